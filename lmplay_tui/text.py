@@ -1,0 +1,48 @@
+"""The only gate for foreign text (data, model output, file names, exceptions) to a terminal."""
+
+import re
+
+# Written out as ranges because asking `unicodedata` about every code point would cost 0.2 s at start;
+# a test compares them with `unicodedata`.
+_DROPPED = (  # format characters (category Cf) without a shape, but for the joiners that emoji and Indic scripts need
+    "\u00ad\u0600-\u0605\u06dd\u070f\u0890\u0891\u08e2\u180e\u200b\u2060-\u2064\ufeff\ufff9-\ufffb"
+    "\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0001\U000e0020-\U000e007f"
+)
+_REPLACED = (  # C1 controls, text direction, line separators, surrogates, private use
+    "\x80-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2065-\u206f\ud800-\udfff\ue000-\uf8ff"
+    "\U000f0000-\U000fffff\U00100000-\U0010ffff"
+)
+_FOREIGN = re.compile(f"[\x00-\x09\x0b-\x1f\x7f{_DROPPED}{_REPLACED}]")
+_IS_DROPPED = re.compile(f"[{_DROPPED}]")
+
+
+def _shown(match: re.Match[str]) -> str:
+    char = match.group()
+    code = ord(char)
+    if char == "\t":
+        return "    "
+    if code < 0x20:
+        return chr(0x2400 + code)  # the control's picture: a user sees that something was there
+    if code == 0x7F:
+        return "\u2421"
+    return "" if _IS_DROPPED.match(char) else "\ufffd"
+
+
+def printable(text: object, limit: int | None = None) -> str:
+    """`str(text)` without anything that a terminal obeys; newlines stay, tabs become spaces.
+
+    `limit`: at most so many characters, the last one an ellipsis where text was cut.
+    The result is still not markup: give it to widgets as `Content` or `Text`, never as a markup string.
+    """
+    source = str(text)
+    if limit is not None and len(source) > limit:
+        source = source[: max(limit - 1, 0)] + "…"
+    shown = _FOREIGN.sub(_shown, source)
+    if limit is not None and len(shown) > limit:  # a tab became four
+        shown = shown[: max(limit - 1, 0)] + "…"
+    return shown
+
+
+def one_line(text: object, limit: int = 200) -> str:
+    """`printable` on a single line: runs of white space become one space."""
+    return printable(" ".join(str(text).split()), limit)

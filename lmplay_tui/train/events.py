@@ -1,0 +1,284 @@
+"""What the trainer says: frozen dataclasses of plain values, in the past tense.
+
+`rows` are dataset rows over the run, `stage_rows` within the stage, `tokens` positions read without padding over the
+run; losses are nats per truth token, durations seconds, accuracies 0 to 1.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+
+@dataclass(frozen=True)
+class Event:
+    """The base of all events. `journaled`: it is written to `events.jsonl`."""
+
+    journaled: ClassVar[bool] = True
+
+    def record(self) -> dict[str, Any]:
+        """The event as plain values, `event` first: what the journal holds and the screens read."""
+        return {"event": type(self).__name__} | dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class StageInfo:
+    """A stage of the curriculum as a screen shows it before it has begun. `rows_total` None: not known yet."""
+
+    name: str
+    datasets: tuple[str, ...]
+    epochs: float
+    rows_total: int | None
+    rows_done: int
+
+
+@dataclass(frozen=True)
+class RunStarted(Event):
+    """The model stands and the first batch is next. `resumed_from`: the checkpoint's step."""
+
+    name: str
+    device: str
+    num_parameters: int
+    step: int
+    rows: int
+    tokens: int
+    stages: tuple[StageInfo, ...]
+    resumed_from: int | None
+    note: str  # what was chosen for speed and precision, one line
+    pid: int
+
+
+@dataclass(frozen=True)
+class ActivityChanged(Event):
+    """What the trainer is doing now; `fraction` 0 to 1 where it is known."""
+
+    journaled: ClassVar[bool] = False
+    activity: str  # loading, downloading, cutting, compiling, training, validating, evaluating, saving, paused, stopping
+    detail: str = ""
+    fraction: float | None = None
+
+
+@dataclass(frozen=True)
+class StageStarted(Event):
+    """The first batch of a stage is next (also after a resume inside it)."""
+
+    stage: str
+    index: int  # from 0
+    num_stages: int
+    rows_total: int
+    rows_done: int
+    step: int
+    rows: int
+    unigram_entropy: float | None  # nats a token of the evaluation set, by the set's own token frequencies
+
+
+@dataclass(frozen=True)
+class StepDone(Event):
+    """One optimizer step has happened and the position has moved on."""
+
+    journaled: ClassVar[bool] = False
+    step: int
+    stage: str
+    rows: int
+    stage_rows: int
+    tokens: int  # over the run
+    loss_tokens: int  # of this step
+    step_tokens: int  # of this step
+    samples: int  # cut samples of this step
+    epoch: float
+    row: int  # of the epoch, next to read
+    loss: float
+    accuracy: float | None
+    lr: float
+    grad_norm: float
+    elapsed_s: float  # training time over the run, resumes included
+    data_s: float
+    forward_s: float
+    backward_s: float
+    optimizer_s: float
+    step_s: float
+    text_shown: float  # share of the characters read that reached a sample, over the stage
+
+
+@dataclass(frozen=True)
+class MetricsLogged(Event):
+    """Means over `--log-interval` steps, under the names of `metrics.jsonl`; written there, not to `events.jsonl`."""
+
+    journaled: ClassVar[bool] = False
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One sample with what the model made of it. Per truth token: its text, its probability, the five likeliest."""
+
+    kind: str  # validation, pinned, asked
+    prompt: str
+    truth: str
+    prediction: str
+    accuracy: float | None
+    loss: float | None
+    truth_tokens: tuple[str, ...] = ()
+    truth_p: tuple[float, ...] = ()
+    top5: tuple[tuple[tuple[str, float], ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class Predicted(Event):
+    """A prediction was made; written to `predictions.jsonl`."""
+
+    journaled: ClassVar[bool] = False
+    step: int
+    stage: str
+    prediction: Prediction
+
+
+@dataclass(frozen=True)
+class Validated(Event):
+    """The next few validation samples were scored."""
+
+    step: int
+    stage: str
+    rows: int
+    tokens: int
+    loss: float
+    accuracy: float | None
+    samples: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """Scores of one stage's fixed evaluation set. `accuracy` None: its truths hold no words."""
+
+    loss: float
+    accuracy: float | None
+    bits_per_byte: float
+
+
+@dataclass(frozen=True)
+class Evaluated(Event):
+    """Fixed sets were scored: the stage's own and, at a stage's end, those of the stages before it."""
+
+    step: int
+    stage: str
+    rows: int
+    tokens: int
+    sets: dict[str, EvaluationResult]  # by stage name
+    at_stage_end: bool
+    seconds: float
+
+
+@dataclass(frozen=True)
+class CheckpointSaved(Event):
+    """A checkpoint is on disk, whole."""
+
+    path: str
+    step: int
+    rows: int
+    size_bytes: int
+    seconds: float  # until the bytes were safe
+    blocked_s: float  # that training waited
+    reason: str  # asked, interval, stage end, stop, end
+
+
+@dataclass(frozen=True)
+class LearningRateChanged(Event):
+    step: int
+    factor: float  # of what the schedule says, now
+
+
+@dataclass(frozen=True)
+class PlanChanged(Event):
+    """`what`: one line a change. `text`: the new plan."""
+
+    step: int
+    what: tuple[str, ...]
+    text: str
+    stages: tuple[StageInfo, ...]
+
+
+@dataclass(frozen=True)
+class Bookmarked(Event):
+    step: int
+    note: str
+
+
+@dataclass(frozen=True)
+class Paused(Event):
+    step: int
+
+
+@dataclass(frozen=True)
+class Resumed(Event):
+    step: int
+
+
+@dataclass(frozen=True)
+class Warned(Event):
+    message: str
+    step: int | None = None
+
+
+@dataclass(frozen=True)
+class Answered(Event):
+    """The answer to a command that came with an identity (a control file)."""
+
+    command: str
+    id: str
+    ok: bool
+    message: str
+
+
+@dataclass(frozen=True)
+class HandedOver(Event):
+    """This process leaves and another goes on with the run."""
+
+    step: int
+    pid: int
+
+
+@dataclass(frozen=True)
+class StageDone(Event):
+    stage: str
+    index: int
+    step: int
+    rows: int
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class RunStopped(Event):
+    """Stopped before the plan's end. `path` None: nothing had been trained, nothing was saved."""
+
+    step: int
+    path: str | None
+    command: str  # what to type to go on
+    reason: str
+
+
+@dataclass(frozen=True)
+class RunFailed(Event):
+    message: str
+    exit_code: int
+    step: int
+    path: str | None  # the last good checkpoint
+
+
+@dataclass(frozen=True)
+class RunDone(Event):
+    step: int
+    path: str
+    seconds: float
+
+
+LAST_EVENTS = (RunStopped, RunFailed, RunDone)
+
+
+@dataclass(frozen=True)
+class LogLine(Event):
+    """A line for the log alone (what a library printed, what `--verbose` says)."""
+
+    journaled: ClassVar[bool] = False
+    message: str
+    level: str = field(default="info")
