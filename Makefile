@@ -1,0 +1,44 @@
+# `make run` and `make test` set up all that they need in .venv and leave what is there alone.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+GROUND := pyproject.toml constraints.txt
+
+.PHONY: run test check bench faults screenshots clean
+
+run: $(VENV)/.installed  ## the dashboard on the offline demo; headless where there is no terminal
+	@$(BIN)/lmplay-tui --training-plan demo
+
+test: check  ## ruff, type check, import contract, fast tests
+	$(BIN)/python -m pytest --numprocesses 2
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+bench: $(VENV)/.installed  ## one table: train, resume, save, tokenize, cut, ui
+	$(BIN)/python -m tests.bench all
+
+faults: $(VENV)/.installed-dev  ## the long form of the fault tests
+	$(BIN)/python -m pytest -m "slow or not slow" --timeout 3600 tests/faults
+
+screenshots: $(VENV)/.installed-dev  ## the pictures in docs/
+	$(BIN)/python -m tests.screenshots
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(GROUND) | $(BIN)/python
+	@echo "Installing lmplay-tui into $(VENV) (once; a few minutes) ..."
+	@$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(GROUND) | $(BIN)/python
+	@echo "Installing lmplay-tui and its test tools into $(VENV) (once; a few minutes) ..."
+	@$(PIP) --editable '.[dev]'
+	@touch $@ $(VENV)/.installed
