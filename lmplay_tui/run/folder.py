@@ -1,0 +1,242 @@
+"""A run on disk: where its files lie, who holds it, and how a command finds it."""
+
+import errno
+import fcntl
+import json
+import os
+import re
+import socket
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from lmplay_tui.errors import UserError
+from lmplay_tui.text import one_line
+
+DEFAULT_OUT = "out_gpt"
+HEARTBEAT_STALE_S = 30.0
+_CANNOT_LOCK = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+_OTHER_CHECKPOINT = re.compile(r"\.(prev|best|corrupted|damaged|step-\d{8,})$")
+
+
+def utc_now() -> str:
+    """The time as the journals write it: UTC, ISO 8601, milliseconds."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def output_folder(out_dir: str | None) -> Path:
+    """Where models and runs lie unless `--model` says otherwise."""
+    return Path(out_dir or DEFAULT_OUT)
+
+
+def statistics_folder(out_dir: str | None) -> Path:
+    """Where the document's statistics files go."""
+    return Path(out_dir or os.environ.get("LMP_DATASETS") or DEFAULT_OUT)
+
+
+def datasets_folder(out_dir: str | None) -> Path:
+    """Where `--save-datasets` stores datasets and where a run looks for them first."""
+    from_environment = os.environ.get("LMP_DATASETS")
+    return Path(from_environment) if from_environment else output_folder(out_dir) / "datasets"
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a small file whole or not at all: a reader sees the old one or the new one."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+class RunFolder:
+    """The files of the run whose newest checkpoint is `model` (`.lmp` is added if missing)."""
+
+    def __init__(self, model: Path) -> None:
+        if model.suffix != ".lmp":
+            model = model.with_name(model.name + ".lmp")
+        self.model = model
+        self.name = model.stem
+        self.folder = model.with_name(f"{self.name}.run")
+        self.run_json = self.folder / "run.json"
+        self.plan = self.folder / "plan.toml"
+        self.plan_history = self.folder / "plan.history"
+        self.metrics = self.folder / "metrics.jsonl"
+        self.events = self.folder / "events.jsonl"
+        self.predictions = self.folder / "predictions.jsonl"
+        self.log = self.folder / "log.txt"
+        self.lock_path = self.folder / "lock"
+        self.control = self.folder / "control"
+        self.past = model.with_name(f"{self.name}.past")
+
+    def checkpoint(self, kind: str) -> Path:
+        """The path of another checkpoint of this run: `prev`, `best`, `corrupted`, or a stage's name."""
+        return self.model.with_name(f"{self.name}.{kind}.lmp")
+
+    def numbered_checkpoint(self, step: int) -> Path:
+        return self.checkpoint(f"step-{step:08d}")
+
+    def numbered_checkpoints(self) -> list[Path]:
+        """The numbered checkpoints there are, oldest first."""
+        found = re.compile(re.escape(self.name) + r"\.step-\d{8,}\.lmp")
+        try:
+            return sorted(path for path in self.model.parent.iterdir() if found.fullmatch(path.name))
+        except OSError:
+            return []
+
+    def create(self) -> None:
+        """Make the run's folders. `UserError` if they cannot be made."""
+        try:
+            self.model.parent.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(exist_ok=True)
+            self.control.mkdir(exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"{one_line(self.folder)}: the run's folder cannot be made ({error.strerror}); "
+                "choose another place with --model or --out-dir"
+            ) from None
+
+    def status(self) -> dict[str, Any]:
+        """What the run last said of itself; empty if it never did."""
+        try:
+            value = json.loads(self.run_json.read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return value if isinstance(value, dict) else {}
+
+    def write_status(self, status: dict[str, Any]) -> None:
+        """Replace `run.json`. Raises `OSError`."""
+        write_whole(self.run_json, json.dumps(status, ensure_ascii=False, indent=1).encode("utf-8", "replace"))
+
+    def alive(self) -> bool:
+        """Whether a process holds this run. A lock cannot be stale; where there are none, the heartbeat tells."""
+        try:
+            descriptor = os.open(self.lock_path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError as error:
+            return True if error.errno not in _CANNOT_LOCK else self._heart_beats()
+        finally:
+            os.close(descriptor)
+        return False
+
+    def _heart_beats(self) -> bool:
+        status = self.status()
+        if status.get("state") not in ("running", "paused"):
+            return False
+        if status.get("host") == socket.gethostname():
+            return status.get("boot") == boot_id() and _process_lives(status.get("pid"))
+        return time.time() - float(status.get("heartbeat") or 0) < HEARTBEAT_STALE_S
+
+    def __repr__(self) -> str:
+        return f"RunFolder({str(self.model)!r})"
+
+
+class RunLock:
+    """Holds a run for the life of the trainer; the kernel lets go when the process ends, however it ends."""
+
+    def __init__(self, run: RunFolder) -> None:
+        self._run = run
+        self._descriptor: int | None = None
+        self.by_heartbeat = False  # the file system cannot lock
+
+    def take(self, wait_s: float = 0.3) -> None:
+        """Take the run. `UserError` that names the holder if it is held for longer than `wait_s`."""
+        descriptor = os.open(self._run.lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        deadline = time.monotonic() + wait_s
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if error.errno in _CANNOT_LOCK:
+                    self.by_heartbeat = True
+                    if not self._run.alive():
+                        break
+                if time.monotonic() >= deadline:
+                    os.close(descriptor)
+                    raise UserError(self._held()) from None
+            time.sleep(0.02)  # a viewer that only looks holds the lock for an instant
+        self._descriptor = descriptor
+
+    def _held(self) -> str:
+        holder = self._run.status()
+        who = f"process {holder.get('pid', '?')} on {holder.get('host', '?')}"
+        name = one_line(self._run.name)
+        return f"{name}: {one_line(who)} is training this run; look with: lmplay-tui attach {name}, or choose another --model"
+
+    def release(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def boot_id() -> str:
+    """A name of this start of the machine: a process number means nothing after the next one."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+def _process_lives(pid: object) -> bool:
+    if not isinstance(pid, int):
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def list_runs(*folders: Path) -> list[RunFolder]:
+    """The runs in `folders`, newest first."""
+    found: dict[Path, tuple[float, RunFolder]] = {}
+    for folder in folders:
+        try:
+            entries = list(folder.iterdir())
+        except OSError:
+            continue
+        for entry in entries:
+            if entry.suffix == ".run" and entry.is_dir():
+                run = RunFolder(entry.with_suffix(".lmp"))
+                newest = max((_modified(path) for path in (run.run_json, run.model, run.folder)), default=0.0)
+                found[entry.resolve()] = (newest, run)
+    return [run for _, run in sorted(found.values(), key=lambda pair: -pair[0])]
+
+
+def _modified(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def find_run(text: str | None, out_dir: str | None = None) -> RunFolder:
+    """The run that a command's RUN means: a name, a `.lmp`, a run folder; without `text` the newest.
+
+    Raises `UserError` if there is none.
+    """
+    places = (Path(), output_folder(out_dir))
+    if text is None:
+        runs = list_runs(*places)
+        if not runs:
+            raise UserError(f"no run in this folder or in {one_line(places[1])}; start one with: lmplay-tui")
+        return runs[0]
+    given = Path(text)
+    candidates = [given.with_suffix(".lmp")] if given.suffix in (".run", ".lmp") else []
+    candidates += [given.with_name(given.name + ".lmp")] if given.name else []
+    candidates += [place / f"{text}.lmp" for place in places]
+    for candidate in candidates:
+        stem = _OTHER_CHECKPOINT.sub("", candidate.stem)
+        run = RunFolder(candidate.with_name(stem + ".lmp"))
+        if run.folder.is_dir() or run.model.is_file():
+            return run
+    raise UserError(f"no run called {one_line(text)} in this folder or in {one_line(places[1])}; see: lmplay-tui runs")

@@ -1,0 +1,179 @@
+"""Append-only JSON lines: how a run is written while it happens, and how anybody reads along.
+
+A line is one object. Numbers that are not finite are written as strings (`"NaN"`). A resume appends
+`{"resumed_from": STEP}`; readers then drop what was written beyond that step.
+"""
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+_NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def encode(record: dict[str, Any]) -> str:
+    """The record as one line of strict JSON, without the line's end."""
+    try:
+        return json.dumps(record, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    except ValueError:  # rare: only then is a copy with strings for NaN worth its time
+        return json.dumps(_plain(record), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def number(value: object) -> float:
+    """A journal's number; `"NaN"` and its kin are numbers too. What is none becomes NaN."""
+    if isinstance(value, int | float):
+        return float(value)
+    return _NON_FINITE.get(str(value), math.nan)
+
+
+class Journal:
+    """Writes one JSONL file, line by line.
+
+    A write that fails (disk full, folder gone) is counted in `failed` and does not raise: training goes on.
+    `limit_bytes`: beyond it every other record is dropped, the oldest and the newest stay.
+    """
+
+    def __init__(self, path: Path, limit_bytes: int | None = None) -> None:
+        self.path = path
+        self.failed = 0
+        self.last_error = ""
+        self._limit_bytes = limit_bytes
+        self._descriptor: int | None = None
+        self._torn = False  # the last write ended inside a line
+
+    def write(self, record: dict[str, Any]) -> bool:
+        """Append `record`; whether it is on the disk."""
+        line = (encode(record) + "\n").encode("utf-8", errors="replace")
+        try:
+            descriptor = self._open()
+            if self._torn:
+                line = b"\n" + line
+            self._torn = True
+            if os.write(descriptor, line) != len(line):
+                raise OSError("the disk took only part of a line")
+            self._torn = False
+            self._thin()
+        except OSError as error:
+            self.failed += 1
+            self.last_error = error.strerror or str(error)
+            self.close()
+            return False
+        return True
+
+    def close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _open(self) -> int:
+        if self._descriptor is None:
+            self._descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            size = os.fstat(self._descriptor).st_size
+            # A process that was killed may have left half a line: end it, so that ours stands alone.
+            self._torn = size > 0 and os.pread(self._descriptor, 1, size - 1) != b"\n"
+        return self._descriptor
+
+    def _thin(self) -> None:
+        assert self._descriptor is not None
+        if self._limit_bytes is None or os.fstat(self._descriptor).st_size <= self._limit_bytes:
+            return
+        lines = self.path.read_bytes().splitlines(keepends=True)
+        kept = [line for i, line in enumerate(lines) if i % 2 == 0 or i == len(lines) - 1 or b'"resumed_from"' in line]
+        temporary = self.path.with_name(self.path.name + ".tmp")
+        temporary.write_bytes(b"".join(kept))
+        temporary.replace(self.path)
+        self.close()
+
+
+class Tail:
+    """Reads a JSONL file as it grows.
+
+    `read` gives the whole objects that are new. A torn last line waits for its rest; a line that is no JSON object is
+    passed over. `{"resumed_from": STEP}` is given too: what it means for rows already read is the reader's to do
+    (`drop_beyond` does it for a list). A file that was thinned or replaced is read again from its start, without the
+    rows up to the last step seen.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._offset = 0
+        self._rest = b""
+        self._inode: int | None = None
+        self._last_step = -1
+        self._seen_step = -1  # after a replacement: rows up to here are known
+
+    def read(self, limit_bytes: int = 1 << 22) -> list[dict[str, Any]]:
+        """At most `limit_bytes` of the file's new lines; an empty list where there is nothing new (or no file)."""
+        try:
+            with self.path.open("rb") as file:
+                status = os.fstat(file.fileno())
+                if self._inode is not None and (status.st_ino != self._inode or status.st_size < self._offset):
+                    self._offset, self._rest, self._seen_step = 0, b"", self._last_step
+                self._inode = status.st_ino
+                if status.st_size == self._offset:
+                    return []
+                file.seek(self._offset)
+                data = file.read(limit_bytes)
+        except OSError:
+            return []
+        self._offset += len(data)
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        records = []
+        for line in lines:
+            record = _parsed(line)
+            if record is not None and self._is_new(record):
+                records.append(record)
+        return records
+
+    def _is_new(self, record: dict[str, Any]) -> bool:
+        resumed_from = record.get("resumed_from")
+        if isinstance(resumed_from, int):
+            self._last_step = min(self._last_step, resumed_from)
+            return True
+        step = record.get("step")
+        if not isinstance(step, int):
+            return self._seen_step < 0
+        if step <= self._seen_step:
+            return False
+        self._last_step = max(self._last_step, step)
+        return True
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    if not line.strip():
+        return None
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def drop_beyond(records: list[dict[str, Any]], step: int) -> list[dict[str, Any]]:
+    """The records up to `step`: what a resume from there leaves of them."""
+    return [record for record in records if not isinstance(record.get("step"), int) or record["step"] <= step]
+
+
+def read_journal(path: Path) -> list[dict[str, Any]]:
+    """Every record of the file that still holds, in order."""
+    tail = Tail(path)
+    records: list[dict[str, Any]] = []
+    while new := tail.read():
+        for record in new:
+            if isinstance(record.get("resumed_from"), int):
+                records = drop_beyond(records, record["resumed_from"])
+            else:
+                records.append(record)
+    return records
