@@ -1,0 +1,206 @@
+"""The statistics of a run and of each of its stages: totals, running averages, and a history of bounded length.
+
+They are a pure function of the steps and validations recorded, with no clock in them: a run that was stopped and
+resumed writes the same files, byte for byte, as one that was not.
+"""
+
+from collections import deque
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from lmplay_tui.run.statistics_files import StatisticsFile, statistics_path, write_statistics
+
+Split = Literal["train", "validate"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+MAX_POINTS = 10_000  # of one history; even, so that neighbours can be joined
+AVERAGED = 100  # updates in a running average
+
+# Of one update, or of several joined ones: rows and tokens trained on by then, the loss summed over its tokens, the
+# accuracy summed in the same weights, and these weights.
+Point = tuple[int, int, float, int, float, int]
+
+
+def _joined(first: Point, second: Point) -> Point:
+    sums = (a + b for a, b in zip(first[2:], second[2:], strict=True))
+    return (*second[:2], *sums)  # type: ignore[return-value]  # the generator's length is known to us alone
+
+
+def _mean(total: float, weight: int) -> float | None:
+    return total / weight if weight else None
+
+
+class Series:
+    """One curve of at most `max_points` points, whatever the number of updates.
+
+    A point covers `stride` updates and holds their mean, weighted by the tokens in the loss, at the place of the last
+    of them. Once the series is full, neighbours are joined and the stride doubles. So it depends on the updates alone,
+    and none is left out: a spike is flattened by the stride but never dropped, and the points still add up to the
+    total loss.
+    """
+
+    def __init__(self, max_points: int = MAX_POINTS) -> None:
+        self.max_points = max_points
+        self.updates = 0
+        self.stride = 1
+        self._points: list[Point] = []
+        self._open: Point | None = None  # covers fewer updates than the stride as yet
+        self._recent: deque[tuple[float, int, float | None]] = deque(maxlen=AVERAGED)
+
+    def add(self, *, samples: int, tokens: int, loss_tokens: int, loss: float, accuracy: float | None) -> None:
+        """Record one update: `samples` and `tokens` are totals by then, `loss_tokens` those of this update."""
+        counted = loss_tokens if accuracy is not None else 0
+        update: Point = (samples, tokens, loss * loss_tokens, loss_tokens, (accuracy or 0.0) * counted, counted)
+        self._recent.append((loss, loss_tokens, accuracy))
+        self._open = update if self._open is None else _joined(self._open, update)
+        self.updates += 1
+        if self.updates % self.stride:
+            return
+        self._points.append(self._open)
+        self._open = None
+        if len(self._points) == self.max_points:
+            self._points = [_joined(*pair) for pair in zip(self._points[::2], self._points[1::2], strict=True)]
+            self.stride *= 2
+
+    def history(self) -> list[list[float | None]]:
+        """One `[samples, accuracy, loss, tokens]` a point; the last may still gather updates."""
+        points = self._points if self._open is None else [*self._points, self._open]
+        return [
+            [samples, _mean(accuracy_total, counted), _mean(loss_total, loss_tokens), tokens]
+            for samples, tokens, loss_total, loss_tokens, accuracy_total, counted in points
+        ]
+
+    def averages(self) -> dict[str, float | None]:
+        """Loss and accuracy over the last updates, weighted like the history, and how many these were."""
+        loss_total = sum(loss * tokens for loss, tokens, _ in self._recent)
+        counted = [(accuracy, tokens) for _, tokens, accuracy in self._recent if accuracy is not None]
+        return {
+            "loss": _mean(loss_total, sum(tokens for _, tokens, _ in self._recent)),
+            "accuracy": _mean(sum(a * tokens for a, tokens in counted), sum(tokens for _, tokens in counted)),
+            "updates": len(self._recent),
+        }
+
+    def state(self) -> dict[str, Any]:
+        """All of it, as flat lists: one a column, which pickles small."""
+        return {
+            "updates": self.updates,
+            "stride": self.stride,
+            "points": [list(column) for column in zip(*self._points, strict=True)],
+            "open": None if self._open is None else list(self._open),
+            "recent": [list(column) for column in zip(*self._recent, strict=True)],
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Become what `state` was taken from."""
+        self.updates = state["updates"]
+        self.stride = state["stride"]
+        self._points = list(zip(*state["points"], strict=True))
+        self._open = None if state["open"] is None else tuple(state["open"])
+        self._recent = deque(zip(*state["recent"], strict=True), maxlen=AVERAGED)
+
+
+class Record:
+    """Totals and curves of a whole run, or of one stage of it."""
+
+    def __init__(self) -> None:
+        self.totals: dict[str, float] = {}
+        for split in SPLITS:
+            self.totals |= {
+                f"total_{split}_samples": 0,
+                f"total_{split}_tokens": 0,
+                f"{split}_loss_total": 0.0,  # sum of loss x loss tokens
+                f"{split}_loss_tokens": 0,
+            }
+        self.series: dict[Split, Series] = {split: Series() for split in SPLITS}
+
+    def add(
+        self, split: Split, *, rows: int, tokens: int, loss_tokens: int, loss: float, accuracy: float | None
+    ) -> None:
+        """Count one step or one validation; its place on the curve is how far training has come."""
+        self.totals[f"total_{split}_samples"] += rows
+        self.totals[f"total_{split}_tokens"] += tokens
+        self.totals[f"{split}_loss_total"] += loss * loss_tokens
+        self.totals[f"{split}_loss_tokens"] += loss_tokens
+        self.series[split].add(
+            samples=int(self.totals["total_train_samples"]),
+            tokens=int(self.totals["total_train_tokens"]),
+            loss_tokens=loss_tokens,
+            loss=loss,
+            accuracy=accuracy,
+        )
+
+    def state(self) -> dict[str, Any]:
+        return self.totals | {split: series.state() for split, series in self.series.items()}
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.totals = {key: state[key] for key in self.totals}
+        for split, series in self.series.items():
+            series.load(state[split])
+
+
+class RunStatistics:
+    """What a run and its stages have come to: the trainer records it, the checkpoint keeps it, `write` writes it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.run = Record()
+        self.stages: dict[str, Record] = {}
+        self._written: dict[Path, dict[str, float]] = {}  # the totals that each file was written with
+
+    def trained(
+        self, stage: str, *, rows: int, tokens: int, loss_tokens: int, loss: float, accuracy: float | None
+    ) -> None:
+        """One step: rows and tokens read, tokens in the loss, their mean loss, mean word accuracy (None: unknown)."""
+        self._add("train", stage, rows=rows, tokens=tokens, loss_tokens=loss_tokens, loss=loss, accuracy=accuracy)
+
+    def validated(
+        self, stage: str, *, rows: int, tokens: int, loss_tokens: int, loss: float, accuracy: float | None
+    ) -> None:
+        """One validation: samples and tokens scored, and what came of them."""
+        self._add("validate", stage, rows=rows, tokens=tokens, loss_tokens=loss_tokens, loss=loss, accuracy=accuracy)
+
+    def skipped(self, stage: str, *, rows: int) -> None:
+        """Rows were read that hold nothing to train on."""
+        for record in self._records(stage):
+            record.totals["total_train_samples"] += rows
+
+    def _records(self, stage: str) -> tuple[Record, Record]:
+        return self.run, self.stages.setdefault(stage, Record())
+
+    def _add(self, split: Split, stage: str, **update: Any) -> None:
+        for record in self._records(stage):
+            record.add(split, **update)
+
+    def state(self) -> dict[str, Any]:
+        """Plain values for the checkpoint, `{"stats": ..., "step_stats": {stage: ...}}`, untouched by later steps."""
+        return {"stats": self.run.state(), "step_stats": {name: record.state() for name, record in self.stages.items()}}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Become what `state` was taken from."""
+        self.run.load(state["stats"])
+        self.stages = {}
+        for name, record_state in state["step_stats"].items():
+            self.stages[name] = Record()
+            self.stages[name].load(record_state)
+        self._written.clear()
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write the statistics files into `folder`, each whole or not at all; one that is up to date is left alone.
+
+        Returns the paths of all of them. Raises `OSError`.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = []
+        records: list[tuple[str | None, Record]] = [(None, self.run), *self.stages.items()]
+        for stage, record in records:
+            for split, series in record.series.items():
+                path = statistics_path(folder, self.name, stage, split)
+                paths.append(path)
+                if self._written.get(path) == record.totals and path.exists():
+                    continue
+                content = StatisticsFile(
+                    self.name, stage, split, series.history(), series.averages(), dict(record.totals)
+                )
+                write_statistics(path, content)
+                self._written[path] = content.totals
+        return paths
