@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lmplay_tui.errors import UserError
+from lmplay_tui.run.folder import write_whole
 from lmplay_tui.text import one_line
 
 COLUMNS = ("samples", "accuracy", "loss", "tokens")
@@ -47,13 +48,8 @@ def write_statistics(path: Path, content: StatisticsFile) -> None:
         f"{json.dumps(key)}: " + (f"[\n{rows}\n]" if key == "history" else json.dumps(_writable(value)))
         for key, value in fields.items()
     ]
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        # No fsync: the checkpoint holds the same, and a power cut costs a file that the next save writes again.
-        temporary.write_text("{" + ",\n".join(lines) + "}\n", encoding="utf-8", newline="\n")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    # The checkpoint holds the same, so a power cut at worst costs a file that the next save writes again.
+    write_whole(path, ("{" + ",\n".join(lines) + "}\n").encode())
 
 
 def _writable(value: Any) -> Any:

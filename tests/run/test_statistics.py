@@ -141,13 +141,13 @@ def test_a_file_is_replaced_whole_or_left_as_it_was(tmp_path, monkeypatch):
     before = files(statistics, tmp_path)
     statistics.trained("a", rows=1, tokens=1, loss_tokens=1, loss=2.0, accuracy=None)
 
-    def full_disk(self: Path, text: str, **how: str) -> int:
-        with self.open("w") as file:
-            file.write(text[: len(text) // 2])
+    def full_disk(self: Path, data: bytes) -> int:
+        with self.open("wb") as file:
+            file.write(data[: len(data) // 2])
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_text", full_disk)
+        patch.setattr(Path, "write_bytes", full_disk)
         with pytest.raises(OSError, match="No space"):
             statistics.write(tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
