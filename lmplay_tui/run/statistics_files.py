@@ -1,13 +1,13 @@
 """The statistics files of the user's document: their names, and their JSON there and back."""
 
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lmplay_tui.errors import UserError
 from lmplay_tui.run.folder import write_whole
+from lmplay_tui.run.journal import encode
 from lmplay_tui.text import one_line
 
 COLUMNS = ("samples", "accuracy", "loss", "tokens")
@@ -34,33 +34,20 @@ def statistics_path(folder: Path, name: str, stage: str | None, split: str) -> P
 
 def write_statistics(path: Path, content: StatisticsFile) -> None:
     """Write `content` to `path`, whole or not at all, one history row a line. Raises `OSError`."""
-    rows = ",\n".join(json.dumps(_writable(row)) for row in content.history)
     fields = {
         "name": content.name,
         "stage": content.stage,
         "split": content.split,
         "columns": COLUMNS,
-        "history": None,
+        "history": content.history,
         "averages": content.averages,
         "totals": content.totals,
     }
-    lines = [
-        f"{json.dumps(key)}: " + (f"[\n{rows}\n]" if key == "history" else json.dumps(_writable(value)))
-        for key, value in fields.items()
-    ]
+    members = [encode({key: value})[1:-1] for key, value in fields.items()]
+    rows = list(fields).index("history")
+    members[rows] = members[rows].replace("],[", "],\n[")
     # The checkpoint holds the same, so a power cut at worst costs a file that the next save writes again.
-    write_whole(path, ("{" + ",\n".join(lines) + "}\n").encode())
-
-
-def _writable(value: Any) -> Any:
-    """JSON knows no NaN and no infinity: they are written as strings, which `float` reads back."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    if isinstance(value, list):
-        return [_writable(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _writable(item) for key, item in value.items()}
-    return value
+    write_whole(path, ("{" + ",\n".join(members) + "}\n").encode("utf-8", errors="replace"))
 
 
 def read_statistics(path: Path) -> StatisticsFile:
@@ -71,7 +58,7 @@ def read_statistics(path: Path) -> StatisticsFile:
         return _parsed(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise UserError(f"{one_line(path)}: cannot be read: {error.strerror}") from error
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RecursionError) as error:
         raise UserError(f"{one_line(path)}: not a statistics file ({_reason(error)}); it is left out") from error
 
 
@@ -99,10 +86,13 @@ def _parsed(fields: Any) -> StatisticsFile:
 
 
 def _number(value: Any) -> float | None:
-    if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        float(value)  # an integer beyond the floats is refused here rather than while drawing
         return value
     if isinstance(value, str):
         return float(value)
+    if value is None:
+        return None
     raise TypeError(f"{one_line(value, 40)} is no number")
 
 
