@@ -1,0 +1,154 @@
+"""Which models there are to train: those shipped, and any class of the user's own (`--exp file.py:Name`)."""
+
+import importlib.util
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from lmplay_tui.errors import UserError
+from lmplay_tui.models.gpt2ish import GPT2ish
+from lmplay_tui.options import nearest
+from lmplay_tui.text import one_line
+
+SHAPE = ("num_blocks", "embed_dim", "num_heads")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A model that can be trained, and the shape it has unless told otherwise.
+
+    `build`: makes it from keyword arguments. A shape of None: the model's constructor does not take that argument.
+    `file`: where the user's own class came from; None for a shipped one.
+    """
+
+    name: str
+    summary: str
+    num_blocks: int | None
+    embed_dim: int | None
+    num_heads: int | None
+    build: Callable[..., nn.Module]
+    file: Path | None = None
+
+
+_SHIPPED = (
+    Experiment("gpt2ish", "the reference: GPT-2's shape at half its depth", 6, 768, 12, GPT2ish),
+    Experiment("gpt2ish_med", "as GPT-2 medium: 24 blocks, 1024 wide", 24, 1024, 16, GPT2ish),
+    Experiment("gpt2ish_large", "as GPT-2 large: 36 blocks, 1280 wide", 36, 1280, 20, GPT2ish),
+    Experiment("s_gpt2ish", "small and deep: 18 blocks, 288 wide", 18, 288, 6, GPT2ish),
+    Experiment("test_runner", "tiny, to see that everything works", 6, 64, 2, GPT2ish),
+)
+
+
+def experiments() -> dict[str, Experiment]:
+    """The shipped experiments by name."""
+    return {experiment.name: experiment for experiment in _SHIPPED}
+
+
+def load_experiment(name: str) -> Experiment:
+    """A shipped experiment, or the user's own class as `file.py:Name`, whose file is then run.
+
+    Whoever calls this makes sure that a `file.py:Name` was typed by the user: no plan and no checkpoint may run code.
+    Raises `UserError` if there is no such experiment, file or class, or the file does not run.
+    """
+    file, colon, class_name = name.rpartition(":")
+    if colon:
+        return _from_file(name, Path(file), class_name)
+    known = experiments()
+    if name not in known:
+        if name.endswith(".py"):
+            raise UserError(f"--exp {one_line(name)}: say which class of the file, as file.py:Name")
+        raise UserError(f"unknown experiment {one_line(name, 60)}{nearest(name, known)}; see --exp list")
+    return known[name]
+
+
+def _from_file(name: str, file: Path, class_name: str) -> Experiment:
+    where = f"--exp {one_line(name)}"
+    if not file.is_file():
+        raise UserError(f"{where}: no such file: {one_line(file)}")
+    module = _import(file, where)
+    found = getattr(module, class_name, None)
+    if found is None:
+        own = [key for key, value in vars(module).items() if _is_model(value) and value.__module__ == module.__name__]
+        hint = nearest(class_name, own) or (f"; it has {', '.join(own)}" if own else "")
+        raise UserError(f"{where}: the file has no {one_line(class_name) or 'class without a name'}{one_line(hint)}")
+    if not _is_model(found):
+        raise UserError(f"{where}: {one_line(class_name)} is not a torch.nn.Module class")
+    accepted = _arguments(found)
+    shape = {key: _default(accepted[key], getattr(_SHIPPED[0], key)) if key in accepted else None for key in SHAPE}
+    summary = (found.__doc__ or "").strip().partition("\n")[0]
+    return Experiment(name=name, summary=summary, **shape, build=found, file=file.resolve())
+
+
+def _is_model(value: object) -> bool:
+    return inspect.isclass(value) and issubclass(value, nn.Module)
+
+
+def _arguments(build: Callable[..., nn.Module]) -> Mapping[str, inspect.Parameter]:
+    """What a constructor takes by keyword. `**kwargs` is no reason to give it everything: it may refuse."""
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {key: value for key, value in inspect.signature(build).parameters.items() if value.kind in by_name}
+
+
+def _default(parameter: inspect.Parameter, otherwise: Any) -> Any:
+    return otherwise if parameter.default in (inspect.Parameter.empty, None) else parameter.default
+
+
+def _import(file: Path, where: str) -> ModuleType:
+    module_name = f"lmplay_experiment_{file.stem}"
+    spec = importlib.util.spec_from_file_location(module_name, file)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{where}: {one_line(file)} is not a Python file (.py)")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module  # dataclasses and pickle look for it here
+    sys.path.insert(0, str(file.resolve().parent))  # as `python file.py` does: it may import its neighbours
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[module_name]
+        raise UserError(f"{where}: the file does not run: {_what(error, file)}") from error
+    finally:
+        sys.path.pop(0)
+    return module
+
+
+def _what(error: Exception, file: Path | None) -> str:
+    """An error of the user's code in one line, with the line of their file."""
+    frames = traceback.extract_tb(error.__traceback__)
+    line = next((f.lineno for f in reversed(frames) if file and Path(f.filename).resolve() == file.resolve()), None)
+    said = one_line(f"{type(error).__name__}: {error}")
+    return said if line is None else f"{said} (line {line})"
+
+
+def build_model(
+    experiment: Experiment, *, vocab_size: int, context_len: int, num_blocks: int | None = None,
+    embed_dim: int | None = None, num_heads: int | None = None, dropout: float = 0.1, seed: int = 0,
+) -> tuple[nn.Module, dict[str, Any]]:  # fmt: skip
+    """The model on the CPU, and what it was built with as plain values, `exp` included.
+
+    A shape of None is the experiment's own. The same seed gives the same weights; the global random state is not
+    touched. A constructor of the user's is given the arguments that it names.
+    Raises `UserError` if the shape is impossible or the constructor fails.
+    """
+    asked = {"num_blocks": num_blocks, "embed_dim": embed_dim, "num_heads": num_heads}
+    shape = {key: getattr(experiment, key) if value is None else value for key, value in asked.items()}
+    arguments = {"vocab_size": vocab_size, "context_len": context_len, **shape, "dropout": dropout}
+    accepted = _arguments(experiment.build)
+    for key, value in asked.items():
+        if value is not None and key not in accepted:
+            raise UserError(f"--{key.replace('_', '-')}: {one_line(experiment.name)} has no such argument")
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # not `torch.manual_seed`, which would reseed GPUs too
+        try:
+            model = experiment.build(**{key: value for key, value in arguments.items() if key in accepted})
+        except Exception as error:
+            said = error if experiment.file is None else _what(error, experiment.file)
+            raise UserError(f"experiment {one_line(experiment.name)}: {one_line(said)}") from error
+    return model, {"exp": experiment.name, **arguments}

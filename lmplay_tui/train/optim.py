@@ -1,0 +1,155 @@
+"""Which parameters are updated and how: weight decay's exceptions, the five optimizers, learning rates."""
+
+import math
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from lmplay_tui.errors import UserError
+
+NO_DECAY_PATTERNS = (".bias", "_bias", ".ln", "_ln", "embed")
+NO_DECAY_MODULES = (nn.LayerNorm, nn.RMSNorm, nn.Embedding, nn.EmbeddingBag)
+
+_BUILDERS: dict[str, Callable[..., Optimizer]] = {
+    "adamw": torch.optim.AdamW,
+    "adam": torch.optim.Adam,
+    "adagrad": torch.optim.Adagrad,
+    "sgd": torch.optim.SGD,
+    "rmsprop": torch.optim.RMSprop,
+}
+_SETTINGS: dict[str, dict[str, Any]] = {"sgd": {"momentum": 0.9}}
+DEFAULT_WEIGHT_DECAY = {"adamw": 0.01}  # the others: 0
+
+
+def _decays(name: str, module: nn.Module, parameter: nn.Parameter) -> bool:
+    if isinstance(module, NO_DECAY_MODULES) or getattr(parameter, "skip_weight_decay", False):
+        return False
+    dotted = f".{name}"  # so that a parameter of the model itself (`bias`, `ln_f.weight`) matches `.bias`, `.ln` too
+    return not any(pattern in dotted for pattern in NO_DECAY_PATTERNS)
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Two groups for an optimizer: the parameters that decay, and those that do not.
+
+    Left out of decay: names with one of the document's patterns, what lies directly in a norm or an embedding, and
+    what carries `skip_weight_decay`. A parameter with several names or places is in one group, once, and does not
+    decay if any of them is left out. Frozen parameters are in a group as well, since a later stage may thaw them and
+    the optimizer's state goes on by position; without a gradient no optimizer touches or decays them.
+    """
+    decays: dict[nn.Parameter, bool] = {}
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        for short, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+            name = f"{prefix}.{short}" if prefix else short
+            decays[parameter] = decays.get(parameter, True) and _decays(name, module, parameter)
+    return [
+        {"params": [p for p, decay in decays.items() if decay], "weight_decay": weight_decay},
+        {"params": [p for p, decay in decays.items() if not decay], "weight_decay": 0.0},
+    ]
+
+
+def build_optimizer(
+    name: str, model: nn.Module, *, lr: float, weight_decay: float | None, device_type: str
+) -> Optimizer:
+    """The optimizer called `name` over all of the model's parameters, in one kernel a group where the device has it.
+
+    `weight_decay` None: the optimizer's own default (the document's table: adamw 0.01, the others 0).
+    """
+    decay = DEFAULT_WEIGHT_DECAY.get(name, 0.0) if weight_decay is None else weight_decay
+    settings = dict(_SETTINGS.get(name, {}))
+    dtypes = {parameter.dtype for parameter in model.parameters()}
+    if all(_has_fused(name, device_type, dtype) for dtype in dtypes):
+        settings["fused"] = True
+    return _BUILDERS[name](parameter_groups(model, decay), lr=lr, **settings)
+
+
+@cache
+def _has_fused(name: str, device_type: str, dtype: torch.dtype) -> bool:
+    """Whether this torch has the optimizer as one kernel for the device: found out by using it once."""
+    if name == "rmsprop":
+        return False
+    probe = torch.zeros(1, dtype=dtype, device=device_type, requires_grad=True)
+    probe.grad = torch.zeros_like(probe)
+    try:
+        _BUILDERS[name]([probe], fused=True).step()
+    except (RuntimeError, TypeError, NotImplementedError):
+        return False
+    return True
+
+
+def freeze(model: nn.Module, default_freeze: bool) -> None:
+    """Say which parameters are trained; can be called again at each stage.
+
+    A `freeze` attribute (true or false) on a module holds for all parameters in it, one on a parameter for itself;
+    the innermost wins. `default_freeze` freezes what carries none; without it, that stays as the model made it.
+    Raises `UserError` if nothing would be left to train.
+    """
+    marks: dict[nn.Parameter, bool | None] = dict.fromkeys(model.parameters())
+    for module in model.modules():  # outer modules come before those inside them
+        if isinstance(mark := getattr(module, "freeze", None), bool):
+            marks.update(dict.fromkeys(module.parameters(), mark))
+    for parameter, of_module in marks.items():
+        mark = getattr(parameter, "freeze", None)
+        _set_frozen(parameter, mark if isinstance(mark, bool) else of_module, default_freeze)
+    if not any(parameter.requires_grad for parameter in marks):
+        raise UserError(
+            "every parameter of the model is frozen, nothing can be trained; "
+            "mark some with `freeze = False`, or leave out --default-freeze"
+        )
+
+
+def _set_frozen(parameter: nn.Parameter, mark: bool | None, default_freeze: bool) -> None:
+    if mark is not None:
+        parameter.requires_grad_(not mark)
+    elif default_freeze and parameter.requires_grad:
+        parameter.requires_grad_(False)
+        parameter.frozen_by_default = True  # type: ignore[attr-defined]
+    elif not default_freeze and getattr(parameter, "frozen_by_default", False):
+        parameter.requires_grad_(True)
+        parameter.frozen_by_default = False  # type: ignore[attr-defined]
+    if not parameter.requires_grad:
+        parameter.grad = None  # one left from before would still be applied
+
+
+def without_gradient(model: nn.Module) -> list[str]:
+    """Names of the parameters that the last backward pass did not reach, frozen ones said so (`--check-grads`)."""
+    return [
+        name if parameter.requires_grad else f"{name} (frozen)"
+        for name, parameter in model.named_parameters()
+        if parameter.grad is None
+    ]
+
+
+COSINE_FLOOR = 0.1
+WSD_DECAY_SHARE = 0.2
+
+
+def schedule(kind: str, progress: float) -> float:
+    """The factor of the learning rate at `progress` (rows done / rows of the stage, 0 to 1): a pure function, 0 to 1.
+
+    constant: 1.
+    cosine: from 1 to 0.1 along half a cosine (Loshchilov & Hutter, arXiv:1608.03983; the floor of a tenth is that of
+    GPT-3, arXiv:2005.14165 appendix B, and of Chinchilla, arXiv:2203.15556).
+    linear: from 1 to 0 (BERT, arXiv:1810.04805; why to zero: Bergsma et al., arXiv:2502.15938).
+    wsd: 1, and over the last fifth down to 0 as 1 - sqrt (warm-up, stable, decay: MiniCPM, arXiv:2404.06395; share
+    and shape of the decay: Hägele et al., arXiv:2405.18392).
+    """
+    progress = min(max(progress, 0.0), 1.0)
+    if kind == "constant":
+        return 1.0
+    if kind == "cosine":
+        return COSINE_FLOOR + (1 - COSINE_FLOOR) * (1 + math.cos(math.pi * progress)) / 2
+    if kind == "linear":
+        return 1.0 - progress
+    if kind == "wsd":
+        decayed = max(progress - (1 - WSD_DECAY_SHARE), 0.0) / WSD_DECAY_SHARE
+        return 1.0 - math.sqrt(min(decayed, 1.0))
+    raise ValueError(f"unknown schedule {kind}")
+
+
+def warmup(step_since_start: int, *, fraction: float, steps: int) -> float:
+    """The factor of a warm-up: `fraction` at its first step (0), 1 after `steps` steps, a straight line between."""
+    return fraction + (1.0 - fraction) * min(step_since_start / steps, 1.0)
