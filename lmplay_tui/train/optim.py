@@ -37,8 +37,8 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
     Left out of decay: names with one of the document's patterns, what lies directly in a norm or an embedding, and
     what carries `skip_weight_decay`. A parameter with several names or places is in one group, once, and does not
-    decay if any of them is left out. Frozen parameters are in a group as well, since a later stage may thaw them and
-    the optimizer's state goes on by position; without a gradient no optimizer touches or decays them.
+    decay if any of them is left out. Frozen parameters are in a group as well: a later stage may thaw them, and their
+    optimizer state must outlive the stage between. Without a gradient no optimizer moves or decays them.
     """
     decays: dict[nn.Parameter, bool] = {}
     for prefix, module in model.named_modules(remove_duplicate=False):

@@ -1,0 +1,213 @@
+"""Checkpoints: written whole or not at all, verified before they are trusted, loaded without running any code.
+
+A checkpoint holds exactly the components `curriculum`, `model`, `runner`, `optimizers` and `lr_schedulers`, each a
+dictionary of `state_args` (what it was built with) and `state`. Plain values and tensors only.
+"""
+
+import errno
+import os
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lmplay_tui.errors import DamagedFileError, UserError, unchain
+from lmplay_tui.run.folder import RunFolder
+from lmplay_tui.text import one_line
+
+COMPONENTS = ("curriculum", "model", "runner", "optimizers", "lr_schedulers")
+FORMAT = 1
+
+# torch.load raises any of these for a file that is cut or altered.
+_DAMAGE = (RuntimeError, OSError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError,
+           zipfile.BadZipFile, NotImplementedError, OverflowError, MemoryError, ImportError)  # fmt: skip
+
+
+class SaveError(OSError):
+    """A checkpoint could not be written; the one before it is untouched."""
+
+
+def write_checkpoint(checkpoint: dict[str, Any], path: Path, previous: Path | None = None) -> int:
+    """Write `checkpoint` to `path`, whole or not at all, and return its size in bytes.
+
+    The bytes lie beside `path` until they are on the disk and their checksums have been read back; then one rename
+    puts them in its place. What `path` was before stays as `previous`. Raises `SaveError`; the temporary file is
+    gone then.
+    """
+    temporary = temporary_path(path)
+    try:
+        check_room(checkpoint, path.parent)
+        with temporary.open("wb") as file:  # a file object: torch then lets other threads run while it writes
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+            size = file.tell()
+        if damage := damage_of(temporary):
+            raise OSError(f"what was written cannot be read back: {damage}")
+        if previous is not None and path.exists():
+            link_whole(path, previous)
+        temporary.replace(path)
+        sync_folder(path.parent)
+    except (OSError, RuntimeError) as error:
+        # A full disk reaches us as torch's RuntimeError about positions in the file, the OSError beneath it.
+        temporary.unlink(missing_ok=True)
+        raise SaveError(_why_not_saved(error)) from error
+    return size
+
+
+def check_room(checkpoint: dict[str, Any], folder: Path) -> None:
+    """Raise `OSError` where the disk has no room for the checkpoint: better said before than found half-way."""
+    needed = int(num_bytes(checkpoint) * 1.02) + (1 << 16)
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(errno.ENOSPC, f"disk full: needs {needed / 1e6:,.0f} MB, {free / 1e6:,.0f} MB free")
+
+
+def num_bytes(tree: Any) -> int:
+    """Bytes of all tensors in a tree of plain values."""
+    if isinstance(tree, torch.Tensor):
+        return tree.numel() * tree.element_size()
+    if isinstance(tree, dict):
+        return sum(num_bytes(value) for value in tree.values())
+    if isinstance(tree, list | tuple):
+        return sum(num_bytes(value) for value in tree)
+    return 0
+
+
+def _why_not_saved(error: BaseException) -> str:
+    cause = unchain(error)
+    if isinstance(cause, OSError) and cause.strerror:
+        return cause.strerror
+    if "unexpected pos" in str(error) or "file write failed" in str(error):
+        return "the disk is full, or a limit on file sizes was reached"
+    return one_line(cause)
+
+
+def temporary_path(path: Path) -> Path:
+    """Where a checkpoint lies while it is written: one fixed name a target, so that a start can sweep it."""
+    return path.with_name(f".{path.name}.tmp")
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename last through a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def link_whole(source: Path, target: Path) -> None:
+    """Let `target` be the same file as `source` without a moment in which there is none. Raises `OSError`."""
+    temporary = temporary_path(target)
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source, temporary)
+    except OSError:  # a file system without hard links
+        temporary.write_bytes(source.read_bytes())
+    temporary.replace(target)
+
+
+def damage_of(path: Path) -> str | None:
+    """What is wrong with the file as an archive; None if every byte is what was written.
+
+    torch reads without checking sums: of single flipped bits it lets 98 % pass. The archive's own CRC-32 finds them.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+                return "it holds compressed parts, which no checkpoint does"
+            if sum(member.file_size for member in members) > path.stat().st_size:
+                return "its parts claim to be larger than the file"
+            bad = archive.testzip()
+            return None if bad is None else f"the checksum of {one_line(bad)} is wrong"
+    except FileNotFoundError:
+        raise
+    except (*_DAMAGE, UnicodeDecodeError) as error:
+        return one_line(unchain(error)) or type(error).__name__
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read and verify a checkpoint, tensors on the CPU.
+
+    Raises `UserError` if there is no such file, `DamagedFileError` if it is not a whole checkpoint of a format
+    that we know.
+    """
+    checkpoint = load_archive(path)
+    missing = [name for name in COMPONENTS if not isinstance(checkpoint.get(name), dict)]
+    if missing or any({"state_args", "state"} - checkpoint[name].keys() for name in COMPONENTS):
+        raise DamagedFileError(f"{one_line(path)}: not a checkpoint of this program (no {', '.join(missing) or 'state'})")
+    state = checkpoint["runner"]["state"]
+    number = state.get("format") if isinstance(state, dict) else None
+    if number != FORMAT:
+        raise DamagedFileError(
+            f"{one_line(path)}: checkpoint format {one_line(number)}, this version reads {FORMAT}"
+            "; weights alone can be taken with --initial-model"
+        )
+    return checkpoint
+
+
+def load_archive(path: Path) -> dict[str, Any]:
+    """Any dictionary that torch saved, checksums verified, without running code in it (`weights_only`)."""
+    try:
+        damage = damage_of(path)
+    except FileNotFoundError:
+        raise UserError(f"{one_line(path)}: no such file") from None
+    if damage is not None:
+        raise DamagedFileError(f"{one_line(path)}: damaged: {damage}")
+    try:
+        value = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a pickle that asks for anything but plain values, or lies about its shapes
+        raise DamagedFileError(f"{one_line(path)}: cannot be loaded safely: {one_line(error, 120)}") from None
+    if not isinstance(value, dict):
+        raise DamagedFileError(f"{one_line(path)}: not a checkpoint")
+    return value
+
+
+def newest_checkpoint(run: RunFolder, warn: Callable[[str], None]) -> tuple[dict[str, Any], Path] | None:
+    """The run's newest whole checkpoint and where it was; None if the run has none.
+
+    A damaged `NAME.lmp` is set aside as `NAME.damaged.lmp`, `warn` says so, and the one before it is used.
+    Raises `DamagedFileError` if there are checkpoints, but none can be used.
+    """
+    problems: list[DamagedFileError] = []
+    for path in (run.model, run.checkpoint("prev")):
+        if not path.exists():
+            continue
+        try:
+            checkpoint = load_checkpoint(path)
+        except DamagedFileError as error:
+            problems.append(error)
+            continue
+        if problems:
+            aside = run.checkpoint("damaged")
+            run.model.replace(aside)
+            warn(f"{problems[0]}; set aside as {one_line(aside.name)}, going on from {one_line(path.name)}")
+        return checkpoint, path
+    if problems:
+        raise DamagedFileError(f"{problems[0]}; no earlier checkpoint can be used: start anew with --reset-history")
+    return None
+
+
+def cpu_copy(tree: Any, buffers: dict[str, torch.Tensor], path: str = "") -> Any:
+    """A copy of `tree` on the CPU that later training does not change.
+
+    Tensors are copied into `buffers` (made at the first call, reused after), because fresh memory of a model's size
+    costs more than the copy itself. On a GPU the buffers are pinned, so that all copies run at once.
+    """
+    if isinstance(tree, torch.Tensor):
+        source = tree.detach()
+        buffer = buffers.get(path)
+        if buffer is None or buffer.shape != source.shape or buffer.dtype != source.dtype:
+            buffer = torch.empty(source.shape, dtype=source.dtype, pin_memory=source.is_cuda)
+            buffers[path] = buffer
+        return buffer.copy_(source, non_blocking=source.is_cuda)
+    if isinstance(tree, dict):
+        return {key: cpu_copy(value, buffers, f"{path}/{key}") for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return type(tree)(cpu_copy(value, buffers, f"{path}/{i}") for i, value in enumerate(tree))
+    return tree

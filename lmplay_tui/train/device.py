@@ -1,0 +1,170 @@
+"""The device and how it computes: number formats, compiling, what it could reach at most."""
+
+import contextlib
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lmplay_tui.errors import UserError
+from lmplay_tui.options import TrainOptions
+from lmplay_tui.text import one_line
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is cuda, else mps, else cpu. `UserError` if the one asked for is not there."""
+    has_mps = torch.backends.mps.is_available()
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if count == 0:
+            raise UserError("--device: cuda is not available on this machine; use --device cpu, or a CUDA build of torch")
+        if (device.index or 0) >= count:
+            raise UserError(f"--device: {one_line(name)} is not there; this machine has cuda:0 to cuda:{count - 1}")
+    if device.type == "mps" and not has_mps:
+        raise UserError("--device: mps is not available on this machine; use --device cpu")
+    return device
+
+
+def device_name(device: torch.device) -> str:
+    """What a person calls it: `cpu, 2 threads` or the GPU's name."""
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    if device.type == "cpu":
+        return f"cpu, {torch.get_num_threads()} threads"
+    return str(device)
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Mixed precision as the user asked for it. `dtype` None: everything in the parameters' own format."""
+
+    device: torch.device
+    dtype: torch.dtype | None = None
+    grad_scale: bool = False
+
+    def autocast(self) -> torch.autocast:
+        """A fresh context for one forward pass."""
+        return torch.autocast(self.device.type, dtype=self.dtype or torch.bfloat16, enabled=self.dtype is not None)
+
+    def scaler(self) -> torch.amp.GradScaler | None:
+        """float16's small exponent needs scaled gradients; bfloat16's does not."""
+        return torch.amp.GradScaler(self.device.type) if self.grad_scale else None
+
+    @property
+    def name(self) -> str:
+        if self.dtype is None:
+            return "float32"
+        return f"mixed {str(self.dtype).removeprefix('torch.')}"
+
+
+def choose_precision(options: TrainOptions, device: torch.device) -> Precision:
+    """bfloat16 where the device has it, else float16 with a scaler; nothing without `--amp`."""
+    if not options.amp:
+        return Precision(device)
+    if options.amp_dtype is not None:
+        dtype = getattr(torch, options.amp_dtype)
+    else:
+        has_bf16 = torch.cuda.is_bf16_supported() if device.type == "cuda" else device.type == "cpu"
+        dtype = torch.bfloat16 if has_bf16 else torch.float16
+    return Precision(device, dtype, dtype is torch.float16 and not options.no_grad_scale)
+
+
+class Compiled:
+    """A model's forward through torch.compile, falling back once, with one line, where compiling fails.
+
+    The module itself is untouched, so the names in its state stay what they are.
+    """
+
+    def __init__(self, function: Callable[[Tensor], Tensor], options: TrainOptions, warn: Callable[[str], None]) -> None:
+        self._plain = function
+        self._warn = warn
+        self._compiled: Callable[[Tensor], Tensor] | None = torch.compile(
+            function,
+            backend=options.compile_backend or "inductor",
+            mode=None if options.compile_mode in (None, "default") else options.compile_mode,
+            dynamic=None,
+        )
+        self._proved = False
+
+    def __call__(self, ids_BT: Tensor) -> Tensor:
+        if self._compiled is None:
+            return self._plain(ids_BT)
+        if self._proved:
+            return self._compiled(ids_BT)
+        try:
+            result = self._compiled(ids_BT)
+        except Exception as error:  # whatever the compiler or its toolchain throws: training goes on without
+            self._compiled = None
+            self._warn(f"torch.compile failed ({type(error).__name__}: {one_line(error, 100)}); going on without it")
+            return self._plain(ids_BT)
+        self._proved = True
+        return result
+
+
+def body_of(model: nn.Module) -> Callable[[Tensor], Tensor] | None:
+    """The model's body where body and head are apart (`hidden`, `head`); None where only `forward` is there."""
+    hidden = getattr(model, "hidden", None)
+    return hidden if callable(hidden) and isinstance(getattr(model, "head", None), nn.Module) else None
+
+
+# Dense peaks in FLOP/s of the vendors' data sheets: (bfloat16 or float16, TF32 or float32).
+_VENDOR_PEAKS = {
+    "H200": (989e12, 494e12),
+    "H100": (989e12, 494e12),
+    "A100": (312e12, 156e12),
+    "L40S": (362e12, 183e12),
+    "L4": (121e12, 60e12),
+    "A10G": (70e12, 35e12),
+    "T4": (65e12, 8.1e12),
+    "V100": (125e12, 15.7e12),
+    "RTX 4090": (165e12, 83e12),
+    "RTX 3090": (71e12, 36e12),
+}
+
+
+def peak_flops(device: torch.device, dtype: torch.dtype | None) -> tuple[float, str]:
+    """Floating-point operations a second at most, and where the figure is from: `data sheet` or `measured here`."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        for model, (half, single) in _VENDOR_PEAKS.items():
+            if model in name:
+                return (half if dtype is not None else single), "data sheet"
+    return _measured_peak(device, dtype or torch.float32), "measured here"
+
+
+def _measured_peak(device: torch.device, dtype: torch.dtype, size: int = 1024, seconds: float = 0.15) -> float:
+    """The rate of a square matrix product, best of what fits in `seconds`."""
+    a = torch.ones(size, size, dtype=dtype, device=device)
+    best = 0.0
+    begun = time.perf_counter()
+    with torch.no_grad(), contextlib.suppress(RuntimeError):
+        while time.perf_counter() - begun < seconds or best == 0.0:
+            start = time.perf_counter()
+            (a @ a)[0, 0].item()
+            best = max(best, 2 * size**3 / (time.perf_counter() - start))
+    return best
+
+
+def matmul_parameters(model: nn.Module) -> tuple[int, int]:
+    """Parameters that take part in matrix products: in the body, and in the head."""
+    head = getattr(model, "head", None)
+    head_ids = {id(p) for p in head.parameters()} if isinstance(head, nn.Module) else set()
+    embeddings = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+    body = sum(p.numel() for p in model.parameters() if p.dim() >= 2 and id(p) not in head_ids | embeddings)
+    return body, sum(p.numel() for p in model.parameters() if id(p) in head_ids and p.dim() >= 2)
+
+
+def hardware_note() -> dict[str, str | int]:
+    """What bitwise equality depends on besides the numbers: recorded in checkpoints, compared on a resume."""
+    return {
+        "torch": str(torch.__version__),
+        "threads": torch.get_num_threads(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "cores": os.cpu_count() or 0,
+    }

@@ -1,0 +1,114 @@
+"""What is scored between steps: the next few validation samples, the fixed sets, the prompts that people ask."""
+
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+
+from lmplay_tui.data.stage_data import StageData
+from lmplay_tui.models.generation import generate
+from lmplay_tui.options import TrainOptions
+from lmplay_tui.plan.schema import Stage
+from lmplay_tui.run.controls import Ask
+from lmplay_tui.run.events import Evaluated, EvaluationResult, Event, Predicted, Prediction, Validated
+from lmplay_tui.train.loading import LoadedData
+from lmplay_tui.train.state import TrainState
+from lmplay_tui.train.validation import Scorer
+
+PINNED_TOKENS = 48
+
+
+class Evaluator:
+    """Scores the state's model; changes nothing but the numbers it keeps of it.
+
+    A score is recorded only once it is complete: a stop in between (`StopRequested`) leaves it due.
+    """
+
+    def __init__(self, state: TrainState, data: LoadedData, scorer: Scorer, should_stop: Callable[[], bool]) -> None:
+        self._state = state
+        self._data = data
+        self._scorer = scorer
+        self._should_stop = should_stop
+
+    def validate(self, stage: Stage, data: StageData, options: TrainOptions) -> Iterator[Event]:
+        """Score the next `--validation-batch-size` validation samples, and show one of them."""
+        state, progress = self._state, self._state.progress
+        of_stage = progress.of(stage.name)
+        begun = time.perf_counter()
+        samples, position = data.validation(of_stage.validation_position, options.validation_batch_size)
+        if not samples:
+            of_stage.validated_rows = progress.rows
+            return
+        score = self._scorer.score(samples, options.validation_batch_size, self._should_stop)
+        prediction = self._scorer.predict(samples[0])
+        of_stage.validation_position, of_stage.validated_rows = position, progress.rows
+        state.statistics.validated(
+            stage.name, rows=score.num_samples, tokens=score.num_tokens, loss_tokens=score.num_loss_tokens,
+            loss=score.loss, accuracy=score.accuracy,
+        )  # fmt: skip
+        yield Validated(
+            step=progress.step, stage=stage.name, rows=progress.rows, tokens=progress.tokens, loss=score.loss,
+            accuracy=score.accuracy, samples=score.num_samples, seconds=time.perf_counter() - begun,
+        )  # fmt: skip
+        yield Predicted(progress.step, stage.name, prediction)
+
+    def evaluate(self, stage: Stage, options: TrainOptions, *, at_stage_end: bool) -> Iterator[Event]:
+        """Score the stage's fixed set; at its end those of the stages before it too. Answers pinned prompts."""
+        progress = self._state.progress
+        begun = time.perf_counter()
+        sets: dict[str, EvaluationResult] = {}
+        for other in self._scored_stages(stage, at_stage_end):
+            samples = self._data.of(other).evaluation()
+            if samples:
+                sets[other.name] = self._scorer.score(
+                    samples, options.validation_batch_size, self._should_stop
+                ).result()
+        progress.of(stage.name).evaluated_rows = progress.rows
+        if stage.name in sets:
+            progress.eval_loss = sets[stage.name].loss
+        if sets:
+            yield Evaluated(
+                step=progress.step, stage=stage.name, rows=progress.rows, tokens=progress.tokens, sets=sets,
+                at_stage_end=at_stage_end, seconds=time.perf_counter() - begun,
+            )  # fmt: skip
+        for prompt in progress.pinned:
+            answer = self.answer(Ask(prompt, max_tokens=PINNED_TOKENS), kind="pinned")
+            yield Predicted(progress.step, stage.name, answer)
+
+    def _scored_stages(self, stage: Stage, at_stage_end: bool) -> list[Stage]:
+        if not at_stage_end:
+            return [stage]
+        stages = []
+        for other in self._state.settings.plan.stages:
+            if other.name == stage.name:
+                break
+            if self._data.is_open(other):
+                stages.append(other)
+        return [*stages, stage]
+
+    def metrics(self, event: Event, stage: str) -> dict[str, float]:
+        """An evaluation as the names of `metrics.jsonl`; earlier stages' sets carry their stage's name."""
+        if not isinstance(event, Evaluated):
+            return {}
+        values: dict[str, float] = {"time/validate_s": event.seconds}
+        for name, result in event.sets.items():
+            prefix = "eval" if name == stage else f"eval/{name}"
+            values |= {f"{prefix}/loss": result.loss, f"{prefix}/bits_per_byte": result.bits_per_byte}
+            if result.accuracy is not None:
+                values[f"{prefix}/accuracy"] = result.accuracy
+        return values
+
+    def answer(self, ask: Ask, kind: str = "asked") -> Prediction:
+        """What the model says by itself after a prompt, drawn from a generator of its own."""
+        tokenizer = self._state.tokenizer
+        ids = tokenizer.encode(ask.prompt) or [tokenizer.eot]
+        # Seeded by the step: asking twice at one step gives one answer, and the run's own numbers stay untouched.
+        generator = torch.Generator(device=self._state.device).manual_seed(self._state.progress.step)
+        tokens = generate(
+            self._state.model, ids, max_tokens=ask.max_tokens, context_len=self._state.model_args["context_len"],
+            eot=tokenizer.eot, temperature=ask.temperature, top_k=ask.top_k, generator=generator,
+            stop=self._should_stop,
+        )  # fmt: skip
+        return Prediction(
+            kind=kind, prompt=ask.prompt, truth="", prediction=tokenizer.decode(list(tokens)), accuracy=None, loss=None
+        )

@@ -1,0 +1,112 @@
+"""What is measured on the way: means over the log interval, throughput, and what share of the device is used."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from lmplay_tui.run.events import StepDone
+from lmplay_tui.train.device import matmul_parameters
+
+_MEANS = {
+    "train/accuracy": "accuracy",
+    "train/grad_norm": "grad_norm",
+    "time/data_s": "data_s",
+    "time/forward_s": "forward_s",
+    "time/backward_s": "backward_s",
+    "time/optimizer_s": "optimizer_s",
+    "time/step_s": "step_s",
+}
+
+
+@dataclass(frozen=True)
+class FlopCount:
+    """Floating-point operations of training on a batch, forward and backward.
+
+    (6 x matmul parameters (the head's on loss tokens only) + 12 x blocks x width x length) x tokens: the PaLM
+    paper's appendix B, with the head counted where it is computed.
+    """
+
+    body_parameters: int
+    head_parameters: int
+    num_blocks: int
+    embed_dim: int
+
+    @classmethod
+    def of_model(cls, model: nn.Module, model_args: Mapping[str, Any]) -> "FlopCount":
+        """Counted from a model and the arguments that it was built with."""
+        body, head = matmul_parameters(model)
+        return cls(body, head, model_args["num_blocks"], model_args["embed_dim"])
+
+    def of(self, num_tokens: int, num_loss_tokens: int, length: float) -> float:
+        """`length`: mean length of the samples, in tokens."""
+        attention = 12 * self.num_blocks * self.embed_dim * length * num_tokens
+        return 6.0 * (self.body_parameters * num_tokens + self.head_parameters * num_loss_tokens) + attention
+
+
+@dataclass
+class LogWindow:
+    """The steps since the last line of the log, and what else happened among them."""
+
+    flops: FlopCount
+    peak_flops: float
+    steps: list[StepDone] = field(default_factory=list)
+    extras: dict[str, float] = field(default_factory=dict)  # val/*, eval/*, time/validate_s, time/save_s
+
+    def add(self, step: StepDone) -> None:
+        self.steps.append(step)
+
+    def note(self, values: dict[str, float]) -> None:
+        """Values that stand beside the next line; seconds add up."""
+        for name, value in values.items():
+            self.extras[name] = self.extras.get(name, 0.0) + value if name.startswith("time/") else value
+
+    def take(self) -> dict[str, Any]:
+        """The line of `metrics.jsonl` for the steps so far, and an empty window.
+
+        The loss is a mean over loss tokens, so that it does not depend on how steps fall into lines. Throughput
+        counts the whole step, waiting for data included, but not validation and saving.
+        """
+        steps, extras = self.steps, self.extras
+        self.steps, self.extras = [], {}
+        last = steps[-1]
+        seconds = math.fsum(s.step_s for s in steps)
+        tokens = sum(s.step_tokens for s in steps)
+        loss_tokens = sum(s.loss_tokens for s in steps)
+        samples = sum(s.samples for s in steps)
+        flops = sum(self.flops.of(s.step_tokens, s.loss_tokens, s.step_tokens / s.samples) for s in steps)
+        values: dict[str, Any] = {
+            "elapsed_s": round(last.elapsed_s, 3),
+            "step": last.step,
+            "samples": last.rows,
+            "stage_samples": last.stage_rows,
+            "tokens": last.tokens,
+            "stage": last.stage,
+            "epoch": round(last.epoch, 6),
+            "row": last.row,
+            "train/loss": math.fsum(s.loss * s.loss_tokens for s in steps) / max(loss_tokens, 1),
+            "train/lr": last.lr,
+            "perf/tokens_per_s": tokens / seconds if seconds else 0.0,
+            "perf/samples_per_s": samples / seconds if seconds else 0.0,
+            "perf/mfu": flops / seconds / self.peak_flops if seconds and self.peak_flops else None,
+            "data/text_shown": last.text_shown,
+        }
+        for name, attribute in _MEANS.items():
+            known = [value for s in steps if (value := getattr(s, attribute)) is not None]
+            if known:
+                values[name] = math.fsum(known) / len(known)
+        return values | extras
+
+
+# Seconds that decoding, splitting and the edit distance take a truth token, and what a device of a kind computes a
+# second when it trains: rough on purpose. A measured time would make the statistics depend on the machine's mood.
+_ACCURACY_S = 0.6e-6
+_TYPICAL_FLOPS = {"cpu": 2e11, "cuda": 1.5e14, "mps": 5e12}
+
+
+def accuracy_interval(flops: FlopCount, device_type: str) -> int:
+    """Each how many steps the word accuracy of the training batch fits into 1 % of the time; 1 is every step."""
+    per_token = (6.0 * (flops.body_parameters + flops.head_parameters)) / _TYPICAL_FLOPS.get(device_type, 2e11)
+    return max(1, math.ceil(_ACCURACY_S / (0.01 * per_token)))

@@ -1,0 +1,186 @@
+"""What people ask of a running trainer, turned into changes of its state and into what the loop does next."""
+
+import time
+from collections.abc import Iterator
+from typing import Literal
+
+from lmplay_tui.errors import UserError
+from lmplay_tui.plan.reading import parse_plan
+from lmplay_tui.plan.schema import Plan, Stage
+from lmplay_tui.run import controls as asked
+from lmplay_tui.run.events import (
+    ActivityChanged,
+    Answered,
+    Bookmarked,
+    Event,
+    LearningRateChanged,
+    Paused,
+    PlanChanged,
+    Resumed,
+    StageInfo,
+    Warned,
+)
+from lmplay_tui.train.plan_changes import describe_changes
+from lmplay_tui.train.state import TrainState
+
+PAUSE_POLL_S = 0.2
+Work = Literal["validate", "save", "plan"]
+
+
+class Obeyer:
+    """Reads the controls once a step and keeps what the loop has yet to do.
+
+    Commands that only change numbers take effect here. What needs the loop (validate, ask, save, another plan) waits
+    until the loop takes it.
+    """
+
+    def __init__(self, state: TrainState, controls: asked.Controls) -> None:
+        self._state = state
+        self._controls = controls
+        self.stop_at_stage_end = False
+        self.paused = False
+        self._wanted: set[Work] = set()
+        self._asked: list[asked.Ask] = []
+        self._save_ids: list[str] = []  # control files that wait for the save's outcome
+
+    def next_stage(self) -> Stage | None:
+        """The first stage of the plan that is not done."""
+        stages = self._state.progress.stages
+        return next((s for s in self._state.settings.plan.stages if s.name not in stages or not stages[s.name].done), None)
+
+    def obey(self, lr: float) -> Iterator[Event]:
+        """Take in what was asked; while paused, stay here and go on taking in.
+
+        `lr`: the learning rate of the step to come.
+        """
+        while True:
+            for command in self._controls.decide(self._state.progress.step):
+                yield from self._obey_one(command, lr)
+            if not self.paused or self._controls.stop_now or self.has_work:
+                return
+            yield ActivityChanged("paused")
+            time.sleep(PAUSE_POLL_S)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether the loop has something to do before the next step, even while training is paused."""
+        return bool(self._wanted or self._asked)
+
+    def take(self, work: Work) -> bool:
+        """Whether `work` was asked for; it is the caller's now."""
+        if work not in self._wanted:
+            return False
+        self._wanted.remove(work)
+        return True
+
+    def take_asked(self) -> list[asked.Ask]:
+        """The prompts to answer; they are the caller's now."""
+        asks, self._asked = self._asked, []
+        return asks
+
+    def take_save_ids(self) -> list[str]:
+        """Who waits for a save; they are the caller's now."""
+        identities, self._save_ids = self._save_ids, []
+        return identities
+
+    def _obey_one(self, command: asked.Command, lr: float) -> Iterator[Event]:
+        step = self._state.progress.step
+        ok, message = True, ""
+        match command:
+            case asked.SaveNow():
+                self._wanted.add("save")
+                if command.id:
+                    self._save_ids.append(command.id)
+                return
+            case asked.Stop(when="stage_end"):
+                self.stop_at_stage_end = True
+                message = "stops at the stage's end"
+            case asked.Stop() | asked.HandOver():
+                message = "stopping"
+            case asked.Pause():
+                if not self.paused:
+                    self.paused = True
+                    yield Paused(step)
+            case asked.Resume():
+                if self.paused:
+                    self.paused = False
+                    yield Resumed(step)
+                    yield ActivityChanged("training")
+            case asked.ValidateNow():
+                self._wanted.add("validate")
+            case asked.SetLearningRate():
+                ok, message = self._set_lr(command, lr)
+                if ok:
+                    yield LearningRateChanged(step, self._state.progress.lr_factor)
+            case asked.Bookmark():
+                yield Bookmarked(step, command.note)
+            case asked.Ask():
+                self._asked.append(command)
+            case asked.Pin():
+                self._pin(command.prompt)
+            case asked.ChangePlan():
+                try:
+                    yield self._change_plan(command.text)
+                except UserError as error:
+                    ok, message = False, str(error)
+        if not ok:
+            yield Warned(message, step)
+        if command.id:
+            yield Answered(type(command).__name__, command.id, ok, message or "done")
+
+    def _set_lr(self, command: asked.SetLearningRate, lr: float) -> tuple[bool, str]:
+        if command.value is not None:
+            if lr == 0:
+                return False, "the schedule has brought the learning rate to 0: a factor cannot raise it"
+            factor = command.value / lr
+        else:
+            factor = command.factor if command.factor is not None else 1.0
+        if not 0 < factor < float("inf"):
+            return False, "the learning rate must be above 0"
+        self._state.progress.lr_factor *= factor
+        return True, f"learning rate {lr * factor:.3g} from the next step"
+
+    def _pin(self, prompt: str) -> None:
+        pinned = self._state.progress.pinned
+        if prompt in pinned:
+            pinned.remove(prompt)
+        else:
+            pinned.append(prompt)
+
+    def _change_plan(self, text: str) -> PlanChanged:
+        """Take another plan from here on. Raises `UserError` (all its problems, or what may not change)."""
+        settings = self._state.settings
+        old = settings.plan
+        new = parse_plan(text, name=old.name, file="plan", folder=old.folder)
+        changes = describe_changes(old, new, self._state.progress)
+        self._state.settings = settings.with_plan(new)
+        self.reopen(new)
+        self._wanted.add("plan")
+        return PlanChanged(self._state.progress.step, tuple(changes), text, self.stage_infos())
+
+    def reopen(self, plan: Plan) -> None:
+        """A stage that was done, but has been extended, is not done any more."""
+        for stage in plan.stages:
+            progress = self._state.progress.stages.get(stage.name)
+            if progress is not None and progress.rows_per_epoch is not None:
+                progress.rows_total = stage.rows_total(progress.rows_per_epoch)
+                if progress.position.row < progress.rows_total:
+                    progress.done = False
+
+    def stage_infos(self) -> tuple[StageInfo, ...]:
+        """The curriculum as screens show it."""
+        infos = []
+        for stage in self._state.settings.plan.stages:
+            progress = self._state.progress.of(stage.name)
+            infos.append(
+                StageInfo(
+                    name=stage.name,
+                    datasets=tuple(spec.name for spec in stage.datasets),
+                    epochs=stage.epochs,
+                    rows_total=progress.rows_total,
+                    rows_done=progress.position.row,
+                )
+            )
+        return tuple(infos)
+
+

@@ -1,0 +1,84 @@
+"""Where a run stands: all that must survive besides weights, optimizer and statistics, as plain values."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from lmplay_tui.data.batches import Position
+
+
+@dataclass
+class StageProgress:
+    """Where one stage stands."""
+
+    position: Position = field(default_factory=Position)
+    rows_total: int | None = None  # known once its data have been opened
+    rows_per_epoch: int | None = None
+    tokens: int = 0
+    chars_read: int = 0
+    chars_shown: int = 0
+    elapsed_s: float = 0.0
+    validation_position: int = 0
+    validated_rows: int = 0  # of the run: when this stage was last validated, evaluated
+    evaluated_rows: int = 0
+    fingerprint: str | None = None
+    begun: bool = False  # its options have been set up once
+    done: bool = False  # its last batch is trained and what belongs to its end has happened
+    loss_at_end: float | None = None  # eval/loss of its own set when it ended: what forgetting is measured against
+
+    @property
+    def text_shown(self) -> float:
+        """Share of the characters read that reached a sample."""
+        return self.chars_shown / self.chars_read if self.chars_read else 1.0
+
+
+@dataclass
+class WarmUp:
+    """A warm-up of the learning rate: where it began and how it runs."""
+
+    from_step: int
+    fraction: float
+    steps: int
+
+
+@dataclass
+class Progress:
+    """Where the run stands."""
+
+    step: int = 0
+    rows: int = 0
+    tokens: int = 0
+    elapsed_s: float = 0.0
+    stage: str = ""  # the stage that was last worked on
+    stages: dict[str, StageProgress] = field(default_factory=dict)
+    saved_rows: int = 0
+    lr_factor: float = 1.0
+    warm_up: WarmUp | None = None
+    pinned: list[str] = field(default_factory=list)
+    eval_loss: float | None = None  # of the stage under way, newest
+    best_eval_loss: float | None = None  # lowest at a save, within the stage under way
+    mini_batch_size: int | None = None  # what memory allowed, where it was less than asked for
+    next_batch: str = ""  # digest of the batch that comes next: a resume proves with it that its data are the same
+
+    def of(self, stage: str) -> StageProgress:
+        """The progress of a stage, begun now if it is new."""
+        return self.stages.setdefault(stage, StageProgress())
+
+    def state(self) -> dict[str, Any]:
+        """Plain values for a checkpoint."""
+        return asdict(self)
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> "Progress":
+        """The inverse of `state`."""
+        values = dict(state)
+        values["stages"] = {
+            name: StageProgress(**{**stage, "position": Position(**stage["position"])})
+            for name, stage in values["stages"].items()
+        }
+        values["warm_up"] = WarmUp(**values["warm_up"]) if values["warm_up"] else None
+        return cls(**values)
+
+
+def is_due(interval: int, rows: int, rows_then: int) -> bool:
+    """Whether a multiple of `interval` rows lies after `rows_then`, up to `rows`."""
+    return rows // interval > rows_then // interval

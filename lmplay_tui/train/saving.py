@@ -1,0 +1,131 @@
+"""Saving while training goes on: a snapshot in memory, a thread that writes it, and which files are kept."""
+
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lmplay_tui.run.events import CheckpointSaved
+from lmplay_tui.run.folder import RunFolder
+from lmplay_tui.run.statistics import RunStatistics
+from lmplay_tui.text import one_line
+from lmplay_tui.train.checkpoint import SaveError, cpu_copy, link_whole, temporary_path, write_checkpoint
+
+
+@dataclass(frozen=True)
+class SaveRequest:
+    """What to save as, beside `NAME.lmp`."""
+
+    step: int
+    rows: int
+    stage: str
+    reason: str
+    keep: int  # numbered checkpoints to keep
+    is_best: bool  # its eval/loss is the lowest so far
+
+
+@dataclass(frozen=True)
+class SaveFailed:
+    """A save that did not happen; the file before it is untouched."""
+
+    request: SaveRequest
+    message: str
+
+
+Outcome = CheckpointSaved | SaveFailed
+
+
+class Saver:
+    """Writes a run's checkpoints, one at a time, beside the training.
+
+    Only copying the state into buffers holds training up. `finished` hands out each outcome once.
+    """
+
+    def __init__(self, run: RunFolder, statistics_folder: Path) -> None:
+        self._run = run
+        self._statistics_folder = statistics_folder
+        self._buffers: dict[str, torch.Tensor] = {}
+        self._thread: threading.Thread | None = None
+        self._outcome: Outcome | None = None
+
+    def sweep(self) -> None:
+        """Remove the temporary files that a killed process left."""
+        for target in (self._run.model, self._run.checkpoint("prev"), self._run.checkpoint("best")):
+            temporary_path(target).unlink(missing_ok=True)
+        for stray in self._run.model.parent.glob(f".{self._run.name}.*.lmp.tmp"):
+            stray.unlink(missing_ok=True)
+
+    def start(self, checkpoint: dict[str, Any], request: SaveRequest) -> None:
+        """Copy the state and begin to write it. The write before must have been waited for."""
+        assert self._thread is None
+        begun = time.perf_counter()
+        # The weights and the optimizer's tensors are the live ones; everything else was made for this checkpoint.
+        copy = checkpoint | {
+            name: cpu_copy(checkpoint[name], self._buffers, name) for name in ("model", "optimizers")
+        }
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()  # the copies are asynchronous
+        blocked_s = time.perf_counter() - begun
+        self._thread = threading.Thread(
+            target=self._write, args=(copy, request, begun, blocked_s), name="checkpoint", daemon=False
+        )
+        self._thread.start()
+
+    @property
+    def busy(self) -> bool:
+        """A write is under way, or its outcome has not been handed out."""
+        return self._thread is not None
+
+    def finished(self) -> Outcome | None:
+        """The outcome of the write, if it is done."""
+        if self._thread is None or self._thread.is_alive():
+            return None
+        return self.wait()
+
+    def wait(self) -> Outcome | None:
+        """Wait for the write under way and hand out its outcome; None if there is none."""
+        if self._thread is None:
+            return None
+        self._thread.join()
+        self._thread = None
+        outcome, self._outcome = self._outcome, None
+        return outcome
+
+    def _write(self, checkpoint: dict[str, Any], request: SaveRequest, begun: float, blocked_s: float) -> None:
+        run = self._run
+        try:
+            size = write_checkpoint(checkpoint, run.model, previous=run.checkpoint("prev"))
+            self._link(request)
+            self._write_statistics(checkpoint["runner"]["state"])
+        except OSError as error:
+            said = str(error) if isinstance(error, SaveError) else error.strerror or error
+            self._outcome = SaveFailed(request, f"{one_line(run.model)}: not saved: {one_line(said)}")
+        except Exception as error:  # a thread never dies silently
+            said = f"{type(error).__name__}: {one_line(error)}"
+            self._outcome = SaveFailed(request, f"{one_line(run.model)}: not saved: {said}")
+        else:
+            seconds = time.perf_counter() - begun
+            self._outcome = CheckpointSaved(
+                path=str(run.model), step=request.step, rows=request.rows, size_bytes=size, seconds=seconds,
+                blocked_s=blocked_s, reason=request.reason,
+            )
+
+    def _link(self, request: SaveRequest) -> None:
+        """Give the new checkpoint its other names, then drop numbered ones beyond `keep`."""
+        run = self._run
+        link_whole(run.model, run.checkpoint(request.stage))
+        if request.is_best:
+            link_whole(run.model, run.checkpoint("best"))
+        if request.keep:
+            link_whole(run.model, run.numbered_checkpoint(request.step))
+            for old in run.numbered_checkpoints()[: -request.keep]:
+                old.unlink(missing_ok=True)
+
+    def _write_statistics(self, state: dict[str, Any]) -> None:
+        """The document's files, from the same numbers as the checkpoint."""
+        statistics = RunStatistics(self._run.name)
+        statistics.load({"stats": state["stats"], "step_stats": state["step_stats"]})
+        statistics.write(self._statistics_folder)

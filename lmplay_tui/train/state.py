@@ -1,0 +1,177 @@
+"""The state of a run in memory, and its way into a checkpoint and back."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import lmplay_tui
+from lmplay_tui.data.tokenizer import Tokenizer
+from lmplay_tui.options import TrainOptions
+from lmplay_tui.plan.schema import Stage
+from lmplay_tui.run.folder import RunFolder
+from lmplay_tui.run.statistics import RunStatistics
+from lmplay_tui.train.checkpoint import FORMAT
+from lmplay_tui.train.device import Precision, hardware_note
+from lmplay_tui.train.optim import build_optimizer, freeze, schedule, warmup
+from lmplay_tui.train.progress import Progress, WarmUp
+from lmplay_tui.train.settings import Settings
+
+
+def rng_state(device: torch.device) -> dict[str, Tensor]:
+    """The generators that dropout draws from."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    elif device.type == "mps":
+        state["mps"] = torch.mps.get_rng_state()
+    return state
+
+
+def restore_rng(state: dict[str, Tensor], device: torch.device) -> None:
+    """Put the generators back to `state`; one of another kind of device is left out."""
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
+    elif device.type == "mps" and "mps" in state:
+        torch.mps.set_rng_state(state["mps"])
+
+
+@dataclass
+class TrainState:
+    """Model, optimizer, numbers and position of a run."""
+
+    run: RunFolder
+    settings: Settings
+    model: nn.Module
+    model_args: dict[str, Any]
+    hidden: Callable[[Tensor], Tensor] | None
+    tokenizer: Tokenizer
+    precision: Precision
+    statistics: RunStatistics
+    progress: Progress = field(default_factory=Progress)
+    optimizer: torch.optim.Optimizer | None = None
+    optimizer_name: str = ""
+    scaler: torch.amp.GradScaler | None = None
+    loaded_optimizer: dict[str, Any] | None = None  # a checkpoint's, until the stage it belongs to has been entered
+
+    @property
+    def device(self) -> torch.device:
+        return self.precision.device
+
+    def enter_stage(self, stage: Stage, *, is_new: bool) -> TrainOptions:
+        """Set the optimizer up for `stage` and give its options.
+
+        The state of the optimizer goes on from stage to stage, parameter by parameter, unless the stage asks for a
+        fresh one or for another kind. `is_new`: the stage begins, as opposed to going on after a resume.
+        """
+        options = self.settings.for_stage(stage)
+        freeze(self.model, options.default_freeze)
+        before, name_before = self.optimizer, self.optimizer_name
+        self.optimizer = build_optimizer(
+            options.optimizer, self.model, lr=options.lr, weight_decay=options.weight_decay,
+            device_type=self.device.type,
+        )
+        self.optimizer_name = options.optimizer
+        fresh = is_new and options.reset_optimizer
+        if fresh and self.progress.warm_up is not None:
+            self.progress.warm_up.from_step = self.progress.step
+        if self.loaded_optimizer is not None and not fresh and self.loaded_optimizer["name"] == options.optimizer:
+            load_by_name(self.optimizer, self.model, self.loaded_optimizer["state"])
+        elif before is not None and not fresh and name_before == options.optimizer:
+            for parameter, values in before.state.items():
+                if any(parameter is p for group in self.optimizer.param_groups for p in group["params"]):
+                    self.optimizer.state[parameter] = values
+        self.loaded_optimizer = None
+        return options
+
+    def lr(self, options: TrainOptions, progress_of_stage: float) -> float:
+        """The learning rate of the next step: schedule x warm-up x the factor given at the keyboard."""
+        factor = schedule(options.lr_schedule, progress_of_stage) * self.progress.lr_factor
+        warm_up = self.progress.warm_up
+        if warm_up is not None:
+            since = self.progress.step - warm_up.from_step
+            factor *= warmup(since, fraction=warm_up.fraction, steps=warm_up.steps)
+        return options.lr * factor
+
+    def checkpoint(self) -> dict[str, Any]:
+        """All that a resume needs, as the document lays it out. Tensors are the live ones: copy before training on."""
+        plan = self.settings.plan
+        statistics = self.statistics.state()
+        return {
+            "curriculum": {
+                "state_args": {
+                    "plan": plan.text,
+                    "plan_name": plan.name,
+                    "plan_folder": plan.folder,
+                    "current_step": self.progress.stage,
+                },
+                "state": {name: asdict(stage) for name, stage in self.progress.stages.items()},
+            },
+            "model": {"state_args": self.model_args, "state": self.model.state_dict()},
+            "runner": {
+                "state_args": {"name": self.run.name, "options": self.settings.to_remember()},
+                "state": {
+                    "format": FORMAT,
+                    "version": lmplay_tui.__version__,
+                    "tokenizer_fingerprint": self.tokenizer.fingerprint,
+                    "hardware": hardware_note() | {"device": self.device.type, "precision": self.precision.name},
+                    "progress": self.progress.state(),
+                    "rng": rng_state(self.device),
+                    "scaler": self.scaler.state_dict() if self.scaler is not None else {},
+                    **statistics,
+                },
+            },
+            "optimizers": {
+                "state_args": {"name": self.optimizer_name},
+                "state": state_by_name(self.optimizer, self.model) if self.optimizer is not None else {},
+            },
+            "lr_schedulers": {
+                "state_args": asdict(self.progress.warm_up) if self.progress.warm_up else {},
+                "state": {"factor": self.progress.lr_factor, "step": self.progress.step},
+            },
+        }
+
+    def restore(self, checkpoint: dict[str, Any], *, ignore_optimizer: bool) -> None:
+        """Take everything but the weights and the settings from a checkpoint (they were needed to build this)."""
+        state = checkpoint["runner"]["state"]
+        self.progress = Progress.from_state(state["progress"])
+        self.statistics.load({"stats": state["stats"], "step_stats": state["step_stats"]})
+        restore_rng(state["rng"], self.device)
+        if self.scaler is not None and state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+        if not ignore_optimizer:
+            optimizers = checkpoint["optimizers"]
+            self.loaded_optimizer = {"name": optimizers["state_args"]["name"], "state": optimizers["state"]}
+
+    def start_warm_up(self, options: TrainOptions) -> None:
+        """Begin a warm-up here if the options ask for one."""
+        fraction, steps = options.optimizer_warmup_fraction, options.optimizer_warmup_steps
+        if options.disable_optimizer_warmup or (fraction is None and steps is None):
+            self.progress.warm_up = None
+            return
+        self.progress.warm_up = WarmUp(
+            from_step=self.progress.step,
+            fraction=0.1 if fraction is None else fraction,
+            steps=40 if steps is None else steps,
+        )
+
+
+def state_by_name(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, dict[str, Any]]:
+    """The optimizer's state by the parameters' names: it then survives another order or freezing of parameters."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    return {names[parameter]: dict(values) for parameter, values in optimizer.state.items() if parameter in names}
+
+
+def load_by_name(optimizer: torch.optim.Optimizer, model: nn.Module, state: dict[str, dict[str, Any]]) -> None:
+    """The inverse of `state_by_name`: tensors go to their parameter's device, step counters stay where they belong."""
+    indices = {id(p): i for i, p in enumerate(p for group in optimizer.param_groups for p in group["params"])}
+    by_index = {
+        indices[id(parameter)]: state[name]
+        for name, parameter in model.named_parameters()
+        if name in state and id(parameter) in indices
+    }
+    # torch's own loader knows which entries follow the parameter's device and which do not.
+    optimizer.load_state_dict({"state": by_index, "param_groups": optimizer.state_dict()["param_groups"]})

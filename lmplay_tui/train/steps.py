@@ -1,0 +1,206 @@
+"""The mathematics of one optimizer step.
+
+Axes: B samples of a mini-batch, T tokens, C width, V vocabulary, N positions in the loss (flat over B and T).
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lmplay_tui.data.samples import Sample
+from lmplay_tui.train.loss import loss_and_argmax
+
+
+class StopRequested(Exception):
+    """Somebody asked to stop between two mini-batches; the step did not happen."""
+
+
+@dataclass(frozen=True)
+class MiniBatch:
+    """Samples side by side, padded on the right.
+
+    `ids_BT` int64: what the model reads (each sample without its last token). `index_N`: the flat positions (b * T + t)
+    whose next token counts in the loss; `targets_N`: those tokens. `truth_rows`: for each sample the slice of N that
+    holds its truth.
+    """
+
+    samples: tuple[Sample, ...]
+    ids_BT: Tensor
+    index_N: Tensor
+    targets_N: Tensor
+    truth_rows: tuple[slice, ...]
+    num_tokens: int  # positions read, without padding
+
+    @property
+    def num_loss_tokens(self) -> int:
+        return int(self.targets_N.numel())
+
+
+def collate(samples: Sequence[Sample], *, include_prompts: bool, device: torch.device, multiple: int = 1) -> MiniBatch:
+    """Lay samples side by side. T is rounded up to `multiple`, so that compiled code meets few shapes."""
+    lengths = [len(s.prompt_ids) + len(s.truth_ids) - 1 for s in samples]
+    width = -(-max(lengths) // multiple) * multiple
+    ids = np.zeros((len(samples), width), dtype=np.int64)
+    index, targets, truth_rows = [], [], []
+    begin = 0
+    for b, (sample, length) in enumerate(zip(samples, lengths, strict=True)):
+        tokens = np.concatenate((sample.prompt_ids, sample.truth_ids))
+        ids[b, :length] = tokens[:-1]
+        # Position t predicts token t + 1: the first truth token is predicted at the prompt's last position.
+        first_truth = len(sample.prompt_ids) - 1
+        first = 0 if include_prompts else first_truth
+        index.append(np.arange(b * width + first, b * width + length))
+        targets.append(tokens[first + 1 :])
+        truth_rows.append(slice(begin + first_truth - first, begin + length - first))
+        begin += length - first
+    return MiniBatch(
+        samples=tuple(samples),
+        ids_BT=_on(ids, device),
+        index_N=_on(np.concatenate(index).astype(np.int64), device),
+        targets_N=_on(np.concatenate(targets).astype(np.int64), device),
+        truth_rows=tuple(truth_rows),
+        num_tokens=sum(lengths),
+    )
+
+
+def _on(array: np.ndarray, device: torch.device) -> Tensor:
+    tensor = torch.from_numpy(array)
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def mini_batches(samples: Sequence[Sample], size: int, *, by_length: bool) -> Iterator[list[Sample]]:
+    """Cut a batch into mini-batches of `size`; the last may be smaller.
+
+    `by_length`: longest first, so that little is padding and a lack of memory shows at once. Only right where the
+    loss does not depend on who shares a mini-batch (`tokens` normalisation).
+    """
+    ordered = sorted(samples, key=lambda s: -(len(s.prompt_ids) + len(s.truth_ids))) if by_length else list(samples)
+    for begin in range(0, len(ordered), size):
+        yield ordered[begin : begin + size]
+
+
+def num_loss_tokens(samples: Sequence[Sample], *, include_prompts: bool) -> int:
+    """Tokens that count in the loss of `samples`."""
+    if include_prompts:
+        return sum(len(s.prompt_ids) + len(s.truth_ids) - 1 for s in samples)
+    return sum(len(s.truth_ids) for s in samples)
+
+
+@dataclass
+class StepResult:
+    """What one step measured. `loss`: nats a token, over the batch."""
+
+    loss: float = float("nan")
+    grad_norm: float = float("nan")
+    num_samples: int = 0
+    num_tokens: int = 0
+    num_loss_tokens: int = 0
+    skipped: bool = False  # the float16 scaler met an overflow: no update, smaller scale
+    argmax: list[tuple[Sample, Tensor]] = field(default_factory=list)  # of each sample's truth positions
+    forward_s: float = 0.0
+    backward_s: float = 0.0
+    optimizer_s: float = 0.0
+
+
+@dataclass
+class StepSettings:
+    """How a step is done on this device; changes nothing in what it computes but rounding."""
+
+    device: torch.device
+    mini_batch_size: int
+    normalization: str  # tokens or samples
+    include_prompts: bool
+    grad_clip: float | None
+    autocast: Callable[[], torch.autocast]
+    scaler: torch.amp.GradScaler | None = None
+    width_multiple: int = 1
+    want_argmax: bool = True
+
+
+def accumulate_gradients(
+    model: nn.Module,
+    hidden: Callable[[Tensor], Tensor] | None,
+    samples: Sequence[Sample],
+    settings: StepSettings,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> StepResult:
+    """Add the gradient of a batch's loss to the parameters' `grad`, mini-batch by mini-batch.
+
+    `tokens`: loss = (sum over all loss tokens) / (their number in the batch).
+    `samples`: each mini-batch's mean over its tokens, weighted by its share of the samples (the user's document).
+    Raises `StopRequested` between mini-batches.
+    """
+    by_tokens = settings.normalization == "tokens"
+    batch_loss_tokens = num_loss_tokens(samples, include_prompts=settings.include_prompts)
+    result = StepResult(num_samples=len(samples), num_loss_tokens=batch_loss_tokens)
+    loss = torch.zeros((), dtype=torch.float64 if settings.device.type != "mps" else torch.float32, device=settings.device)
+    for part in mini_batches(samples, settings.mini_batch_size, by_length=by_tokens):
+        if should_stop():
+            raise StopRequested
+        begun = time.perf_counter()
+        mini = collate(
+            part, include_prompts=settings.include_prompts, device=settings.device, multiple=settings.width_multiple
+        )
+        if by_tokens:
+            # Divide by the whole batch's tokens, not the mini-batch's: a mean of means depends on the cut.
+            scale = 1.0 / batch_loss_tokens
+        else:
+            scale = len(part) / len(samples) / mini.num_loss_tokens
+        with settings.autocast():
+            loss_sum, argmax_N = loss_and_argmax(model, hidden, mini.ids_BT, mini.index_N, mini.targets_N)
+            scaled = loss_sum * scale
+        forward_done = time.perf_counter()
+        (scaled if settings.scaler is None else settings.scaler.scale(scaled)).backward()
+        loss += scaled.detach()
+        result.num_tokens += mini.num_tokens
+        if settings.want_argmax:
+            result.argmax += [(s, argmax_N[rows]) for s, rows in zip(mini.samples, mini.truth_rows, strict=True)]
+        result.forward_s += forward_done - begun
+        result.backward_s += time.perf_counter() - forward_done
+    result.loss = float(loss)  # the step's one synchronisation
+    return result
+
+
+def apply_update(
+    optimizer: torch.optim.Optimizer, result: StepResult, settings: StepSettings, lr: float
+) -> None:
+    """Clip, look at the numbers, and let the optimizer move the weights, in place of an update where they are bad.
+
+    Fills `grad_norm`, `optimizer_s`, `skipped`. With a loss or norm that is not finite no parameter changes and
+    `result` says so; a float16 overflow is the scaler's daily business and only marks the step as skipped.
+    """
+    begun = time.perf_counter()
+    scaler = settings.scaler
+    if scaler is not None:
+        scaler.unscale_(optimizer)
+    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    # Without a limit the norm is still wanted: it is shown, and it guards the update.
+    limit = settings.grad_clip if settings.grad_clip is not None else float("inf")
+    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    result.grad_norm = float(norm)
+    finite = np.isfinite(result.loss) and np.isfinite(result.grad_norm)
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    if finite and result.grad_norm > limit:
+        nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+    if scaler is not None:
+        before = scaler.get_scale()
+        scaler.step(optimizer)  # steps only where no gradient overflowed
+        scaler.update()
+        result.skipped = scaler.get_scale() < before
+    elif finite:
+        optimizer.step()
+    result.optimizer_s = time.perf_counter() - begun
+
+
+def is_finite(result: StepResult) -> bool:
+    """Whether training may go on after this step."""
+    if result.skipped:
+        return bool(np.isfinite(result.loss))
+    return bool(np.isfinite(result.loss) and np.isfinite(result.grad_norm))

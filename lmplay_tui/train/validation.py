@@ -1,0 +1,126 @@
+"""Scoring held-out samples. Nothing here touches the training run: no gradient, no global random number."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lmplay_tui.data.samples import Sample
+from lmplay_tui.data.tokenizer import Tokenizer
+from lmplay_tui.run.events import EvaluationResult, Prediction
+from lmplay_tui.train.accuracy import word_accuracy
+from lmplay_tui.train.device import Precision
+from lmplay_tui.train.loss import loss_and_argmax
+from lmplay_tui.train.steps import StopRequested, collate, mini_batches
+
+SHOWN_TOKENS = 256  # of a truth, with probabilities: more fits no screen and fills the journal
+
+
+@dataclass(frozen=True)
+class Score:
+    """Means over samples. `loss` nats a truth token; `accuracy` None where no truth holds words."""
+
+    loss: float
+    accuracy: float | None
+    bits_per_byte: float
+    num_samples: int
+    num_tokens: int
+    num_loss_tokens: int
+
+    def result(self) -> EvaluationResult:
+        return EvaluationResult(self.loss, self.accuracy, self.bits_per_byte)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode and no gradients, and the mode of before afterwards."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
+
+
+class Scorer:
+    """Scores samples with the model as it is now, `batch_size` at a time."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        hidden: Callable[[Tensor], Tensor] | None,
+        tokenizer: Tokenizer,
+        precision: Precision,
+    ) -> None:
+        self._model = model
+        self._hidden = hidden
+        self._tokenizer = tokenizer
+        self._precision = precision
+
+    def score(
+        self, samples: Sequence[Sample], batch_size: int, should_stop: Callable[[], bool] = lambda: False
+    ) -> Score:
+        """Loss and accuracy of the truths given what precedes them. Raises `StopRequested` between mini-batches."""
+        loss_sum = 0.0
+        accuracies = []
+        num_tokens = num_loss_tokens = num_bytes = 0
+        with evaluating(self._model):
+            for part in mini_batches(samples, batch_size, by_length=True):
+                if should_stop():
+                    raise StopRequested
+                mini = collate(part, include_prompts=False, device=self._precision.device)
+                with self._precision.autocast():
+                    loss, argmax_N = loss_and_argmax(
+                        self._model, self._hidden, mini.ids_BT, mini.index_N, mini.targets_N
+                    )
+                loss_sum += float(loss)
+                num_tokens += mini.num_tokens
+                num_loss_tokens += mini.num_loss_tokens
+                predicted = argmax_N.tolist()
+                for sample, rows in zip(mini.samples, mini.truth_rows, strict=True):
+                    num_bytes += len(sample.truth.encode("utf-8", "replace"))
+                    accuracy = word_accuracy(self._tokenizer.decode(predicted[rows]), sample.truth)
+                    if accuracy is not None:
+                        accuracies.append(accuracy)
+        return Score(
+            loss=loss_sum / max(num_loss_tokens, 1),
+            accuracy=sum(accuracies) / len(accuracies) if accuracies else None,
+            bits_per_byte=loss_sum / math.log(2) / max(num_bytes, 1),
+            num_samples=len(samples),
+            num_tokens=num_tokens,
+            num_loss_tokens=num_loss_tokens,
+        )
+
+    def predict(self, sample: Sample, kind: str = "validation") -> Prediction:
+        """One sample with the likeliest token at each truth position, given the truth before it."""
+        with evaluating(self._model):
+            mini = collate([sample], include_prompts=False, device=self._precision.device)
+            with self._precision.autocast():
+                logits_TV = self._model(mini.ids_BT)[0]
+            log_p_NV = logits_TV.index_select(0, mini.index_N).float().log_softmax(dim=-1)
+            truth_log_p = log_p_NV.gather(1, mini.targets_N[:, None])[:, 0]
+            argmax = log_p_NV.argmax(dim=-1).tolist()
+            top = log_p_NV[:SHOWN_TOKENS].topk(min(5, log_p_NV.shape[1]), dim=-1)
+        prediction = self._tokenizer.decode(argmax)
+        top5 = tuple(
+            tuple(
+                (text, round(math.exp(value), 4))
+                for text, value in zip(self._tokenizer.token_texts(ids), values, strict=True)
+            )
+            for ids, values in zip(top.indices.tolist(), top.values.tolist(), strict=True)
+        )
+        return Prediction(
+            kind=kind,
+            prompt=sample.prompt,
+            truth=sample.truth,
+            prediction=prediction,
+            accuracy=word_accuracy(prediction, sample.truth),
+            loss=-float(truth_log_p.mean()),
+            truth_tokens=tuple(self._tokenizer.token_texts(sample.truth_ids[:SHOWN_TOKENS].tolist())),
+            truth_p=tuple(round(p, 4) for p in truth_log_p[:SHOWN_TOKENS].exp().tolist()),
+            top5=top5,
+        )
