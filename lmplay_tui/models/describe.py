@@ -1,0 +1,150 @@
+"""What a model is made of and what training it takes, for `--describe`."""
+
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lmplay_tui.text import one_line
+
+STATE_VALUES = {"adamw": 2, "adam": 2, "adagrad": 1, "sgd": 1, "rmsprop": 1}  # numbers kept for each parameter
+_INDEX = re.compile(r"(?<=\.)\d+(?=\.)")
+_PROBE_TOKENS = (8, 16)
+
+
+@dataclass
+class _Row:
+    """Parameters that differ only in the number of their block."""
+
+    name: str
+    shape: tuple[int, ...]
+    frozen: bool
+    count: int = 0
+
+    @property
+    def num_values(self) -> int:
+        return self.count * torch.Size(self.shape).numel()
+
+
+def describe(
+    model: nn.Module, model_args: Mapping[str, Any], *, optimizer: str, mini_batch_size: int,
+    amp_dtype: torch.dtype | None = None,
+) -> str:  # fmt: skip
+    """A page of text: parameters by module with their shapes, totals, and the memory that training takes.
+
+    The memory is an estimate for `mini_batch_size` samples as long as the context. What the forward pass keeps for
+    the backward pass is measured on a few tokens of this very model and scaled; it may be a user's own.
+    """
+    shown = ", ".join(f"{key} {one_line(value, 60)}" for key, value in model_args.items())
+    parts = [shown, _parameter_table(model), _totals(model)]
+    parts.append(_memory_table(model, model_args, optimizer, mini_batch_size, amp_dtype))
+    return "\n\n".join(parts) + "\n"
+
+
+def _parameter_table(model: nn.Module) -> str:
+    rows: dict[tuple[str, tuple[int, ...], bool], _Row] = {}
+    for name, parameter in model.named_parameters():
+        pattern = _INDEX.sub("*", name)
+        key = (pattern, tuple(parameter.shape), not parameter.requires_grad)
+        rows.setdefault(key, _Row(*key)).count += 1
+    total = sum(row.num_values for row in rows.values())
+    lines = [("parameter", "shape", "times", "values", "share", "")]
+    for row in rows.values():
+        shape = " x ".join(map(str, row.shape)) or "1"
+        share = f"{100 * row.num_values / max(total, 1):.1f} %"
+        lines.append((row.name, shape, str(row.count), f"{row.num_values:,}", share, "frozen" if row.frozen else ""))
+    lines.append(("all", "", "", f"{total:,}", "", ""))
+    return _columns(lines, left=(0, 1, 5))
+
+
+def _totals(model: nn.Module) -> str:
+    parameters = list(model.parameters())
+    trained = sum(p.numel() for p in parameters if p.requires_grad)
+    embeddings = {p for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters(recurse=False)}
+    embedded = sum(p.numel() for p in embeddings)
+    total = sum(p.numel() for p in parameters)
+    return f"{total:,} parameters, {trained:,} trained; {embedded:,} in embeddings, {total - embedded:,} others"
+
+
+def _memory_table(
+    model: nn.Module, model_args: Mapping[str, Any], optimizer: str, mini_batch_size: int,
+    amp_dtype: torch.dtype | None,
+) -> str:  # fmt: skip
+    """Bytes by what they are for. Logits count three times: themselves, their log-softmax and their gradient."""
+    num_tokens = mini_batch_size * int(model_args["context_len"])
+    weights = sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
+    gradients = sum(p.nbytes for p in model.parameters() if p.requires_grad)
+    each_token, fixed = _kept_for_backward(model, amp_dtype)
+    logits = num_tokens * int(model_args["vocab_size"]) * (12 if amp_dtype is None else 16)
+    sizes = {
+        "weights": weights,
+        "gradients": gradients,
+        f"{optimizer}'s state": gradients * STATE_VALUES[optimizer],
+        "activations": fixed + each_token * num_tokens,
+        "logits": logits,
+    }
+    sizes["all"] = sum(sizes.values())
+    precision = "float32" if amp_dtype is None else f"mixed {str(amp_dtype).removeprefix('torch.')}"
+    title = (
+        f"Memory to train, estimated: {precision}, mini-batches of {mini_batch_size} samples "
+        f"as long as the context ({num_tokens:,} tokens)"
+    )
+    others = ", ".join(f"{name} {shown_bytes(gradients * k)}" for name, k in STATE_VALUES.items() if name != optimizer)
+    table = _columns([(f"  {name}", shown_bytes(size)) for name, size in sizes.items()], left=(0,))
+    return f"{title}\n{table}\nState of the other optimizers: {others}"
+
+
+def _kept_for_backward(model: nn.Module, amp_dtype: torch.dtype | None) -> tuple[int, int]:
+    """Bytes that a forward pass keeps: for each token, and once (copies of weights in the smaller format)."""
+    few, more = _PROBE_TOKENS
+    kept_few, kept_more = _saved_bytes(model, few, amp_dtype), _saved_bytes(model, more, amp_dtype)
+    each_token = (kept_more - kept_few) // (more - few)
+    return each_token, max(kept_few - each_token * few, 0)
+
+
+def _saved_bytes(model: nn.Module, num_tokens: int, amp_dtype: torch.dtype | None) -> int:
+    first = next(model.parameters(), torch.empty(0))
+    hidden = getattr(model, "hidden", None)
+    forward = hidden if callable(hidden) else model
+    own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+    kept: dict[int, Tensor] = {}  # by storage; the tensors are held so that no address is used twice
+
+    def keep(tensor: Tensor) -> Tensor:
+        if (pointer := tensor.untyped_storage().data_ptr()) not in own:
+            kept[pointer] = tensor
+        return tensor
+
+    ids_BT = torch.zeros(1, num_tokens, dtype=torch.int64, device=first.device)
+    mixed = nullcontext() if amp_dtype is None else torch.autocast(first.device.type, dtype=amp_dtype)
+    devices = [first.device] if first.is_cuda else []
+    with (
+        torch.random.fork_rng(devices=devices),  # dropout draws
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        mixed,
+    ):
+        forward(ids_BT)
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+def shown_bytes(size: float) -> str:
+    """A size for people, in powers of 1024."""
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if size >= 10 or unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"
+
+
+def _columns(rows: Sequence[tuple[str, ...]], left: tuple[int, ...]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i in left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
