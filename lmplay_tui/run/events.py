@@ -52,7 +52,7 @@ class ActivityChanged(Event):
     """What the trainer is doing now; `fraction` 0 to 1 where it is known."""
 
     journaled: ClassVar[bool] = False
-    activity: str  # loading, downloading, cutting, compiling, training, validating, evaluating, saving, paused, stopping
+    activity: str  # loading, downloading, cutting, compiling, training, validating, evaluating, saving, paused, ...
     detail: str = ""
     fraction: float | None = None
 
@@ -267,9 +267,12 @@ class RunFailed(Event):
 
 @dataclass(frozen=True)
 class RunDone(Event):
+    """The plan is done. `already`: it was before this start, so nothing was trained."""
+
     step: int
     path: str
     seconds: float
+    already: bool = False
 
 
 LAST_EVENTS = (RunStopped, RunFailed, RunDone)

@@ -140,7 +140,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     checkpoint = load_archive(path)
     missing = [name for name in COMPONENTS if not isinstance(checkpoint.get(name), dict)]
     if missing or any({"state_args", "state"} - checkpoint[name].keys() for name in COMPONENTS):
-        raise DamagedFileError(f"{one_line(path)}: not a checkpoint of this program (no {', '.join(missing) or 'state'})")
+        lacks = ", ".join(missing) or "state"
+        raise DamagedFileError(f"{one_line(path)}: not a checkpoint of this program (no {lacks})")
     state = checkpoint["runner"]["state"]
     number = state.get("format") if isinstance(state, dict) else None
     if number != FORMAT:

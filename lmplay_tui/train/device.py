@@ -23,7 +23,7 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if count == 0:
-            raise UserError("--device: cuda is not available on this machine; use --device cpu, or a CUDA build of torch")
+            raise UserError("--device: cuda is not available here; use --device cpu, or a CUDA build of torch")
         if (device.index or 0) >= count:
             raise UserError(f"--device: {one_line(name)} is not there; this machine has cuda:0 to cuda:{count - 1}")
     if device.type == "mps" and not has_mps:
@@ -81,7 +81,9 @@ class Compiled:
     The module itself is untouched, so the names in its state stay what they are.
     """
 
-    def __init__(self, function: Callable[[Tensor], Tensor], options: TrainOptions, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self, function: Callable[[Tensor], Tensor], options: TrainOptions, warn: Callable[[str], None]
+    ) -> None:
         self._plain = function
         self._warn = warn
         self._compiled: Callable[[Tensor], Tensor] | None = torch.compile(

@@ -38,7 +38,7 @@ class FlopCount:
     def of_model(cls, model: nn.Module, model_args: Mapping[str, Any]) -> "FlopCount":
         """Counted from a model and the arguments that it was built with."""
         body, head = matmul_parameters(model)
-        return cls(body, head, model_args["num_blocks"], model_args["embed_dim"])
+        return cls(body, head, model_args["num_blocks"] or 0, model_args["embed_dim"] or 0)
 
     def of(self, num_tokens: int, num_loss_tokens: int, length: float) -> float:
         """`length`: mean length of the samples, in tokens."""

@@ -1,5 +1,6 @@
 """What people ask of a running trainer, turned into changes of its state and into what the loop does next."""
 
+import math
 import time
 from collections.abc import Iterator
 from typing import Literal
@@ -45,8 +46,9 @@ class Obeyer:
 
     def next_stage(self) -> Stage | None:
         """The first stage of the plan that is not done."""
-        stages = self._state.progress.stages
-        return next((s for s in self._state.settings.plan.stages if s.name not in stages or not stages[s.name].done), None)
+        progress = self._state.progress.stages
+        left = (s for s in self._state.settings.plan.stages if s.name not in progress or not progress[s.name].done)
+        return next(left, None)
 
     def obey(self, lr: float) -> Iterator[Event]:
         """Take in what was asked; while paused, stay here and go on taking in.
@@ -84,61 +86,64 @@ class Obeyer:
         return identities
 
     def _obey_one(self, command: asked.Command, lr: float) -> Iterator[Event]:
-        step = self._state.progress.step
-        ok, message = True, ""
+        if self._leave_for_the_loop(command):
+            return
+        ok, message = True, "done"
+        try:
+            yield from self._change(command, lr)
+        except UserError as error:
+            ok, message = False, str(error)
+            yield Warned(message, self._state.progress.step)
+        if command.id:
+            yield Answered(type(command).__name__, command.id, ok, message)
+
+    def _leave_for_the_loop(self, command: asked.Command) -> bool:
+        """Note what the loop has to do; whether `command` was such a thing and is answered by its outcome."""
         match command:
             case asked.SaveNow():
                 self._wanted.add("save")
                 if command.id:
                     self._save_ids.append(command.id)
-                return
-            case asked.Stop(when="stage_end"):
-                self.stop_at_stage_end = True
-                message = "stops at the stage's end"
-            case asked.Stop() | asked.HandOver():
-                message = "stopping"
-            case asked.Pause():
-                if not self.paused:
-                    self.paused = True
-                    yield Paused(step)
-            case asked.Resume():
-                if self.paused:
-                    self.paused = False
-                    yield Resumed(step)
-                    yield ActivityChanged("training")
+                return True
             case asked.ValidateNow():
                 self._wanted.add("validate")
-            case asked.SetLearningRate():
-                ok, message = self._set_lr(command, lr)
-                if ok:
-                    yield LearningRateChanged(step, self._state.progress.lr_factor)
-            case asked.Bookmark():
-                yield Bookmarked(step, command.note)
             case asked.Ask():
                 self._asked.append(command)
+        return False
+
+    def _change(self, command: asked.Command, lr: float) -> Iterator[Event]:
+        """Change the state as asked. Raises `UserError` where that cannot be."""
+        step = self._state.progress.step
+        match command:
+            case asked.Stop(when="stage_end"):
+                self.stop_at_stage_end = True
+            case asked.Pause() if not self.paused:
+                self.paused = True
+                yield Paused(step)
+            case asked.Resume() if self.paused:
+                self.paused = False
+                yield Resumed(step)
+                yield ActivityChanged("training")
+            case asked.SetLearningRate():
+                self._set_lr(command, lr)
+                yield LearningRateChanged(step, self._state.progress.lr_factor)
+            case asked.Bookmark():
+                yield Bookmarked(step, command.note)
             case asked.Pin():
                 self._pin(command.prompt)
             case asked.ChangePlan():
-                try:
-                    yield self._change_plan(command.text)
-                except UserError as error:
-                    ok, message = False, str(error)
-        if not ok:
-            yield Warned(message, step)
-        if command.id:
-            yield Answered(type(command).__name__, command.id, ok, message or "done")
+                yield self._change_plan(command.text)
 
-    def _set_lr(self, command: asked.SetLearningRate, lr: float) -> tuple[bool, str]:
+    def _set_lr(self, command: asked.SetLearningRate, lr: float) -> None:
         if command.value is not None:
             if lr == 0:
-                return False, "the schedule has brought the learning rate to 0: a factor cannot raise it"
+                raise UserError("the schedule has brought the learning rate to 0: a factor cannot raise it")
             factor = command.value / lr
         else:
             factor = command.factor if command.factor is not None else 1.0
-        if not 0 < factor < float("inf"):
-            return False, "the learning rate must be above 0"
+        if not 0 < factor < math.inf:
+            raise UserError("the learning rate must be above 0 and finite")
         self._state.progress.lr_factor *= factor
-        return True, f"learning rate {lr * factor:.3g} from the next step"
 
     def _pin(self, prompt: str) -> None:
         pinned = self._state.progress.pinned

@@ -61,13 +61,17 @@ class TrainState:
     def device(self) -> torch.device:
         return self.precision.device
 
+    def stage_options(self, stage: Stage) -> TrainOptions:
+        """The options that hold in `stage`, as the settings are now."""
+        return self.settings.for_stage(stage)
+
     def enter_stage(self, stage: Stage, *, is_new: bool) -> TrainOptions:
         """Set the optimizer up for `stage` and give its options.
 
         The state of the optimizer goes on from stage to stage, parameter by parameter, unless the stage asks for a
         fresh one or for another kind. `is_new`: the stage begins, as opposed to going on after a resume.
         """
-        options = self.settings.for_stage(stage)
+        options = self.stage_options(stage)
         freeze(self.model, options.default_freeze)
         before, name_before = self.optimizer, self.optimizer_name
         self.optimizer = build_optimizer(

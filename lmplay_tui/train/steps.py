@@ -139,7 +139,8 @@ def accumulate_gradients(
     by_tokens = settings.normalization == "tokens"
     batch_loss_tokens = num_loss_tokens(samples, include_prompts=settings.include_prompts)
     result = StepResult(num_samples=len(samples), num_loss_tokens=batch_loss_tokens)
-    loss = torch.zeros((), dtype=torch.float64 if settings.device.type != "mps" else torch.float32, device=settings.device)
+    exact = torch.float32 if settings.device.type == "mps" else torch.float64
+    loss = torch.zeros((), dtype=exact, device=settings.device)
     for part in mini_batches(samples, settings.mini_batch_size, by_length=by_tokens):
         if should_stop():
             raise StopRequested

@@ -42,6 +42,7 @@ from lmplay_tui.train.feed import Feed
 from lmplay_tui.train.loading import LoadedData
 from lmplay_tui.train.metrics import FlopCount, LogWindow, accuracy_interval
 from lmplay_tui.train.obeying import Obeyer
+from lmplay_tui.train.optim import without_gradient
 from lmplay_tui.train.progress import is_due
 from lmplay_tui.train.saves import Saves
 from lmplay_tui.train.state import TrainState, restore_rng, rng_state
@@ -73,7 +74,7 @@ class Trainer:
     """Trains a run from where its state stands to the end of its plan.
 
     `note`: one line on what was chosen for this device. `resumed_from`: the step of the checkpoint, if there was one.
-    `resume_command`: what a user types to go on.
+    `resume_command`: what a user types to go on. `said`: where parts without a voice of their own leave events.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Trainer:
         resume_command: str,
         resumed_from: int | None = None,
         note: str = "",
+        said: list[Event] | None = None,
     ) -> None:
         self.state = state
         self.data = data
@@ -98,6 +100,7 @@ class Trainer:
         self.window = LogWindow(FlopCount.of_model(state.model, state.model_args), peak)
         self.steps_here = 0  # steps done by this process: without any there is nothing to save
         self._note = note
+        self._said = said if said is not None else []
         self._resume_command = resume_command
         self._resumed_from = resumed_from
         self._begun = time.monotonic()
@@ -168,11 +171,16 @@ class Trainer:
             while (batch := (yield from self._next_batch(run))) is not None:
                 if batch.samples:
                     yield self._step(run, batch)
+                    if run.options.check_grads and self.steps_here == 1:
+                        names = ", ".join(without_gradient(self.state.model)) or "none"
+                        yield LogLine(f"parameters without a gradient: {names}")
                 else:  # rows without words: read and counted, nothing to learn from
                     self._count(run, batch)
                     self.state.statistics.skipped(run.stage.name, rows=batch.rows_read)
                 if self.window.steps and self.state.progress.step % run.options.log_interval == 0:
                     yield MetricsLogged(self.window.take())
+                while self._said:
+                    yield self._said.pop(0)
                 yield from self._now_and_then(run)
             yield from self._end_stage(run)
         except StopRequested:
@@ -194,6 +202,9 @@ class Trainer:
                 f"stage {stage.name}: its data are not those of the checkpoint: rows may repeat or be left out",
                 progress.step,
             )
+        if is_new:
+            # Intervals count from the stage's first row: what is due is due for this stage's own training.
+            of_stage.validated_rows = of_stage.evaluated_rows = progress.rows
         of_stage.fingerprint, of_stage.begun = data.fingerprint, True
         if progress.stage != stage.name:
             progress.stage, progress.eval_loss, progress.best_eval_loss = stage.name, None, None

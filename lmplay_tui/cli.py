@@ -1,0 +1,73 @@
+"""The commands. Each imports what it needs when it runs: `--help` and the first frame wait for no torch."""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+import lmplay_tui
+from lmplay_tui.errors import EXIT_BUG, EXIT_LEFT_AT_ONCE, EXIT_OK, UserError
+from lmplay_tui.text import printable
+
+TUI, TRAINER, PLOTSTATS, GENERATOR = "lmplay-tui", "lmp_trainer", "lmp_plotstats", "lmp_generator"
+
+COMMANDS = {
+    "attach": "the dashboard on a run of another process",
+    "ctl": "save, stop, pause, resume, validate or change the learning rate of a run",
+    "status": "how a run is, once",
+    "runs": "the runs here",
+    "check": "validate a plan and open all that it needs, before hours go into it",
+    "plot": "draw the statistics of runs as PNG files, or in the terminal",
+    "generate": "let a model write",
+    "export": "a run as safetensors, CSV or TensorBoard files",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`lmplay-tui`: a command, or options for the dashboard."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words and words[0] in COMMANDS:
+        return _guarded(lambda: _run_command(words[0], words[1:], f"{TUI} {words[0]}"))
+    return _guarded(lambda: import_module("lmplay_tui.commands.dashboard").main(words, TUI))
+
+
+def trainer_main(arguments: Sequence[str] | None = None) -> int:
+    """`lmp_trainer`: the trainer without a dashboard."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    return _guarded(lambda: import_module("lmplay_tui.commands.train").main(words, TRAINER))
+
+
+def plotstats_main(arguments: Sequence[str] | None = None) -> int:
+    """`lmp_plotstats`: the document's name of `lmplay-tui plot`."""
+    return _guarded(lambda: _run_command("plot", list(sys.argv[1:] if arguments is None else arguments), PLOTSTATS))
+
+
+def generator_main(arguments: Sequence[str] | None = None) -> int:
+    """`lmp_generator`: the document's name of `lmplay-tui generate`."""
+    return _guarded(lambda: _run_command("generate", list(sys.argv[1:] if arguments is None else arguments), GENERATOR))
+
+
+def _run_command(name: str, words: list[str], prog: str) -> int:
+    status: int = import_module(f"lmplay_tui.commands.{name}").main(words, prog)
+    return status
+
+
+def _guarded(work: Callable[[], int]) -> int:
+    """Turn what went wrong into one line and an exit status."""
+    try:
+        if any(word in ("-V", "--version") for word in sys.argv[1:2]):
+            print(f"{TUI} {lmplay_tui.__version__}")
+            return EXIT_OK
+        return work()
+    except UserError as error:
+        print(printable(error), file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return EXIT_LEFT_AT_ONCE
+    except BrokenPipeError:  # the reader of our output has left: `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_OK
+    except Exception:
+        traceback.print_exc()
+        return EXIT_BUG

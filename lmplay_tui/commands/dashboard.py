@@ -1,0 +1,39 @@
+"""`lmplay-tui` without a command: the dashboard, or headless where there is no terminal for it."""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lmplay_tui.commands.train import parse, parser, run_headless
+
+DESCRIPTION = """\
+Train small language models under a dashboard in the terminal.
+
+Without options it opens the launcher. With --training-plan, --model or --start it starts at once. Without a
+terminal it trains headless. Commands: attach, ctl, status, runs, check, plot, generate, export; each has --help."""
+EPILOG = "Try: lmplay-tui --training-plan demo"
+
+
+def main(arguments: Sequence[str], prog: str) -> int:
+    """Parse the line, choose between dashboard and headless, run. Raises `UserError`."""
+    given = parse(arguments, parser(prog, DESCRIPTION, EPILOG))
+    if not wants_dashboard(given):
+        if not given.keys() & {"training_plan", "model", "resume"}:
+            given["training_plan"] = "demo"
+        return run_headless(given, prog)
+    from lmplay_tui.ui.app import run_dashboard
+
+    launcher = not given.keys() & {"training_plan", "model", "start"}
+    if not launcher and not given.keys() & {"training_plan", "model", "resume"}:
+        given["training_plan"] = "demo"
+    return run_dashboard(given, launcher=launcher)
+
+
+def wants_dashboard(given: Mapping[str, Any]) -> bool:
+    """Whether there is a terminal that can show a screen, and nothing asks for plain lines."""
+    if given.get("headless") or given.get("json_lines"):
+        return False
+    if given.get("exp") == "list" or given.get("describe") or given.get("save_datasets"):
+        return False
+    return sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"

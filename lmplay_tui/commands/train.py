@@ -1,0 +1,210 @@
+"""`lmp_trainer`, and `lmplay-tui` without a command: train, headless or under the dashboard."""
+
+import argparse
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from types import FrameType
+from typing import Any
+
+from lmplay_tui.errors import EXIT_LEFT_AT_ONCE, EXIT_OK
+from lmplay_tui.options import add_options, given_options, new_parser, parse_line
+from lmplay_tui.run import events as told
+from lmplay_tui.run.controls import Controls, Stop
+from lmplay_tui.run.folder import utc_now
+from lmplay_tui.run.journal import encode
+from lmplay_tui.run.telling import shown_seconds
+from lmplay_tui.run.telling import told as sentence_of
+from lmplay_tui.run.view import RunView
+from lmplay_tui.text import one_line, printable
+
+AT_ONCE_WITHIN_S = 5.0
+SHOWN_CHARACTERS = 400  # of a prompt, a truth, a prediction
+
+
+DESCRIPTION = """\
+Train a language model along a plan of stages, headless.
+
+A checkpoint that is there already is resumed: `lmp_trainer --model FILE` alone goes on exactly as it was.
+Ctrl+C stops and saves; the next start goes on at the next step."""
+EPILOG = "Plans: default, wikitext3, tinystories, fineweb, full, demo and curriculum_demo (offline), or a file."
+
+
+def main(arguments: Sequence[str], prog: str) -> int:
+    """`lmp_trainer`. Raises `UserError`."""
+    return run_headless(parse(arguments, parser(prog, DESCRIPTION, EPILOG)), prog)
+
+
+def parser(prog: str, description: str, epilog: str) -> argparse.ArgumentParser:
+    """The trainer's command line."""
+    result = new_parser(prog, description, epilog)
+    add_options(result)
+    return result
+
+
+def parse(arguments: Sequence[str], command_line: argparse.ArgumentParser) -> dict[str, Any]:
+    """The options that were given, checked. Raises `UserError`."""
+    return given_options(parse_line(command_line, arguments))
+
+
+def run_headless(given: Mapping[str, Any], prog: str) -> int:
+    """Train with one line a log interval; gives the exit status."""
+    if given.get("exp") == "list":
+        return _list_experiments()
+    if given.get("describe"):
+        return _describe(given)
+    if given.get("save_datasets"):
+        return _save_datasets(given)
+    from lmplay_tui.train.hosting import exit_status, run_events
+
+    controls = Controls()
+    catch_signals(controls, stop_on_hangup=given.get("on_hangup") != "continue")
+    say = print_json if given.get("json_lines") else Headless(verbose=bool(given.get("verbose"))).say
+    last: told.Event | None = None
+    for event in run_events(given, controls, prog):
+        say(event)
+        last = event
+    assert last is not None
+    return exit_status(last)
+
+
+def catch_signals(controls: Controls, *, stop_on_hangup: bool) -> None:
+    """SIGINT and SIGTERM stop the run with its checkpoint saved; a second SIGINT soon after leaves at once.
+
+    SIGHUP stops too, unless it is ignored already (nohup) or the run shall go on without a terminal.
+    """
+    interrupted_at = -AT_ONCE_WITHIN_S
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal interrupted_at
+        now = time.monotonic()
+        if number == signal.SIGINT and now - interrupted_at < AT_ONCE_WITHIN_S:
+            os._exit(EXIT_LEFT_AT_ONCE)  # whatever hangs, the user is free; the last checkpoint stands
+        if number == signal.SIGINT:
+            interrupted_at = now
+        controls.send(Stop(reason=signal.Signals(number).name))
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, stop if stop_on_hangup else signal.SIG_IGN)
+
+
+def print_json(event: told.Event) -> None:
+    """One JSON object a line: what the journals hold."""
+    if event.journaled or isinstance(event, told.MetricsLogged | told.Predicted):
+        record = event.values if isinstance(event, told.MetricsLogged) else event.record()
+        print(encode({"time": utc_now(), **record}), flush=True)
+
+
+class Headless:
+    """Prints a run for people: one line a log interval, an example at each validation, and what happens besides."""
+
+    def __init__(self, verbose: bool) -> None:
+        self._verbose = verbose
+        self._view = RunView()
+        self._activity = ""
+
+    def say(self, event: told.Event) -> None:
+        """Print what `event` is worth. Warnings and failures go to stderr."""
+        record = event.record()
+        self._view.apply(record)
+        match event:
+            case told.MetricsLogged():
+                self._print(self.step_line(event.values))
+            case told.Predicted():
+                self._print(example(event.prediction))
+            case told.ActivityChanged():
+                self._say_activity(event)
+            case told.Warned() | told.RunFailed():
+                print(printable(event.message), file=sys.stderr, flush=True)
+            case told.RunStopped():
+                self._print(sentence_of(record)[1])  # type: ignore[index]  # every last event has its sentence
+                self._print(f"go on with: {printable(event.command)}")
+            case told.LogLine() if event.level == "traceback":
+                pass  # in log.txt
+            case _ if (sentence := sentence_of(record)) is not None:
+                self._print(sentence[1])
+
+    def _print(self, line: str) -> None:
+        print(line, flush=True)
+
+    def _say_activity(self, event: told.ActivityChanged) -> None:
+        """Loading may take minutes: say each kind of it once; training and validating speak for themselves."""
+        said = f"{event.activity} {event.detail}".strip()
+        between = event.activity in ("training", "validating", "evaluating", "saving", "stopping")
+        if said != self._activity and (self._verbose or not between):
+            self._print(one_line(said))
+        self._activity = said
+
+    def step_line(self, values: Mapping[str, Any]) -> str:
+        """`stage 2/3 docstrings  41 %  step 1200  loss 3.412  acc 0.287  9.1k tok/s  ETA 3 min`."""
+        view = self._view
+        accuracy = values.get("train/accuracy")
+        left = view.seconds_left()
+        parts = [
+            f"stage {view.stage_index + 1}/{len(view.stages)} {values['stage']}",
+            f"{100 * view.stage.fraction:.0f} %" if view.stage else "",
+            f"step {values['step']}",
+            f"loss {values['train/loss']:.3f}",
+            f"acc {accuracy:.3f}" if accuracy is not None else "",
+            f"{shown_rate(values['perf/tokens_per_s'])} tok/s",
+            f"ETA {shown_seconds(left)}" if math.isfinite(left) else "",
+        ]
+        return "  ".join(part for part in parts if part)
+
+
+def shown_rate(rate: float) -> str:
+    """`874`, `9.1k`, `1.20M`."""
+    if rate >= 1e6:
+        return f"{rate / 1e6:.2f}M"
+    return f"{rate / 1e3:.1f}k" if rate >= 1e3 else f"{rate:.0f}"
+
+
+def example(prediction: told.Prediction) -> str:
+    """A prediction as the document prints it."""
+    shown = [f'  Input:  "{one_line(prediction.prompt, SHOWN_CHARACTERS)}"']
+    if prediction.truth:
+        shown.append(f'  Truth:  "{one_line(prediction.truth, SHOWN_CHARACTERS)}"')
+    shown.append(f'  Pred:   "{one_line(prediction.prediction, SHOWN_CHARACTERS)}"')
+    return "\n".join(shown)
+
+
+def _list_experiments() -> int:
+    from lmplay_tui.models.registry import experiments
+
+    for experiment in experiments().values():
+        shape = f"{experiment.num_blocks} blocks, {experiment.embed_dim} wide, {experiment.num_heads} heads"
+        print(f"{experiment.name:<16} {shape:<32} {experiment.summary}")
+    return EXIT_OK
+
+
+def _describe(given: Mapping[str, Any]) -> int:
+    from lmplay_tui.train.describing import describe_run
+
+    print(printable(describe_run(given)))
+    return EXIT_OK
+
+
+def _save_datasets(given: Mapping[str, Any]) -> int:
+    from lmplay_tui.data.saving import save_datasets
+    from lmplay_tui.plan.reading import read_plan
+    from lmplay_tui.run.folder import datasets_folder
+
+    said: set[str] = set()
+
+    def report(activity: str, detail: str, fraction: float | None) -> None:
+        line = one_line(f"{activity} {detail}")
+        if line not in said:
+            said.add(line)
+            print(line, flush=True)
+
+    plan = read_plan(given.get("training_plan", "default"))
+    for path in save_datasets(plan, datasets_folder(given.get("out_dir")), report):
+        print(f"saved {one_line(path, 400)}")
+    return EXIT_OK
+
+

@@ -1,0 +1,171 @@
+"""Writes down what a trainer says: journals, the log, and `run.json` for whoever asks how it is."""
+
+import contextlib
+import dataclasses
+import math
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+from lmplay_tui.run import events as said
+from lmplay_tui.run.folder import RunFolder, boot_id, utc_now
+from lmplay_tui.run.journal import Journal
+from lmplay_tui.run.pace import Pace
+from lmplay_tui.run.telling import told
+
+PREDICTIONS_LIMIT_BYTES = 64 << 20
+LOG_LIMIT_BYTES = 4 << 20
+STATUS_EVERY_S = 1.0
+_TOLD_AT_ONCE = (said.RunStarted, said.CheckpointSaved, said.Paused, said.Resumed, *said.LAST_EVENTS)
+
+
+class Recorder:
+    """Records one start of a run. Nothing here raises into the training: what cannot be written is warned of once."""
+
+    def __init__(self, run: RunFolder) -> None:
+        self._run = run
+        self._metrics = Journal(run.metrics)
+        self._events = Journal(run.events)
+        self._predictions = Journal(run.predictions, limit_bytes=PREDICTIONS_LIMIT_BYTES)
+        self._log = LogFile(run.log)
+        self._warned = False
+        self._written_at = 0.0
+        self._pace = Pace()
+        self.status: dict[str, Any] = {
+            "name": run.name,
+            "model": str(run.model.resolve()),
+            "state": "running",
+            "activity": "starting",
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "boot": boot_id(),
+            "started": utc_now(),
+        }
+
+    def record(self, event: said.Event) -> list[said.Event]:
+        """Write `event` down; gives it back, and a warning behind it where the disk would not take it."""
+        record = event.record()
+        record["time"] = utc_now()
+        match event:
+            case said.RunStarted():
+                self._resume_from(event.step)
+                self._events.write(record)
+            case said.MetricsLogged():
+                self._metrics.write({"time": record["time"], **event.values})
+            case said.Predicted():
+                prediction = record["prediction"]
+                self._predictions.write(
+                    {"time": record["time"], "step": event.step, "stage": event.stage, **prediction}
+                )
+            case _ if event.journaled:
+                self._events.write(record)
+        if (sentence := told(record)) is not None:
+            level, text = sentence
+            self._log.write(f"{record['time']} {level:<7} {text}")
+        self._follow(event)
+        if isinstance(event, _TOLD_AT_ONCE) or time.monotonic() - self._written_at >= STATUS_EVERY_S:
+            self._write_status()
+        return [event, *self._complaints()]
+
+    def close(self) -> None:
+        for journal in (self._metrics, self._events, self._predictions):
+            journal.close()
+
+    def _resume_from(self, step: int) -> None:
+        """Tell readers to drop what a process that was killed wrote beyond the checkpoint."""
+        for journal in (self._metrics, self._events, self._predictions):
+            if journal.path.exists() and journal.path.stat().st_size:
+                journal.write({"resumed_from": step})
+
+    def _complaints(self) -> list[said.Event]:
+        if self._warned:
+            return []
+        for journal in (self._metrics, self._events, self._predictions):
+            if journal.failed:
+                self._warned = True
+                return [said.Warned(f"{journal.path}: cannot be written ({journal.last_error}); training goes on")]
+        return []
+
+    def _write_status(self) -> None:
+        self._written_at = time.monotonic()
+        self.status["heartbeat"] = time.time()
+        try:
+            self._run.write_status(self.status)
+        except OSError:  # the journals' complaint says it already
+            return
+
+    def _follow(self, event: said.Event) -> None:
+        """Keep the status as `status --json` shows it."""
+        status = self.status
+        match event:
+            case said.RunStarted():
+                status |= {"step": event.step, "samples": event.rows, "tokens": event.tokens, "device": event.device}
+                status["stages"] = [dataclasses.asdict(stage) for stage in event.stages]
+            case said.ActivityChanged():
+                status |= {"activity": event.activity, "detail": event.detail, "fraction": event.fraction}
+            case said.StageStarted():
+                status["stage"] = event.stage
+                self._set_stage(event.stage, rows_total=event.rows_total, rows_done=event.rows_done)
+            case said.StepDone():
+                self._follow_step(event)
+            case said.Validated():
+                status["val_loss"] = event.loss
+            case said.CheckpointSaved():
+                status["checkpoint"] = {"path": event.path, "step": event.step, "time": utc_now()}
+            case said.PlanChanged():
+                status["stages"] = [dataclasses.asdict(stage) for stage in event.stages]
+            case said.Paused():
+                status["state"] = "paused"
+            case said.Resumed():
+                status["state"] = "running"
+                self._pace.clear()
+            case said.RunStopped():
+                status |= {"state": "stopped", "activity": "", "command": event.command}
+            case said.RunFailed():
+                status |= {"state": "failed", "activity": "", "message": event.message}
+            case said.RunDone():
+                status |= {"state": "finished", "activity": "", "eta_s": 0.0}
+
+    def _follow_step(self, event: said.StepDone) -> None:
+        self._set_stage(event.stage, rows_done=event.stage_rows)
+        self._pace.mark(time.monotonic(), event.rows, event.tokens)
+        self.status |= {
+            "activity": "training", "stage": event.stage, "step": event.step, "samples": event.rows,
+            "tokens": event.tokens, "train_loss": event.loss, "lr": event.lr,
+            "tokens_per_s": _known(self._pace.tokens_per_s), "eta_s": _known(self._eta_s()),
+        }  # fmt: skip
+
+    def _eta_s(self) -> float:
+        """Seconds to the plan's end at the rate of the last minutes; NaN while a stage's rows are not known."""
+        stages = self.status.get("stages", [])
+        if any(stage["rows_total"] is None for stage in stages):
+            return math.nan
+        return self._pace.seconds_for(sum(stage["rows_total"] - stage["rows_done"] for stage in stages))
+
+    def _set_stage(self, name: str, **values: int) -> None:
+        for stage in self.status.get("stages", []):
+            if stage["name"] == name:
+                stage.update(values)
+
+
+def _known(value: float) -> float | None:
+    """JSON has no NaN: what is not known is null."""
+    return value if math.isfinite(value) else None
+
+
+class LogFile:
+    """`log.txt`: lines as a person reads them, in at most two files of a few megabytes."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def write(self, line: str) -> None:
+        """Append a line; a disk that is full costs the line, never the run."""
+        with contextlib.suppress(OSError):
+            with self._path.open("a", encoding="utf-8", errors="replace", newline="\n") as file:
+                file.write(line + "\n")
+                size = file.tell()
+            if size > LOG_LIMIT_BYTES:
+                self._path.replace(self._path.with_name("log.1.txt"))

@@ -1,0 +1,127 @@
+"""A run from a command line to its last event: what every host of a trainer iterates over."""
+
+import contextlib
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from lmplay_tui.errors import EXIT_BUG, UserError
+from lmplay_tui.run.controls import Controls
+from lmplay_tui.run.events import (
+    LAST_EVENTS,
+    ActivityChanged,
+    Event,
+    LogLine,
+    PlanChanged,
+    RunDone,
+    RunFailed,
+    RunStopped,
+    Warned,
+)
+from lmplay_tui.run.folder import RunFolder, RunLock, statistics_folder, utc_now, write_whole
+from lmplay_tui.run.recorder import Recorder
+from lmplay_tui.text import one_line
+from lmplay_tui.train.starting import build_trainer, choose_run, read_start, resume_command, set_aside
+from lmplay_tui.train.steps import StopRequested
+
+
+def run_events(given: Mapping[str, Any], controls: Controls, prog: str = "lmp_trainer") -> Iterator[Event]:
+    """Train as the options of a command line say, and tell.
+
+    Never raises: the last event is `RunDone`, `RunStopped` or `RunFailed` with its exit status. Every event is in the
+    run's journals before it is handed out. `prog`: the command that a resume is typed with.
+    """
+    try:
+        run = choose_run(given)
+        run.create()
+        lock = RunLock(run)
+        lock.take()
+    except UserError as error:
+        yield RunFailed(str(error), error.exit_code, step=0, path=None)
+        return
+    recorder: Recorder | None = None
+    step = 0
+    try:
+        if given.get("reset_history") or given.get("resume") == "none":
+            lock = _start_anew(run, lock, given)
+        recorder = Recorder(run)
+        for event in _guarded(run, given, controls, prog):
+            step = getattr(event, "step", None) or step
+            if isinstance(event, PlanChanged):
+                _keep_plan(run, event)
+            yield from recorder.record(_with_place(event, step, run))
+    except (UserError, OSError) as error:  # before there was anything to record into
+        yield RunFailed(one_line(error, 1000), 2, step, None)
+    finally:
+        if recorder is not None:
+            recorder.close()
+        lock.release()
+
+
+def _with_place(event: Event, step: int, run: RunFolder) -> Event:
+    """A failure, with where the run was and the checkpoint that stands."""
+    if not isinstance(event, RunFailed):
+        return event
+    return replace(event, step=step, path=str(run.model) if run.model.exists() else None)
+
+
+def _start_anew(run: RunFolder, lock: RunLock, given: Mapping[str, Any]) -> RunLock:
+    """Move what there is out of the way, the run's folder with its lock included."""
+    set_aside(run, statistics_folder(given.get("out_dir")))
+    lock.release()
+    run.create()
+    fresh = RunLock(run)
+    fresh.take()
+    return fresh
+
+
+def _keep_plan(run: RunFolder, event: PlanChanged) -> None:
+    """The plan under way, and each that was: `plan.toml`, `plan.history/`."""
+    with contextlib.suppress(OSError):
+        run.plan_history.mkdir(exist_ok=True)
+        stamp = utc_now().replace(":", "").replace("-", "")
+        if run.plan.exists():
+            write_whole(run.plan_history / f"{stamp}-before-step-{event.step:08d}.toml", run.plan.read_bytes())
+        write_whole(run.plan, event.text.encode("utf-8"))
+
+
+def _guarded(run: RunFolder, given: Mapping[str, Any], controls: Controls, prog: str) -> Iterator[Event]:
+    """The run's events, the last one always one of the three ends."""
+    try:
+        yield from _train(run, given, controls, prog)
+    except StopRequested:  # while loading: nothing has been trained
+        path = str(run.model) if run.model.exists() else None
+        yield RunStopped(0, path, resume_command(prog, run, given), controls.stop_reason or "asked")
+    except UserError as error:
+        yield RunFailed(str(error), error.exit_code, 0, None)
+    except Exception as error:
+        yield LogLine(traceback.format_exc(), level="traceback")
+        said = f"a bug: {type(error).__name__}: {one_line(error)}; the traceback is in {run.log}"
+        yield RunFailed(said, EXIT_BUG, 0, None)
+
+
+def _train(run: RunFolder, given: Mapping[str, Any], controls: Controls, prog: str) -> Iterator[Event]:
+    warnings: list[str] = []
+    yield ActivityChanged("loading", "the plan and the checkpoint")
+    start = read_start(run, given, warnings)
+    for warning in warnings:
+        yield Warned(warning)
+    if start.checkpoint is not None and start.finished():
+        name = one_line(run.name)
+        yield LogLine(
+            f"{name} is finished: its plan is done. To train on, give a longer plan with --training-plan; "
+            f"to start anew: {prog} --model {one_line(run.model)} --reset-history"
+        )
+        yield RunDone(start.progress.step, str(run.model), start.progress.elapsed_s, already=True)
+        return
+    trainer = yield from build_trainer(start, controls, prog)
+    yield from trainer.run()
+
+
+def exit_status(event: Event) -> int:
+    """The process's exit status after a run's last event."""
+    assert isinstance(event, LAST_EVENTS)
+    return event.exit_code if isinstance(event, RunFailed) else 0
+
+

@@ -1,0 +1,279 @@
+"""From a command line to a trainer that stands where it should: new, resumed, or with other weights to begin with."""
+
+import re
+import shlex
+import time
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lmplay_tui.data.tokenizer import Tokenizer, load_tokenizer
+from lmplay_tui.errors import UserError
+from lmplay_tui.models.lmplay_weights import convert_lmplay
+from lmplay_tui.models.registry import build_model, load_experiment
+from lmplay_tui.options import OnResume, TrainOptions, command_words, flag, on_resume
+from lmplay_tui.plan.problems import PlanError
+from lmplay_tui.plan.reading import parse_plan, read_plan
+from lmplay_tui.plan.schema import Stage
+from lmplay_tui.run.controls import Controls
+from lmplay_tui.run.events import ActivityChanged, Event, LogLine, Warned
+from lmplay_tui.run.folder import RunFolder, datasets_folder, output_folder, statistics_folder, write_whole
+from lmplay_tui.run.statistics import RunStatistics
+from lmplay_tui.text import one_line
+from lmplay_tui.train.checkpoint import load_archive, load_checkpoint, newest_checkpoint
+from lmplay_tui.train.device import Compiled, body_of, choose_device, choose_precision, device_name, hardware_note
+from lmplay_tui.train.loading import LoadedData, patiently
+from lmplay_tui.train.plan_changes import describe_changes
+from lmplay_tui.train.progress import Progress
+from lmplay_tui.train.settings import Settings, check_fixed
+from lmplay_tui.train.state import TrainState
+from lmplay_tui.train.trainer import Trainer
+
+DEFAULT_PLAN = "default"
+_NO_NAME = re.compile(r"[^A-Za-z0-9_-]+")
+_OTHER_NAMES = re.compile(r"\.(prev|best|corrupted|damaged|step-\d{8,})$")
+
+
+def choose_run(given: Mapping[str, Any]) -> RunFolder:
+    """The run that a command line speaks of. Raises `UserError` for a plan that cannot be read or a bad name."""
+    resume = given.get("resume", "auto")
+    if "model" in given:
+        model = Path(given["model"])
+    elif resume not in ("auto", "none"):
+        path = Path(resume)
+        model = path.with_name(_OTHER_NAMES.sub("", path.stem) + ".lmp")
+    else:
+        plan = read_plan(given.get("training_plan", DEFAULT_PLAN))
+        exp = given.get("exp", plan.train.get("exp", TrainOptions().exp)).rpartition(":")[2]
+        name = _NO_NAME.sub("_", f"{exp}_{plan.name}").strip("_-")[:80]
+        model = output_folder(given.get("out_dir")) / f"{name}.lmp"
+    return RunFolder(model)
+
+
+def set_aside(run: RunFolder, statistics: Path) -> Path | None:
+    """Move what earlier training left to `NAME.past/<time>/`; where it went, or None if there was nothing."""
+    own = re.compile(re.escape(run.name) + r"(\.[A-Za-z0-9_-]+)?\.lmp")
+    files = [path for path in run.model.parent.glob(f"{run.name}*") if own.fullmatch(path.name)]
+    figures = re.compile(re.escape(run.name) + r"(_step_[A-Za-z0-9_-]+)?_(train|validate)_stats\.(json|png)")
+    if statistics.is_dir():
+        files += [path for path in statistics.glob(f"{run.name}_*") if figures.fullmatch(path.name)]
+    if run.folder.is_dir() and run.events.exists():
+        files.append(run.folder)
+    if not files:
+        return None
+    target = run.past / time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+    number = 1
+    while target.exists():
+        number += 1
+        target = target.with_name(f"{target.name.partition('-')[0]}-{number}")
+    target.mkdir(parents=True)
+    for path in files:
+        path.replace(target / path.name)
+    return target
+
+
+@dataclass(frozen=True)
+class Start:
+    """What is known before anything large is loaded."""
+
+    run: RunFolder
+    given: Mapping[str, Any]
+    settings: Settings
+    checkpoint: dict[str, Any] | None
+
+    @property
+    def progress(self) -> Progress:
+        """Where the checkpoint stands; the beginning without one."""
+        if self.checkpoint is None:
+            return Progress()
+        return Progress.from_state(self.checkpoint["runner"]["state"]["progress"])
+
+    def finished(self) -> bool:
+        """Whether every stage of the plan is done."""
+        progress = self.progress
+        return all(
+            stage.name in progress.stages and _is_done(stage, progress) for stage in self.settings.plan.stages
+        )
+
+
+def _is_done(stage: Stage, progress: Progress) -> bool:
+    of_stage = progress.stages[stage.name]
+    rows = of_stage.rows_per_epoch
+    return of_stage.done and (rows is None or stage.rows_total(rows) <= of_stage.position.row)
+
+
+def read_start(run: RunFolder, given: Mapping[str, Any], warnings: list[str]) -> Start:
+    """Read the checkpoint, if there is one to resume from, and the plan. Raises `UserError`."""
+    resume = given.get("resume", "auto")
+    if given.get("reset_history") or resume == "none":
+        checkpoint = None
+    elif resume != "auto":
+        checkpoint = load_checkpoint(Path(resume))
+    else:
+        found = newest_checkpoint(run, warnings.append)
+        checkpoint = found[0] if found else None
+    if checkpoint is None:
+        if not given.get("training_plan") and not given.get("initial_model") and "model" in given:
+            warnings.append(f"{one_line(run.model)} is not there yet: training anew with plan {DEFAULT_PLAN}")
+        plan = read_plan(given.get("training_plan", DEFAULT_PLAN))
+        return Start(run, given, Settings(plan, given), None)
+    curriculum = checkpoint["curriculum"]["state_args"]
+    try:
+        plan_before = parse_plan(
+            curriculum["plan"], name=curriculum["plan_name"], file=f"plan in {run.model.name}",
+            folder=Path(curriculum["plan_folder"]),
+        )  # fmt: skip
+    except PlanError as error:
+        raise UserError(f"the checkpoint's plan cannot be used any more:\n{error}") from None
+    plan = read_plan(given["training_plan"]) if "training_plan" in given else plan_before
+    remembered = checkpoint["runner"]["state_args"]["options"]
+    settings = Settings(plan, given, remembered, plan_before if plan is not plan_before else None)
+    check_fixed(settings, checkpoint["model"]["state_args"])
+    start = Start(run, given, settings, checkpoint)
+    if plan is not plan_before:
+        warnings += [f"changed plan: {line}" for line in describe_changes(plan_before, plan, start.progress)]
+    return start
+
+
+def build_trainer(start: Start, controls: Controls, prog: str) -> Generator[Event, None, Trainer]:
+    """Load the tokenizer, build the model, take the checkpoint's state. Yields what it is doing.
+
+    Raises `UserError`, and `StopRequested` if somebody stops it.
+    """
+    run, given, settings = start.run, start.given, start.settings
+    options = settings.for_run()
+    device = choose_device(options.device)
+    precision = choose_precision(options, device)
+    model_args = start.checkpoint["model"]["state_args"] if start.checkpoint else None
+    tokenizer = yield from _load_tokenizer(model_args["tokenizer"] if model_args else options.tokenizer, controls)
+    yield ActivityChanged("loading", "the model")
+    experiment = load_experiment(allowed_experiment(given, model_args["exp"] if model_args else options.exp))
+    shape = model_args or options.model_dump()
+    model, built_with = build_model(
+        experiment, vocab_size=tokenizer.vocab_size, context_len=shape["context_len"],
+        num_blocks=shape["num_blocks"], embed_dim=shape["embed_dim"], num_heads=shape["num_heads"],
+        dropout=options.dropout, seed=options.seed,
+    )  # fmt: skip
+    if start.checkpoint is not None:
+        load_weights(model, start.checkpoint["model"]["state"], run.model)
+    elif options.initial_model is not None:
+        load_initial(model, Path(options.initial_model))
+    model.to(device)
+    said: list[Event] = []
+    hidden = body_of(model)
+    if options.compile_model and hidden is not None:
+        hidden = Compiled(hidden, options, lambda text: said.append(Warned(text)))
+    state = TrainState(
+        run=run, settings=settings, model=model, model_args=built_with | {"tokenizer": tokenizer.name},
+        hidden=hidden, tokenizer=tokenizer, precision=precision, statistics=RunStatistics(run.name),
+        scaler=precision.scaler(),
+    )  # fmt: skip
+    torch.manual_seed(options.seed)
+    yield from _take_up(start, state, options)
+    write_whole(run.plan, settings.plan.text.encode("utf-8"))
+    return Trainer(
+        state,
+        LoadedData(state.stage_options, tokenizer, datasets_folder(options.out_dir)),
+        controls,
+        statistics_folder=statistics_folder(options.out_dir),
+        resume_command=resume_command(prog, run, given),
+        resumed_from=state.progress.step if start.checkpoint is not None else None,
+        note=f"{device_name(device)}, {precision.name}" + (", compiled" if options.compile_model else ""),
+        said=said,
+    )
+
+
+def _load_tokenizer(name: str, controls: Controls) -> Generator[Event, None, Tokenizer]:
+    result: list[Tokenizer] = []
+    yield ActivityChanged("loading", f"tokenizer {name}")
+    yield from patiently(lambda _: load_tokenizer(name), controls, result)
+    return result[0]
+
+
+def allowed_experiment(given: Mapping[str, Any], exp: str) -> str:
+    """An experiment's own file is run only if the command line names it: no checkpoint makes anything run."""
+    if ":" in exp and given.get("exp") != exp:
+        raise UserError(f"the checkpoint's experiment is from a file: say so with --exp {shlex.quote(one_line(exp))}")
+    return exp
+
+
+def _take_up(start: Start, state: TrainState, options: TrainOptions) -> Generator[Event, None, None]:
+    """Set position, statistics, optimizer and warm-up: from the checkpoint, or from the beginning."""
+    if start.checkpoint is None:
+        state.start_warm_up(options)
+        return
+    state.restore(start.checkpoint, ignore_optimizer=options.ignore_optimizer)
+    recorded = start.checkpoint["runner"]["state"]
+    if recorded["tokenizer_fingerprint"] != state.tokenizer.fingerprint:
+        raise UserError(
+            f"tokenizer {one_line(state.tokenizer.name)} is not the one that the checkpoint was trained with: "
+            "its tokens mean other things to the model; install the version that was used"
+        )
+    given = start.given
+    if "optimizer_warmup_fraction" in given or "optimizer_warmup_steps" in given or options.ignore_optimizer:
+        state.start_warm_up(options)
+    elif options.disable_optimizer_warmup:
+        state.progress.warm_up = None
+    yield from _say_differences(start, state)
+
+
+def _say_differences(start: Start, state: TrainState) -> Generator[Event, None, None]:
+    assert start.checkpoint is not None
+    then = start.checkpoint["runner"]["state"]["hardware"]
+    now = hardware_note() | {"device": state.device.type, "precision": state.precision.name}
+    differing = [f"{name} {then[name]} -> {now[name]}" for name in now if name in then and then[name] != now[name]]
+    if differing:
+        said = f"not the machine of the checkpoint ({one_line(', '.join(differing))})"
+        yield Warned(f"{said}: results agree but for rounding", state.progress.step)
+    remembered = start.settings.remembered
+    for name, value in start.given.items():
+        if on_resume(name) is OnResume.KEPT and remembered.get(name, value) != value:
+            yield LogLine(f"{flag(name)}: {one_line(remembered[name])} -> {one_line(value)} from here on")
+
+
+def load_weights(model: torch.nn.Module, weights: Mapping[str, Any], path: Path) -> None:
+    """Put weights into a model. `UserError` that names the first that does not fit."""
+    own = model.state_dict()
+    for name, tensor in own.items():
+        if name not in weights:
+            raise UserError(f"{one_line(path)}: has no weights called {name}; it is of another model")
+        if weights[name].shape != tensor.shape:
+            raise UserError(
+                f"{one_line(path)}: {name} has shape {tuple(weights[name].shape)}, "
+                f"the model {tuple(tensor.shape)}; give the shape that it was trained with"
+            )
+    if extra := [name for name in weights if name not in own]:
+        raise UserError(f"{one_line(path)}: has weights that the model has not: {one_line(extra[0])}")
+    model.load_state_dict(dict(weights))
+
+
+def load_initial(model: torch.nn.Module, path: Path) -> None:
+    """Begin with the weights of a checkpoint, of ours or of LMPlay's own. Raises `UserError`."""
+    archive = load_archive(path)
+    converted = convert_lmplay(archive)
+    if converted is not None:
+        load_weights(model, converted[0], path)
+        return
+    component = archive.get("model")
+    if not isinstance(component, dict) or not isinstance(component.get("state"), dict):
+        raise UserError(f"{one_line(path)}: holds no model")
+    load_weights(model, component["state"], path)
+
+
+_NOT_FOR_A_RESUME = {
+    "training_plan", "model", "initial_model", "resume", "reset_history", "ignore_optimizer", "headless", "start",
+    "detach", "optimizer_warmup_fraction", "optimizer_warmup_steps", "describe", "save_datasets", "check_grads",
+}  # fmt: skip
+
+
+def resume_command(prog: str, run: RunFolder, given: Mapping[str, Any]) -> str:
+    """What to type to go on: the model, and what a checkpoint does not remember."""
+    again = {
+        name: value
+        for name, value in given.items()
+        if name not in _NOT_FOR_A_RESUME and (on_resume(name) is OnResume.FREE or (name == "exp" and ":" in value))
+    }
+    return shlex.join([prog, "--model", str(run.model), *command_words(again)])
