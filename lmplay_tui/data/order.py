@@ -1,0 +1,131 @@
+"""In which order a stage reads the rows of its datasets, to train on and to validate on: computed, never stored."""
+
+from dataclasses import dataclass
+from pathlib import PurePath
+
+from lmplay_tui.data.held_out import HeldOut
+from lmplay_tui.data.mixture import Mixture
+from lmplay_tui.data.samples import Item
+from lmplay_tui.data.shuffle import BlockShuffle, Permutation, keyed
+from lmplay_tui.data.table import Rows
+from lmplay_tui.options import TrainOptions
+from lmplay_tui.plan.schema import DatasetSpec, Stage, Stopping
+
+
+@dataclass(frozen=True)
+class Source:
+    """An opened dataset. `validation` None: it has no split of its own for that."""
+
+    spec: DatasetSpec
+    train: Rows
+    validation: Rows | None
+
+    def identity(self) -> str:
+        """What the dataset is called by those who share it: the same after a move, and for a saved copy."""
+        path = self.spec.path
+        name = PurePath(path).name if PurePath(path).is_absolute() else path
+        return f"{name} {self.spec.config} {self.spec.split}"
+
+
+class Part:
+    """One dataset of a stage: its rows to train on and those held out."""
+
+    def __init__(self, source: Source, *, share: float, seed: int) -> None:
+        self.source = source
+        self.identity = source.identity()
+        self._held = None if source.validation else HeldOut(
+            source.train.num_rows, share, keyed(seed, "held out", self.identity)
+        )
+        if source.validation is not None:
+            self.training_rows, self.validation_rows = source.train.num_rows, source.validation.num_rows
+        else:
+            assert self._held is not None
+            self.training_rows, self.validation_rows = self._held.training_rows, self._held.held_rows
+
+    def training(self, number: int) -> list[Item]:
+        """The texts of the `number`-th row to train on, in the dataset's order."""
+        return self.source.train.items(self._held.training(number) if self._held else number)
+
+    def validation(self, number: int) -> list[Item]:
+        """The texts of the `number`-th row to validate on, in the dataset's order."""
+        if self._held is not None:
+            return self.source.train.items(self._held.held(number))
+        assert self.source.validation is not None
+        return self.source.validation.items(number)
+
+    def fingerprint(self) -> str:
+        return f"{self.identity} {self.source.train.fingerprint()}"
+
+
+class TrainingOrder:
+    """The training rows of a stage, over all its epochs. For one thread: it remembers the block last used."""
+
+    def __init__(self, stage: Stage, options: TrainOptions, parts: list[Part]) -> None:
+        self._parts = parts
+        self._mixture = _mixture(
+            stage, options, [part.training_rows for part in parts], stage.stopping, stage.weights
+        )
+        self._shuffle_key = keyed(options.seed, "shuffle", stage.name) if options.shuffle else None
+        self._shuffles: dict[int, tuple[tuple[int, int], BlockShuffle]] = {}
+        self.rows_per_epoch = self._mixture.rows if self._mixture else parts[0].training_rows
+        self.rows_total = stage.rows_total(self.rows_per_epoch)
+
+    def items(self, row: int) -> list[Item]:
+        """The texts of row `row` of the stage."""
+        epoch, place = divmod(row, self.rows_per_epoch)
+        number, earlier = self._mixture[place] if self._mixture else (0, place)
+        again, index = divmod(earlier, self._parts[number].training_rows)
+        return self._parts[number].training(self._shuffled(number, (epoch, again), index))
+
+    def _shuffled(self, number: int, turn: tuple[int, int], index: int) -> int:
+        """Another order for each turn through a dataset: epoch of the stage, and pass within it."""
+        if self._shuffle_key is None:
+            return index
+        known = self._shuffles.get(number)
+        if known is None or known[0] != turn:
+            key = keyed(self._shuffle_key, number, *turn)
+            known = self._shuffles[number] = turn, BlockShuffle(self._parts[number].training_rows, key)
+        return known[1][index]
+
+
+class ValidationOrder:
+    """The validation rows of a stage, scattered, mixed as its training rows are; each comes once at least.
+
+    The first of them are the evaluation set: a fair sample of the whole.
+    """
+
+    def __init__(self, stage: Stage, options: TrainOptions, parts: list[Part]) -> None:
+        kept = [number for number, part in enumerate(parts) if part.validation_rows]
+        self._parts = [parts[number] for number in kept]
+        sizes = [part.validation_rows for part in self._parts]
+        weights = tuple(stage.weights[number] for number in kept) if stage.weights else None
+        self._mixture = _mixture(stage, options, sizes, "all_exhausted", weights)
+        self._scattered = [
+            Permutation(size, keyed(options.seed, "validation", part.identity))
+            for size, part in zip(sizes, self._parts, strict=True)
+        ]
+        self.rows = self._mixture.rows if self._mixture else sum(sizes)
+
+    def _found(self, row: int) -> tuple[int, int]:
+        return self._mixture[row] if self._mixture else (0, row)
+
+    def repeated(self, row: int) -> bool:
+        """Whether the row has come before: a small dataset begins again while a larger one goes on."""
+        number, earlier = self._found(row)
+        return earlier >= self._scattered[number].size
+
+    def items(self, row: int) -> list[Item]:
+        """The texts of row `row` of a round."""
+        number, earlier = self._found(row)
+        scattered = self._scattered[number]
+        return self._parts[number].validation(scattered[earlier % scattered.size])
+
+
+def _mixture(
+    stage: Stage, options: TrainOptions, sizes: list[int], stopping: Stopping, weights: tuple[float, ...] | None
+) -> Mixture | None:
+    """The schedule of several datasets; None where there is one or none."""
+    if len(sizes) < 2:
+        return None
+    seed = options.seed if stage.seed is None else stage.seed
+    return Mixture(sizes, weights, stopping, keyed(seed, "mixture", stage.name))

@@ -1,0 +1,117 @@
+"""A stage's data: its training batches, its validation samples, its evaluation set."""
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+from lmplay_tui.data.batches import Batch, Position, batches
+from lmplay_tui.data.order import Part, TrainingOrder, ValidationOrder
+from lmplay_tui.data.prefetch import ahead
+from lmplay_tui.data.samples import Cutter, Item, Sample
+from lmplay_tui.data.sources import Report, open_source
+from lmplay_tui.data.tokenizer import Tokenizer
+from lmplay_tui.errors import UserError
+from lmplay_tui.options import TrainOptions
+from lmplay_tui.plan.schema import Stage
+
+BATCHES_AHEAD = 8
+
+
+def open_stage(
+    stage: Stage, options: TrainOptions, tokenizer: Tokenizer, *, datasets_folder: Path, report: Report
+) -> "StageData":
+    """Open the datasets of a stage; nothing of them is read but a few rows.
+
+    `report(activity, detail, fraction)` is told what takes time; what it raises ends the opening.
+    Raises `UserError` for what is wrong with the plan (naming the dataset) and `DataError` for what may pass.
+    """
+    parts = []
+    for spec in stage.datasets:
+        report("loading", spec.name, None)
+        source = open_source(spec, datasets_folder=datasets_folder, report=report)
+        part = Part(source, share=options.validation_split, seed=options.seed)
+        if part.training_rows == 0:
+            raise UserError(f"dataset {spec.name} has no rows to train on in its split {spec.split}")
+        parts.append(part)
+    return StageData(stage, options, tokenizer, parts)
+
+
+class StageData:
+    """What a stage trains and validates on. Everything it gives is a pure function of its arguments."""
+
+    def __init__(self, stage: Stage, options: TrainOptions, tokenizer: Tokenizer, parts: list[Part]) -> None:
+        self._stage = stage
+        self._options = options
+        self._parts = parts
+        self._cutter = Cutter(tokenizer, options.context_len)
+        self._validation = ValidationOrder(stage, options, parts)
+        self._evaluation: list[Sample] | None = None
+        order = self._order()
+        self.rows_per_epoch: int = order.rows_per_epoch
+        self.rows_total: int = order.rows_total
+        self.fingerprint: str = self._fingerprint(tokenizer)
+
+    def _order(self) -> TrainingOrder:
+        return TrainingOrder(self._stage, self._options, self._parts)
+
+    def _fingerprint(self, tokenizer: Tokenizer) -> str:
+        """SHA-256 (hex) over all that a position's meaning depends on: rows, their order, and how they are cut."""
+        options, stage = self._options, self._stage
+        said = (
+            *(part.fingerprint() for part in self._parts), stage.weights, stage.stopping, stage.seed, options.seed,
+            options.shuffle, options.continue_rows, options.validation_split, options.context_len,
+            tokenizer.fingerprint,
+        )
+        return hashlib.sha256("\n".join(str(part) for part in said).encode()).hexdigest()
+
+    def batches(self, start: Position) -> Generator[Batch, None, None]:
+        """The batches from `start` to the stage's end, cut ahead in a thread that ends with the generator."""
+        options = self._options
+        found = batches(
+            self._order(), self._cutter, start, batch_size=options.batch_size, continue_rows=options.continue_rows
+        )
+        return ahead(found, BATCHES_AHEAD)
+
+    def validation(self, position: int, count: int) -> tuple[list[Sample], int]:
+        """The next `count` samples to validate on, and the position after them; round and round.
+
+        Like a batch, they begin with a fresh row and leave out the rest of the last one. Fewer than `count` where
+        all rows together hold fewer.
+        """
+        order = self._validation
+        samples: list[Sample] = []
+        for _ in range(order.rows):
+            if len(samples) >= count:
+                break
+            row = position % order.rows
+            samples += list(self._samples(order.items(row), row))[: count - len(samples)]
+            position = row + 1
+        return samples, position % max(1, order.rows)
+
+    def evaluation(self) -> list[Sample]:
+        """The fixed evaluation set: the first `eval_samples` samples of the validation rows, each row once."""
+        if self._evaluation is None:
+            order, wanted = self._validation, self._options.eval_samples
+            samples: list[Sample] = []
+            for row in range(order.rows):
+                if len(samples) >= wanted:
+                    break
+                if not order.repeated(row):
+                    samples += list(self._samples(order.items(row), row))[: wanted - len(samples)]
+            self._evaluation = samples
+        return list(self._evaluation)
+
+    def _samples(self, items: list[Item], row: int) -> Iterator[Sample]:
+        for item in items:
+            for sample, _ in self._cutter.samples(item, row):
+                yield sample
+
+    def unigram_entropy(self) -> float | None:
+        """Nats a truth token of the evaluation set, by the frequencies of its own tokens; None without one."""
+        counts: Counter[int] = Counter()
+        for sample in self.evaluation():
+            counts.update(sample.truth_ids.tolist())
+        total = counts.total()
+        return math.fsum(-n / total * math.log(n / total) for n in counts.values()) if total else None
