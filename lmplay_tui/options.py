@@ -15,7 +15,7 @@ from enum import StrEnum
 from functools import cache
 from typing import Annotated, Any, Literal, NoReturn
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
@@ -50,7 +50,7 @@ def _option(
     shown_default: str | None = None,
     **bounds: Any,
 ) -> Any:
-    extra = {
+    extra: dict[str, JsonValue] = {
         "group": group,
         "where": where.value,
         "on_resume": on_resume.value,
@@ -285,7 +285,7 @@ def resolve(*layers: Mapping[str, Any]) -> TrainOptions:
 @cache
 def _adapter(name: str) -> TypeAdapter[Any]:
     field: FieldInfo = TrainOptions.model_fields[name]
-    kind = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+    kind: Any = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
     return TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False))
 
 
@@ -300,7 +300,11 @@ _SENTENCES = {
     "int_from_float": "must be a whole number",
 }
 _KINDS = {
-    "int": "a whole number", "float": "a number", "bool": "true or false", "string": "text", "literal": "one of {expected}"
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "string": "text",
+    "literal": "one of {expected}",
 }
 
 
@@ -363,11 +367,13 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
         super().__init__(prog, max_help_position=34, width=100)
 
 
-def new_parser(prog: str, description: str, epilog: str | None = None) -> argparse.ArgumentParser:
+def new_parser(
+    prog: str, description: str, epilog: str | None = None, usage: str | None = None
+) -> argparse.ArgumentParser:
     """An argument parser whose mistakes are `UserError`s of one line."""
     return _Parser(
-        prog=prog, description=description, epilog=epilog, allow_abbrev=False, formatter_class=_HelpFormatter,
-        argument_default=argparse.SUPPRESS,
+        prog=prog, usage=usage, description=description, epilog=epilog, allow_abbrev=False,
+        formatter_class=_HelpFormatter, argument_default=argparse.SUPPRESS,
     )
 
 
@@ -402,7 +408,8 @@ def _default_note(name: str) -> str:
 
 def _metavar(name: str) -> str:
     annotation = TrainOptions.model_fields[name].annotation
-    kinds = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+    is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    kinds = typing.get_args(annotation) if is_union else (annotation,)
     for kind in kinds:
         if typing.get_origin(kind) is Literal:
             return "|".join(str(choice) for choice in typing.get_args(kind))

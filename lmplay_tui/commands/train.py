@@ -40,7 +40,7 @@ def main(arguments: Sequence[str], prog: str) -> int:
 
 def parser(prog: str, description: str, epilog: str) -> argparse.ArgumentParser:
     """The trainer's command line."""
-    result = new_parser(prog, description, epilog)
+    result = new_parser(prog, description, epilog, usage=f"{prog} [options]")
     add_options(result)
     return result
 
