@@ -1,0 +1,145 @@
+"""What a dataset's name in a plan stands for, and what `[datasets.NAME]` says of one."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lmplay_tui.options import nearest, shown_value
+from lmplay_tui.plan import keys
+from lmplay_tui.plan.builtin import KNOWN_NAMES, PYDOCS_PARTS, known_dataset
+from lmplay_tui.plan.checking import check_unique, table_at, valid_keys
+from lmplay_tui.plan.positions import KeyPath
+from lmplay_tui.plan.problems import Report
+from lmplay_tui.plan.schema import DatasetSpec
+
+FILE_KINDS = (".jsonl", ".json", ".csv", ".parquet", ".txt")
+
+# What a row is made of: one of these, in whole.
+_COLUMN_SETS = (("messages",), ("text", "title"), ("prompt", "system", "truth"))
+COLUMNS = tuple(column for columns in _COLUMN_SETS for column in columns)
+_NEEDED = {"title": {"text"}, "prompt": {"truth"}, "truth": {"prompt"}, "system": {"prompt", "truth"}}
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+
+
+class Shelf:
+    """The datasets that a plan may name: its own, the known ones, what lies on this disk, the hub's."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder.resolve()
+        self._own: dict[str, DatasetSpec | None] = {}
+        self._used: set[Path] = set()
+
+    @property
+    def folder(self) -> Path:
+        """Where relative paths start: the plan's folder, or the working folder if all of them were found there.
+
+        So a run that is resumed from elsewhere still finds its files.
+        """
+        return next(iter(self._used)) if len(self._used) == 1 else self._folder
+
+    def define(self, name: str, spec: DatasetSpec | None) -> None:
+        """Put a dataset of the plan's own here. None: there is one, but something is wrong with it."""
+        self._own[name] = spec
+
+    def find(self, name: str) -> tuple[DatasetSpec | None, str | None]:
+        """What a stage means by `name`, and what is wrong with it (None: nothing that was not said before)."""
+        if name in self._own:
+            return self._own[name], None
+        return self.at(name, name=name)
+
+    def at(self, place: str, *, name: str) -> tuple[DatasetSpec | None, str | None]:
+        """The dataset called `name` that lies at `place`: a known name, a local path or a hub name."""
+        if (known := known_dataset(place)) is not None:
+            return replace(known, name=name), None
+        if (path := self._on_disk(place)) is not None:
+            return _local(name, path)
+        if place.startswith((".", "/", "~")) or place.lower().endswith(FILE_KINDS):
+            return None, f"no such file or folder: {shown_value(place)}"
+        if _HUB_NAME.fullmatch(place):
+            return DatasetSpec(name=name, path=place), None
+        hint = nearest(place, [*KNOWN_NAMES, *self._own]) or (
+            f": neither known ({', '.join(KNOWN_NAMES)}) nor a hub name (owner/name) nor the path of a file or folder"
+        )
+        return None, f"unknown dataset {shown_value(place)}{hint}"
+
+    def _on_disk(self, place: str) -> Path | None:
+        try:
+            path = Path(place).expanduser()
+            starts = [self._folder, Path.cwd()]
+        except (RuntimeError, OSError):  # no such user; the working folder is gone
+            path, starts = Path(place), [self._folder]
+        for start in starts:
+            try:
+                found = (start / path).resolve()
+                if not found.exists():
+                    continue
+            except (OSError, RuntimeError):  # too long a name, no right to look, links in a circle
+                continue
+            if not path.is_absolute():
+                self._used.add(start)
+            return found
+        return None
+
+
+def _local(name: str, path: Path) -> tuple[DatasetSpec | None, str | None]:
+    if not path.is_dir() and path.suffix.lower() not in FILE_KINDS:
+        return None, f"must be a folder or a file that ends in {', '.join(FILE_KINDS)}, got {shown_value(path.name)}"
+    if len(str(path)) > keys.MAX_WORD:
+        return None, f"its whole path must have at most {keys.MAX_WORD} characters"
+    return DatasetSpec(name=name, path=str(path)), None
+
+
+def define_own(report: Report, path: KeyPath, table: Mapping[str, Any], shelf: Shelf) -> None:
+    """Put the datasets of `[datasets]` on the shelf."""
+    for name, entry in table.items():
+        place = (*path, name)
+        problem = keys.check_name("dataset", name) if known_dataset(name) is None else None
+        if problem is not None:
+            report.add(place, problem)
+        found = table_at(report, place, entry)
+        shelf.define(name, None if found is None else _spec(report, place, name, found, shelf))
+    check_unique(report, [((*path, name), name) for name in table], "dataset")
+
+
+def _spec(report: Report, path: KeyPath, name: str, table: Mapping[str, Any], shelf: Shelf) -> DatasetSpec | None:
+    """A dataset of the plan's own; None where nobody can say what it is."""
+    given = valid_keys(report, path, table, keys.DATASET_KEYS)
+    for column, said in column_problems(column for column in COLUMNS if column in table):
+        report.add((*path, column), said)
+    if "path" not in table:
+        report.add((*path, "path"), "is missing: a hub name (owner/name), or the path of a file or folder")
+    if "path" not in given:
+        return None
+    base, problem = shelf.at(given.pop("path"), name=name)
+    if base is None:
+        report.add((*path, "path"), problem or "")
+        return None
+    config = given.get("config")
+    if base.path == "pydocs" and config is not None and config not in PYDOCS_PARTS:
+        report.add((*path, "config"), f"must be {' or '.join(PYDOCS_PARTS)}, got {shown_value(config)}")
+    return altered(base, given)
+
+
+def altered(base: DatasetSpec, given: Mapping[str, str]) -> DatasetSpec:
+    """The dataset with what a plan says of it; columns are given all or none."""
+    values: dict[str, Any] = {}
+    if given:  # no longer what LMPlay saved under that name
+        values["saved_as"] = None
+    if any(column in given for column in COLUMNS):
+        values |= dict.fromkeys(COLUMNS)
+    return replace(base, **(values | dict(given)))
+
+
+def column_problems(given: Iterable[str]) -> list[tuple[str, str]]:
+    """Columns that do not go together, or that need another beside them: each with what is wrong."""
+    there = set(given)
+    sets = [[column for column in columns if column in there] for columns in _COLUMN_SETS]
+    first, *others = [columns for columns in sets if columns] or [[]]
+    problems = [(column, f"does not go together with {first[0]}") for columns in others for column in columns]
+    missing = sorted({other for column in first for other in _NEEDED.get(column, ())} - there)
+    if missing:
+        problems.append((first[0], f"needs {' and '.join(missing)} beside it"))
+    return problems
