@@ -1,0 +1,268 @@
+"""What a plot shows, before anything is drawn: lines, limits and words, the same for a picture and for a terminal."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from lmplay_tui.errors import UserError
+from lmplay_tui.options import nearest
+from lmplay_tui.run.curves import Array, Curve, Metric, smoothed
+from lmplay_tui.text import one_line
+
+AVERAGE_COUNT = 300
+MIN_SHOW = 0.99
+_OFF_SCALE = 3.0  # a run that reaches so many times higher than the others does not set the scale
+_SPLIT_WORDS = {"train": "training", "validate": "validation"}
+
+
+@dataclass(frozen=True)
+class PlotOptions:
+    """What `lmp_plotstats` may be asked for."""
+
+    average_count: int = AVERAGE_COUNT  # points that a smoothed value is made of, at most
+    min_show: float = MIN_SHOW  # share of the shortest run that is shown, from its end
+    plot_raw: bool = False
+    target: str | None = None  # label of the run that differences are taken from; None: the longest
+
+
+@dataclass(frozen=True, eq=False)
+class Line:
+    """One run in a chart. `index`: its place among all runs, the same in every chart (colour and style hang on it)."""
+
+    label: str
+    index: int
+    tokens: Array
+    trend: Array
+    raw: Array
+
+    def last(self) -> float:
+        """The trend's last known value; NaN if there is none."""
+        known = self.trend[np.isfinite(self.trend)]
+        return float(known[-1]) if len(known) else float("nan")
+
+
+@dataclass(frozen=True, eq=False)
+class Chart:
+    """Lines over tokens, best last value first."""
+
+    title: str
+    note: str
+    y_label: str
+    lines: list[Line]
+    x_limits: tuple[float, float]
+    y_limits: tuple[float, float]
+    log_x: bool
+    log_y: bool
+    signed: bool = False  # values are differences: shown with their sign
+    show_raw: bool = False
+    reference: str | None = field(default=None)  # whose line zero is
+
+    def value_text(self, value: float) -> str:
+        """A value of this chart as it is printed."""
+        sign = "+" if self.signed else ""
+        return f"{value:{sign}.3f}" if abs(value) < 1000 else f"{value:{sign}.3g}"
+
+    def end_text(self, line: Line) -> str:
+        """What stands behind a line's name: where it ended."""
+        if line.label == self.reference:
+            return "(compared with)"
+        value = line.last()
+        outside = "" if self.y_limits[0] <= value <= self.y_limits[1] else ", off the scale"
+        return self.value_text(value) + outside
+
+    def tick_text(self, value: float) -> str:
+        """A value on the axis."""
+        return f"{value:+.4g}" if self.signed and value else f"{value:.4g}"
+
+    def x_ticks(self, most: int) -> list[float]:
+        """Round numbers of tokens, at most about `most`."""
+        return _log_ticks(*self.x_limits, most) if self.log_x else _round_ticks(*self.x_limits, most)
+
+    def y_ticks(self, most: int) -> list[float]:
+        """Round values, at most `most`; on a log axis too, whose range is never wide."""
+        return _round_ticks(*self.y_limits, most)
+
+
+def tokens_text(value: float) -> str:
+    """A number of tokens in few characters: `950`, `12k`, `1.2M`, `3.4B`."""
+    for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if value >= 0.9995 * size:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:.3g}"
+
+
+def _round_ticks(low: float, high: float, most: int) -> list[float]:
+    """The multiples of 1, 2, 2.5 or 5 times a power of ten that lie in the range."""
+    wanted = (high - low) / most
+    power = 10.0 ** math.floor(math.log10(wanted))
+    step = power * next(factor for factor in (1, 2, 2.5, 5, 10, 20) if factor * power >= wanted)
+    return [round(place * step, 12) for place in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+def _log_ticks(low: float, high: float, most: int) -> list[float]:
+    """1, 2 and 5 of each power of ten; the powers alone, or each n-th, where these would crowd."""
+    decades = math.log10(high / low)
+    firsts = (1, 2, 5) if 3 * decades <= most + 1 else (1,)
+    stride = max(1, math.ceil(decades / most))
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1, stride)
+    return [first * 10.0**power for power in powers for first in firsts if low <= first * 10.0**power <= high]
+
+
+def level_chart(curves: Sequence[Curve], metric: Metric, options: PlotOptions) -> Chart | None:
+    """The metric itself, smoothed; None if no curve knows it."""
+    lines = []
+    for index, curve in enumerate(curves):
+        values = curve.values(metric)
+        lines.append(Line(curve.label, index, curve.tokens, smoothed(values, options.average_count), values))
+    lines = _drawable(lines)
+    if not lines:
+        return None
+    x_limits = _x_limits(lines, options.min_show)
+    y_limits = _level_limits(lines, x_limits, metric, with_raw=options.plot_raw)
+    return Chart(
+        title=_title(metric.capitalize(), curves),
+        note=_note(options, "lower is better" if metric == "loss" else "higher is better", lines, x_limits),
+        y_label="loss (nats per token)" if metric == "loss" else "word accuracy",
+        lines=_best_first(lines, metric),
+        x_limits=x_limits,
+        y_limits=y_limits,
+        log_x=x_limits[1] / x_limits[0] >= 10,
+        log_y=metric == "loss" and y_limits[0] > 0 and y_limits[1] / y_limits[0] >= 1.5,
+        show_raw=options.plot_raw,
+    )
+
+
+def difference_chart(curves: Sequence[Curve], metric: Metric, options: PlotOptions) -> Chart | None:
+    """Each curve minus the target's, where both have been; None without another curve that knows the metric.
+
+    Raises `UserError` if `options.target` names none of them.
+    """
+    target = _target(curves, metric, options.target)
+    if target is None:
+        return None
+    known = np.isfinite(target.values(metric))
+    target_tokens = target.tokens[known]
+    target_trend = smoothed(target.values(metric), options.average_count)[known]
+    lines = []
+    for index, curve in enumerate(curves):
+        both = (curve.tokens >= target_tokens[0]) & (curve.tokens <= target_tokens[-1])
+        at_target = np.interp(curve.tokens, target_tokens, target_trend)[both]
+        values = curve.values(metric)
+        trend = smoothed(values, options.average_count)[both] - at_target  # of the target itself: zeros
+        lines.append(Line(curve.label, index, curve.tokens[both], trend, values[both] - at_target))
+    lines = _drawable(lines)
+    if len(lines) < 2:
+        return None
+    x_limits = _x_limits(lines, options.min_show)
+    return Chart(
+        title=_title(f"{metric.capitalize()} compared with {target.label}", curves),
+        note=_note(options, "below 0 is better" if metric == "loss" else "above 0 is better", lines, x_limits),
+        y_label=f"difference in {'loss (nats per token)' if metric == 'loss' else 'word accuracy'}",
+        lines=_best_first(lines, metric),
+        x_limits=x_limits,
+        y_limits=_difference_limits(lines, x_limits),
+        # What counts is the end of the curves: a log axis, only so that short runs are not squeezed beside long ones.
+        log_x=x_limits[1] >= 4 * min(line.tokens[-1] for line in lines),
+        log_y=False,
+        signed=True,
+        show_raw=options.plot_raw,
+        reference=target.label,
+    )
+
+
+def _target(curves: Sequence[Curve], metric: Metric, wanted: str | None) -> Curve | None:
+    able = [curve for curve in curves if np.isfinite(curve.values(metric)).any()]
+    if wanted is None:
+        return max(able, key=lambda curve: curve.tokens[-1], default=None)
+    exact = [curve for curve in able if wanted in (curve.label, curve.name, str(curve.path))]
+    by_start = [curve for curve in able if curve.label.startswith(wanted)]
+    if exact or by_start:
+        return (exact or by_start)[0]
+    labels = [curve.label for curve in curves]
+    if any(label.startswith(wanted) for label in labels):
+        return None
+    raise UserError(f"--target: no run called {one_line(wanted, 60)} among those plotted{nearest(wanted, labels)}")
+
+
+def _title(what: str, curves: Sequence[Curve]) -> str:
+    splits = {curve.split for curve in curves}
+    return f"{what} ({_SPLIT_WORDS.get(splits.pop(), 'other')})" if len(splits) == 1 else what
+
+
+def _note(options: PlotOptions, better: str, lines: Sequence[Line], x_limits: tuple[float, float]) -> str:
+    parts = [better]
+    if options.average_count > 1:
+        parts.append(f"smoothed over up to {options.average_count} points")
+    if any(line.tokens[0] < x_limits[0] for line in lines):
+        whose = "run" if len(lines) == 1 else "shortest run"
+        parts.append(f"the first {100 * (1 - options.min_show):.3g} % of the {whose} left out")
+    return " · ".join(parts)
+
+
+def _drawable(lines: Sequence[Line]) -> list[Line]:
+    return [line for line in lines if np.isfinite(line.trend).any()]
+
+
+def _best_first(lines: Sequence[Line], metric: Metric) -> list[Line]:
+    return sorted(lines, key=lambda line: (line.last() if metric == "loss" else -line.last(), line.label))
+
+
+def _x_limits(lines: Sequence[Line], min_show: float) -> tuple[float, float]:
+    shortest = min(line.tokens[-1] for line in lines)
+    first = min(line.tokens[0] for line in lines)
+    longest = max(line.tokens[-1] for line in lines)
+    begin = shortest * (1 - min_show)
+    if begin < first:  # all is shown: with a little room before it
+        begin = max(first - 0.02 * (longest - first), 0.9 * first)
+    return (begin, longest) if begin < longest else (longest * 0.9, longest * 1.1)
+
+
+def _shown(line: Line, x_limits: tuple[float, float]) -> Array:
+    """The trend's known values within the limits; the last one where there is none."""
+    values = line.trend[(line.tokens >= x_limits[0]) & np.isfinite(line.trend)]
+    return values if len(values) else np.array([line.last()])
+
+
+def _level_limits(
+    lines: Sequence[Line], x_limits: tuple[float, float], metric: Metric, *, with_raw: bool
+) -> tuple[float, float]:
+    shown = [_shown(line, x_limits) for line in lines]
+    lows = [float(values.min()) for values in shown]
+    highs = [float(values.max()) for values in shown]
+    if with_raw:
+        for line in lines:
+            raw = line.raw[(line.tokens >= x_limits[0]) & np.isfinite(line.raw)]
+            if len(raw):
+                low, high = np.quantile(raw, [0.01, 0.99])
+                lows.append(float(low))
+                highs.append(float(high))
+    low, high = min(lows), _highest(highs) if metric == "loss" else max(highs)
+    return _padded(low, high, keep_positive=low > 0)
+
+
+def _difference_limits(lines: Sequence[Line], x_limits: tuple[float, float]) -> tuple[float, float]:
+    # The very first points of a difference swing widely and say little: they do not set the scale.
+    tails = [np.quantile(_shown(line, x_limits), [0.02, 0.98]) for line in lines]
+    low = -_highest([-float(min(tail[0], 0.0)) for tail in tails])
+    high = _highest([float(max(tail[1], 0.0)) for tail in tails])
+    return _padded(low, high, keep_positive=False)
+
+
+def _highest(tops: Sequence[float]) -> float:
+    """The highest of the runs' tops, without those of runs that went off the scale of the others."""
+    positive = sorted(top for top in tops if top > 0)
+    if not positive:
+        return max(tops)
+    usual = positive[(len(positive) - 1) // 2]
+    return max(top for top in positive if top <= _OFF_SCALE * usual)
+
+
+def _padded(low: float, high: float, *, keep_positive: bool) -> tuple[float, float]:
+    if high - low <= 1e-12 * max(abs(high), abs(low), 1e-300):
+        margin = abs(high) * 0.05 or 0.05
+    else:
+        margin = (high - low) * 0.05
+    bottom = low - margin
+    return (low * 0.97 if keep_positive and bottom <= 0 else bottom), high + margin
