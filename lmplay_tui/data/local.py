@@ -67,7 +67,7 @@ def _folder_arguments(spec: DatasetSpec, folder: Path) -> dict[str, Any]:
     kinds = {path.suffix.lower() for path in folder.rglob("*") if path.is_file()} & _BUILDERS.keys()
     if not kinds:
         known = ", ".join(_BUILDERS)
-        raise UserError(f"dataset {spec.name}: the folder {one_line(folder, 120)} holds no file of a kind known: {known}")
+        raise UserError(f"dataset {spec.name}: the folder {one_line(folder, 120)} holds none of {known}")
     return {"sample_by": "paragraph"} if kinds == {".txt"} else {}
 
 
