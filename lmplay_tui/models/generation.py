@@ -3,7 +3,7 @@
 Axes: B = 1 text, T tokens, V vocabulary.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ def generate(
     model: nn.Module, prompt_ids: Sequence[int], *, max_tokens: int, context_len: int, eot: int | None,
     temperature: float = 0.0, top_k: int | None = None, top_p: float | None = None, repetition_penalty: float = 1.0,
     generator: torch.Generator | None = None, stop: Callable[[], bool] | None = None,
-) -> Iterator[int]:  # fmt: skip
+) -> Generator[int, None, None]:  # fmt: skip
     """Yield the tokens that follow `prompt_ids`, at most `max_tokens`; ends before an `eot`, which is not yielded.
 
     `temperature` 0 takes the likeliest token; above, tokens are drawn by `generator` (a CPU generator; None: a fresh
@@ -132,5 +132,7 @@ def draw(
         values, tokens = values[:top_k], tokens[:top_k]
     p = values.softmax(dim=0)
     if top_p is not None:
-        p = torch.where(p.cumsum(dim=0) - p < top_p, p, 0.0)  # what lies before a token has not reached top_p yet
+        kept = p.cumsum(dim=0) - p < top_p  # what lies before a token has not reached top_p yet
+        kept[0] = True  # also where top_p is too small for float32
+        p = torch.where(kept, p, 0.0)
     return int(tokens[torch.multinomial(p, 1, generator=generator)])

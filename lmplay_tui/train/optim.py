@@ -152,4 +152,4 @@ def schedule(kind: str, progress: float) -> float:
 
 def warmup(step_since_start: int, *, fraction: float, steps: int) -> float:
     """The factor of a warm-up: `fraction` at its first step (0), 1 after `steps` steps, a straight line between."""
-    return fraction + (1.0 - fraction) * min(step_since_start / steps, 1.0)
+    return 1.0 if step_since_start >= steps else fraction + (1.0 - fraction) * step_since_start / steps
