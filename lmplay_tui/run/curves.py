@@ -16,6 +16,7 @@ Array = np.ndarray[tuple[int], np.dtype[np.float64]]
 
 # A window reaches so many points to either side at first, and then a share of those so far: the early fall stays.
 _FIRST_REACH, _GROWTH = 2, 0.2
+_LARGEST = 1e9
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +105,8 @@ def smoothed(values: Array, count: int) -> Array:
     """
     if count <= 1 or not np.isfinite(values).any():
         return values.copy()
-    trend = _fitted(_fitted(values, count), max(count // 2, 1))
+    # Running sums would carry the rounding errors of a run that blew up into all that follows.
+    trend = _fitted(_fitted(np.clip(values, -_LARGEST, _LARGEST), count), max(count // 2, 1))
     known = values[np.isfinite(values)]
     clipped: Array = np.clip(trend, known.min(), known.max())
     return clipped
@@ -122,7 +124,8 @@ def _fitted(values: Array, count: int) -> Array:
 
     def sums(terms: Array) -> Array:
         running = np.concatenate([[0.0], np.cumsum(terms)])
-        return running[end] - running[begin]
+        within: Array = running[end] - running[begin]
+        return within
 
     weight = sums(known.astype(np.float64))
     x_1 = sums(known * index)

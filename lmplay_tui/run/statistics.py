@@ -145,7 +145,6 @@ class RunStatistics:
         self.name = name
         self.run = Record()
         self.stages: dict[str, Record] = {}
-        self._written: dict[Path, dict[str, float]] = {}  # the totals that each file was written with
 
     def trained(
         self, stage: str, *, rows: int, tokens: int, loss_tokens: int, loss: float, accuracy: float | None
@@ -182,12 +181,11 @@ class RunStatistics:
         for name, record_state in state["step_stats"].items():
             self.stages[name] = Record()
             self.stages[name].load(record_state)
-        self._written.clear()
 
     def write(self, folder: Path) -> list[Path]:
-        """Write the statistics files into `folder`, each whole or not at all; one that is up to date is left alone.
+        """Write the statistics files into `folder`, each whole or not at all, and return their paths.
 
-        Returns the paths of all of them. Raises `OSError`.
+        Raises `OSError`.
         """
         folder.mkdir(parents=True, exist_ok=True)
         paths = []
@@ -196,11 +194,6 @@ class RunStatistics:
             for split, series in record.series.items():
                 path = statistics_path(folder, self.name, stage, split)
                 paths.append(path)
-                if self._written.get(path) == record.totals and path.exists():
-                    continue
-                content = StatisticsFile(
-                    self.name, stage, split, series.history(), series.averages(), dict(record.totals)
-                )
+                content = StatisticsFile(self.name, stage, split, series.history(), series.averages(), record.totals)
                 write_statistics(path, content)
-                self._written[path] = content.totals
         return paths

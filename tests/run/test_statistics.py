@@ -154,21 +154,6 @@ def test_a_file_is_replaced_whole_or_left_as_it_was(tmp_path, monkeypatch):
     assert files(statistics, tmp_path) != before  # and the next save brings it up to date
 
 
-def test_a_stage_that_is_over_is_not_written_again_but_a_lost_file_is(tmp_path):
-    statistics = RunStatistics("m")
-    for stage in ("a", "b"):
-        statistics.trained(stage, rows=1, tokens=1, loss_tokens=1, loss=1.0, accuracy=None)
-    statistics.write(tmp_path)
-    done, lost = tmp_path / "m_step_a_train_stats.json", tmp_path / "m_step_a_validate_stats.json"
-    done_since = done.stat().st_ino
-    lost.unlink()
-    statistics.trained("b", rows=1, tokens=1, loss_tokens=1, loss=2.0, accuracy=None)
-    statistics.write(tmp_path)
-    assert done.stat().st_ino == done_since
-    assert lost.exists()
-    assert len(read_statistics(tmp_path / "m_step_b_train_stats.json").history) == 2
-
-
 def test_the_state_is_plain_values_that_a_checkpoint_takes(tmp_path):
     torch = pytest.importorskip("torch")
     statistics = RunStatistics("m")
