@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -130,6 +131,7 @@ _VENDOR_PEAKS = {
 }
 
 
+@cache
 def peak_flops(device: torch.device, dtype: torch.dtype | None) -> tuple[float, str]:
     """Floating-point operations a second at most, and where the figure is from: `data sheet` or `measured here`."""
     if device.type == "cuda":

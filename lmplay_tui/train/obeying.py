@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Literal
 
 from lmplay_tui.errors import UserError
@@ -156,7 +157,7 @@ class Obeyer:
         """Take another plan from here on. Raises `UserError` (all its problems, or what may not change)."""
         settings = self._state.settings
         old = settings.plan
-        new = parse_plan(text, name=old.name, file="plan", folder=old.folder)
+        new = parse_plan(text, name=old.name, file="plan", folder=Path(old.folder))
         changes = describe_changes(old, new, self._state.progress)
         self._state.settings = settings.with_plan(new)
         self.reopen(new)

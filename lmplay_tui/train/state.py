@@ -165,8 +165,8 @@ class TrainState:
 
 def state_by_name(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, dict[str, Any]]:
     """The optimizer's state by the parameters' names: it then survives another order or freezing of parameters."""
-    names = {parameter: name for name, parameter in model.named_parameters()}
-    return {names[parameter]: dict(values) for parameter, values in optimizer.state.items() if parameter in names}
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {names[id(parameter)]: dict(values) for parameter, values in optimizer.state.items()}
 
 
 def load_by_name(optimizer: torch.optim.Optimizer, model: nn.Module, state: dict[str, dict[str, Any]]) -> None:

@@ -157,7 +157,8 @@ def accumulate_gradients(
             loss_sum, argmax_N = loss_and_argmax(model, hidden, mini.ids_BT, mini.index_N, mini.targets_N)
             scaled = loss_sum * scale
         forward_done = time.perf_counter()
-        (scaled if settings.scaler is None else settings.scaler.scale(scaled)).backward()
+        # torch leaves `backward` untyped.
+        (scaled if settings.scaler is None else settings.scaler.scale(scaled)).backward()  # type: ignore[no-untyped-call]
         loss += scaled.detach()
         result.num_tokens += mini.num_tokens
         if settings.want_argmax:

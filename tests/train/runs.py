@@ -1,0 +1,141 @@
+"""Helpers to run the real trainer in a test and to compare what it leaves."""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lmplay_tui.options import TrainOptions
+from lmplay_tui.run.controls import Controls, Stop
+from lmplay_tui.run.events import Event, RunStopped, StepDone
+from lmplay_tui.train.checkpoint import load_checkpoint
+from lmplay_tui.train.hosting import run_events
+
+SENTENCES = [
+    "The mill stood by the river.", "Nobody had used it for years!", "Was it haunted?", "Anna did not think so.",
+    "She went in, and the door closed behind her.", "Inside it was dark; a clock ticked.", "It was still running.",
+    "How could that be?", "She wound it up again.", "Then she went home.",
+]  # fmt: skip
+
+PLAN = """\
+[train]
+exp = "test_runner"
+num_blocks = 2
+embed_dim = 16
+num_heads = 2
+context_len = 64
+tokenizer = "bytes"
+batch_size = 6
+lr = 0.01
+dropout = 0.1
+validation_interval = 5
+validation_batch_size = 2
+eval_interval = 12
+eval_samples = 6
+log_interval = 2
+[stages.stories]
+dataset = "stories.jsonl"
+epochs = 0.4
+[stages.pairs]
+dataset = "pairs.jsonl"
+epochs = 1.2
+optimizer = "adam"
+lr_schedule = "cosine"
+shuffle = true
+[stages.both]
+datasets = ["stories.jsonl", "pairs.jsonl"]
+weights = [0.3, 0.7]
+epochs = 0.2
+optimizer = "adam"
+"""
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """Options of a command line, checked as one."""
+    values = {"device": "cpu", "mini_batch_size": 2, **options}
+    TrainOptions.model_validate(values)
+    return values
+
+
+def write_plan(folder: Path, text: str = PLAN, name: str = "plan.toml") -> str:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def train(controls: Controls | None = None, **options: Any) -> list[Event]:
+    return list(run_events(given(**options), controls or Controls()))
+
+
+def stop_after(step: int, **options: Any) -> list[Event]:
+    """Train, and stop once `step` is done."""
+    controls = Controls()
+    events = []
+    for event in run_events(given(**options), controls):
+        events.append(event)
+        if isinstance(event, StepDone) and event.step == step:
+            controls.send(Stop())
+    return events
+
+
+class StopsAtLook(Controls):
+    """Asks to stop when the trainer looks for the n-th time: between any two mini-batches, while validating, ..."""
+
+    def __init__(self, look: int) -> None:
+        super().__init__()
+        self._looks = itertools.count(1)
+        self._look = look
+
+    @property
+    def stop_now(self) -> bool:
+        return next(self._looks) >= self._look
+
+    @stop_now.setter
+    def stop_now(self, value: bool) -> None:
+        pass
+
+
+def losses(events: list[Event]) -> list[tuple[int, str, float, float | None]]:
+    return [(e.step, e.stage, e.loss, e.accuracy) for e in events if isinstance(e, StepDone)]
+
+
+def last(events: list[Event]) -> Event:
+    return events[-1]
+
+
+def was_stopped(events: list[Event]) -> bool:
+    return isinstance(events[-1], RunStopped)
+
+
+def differences(a: Any, b: Any, path: str = "") -> Iterator[str]:
+    """Where two trees of plain values and tensors differ by a bit."""
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        if a.dtype != b.dtype or a.shape != b.shape or not torch.equal(a, b):
+            yield path
+    elif isinstance(a, dict) and isinstance(b, dict):
+        for key in a.keys() | b.keys():
+            if key not in a or key not in b:
+                yield f"{path}/{key} (missing)"
+            else:
+                yield from differences(a[key], b[key], f"{path}/{key}")
+    elif isinstance(a, list | tuple) and isinstance(b, list | tuple) and len(a) == len(b):
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            yield from differences(x, y, f"{path}/{i}")
+    elif a != b and not (a != a and b != b):
+        yield f"{path}: {a!r} != {b!r}"
+
+
+def state_of(path: Path) -> dict[str, Any]:
+    """A checkpoint without what depends on the clock or on the way there."""
+    checkpoint = load_checkpoint(path)
+    progress = checkpoint["runner"]["state"]["progress"]
+    del progress["elapsed_s"], progress["saved_rows"], progress["best_eval_loss"]
+    for stage in (*progress["stages"].values(), *checkpoint["curriculum"]["state"].values()):
+        del stage["elapsed_s"]
+    return checkpoint
+
+
+def statistics_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("*_stats.json")}

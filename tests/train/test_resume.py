@@ -1,0 +1,110 @@
+"""A run stopped anywhere and resumed leaves the same bits as one that was never stopped."""
+
+from pathlib import Path
+
+import pytest
+
+from lmplay_tui.run.events import CheckpointSaved, RunDone, RunStopped, StepDone
+from tests.train.runs import (
+    StopsAtLook,
+    differences,
+    last,
+    losses,
+    state_of,
+    statistics_of,
+    stop_after,
+    train,
+    write_plan,
+)
+
+
+@pytest.fixture
+def undisturbed(place: Path):
+    """A run to its end: its steps, its checkpoint, its statistics."""
+    plan = write_plan(place)
+    events = train(training_plan=plan, model="whole/m.lmp", out_dir="whole")
+    assert isinstance(last(events), RunDone), last(events)
+    return plan, losses(events), state_of(place / "whole/m.lmp"), statistics_of(place / "whole")
+
+
+def assert_same_end(place: Path, folder: str, undisturbed) -> None:
+    _, _, state, statistics = undisturbed
+    assert not list(differences(state, state_of(place / folder / "m.lmp")))
+    assert statistics == statistics_of(place / folder)
+
+
+def test_every_step(place, undisturbed):
+    plan, whole, _, _ = undisturbed
+    steps = [step for step, *_ in whole]
+    assert steps == list(range(1, len(steps) + 1))
+    assert len({stage for _, stage, *_ in whole}) == 3
+    for k in steps:
+        folder = f"run{k}"
+        first = stop_after(k, training_plan=plan, model=f"{folder}/m.lmp", out_dir=folder)
+        assert isinstance(last(first), RunStopped | RunDone)
+        assert losses(first) == whole[:k]
+        second = train(model=f"{folder}/m.lmp", out_dir=folder)
+        assert isinstance(last(second), RunDone), last(second)
+        assert losses(second) == whole[k:]
+        assert_same_end(place, folder, undisturbed)
+
+
+def test_between_mini_batches_and_inside_validation(place, undisturbed):
+    plan, whole, _, _ = undisturbed
+    seen = set()
+    for look in range(1, 1000, 7):
+        folder = f"look{look}"
+        first = train(StopsAtLook(look), training_plan=plan, model=f"{folder}/m.lmp", out_dir=folder)
+        done = losses(first)
+        if isinstance(last(first), RunDone):
+            break
+        assert isinstance(last(first), RunStopped)
+        assert done == whole[: len(done)]
+        seen.add(len(done))
+        options = {"training_plan": plan} if not done else {}
+        second = train(model=f"{folder}/m.lmp", out_dir=folder, **options)
+        assert done + losses(second) == whole
+        assert_same_end(place, folder, undisturbed)
+    assert len(seen) > 5, "the looks must fall into different steps"
+
+
+def test_stopped_many_times(place, undisturbed):
+    plan, whole, _, _ = undisturbed
+    options = {"training_plan": plan}
+    done: list[tuple[int, str, float, float | None]] = []
+    for _ in range(len(whole) + 1):
+        events = stop_after(len(done) + 2, model="often/m.lmp", out_dir="often", **options)
+        done += losses(events)
+        options = {}
+        if isinstance(last(events), RunDone):
+            break
+    assert done == whole
+    assert_same_end(place, "often", undisturbed)
+
+
+def test_finished_run_trains_nothing(place, undisturbed):
+    events = train(model="whole/m.lmp", out_dir="whole")
+    end = last(events)
+    assert isinstance(end, RunDone)
+    assert end.already
+    assert not losses(events)
+    assert_same_end(place, "whole", undisturbed)
+
+
+def test_stop_before_the_first_step_saves_nothing(place):
+    plan = write_plan(place)
+    events = train(StopsAtLook(1), training_plan=plan, model="none/m.lmp")
+    end = last(events)
+    assert isinstance(end, RunStopped)
+    assert end.path is None
+    assert not list((place / "none").glob("*.lmp"))
+
+
+def test_a_resume_that_is_stopped_at_once_keeps_the_checkpoint(place):
+    plan = write_plan(place)
+    stop_after(3, training_plan=plan, model="m.lmp")
+    before = (place / "m.lmp").read_bytes()
+    events = train(StopsAtLook(1), model="m.lmp")
+    assert isinstance(last(events), RunStopped)
+    assert not [e for e in events if isinstance(e, CheckpointSaved | StepDone)]
+    assert (place / "m.lmp").read_bytes() == before

@@ -1,0 +1,188 @@
+"""The arithmetic of a step: gradients do not depend on the cut, and the document's formula is the document's."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from lmplay_tui.data.samples import Sample
+from lmplay_tui.models.gpt2ish import GPT2ish
+from lmplay_tui.train.device import Precision, body_of
+from lmplay_tui.train.steps import (
+    StepResult,
+    StepSettings,
+    StopRequested,
+    accumulate_gradients,
+    apply_update,
+    collate,
+    is_finite,
+    mini_batches,
+)
+
+VOCAB = 50
+CPU = torch.device("cpu")
+
+
+def sample(prompt_len: int, truth_len: int, seed: int = 0) -> Sample:
+    rng = np.random.default_rng([seed, prompt_len, truth_len])
+    return Sample(
+        prompt="p", truth="t", row=0,
+        prompt_ids=rng.integers(0, VOCAB, prompt_len, dtype=np.int32),
+        truth_ids=rng.integers(0, VOCAB, truth_len, dtype=np.int32),
+    )  # fmt: skip
+
+
+def model64() -> GPT2ish:
+    torch.manual_seed(0)
+    model = GPT2ish(vocab_size=VOCAB, context_len=32, num_blocks=2, embed_dim=16, num_heads=2, dropout=0.0)
+    return model.double()
+
+
+def step_settings(mini_batch_size: int, normalization: str = "tokens", include_prompts: bool = False) -> StepSettings:
+    return StepSettings(
+        device=CPU, mini_batch_size=mini_batch_size, normalization=normalization, include_prompts=include_prompts,
+        grad_clip=None, autocast=Precision(CPU).autocast,
+    )  # fmt: skip
+
+
+def gradients(model, samples, **kwargs) -> tuple[StepResult, dict[str, torch.Tensor]]:
+    model.zero_grad()
+    result = accumulate_gradients(model, body_of(model), samples, step_settings(**kwargs))
+    return result, {name: p.grad.clone() for name, p in model.named_parameters()}
+
+
+lengths = st.lists(st.tuples(st.integers(1, 12), st.integers(1, 15)), min_size=1, max_size=9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(lengths, st.integers(1, 10), st.booleans())
+def test_gradient_does_not_depend_on_the_cut(shapes, mini_batch_size, include_prompts):
+    model = model64()
+    samples = [sample(p, t, seed=i) for i, (p, t) in enumerate(shapes)]
+    whole, expected = gradients(model, samples, mini_batch_size=len(samples), include_prompts=include_prompts)
+    cut, got = gradients(model, samples, mini_batch_size=mini_batch_size, include_prompts=include_prompts)
+    assert cut.loss == pytest.approx(whole.loss, abs=1e-12)
+    for name in expected:
+        assert torch.allclose(expected[name], got[name], rtol=0, atol=1e-12), name
+
+
+@settings(max_examples=30, deadline=None)
+@given(lengths, st.integers(1, 10))
+def test_samples_normalization_is_the_documents_formula(shapes, mini_batch_size):
+    """loss of a mini-batch (mean over its truth tokens) x mini_batch_size / batch_size, mini-batches in order."""
+    model = model64()
+    samples = [sample(p, t, seed=i) for i, (p, t) in enumerate(shapes)]
+    result, got = gradients(model, samples, mini_batch_size=mini_batch_size, normalization="samples")
+    model.zero_grad()
+    total = 0.0
+    for begin in range(0, len(samples), mini_batch_size):
+        part = samples[begin : begin + mini_batch_size]
+        losses = []
+        for one in part:
+            tokens = torch.from_numpy(np.concatenate((one.prompt_ids, one.truth_ids)).astype(np.int64))
+            logits = model(tokens[None, :-1])[0, len(one.prompt_ids) - 1 :]
+            losses.append(F.cross_entropy(logits, tokens[len(one.prompt_ids) :], reduction="none"))
+        loss = torch.cat(losses).mean() * (len(part) / len(samples))
+        loss.backward()
+        total += loss.item()
+    assert result.loss == pytest.approx(total, abs=1e-12)
+    for name, parameter in model.named_parameters():
+        assert torch.allclose(parameter.grad, got[name], rtol=0, atol=1e-12), name
+
+
+def test_fifty_by_four_is_thirteen_mini_batches():
+    samples = [sample(2, 3 + i % 5, seed=i) for i in range(50)]
+    for by_length in (False, True):
+        parts = list(mini_batches(samples, 4, by_length=by_length))
+        assert [len(part) for part in parts] == [4] * 12 + [2]
+        assert {id(s) for part in parts for s in part} == {id(s) for s in samples}
+    assert [s for part in mini_batches(samples, 4, by_length=False) for s in part] == samples
+
+
+def test_collate_pads_right_and_counts_truth_only():
+    one, two = sample(3, 2), sample(1, 5)
+    mini = collate([one, two], include_prompts=False, device=CPU)
+    assert mini.ids_BT.shape == (2, 5)
+    assert mini.num_tokens == 4 + 5
+    assert mini.targets_N.tolist() == [*one.truth_ids, *two.truth_ids]
+    assert mini.index_N.tolist() == [2, 3, 5, 6, 7, 8, 9]
+    assert [mini.targets_N[rows].tolist() for rows in mini.truth_rows] == [list(one.truth_ids), list(two.truth_ids)]
+    with_prompts = collate([one, two], include_prompts=True, device=CPU)
+    assert with_prompts.num_loss_tokens == 9
+    assert [with_prompts.targets_N[rows].tolist() for rows in with_prompts.truth_rows] == [
+        list(one.truth_ids), list(two.truth_ids),
+    ]  # fmt: skip
+    assert collate([one], include_prompts=False, device=CPU, multiple=8).ids_BT.shape == (1, 8)
+
+
+def test_padding_changes_nothing():
+    model = model64()
+    _, narrow = gradients(model, [sample(3, 4)], mini_batch_size=1)
+    model.zero_grad()
+    padded = step_settings(1)
+    padded.width_multiple = 16
+    accumulate_gradients(model, body_of(model), [sample(3, 4)], padded)
+    for name, parameter in model.named_parameters():
+        assert torch.allclose(parameter.grad, narrow[name], rtol=0, atol=1e-14), name
+
+
+def test_argmax_belongs_to_its_sample():
+    model = model64()
+    samples = [sample(2, 3 + i, seed=i) for i in range(5)]
+    result, _ = gradients(model, samples, mini_batch_size=2)
+    for one, argmax in result.argmax:
+        tokens = torch.from_numpy(np.concatenate((one.prompt_ids, one.truth_ids)).astype(np.int64))
+        expected = model(tokens[None, :-1])[0, len(one.prompt_ids) - 1 :].argmax(-1)
+        assert argmax.tolist() == expected.tolist()
+    assert {id(s) for s, _ in result.argmax} == {id(s) for s in samples}
+
+
+def test_a_model_without_body_and_head_gives_the_same_loss():
+    model = model64()
+    samples = [sample(2, 4, seed=i) for i in range(3)]
+    fast = accumulate_gradients(model, body_of(model), samples, step_settings(2)).loss
+    plain = accumulate_gradients(model, None, samples, step_settings(2)).loss
+    assert fast == pytest.approx(plain, abs=1e-12)
+
+
+def test_stop_is_looked_for_before_each_mini_batch():
+    looks = []
+
+    def stop() -> bool:
+        looks.append(1)
+        return len(looks) == 3
+
+    with pytest.raises(StopRequested):
+        accumulate_gradients(model64(), None, [sample(1, 2, seed=i) for i in range(6)], step_settings(1), stop)
+    assert len(looks) == 3
+
+
+def test_clipping_limits_the_norm_and_reports_it_before():
+    model = model64()
+    limited = step_settings(2)
+    limited.grad_clip = 0.01
+    result = accumulate_gradients(model, body_of(model), [sample(2, 4)], limited)
+    apply_update(torch.optim.SGD(model.parameters(), lr=0.0), result, limited, lr=0.0)
+    assert result.grad_norm > 0.01
+    total = torch.nn.utils.get_total_norm([p.grad for p in model.parameters()])
+    assert float(total) == pytest.approx(0.01, rel=1e-4)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_numbers_that_are_not_finite_move_no_weight(bad, where):
+    model = model64()
+    before = copy.deepcopy(model.state_dict())
+    result = accumulate_gradients(model, body_of(model), [sample(2, 4)], step_settings(1))
+    if where == "loss":
+        result.loss = bad
+    else:
+        next(model.parameters()).grad.view(-1)[0] = bad
+    apply_update(torch.optim.AdamW(model.parameters()), result, step_settings(1), lr=1.0)
+    assert not is_finite(result)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
