@@ -1,18 +1,22 @@
 """A row's texts become samples: pieces that fit the context, cut at sentence ends, each with its prompt."""
 
-from collections.abc import Callable, Iterator
+from bisect import bisect_left
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 import numpy.typing as npt
 
-from lmplay_tui.data.sentences import sentence_ends, sentence_start, word_ends, words_end
+from lmplay_tui.data.sentences import last_sentence_end, last_word_end, sentence_start, words_end
 from lmplay_tui.data.tokenizer import Tokenizer
 
 TOKENS_PER_WORD = 1.5  # the document's estimate
 CHARS_PER_TOKEN = 16  # no more of the rest is looked at for a token that there is room for
+CHARS_PER_PROMPT_TOKEN = 8  # nor of a sentence that becomes a prompt
 DOTS = "..."  # what opens the prompt of a continuation
 LONGEST_END = 5  # tokens that a text may need to close: one character's four bytes and the end-of-text mark
+_SEAM = 2  # tokens that two pieces encoded apart may have more than together
 
 Ids = npt.NDArray[np.int32]
 
@@ -72,7 +76,8 @@ class Cutter:
             if len(ids) <= room:
                 return prompt, ids
         if not item.keep_start:
-            return self._last_tokens("", prompt, room)
+            ids = self._last_tokens(self.tokenizer.encode(prompt[-room * CHARS_PER_TOKEN :]), room)
+            return self.tokenizer.decode(ids), ids
         newline = self.tokenizer.encode("\n") if prompt.endswith("\n") else []
         ids = self._first_tokens(prompt.rstrip("\n")[: room * CHARS_PER_TOKEN], room - len(newline)) + newline
         return self.tokenizer.decode(ids), ids
@@ -80,19 +85,20 @@ class Cutter:
     def _continued(self, text: str, start: int) -> tuple[str, list[int]]:
         """Three dots and the last sentence before `start`, its beginning left out where it is too long."""
         room = self._prompt_room
-        sentence = text[sentence_start(text, start, room * CHARS_PER_TOKEN) : start]
-        ids = self.tokenizer.encode(DOTS + sentence)
-        return (DOTS + sentence, ids) if len(ids) <= room else self._last_tokens(DOTS, sentence, room)
+        prompt = DOTS + text[sentence_start(text, start, room * CHARS_PER_PROMPT_TOKEN) : start]
+        ids = self.tokenizer.encode(prompt)
+        if len(ids) <= room:
+            return prompt, ids
+        dots = self.tokenizer.encode(DOTS)
+        ids = dots + self._last_tokens(ids, room - len(dots))
+        return self.tokenizer.decode(ids), ids
 
-    def _last_tokens(self, opening: str, text: str, room: int) -> tuple[str, list[int]]:
-        """`opening` and as much of the end of `text` as `room` holds, in whole characters."""
-        head = self.tokenizer.encode(opening) if opening else []
-        ids = self.tokenizer.encode(text[-room * CHARS_PER_TOKEN :])
-        first = max(0, len(ids) - (room - len(head)))
+    def _last_tokens(self, ids: list[int], room: int) -> list[int]:
+        """As many of the last tokens as `room` holds, in whole characters."""
+        first = max(0, len(ids) - room)
         while first < len(ids) and self._inside_character(ids[first]):
             first += 1
-        ids = head + ids[first:]
-        return self.tokenizer.decode(ids), ids
+        return ids[first:]
 
     def _first_tokens(self, text: str, room: int) -> list[int]:
         """As many tokens of the beginning of `text` as `room` holds, in whole characters."""
@@ -115,39 +121,67 @@ class Cutter:
         one over-long word to a token's.
         """
         reach = min(len(text), start + room * CHARS_PER_TOKEN)
-        latest = words_end(text, start, reach, int(room / TOKENS_PER_WORD))
+        estimate = words_end(text, start, reach, int(room / TOKENS_PER_WORD))
+        if estimate == start:  # white space alone
+            estimate = reach
+        piece = _Piece(self.tokenizer, text[start:estimate])
+        latest, stop = estimate, reach
         if reach == len(text):
-            last_word = len(text) if latest == start else words_end(text, start, reach, room)
+            last_word = words_end(text, estimate, reach, room)
             if not text[last_word:].strip():
-                ids = self.tokenizer.encode(text[start:])
-                if len(ids) < room:
-                    return len(text), [*ids, self.tokenizer.eot]
+                if (whole := self._whole(text, start, piece, room)) is not None:
+                    return len(text), whole
                 # Leave a word for the next sample: a truth of white space teaches nothing.
-                latest = min(latest, last_word - 1)
-                if latest <= start:
-                    latest = len(text) - 1
-        if latest <= start:  # nothing but white space so far
-            latest = reach
-        for ends in (sentence_ends, word_ends):
-            if (found := self._last_that_fits(ends, text, start, latest, room)) is not None:
-                return found
-        ids = self._first_tokens(text[start:latest], room)
+                latest, stop = min(latest, last_word - 1), len(text) - 1
+        latest = min(latest, start + piece.chars(room))
+        for last_end in (last_sentence_end, last_word_end):
+            end = latest
+            while (end := last_end(text, start, end)) > start:
+                # White space ends a word for the tokenizer too: what stands before it keeps its tokens.
+                ids = piece.ids_up_to(end - start) if text[end].isspace() else None
+                if ids is None:
+                    ids = self.tokenizer.encode(text[start:end])
+                if len(ids) <= room:
+                    return end, ids
+                end -= 1
+        ids = self._first_tokens(text[start:stop], room)
         return start + len(self.tokenizer.decode(ids)), ids
 
-    def _last_that_fits(
-        self, ends: Callable[[str, int, int], Iterator[int]], text: str, start: int, latest: int, room: int
-    ) -> tuple[int, list[int]] | None:
-        """The last of `ends` whose text has at most `room` tokens, and these; None if none has."""
-        candidates = list(ends(text, start, latest))
-        while candidates:
-            end = candidates.pop()
-            ids = self.tokenizer.encode(text[start:end])
-            if len(ids) <= room:
-                return end, ids
-            fits = start + len(self.tokenizer.decode(ids[:room]))
-            while candidates and candidates[-1] > fits:
-                candidates.pop()
-        return None
+    def _whole(self, text: str, start: int, piece: "_Piece", room: int) -> list[int] | None:
+        """The tokens of all that is left, closed, where they fit; `piece` is its beginning."""
+        rest = text[start + len(piece.text) :]
+        # A word is a token at least: most texts that are too long are known to be without encoding them.
+        if len(piece.ids) + len(rest.split()) >= room + _SEAM:
+            return None
+        whole = self.tokenizer.encode(piece.text + rest) if rest else piece.ids
+        return [*whole, self.tokenizer.eot] if len(whole) < room else None
+
+
+class _Piece:
+    """A stretch of text, its tokens, and the byte after each of them."""
+
+    def __init__(self, tokenizer: Tokenizer, text: str) -> None:
+        self.text = text
+        self.ids = tokenizer.encode(text)
+        self._stops = list(accumulate(map(tokenizer.token_sizes.__getitem__, self.ids)))
+        self._one_byte_each = text.isascii()
+
+    def chars(self, count: int) -> int:
+        """The whole characters that the first `count` tokens spell."""
+        if count >= len(self.ids):
+            return len(self.text)
+        stop = self._stops[count - 1]
+        return stop if self._one_byte_each else len(_utf8(self.text)[:stop].decode("utf-8", "ignore"))
+
+    def ids_up_to(self, chars: int) -> list[int] | None:
+        """The tokens of the first `chars` characters; None where a token crosses their end."""
+        stop = chars if self._one_byte_each else len(_utf8(self.text[:chars]))
+        count = bisect_left(self._stops, stop) + 1
+        return self.ids[:count] if count <= len(self.ids) and self._stops[count - 1] == stop else None
+
+
+def _utf8(text: str) -> bytes:
+    return text.encode("utf-8", "replace")
 
 
 def _array(ids: list[int]) -> Ids:

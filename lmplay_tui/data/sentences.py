@@ -1,38 +1,57 @@
 """Where a text may be cut: at the ends of its sentences, else of its words."""
 
 import re
-from collections.abc import Iterator
 from functools import lru_cache
 
 # A sentence ends after its marks and the quotes and brackets that close with them, where white space follows (other
-# scripts write none), and before a blank line. Possessive, and never begun inside a run of marks: the time is linear
-# in the text, whatever it holds.
+# scripts write none), and before a blank line. One class of characters opens every match, which `re` seeks quickly;
+# nothing begins inside a run of marks and nothing is given back, so the time is linear in the text, whatever it holds.
 _SENTENCE_END = re.compile(
-    r"""(?<![.!?…])[.!?…]++["'”’»)\]]*+(?=\s)"""
-    r"""|(?<![。！？｡।؟۔])[。！？｡।؟۔]++["”’」』）》]*+"""
-    r"""|(\r?\n[^\S\n]*+\n)"""
+    r"""[.!?…。！？｡।؟۔\n](?:"""
+    r"""(?<=[.!?…])(?<![.!?…][.!?…])[.!?…]*+["'”’»)\]]*+(?=\s)"""
+    r"""|(?<=[。！？｡।؟۔])(?<![。！？｡।؟۔][。！？｡।؟۔])[。！？｡।؟۔]*+["”’」』）》]*+"""
+    r"""|(?<=\n)([^\S\n]*+\n))"""
 )
 _WORD_END = re.compile(r"\S++(?=\s)")
+_SPACE = re.compile(r"\s*+")
 _LOOKAHEAD = 64  # characters behind a cut that may be read to see a blank line
+_FIRST_LOOK = 256  # characters looked at first for an end; most sentences are shorter
 
 
-def sentence_ends(text: str, start: int, latest: int) -> Iterator[int]:
-    """Positions after `start`, up to `latest`, where a sentence ends; at least one word lies before each."""
-    first_word = -1
-    for match in _SENTENCE_END.finditer(text, start, latest + _LOOKAHEAD):
-        end = match.start() if match.lastindex else match.end()
-        if end > latest:
-            return
-        if first_word < 0:
-            first_word = _skip_space(text, start, end)
-        if end > first_word:
-            yield end
+def last_sentence_end(text: str, start: int, latest: int) -> int:
+    """The last position after `start`, up to `latest`, where a sentence ends; `start` if there is none.
+
+    At least one word lies between.
+    """
+    back = _FIRST_LOOK
+    while True:
+        low = max(start, latest - back)
+        found = start
+        for match in _SENTENCE_END.finditer(text, low, latest + _LOOKAHEAD):
+            end = match.end()
+            if match.lastindex:  # a blank line: its line break opens the next piece
+                end = match.start() - text.endswith("\r", 0, match.start())
+            if end > latest:
+                break
+            found = end
+        if found > start and (low > start or not text[start:found].isspace()):
+            return found
+        if low == start:
+            return start
+        back *= 4
 
 
-def word_ends(text: str, start: int, latest: int) -> Iterator[int]:
-    """Positions after `start`, up to `latest`, where a word ends."""
-    for match in _WORD_END.finditer(text, start, latest + 1):
-        yield match.end()
+def last_word_end(text: str, start: int, latest: int) -> int:
+    """The last position after `start`, up to `latest`, where a word ends and white space follows; else `start`."""
+    back = _FIRST_LOOK
+    while True:
+        low = max(start, latest - back)
+        found = start
+        for match in _WORD_END.finditer(text, low, latest + 1):
+            found = match.end()
+        if found > start or low == start:
+            return found
+        back *= 4
 
 
 def words_end(text: str, start: int, stop: int, count: int) -> int:
@@ -52,23 +71,9 @@ def sentence_start(text: str, end: int, reach: int) -> int:
 
     It depends on nothing but the text before `end`: whoever continues there finds the same.
     """
-    word_end = len(text[max(0, end - reach) : end].rstrip()) + max(0, end - reach)
-    back = 256
-    while True:
-        low = max(0, end - min(back, reach))
-        start = -1
-        for position in sentence_ends(text, low, word_end - 1):
-            start = position
-        if start < 0 and back < reach and low > 0:
-            back *= 4  # longer than expected: look further back
-            continue
-        return _skip_space(text, max(start, low), end)
-
-
-def _skip_space(text: str, start: int, stop: int) -> int:
-    match = _SPACE.match(text, start, stop)
+    earliest = max(0, end - reach)
+    last_word = earliest + len(text[earliest:end].rstrip())
+    begin = last_sentence_end(text, earliest, last_word - 1) if last_word > earliest else earliest
+    match = _SPACE.match(text, begin, end)
     assert match is not None
     return match.end()
-
-
-_SPACE = re.compile(r"\s*+")

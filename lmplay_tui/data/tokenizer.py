@@ -31,6 +31,7 @@ class Tokenizer:
         self.vocab_size = len(token_bytes)
         self.eot = eot
         self._token_bytes = token_bytes
+        self.token_sizes = [len(token) for token in token_bytes]  # bytes
         self._encoder = encoder
 
     @cached_property
