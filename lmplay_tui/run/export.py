@@ -1,0 +1,209 @@
+"""What other programs read of a run: its metrics as CSV or for TensorBoard, its weights as safetensors.
+
+Metrics come from the journal, so that a run can be exported while another process trains it.
+"""
+
+import csv
+import io
+import time
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from lmplay_tui.errors import UserError
+from lmplay_tui.run.folder import RunFolder, write_whole
+from lmplay_tui.run.journal import Tail, number
+from lmplay_tui.text import one_line
+
+if TYPE_CHECKING:
+    import torch
+
+POLL_S = 1.0
+_GONE_POLLS = 10  # a run that is handed over has no process for a moment
+_ENDED = ("finished", "failed", "stopped")
+_SUFFIX = ".lmplay-tui"  # of our TensorBoard files: those, and no others, are replaced by the next export
+
+
+class MetricsSink(Protocol):
+    """Takes rows of `metrics.jsonl` in their order."""
+
+    def add(self, rows: list[dict[str, Any]]) -> None:
+        """Write `rows` so that a reader sees them. Raises `OSError`."""
+
+    def rewind(self, step: int) -> None:
+        """Forget the rows beyond `step`: the run was resumed from there."""
+
+    def close(self) -> None:
+        """Write what is left. Raises `OSError`."""
+
+
+def check_metrics(run: RunFolder, *, follow: bool) -> None:
+    """Raise `UserError` if there is nothing to export, and with `follow` nothing to wait for either."""
+    if not run.metrics.exists() and not (follow and run.alive()):
+        raise UserError(f"{one_line(run.name)}: no metrics yet; they are written every --log-interval steps")
+
+
+def export_metrics(
+    run: RunFolder, sink: MetricsSink, *, follow: bool, wait: Callable[[float], None] = time.sleep
+) -> int:
+    """Give the run's metrics to `sink`, with `follow` until the run has ended, and return the number of rows given.
+
+    Raises `OSError` from the sink.
+    """
+    tail = Tail(run.metrics)
+    num_rows = polls_without = 0
+    while True:
+        polls_without = 0 if run.alive() else polls_without + 1  # asked before reading: its last words are read too
+        while records := tail.read():
+            num_rows += _give(records, sink)
+        if not follow or polls_without >= _GONE_POLLS or (polls_without and run.status().get("state") in _ENDED):
+            sink.close()
+            return num_rows
+        wait(POLL_S)
+
+
+def _give(records: list[dict[str, Any]], sink: MetricsSink) -> int:
+    """Pass rows on in one piece up to each resume; returns how many there were."""
+    rows: list[dict[str, Any]] = []
+    num_rows = 0
+    for record in records:
+        resumed_from = record.get("resumed_from")
+        if isinstance(resumed_from, int):
+            sink.add(rows)
+            rows = []
+            sink.rewind(resumed_from)
+        elif isinstance(record.get("step"), int):
+            rows.append(record)
+            num_rows += 1
+    sink.add(rows)
+    return num_rows
+
+
+class CsvTable:
+    """Metrics as CSV: a column each, `step` first, in the order they came up; empty where a row does not know one."""
+
+    def __init__(self) -> None:
+        self.columns = {"step": 0}
+        self.rows: list[list[Any]] = []  # in the order of the columns; short where these came later
+
+    def add(self, rows: list[dict[str, Any]]) -> None:
+        for row in rows:
+            for name in row:
+                self.columns.setdefault(name, len(self.columns))
+            self.rows.append([row.get(name) for name in self.columns])
+
+    def rewind(self, step: int) -> None:
+        self.rows = [row for row in self.rows if row[0] <= step]
+
+    def close(self) -> None:
+        pass
+
+    def text(self, begin: int | None = None) -> str:
+        """The rows from `begin` on; all of them below a line of names where it is None."""
+        file = io.StringIO()
+        writer = csv.writer(file, lineterminator="\n")
+        if begin is None:
+            writer.writerow(self.columns)
+        width = len(self.columns)
+        writer.writerows([*row, *[None] * (width - len(row))] for row in self.rows[begin:])
+        return file.getvalue()
+
+
+class CsvFile(CsvTable):
+    """The same in a file. Rows are appended while the columns stay; a new metric or a resume rewrites it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+        self._written = (0, 0)  # columns and rows on the disk
+
+    def add(self, rows: list[dict[str, Any]]) -> None:
+        super().add(rows)
+        columns, num_rows = self._written
+        if columns != len(self.columns):
+            write_whole(self._path, self.text().encode("utf-8", errors="replace"))
+        elif num_rows < len(self.rows):
+            with self._path.open("a", encoding="utf-8", errors="replace", newline="") as file:
+                file.write(self.text(num_rows))
+        self._written = (len(self.columns), len(self.rows))
+
+    def rewind(self, step: int) -> None:
+        super().rewind(step)
+        self._written = (0, 0)
+
+
+class TensorBoardFolder:
+    """Event files as TensorBoard reads them; a resume takes back what lies beyond it. The folder's earlier export goes.
+
+    Raises `UserError` if TensorBoard is not installed, `OSError`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            from tensorboard.compat.proto import event_pb2, summary_pb2
+            from tensorboard.summary.writer.event_file_writer import EventFileWriter
+        except ImportError as error:
+            raise UserError(
+                "--to tensorboard: TensorBoard is not installed; install it with: pip install 'lmplay-tui[tensorboard]'"
+            ) from error
+        self._events, self._summaries = event_pb2, summary_pb2
+        folder.mkdir(parents=True, exist_ok=True)
+        for earlier in folder.glob(f"events.out.tfevents.*{_SUFFIX}"):
+            earlier.unlink()
+        self._writer = EventFileWriter(str(folder), filename_suffix=_SUFFIX)
+
+    def add(self, rows: list[dict[str, Any]]) -> None:
+        for row in rows:
+            values = [
+                self._summaries.Summary.Value(tag=_tag(name), simple_value=number(value))
+                for name, value in row.items()
+                if name not in ("time", "step", "stage") and isinstance(value, int | float | str)
+            ]
+            summary = self._summaries.Summary(value=values)
+            self._writer.add_event(self._events.Event(wall_time=_seconds(row), step=row["step"], summary=summary))
+        self._writer.flush()
+
+    def rewind(self, step: int) -> None:
+        # The format's own way to say it: a session that starts at a step drops what was written from there on.
+        start = self._events.SessionLog(status=self._events.SessionLog.START)
+        self._writer.add_event(self._events.Event(wall_time=time.time(), step=step + 1, session_log=start))
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def _tag(name: str) -> str:
+    return name if "/" in name else f"progress/{name}"
+
+
+def _seconds(row: Mapping[str, Any]) -> float:
+    try:
+        return datetime.fromisoformat(str(row.get("time"))).timestamp()
+    except ValueError:
+        return time.time()
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, "torch.Tensor"], metadata: Mapping[str, str]) -> int:
+    """Write `tensors` and the texts of `metadata` whole or not at all, and return the number of bytes.
+
+    Tensors that share memory are written each on its own. Raises `OSError`.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    seen: set[int] = set()
+    separate: dict[str, torch.Tensor] = {}
+    for name, tensor in tensors.items():
+        memory = tensor.untyped_storage().data_ptr()
+        separate[name] = tensor.clone() if memory in seen else tensor.contiguous()
+        seen.add(memory)
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        save_file(separate, temporary, dict(metadata))
+        temporary.replace(path)
+    except SafetensorError as error:
+        raise OSError(one_line(error)) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path.stat().st_size
