@@ -1,0 +1,256 @@
+"""`lmp_generator` and `lmplay-tui generate`: text from a checkpoint."""
+
+import argparse
+import codecs
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lmplay_tui.errors import EXIT_OK, UserError
+from lmplay_tui.options import check, new_parser, parse_line
+from lmplay_tui.run.folder import find_run, output_folder
+from lmplay_tui.text import one_line, printable
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from lmplay_tui.data.tokenizer import Tokenizer
+
+DESCRIPTION = """\
+Let a model go on with a text.
+
+The prompt is an argument, a file (--file), or what comes from standard input. Without --do-sample
+the likeliest token is taken each time; with it tokens are drawn, and --seed makes that repeatable.
+"""
+EPILOG = """\
+examples:
+  {prog} "Once upon a time"
+  {prog} --model my_model.lmp --do-sample --temperature 0.8 --top-k 40 --seed 1 "The sea"
+  {prog} --model my_model.best --file prompt.txt --max-len 100 > continued.txt
+  echo "Title: Python" | {prog} --num-samples 3 --do-sample
+"""
+_ONLY_SAMPLING = ("temperature", "top_k", "top_p", "seed")
+
+
+@dataclass(frozen=True)
+class _Writer:
+    """A model with all that it takes to let it write."""
+
+    model: "nn.Module"
+    tokenizer: "Tokenizer"
+    context_len: int
+    begins_with_eot: bool  # LMPlay's own models have always seen the end-of-text mark before a prompt
+
+
+def main(arguments: list[str], prog: str) -> int:
+    """Generate as `arguments` say and return the exit status. Raises `UserError`."""
+    line = parse_line(_parser(prog), arguments)
+    _warn_of_idle_options(line)
+    prompt = _prompt(line)
+    writer = _load(_checkpoint(line.model, line.out_dir), line)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without UTF-8 gets question marks, not an exception
+    _write(writer, prompt, line)
+    return EXIT_OK
+
+
+def _parser(prog: str) -> argparse.ArgumentParser:
+    parser = new_parser(prog, DESCRIPTION, EPILOG.format(prog=prog))
+    parser.add_argument("prompt", nargs="?", default=None, metavar="PROMPT",
+                        help="text to go on with; - reads standard input")  # fmt: skip
+    parser.add_argument("--file", default=None, metavar="FILE", help="take the prompt from a text file")
+    model = parser.add_argument_group("model")
+    model.add_argument("--model", default=None, metavar="MODEL",
+                       help="checkpoint (.lmp), or a run's name [the newest run]")  # fmt: skip
+    model.add_argument("--out-dir", default=None, metavar="DIR", help="where runs are looked for [out_gpt]")
+    model.add_argument("--exp", default=None, metavar="FILE:NAME",
+                       help="your own class, if the checkpoint is of one: no checkpoint may run a file by itself")
+    model.add_argument("--device", type=_device, default="auto", metavar="NAME",
+                       help="auto, cpu, cuda, cuda:1, mps [auto]")  # fmt: skip
+    text = parser.add_argument_group("text")
+    text.add_argument("--max-len", type=_whole(1), default=None, metavar="N",
+                      help="tokens to write, at most [as many as the model's context]")  # fmt: skip
+    text.add_argument("--num-samples", type=_whole(1), default=1, metavar="N", help="texts to write [1]")
+    text.add_argument("--repetition-penalty", type=_number(above=0, at_most=100), default=1.0, metavar="X",
+                      help="above 1: what was said before becomes less likely [1]")  # fmt: skip
+    sampling = parser.add_argument_group("sampling")
+    sampling.add_argument("--do-sample", action="store_true", default=False,
+                          help="draw tokens instead of taking the likeliest")  # fmt: skip
+    sampling.add_argument("--temperature", type=_number(above=0, at_most=100), default=None, metavar="X",
+                          help="below 1: safer, above 1: bolder [1]")  # fmt: skip
+    sampling.add_argument("--top-k", type=_whole(0), default=None, metavar="N",
+                          help="draw among the N likeliest; 0: all [all]")  # fmt: skip
+    sampling.add_argument("--top-p", type=_number(above=0, at_most=1), default=None, metavar="P",
+                          help="draw among the fewest that together have probability P [1]")  # fmt: skip
+    sampling.add_argument("--seed", type=_whole(0, 2**63 - 1), default=None, metavar="N",
+                          help="the same seed gives the same text [another each time]")  # fmt: skip
+    return parser
+
+
+def _whole(at_least: int, at_most: int = 2**53) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        try:
+            if at_least <= (value := int(text)) <= at_most:
+                return value
+        except ValueError:
+            pass
+        raise argparse.ArgumentTypeError(f"must be a whole number from {at_least} on, got {one_line(text, 40)}")
+
+    return parse
+
+
+def _number(*, above: float, at_most: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            if above < (value := float(text)) <= at_most:
+                return value
+        except ValueError:
+            pass
+        raise argparse.ArgumentTypeError(f"must be above {above:g} and at most {at_most:g}, got {one_line(text, 40)}")
+
+    return parse
+
+
+def _device(text: str) -> str:
+    value, problem = check("device", text, strict=False)
+    if problem is not None:
+        raise argparse.ArgumentTypeError(f"must be auto, cpu, cuda, cuda:1 or mps, got {one_line(text, 40)}")
+    return str(value)
+
+
+def _warn_of_idle_options(line: argparse.Namespace) -> None:
+    if line.do_sample:
+        return
+    idle = [f"--{name.replace('_', '-')}" for name in _ONLY_SAMPLING if getattr(line, name) is not None]
+    idle += ["--num-samples"] if line.num_samples > 1 else []
+    if idle:
+        print(f"without --do-sample no token is drawn: {', '.join(idle)} changes nothing", file=sys.stderr)
+
+
+def _prompt(line: argparse.Namespace) -> str:
+    """The text to go on with. A last line's end is not part of it: editors and `echo` put it there."""
+    if line.file is not None:
+        if line.prompt is not None:
+            raise UserError("give the prompt as an argument or with --file, not both")
+        try:
+            return Path(line.file).expanduser().read_text(encoding="utf-8").removesuffix("\n")
+        except OSError as error:
+            raise UserError(f"--file {one_line(line.file)}: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise UserError(f"--file {one_line(line.file)}: not a text in UTF-8") from None
+    if line.prompt is None and sys.stdin.isatty():
+        raise UserError('no prompt: give one as an argument ("" for none), with --file, or by standard input')
+    if line.prompt in (None, "-"):
+        try:
+            return sys.stdin.read().removesuffix("\n")
+        except UnicodeDecodeError:
+            raise UserError("standard input: not a text in UTF-8") from None
+    return str(line.prompt)
+
+
+def _checkpoint(model: str | None, out_dir: str | None) -> Path:
+    """The file that `--model` means: as it stands, with .lmp, in the output folder, or a run's newest."""
+    if model is not None:
+        given = Path(model).expanduser()
+        names = [given, given.with_name(f"{given.name}.lmp")] if given.name else []
+        for path in [*names, *(output_folder(out_dir) / name for name in names)]:
+            if path.is_file():
+                return path
+    run = find_run(model, out_dir)
+    if not run.model.is_file():
+        name = one_line(run.name)
+        raise UserError(f"{name}: no checkpoint yet; save one with: lmplay-tui ctl {name} save")
+    return run.model
+
+
+def _load(path: Path, line: argparse.Namespace) -> _Writer:
+    """The model and the tokenizer of a checkpoint, ours or LMPlay's own. Raises `UserError`."""
+    from lmplay_tui.data.tokenizer import load_tokenizer
+    from lmplay_tui.models.lmplay_weights import convert_lmplay
+    from lmplay_tui.models.registry import build_model, load_experiment
+    from lmplay_tui.train.checkpoint import load_archive
+    from lmplay_tui.train.device import choose_device
+    from lmplay_tui.train.starting import allowed_experiment, load_weights
+
+    device = choose_device(line.device)
+    archive = load_archive(path)
+    converted = convert_lmplay(archive)
+    state, built_with = converted if converted is not None else _model_of(archive, path)
+    tokenizer = load_tokenizer(built_with["tokenizer"])
+    if converted is None:
+        _check_tokenizer(archive, tokenizer)
+    exp = allowed_experiment({"exp": line.exp}, built_with["exp"])
+    if line.exp not in (None, exp):
+        raise UserError(f"--exp {one_line(line.exp)}: the checkpoint's experiment is {one_line(exp)}; leave --exp out")
+    model, _ = build_model(
+        load_experiment(exp), vocab_size=built_with["vocab_size"], context_len=built_with["context_len"],
+        num_blocks=built_with.get("num_blocks"), embed_dim=built_with.get("embed_dim"),
+        num_heads=built_with.get("num_heads"), dropout=0.0,
+    )  # fmt: skip
+    load_weights(model, state, path)
+    return _Writer(model.to(device), tokenizer, built_with["context_len"], converted is not None)
+
+
+def _model_of(archive: dict[str, Any], path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    component = archive.get("model")
+    state, built_with = (component.get("state"), component.get("state_args")) if isinstance(component, dict) else (0, 0)
+    if not isinstance(state, dict) or not isinstance(built_with, dict):
+        raise UserError(f"{one_line(path)}: holds no model")
+    kinds = {"exp": str, "tokenizer": str, "vocab_size": int, "context_len": int}
+    if missing := [key for key, kind in kinds.items() if not isinstance(built_with.get(key), kind)]:
+        raise UserError(f"{one_line(path)}: does not say its model's {', '.join(missing)}")
+    return state, built_with
+
+
+def _check_tokenizer(archive: dict[str, Any], tokenizer: "Tokenizer") -> None:
+    runner = archive.get("runner")
+    state = runner.get("state") if isinstance(runner, dict) else None
+    recorded = state.get("tokenizer_fingerprint") if isinstance(state, dict) else None
+    if recorded not in (None, tokenizer.fingerprint):
+        raise UserError(
+            f"tokenizer {one_line(tokenizer.name)} is not the one that the checkpoint was trained with: "
+            "its tokens mean other things to the model; install the version that was used"
+        )
+
+
+def _write(writer: _Writer, prompt: str, line: argparse.Namespace) -> None:
+    """Write each text to standard output as it comes."""
+    import torch
+
+    from lmplay_tui.models.generation import generate
+
+    tokenizer = writer.tokenizer
+    ids = tokenizer.encode(prompt)
+    if writer.begins_with_eot or not ids:
+        ids = [tokenizer.eot, *ids]
+    if len(ids) > writer.context_len:
+        print(f"the prompt has {len(ids)} tokens; the model reads the last of them, at most {writer.context_len}",
+              file=sys.stderr)  # fmt: skip
+    generator = torch.Generator()
+    generator.seed() if line.seed is None else generator.manual_seed(line.seed)
+    for number in range(1, line.num_samples + 1):
+        if line.num_samples > 1:
+            print(f"--- {number} of {line.num_samples} ---")
+        text = generate(
+            writer.model, ids, max_tokens=line.max_len or writer.context_len, context_len=writer.context_len,
+            eot=tokenizer.eot, temperature=(line.temperature or 1.0) if line.do_sample else 0.0,
+            top_k=line.top_k or None, top_p=line.top_p, repetition_penalty=line.repetition_penalty,
+            generator=generator,
+        )  # fmt: skip
+        try:
+            for piece in _texts(text, tokenizer):
+                print(printable(piece), end="", flush=True)
+        finally:  # an interrupted text ends its line too
+            print(flush=True)
+
+
+def _texts(ids: Iterable[int], tokenizer: "Tokenizer") -> Iterable[str]:
+    """The text of tokens as they come; a character whose bytes lie in several tokens appears with the last of them."""
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    for token in ids:
+        if piece := decoder.decode(tokenizer.token_bytes([token])[0]):
+            yield piece
+    if rest := decoder.decode(b"", final=True):
+        yield rest
