@@ -1,0 +1,270 @@
+"""A stage from its first batch to its last, with everything that happens between its steps."""
+
+import time
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field
+
+from lmplay_tui.data.batches import Batch
+from lmplay_tui.data.stage_data import StageData
+from lmplay_tui.errors import UserError
+from lmplay_tui.plan.schema import Stage
+from lmplay_tui.run.controls import Controls
+from lmplay_tui.run.events import (
+    ActivityChanged,
+    Answered,
+    CheckpointSaved,
+    Event,
+    LogLine,
+    MetricsLogged,
+    Predicted,
+    StageDone,
+    StageStarted,
+    Validated,
+    Warned,
+)
+from lmplay_tui.train.evaluation import Evaluator
+from lmplay_tui.train.feed import Feed
+from lmplay_tui.train.loading import LoadedData
+from lmplay_tui.train.metrics import LogWindow, accuracy_interval
+from lmplay_tui.train.obeying import Obeyer
+from lmplay_tui.train.optim import without_gradient
+from lmplay_tui.train.progress import is_due
+from lmplay_tui.train.saves import Saves
+from lmplay_tui.train.state import TrainState
+from lmplay_tui.train.stepping import StageRun, Stepper
+from lmplay_tui.train.steps import StepSettings, StopRequested
+
+
+@dataclass
+class Parts:
+    """What a stage's loop works with; each part has one job."""
+
+    state: TrainState
+    data: LoadedData
+    controls: Controls
+    stepper: Stepper
+    evaluator: Evaluator
+    obeyer: Obeyer
+    saves: Saves
+    window: LogWindow
+    max_hours: float | None = None
+    begun: float = field(default_factory=time.monotonic)
+    said: list[Event] = field(default_factory=list)  # from parts without a voice of their own
+
+
+class StageLoop:
+    """Runs one stage of the plan."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.state = parts.state
+        self.data = parts.data
+        self.controls = parts.controls
+        self.stepper = parts.stepper
+        self.evaluator = parts.evaluator
+        self.obeyer = parts.obeyer
+        self.saves = parts.saves
+        self.window = parts.window
+        self._parts = parts
+
+    def run(self, stage: Stage) -> Iterator[Event]:
+        """The stage from where it stands to its end. Raises `StopRequested` with a state that can be saved."""
+        run = yield from self._enter(stage)
+        try:
+            yield from self._now_and_then(run)  # a stop may have come between a step and its validation
+            while (batch := (yield from self._next_batch(run))) is not None:
+                if batch.samples:
+                    done = self.stepper.step(run, batch)
+                    self.window.add(done)
+                    yield done
+                    if run.options.check_grads and self.stepper.steps_here == 1:
+                        names = ", ".join(without_gradient(self.state.model)) or "none"
+                        yield LogLine(f"parameters without a gradient: {names}")
+                else:  # rows without words: read and counted, nothing to learn from
+                    self.stepper.count(run, batch)
+                    self.state.statistics.skipped(run.stage.name, rows=batch.rows_read)
+                if self.window.steps and self.state.progress.step % run.options.log_interval == 0:
+                    yield MetricsLogged(self.window.take())
+                while self._parts.said:
+                    yield self._parts.said.pop(0)
+                yield from self._now_and_then(run)
+            yield from self._end_stage(run)
+        except StopRequested:
+            self.state.progress.next_batch = run.feed.next_digest()
+            raise
+        finally:
+            run.feed.close()
+
+    def _enter(self, stage: Stage) -> Generator[Event, None, StageRun]:
+        """Open the stage's data and set the optimizer up for it."""
+        state, progress = self.state, self.state.progress
+        is_new = stage.name not in progress.stages or not progress.of(stage.name).begun
+        yield from self.data.open(stage, self.controls)
+        data = self.data.of(stage)
+        of_stage = progress.of(stage.name)
+        of_stage.rows_total, of_stage.rows_per_epoch = data.rows_total, data.rows_per_epoch
+        if of_stage.fingerprint not in (None, data.fingerprint):
+            yield Warned(
+                f"stage {stage.name}: its data are not those of the checkpoint: rows may repeat or be left out",
+                progress.step,
+            )
+        if is_new:
+            # Intervals count from the stage's first row: what is due is due for this stage's own training.
+            of_stage.validated_rows = of_stage.evaluated_rows = progress.rows
+        of_stage.fingerprint, of_stage.begun = data.fingerprint, True
+        if progress.stage != stage.name:
+            progress.stage, progress.eval_loss, progress.best_eval_loss = stage.name, None, None
+        run = self._prepared(stage, data, is_new=is_new)
+        names = [s.name for s in state.settings.plan.stages]
+        yield StageStarted(
+            stage=stage.name,
+            index=names.index(stage.name),
+            num_stages=len(names),
+            rows_total=data.rows_total,
+            rows_done=of_stage.position.row,
+            step=progress.step,
+            rows=progress.rows,
+            unigram_entropy=data.unigram_entropy(),
+        )
+        if (proof := run.feed.compare(progress.next_batch)) is not None:
+            same, said = proof
+            yield LogLine(said) if same else Warned(said, progress.step)
+        progress.next_batch = ""
+        return run
+
+    def _prepared(self, stage: Stage, data: StageData, *, is_new: bool) -> StageRun:
+        state = self.state
+        options = state.enter_stage(stage, is_new=is_new)
+        size = options.mini_batch_size
+        assert isinstance(size, int)
+        return StageRun(
+            stage=stage,
+            options=options,
+            data=data,
+            feed=Feed(data, state.progress.of(stage.name).position, options.batch_size),
+            step_settings=StepSettings(
+                device=state.device,
+                mini_batch_size=min(size, state.progress.mini_batch_size or size),
+                normalization=options.loss_normalization,
+                include_prompts=options.include_prompts,
+                grad_clip=options.grad_clip,
+                autocast=state.precision.autocast,
+                scaler=state.scaler,
+            ),
+            accuracy_interval=accuracy_interval(self.window.flops, state.device.type),
+        )
+
+    def _end_stage(self, run: StageRun) -> Iterator[Event]:
+        """What belongs to a stage's end: evaluation of this and the earlier stages, and a checkpoint that stays."""
+        progress = self.state.progress
+        of_stage = progress.of(run.stage.name)
+        yield from self._evaluate(run, at_stage_end=True)
+        if self.window.steps:
+            yield MetricsLogged(self.window.take())
+        of_stage.done = True
+        of_stage.loss_at_end = progress.eval_loss
+        progress.next_batch = ""
+        yield from self.saves.finish("stage end", run.options.keep)
+        yield StageDone(
+            stage=run.stage.name,
+            index=[s.name for s in self.state.settings.plan.stages].index(run.stage.name),
+            step=progress.step,
+            rows=progress.rows,
+            tokens=progress.tokens,
+            seconds=of_stage.elapsed_s,
+        )
+
+    def _next_batch(self, run: StageRun) -> Generator[Event, None, Batch | None]:
+        """Do what was asked, then take the next batch; None at the stage's end."""
+        yield from self._obey(run)
+        run.waited_from = time.perf_counter()
+        return run.feed.take()
+
+    # ------------------------------------------------------------------ between steps
+
+    def _now_and_then(self, run: StageRun) -> Iterator[Event]:
+        """Validate, evaluate, save, each when it is due."""
+        progress, options = self.state.progress, run.options
+        of_stage = progress.of(run.stage.name)
+        if is_due(options.validation_interval, progress.rows, of_stage.validated_rows):
+            yield from self._validate(run)
+        if is_due(options.eval_interval, progress.rows, of_stage.evaluated_rows):
+            yield from self._evaluate(run, at_stage_end=False)
+        yield from self._saved(self.saves.outcomes())
+        by_time = options.save_minutes is not None and self.saves.minutes_since >= options.save_minutes
+        if self.stepper.steps_here and (by_time or is_due(options.save_interval, progress.rows, progress.saved_rows)):
+            yield from self._save(run, "interval")
+
+    def _save(self, run: StageRun, reason: str) -> Iterator[Event]:
+        self.state.progress.next_batch = run.feed.next_digest()
+        yield from self._saved(self.saves.begin(reason, run.options.keep))
+
+    def _saved(self, events: Iterator[Event]) -> Iterator[Event]:
+        for event in events:
+            if isinstance(event, CheckpointSaved):
+                self.window.note({"time/save_s": event.blocked_s})
+                for identity in self.obeyer.take_save_ids():
+                    yield Answered("SaveNow", identity, ok=True, message=event.path)
+            yield event
+
+    def _validate(self, run: StageRun) -> Iterator[Event]:
+        yield ActivityChanged("validating")
+        for event in self.evaluator.validate(run.stage, run.data, run.options):
+            if isinstance(event, Validated):
+                self.window.note({"val/loss": event.loss, "time/validate_s": event.seconds})
+                if event.accuracy is not None:
+                    self.window.note({"val/accuracy": event.accuracy})
+            yield event
+        yield ActivityChanged("training")
+
+    def _evaluate(self, run: StageRun, *, at_stage_end: bool) -> Iterator[Event]:
+        yield ActivityChanged("evaluating")
+        if at_stage_end:
+            yield from self._open_earlier(run.stage)
+        for event in self.evaluator.evaluate(run.stage, run.options, at_stage_end=at_stage_end):
+            self.window.note(self.evaluator.metrics(event, run.stage.name))
+            yield event
+        yield ActivityChanged("training")
+
+    def _open_earlier(self, stage: Stage) -> Iterator[Event]:
+        """What was forgotten is measured on earlier stages' sets, which a resumed run has not opened."""
+        for other in self.state.settings.plan.stages:
+            if other.name == stage.name:
+                return
+            try:
+                yield from self.data.open(other, self.controls)
+            except UserError as error:
+                yield Warned(f"stage {other.name} is not evaluated again: {error}", self.state.progress.step)
+
+    def _obey(self, run: StageRun) -> Iterator[Event]:
+        """Do what was asked since the last step; while paused, stay."""
+        if self._parts.max_hours is not None and (time.monotonic() - self._parts.begun) / 3600 >= self._parts.max_hours:
+            self.controls.stop_reason = "--max-hours"
+            self.controls.stop_now = True
+        while True:
+            yield from self.obeyer.obey(self.stepper.lr(run))
+            if self.controls.stop_now:
+                raise StopRequested
+            if not self.obeyer.has_work:
+                return
+            if self.obeyer.take("validate"):
+                yield from self._validate(run)
+            for ask in self.obeyer.take_asked():
+                yield Predicted(self.state.progress.step, run.stage.name, self.evaluator.answer(ask))
+            if self.obeyer.take("plan"):
+                yield from self._reenter(run)
+            if self.obeyer.take("save"):
+                yield from self._save(run, "asked")
+                if self.obeyer.paused:
+                    yield from self._saved(self.saves.close())
+
+    def _reenter(self, run: StageRun) -> Iterator[Event]:
+        """Go on under a changed plan: other rows to go, other options, the same place."""
+        stage = self.state.settings.plan.stage(run.stage.name)
+        yield from self.data.open(stage, self.controls)
+        run.feed.close()
+        data = self.data.of(stage)
+        of_stage = self.state.progress.of(stage.name)
+        of_stage.rows_total = data.rows_total
+        fresh = self._prepared(stage, data, is_new=False)
+        run.stage, run.options, run.data, run.feed = fresh.stage, fresh.options, fresh.data, fresh.feed
+        run.step_settings = fresh.step_settings

@@ -1,0 +1,149 @@
+"""One optimizer step of a stage, and what the run stands behind once it has happened."""
+
+import math
+import time
+from dataclasses import dataclass
+
+from lmplay_tui.data.batches import Batch
+from lmplay_tui.data.stage_data import StageData
+from lmplay_tui.errors import NonFiniteError
+from lmplay_tui.options import TrainOptions
+from lmplay_tui.plan.schema import Stage
+from lmplay_tui.run.controls import Controls
+from lmplay_tui.run.events import StepDone
+from lmplay_tui.train.accuracy import fast_word_accuracy
+from lmplay_tui.train.checkpoint import SaveError, write_checkpoint
+from lmplay_tui.train.feed import Feed
+from lmplay_tui.train.state import TrainState, restore_rng, rng_state
+from lmplay_tui.train.steps import (
+    StepResult,
+    StepSettings,
+    StopRequested,
+    accumulate_gradients,
+    apply_update,
+    is_finite,
+)
+
+
+@dataclass
+class StageRun:
+    """A stage while it runs: its options and data, and how its steps are done."""
+
+    stage: Stage
+    options: TrainOptions
+    data: StageData
+    feed: Feed
+    step_settings: StepSettings
+    accuracy_interval: int
+    waited_from: float = 0.0  # when the loop began to wait for the batch under way
+
+
+class Stepper:
+    """Does the steps of a run. On a stop between mini-batches everything is as it was before the step."""
+
+    def __init__(self, state: TrainState, controls: Controls) -> None:
+        self._state = state
+        self._controls = controls
+        self.steps_here = 0  # steps done by this process: without any there is nothing to save
+
+    def step(self, run: StageRun, batch: Batch) -> StepDone:
+        """Train on a batch. Raises `StopRequested` (the batch is back in the feed), `NonFiniteError`."""
+        state, progress, optimizer = self._state, self._state.progress, self._state.optimizer
+        assert optimizer is not None
+        data_s = time.perf_counter() - run.waited_from
+        rng = rng_state(state.device)
+        lr = self.lr(run)
+        run.step_settings.want_argmax = progress.step % run.accuracy_interval == 0
+        state.model.train()
+        optimizer.zero_grad(set_to_none=True)
+        try:
+            result = accumulate_gradients(
+                state.model, state.hidden, batch.samples, run.step_settings, lambda: self._controls.stop_now
+            )
+        except StopRequested:
+            optimizer.zero_grad(set_to_none=True)
+            restore_rng(rng, state.device)
+            run.feed.give_back(batch)
+            raise
+        apply_update(optimizer, result, run.step_settings, lr)
+        if not is_finite(result):
+            self._give_up(run, batch, result)
+        accuracy = self._accuracy(result)
+
+        # Only now, that the step has happened, does the run stand behind it.
+        self.steps_here += 1
+        progress.step += 1
+        progress.tokens += result.num_tokens
+        of_stage = progress.of(run.stage.name)
+        of_stage.tokens += result.num_tokens
+        self.count(run, batch)
+        state.statistics.trained(
+            run.stage.name, rows=batch.rows_read, tokens=result.num_tokens, loss_tokens=result.num_loss_tokens,
+            loss=result.loss, accuracy=accuracy,
+        )  # fmt: skip
+        step_s = time.perf_counter() - run.waited_from
+        progress.elapsed_s += step_s
+        of_stage.elapsed_s += step_s
+        return StepDone(
+            step=progress.step,
+            stage=run.stage.name,
+            rows=progress.rows,
+            stage_rows=of_stage.position.row,
+            tokens=progress.tokens,
+            loss_tokens=result.num_loss_tokens,
+            step_tokens=result.num_tokens,
+            samples=result.num_samples,
+            epoch=of_stage.position.row / max(run.data.rows_per_epoch, 1),
+            row=batch.row_in_epoch,
+            loss=result.loss,
+            accuracy=accuracy,
+            lr=lr,
+            grad_norm=result.grad_norm,
+            elapsed_s=progress.elapsed_s,
+            data_s=data_s,
+            forward_s=result.forward_s,
+            backward_s=result.backward_s,
+            optimizer_s=result.optimizer_s,
+            step_s=step_s,
+            text_shown=of_stage.text_shown,
+        )
+
+    def lr(self, run: StageRun) -> float:
+        """The learning rate of the next step."""
+        rows_done = self._state.progress.of(run.stage.name).position.row
+        return self._state.lr(run.options, rows_done / max(run.data.rows_total, 1))
+
+    def count(self, run: StageRun, batch: Batch) -> None:
+        """The rows of a batch have been read: move the position on."""
+        progress = self._state.progress
+        of_stage = progress.of(run.stage.name)
+        progress.rows += batch.rows_read
+        of_stage.position = batch.position_after
+        of_stage.chars_read += batch.chars_read
+        of_stage.chars_shown += batch.chars_shown
+
+    def _accuracy(self, result: StepResult) -> float | None:
+        """Mean word accuracy of the batch, each prediction against the truth that was trained."""
+        decode = self._state.tokenizer.decode
+        known = [
+            accuracy
+            for sample, argmax in result.argmax
+            if (accuracy := fast_word_accuracy(decode(argmax.tolist()), sample.truth)) is not None
+        ]
+        return sum(known) / len(known) if known else None
+
+    def _give_up(self, run: StageRun, batch: Batch, result: StepResult) -> None:
+        """Numbers that are not finite: keep the last checkpoint, put what there is apart, and end the run."""
+        path = self._state.run.checkpoint("corrupted")
+        kept = f"the state is in {path}"
+        try:
+            write_checkpoint(self._state.checkpoint(), path)
+        except SaveError as error:
+            kept = f"the state could not be written to {path} ({error})"
+        begin = self._state.progress.of(run.stage.name).position.row
+        what = "gradient norm" if math.isfinite(result.loss) else "loss"
+        raise NonFiniteError(
+            f"stage {run.stage.name}, step {self._state.progress.step + 1}, rows {begin} to "
+            f"{batch.position_after.row}: the {what} is not finite; no update was made, {kept}; "
+            "try a lower --lr, --grad-clip 1, or without --amp"
+        )
