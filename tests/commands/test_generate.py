@@ -128,7 +128,9 @@ def test_prompts_from_everywhere(
     assert Said(capsys, "--model", model, "").out == plain(expected(model, ""))
 
 
-def test_no_prompt_at_a_terminal(model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_prompt_at_a_terminal(
+    model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
     said = Said(capsys, "--model", model)
     assert (said.status, said.out) == (2, "")
