@@ -19,6 +19,7 @@ FILE_KINDS = (".jsonl", ".json", ".csv", ".parquet", ".txt")
 # What a row is made of: one of these, in whole.
 _COLUMN_SETS = (("messages",), ("text", "title"), ("prompt", "system", "truth"))
 COLUMNS = tuple(column for columns in _COLUMN_SETS for column in columns)
+_DECIDING = {"messages", "text", "prompt", "truth"}  # these say which of the sets was meant
 _NEEDED = {"title": {"text"}, "prompt": {"truth"}, "truth": {"prompt"}, "system": {"prompt", "truth"}}
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
@@ -137,6 +138,7 @@ def column_problems(given: Iterable[str]) -> list[tuple[str, str]]:
     """Columns that do not go together, or that need another beside them: each with what is wrong."""
     there = set(given)
     sets = [[column for column in columns if column in there] for columns in _COLUMN_SETS]
+    sets.sort(key=lambda columns: not _DECIDING & set(columns))
     first, *others = [columns for columns in sets if columns] or [[]]
     problems = [(column, f"does not go together with {first[0]}") for columns in others for column in columns]
     missing = sorted({other for column in first for other in _NEEDED.get(column, ())} - there)

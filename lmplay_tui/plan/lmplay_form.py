@@ -51,18 +51,17 @@ def _loader(report: Report, path: KeyPath, name: str, table: Mapping[str, Any], 
         return None
     loader = given["ds_loader"]
     values = _arguments(report, path, loader, given)
-    if values is None:
-        return None
     if loader == "openorca":
         return _known("openorca", name)
-    if loader == "wiki":
-        spec = _known(f"wikipedia:{values['lang']}", name)
-        if spec is None:
-            place = ("kwargs", "lang") if "lang" in given.get("kwargs", {}) else ("args", 0)
-            said = f"must be a language of Wikipedia, as en or es, got {shown_value(values['lang'])}"
-            report.add((*path, *place), said)
-        return spec
-    return _hub(report, path, name, values, shelf)
+    if loader == "hf":
+        return _hub(report, path, name, shelf, values=values, kwargs=given.get("kwargs", {}))
+    if "lang" not in values:
+        return None
+    spec = _known(f"wikipedia:{values['lang']}", name)
+    if spec is None:
+        place = ("kwargs", "lang") if "lang" in given.get("kwargs", {}) else ("args", 0)
+        report.add((*path, *place), f"must be a language of Wikipedia, as en or es, got {shown_value(values['lang'])}")
+    return spec
 
 
 def _known(known: str, name: str) -> DatasetSpec | None:
@@ -70,41 +69,42 @@ def _known(known: str, name: str) -> DatasetSpec | None:
     return None if spec is None else replace(spec, name=name)
 
 
-def _arguments(report: Report, path: KeyPath, loader: str, given: Mapping[str, Any]) -> dict[str, str] | None:
-    """A loader's arguments by name; None where they are not what it takes."""
+def _arguments(report: Report, path: KeyPath, loader: str, given: Mapping[str, Any]) -> dict[str, str]:
+    """A loader's valid arguments by name."""
     order = _ARGS[loader]
-    args = given.get("args", [])
-    words = valid_entries(report, (*path, "args"), args, keys.ENTRY)
-    kinds = {key: keys.LMPLAY_KWARGS[key] for key in _KWARGS[loader]}
-    values = dict(zip(order, (word for _, word in words), strict=False))
-    values |= valid_keys(report, (*path, "kwargs"), given.get("kwargs", {}), kinds)
-    if len(words) < len(args):
-        return None
+    args, kwargs = given.get("args", []), given.get("kwargs", {})
     if len(args) > len(order):
-        takes = ", ".join(order) if order else "nothing"
-        report.add((*path, "args"), f"{loader} takes {takes} here, got {len(args)} entries")
-        return None
-    missing = [key for key in _REQUIRED[loader] if key not in values and key not in given.get("kwargs", {})]
+        report.add((*path, "args"), f"{loader} takes {', '.join(order) or 'nothing'} here, got {len(args)} entries")
+    missing = [name for name in _REQUIRED[loader] if name not in order[: len(args)] and name not in kwargs]
     if missing:
         report.add((*path, "args"), f"{loader} needs {', '.join(missing)} here")
+    words = valid_entries(report, (*path, "args"), args[: len(order)], keys.ENTRY)
+    values = {order[place[-1]]: word for place, word in words if isinstance(place[-1], int)}
+    kinds = {name: keys.LMPLAY_KWARGS[name] for name in _KWARGS[loader]}
+    return values | valid_keys(report, (*path, "kwargs"), kwargs, kinds)
+
+
+def _hub(
+    report: Report, path: KeyPath, name: str, shelf: Shelf, *, values: Mapping[str, str], kwargs: Mapping[str, Any]
+) -> DatasetSpec | None:
+    there = {ours for theirs, ours in _COLUMNS.items() if theirs in kwargs}
+    # LMPlay's truth without a prompt is a text, or a list of messages.
+    for column, said in column_problems(there) if there != {"truth"} else ():
+        report.add((*path, "kwargs", f"{column}_column"), said)
+    columns = {ours: values[theirs] for theirs, ours in _COLUMNS.items() if theirs in values}
+    if there == columns.keys() == {"truth"}:
+        columns = {"messages" if columns["truth"] == "messages" else "text": columns["truth"]}
+    named = {"config": values.get("name"), "revision": values.get("revision"), "saved_as": values.get("saved_as")}
+    if "saved_as" in values:
+        problem = keys.checked(keys.DATASET_KEYS["saved_as"], values["saved_as"])[1]
+        if problem is not None:
+            report.add((*path, "args", 0), problem)
+    if "path" not in values:
         return None
-    return values if all(key in values for key in _REQUIRED[loader]) else None
-
-
-def _hub(report: Report, path: KeyPath, name: str, values: Mapping[str, str], shelf: Shelf) -> DatasetSpec | None:
-    saved_as, problem = keys.checked(keys.DATASET_KEYS["saved_as"], values["saved_as"])
-    if problem is not None:
-        report.add((*path, "args", 0), problem)
     spec, problem = shelf.at(values["path"], name=name)
     if spec is None:
         report.add((*path, "args", 1), problem or "")
         return None
-    columns = {ours: values[theirs] for theirs, ours in _COLUMNS.items() if theirs in values}
-    if columns.keys() == {"truth"}:  # LMPlay's truth without a prompt is a text, or a list of messages
-        columns = {"messages" if columns["truth"] == "messages" else "text": columns["truth"]}
-    for column, said in column_problems(columns):
-        report.add((*path, "kwargs", f"{column}_column"), said)
-    named = {"config": values.get("name"), "revision": values.get("revision"), "saved_as": saved_as}
     return altered(spec, columns | {key: value for key, value in named.items() if value is not None})
 
 

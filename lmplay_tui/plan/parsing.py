@@ -36,11 +36,7 @@ def parsed(text: str, form: Form, report: Report) -> dict[str, Any] | None:
     if not _fits(text, report):
         return None
     report.places = locate(text, form)
-    document = _toml(text, report) if form == "toml" else _json(text, report)
-    if document is not None and not isinstance(document, dict):
-        report.add(("file",), "must hold a JSON object", 1)
-        return None
-    return document
+    return _toml(text, report) if form == "toml" else _json(text, report)
 
 
 def _fits(text: str, report: Report) -> bool:
@@ -99,7 +95,7 @@ def _after_duplicates(text: str, error: tomllib.TOMLDecodeError, report: Report)
         return None
 
 
-def _json(text: str, report: Report) -> Any:
+def _json(text: str, report: Report) -> dict[str, Any] | None:
     try:
         document = json.loads(text)
     except json.JSONDecodeError as error:
@@ -112,5 +108,7 @@ def _json(text: str, report: Report) -> Any:
     else:
         for path, second, first in report.places.duplicates:
             report.add(path, f"is there a second time; first in line {first}", second)
-        return document
+        if isinstance(document, dict):
+            return document
+        report.add(("file",), "must hold a JSON object", 1)
     return None

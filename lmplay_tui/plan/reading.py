@@ -4,6 +4,7 @@ Three forms are read: TOML with `[stages.NAME]` tables, the same with the stages
 and LMPlay's `{datasets, steps}`. Each may be TOML or JSON.
 """
 
+import difflib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -124,7 +125,7 @@ def _stages(document: dict[str, Any], report: Report) -> list[StageTable]:
     for key, value in document.items():
         if key in keys.PLAN_KEYS:
             continue
-        if not inside and isinstance(value, dict) and ({"dataset", "datasets"} & value.keys() or not _hint(key)):
+        if not inside and isinstance(value, dict) and ({"dataset", "datasets"} & value.keys() or not _is_misspelt(key)):
             stages[key] = value
         else:
             report.add((key,), keys.not_here(key, keys.PLAN_KEYS, hint=not report.full))
@@ -139,8 +140,9 @@ def _stages(document: dict[str, Any], report: Report) -> list[StageTable]:
     return tables
 
 
-def _hint(key: str) -> str:
-    return nearest(key, keys.PLAN_KEYS)
+def _is_misspelt(key: str) -> bool:
+    """Whether a table without a dataset rather is one of a plan's own, misspelt: `trian`, but not `pretraining`."""
+    return bool(difflib.get_close_matches(key, keys.PLAN_KEYS, n=1, cutoff=0.8))
 
 
 def _steps(document: dict[str, Any], report: Report, shelf: Shelf, train: dict[str, Any]) -> list[StageTable]:

@@ -53,7 +53,7 @@ def stage_table(report: Report, path: KeyPath, name: str, table: Mapping[str, An
         report.add((*path, "datasets"), "stands beside dataset: give one of the two")
     elif "dataset" not in table and "datasets" not in table:
         report.add((*path, "dataset"), "is missing")
-    datasets = [((*path, "dataset"), given["dataset"])] if "dataset" in given else []
+    datasets = [((*path, "dataset"), given["dataset"])] if "dataset" in given and "datasets" not in table else []
     datasets += valid_entries(report, (*path, "datasets"), given.get("datasets", ()), keys.ENTRY)
     return StageTable(
         name=name, name_path=path, path=path, datasets=datasets, weights=_weights(report, path, table, given),
