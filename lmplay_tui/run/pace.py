@@ -1,0 +1,101 @@
+"""How fast a run is, and when it will be done: measured over the last minutes, all that happens in between included."""
+
+import math
+from collections import deque
+
+
+class Pace:
+    """Rows and tokens a second, from marks of (seconds, rows, tokens) at least a second apart."""
+
+    def __init__(self, window_s: float = 600.0, short_s: float = 20.0) -> None:
+        self._marks: deque[tuple[float, float, float]] = deque()
+        self._window_s = window_s
+        self._short_s = short_s
+        self._last: tuple[float, float, float] | None = None
+
+    def clear(self) -> None:
+        """Forget the past: a pause, a new stage or a resume would falsify the rates."""
+        self._marks.clear()
+        self._last = None
+
+    def mark(self, at_s: float, rows: float, tokens: float) -> None:
+        """Note how far the run is at `at_s`."""
+        self._last = (at_s, rows, tokens)
+        if not self._marks or at_s - self._marks[-1][0] >= 1.0:
+            self._marks.append(self._last)
+            while self._marks[0][0] < at_s - self._window_s:
+                self._marks.popleft()
+
+    def _rate(self, column: int, window_s: float) -> float:
+        if self._last is None or not self._marks:
+            return math.nan
+        first = next((mark for mark in self._marks if mark[0] >= self._last[0] - window_s), self._marks[-1])
+        seconds = self._last[0] - first[0]
+        return (self._last[column] - first[column]) / seconds if seconds > 0.2 else math.nan
+
+    @property
+    def rows_per_s(self) -> float:
+        """Over the whole window: validation, evaluation and saving included. NaN where not known yet."""
+        return self._rate(1, self._window_s)
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Over the last seconds. NaN where not known yet."""
+        return self._rate(2, self._short_s)
+
+    def seconds_for(self, rows: float) -> float:
+        """How long so many rows will take; NaN where not known yet."""
+        rate = self.rows_per_s
+        return max(rows, 0) / rate if rate > 0 else math.nan
+
+
+PARTS = ("data", "forward", "backward", "optimizer", "other", "validate", "save")
+
+_ADVICE = {
+    "data": "waiting for data: the processor cuts and tokenizes more slowly than the device trains",
+    "forward": "in the forward pass",
+    "backward": "in the backward pass",
+    "optimizer": "in the optimizer",
+    "other": "between the passes: word accuracy, logging, the screen",
+    "validate": "validating and evaluating: longer intervals would help",
+    "save": "saving checkpoints: a longer --save-interval would help",
+}
+
+
+class StepTime:
+    """Where the time of the last some hundred steps went."""
+
+    def __init__(self, memory_steps: float = 200.0) -> None:
+        self._seconds = dict.fromkeys(PARTS, 0.0)
+        self._keep = 1.0 - 1.0 / memory_steps
+
+    def step(self, whole_s: float, parts: dict[str, float], steps: int = 1) -> None:
+        """Add `steps` steps of `whole_s` seconds each; what `parts` leave of it is "other"."""
+        kept = self._keep**steps
+        for name in PARTS:
+            self._seconds[name] *= kept
+        known = 0.0
+        for name, seconds in parts.items():
+            if seconds > 0:
+                self._seconds[name] += seconds * steps
+                known += seconds
+        self._seconds["other"] += max(whole_s - known, 0.0) * steps
+
+    def add(self, part: str, seconds: float) -> None:
+        """Add time between steps: validating, saving."""
+        if seconds > 0:
+            self._seconds[part] += seconds
+
+    def shares(self) -> dict[str, float]:
+        """The share of each part, in their order; empty where nothing is known."""
+        total = sum(self._seconds.values())
+        return {name: seconds / total for name, seconds in self._seconds.items()} if total > 0 else {}
+
+    def sentence(self) -> str:
+        """What takes most of the time, or what takes time that it should not."""
+        shares = self.shares()
+        if not shares:
+            return ""
+        wasted = [name for name in ("data", "save", "validate") if shares[name] >= 0.15]
+        name = wasted[0] if wasted else max(shares, key=lambda part: shares[part])
+        return f"{shares[name]:.0%} of the time {_ADVICE[name]}".replace("%", " %")

@@ -1,0 +1,145 @@
+"""Events as sentences for a log: one line each, the same live and from a journal."""
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import PurePath
+from typing import Any, Literal
+
+from lmplay_tui.run.journal import number
+from lmplay_tui.text import one_line
+
+Level = Literal["info", "good", "warning", "error"]
+Record = Mapping[str, Any]
+
+
+def shown_size(size_bytes: float) -> str:
+    """Bytes as a person reads them: `124 MB`."""
+    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size_bytes >= scale:
+            value = size_bytes / scale
+            return f"{value:.1f} {unit}" if value < 10 else f"{value:.0f} {unit}"
+    return f"{size_bytes:.0f} B"
+
+
+def shown_seconds(seconds: float) -> str:
+    """A duration as a person says it: `0.4 s`, `12 s`, `3 min 05 s`, `3 h 20`, `2 d 4 h`."""
+    if not math.isfinite(seconds):
+        return "?"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    if whole < 48 * 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d}"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+def _text(record: Record, key: str) -> str:
+    return one_line(record.get(key, "") or "")
+
+
+def _step(record: Record) -> str:
+    return f"step {_count(record.get('step'))}"
+
+
+def _count(value: object) -> str:
+    return f"{int(value):,}" if isinstance(value, int | float) and math.isfinite(value) else "?"
+
+
+def _scores(record: Record) -> str:
+    said = f"loss {number(record.get('loss')):.3f}"
+    accuracy = record.get("accuracy")
+    return said if accuracy is None else f"{said}, accuracy {number(accuracy):.3f}"
+
+
+def _run_started(record: Record) -> str:
+    resumed = record.get("resumed_from")
+    start = "training anew" if resumed is None else f"resumed at step {_count(resumed)}"
+    millions = number(record.get("num_parameters")) / 1e6
+    note = _text(record, "note")
+    return f"{_text(record, 'name')}: {start} on {_text(record, 'device')}, {millions:.1f} M parameters" + (
+        f"; {note}" if note else ""
+    )
+
+
+def _evaluated(record: Record) -> str:
+    sets = record.get("sets")
+    sets = sets if isinstance(sets, Mapping) else {}
+    told = ", ".join(
+        f"{one_line(name, 40)} {number(scores.get('loss')):.3f}"
+        for name, scores in sets.items()
+        if isinstance(scores, Mapping)
+    )
+    return f"evaluated at {_step(record)}: loss {told}"
+
+
+def _saved(record: Record) -> str:
+    return (
+        f"saved {one_line(record.get('path', ''), 400)} ({_step(record)}, "
+        f"{shown_size(number(record.get('size_bytes')))}, {shown_seconds(number(record.get('seconds')))}, "
+        f"{_text(record, 'reason')})"
+    )
+
+
+def _stopped(record: Record) -> str:
+    path = record.get("path")
+    if path is None:
+        return "stopped before the first step: nothing was saved"
+    return f"stopped at {_step(record)}, saved {one_line(path, 400)}"
+
+
+def _plan_changed(record: Record) -> str:
+    changes = record.get("what")
+    changes = changes if isinstance(changes, list | tuple) else ()
+    return f"plan changed at {_step(record)}: " + "; ".join(one_line(change) for change in changes)
+
+
+def _bookmarked(record: Record) -> str:
+    note = _text(record, "note")
+    return f"bookmark at {_step(record)}" + (f": {note}" if note else "")
+
+
+_SENTENCES: dict[str, tuple[Level, Callable[[Record], str]]] = {
+    "RunStarted": ("good", _run_started),
+    "StageStarted": ("info", lambda r: f"stage {_text(r, 'stage')} begins, {_count(r.get('rows_total'))} rows"),
+    "Validated": ("info", lambda r: f"validated at {_step(r)}: {_scores(r)}"),
+    "Evaluated": ("info", _evaluated),
+    "CheckpointSaved": ("good", _saved),
+    "LearningRateChanged": (
+        "info",
+        lambda r: f"learning rate x {number(r.get('factor')):g} of the schedule from {_step(r)}",
+    ),
+    "PlanChanged": ("info", _plan_changed),
+    "Bookmarked": ("info", _bookmarked),
+    "Paused": ("info", lambda r: f"paused at {_step(r)}"),
+    "Resumed": ("info", lambda r: f"goes on at {_step(r)}"),
+    "Warned": ("warning", lambda r: one_line(r.get("message", ""), 1000)),
+    "HandedOver": ("good", lambda r: f"handed over to process {_count(r.get('pid'))} at {_step(r)}"),
+    "StageDone": (
+        "good",
+        lambda r: f"stage {_text(r, 'stage')} done at {_step(r)}, {shown_seconds(number(r.get('seconds')))}",
+    ),
+    "RunStopped": ("good", _stopped),
+    "RunFailed": ("error", lambda r: "failed: " + one_line(r.get("message", ""), 1000)),
+    "RunDone": ("good", lambda r: f"the plan is done at {_step(r)}, saved {one_line(r.get('path', ''), 400)}"),
+    "LogLine": ("info", lambda r: one_line(r.get("message", ""), 1000)),
+}
+
+
+def told(record: Record) -> tuple[Level, str] | None:
+    """The event as (level, sentence); None for one that a log does not tell."""
+    known = _SENTENCES.get(str(record.get("event")))
+    if known is None:
+        return None
+    level, sentence = known
+    if record.get("event") == "LogLine" and record.get("level") in ("warning", "error"):
+        level = record["level"]
+    return level, sentence(record)
+
+
+def file_name(path: object) -> str:
+    """The last part of a path, fit for a screen."""
+    return one_line(PurePath(str(path)).name, 80)

@@ -1,0 +1,379 @@
+"""A run as a screen sees it, made from events (live) or journal records (attached): plain state, no drawing."""
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any
+
+from lmplay_tui.run.history import At, History
+from lmplay_tui.run.journal import number
+from lmplay_tui.run.pace import Pace, StepTime
+from lmplay_tui.run.telling import Level, told
+from lmplay_tui.run.view_parts import LogEntry, Mark, PredictionSeen, StageView
+from lmplay_tui.text import one_line
+
+Record = Mapping[str, Any]
+
+MAX_LOG = 2000
+MAX_MARKS = 1000
+MAX_PREDICTIONS = 400
+MAX_DETAILED = 60  # predictions that keep their token probabilities and top fives
+
+
+class RunView:
+    """The whole state of a run. `apply` takes records; `versions` say which parts have changed."""
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self.name = ""
+        self.device = ""
+        self.note = ""
+        self.num_parameters = 0
+        self.pid: int | None = None
+        self.state = "starting"  # starting, running, paused, stopping, stopped, finished, failed, dead
+        self.activity = "starting"
+        self.detail = ""
+        self.fraction: float | None = None
+        self.activity_since = clock()
+        self.started_at = clock()
+        self.stages: list[StageView] = []
+        self.stage_index = -1
+        self.at = At(0, 0, 0, 0)
+        self.last_step: Record = {}
+        self.lr_factor = 1.0
+        self.plan_text: str | None = None  # as the run last said it
+        self.history = History()
+        self.marks: deque[Mark] = deque(maxlen=MAX_MARKS)
+        self.log: deque[LogEntry] = deque(maxlen=MAX_LOG)
+        self.log_count = 0
+        self.predictions: list[PredictionSeen] = []
+        self.predictions_count = 0
+        self.pinned: list[str] = []
+        self.checkpoint: Record | None = None
+        self.pace = Pace()
+        self.step_time = StepTime()
+        self.result: Record | None = None  # RunStopped, RunFailed or RunDone
+        self.handed_over: Record | None = None
+        self.changes = 0  # records applied
+        self._lives_by_steps = False  # StepDone events come: the journal's means would be a second copy
+
+    # ---- what the panes ask
+
+    @property
+    def stage(self) -> StageView | None:
+        return self.stages[self.stage_index] if 0 <= self.stage_index < len(self.stages) else None
+
+    @property
+    def over(self) -> bool:
+        return self.state in ("stopped", "finished", "failed", "dead")
+
+    @property
+    def fraction_done(self) -> float:
+        """The share of the whole plan's rows that has been read."""
+        total = sum(stage.rows_total or 0 for stage in self.stages)
+        return sum(stage.rows_done for stage in self.stages) / total if total else 0.0
+
+    def seconds_left(self, stage: StageView | None = None) -> float:
+        """Until the stage, or the whole plan, is done, at the pace of the last minutes; NaN where not known."""
+        left = stage.rows_left if stage else sum(each.rows_left for each in self.stages)
+        return self.pace.seconds_for(left)
+
+    def now(self) -> float:
+        return self._clock()
+
+    # ---- records
+
+    def apply(self, record: Record) -> None:
+        """Take one event's record, or one line of a journal."""
+        self.changes += 1
+        event = record.get("event")
+        if event is not None:
+            handler = _HANDLERS.get(str(event))
+            if handler is not None:
+                handler(self, record)
+            self._tell(record)
+        elif isinstance(record.get("resumed_from"), int):
+            self._drop_beyond(record["resumed_from"])
+        elif "prompt" in record:
+            self._see_prediction(record, record)
+        elif "step" in record:
+            self._metrics(record)
+
+    def say(self, level: Level, text: str, at: float | None = None, event: str = "") -> None:
+        """Add a line to the log. Validations in a row stay one line, the newest."""
+        if event == "Validated" and self.log and self.log[-1].event == event:
+            self.log.pop()
+        self.log.append(LogEntry(self._clock() if at is None else at, level, one_line(text, 1000), event))
+        self.log_count += 1
+        self.changes += 1
+
+    def _tell(self, record: Record) -> None:
+        sentence = told(record)
+        if sentence is not None:
+            self.say(*sentence, at=_stamp(record.get("time")), event=str(record["event"]))
+
+    def _mark(self, kind: str, record: Record, text: str = "") -> None:
+        step = record.get("step")
+        self.marks.append(Mark(kind, step if isinstance(step, int) else int(self.at.step), one_line(text)))
+
+    def _drop_beyond(self, step: int) -> None:
+        self.history.drop_beyond(step)
+        self.marks = deque((mark for mark in self.marks if mark.step <= step), maxlen=MAX_MARKS)
+        self.predictions = [seen for seen in self.predictions if seen.step <= step]
+        self.predictions_count += 1
+        self.pace.clear()
+
+    def _set_activity(self, activity: str, detail: str = "", fraction: float | None = None) -> None:
+        if activity != self.activity:
+            self.activity_since = self._clock()
+        self.activity, self.detail, self.fraction = one_line(activity, 40), one_line(detail, 200), fraction
+
+    def _activity_changed(self, record: Record) -> None:
+        fraction = record.get("fraction")
+        fraction = None if fraction is None else number(fraction)
+        self._set_activity(str(record.get("activity", "")), str(record.get("detail", "")), fraction)
+
+    def _run_started(self, record: Record) -> None:
+        self.name = one_line(record.get("name", ""), 80)
+        self.device = one_line(record.get("device", ""), 80)
+        self.note = one_line(record.get("note", ""), 300)
+        self.num_parameters = int(number(record.get("num_parameters", 0)))
+        self.pid = record.get("pid") if isinstance(record.get("pid"), int) else None
+        self.started_at = _stamp(record.get("time")) or self._clock()
+        self.at = self.at._replace(step=number(record.get("step", 0)), rows=number(record.get("rows", 0)))
+        self.state, self.result, self.handed_over = "running", None, None
+        self._take_stages(record)
+        self.pace.clear()
+        resumed_from = record.get("resumed_from")
+        if isinstance(resumed_from, int):
+            self._drop_beyond(resumed_from)
+            self._mark("resume", record, f"resumed at step {resumed_from}")
+
+    def _take_stages(self, record: Record) -> None:
+        known = {stage.name: stage for stage in self.stages}
+        running = self.stage.name if self.stage else None
+        self.stages = []
+        for info in record.get("stages") or ():
+            name = one_line(info.get("name", ""), 40)
+            stage = known.get(name) or StageView(name)
+            stage.datasets = tuple(one_line(dataset, 80) for dataset in info.get("datasets") or ())
+            stage.epochs = number(info.get("epochs", 1))
+            stage.rows_total = info.get("rows_total")
+            stage.rows_done = int(info.get("rows_done") or 0)
+            if stage.rows_total is not None and stage.rows_done >= stage.rows_total:
+                stage.state = "done"
+            elif stage.state == "done":
+                stage.state = "waiting"
+            self.stages.append(stage)
+        self.stage_index = next((i for i, stage in enumerate(self.stages) if stage.name == running), -1)
+
+    def _find_stage(self, record: Record) -> StageView | None:
+        name = one_line(record.get("stage", ""), 40)
+        return next((stage for stage in self.stages if stage.name == name), None)
+
+    def _stage_started(self, record: Record) -> None:
+        stage = self._find_stage(record)
+        if stage is None:
+            stage = StageView(one_line(record.get("stage", ""), 40))
+            self.stages.append(stage)
+        self.stage_index = self.stages.index(stage)
+        stage.state = "running"
+        stage.rows_total = int(number(record.get("rows_total", 0)))
+        stage.rows_done = int(number(record.get("rows_done", 0)))
+        stage.unigram_entropy = number(record.get("unigram_entropy"))
+        self.pace.clear()
+        self._mark("stage", record, f"stage {stage.name}")
+
+    def _step_done(self, record: Record) -> None:
+        self._lives_by_steps = True
+        self.last_step = record
+        self.at = At(
+            number(record["step"]), number(record["rows"]), number(record["tokens"]), number(record["elapsed_s"])
+        )
+        for metric, key in _STEP_METRICS.items():
+            value = record.get(key)
+            if value is not None:
+                self.history.add(metric, self.at, number(value))
+        stage = self._find_stage(record)
+        if stage is not None:
+            self._follow(stage, int(number(record.get("stage_rows", 0))))
+        self.step_time.step(
+            number(record.get("step_s", 0)),
+            {part: number(record.get(f"{part}_s", 0)) for part in ("data", "forward", "backward", "optimizer")},
+        )
+
+    def _follow(self, stage: StageView, rows_done: int) -> None:
+        """The stage has got so far, now."""
+        if self.state == "starting":
+            self.state = "running"
+        if stage.state != "done":
+            stage.state = "running"
+            self.stage_index = self.stages.index(stage)
+        stage.rows_done = rows_done
+        loss = self.history.get("train/loss")
+        stage.loss = loss.recent_mean(50) if loss else math.nan
+        self.pace.mark(self.at.time if not self._lives_by_steps else self._clock(), self.at.rows, self.at.tokens)
+        stage.tokens_per_s = self.pace.tokens_per_s
+
+    def _metrics_logged(self, record: Record) -> None:
+        values = record.get("values")
+        if isinstance(values, Mapping):
+            self._metrics(values)
+
+    def _metrics(self, row: Record) -> None:
+        """A line of `metrics.jsonl`."""
+        at = At(
+            number(row.get("step")), number(row.get("samples")), number(row.get("tokens")), number(row.get("elapsed_s"))
+        )
+        for name, value in row.items():
+            if "/" not in name or value is None or name.startswith(("val/", "eval/")):
+                continue  # validation and evaluation come as events, with their own step
+            if not (self._lives_by_steps and name in _STEP_METRICS):
+                self.history.add(one_line(name, 60), at, number(value))
+        if self._lives_by_steps:
+            return
+        steps = max(int(at.step - self.at.step), 1)
+        self.at, self.last_step = at, row
+        stage = self._find_stage(row)
+        if stage is not None:
+            self._follow(stage, int(number(row.get("stage_samples", 0))))
+        self.step_time.step(
+            number(row.get("time/step_s", 0)),
+            {part: number(row.get(f"time/{part}_s", 0)) for part in ("data", "forward", "backward", "optimizer")},
+            steps,
+        )
+
+    def _scores(self, prefix: str, record: Record, scores: Record) -> None:
+        at = At(
+            number(record.get("step")), number(record.get("rows")), number(record.get("tokens")),
+            self.history.locate(number(record.get("step")), "time"),
+        )  # fmt: skip
+        at = at._replace(time=self.at.time) if math.isnan(at.time) else at
+        for key in ("loss", "accuracy", "bits_per_byte"):
+            if scores.get(key) is not None:
+                self.history.add(f"{prefix}/{key}", at, number(scores[key]))
+
+    def _validated(self, record: Record) -> None:
+        self._scores("val", record, record)
+        self.step_time.add("validate", number(record.get("seconds", 0)))
+
+    def _evaluated(self, record: Record) -> None:
+        sets = record.get("sets")
+        self.step_time.add("validate", number(record.get("seconds", 0)))
+        for name, scores in sets.items() if isinstance(sets, Mapping) else ():
+            stage = next((each for each in self.stages if each.name == one_line(name, 40)), None)
+            if stage is not None:
+                stage.eval_now = number(scores.get("loss"))
+                if record.get("at_stage_end") and name == record.get("stage"):
+                    stage.eval_at_end = stage.eval_now
+            if name == record.get("stage"):
+                self._scores("eval", record, scores)
+
+    def _predicted(self, record: Record) -> None:
+        values = record.get("prediction")
+        if isinstance(values, Mapping):
+            self._see_prediction(record, values)
+
+    def _see_prediction(self, record: Record, values: Record) -> None:
+        self.predictions_count += 1
+        seen = PredictionSeen(
+            self.predictions_count, int(number(record.get("step", 0))), one_line(record.get("stage", ""), 40), values
+        )
+        self.predictions.append(seen)
+        if len(self.predictions) > MAX_PREDICTIONS:  # thin the older half: the whole run stays in reach
+            half = MAX_PREDICTIONS // 2
+            self.predictions = self.predictions[:half:2] + self.predictions[half:]
+        if len(self.predictions) > MAX_DETAILED:
+            old = self.predictions[-MAX_DETAILED - 1]
+            slim = {key: value for key, value in old.values.items() if key not in ("truth_tokens", "truth_p", "top5")}
+            self.predictions[-MAX_DETAILED - 1] = PredictionSeen(old.number, old.step, old.stage, slim)
+
+    def _checkpoint_saved(self, record: Record) -> None:
+        self.checkpoint = record
+        self.step_time.add("save", number(record.get("blocked_s", 0)))
+        self._mark("save", record, "saved")
+
+    def _learning_rate_changed(self, record: Record) -> None:
+        self.lr_factor = number(record.get("factor", 1))
+        self._mark("lr", record, f"learning rate x {self.lr_factor:g}")
+
+    def _plan_changed(self, record: Record) -> None:
+        text = record.get("text")
+        self.plan_text = text if isinstance(text, str) else self.plan_text
+        self._take_stages(record)
+        self._mark("plan", record, "plan changed")
+
+    def _paused(self, record: Record) -> None:
+        self.state = "paused"
+        self._set_activity("paused")
+        self.pace.clear()
+
+    def _resumed(self, record: Record) -> None:
+        self.state = "running"
+        self._set_activity("training")
+        self.pace.clear()
+
+    def _stage_done(self, record: Record) -> None:
+        stage = self._find_stage(record)
+        if stage is not None:
+            stage.state = "done"
+            stage.rows_done = stage.rows_total or stage.rows_done
+            stage.seconds = number(record.get("seconds"))
+
+    def _handed_over(self, record: Record) -> None:
+        self.handed_over = record
+
+    def _ended(self, record: Record) -> None:
+        self.result = record
+        self.state = {"RunStopped": "stopped", "RunFailed": "failed", "RunDone": "finished"}[str(record["event"])]
+        self._set_activity(self.state)
+        if self.state == "failed":
+            self._mark("warning", record, str(record.get("message", "")))
+
+
+_STEP_METRICS = {
+    "train/loss": "loss",
+    "train/accuracy": "accuracy",
+    "train/lr": "lr",
+    "train/grad_norm": "grad_norm",
+    "time/data_s": "data_s",
+    "time/forward_s": "forward_s",
+    "time/backward_s": "backward_s",
+    "time/optimizer_s": "optimizer_s",
+    "time/step_s": "step_s",
+}
+
+_HANDLERS: dict[str, Callable[[RunView, Record], None]] = {
+    "RunStarted": RunView._run_started,
+    "ActivityChanged": RunView._activity_changed,
+    "StageStarted": RunView._stage_started,
+    "StepDone": RunView._step_done,
+    "MetricsLogged": RunView._metrics_logged,
+    "Predicted": RunView._predicted,
+    "Validated": RunView._validated,
+    "Evaluated": RunView._evaluated,
+    "CheckpointSaved": RunView._checkpoint_saved,
+    "LearningRateChanged": RunView._learning_rate_changed,
+    "PlanChanged": RunView._plan_changed,
+    "Bookmarked": lambda view, record: view._mark("bookmark", record, str(record.get("note", ""))),
+    "Warned": lambda view, record: view._mark("warning", record, str(record.get("message", ""))),
+    "Paused": RunView._paused,
+    "Resumed": RunView._resumed,
+    "StageDone": RunView._stage_done,
+    "HandedOver": RunView._handed_over,
+    "RunStopped": RunView._ended,
+    "RunFailed": RunView._ended,
+    "RunDone": RunView._ended,
+}
+
+
+def _stamp(text: object) -> float | None:
+    """Seconds since 1970 of a journal's time; None where it has none."""
+    if not isinstance(text, str):
+        return None
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        return None

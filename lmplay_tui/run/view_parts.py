@@ -1,0 +1,61 @@
+"""The parts of a run's view: a stage, a mark on the curves, a line of the log, a prediction."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lmplay_tui.run.telling import Level
+
+
+@dataclass
+class StageView:
+    """A stage as the curriculum shows it. Losses are NaN where not known."""
+
+    name: str
+    datasets: tuple[str, ...] = ()
+    epochs: float = 1.0
+    rows_total: int | None = None
+    rows_done: int = 0
+    state: str = "waiting"  # waiting, running, done
+    loss: float = math.nan
+    eval_at_end: float = math.nan  # its own evaluation set, when it was done
+    eval_now: float = math.nan  # the same set, when last scored
+    unigram_entropy: float = math.nan
+    tokens_per_s: float = math.nan
+    seconds: float = math.nan
+
+    @property
+    def fraction(self) -> float:
+        return min(self.rows_done / self.rows_total, 1.0) if self.rows_total else 0.0
+
+    @property
+    def rows_left(self) -> int:
+        return max((self.rows_total or 0) - self.rows_done, 0) if self.state != "done" else 0
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Something that happened, to be drawn on the curves."""
+
+    kind: str  # stage, save, lr, plan, resume, warning, bookmark, done
+    step: int
+    text: str
+
+
+@dataclass(frozen=True)
+class LogEntry:
+    at: float  # seconds since 1970
+    level: Level
+    text: str
+    event: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class PredictionSeen:
+    """A prediction, where it was made and its number in the order of arrival."""
+
+    number: int
+    step: int
+    stage: str
+    values: Mapping[str, Any]  # as events.Prediction names them

@@ -1,0 +1,220 @@
+"""The dashboard's application: it starts a run or looks at one, and leaves the terminal as it was."""
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from textual import on
+from textual.app import App, SystemCommand
+from textual.binding import Binding
+from textual.screen import Screen
+
+from lmplay_tui.errors import EXIT_LEFT_AT_ONCE, EXIT_OK
+from lmplay_tui.run.controls import HandOver, Stop
+from lmplay_tui.run.folder import RunFolder
+from lmplay_tui.ui import themes
+from lmplay_tui.ui.ascii import AsciiFilter, terminal_needs_ascii
+from lmplay_tui.ui.ending import ending_lines
+from lmplay_tui.ui.messages import LeaveAsked, StartAsked
+from lmplay_tui.ui.screens.dashboard import Dashboard
+from lmplay_tui.ui.session import LiveSource, end_anyway
+from lmplay_tui.ui.source import FolderSource, Source
+from lmplay_tui.ui.terminal import Signals, StrayPrints, use_safe_writer
+
+SWITCH_INTERVAL_S = 1e-4  # the interpreter's: a refresh holds up the trainer a fiftieth of what it did with 5 ms
+_HERE = Path(__file__).parent
+
+
+class LmplayApp(App[int]):
+    """One run at a time: from the launcher, at once, or attached."""
+
+    TITLE = "lmplay-tui"
+    CSS_PATH: ClassVar[list[str | Path]] = [
+        _HERE / "widgets" / "lines.tcss",
+        _HERE / "screens" / "dashboard.tcss",
+        _HERE / "screens" / "dialogs.tcss",
+    ]
+    ENABLE_COMMAND_PALETTE = True
+    BINDINGS: ClassVar[list[Any]] = [
+        Binding("t", "next_theme", "theme", show=False),
+        Binding("ctrl+p", "command_palette", "palette", show=False),
+    ]
+
+    def __init__(
+        self,
+        given: Mapping[str, Any],
+        *,
+        source: Source | None = None,
+        launcher: bool = False,
+        stray: StrayPrints | None = None,
+        timers: bool = True,
+    ) -> None:
+        """`timers` False: a test calls `tick` itself."""
+        super().__init__()
+        self.given = dict(given)
+        self.source = source
+        self._launcher = launcher
+        self._stray = stray
+        self._ticks = timers
+        self.leave_wanted = False  # set by signal handlers, looked at by `tick`
+        self.left_at_once = False
+        self.ascii_only = bool(given.get("ascii")) or terminal_needs_ascii()
+        if self.ascii_only:
+            self._filters.append(AsciiFilter())
+        for theme in themes.OURS:
+            self.register_theme(theme)
+
+    def get_theme_variable_defaults(self) -> dict[str, str]:
+        return themes.variables(self.current_theme)
+
+    def on_mount(self) -> None:
+        self.theme = os.environ.get("TEXTUAL_THEME") or themes.DARK.name
+        self.animation_level = "none"
+        if self.source is not None:
+            self.show_run(self.source)
+        else:
+            self.show_launcher()
+        if self._ticks:
+            self.set_interval(1 / float(self.given.get("refresh_hz", 2.0)), self.tick)
+
+    # ---- screens
+
+    def show_launcher(self) -> None:
+        from lmplay_tui.ui.screens.launcher import Launcher
+
+        self.push_screen(Launcher(self.given))
+
+    def show_run(self, source: Source) -> None:
+        """Look at a run, whatever was shown before."""
+        self.source = source
+        dashboard = Dashboard(source, self.given, ascii_only=self.ascii_only)
+        if isinstance(source, FolderSource):
+            source.poll()
+        self.push_screen(dashboard)
+
+    @on(StartAsked)
+    def _start(self, message: StartAsked) -> None:
+        """The launcher's answer: train, or look at a run."""
+        if message.attach is not None:
+            self.show_run(FolderSource(RunFolder(Path(message.attach))))
+            return
+        self.given |= message.given
+        source = LiveSource(self.given)
+        self.show_run(source)
+        source.start()
+        end_anyway(source)
+
+    # ---- time
+
+    def tick(self) -> None:
+        """Some times a second: take in what is new, leave when it is over."""
+        source = self.source
+        if source is None:
+            if self.leave_wanted:
+                self.exit(EXIT_OK)
+            return
+        if self._stray is not None:
+            for line in self._stray.new_lines():
+                source.view.say("info", line)
+        for screen in self.screen_stack:
+            if isinstance(screen, Dashboard):
+                screen.tick()
+        if source.done is not None and source.live and (source.view.state == "stopped" or self.leave_wanted):
+            self.exit(source.done)
+
+    # ---- leaving
+
+    @on(LeaveAsked)
+    def _leave(self, message: LeaveAsked) -> None:
+        if message.at_once:
+            self.left_at_once = True
+            self.exit(EXIT_LEFT_AT_ONCE)
+        else:
+            done = self.source.done if self.source is not None and self.source.live else EXIT_OK
+            self.exit(EXIT_OK if done is None else done)
+
+    def stop_by_signal(self, name: str) -> None:
+        """From a signal handler: only sets flags."""
+        self.leave_wanted = True
+        if isinstance(self.source, LiveSource):
+            self.source.send(Stop(reason=name))
+
+    def line_lost(self) -> None:
+        """From a signal handler: the terminal is gone."""
+        if isinstance(self.source, LiveSource) and self.given.get("on_hangup", "continue") == "continue":
+            self.source.send(HandOver(reason="the line was lost"))
+        else:
+            self.stop_by_signal(signal.SIGHUP.name)
+
+    # ---- manners
+
+    def action_next_theme(self) -> None:
+        """Go to the next of a few themes; the palette has them all."""
+        names = [name for name in themes.CYCLE if name in self.available_themes]
+        here = names.index(self.theme) if self.theme in names else -1
+        self.theme = names[(here + 1) % len(names)]
+        self.notify(f"theme {self.theme}", timeout=2)
+
+    def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
+        """Every action of the keys, by name."""
+        from lmplay_tui.ui.screens.help import actions_of
+
+        for action in actions_of(screen):
+            yield SystemCommand(action.label, action.keys, action.call)
+        yield SystemCommand("theme", "choose the colours", self.action_change_theme)
+
+
+def run_dashboard(given: Mapping[str, Any], *, attach: RunFolder | None = None, launcher: bool = False) -> int:
+    """Show the dashboard until it is left; the process's exit status.
+
+    Raises `UserError` where an option cannot be meant.
+    """
+    from lmplay_tui.ui.clock import time_zone
+
+    time_zone(given.get("tz"))
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    use_safe_writer()
+    source: Source | None = FolderSource(attach) if attach is not None else None
+    live = LiveSource(given) if source is None and not launcher else None
+    stray = StrayPrints()
+    app = LmplayApp(given, source=live or source, launcher=launcher, stray=stray)
+    signals = Signals(app.stop_by_signal, app.line_lost)
+    signals.install()
+    with stray.caught():
+        if live is not None:
+            live.start()
+            end_anyway(live)
+        status = app.run(mouse=not given.get("no_mouse"))
+    return _leave(app, status, signals)
+
+
+def _leave(app: LmplayApp, status: int | None, signals: Signals) -> int:
+    """The terminal is ours no more: say what became of the run, and wait for its trainer."""
+    source = app.source
+    code = app.return_code if status is None else status
+    if isinstance(source, LiveSource):
+        if app.left_at_once:
+            _print_lines(["left at once; the last checkpoint stands"] + ending_lines(source.view))
+            os._exit(EXIT_LEFT_AT_ONCE)
+        if source.alive:  # the screen ended before the trainer: nothing that was trained shall be lost
+            source.send(Stop(reason="the dashboard has ended"))
+            _print_lines(["saving what has been trained ..."])
+            while not source.wait(0.5):
+                pass
+        while source.poll():
+            pass
+        _print_lines(ending_lines(source.view))
+        code = source.exit_status if code in (0, None) else code
+    signals.restore()
+    return int(code or 0)
+
+
+def _print_lines(lines: list[str]) -> None:
+    with contextlib.suppress(OSError, ValueError):  # the line may be gone
+        for line in lines:
+            sys.stdout.write(line + "\n")
+        sys.stdout.flush()

@@ -1,0 +1,74 @@
+"""What the parts of the screen say to each other."""
+
+from dataclasses import dataclass
+
+from textual.message import Message
+
+from lmplay_tui.run.controls import Command
+
+
+@dataclass
+class CommandAsked(Message):
+    """Something for the trainer to do."""
+
+    command: Command
+
+
+@dataclass
+class PaneAsked(Message):
+    """Show and focus the pane with this number."""
+
+    number: int
+
+
+@dataclass
+class PlanEdited(Message):
+    """The plan's text in the editor is another than before; only the newest counts."""
+
+    text: str
+
+    def can_replace(self, message: Message) -> bool:
+        return isinstance(message, PlanEdited)
+
+
+@dataclass
+class PlanApplied(Message):
+    """Take this plan from the next batch on."""
+
+    text: str
+
+
+@dataclass
+class GhostAsked(Message):
+    """Draw this run's curves behind ours; None: no longer."""
+
+    path: str | None
+
+
+@dataclass
+class ChoiceClicked(Message):
+    """A row of a list of choices was clicked."""
+
+    index: int
+
+
+@dataclass
+class SavePlanAsked(Message):
+    """Write this plan to a file of its own."""
+
+    text: str
+
+
+@dataclass
+class LeaveAsked(Message):
+    """Close the dashboard. `at_once`: do not wait for the trainer; the last checkpoint stands."""
+
+    at_once: bool = False
+
+
+@dataclass
+class StartAsked(Message):
+    """Train with these options, or look at the run whose checkpoint has this path."""
+
+    given: dict[str, object]
+    attach: str | None = None

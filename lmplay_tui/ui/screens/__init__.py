@@ -1,0 +1,1 @@
+"""Screens: they place widgets, hand data to them and turn what they ask for into commands."""

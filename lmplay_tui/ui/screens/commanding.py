@@ -1,0 +1,176 @@
+"""The dashboard's keys that speak to the run: save, stop, pause, learning rate, asking, leaving."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from textual.actions import SkipAction
+from textual.binding import Binding
+from textual.screen import Screen
+from textual.widgets import Button, Input, TextArea
+
+from lmplay_tui.run import controls
+from lmplay_tui.run.journal import number
+from lmplay_tui.run.view import RunView
+from lmplay_tui.ui import notices
+from lmplay_tui.ui.messages import LeaveAsked
+from lmplay_tui.ui.screens import questions
+from lmplay_tui.ui.source import Source
+
+TWICE_WITHIN_S = 5.0
+
+
+class Commanding(Screen[None]):
+    """A screen on a run that can be told what to do. `view` and `source` are the dashboard's."""
+
+    BINDINGS = [
+        Binding("s", "save", "save"),
+        Binding("x", "stop", "stop"),
+        Binding("p", "pause", "pause"),
+        Binding("v", "validate", "validate", show=False),
+        Binding("l", "learning_rate", "lr"),
+        Binding("e", "pane(4)", "plan"),
+        Binding("b", "bookmark", "mark"),
+        Binding("g", "ask", "ask"),
+        Binding("r", "runs", "runs"),
+        Binding("slash", "filter", "filter", show=False, key_display="/"),
+        Binding("z", "zoom", "max"),
+        Binding("escape", "back", "back", show=False),
+        Binding("1", "pane(1)", "curriculum", show=False),
+        Binding("2", "pane(2)", "curves", show=False),
+        Binding("3", "pane(3)", "predictions", show=False),
+        Binding("4", "pane(4)", "plan", show=False),
+        Binding("5", "pane(5)", "system", show=False),
+        Binding("6", "pane(6)", "log", show=False),
+        Binding("ctrl+s", "save", "save", show=False),
+        Binding("question_mark,f1", "help", "help", key_display="?"),
+        Binding("q,ctrl+q", "leave", "quit", key_display="q"),
+        Binding("ctrl+c", "interrupt", "stop gracefully", show=False, priority=True),
+    ]
+
+    source: Source
+    options: Mapping[str, Any]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._interrupted_at = -1e9
+        self._news = notices.News()
+
+    @property
+    def view(self) -> RunView:
+        return self.source.view
+
+    def _tell(self, command: controls.Command, said: str) -> None:
+        """Send a command, and say so; where nothing runs any more, say that."""
+        if self.view.over:
+            self.notify(f"the run is {self.view.state}", severity="warning")
+            return
+        self.source.send(command)
+        if said:
+            self.notify(said, timeout=3)
+
+    # ---- saving, stopping, pausing
+
+    def action_save(self) -> None:
+        self._tell(controls.SaveNow(), "saving after this step")
+
+    def action_validate(self) -> None:
+        self._tell(controls.ValidateNow(), "validating after this step")
+
+    def action_pause(self) -> None:
+        if self.view.state == "paused":
+            self._tell(controls.Resume(), "")
+        else:
+            self._tell(controls.Pause(), "pausing after this step")
+
+    def action_stop(self) -> None:
+        if self.view.over:
+            self.notify(f"the run is {self.view.state}; q leaves", severity="information")
+            return
+        stage = self.view.stage.name if self.view.stage else ""
+
+        def answered(when: questions.StopAnswer | None) -> None:
+            if when is not None:
+                said = "stopping: saving what has been trained" if when == "now" else "stopping at the stage's end"
+                self._tell(controls.Stop(when=when), said)
+
+        self.app.push_screen(questions.stop_dialog(stage), answered)
+
+    def on_button_pressed(self, event: Button.Pressed) -> None:
+        actions = {"save": self.action_save, "pause": self.action_pause, "stop": self.action_stop}
+        if event.button.id in actions:
+            event.stop()
+            actions[event.button.id]()
+
+    def action_leave(self) -> None:
+        """Leave at once where nothing is lost by it, else ask."""
+        if self.view.over or not self.source.live:
+            self.post_message(LeaveAsked())
+            return
+
+        def answered(what: questions.QuitAnswer | None) -> None:
+            if what == "stop":
+                self._tell(controls.Stop(), "stopping: saving what has been trained")
+            elif what == "detach":
+                self._tell(controls.HandOver(), "saving, then going on without this terminal")
+
+        self.app.push_screen(questions.quit_dialog(), answered)
+
+    def action_interrupt(self) -> None:
+        """Ctrl+C: copies where text is selected, else stops; again within five seconds it leaves at once."""
+        focused = self.app.focused
+        if isinstance(focused, TextArea | Input) and focused.selected_text:
+            raise SkipAction
+        if self.view.over or not self.source.live:
+            self.post_message(LeaveAsked())
+            return
+        now = time.monotonic()
+        if now - self._interrupted_at <= TWICE_WITHIN_S:
+            self.post_message(LeaveAsked(at_once=True))
+            return
+        self._interrupted_at = now
+        self.source.send(controls.Stop(reason="ctrl+c"))
+        self.notify("stopping: saving what has been trained; ctrl+c again leaves at once", timeout=TWICE_WITHIN_S)
+
+    # ---- what is typed
+
+    def action_learning_rate(self) -> None:
+        lr = self.view.last_step.get("lr", self.view.last_step.get("train/lr"))
+
+        def answered(answers: list[str] | None) -> None:
+            command = questions.parse_lr(answers[0]) if answers else None
+            if command is not None:
+                self._tell(command, "the learning rate changes with the next step")
+
+        self.app.push_screen(questions.lr_dialog(None if lr is None else number(lr), self.view.lr_factor), answered)
+
+    def action_bookmark(self) -> None:
+        def answered(answers: list[str] | None) -> None:
+            if answers is not None:
+                self._tell(controls.Bookmark(answers[0]), "")
+
+        self.app.push_screen(questions.bookmark_dialog(int(self.view.at.step)), answered)
+
+    def action_ask(self) -> None:
+        def answered(answers: list[str] | None) -> None:
+            if answers is not None:
+                self._tell(questions.asked(answers), "asked: the answer comes with the next step")
+
+        self.app.push_screen(questions.ask_dialog(), answered)
+
+    def action_help(self) -> None:
+        from lmplay_tui.ui.screens.help import Help, actions_of
+
+        self.app.push_screen(Help(actions_of(self)))
+
+    # ---- news
+
+    def tell_news(self) -> None:
+        """Toasts, the bell and the title, for what has happened since the last time."""
+        for notice in self._news.of(self.view):
+            self.notify(
+                notice.text, title=notice.title, severity=notice.severity, timeout=notice.seconds, markup=False
+            )
+            if notice.rings:
+                self.app.bell()
+        self.app.title = notices.terminal_title(self.view)

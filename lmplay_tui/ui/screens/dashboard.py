@@ -1,0 +1,188 @@
+"""The dashboard: six panes on one run, live or attached."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from textual import events, on
+from textual.app import ComposeResult
+from textual.containers import Container, Horizontal
+from textual.widget import Widget
+from textual.widgets import Button, Footer
+
+from lmplay_tui.run.view import RunView
+from lmplay_tui.ui.clock import time_zone
+from lmplay_tui.ui.machine import Machine
+from lmplay_tui.ui.messages import CommandAsked, PaneAsked
+from lmplay_tui.ui.screens.planning import Planning
+from lmplay_tui.ui.source import Source
+from lmplay_tui.ui.widgets.compact import Compact, PaneTabs
+from lmplay_tui.ui.widgets.curriculum import Curriculum
+from lmplay_tui.ui.widgets.curves import Curves, Ghost
+from lmplay_tui.ui.widgets.log_pane import LogPane
+from lmplay_tui.ui.widgets.plan_pane import PlanPane
+from lmplay_tui.ui.widgets.predictions import Predictions
+from lmplay_tui.ui.widgets.state_line import StateLine
+from lmplay_tui.ui.widgets.system import System
+
+PANES = ("curriculum", "curves", "predictions", "plan", "system", "log")
+CURVES_EVERY_S = 2.0
+MACHINE_EVERY_S = 2.0
+
+
+class Dashboard(Planning):
+    """Polls its source and hands what it finds to the panes."""
+
+    AUTO_FOCUS = "#curves"
+
+    def __init__(self, source: Source, options: Mapping[str, Any], *, ascii_only: bool = False) -> None:
+        super().__init__()
+        self.source = source
+        self.options = options
+        self.ghost: Ghost | None = None
+        self.ghost_source: Source | None = None
+        self._ascii_only = ascii_only
+        self._zone = time_zone(options.get("tz"))
+        self._machine = Machine()
+        self._curves_at = self._machine_at = -1e9
+        self._shown_pane = 1
+        self._cells: tuple[int, int] = (0, 0)
+
+    def compose(self) -> ComposeResult:
+        with Horizontal(id="top"):
+            yield StateLine(zone=self._zone, price_per_hour=self.options.get("price_per_hour"))
+            yield Button("Save", id="save", compact=True)
+            yield Button("Pause", id="pause", compact=True)
+            yield Button("Stop", id="stop", compact=True)
+        yield PaneTabs(PANES)
+        yield Compact(zone=self._zone)
+        with Container(id="body"):
+            yield Curriculum(zone=self._zone)
+            yield Curves(ascii_only=self._ascii_only)
+            yield Predictions()
+            yield PlanPane(self.check_plan)
+            yield System()
+            yield LogPane(zone=self._zone)
+        yield Footer(show_command_palette=False, compact=True)
+
+    # ---- time
+
+    def tick(self, now: float | None = None) -> None:
+        """Take in what is new and show it; called some times a second."""
+        now = asyncio.get_running_loop().time() if now is None else now
+        self.source.poll()
+        if self.ghost_source is not None:
+            self.ghost_source.poll()
+        self.tell_news()
+        if self.app.screen is self or not self.is_current:
+            self.follow_plan()
+        self.draw(now)
+
+    def draw(self, now: float) -> None:
+        """Hand the run to each pane that is in sight."""
+        view = self.view
+        self.query_one(StateLine).show(view)
+        pause = self.query_one("#pause", Button)
+        label = "Go on" if view.state == "paused" else "Pause"
+        if str(pause.label) != label:
+            pause.label = label
+        if self.has_class("-tiny"):
+            self.query_one(Compact).show(view)
+            return
+        self._draw_if_seen(Curriculum, lambda pane: pane.show(view))
+        self._draw_if_seen(Predictions, lambda pane: pane.show(view))
+        self._draw_if_seen(LogPane, lambda pane: pane.show(view))
+        if now - self._curves_at >= CURVES_EVERY_S:
+            self._curves_at = now
+            self._draw_if_seen(Curves, lambda pane: pane.show(view, self.ghost))
+        readings = None
+        if now - self._machine_at >= MACHINE_EVERY_S:
+            self._machine_at = now
+            readings = self._machine.read(view.device)
+        self._draw_if_seen(System, lambda pane: pane.show(view, readings))
+        self._lay_rows(view)
+
+    def _draw_if_seen(self, kind: type[Any], show: Callable[[Any], None]) -> None:
+        pane = self.query_one(kind)
+        if pane.display and pane.size.width:
+            show(pane)
+
+    def refresh_now(self) -> None:
+        """Draw all panes at once, the curves too."""
+        self._curves_at = -1e9
+        self.draw(asyncio.get_running_loop().time())
+
+    # ---- layout
+
+    def on_mount(self) -> None:
+        self._choose_pane(2, focus=False)
+
+    def on_resize(self, event: events.Resize) -> None:
+        width, height = event.size
+        self._cells = (width, height)
+        layout = "-large" if width >= 160 and height >= 45 else "-medium"
+        if width < 100 or height < 28:
+            layout = "-single"
+        if width < 50 or height < 14:
+            layout = "-tiny"
+        for name in ("-large", "-medium", "-single", "-tiny"):
+            self.set_class(name == layout, name)
+        self._lay_rows(self.view)
+        self.call_after_refresh(self.refresh_now)
+
+    def _lay_rows(self, view: RunView) -> None:
+        """The grid's rows: the curriculum as high as its stages, the rest shared."""
+        stages = min(max(len(view.stages), 1), 8) + 3
+        body = self.query_one("#body")
+        if self.has_class("-single") or self.has_class("-zoomed"):
+            beside = self._shown_pane != 1 and not self.has_class("-zoomed") and self._cells[1] >= 22
+            self.query_one(Curriculum).set_class(beside or self._shown_pane == 1, "-shown")
+            rows = f"{min(stages, 6)} 1fr" if beside else "1fr"
+        elif self.has_class("-large"):
+            rows = f"{stages} 3fr 2fr 14"
+        else:
+            rows = f"{stages} 1fr 11 {max(min(self._cells[1] // 5, 9), 6)}"
+        if body.styles.grid_rows is None or getattr(self, "_rows_now", "") != rows:
+            self._rows_now = rows
+            body.styles.grid_rows = rows
+
+    def _choose_pane(self, number: int, *, focus: bool = True) -> None:
+        self._shown_pane = number
+        self.query_one(PaneTabs).choose(number - 1)
+        for i, name in enumerate(PANES, start=1):
+            self.query_one(f"#{name}").set_class(i == number, "-shown")
+        self.set_class(number == 4, "-planning")
+        self._lay_rows(self.view)
+        if focus:
+            target: Widget = self.query_one("#plan-text" if number == 4 else f"#{PANES[number - 1]}")
+            target.focus()
+        self.call_after_refresh(self.refresh_now)
+
+    def action_pane(self, number: int) -> None:
+        self._choose_pane(number)
+
+    @on(PaneAsked)
+    def _pane_asked(self, message: PaneAsked) -> None:
+        self._choose_pane(message.number)
+
+    def on_descendant_focus(self, event: events.DescendantFocus) -> None:
+        """The pane with the focus is the one that is shown where there is room for one."""
+        for widget in (event.widget, *event.widget.ancestors):
+            if widget.id in PANES and PANES.index(widget.id) + 1 != self._shown_pane:
+                self._choose_pane(PANES.index(widget.id) + 1, focus=False)
+
+    def action_zoom(self) -> None:
+        """The chosen pane alone, or all of them again."""
+        self.toggle_class("-zoomed")
+        self._lay_rows(self.view)
+        self.call_after_refresh(self.refresh_now)
+
+    def action_back(self) -> None:
+        if self.has_class("-zoomed"):
+            self.action_zoom()
+        elif self._shown_pane == 4:
+            self._choose_pane(2)
+
+    @on(CommandAsked)
+    def _command_asked(self, message: CommandAsked) -> None:
+        self.source.send(message.command)

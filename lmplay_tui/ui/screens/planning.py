@@ -1,0 +1,87 @@
+"""The dashboard's part of the plan editor: which plan holds, what a change would do, applying and saving it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from textual import on
+
+from lmplay_tui.plan.problems import Problem
+from lmplay_tui.plan.reading import problems_of
+from lmplay_tui.run.controls import ChangePlan
+from lmplay_tui.run.folder import write_whole
+from lmplay_tui.text import one_line
+from lmplay_tui.ui.messages import PlanApplied, PlanEdited, SavePlanAsked
+from lmplay_tui.ui.plan_effect import effect_rows
+from lmplay_tui.ui.screens import questions
+from lmplay_tui.ui.screens.commanding import Commanding
+from lmplay_tui.ui.widgets.plan_pane import PlanPane
+
+
+class Planning(Commanding):
+    """Keeps the editor and the run's plan together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._plan_stamp: tuple[int, int] | None = None  # of the file, as last read
+        self._holding = ""  # the plan's text that the run has
+
+    @property
+    def plan_folder(self) -> Path:
+        """Where relative paths of the plan start."""
+        return self.source.folder.model.parent if self.source.folder is not None else Path.cwd()
+
+    def check_plan(self, text: str) -> Sequence[Problem]:
+        """All that is wrong with a plan's text."""
+        return problems_of(text, file="plan", folder=self.plan_folder)
+
+    def follow_plan(self) -> None:
+        """Take over the run's plan when it is known, and whenever its file changes."""
+        folder = self.source.folder
+        pane = self.query_one(PlanPane)
+        pane.locked = self.view.over
+        if folder is None:
+            return
+        try:
+            status = folder.plan.stat()
+            stamp = (status.st_mtime_ns, status.st_size)
+            if stamp == self._plan_stamp:
+                return
+            text = folder.plan.read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return
+        first, self._plan_stamp = self._plan_stamp is None, stamp
+        self._holding = text
+        if not pane.load(text) and not first:
+            self.notify("the run's plan has changed; your text stays as it is", severity="warning", timeout=8)
+
+    @on(PlanEdited)
+    def _plan_edited(self, message: PlanEdited) -> None:
+        price = self.options.get("price_per_hour")
+        rows = effect_rows(self._holding, message.text, self.view, self.plan_folder, price)
+        self.query_one(PlanPane).show_effect(rows)
+
+    @on(PlanApplied)
+    def _plan_applied(self, message: PlanApplied) -> None:
+        self._tell(ChangePlan(message.text), "the plan changes with the next batch")
+
+    @on(SavePlanAsked)
+    def _save_plan_asked(self, message: SavePlanAsked) -> None:
+        def answered(answers: list[str] | None) -> None:
+            if answers is None:
+                return
+            path = Path(answers[0].strip())
+            path = path if path.suffix == ".toml" else path.with_name(path.name + ".toml")
+            if path.exists():
+                self.notify(f"{one_line(path)} is there already; choose another name", severity="error", markup=False)
+                return
+            try:
+                write_whole(path, message.text.encode("utf-8"))
+            except OSError as error:
+                self.notify(f"{one_line(path)}: {error.strerror}", severity="error", markup=False)
+                return
+            self.notify(f"saved {one_line(path)}", markup=False)
+
+        self.app.push_screen(
+            questions.name_dialog("Save the plan", "As a file of its own, for another run.", "file", "my_plan.toml"),
+            answered,
+        )

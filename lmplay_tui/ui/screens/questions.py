@@ -1,0 +1,104 @@
+"""The dashboard's dialogs: what each asks, and what an answer means."""
+
+import math
+import re
+from typing import Literal
+
+from lmplay_tui.run.controls import Ask, SetLearningRate
+from lmplay_tui.ui.screens.dialogs import Choice, ChoiceDialog, Field, TypingDialog
+
+StopAnswer = Literal["now", "stage_end"]
+QuitAnswer = Literal["stop", "detach", "stay"]
+_FACTOR = re.compile(r"^[*x×]\s*")
+
+
+def stop_dialog(stage: str) -> ChoiceDialog[StopAnswer]:
+    at_end = f"when stage {stage} is done" if stage else "when the stage is done"
+    return ChoiceDialog(
+        "Stop training?",
+        "What has been trained is saved; the command that resumes is shown when the run has stopped.",
+        [
+            Choice("n", "now", "after the mini-batch under way: some seconds", "now"),
+            Choice("e", "at the stage's end", at_end, "stage_end"),
+        ],
+    )
+
+
+def quit_dialog() -> ChoiceDialog[QuitAnswer]:
+    return ChoiceDialog(
+        "Leave the dashboard?",
+        "The run goes on unless you stop it.",
+        [
+            Choice("s", "stop and save", "resume later with the command that is shown", "stop"),
+            Choice("d", "detach", "goes on in a process of its own; lmplay-tui attach shows it", "detach"),
+            Choice("c", "stay", "go on looking", "stay"),
+        ],
+    )
+
+
+def parse_lr(text: str) -> SetLearningRate | None:
+    """`*0.5` or `x0.5`: a factor of what holds now; `1e-4`: the value wanted now. None: neither."""
+    text = text.strip()
+    factor = _FACTOR.match(text)
+    try:
+        number = float(text[factor.end() :] if factor else text)
+    except ValueError:
+        return None
+    if not 0 < number < math.inf:
+        return None
+    return SetLearningRate(factor=number) if factor else SetLearningRate(value=number)
+
+
+def lr_dialog(now: float | None, factor: float) -> TypingDialog:
+    said = "" if now is None else f"It is {now:.3g} now" + (f", {factor:g} times the schedule." if factor != 1 else ".")
+    return TypingDialog(
+        "Learning rate",
+        f"{said} *0.5 halves it, 1e-4 sets it. The schedule goes on below it; kept on a resume.".strip(),
+        [Field("new", placeholder="*0.5", check=lambda t: None if parse_lr(t) else "a number above 0, or * and a factor")],
+    )
+
+
+def bookmark_dialog(step: int) -> TypingDialog:
+    return TypingDialog("Bookmark", f"Marks step {step:,} on the curves and in the log.", [Field("note")])
+
+
+def _temperature(text: str) -> str | None:
+    try:
+        return None if 0 <= float(text) <= 10 else "from 0 to 10"
+    except ValueError:
+        return "a number from 0 to 10"
+
+
+def _count(text: str, *, least: int, optional: bool = False) -> str | None:
+    if optional and not text.strip():
+        return None
+    return None if text.strip().isdigit() and least <= int(text) <= 100_000 else f"a whole number, at least {least}"
+
+
+def ask_dialog() -> TypingDialog:
+    return TypingDialog(
+        "Ask the model",
+        "Answered with the weights of the next step. The training is not changed by it.",
+        [
+            Field("prompt", check=lambda t: None if t else "must not be empty"),
+            Field("temperature", "0", "0: always the likeliest", _temperature),
+            Field("top k", "", "all", lambda t: _count(t, least=1, optional=True)),
+            Field("tokens", "64", "", lambda t: _count(t, least=1)),
+        ],
+    )
+
+
+def asked(answers: list[str]) -> Ask:
+    """The command behind the answers of `ask_dialog`."""
+    prompt, temperature, top_k, tokens = answers
+    return Ask(
+        prompt, max_tokens=int(tokens), temperature=float(temperature), top_k=int(top_k) if top_k.strip() else None
+    )
+
+
+def filter_dialog(what: str, pattern: str) -> TypingDialog:
+    return TypingDialog(f"Filter {what}", "Words or regular expressions; nothing: all.", [Field("show", pattern)])
+
+
+def name_dialog(title: str, text: str, label: str, value: str) -> TypingDialog:
+    return TypingDialog(title, text, [Field(label, value, check=lambda t: None if t.strip() else "must not be empty")])

@@ -1,0 +1,139 @@
+"""The one place where threads meet: the trainer runs in one, the screen polls from another.
+
+The trainer never calls the screen: a terminal that stalls would stop the training. Events wait in a bounded queue;
+commands go through `Controls`, which takes no lock.
+"""
+
+import contextlib
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from lmplay_tui.errors import EXIT_BUG, EXIT_OK
+from lmplay_tui.run.controls import Command, Controls, HandOver, Stop
+from lmplay_tui.run.events import LAST_EVENTS, ActivityChanged, Event, MetricsLogged, RunFailed, RunStopped, StepDone
+from lmplay_tui.run.folder import RunFolder
+from lmplay_tui.run.view import RunView
+from lmplay_tui.text import one_line
+
+MAX_WAITING = 50_000
+POLL_BUDGET_S = 0.012  # of the screen's thread, a poll; the rest waits for the next
+_MAY_BE_LOST = (StepDone, ActivityChanged, MetricsLogged)  # under a flood: the journals on disk have the figures
+
+Events = Callable[[Mapping[str, Any], Controls], Iterator[Event]]
+
+
+class LiveSource:
+    """A trainer in a thread of this process."""
+
+    live = True
+
+    def __init__(self, given: Mapping[str, Any], events: Events | None = None) -> None:
+        """`events`: what makes the run's events; the real trainer where left out."""
+        self.view = RunView()
+        self.folder: RunFolder | None = None
+        self.controls = Controls()
+        self.finished = threading.Event()
+        self._given = dict(given)
+        self._events = events
+        self._queue: deque[Event] = deque()
+        self._lost = 0
+        self._last: Event | None = None
+        # Not a daemon: leaving while torch computes would abort the process.
+        self._thread = threading.Thread(target=self._train, name="trainer", daemon=False)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    @property
+    def done(self) -> int | None:
+        return None if self._queue or not self.finished.is_set() else self.exit_status
+
+    @property
+    def exit_status(self) -> int:
+        """By the trainer's last event, whether or not the screen has seen it."""
+        if isinstance(self._last, RunFailed):
+            return self._last.exit_code
+        return EXIT_OK if isinstance(self._last, LAST_EVENTS) else EXIT_BUG
+
+    @property
+    def leaves(self) -> bool:
+        """Whether nobody wants to look at it any more once the trainer is done."""
+        return isinstance(self._last, RunStopped) or self.controls.stop_now
+
+    def poll(self) -> bool:
+        deadline = time.perf_counter() + POLL_BUDGET_S
+        changed = False
+        while self._queue:
+            self.view.apply(self._queue.popleft().record())
+            changed = True
+            if time.perf_counter() > deadline:
+                break
+        if self._lost:
+            self.view.say("warning", f"the screen fell behind: {self._lost} steps are in the journals only")
+            self._lost = 0
+        return changed
+
+    def send(self, command: Command) -> None:
+        """Also from a signal handler: only appends."""
+        self.controls.send(command)
+        if isinstance(command, Stop | HandOver) and not self.view.over:
+            self.view.state = "stopping"
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait for the trainer to leave; whether it has."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    # ---- in the trainer's thread
+
+    def _train(self) -> None:
+        try:
+            for event in self._run_events():
+                self._put(event)
+        except BaseException as error:
+            self._put(RunFailed(f"a bug: {type(error).__name__}: {one_line(error)}", EXIT_BUG, step=0, path=None))
+        finally:
+            self.finished.set()
+
+    def _run_events(self) -> Iterator[Event]:
+        if self._events is not None:
+            return self._events(self._given, self.controls)
+        self._put(ActivityChanged("loading", "torch"))
+        from lmplay_tui.errors import UserError
+        from lmplay_tui.train.hosting import run_events
+        from lmplay_tui.train.starting import choose_run
+
+        with contextlib.suppress(UserError):  # run_events says it as its last event
+            self.folder = choose_run(self._given)
+        return run_events(self._given, self.controls, prog="lmplay-tui")
+
+    def _put(self, event: Event) -> None:
+        self._last = event
+        if len(self._queue) >= MAX_WAITING and isinstance(event, _MAY_BE_LOST):
+            self._lost += 1
+            return
+        self._queue.append(event)
+
+
+def end_anyway(source: LiveSource, seconds: float = 10.0) -> None:
+    """A watchdog: when the trainer has finished but the screen cannot leave (a stalled terminal), end the process.
+
+    The checkpoint is on the disk by then.
+    """
+
+    def watch() -> None:
+        source.finished.wait()
+        while not source.leaves:  # finished or failed: the dashboard stays until its user leaves
+            time.sleep(1.0)
+        time.sleep(seconds)
+        os._exit(source.exit_status)
+
+    threading.Thread(target=watch, name="watchdog", daemon=True).start()

@@ -1,0 +1,113 @@
+"""Where a dashboard's run comes from: a trainer in this process, or a run folder of another one."""
+
+import json
+import os
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any, Protocol
+
+from lmplay_tui.errors import EXIT_OK, EXIT_TRAINING
+from lmplay_tui.run import controls
+from lmplay_tui.run.folder import RunFolder, write_whole
+from lmplay_tui.run.journal import Tail
+from lmplay_tui.run.view import RunView
+
+
+class Source(Protocol):
+    """A run to look at and to speak to. `poll` is called twice a second and never waits."""
+
+    view: RunView
+    live: bool  # the trainer is in this process: leaving means to decide what becomes of it
+    folder: RunFolder | None  # where it is written down, as soon as that is known
+
+    @property
+    def done(self) -> int | None:
+        """The exit status once nothing more will come; None before."""
+
+    def poll(self) -> bool:
+        """Take in what is new; whether there was anything."""
+
+    def send(self, command: controls.Command) -> None:
+        """Ask the trainer for something."""
+
+
+class FolderSource:
+    """Reads a run's journals as they grow and leaves control files; never touches the run otherwise."""
+
+    live = False
+    CHUNK_BYTES = 1 << 20  # a poll reads at most so much of each journal
+
+    def __init__(self, folder: RunFolder, clock: Callable[[], float] = time.time) -> None:
+        self.folder: RunFolder | None = folder
+        self.view = RunView(clock)
+        self.view.name = folder.name
+        self._run = folder
+        self._clock = clock
+        self._tails = [Tail(folder.events), Tail(folder.metrics), Tail(folder.predictions)]
+        self._bad = 0
+        self._looked_at = -10.0
+        self._alive = False
+        self._status: dict[str, Any] = {}
+
+    @property
+    def done(self) -> int | None:
+        if self.view.state == "failed":
+            return int((self.view.result or {}).get("exit_code") or EXIT_TRAINING)
+        return EXIT_OK if self.view.over else None
+
+    def poll(self) -> bool:
+        changed = False
+        for tail in self._tails:
+            for record in tail.read(self.CHUNK_BYTES):
+                changed = True
+                self._apply(record)
+        return self._look() or changed
+
+    def _apply(self, record: dict[str, Any]) -> None:
+        """Take in a record; one that another hand has spoilt is passed over, and said once."""
+        try:
+            self.view.apply(record)
+        except (TypeError, ValueError, KeyError, AttributeError, OverflowError):
+            self._bad += 1
+            if self._bad == 1:
+                self.view.say("warning", f"{self._run.folder}: a journal holds lines that are none of ours; passed over")
+
+    def _look(self) -> bool:
+        """Once a second: whether it lives, and what `run.json` says."""
+        now = self._clock()
+        if abs(now - self._looked_at) < 1.0:
+            return False
+        self._looked_at = now
+        view = self.view
+        before = (view.state, view.activity, view.detail, view.fraction)
+        self._alive, self._status = self._run.alive(), self._run.status()
+        said = str(self._status.get("state", ""))
+        if self._alive:
+            fraction = self._status.get("fraction")
+            view.apply(
+                {
+                    "event": "ActivityChanged",
+                    "activity": self._status.get("activity") or "training",
+                    "detail": self._status.get("detail") or "",
+                    "fraction": fraction if isinstance(fraction, int | float) else None,
+                }
+            )
+            view.state = "paused" if said == "paused" else "running"
+        elif not view.over:
+            view.state = said if said in ("stopped", "finished", "failed") else "dead"
+            view.activity, view.detail, view.fraction = view.state, "", None
+        return before != (view.state, view.activity, view.detail, view.fraction)
+
+    def send(self, command: controls.Command) -> None:
+        if not self._run.alive():
+            self.view.say("warning", f"{self._run.name}: no process is training this run")
+            return
+        name = f"{time.time_ns():020d}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        values = {"command": type(command).__name__} | asdict(command) | {"id": name}
+        try:
+            write_whole(self._run.control / f"{name}.json", json.dumps(values).encode("utf-8"))
+        except OSError as error:
+            self.view.say("error", f"{self._run.control}: cannot be written ({error.strerror})")
+

@@ -1,0 +1,146 @@
+"""The terminal's side of a long run: signals, a line that is lost, and prints that must not reach the screen.
+
+Signal handlers only set plain flags: Textual's loop may be blocked on a terminal that no longer reads, so nothing that
+must happen may depend on it.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import IO, Any
+
+from textual.drivers import linux_driver
+from textual.drivers._writer_thread import WriterThread
+
+
+class SafeWriter(WriterThread):
+    """A writer that outlives its terminal.
+
+    Textual's own dies at the first write to a closed line; its queue of 30 fills and blocks the event loop for ever.
+    """
+
+    def run(self) -> None:
+        dead = False
+        while (text := self._queue.get()) is not None:
+            if dead:
+                continue
+            try:
+                self._file.write(text)
+                if self._queue.qsize() == 0:
+                    self._file.flush()
+            except (OSError, ValueError):
+                dead = True
+        with contextlib.suppress(OSError, ValueError):
+            self._file.flush()
+
+
+def use_safe_writer() -> None:
+    """The driver looks the class up when it starts."""
+    setattr(linux_driver, "WriterThread", SafeWriter)  # noqa: B010  (a name that the module imports)
+
+
+_kept_open: list[int] = []
+
+
+def let_go_of_terminal() -> None:
+    """The line is gone: input from a pipe that stays silent, output to nowhere.
+
+    Not /dev/null for input: at its end of file the input thread would spin. One NUL frees a read that is under way.
+    """
+    reader, writer = os.pipe()
+    _kept_open.append(writer)
+    os.dup2(reader, 0)
+    os.close(reader)
+    os.write(writer, b"\0")
+    null = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2, sys.__stderr__.fileno() if sys.__stderr__ else 2):
+        os.dup2(null, stream)
+    os.close(null)
+
+
+class Signals:
+    """What signals have asked for, as flags, and calls that only append.
+
+    `on_stop(name)` is called for SIGINT and SIGTERM, `on_hangup()` for SIGHUP; both must take no lock.
+    """
+
+    def __init__(self, on_stop: Callable[[str], None], on_hangup: Callable[[], None]) -> None:
+        self._on_stop = on_stop
+        self._on_hangup = on_hangup
+        self.line_lost = False
+        self._before: dict[int, Any] = {}
+
+    def install(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            self._before[number] = signal.getsignal(number)
+            signal.signal(number, self._handle)
+
+    def restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        if number != signal.SIGHUP:
+            self._on_stop(signal.Signals(number).name)
+            return
+        if self.line_lost:
+            return
+        self.line_lost = True
+        # A hang-up sends SIGCONT too, and Textual would enter its application mode a second time.
+        signal.signal(signal.SIGCONT, signal.SIG_IGN)
+        signal.signal(signal.SIGTSTP, signal.SIG_IGN)
+        let_go_of_terminal()
+        self._on_hangup()
+
+
+class StrayPrints:
+    """Catches what native code writes to descriptors 1 and 2 while the screen is up.
+
+    A file takes it, not a pipe: a pipe that nobody empties would stop the writer, which may be the trainer.
+    """
+
+    def __init__(self) -> None:
+        self._file: IO[bytes] | None = None
+        self._read_to = 0
+        self._rest = b""
+
+    @contextlib.contextmanager
+    def caught(self) -> Iterator["StrayPrints"]:
+        """While this lasts, Textual draws on a copy of standard error and all else goes to the file."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        saved_out, saved_err, saved_stream = os.dup(1), os.dup(2), sys.__stderr__
+        self._file = tempfile.TemporaryFile(prefix="lmplay-tui-")  # noqa: SIM115  (closed below, with the descriptors)
+        screen = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace")
+        sys.__stderr__ = screen  # type: ignore[misc]
+        try:
+            os.dup2(self._file.fileno(), 1)
+            os.dup2(self._file.fileno(), 2)
+            yield self
+        finally:
+            sys.__stderr__ = saved_stream  # type: ignore[misc]
+            for descriptor, saved in ((1, saved_out), (2, saved_err)):
+                os.dup2(saved, descriptor)
+                os.close(saved)
+            with contextlib.suppress(OSError, ValueError):
+                screen.close()
+            self._file.close()
+            self._file = None
+
+    def new_lines(self) -> list[str]:
+        """Whole lines since the last call, at most some hundred at a time."""
+        if self._file is None:
+            return []
+        data = os.pread(self._file.fileno(), 1 << 16, self._read_to)
+        if not data:
+            return []
+        self._read_to += len(data)
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if len(self._rest) > 10_000:  # a progress bar that never ends its line
+            lines, self._rest = [*lines, self._rest], b""
+        return [line.decode("utf-8", "replace").rsplit("\r", 1)[-1] for line in lines if line.strip()]

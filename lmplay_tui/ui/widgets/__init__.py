@@ -1,0 +1,1 @@
+"""Widgets: each draws data that it is given."""

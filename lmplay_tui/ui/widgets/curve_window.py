@@ -1,0 +1,128 @@
+"""Which curves there are, and which part of them is looked at: plain state behind the keys."""
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from lmplay_tui.run.history import AXES, Axis
+from lmplay_tui.run.view import RunView
+from lmplay_tui.ui.widgets.drawing import rounded_up
+
+VIEWS = ("full", "stage", "recent")
+SPANS = (1, 20, 100, 500)  # values that the smoothing averages over; 1: off
+RECENT_STEPS = 400
+_SPLITS = ("train", "val", "eval")
+_ORDER = ("loss", "accuracy", "bits_per_byte", "lr", "grad_norm")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Metrics that share a chart: the same value of training, validation and evaluation, or one metric alone."""
+
+    title: str
+    metrics: tuple[str, ...]
+
+
+def groups_of(metrics: Iterable[str], pattern: str = "") -> list[Group]:
+    """The charts there are for these metrics: loss and accuracy first, then by name. `pattern`: words to look for."""
+    shared: dict[str, list[str]] = {"loss": [], "accuracy": []}
+    alone = []
+    for name in sorted(metrics):
+        split, _, value = name.partition("/")
+        if split in _SPLITS:
+            shared.setdefault(value, []).append(name)
+        else:
+            alone.append(name)
+    ordered = sorted(shared, key=lambda value: (_ORDER.index(value) if value in _ORDER else len(_ORDER), value))
+    groups = [
+        Group(value.replace("_", " "), tuple(sorted(shared[value], key=lambda n: _SPLITS.index(n.split("/")[0]))))
+        for value in ordered
+    ]
+    groups += [Group(name, (name,)) for name in alone]
+    return [group for group in groups if matches(pattern, (group.title, *group.metrics))]
+
+
+def matches(pattern: str, texts: Sequence[str]) -> bool:
+    """Whether each word of the pattern is found in one of the texts; a word may be a regular expression."""
+    joined = "\n".join(texts)
+    for word in pattern.split():
+        try:
+            found = re.search(word, joined, re.IGNORECASE)
+        except re.error:
+            found = None if word.lower() not in joined.lower() else re.match("", "")
+        if not found:
+            return False
+    return True
+
+
+class CurveWindow:
+    """View, zoom, pan, axis and cursor."""
+
+    def __init__(self) -> None:
+        self.view = "full"
+        self.axis: Axis = "step"
+        self.log = False
+        self.span = 20
+        self.zoom = 0  # halvings of the window
+        self.pan = 0.0  # window widths to the left
+        self.cursor: float | None = None  # on the axis
+        self.pattern = ""
+        self.selected = 0
+
+    def next_view(self, by: int) -> None:
+        self.view = VIEWS[(VIEWS.index(self.view) + by) % len(VIEWS)]
+        self.zoom, self.pan = 0, 0.0
+
+    def next_axis(self, view: RunView) -> None:
+        """Go to the next axis; the cursor stays at its place in the run."""
+        step = self._cursor_step(view)
+        self.axis = AXES[(AXES.index(self.axis) + 1) % len(AXES)]
+        self.cursor = None if step is None else view.history.locate(step, self.axis)
+        self.zoom, self.pan = 0, 0.0
+
+    def next_span(self) -> None:
+        self.span = SPANS[(SPANS.index(self.span) + 1) % len(SPANS)]
+
+    def _cursor_step(self, view: RunView) -> float | None:
+        if self.cursor is None:
+            return None
+        if self.axis == "step":
+            return self.cursor
+        longest = max(view.history.series.values(), key=len, default=None)
+        if longest is None:
+            return None
+        points, steps = longest.points(self.axis), longest.points("step")
+        return float(steps.x[min(int(points.x.searchsorted(self.cursor)), len(points) - 1)]) if len(points) else None
+
+    def x_range(self, view: RunView) -> tuple[float, float]:
+        """The part of the axis that is shown. Its ends move in hops, so that the picture seldom shifts."""
+        now = self.now(view)
+        first, last = 0.0, rounded_up(max(now, 10))
+        if self.view == "stage":
+            starts = [mark.step for mark in view.marks if mark.kind == "stage"]
+            first = view.history.locate(starts[-1], self.axis) if starts else 0.0
+            first = 0.0 if math.isnan(first) else first
+            last = first + rounded_up(max(now - first, 10))
+        elif self.view == "recent":
+            back = view.history.locate(max(view.at.step - RECENT_STEPS, 0), self.axis)
+            width = rounded_up(max(now - (0.0 if math.isnan(back) else back), 10))
+            last = math.ceil(now / (width / 8) + 1e-9) * width / 8
+            first = max(last - width, 0.0)
+        return self._zoomed(first, last, now)
+
+    def now(self, view: RunView) -> float:
+        """Where the run stands on the axis."""
+        return {"step": view.at.step, "rows": view.at.rows, "tokens": view.at.tokens, "time": view.at.time}[self.axis]
+
+    def _zoomed(self, first: float, last: float, now: float) -> tuple[float, float]:
+        if not self.zoom and not self.pan:
+            return first, last
+        width = (last - first) / 2**self.zoom
+        if self.cursor is not None and self.zoom:
+            start = self.cursor - width / 2
+        else:
+            start = min(now, last) - width * 0.95 if self.zoom else first
+        start -= self.pan * width
+        start = min(max(start, 0.0), max(last - width * 0.1, 0.0))
+        return start, start + width

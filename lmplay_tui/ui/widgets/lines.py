@@ -1,0 +1,185 @@
+"""The base of the panes: rows of styled text, of which only what changed is painted again."""
+
+from collections.abc import Iterable, Sequence
+
+from rich.cells import cell_len, set_cell_size
+from rich.segment import Segment
+from textual.geometry import Region, Size
+from textual.scroll_view import ScrollView
+from textual.strip import Strip
+
+Piece = tuple[str, str]  # text without control characters or newlines, and names of styles with spaces between
+Row = tuple[Piece, ...]
+
+STYLES = (
+    "dim", "label", "strong", "accent", "good", "warn", "bad", "key", "cursor",
+    "train", "val", "eval", "ghost", "raw", "axis", "mark", "done", "todo",
+    "data", "forward", "backward", "optimizer", "other", "validate", "save",
+    "wrong", "missing", "extra", "p0", "p1", "p2", "p3", "p4",
+)  # fmt: skip
+
+
+class Lines(ScrollView, can_focus=True):
+    """Shows rows; `show_rows` repaints the spans that differ from what stands there."""
+
+    COMPONENT_CLASSES = {f"lines--{name}" for name in STYLES}
+
+    def __init__(self, *, id: str | None = None, classes: str | None = None) -> None:
+        super().__init__(id=id, classes=classes)
+        self._rows: list[Row] = []
+
+    def show_rows(self, rows: Sequence[Row]) -> None:
+        """Replace the rows; nothing is sent for those that are the same."""
+        old, self._rows = self._rows, list(rows)
+        if len(old) != len(self._rows):
+            self.virtual_size = Size(0, len(self._rows))
+        top = self.scroll_offset.y
+        regions = []
+        for y in range(max(len(old), len(self._rows))):
+            span = changed_span(old[y] if y < len(old) else (), self._rows[y] if y < len(self._rows) else ())
+            if span is not None and 0 <= y - top < self.size.height:
+                regions.append(Region(span[0], y - top, span[1] - span[0], 1))
+        if regions:
+            self.refresh(*regions)
+
+    @property
+    def rows(self) -> list[Row]:
+        """What is shown, row by row."""
+        return self._rows
+
+    def render_line(self, y: int) -> Strip:
+        index = y + self.scroll_offset.y
+        base = self.rich_style
+        width = self.size.width
+        if index >= len(self._rows):
+            return Strip.blank(width, base)
+        segments = []
+        for text, names in self._rows[index]:
+            style = base
+            if names:
+                style = self.get_component_rich_style(*(f"lines--{name}" for name in names.split()))
+            segments.append(Segment(text, style))
+        fill = base
+        if self._rows[index] and "cursor" in self._rows[index][-1][1].split():
+            fill = self.get_component_rich_style("lines--cursor")
+        return Strip(segments).adjust_cell_length(width, fill)
+
+
+def changed_span(old: Row, new: Row) -> tuple[int, int] | None:
+    """The cells from the first to beyond the last that differ; None where rows are equal.
+
+    A row that ends earlier leaves blanks, so what was beyond its end has changed too.
+    """
+    if old == new:
+        return None
+    start = 0
+    for before, after in zip(old, new, strict=False):
+        if before != after:
+            start += _common_cells(before, after)
+            break
+        start += cell_len(before[0])
+    old_width, new_width = row_width(old), row_width(new)
+    end = max(old_width, new_width)
+    if old_width == new_width:
+        for before, after in zip(reversed(old), reversed(new), strict=False):
+            if before != after or end <= start:
+                break
+            end -= cell_len(before[0])
+    return start, max(end, start + 1)
+
+
+def _common_cells(before: Piece, after: Piece) -> int:
+    """Cells at the start of two pieces that look the same."""
+    if before[1] != after[1]:
+        return 0
+    same = 0
+    for left, right in zip(before[0], after[0], strict=False):
+        if left != right:
+            break
+        same += cell_len(left)
+    return same
+
+
+def row_width(row: Iterable[Piece]) -> int:
+    return sum(cell_len(text) for text, _ in row)
+
+
+def fitted(text: str, width: int) -> str:
+    """The text in exactly so many cells: cut with an ellipsis, or padded at its end."""
+    if width <= 0:
+        return ""
+    if cell_len(text) > width:
+        return set_cell_size(text, width - 1) + "…"
+    return set_cell_size(text, width)
+
+
+def right(text: str, width: int) -> str:
+    """The text at the right of so many cells; cut where it does not fit."""
+    missing = width - cell_len(text)
+    return " " * missing + text if missing >= 0 else fitted(text, width)
+
+
+def spread(left: Sequence[Piece], end: Sequence[Piece], width: int) -> Row:
+    """`left` at the left and `end` at the right of a row; `left` is cut first."""
+    room = max(width - row_width(end), 0)
+    kept: list[Piece] = []
+    used = 0
+    for text, style in left:
+        cells = cell_len(text)
+        if used + cells > room:
+            if room - used > 1:
+                kept.append((fitted(text, room - used), style))
+                used = room
+            break
+        kept.append((text, style))
+        used += cells
+    if room > used:
+        kept.append((" " * (room - used), ""))
+    return (*kept, *end)
+
+
+def wrapped(text: str, width: int) -> list[str]:
+    """The text in lines of at most so many cells, broken at spaces where there are any; newlines are kept."""
+    lines: list[str] = []
+    for paragraph in text.split("\n"):
+        line = ""
+        for word in paragraph.split(" "):
+            while cell_len(word) > width:
+                head, word = _split_at(word, width - cell_len(line) - (1 if line else 0), width)
+                if head:
+                    lines.append(f"{line} {head}" if line else head)
+                else:
+                    lines.append(line)
+                line = ""
+            if not line:
+                line = word
+            elif cell_len(line) + 1 + cell_len(word) <= width:
+                line += " " + word
+            else:
+                lines.append(line)
+                line = word
+        lines.append(line)
+    return lines
+
+
+def _split_at(word: str, room: int, width: int) -> tuple[str, str]:
+    """As much of the word as fits in `room` cells (nothing where that is little), and the rest."""
+    if room < min(width, 8):
+        return ("", word) if room < width else (word[:1], word[1:])
+    used = 0
+    for i, char in enumerate(word):
+        used += cell_len(char)
+        if used > room:
+            return (word[:i], word[i:]) if i else (word[:1], word[1:])
+    return word, ""
+
+
+BLOCKS = " ▏▎▍▌▋▊▉█"
+
+
+def bar(fraction: float, width: int) -> tuple[str, str]:
+    """A bar of `width` cells in eighths: what is filled, what is left."""
+    eighths = round(min(max(fraction, 0.0), 1.0) * width * 8)
+    whole, part = divmod(eighths, 8)
+    filled = "█" * whole + (BLOCKS[part] if part else "")
+    return filled, "─" * (width - len(filled))

@@ -1,0 +1,58 @@
+"""The log: what happened, newest at the bottom."""
+
+from datetime import datetime, tzinfo
+
+from lmplay_tui.run.view import RunView
+from lmplay_tui.ui.widgets.curve_window import matches
+from lmplay_tui.ui.widgets.lines import Lines, Row, wrapped
+
+_SIGNS = {"info": (" ", ""), "good": ("✓", "good"), "warning": ("!", "warn"), "error": ("✗", "bad")}
+SHOWN = 500  # entries that are laid out; more are in log.txt
+
+
+class LogPane(Lines):
+    """Follows the newest line until the user scrolls up."""
+
+    def __init__(self, *, zone: tzinfo | None = None) -> None:
+        super().__init__(id="log", classes="pane")
+        self.border_title = "6 log"
+        self._zone = zone
+        self._view: RunView | None = None
+        self._shown: tuple[object, ...] = ()
+        self._pattern = ""
+
+    def show(self, view: RunView) -> None:
+        self._view = view
+        shown = (view, view.log_count, self.size.width, self._pattern)
+        if shown == self._shown:
+            return
+        self._shown = shown
+        follows = self.scroll_offset.y >= self.max_scroll_y - 1
+        self.show_rows(self._laid_out(view))
+        self.border_subtitle = f"/{self._pattern}" if self._pattern else ""
+        if follows:
+            self.scroll_to(y=max(len(self.rows) - self.size.height, 0), animate=False)
+
+    def filter(self, pattern: str) -> None:
+        """Show only the lines that hold these words."""
+        self._pattern = pattern
+        if self._view is not None:
+            self.show(self._view)
+
+    def on_resize(self) -> None:
+        if self._view is not None:
+            self.show(self._view)
+            self.scroll_to(y=max(len(self.rows) - self.size.height, 0), animate=False)
+
+    def _laid_out(self, view: RunView) -> list[Row]:
+        rows: list[Row] = []
+        room = max(self.size.width - 12, 10)
+        entries = [entry for entry in view.log if matches(self._pattern, (entry.text,))] if self._pattern else view.log
+        for entry in list(entries)[-SHOWN:]:
+            sign, style = _SIGNS[entry.level]
+            at = datetime.fromtimestamp(entry.at).astimezone(self._zone)
+            first, *rest = wrapped(entry.text, room)
+            text_style = style if entry.level in ("warning", "error") else ""
+            rows.append(((f" {at:%H:%M:%S}", "dim"), (f" {sign} ", style), (first, text_style)))
+            rows += [((" " * 12, ""), (line, text_style)) for line in rest]
+        return rows

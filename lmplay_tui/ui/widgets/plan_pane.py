@@ -1,0 +1,222 @@
+"""The plan editor: TOML in colours, what is wrong with it at its lines, and what applying it would change."""
+
+from collections.abc import Callable, Sequence
+
+from textual import events, on
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.containers import Horizontal, Vertical
+from textual.timer import Timer
+from textual.widgets import Button, TextArea
+
+from lmplay_tui.plan.problems import Problem
+from lmplay_tui.text import one_line
+from lmplay_tui.ui.messages import PlanApplied, PlanEdited, SavePlanAsked
+from lmplay_tui.ui.widgets.lines import Lines, Row, wrapped
+
+CHECK_AFTER_S = 0.3  # without a key
+
+Check = Callable[[str], Sequence[Problem]]
+
+
+class PlanNotes(Lines, can_focus=False):
+    """Problems, or the effect of a change; a click on a problem goes to its line."""
+
+    def __init__(self) -> None:
+        super().__init__(id="plan-notes")
+        self._lines: list[int] = []  # the plan's line behind each row; 0: none
+
+    def show_problems(self, problems: Sequence[Problem]) -> None:
+        rows: list[Row] = []
+        self._lines = []
+        for problem in problems:
+            place = f"{problem.line:>4} " if problem.line else "   · "
+            said = f"{problem.key}: {problem.sentence}" if problem.key else problem.sentence
+            for i, line in enumerate(wrapped(one_line(said, 400), max(self.size.width - 8, 10))):
+                rows.append(((" ✗ " if i == 0 else "   ", "bad"), (place if i == 0 else "     ", "accent"), (line, "")))
+                self._lines.append(problem.line)
+        self.show_rows(rows)
+
+    def show_effect(self, rows: Sequence[Row]) -> None:
+        self._lines = []
+        self.show_rows(list(rows))
+
+    def on_click(self, event: events.Click) -> None:
+        offset = event.get_content_offset(self)
+        index = offset.y + self.scroll_offset.y if offset is not None else -1
+        if 0 <= index < len(self._lines) and self._lines[index]:
+            self.post_message(PlanNotes.LineAsked(self._lines[index]))
+
+    class LineAsked(events.Message):
+        """Go to this line of the plan."""
+
+        def __init__(self, line: int) -> None:
+            super().__init__()
+            self.line = line
+
+
+class PlanPane(Vertical):
+    """Keeps what was typed until it is applied, saved elsewhere or given up on purpose."""
+
+    BINDINGS = [
+        Binding("ctrl+s", "apply", "apply", priority=True),
+        Binding("f2", "save_as", "save as"),
+        Binding("f4", "revert", "revert"),
+        Binding("f8", "next_problem", "next problem"),
+        Binding("escape", "leave", "back", priority=True),
+    ]
+
+    def __init__(self, check: Check) -> None:
+        super().__init__(id="plan", classes="pane")
+        self.border_title = "4 plan"
+        self.border_subtitle = ""
+        self._check = check
+        self._base = ""  # the text that holds
+        self._problems: Sequence[Problem] = ()
+        self._timer: Timer | None = None
+        self.locked = False  # nothing can be applied: the run is over, or not ours
+
+    def compose(self) -> ComposeResult:
+        yield TextArea(
+            "", id="plan-text", show_line_numbers=True, compact=True, tab_behavior="indent", soft_wrap=False,
+            language="toml" if _toml_can_be_coloured() else None, theme="css",
+        )  # fmt: skip
+        yield PlanNotes()
+        with Horizontal(id="plan-buttons"):
+            yield Button("Apply ^s", id="plan-apply", compact=True)
+            yield Button("Save as F2", id="plan-save-as", compact=True)
+            yield Button("Revert F4", id="plan-revert", compact=True)
+
+    def on_mount(self) -> None:
+        self.query_one(TextArea).load_text(self._base)
+        self._show_title()
+
+    # ---- data
+
+    @property
+    def text(self) -> str:
+        """What stands in the editor."""
+        return self.query_one(TextArea).text if self.is_mounted else self._base
+
+    @property
+    def edited(self) -> bool:
+        """Whether there is text that is applied or saved nowhere."""
+        return self.text != self._base
+
+    @property
+    def problems(self) -> Sequence[Problem]:
+        return self._problems
+
+    def load(self, text: str) -> bool:
+        """Another plan holds now. What the user has typed stays; whether the editor shows the new one."""
+        if text == self._base:
+            return True
+        keep = self.edited and self.text != text
+        self._base = text
+        if self.is_mounted and not keep:
+            area = self.query_one(TextArea)
+            place = area.cursor_location
+            area.load_text(text)
+            area.move_cursor(place)
+        self._show_title()
+        return not keep
+
+    def saved(self) -> None:
+        """What stands in the editor is on disk under another name: nothing is lost by leaving it."""
+        self._show_title()
+
+    def show_effect(self, rows: Sequence[Row]) -> None:
+        """What applying the text would change; shown while nothing is wrong with it."""
+        if not self._problems:
+            self._notes(len(rows))
+            self.query_one(PlanNotes).show_effect(rows)
+
+    def replace_text(self, text: str) -> None:
+        """Put a changed plan into the editor, to be looked at and applied."""
+        self.query_one(TextArea).text = text
+        self.check_now()
+
+    def check_now(self) -> None:
+        """Look for problems at once, and have the effect shown."""
+        if self._timer is not None:
+            self._timer.stop()
+            self._timer = None
+        text = self.text
+        self._problems = self._check(text) if self.edited else ()
+        self._show_title()
+        notes = self.query_one(PlanNotes)
+        if self._problems:
+            self._notes(len(self._problems))
+            notes.show_problems(self._problems)
+        else:
+            self.post_message(PlanEdited(text))
+
+    def _notes(self, count: int) -> None:
+        self.query_one(PlanNotes).styles.height = min(max(count, 1) + 1, 9) if count else 0
+
+    def _show_title(self) -> None:
+        self.border_title = "4 plan" + (" · edited" if self.edited else "")
+        count = len(self._problems)
+        wrong = f"{count} problem{'s' if count > 1 else ''}" if count else "ok" if self.edited else "as it runs"
+        self.border_subtitle = wrong
+
+    # ---- keys and buttons
+
+    @on(TextArea.Changed)
+    def _typed(self) -> None:
+        if self._timer is not None:
+            self._timer.stop()
+        self._timer = self.set_timer(CHECK_AFTER_S, self.check_now)
+
+    @on(PlanNotes.LineAsked)
+    def _go_to(self, message: PlanNotes.LineAsked) -> None:
+        self._show_line(message.line)
+
+    def _show_line(self, line: int) -> None:
+        area = self.query_one(TextArea)
+        area.move_cursor((max(line - 1, 0), 0), center=True)
+        area.focus()
+
+    def action_next_problem(self) -> None:
+        """Go to the next line with a problem, round and round."""
+        lines = sorted({problem.line for problem in self._problems if problem.line})
+        if lines:
+            here = self.query_one(TextArea).cursor_location[0] + 1
+            self._show_line(next((line for line in lines if line > here), lines[0]))
+
+    @on(Button.Pressed, "#plan-apply")
+    def action_apply(self) -> None:
+        self.check_now()
+        if self.locked:
+            self.notify("this run takes no changes any more", severity="warning")
+        elif self._problems:
+            self.notify(one_line(self._problems[0]), title="not applied", severity="error", markup=False)
+        elif not self.edited:
+            self.notify("nothing is changed")
+        else:
+            self.post_message(PlanApplied(self.text))
+
+    @on(Button.Pressed, "#plan-save-as")
+    def action_save_as(self) -> None:
+        self.post_message(SavePlanAsked(self.text))
+
+    @on(Button.Pressed, "#plan-revert")
+    def action_revert(self) -> None:
+        """Give up what was typed; undo (ctrl+z) brings it back."""
+        area = self.query_one(TextArea)
+        if self.edited:
+            area.replace(self._base, (0, 0), area.document.end)
+            self.check_now()
+
+    def action_leave(self) -> None:
+        self.screen.focus_next("#curves")
+
+
+def _toml_can_be_coloured() -> bool:
+    """tree-sitter and its grammar are there."""
+    try:
+        import tree_sitter
+        import tree_sitter_toml
+    except ImportError:
+        return False
+    return bool(tree_sitter and tree_sitter_toml)

@@ -1,0 +1,244 @@
+"""What the model made of samples: the accuracy's own alignment, and how surely each token was expected."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from textual.binding import Binding
+
+from lmplay_tui.run.alignment import align
+from lmplay_tui.run.controls import Pin
+from lmplay_tui.run.journal import number
+from lmplay_tui.run.view import RunView
+from lmplay_tui.run.view_parts import PredictionSeen
+from lmplay_tui.text import one_line, printable
+from lmplay_tui.ui.messages import CommandAsked
+from lmplay_tui.ui.widgets.flowing import labelled
+from lmplay_tui.ui.widgets.lines import Lines, Piece, Row, spread
+
+KINDS = ("all", "validation", "pinned", "asked")
+SHADES = (0.01, 0.1, 0.4, 0.8)  # probabilities between the shades p0 to p4
+MAX_SHOWN = 4000  # characters of a text
+_SPOKEN = {"validation": "argmax", "pinned": "says", "asked": "says"}
+
+
+def shown(text: object) -> str:
+    """Foreign text in one paragraph: line ends are signs."""
+    return printable(text, MAX_SHOWN).replace("\n", "↵ ")
+
+
+def shade(probability: float) -> str:
+    """The style of a truth token that the model expected so surely."""
+    return f"p{sum(probability >= bound for bound in SHADES)}"
+
+
+def alignment_pieces(prediction: str, truth: str) -> list[Piece]:
+    """The prediction's words with what is wrong marked: `≠wrong`, `+too many`, `−lacking`."""
+    pieces: list[Piece] = []
+    for op, predicted, true in align(prediction, truth):
+        if op == "equal":
+            pieces += [(word + " ", "good") for word in predicted]
+        elif op == "replace":
+            pieces += [(f"≠{word} ", "wrong") for word in predicted]
+        elif op == "delete":
+            pieces += [(f"+{word} ", "extra") for word in predicted]
+        else:
+            pieces += [(f"−{word} ", "missing") for word in true]
+    return pieces
+
+
+class Predictions(Lines):
+    """One prediction at a time, the newest until the user goes back."""
+
+    BINDINGS = [
+        Binding("left", "sideways(-1)", "earlier"),
+        Binding("right", "sideways(1)", "later", show=False),
+        Binding("up", "kind(1)", "kind"),
+        Binding("down", "kind(-1)", "kind", show=False),
+        Binding("left_square_bracket", "same_prompt(-1)", "same prompt", key_display="[ ]"),
+        Binding("right_square_bracket", "same_prompt(1)", "same prompt later", show=False),
+        Binding("enter", "cursor", "tokens"),
+        Binding("i", "pin", "pin"),
+        Binding("home", "edge(0)", "first", show=False),
+        Binding("end", "edge(-1)", "newest", show=False),
+        Binding("escape", "leave_cursor", "back", show=False),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__(id="predictions", classes="pane")
+        self.border_title = "3 predictions"
+        self._view: RunView | None = None
+        self._kind = "all"
+        self._number: int | None = None  # of the prediction looked at; None: the newest
+        self._token: int | None = None
+        self._shown: tuple[object, ...] = ()
+
+    # ---- data
+
+    def show(self, view: RunView) -> None:
+        self._view = view
+        state = (view, view.predictions_count, self._kind, self._number, self._token, self.size.width, tuple(view.pinned))
+        if state != self._shown:
+            self._shown = state
+            self._redraw(view)
+
+    def on_resize(self) -> None:
+        if self._view is not None:
+            self.show(self._view)
+
+    def _listed(self, view: RunView) -> list[PredictionSeen]:
+        return [seen for seen in view.predictions if self._kind in ("all", seen.values.get("kind"))]
+
+    def _index(self, listed: Sequence[PredictionSeen]) -> int:
+        """Of the one looked at; where it was thinned away, of the next."""
+        if self._number is None:
+            return len(listed) - 1
+        return min(sum(seen.number < self._number for seen in listed), len(listed) - 1)
+
+    def _redraw(self, view: RunView) -> None:
+        listed = self._listed(view)
+        kind = "" if self._kind == "all" else f"{self._kind} only · "
+        if not listed:
+            self.border_subtitle = kind.rstrip("· ")
+            self.show_rows([((" none yet: the first validation makes one", "dim"),)])
+            return
+        index = self._index(listed)
+        self.border_subtitle = kind + (
+            f"{index + 1}/{len(listed)}" if self._number is not None else f"newest of {len(listed)}"
+        )
+        self.show_rows(self._laid_out(view, listed[index]))
+
+    # ---- drawing
+
+    def _laid_out(self, view: RunView, seen: PredictionSeen) -> list[Row]:
+        width = self.size.width
+        values = seen.values
+        kind = one_line(values.get("kind", ""), 20)
+        prompt, truth = str(values.get("prompt", "")), str(values.get("truth", ""))
+        prediction = str(values.get("prediction", ""))
+        pinned = "pinned " if prompt in view.pinned else ""
+        head: list[Piece] = [(" step ", "dim"), (f"{seen.step:,}", "strong"), (f"  {seen.stage}  {pinned}{kind}", "dim")]
+        rows: list[Row] = [spread(head, self._scores(values), width), ()]
+        rows += labelled("prompt", [(shown(prompt), "dim")], width)
+        if truth:
+            rows += labelled("truth", self._truth(values, truth), width)
+            rows += labelled(_SPOKEN.get(kind, "says"), alignment_pieces(shown(prediction), shown(truth)), width)
+        else:
+            rows += labelled(_SPOKEN.get(kind, "says"), [(shown(prediction), "")], width)
+        if self._token is not None:
+            rows += ((), *self._top_five(values, width))
+        return rows
+
+    @staticmethod
+    def _scores(values: Mapping[str, Any]) -> list[Piece]:
+        pieces: list[Piece] = []
+        if values.get("accuracy") is not None:
+            pieces += [("accuracy ", "dim"), (f"{number(values['accuracy']):.2f} ", "strong")]
+        if values.get("loss") is not None:
+            pieces += [(" loss ", "dim"), (f"{number(values['loss']):.2f} ", "strong")]
+        return pieces
+
+    def _truth(self, values: Mapping[str, Any], truth: str) -> list[Piece]:
+        """The truth's tokens, shaded by probability; the plain text where there are none."""
+        tokens, chances = values.get("truth_tokens") or (), values.get("truth_p") or ()
+        if not tokens or len(tokens) != len(chances):
+            return [(shown(truth), "")]
+        if self._token is not None:
+            self._token = min(max(self._token, 0), len(tokens) - 1)
+        pieces = []
+        for i, (token, chance) in enumerate(zip(tokens, chances, strict=True)):
+            style = shade(number(chance))
+            pieces.append((shown(token), f"{style} cursor" if i == self._token else style))
+        return pieces
+
+    def _top_five(self, values: Mapping[str, Any], width: int) -> list[Row]:
+        tops, chances = values.get("top5") or (), values.get("truth_p") or ()
+        if self._token is None or self._token >= len(tops):
+            return [((" token probabilities are kept for the newest predictions only", "dim"),)]
+        token = shown((values.get("truth_tokens") or ("",) * len(tops))[self._token])
+        rows: list[Row] = [
+            ((" true ", "label"), (f"{token!r}", "strong"), (f" {number(chances[self._token]):.1%}".replace("%", " %"), ""))
+        ]
+        for text, chance in list(tops[self._token])[:5]:
+            share = number(chance)
+            same = text == (values.get("truth_tokens") or ())[self._token]
+            cells = max(round(share * min(width - 30, 30)), 0)
+            rows.append(
+                (
+                    (" ✓ " if same else "   ", "good"),
+                    (f"{share:6.1%} ".replace("%", " %"), "strong" if same else "dim"),
+                    ("█" * cells + " ", "done"),
+                    (f"{shown(text)!r}", "good" if same else ""),
+                )
+            )
+        return rows
+
+    # ---- keys
+
+    def _looked_at(self) -> tuple[list[PredictionSeen], int]:
+        listed = self._listed(self._view) if self._view is not None else []
+        return listed, self._index(listed)
+
+    def _look_at(self, listed: Sequence[PredictionSeen], index: int) -> None:
+        index = min(max(index, 0), len(listed) - 1)
+        self._number = None if index >= len(listed) - 1 else listed[index].number
+        self._update()
+
+    def _update(self) -> None:
+        if self._view is not None:
+            self.show(self._view)
+
+    def action_sideways(self, by: int) -> None:
+        listed, index = self._looked_at()
+        if not listed:
+            return
+        if self._token is not None:
+            self._token = max(self._token + by, 0)
+            self._update()
+        else:
+            self._look_at(listed, index + by)
+
+    def action_edge(self, index: int) -> None:
+        listed, _ = self._looked_at()
+        if listed:
+            self._look_at(listed, index % len(listed))
+
+    def action_kind(self, by: int) -> None:
+        self._kind = KINDS[(KINDS.index(self._kind) + by) % len(KINDS)]
+        self._number = self._token = None
+        self._update()
+
+    def action_same_prompt(self, by: int) -> None:
+        """Go to where the same prompt was answered before or after."""
+        listed, index = self._looked_at()
+        if not listed:
+            return
+        prompt = listed[index].values.get("prompt")
+        step = index + by
+        while 0 <= step < len(listed):
+            if listed[step].values.get("prompt") == prompt:
+                self._look_at(listed, step)
+                return
+            step += by
+
+    def action_cursor(self) -> None:
+        """A cursor over the truth's tokens, with the five likeliest; again: away."""
+        listed, index = self._looked_at()
+        if not listed:
+            return
+        if self._token is None:
+            self._token = 0
+            self._number = listed[index].number  # it shall not change under the cursor
+        else:
+            self._token = None
+        self._update()
+
+    def action_leave_cursor(self) -> None:
+        self._token = None
+        self._update()
+
+    def action_pin(self) -> None:
+        """Answer this prompt at each evaluation from now on, or no longer."""
+        listed, index = self._looked_at()
+        if listed:
+            self.post_message(CommandAsked(Pin(str(listed[index].values.get("prompt", "")))))
+

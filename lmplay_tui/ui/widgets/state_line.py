@@ -1,0 +1,77 @@
+"""What the run is doing now, in one row; and the buttons' neighbours."""
+
+import math
+from datetime import datetime, tzinfo
+
+from lmplay_tui.run.telling import shown_seconds
+from lmplay_tui.run.view import RunView
+from lmplay_tui.ui.widgets.lines import Lines, Piece, spread
+
+_SIGNS = {  # state -> sign, style: colour is never the only difference
+    "starting": ("◌", "warn"),
+    "running": ("●", "good"),
+    "paused": ("‖", "warn"),
+    "stopping": ("◐", "warn"),
+    "stopped": ("■", "accent"),
+    "finished": ("✓", "good"),
+    "failed": ("✗", "bad"),
+    "dead": ("✗", "bad"),
+}
+
+
+def clock_time(now_s: float, in_s: float, zone: tzinfo | None) -> str:
+    """The clock time in so many seconds, with the day where it is another: `18:42`, `Tue 18:42`."""
+    if not math.isfinite(in_s) or in_s > 10 * 365 * 86400:
+        return "?"
+    now = datetime.fromtimestamp(now_s).astimezone(zone)
+    then = datetime.fromtimestamp(now_s + in_s).astimezone(zone)
+    if then.date() == now.date():
+        return f"{then:%H:%M}"
+    return f"{then:%a %H:%M}" if in_s < 6 * 86400 else f"{then:%d %b %H:%M}"
+
+
+class StateLine(Lines, can_focus=False):
+    """State, activity and for how long; stage, step, when it ends, what it costs."""
+
+    def __init__(self, *, zone: tzinfo | None = None, price_per_hour: float | None = None) -> None:
+        super().__init__(id="state")
+        self._zone = zone
+        self._price_per_hour = price_per_hour
+
+    def show(self, view: RunView) -> None:
+        state = view.state
+        sign, style = _SIGNS.get(state, ("●", "good"))
+        doing = view.activity if state in ("running", "starting") else state
+        left: list[Piece] = [(f" {sign} ", style), (doing, f"{style} strong")]
+        if view.fraction is not None:
+            left.append((f" {view.fraction:.0%}".replace("%", " %"), style))
+        if view.detail:
+            left.append((f" {view.detail}", "dim"))
+        since = view.now() - view.activity_since
+        if not view.over and (doing != "training" or state == "paused"):
+            left.append((f" {shown_seconds(max(since, 0) // 1)}", "dim"))
+        if view.name:
+            left.append((f"  {view.name}", ""))
+        stage = view.stage
+        if stage is not None:
+            left += [("  stage ", "dim"), (f"{view.stage_index + 1}/{len(view.stages)} {stage.name}", "")]
+        if view.at.step:
+            left += [("  step ", "dim"), (f"{view.at.step:,.0f}", "")]
+        self.show_rows([spread(left, self._end(view), self.size.width)])
+
+    def _end(self, view: RunView) -> list[Piece]:
+        pieces: list[Piece] = []
+        trained_s = view.at.time
+        left_s = view.seconds_left()
+        if self._price_per_hour is not None:
+            cost = f"{self._price_per_hour * trained_s / 3600:.2f}"
+            if math.isfinite(left_s) and not view.over:
+                cost += f" of {self._price_per_hour * (trained_s + left_s) / 3600:.2f}"
+            pieces.append((f" cost {cost} ", "dim"))
+        if not view.over and math.isfinite(left_s) and view.stages:
+            pieces += [
+                (" ends ", "dim"),
+                (clock_time(view.now(), left_s, self._zone), "strong"),
+                (f" in {shown_seconds(left_s)} ", "dim"),
+            ]
+        return pieces
