@@ -1,25 +1,118 @@
-"""Datasets of the Hugging Face hub, through `datasets.load_dataset`."""
+"""Datasets of the Hugging Face hub, through `datasets.load_dataset`; no script of a dataset is ever run."""
 
-from collections.abc import Callable
+import errno
+import re
+import time
+from collections.abc import Iterator
 from typing import Any
 
-import pyarrow as pa
-
-from lmplay_tui.data import splits
+from lmplay_tui.data.background import in_background
 from lmplay_tui.data.library import quiet_datasets
-from lmplay_tui.errors import DataError
+from lmplay_tui.data.progress import Progress, listening
+from lmplay_tui.data.splits import Report, Splits, choose
+from lmplay_tui.errors import DataError, UserError, unchain
+from lmplay_tui.options import nearest
 from lmplay_tui.plan.schema import DatasetSpec
 from lmplay_tui.text import one_line
 
+SILENT_S = 90.0  # without a byte from the hub, its own retries included
+STUCK_S = 900.0  # after the first byte: unpacking a large archive moves no bar
+WITHOUT_NETWORK = "or fetch it where there is one with --save-datasets"
 
-def read(spec: DatasetSpec, report: Callable[[str, str, float | None], None]) -> tuple[pa.Table, pa.Table | None]:
-    """The tables to train and to validate on."""
+
+def read(spec: DatasetSpec, report: Report) -> Splits:
+    """The rows to train and to validate on, downloaded if the cache of `datasets` does not hold them.
+
+    Raises `UserError` where the hub has no such dataset, configuration or split, `DataError` where it cannot be
+    reached, stays silent, or the disk is full: one line each, naming the dataset.
+    """
     report("downloading", spec.name, None)
+    try:
+        with listening() as progress:
+            return in_background(lambda: _load(spec), lambda: _tick(spec, progress, report))
+    except UserError:
+        raise
+    except Exception as error:  # of many libraries, without a common base
+        raise translated(spec, error) from error
+
+
+def _load(spec: DatasetSpec) -> Splits:
+    library = quiet_datasets()
 
     def load(split: str | None = None) -> Any:
-        return quiet_datasets().load_dataset(spec.path, spec.config, revision=spec.revision, split=split)
+        return library.load_dataset(spec.path, spec.config, revision=spec.revision, split=split)
 
-    try:
-        return splits.choose(spec, load(), load)
-    except OSError as error:
-        raise DataError(f"dataset {spec.name}: {one_line(error)}") from error
+    return choose(spec, load(), load)
+
+
+def _tick(spec: DatasetSpec, progress: Progress, report: Report) -> None:
+    silent = time.monotonic() - progress.moved
+    limit = STUCK_S if progress.bytes or progress.writing else SILENT_S
+    if silent > limit:
+        raise DataError(
+            f"dataset {spec.name}: the hub has not answered for {limit:.0f} s; try again later, {WITHOUT_NETWORK}"
+        )
+    if progress.writing:
+        report("loading", f"{spec.name}: writing rows to the cache", progress.fraction())
+    else:
+        received = f", {progress.bytes / 1e6:,.0f} MB" if progress.bytes else ""
+        report("downloading", f"{spec.name}{received}", progress.fraction())
+
+
+def translated(spec: DatasetSpec, error: Exception) -> UserError:
+    """What a library's error means for a user: one line that names the dataset and says what to do."""
+    name, path, said = f"dataset {spec.name}", one_line(spec.path, 120), str(error)
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    if _full(error):
+        return DataError(f"{name}: the disk is full; free some space, or set HF_HOME to a folder on another disk")
+    if "gated" in said.lower():
+        return UserError(f"{name}: {path} is open to those only who accept its terms on the hub; then: hf auth login")
+    if "DatasetNotFoundError" in kinds:
+        return UserError(f"{name}: the hub has no dataset {path}, or it is private (then: hf auth login)")
+    if "dataset scripts" in said.lower():
+        return UserError(f"{name}: {path} is a script, and scripts are not run; look for a Parquet copy of it")
+    if found := re.search(r"BuilderConfig '?(.*?)'? not found. Available: \[(.*)\]", said, re.DOTALL):
+        return _no_config(name, found[1], re.findall(r"'([^']*)'", found[2]))
+    if "Config name is missing" in said:
+        known = re.findall(r"'([^']*)'", said)
+        return UserError(f"{name}: {path} has several configurations; set config to one of {_listed(known)}")
+    if found := re.search(r'Unknown split "?(.*?)"?\. Should be one of \[(.*)\]', said):
+        return UserError(f"{name}: there is no split {one_line(found[1], 60)}; it has {one_line(found[2])}")
+    if "OfflineModeIsEnabled" in said:
+        return DataError(f"{name}: HF_HUB_OFFLINE is set, and {path} is not in the cache; unset it, {WITHOUT_NETWORK}")
+    if (status := _status(error)) is not None:
+        if status in (401, 403):
+            return UserError(f"{name}: the hub refuses access to {path} ({status}); hf auth login, or check its name")
+        return DataError(f"{name}: the hub answers with an error ({status}); try again later, {WITHOUT_NETWORK}")
+    if isinstance(error, OSError):
+        return DataError(f"{name}: the hub cannot be reached; check the network, {WITHOUT_NETWORK}")
+    return DataError(f"{name}: {path} cannot be read ({one_line(unchain(error), 160) or type(error).__name__})")
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _status(error: BaseException) -> int | None:
+    """The status of the HTTP answer that began the trouble."""
+    for link in _chain(error):
+        status = getattr(getattr(link, "response", None), "status_code", None)
+        if isinstance(status, int):
+            return status
+    return None
+
+
+def _full(error: BaseException) -> bool:
+    return any(isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT) for link in _chain(error))
+
+
+def _no_config(name: str, wanted: str, known: list[str]) -> UserError:
+    return UserError(
+        f"{name}: there is no config {one_line(wanted, 60)}{nearest(wanted, known)}; it has {_listed(known)}"
+    )
+
+
+def _listed(names: list[str]) -> str:
+    return one_line(", ".join(names), 160)

@@ -1,9 +1,22 @@
-"""The datasets folder: copies of hub datasets for runs without network, LMPlay's included."""
+"""The datasets folder: copies of hub datasets for runs without network, LMPlay's included.
 
+A dataset is `NAME.train` and, where it has a split of its own for that, `NAME.validation`, each a folder written by
+`datasets.save_to_disk`. Each is there whole or not at all; `NAME.train` comes last and says that all is there.
+"""
+
+import os
 import re
+import shutil
 from pathlib import Path
+from typing import Any
 
-from lmplay_tui.plan.schema import DatasetSpec
+from lmplay_tui.data import hub, local, pydocs
+from lmplay_tui.data.background import in_background
+from lmplay_tui.data.progress import listening
+from lmplay_tui.data.splits import Report
+from lmplay_tui.errors import DataError
+from lmplay_tui.plan.schema import DatasetSpec, Plan
+from lmplay_tui.text import one_line
 
 
 def saved_name(spec: DatasetSpec) -> str:
@@ -16,7 +29,87 @@ def saved_name(spec: DatasetSpec) -> str:
 
 def find(spec: DatasetSpec, datasets_folder: Path) -> tuple[Path, Path | None] | None:
     """The saved folders of a dataset (to train on, to validate on or None); None if it is not saved."""
-    train, validation = (datasets_folder / f"{saved_name(spec)}.{split}" for split in ("train", "validation"))
-    if not (train / "state.json").is_file():
+    train, validation = _folders(spec, datasets_folder)
+    if not _is_whole(train):
         return None
-    return train, validation if (validation / "state.json").is_file() else None
+    return train, validation if _is_whole(validation) else None
+
+
+def _folders(spec: DatasetSpec, datasets_folder: Path) -> tuple[Path, Path]:
+    name = saved_name(spec)
+    return datasets_folder / f"{name}.train", datasets_folder / f"{name}.validation"
+
+
+def _is_whole(folder: Path) -> bool:
+    return (folder / "state.json").is_file()
+
+
+def save_datasets(plan: Plan, datasets_folder: Path, report: Report) -> list[Path]:
+    """Save every dataset of `plan` that needs the network, and give the folders, also of those saved before.
+
+    Raises what opening them raises, and `DataError` where the folder cannot be written.
+    """
+    paths: dict[Path, None] = {}
+    for spec in (spec for stage in plan.stages for spec in stage.datasets):
+        if spec.path == pydocs.NAME or local.is_local(spec.path):
+            continue
+        if find(spec, datasets_folder) is None:
+            _save(spec, datasets_folder, report)
+        train, validation = find(spec, datasets_folder) or _folders(spec, datasets_folder)
+        paths |= {path: None for path in (train, validation) if path is not None}
+    return list(paths)
+
+
+def _save(spec: DatasetSpec, datasets_folder: Path, report: Report) -> None:
+    found = hub.read(spec, report)
+    train, validation = _folders(spec, datasets_folder)
+    try:
+        datasets_folder.mkdir(parents=True, exist_ok=True)
+        if found.validation is not None:
+            _write(spec, found.validation, validation, report)
+        _write(spec, found.train, train, report)
+    except OSError as error:
+        shown = one_line(datasets_folder, 120)
+        raise DataError(f"dataset {spec.name}: {shown}: {one_line(error.strerror or error)}") from error
+
+
+def _write(spec: DatasetSpec, dataset: Any, folder: Path, report: Report) -> None:
+    """Write beside `folder` and rename: what bears its name is whole, also after a power cut."""
+    if _is_whole(folder):
+        return
+    for left in folder.parent.glob(f".{folder.name}.*.tmp"):  # of a process that was killed
+        if not _is_alive(left):
+            shutil.rmtree(left, ignore_errors=True)
+    temporary = folder.parent / f".{folder.name}.{os.getpid()}.tmp"
+    try:
+        with listening() as progress:
+            in_background(
+                lambda: dataset.save_to_disk(str(temporary)),
+                lambda: report("saving", f"{spec.name}: {one_line(folder.name, 80)}", progress.fraction()),
+            )
+        for file in temporary.rglob("*"):
+            _sync(file)
+        _sync(temporary)
+        temporary.rename(folder)
+        _sync(folder.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _is_alive(temporary: Path) -> bool:
+    pid = temporary.name.rsplit(".", 2)[1]
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, ValueError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,18 +1,17 @@
 """From what a plan says of a dataset to its rows: embedded, saved, local, or on the hub."""
 
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
 from lmplay_tui.data import hub, local, pydocs, saving
-from lmplay_tui.data.columns import Columns, find_columns
+from lmplay_tui.data.columns import find_columns
 from lmplay_tui.data.order import Source
+from lmplay_tui.data.splits import Report
 from lmplay_tui.data.table import Rows
 from lmplay_tui.errors import UserError
 from lmplay_tui.plan.schema import DatasetSpec
-
-Report = Callable[[str, str, float | None], None]
 
 
 def open_source(spec: DatasetSpec, *, datasets_folder: Path, report: Report) -> Source:
@@ -22,30 +21,30 @@ def open_source(spec: DatasetSpec, *, datasets_folder: Path, report: Report) -> 
     the hub or the disk does not give it.
     """
     if spec.path == pydocs.NAME:
-        return _source(spec, pydocs.table(spec.config, report), None)
-    if (saved := saving.find(spec, datasets_folder)) is not None:
-        return _source(spec, *local.read_saved(spec, saved), may_differ=True)
-    if local.is_local(spec.path):
-        return _source(spec, *local.read(spec))
-    return _source(spec, *hub.read(spec, report))
+        table = pydocs.table(spec.config, report)
+        return Source(spec, Rows(spec.name, table, find_columns(spec, table.schema)), None)
+    saved = saving.find(spec, datasets_folder)
+    if saved is not None:
+        found = local.read_saved(spec, *saved)
+    elif local.is_local(spec.path):
+        found = local.read(spec, report)
+    else:
+        found = hub.read(spec, report)
+    # LMPlay gave some columns names of its own when it saved.
+    renamed = saved is not None
+    train = _rows(spec, found.train, renamed=renamed)
+    return Source(spec, train, None if found.validation is None else _rows(spec, found.validation, renamed=renamed))
 
 
-def _source(
-    spec: DatasetSpec, train: pa.Table, validation: pa.Table | None, *, may_differ: bool = False
-) -> Source:
-    """`may_differ`: LMPlay gave some columns names of its own when it saved."""
-    columns = _columns(spec, train, may_differ=may_differ)
-    return Source(
-        spec,
-        Rows(spec.name, train, columns),
-        None if validation is None else Rows(spec.name, validation, columns),
-    )
-
-
-def _columns(spec: DatasetSpec, table: pa.Table, *, may_differ: bool) -> Columns:
+def _rows(spec: DatasetSpec, dataset: Any, *, renamed: bool) -> Rows:
+    """The rows of a `datasets.Dataset`. `renamed`: columns of usual names will do where those named are not there."""
+    if dataset._indices is not None:  # a selection of rows: the table underneath holds them all
+        dataset = dataset.flatten_indices()
+    table: pa.Table = dataset.data.table
     try:
-        return find_columns(spec, table.schema)
+        columns = find_columns(spec, table.schema)
     except UserError:
-        if not may_differ:
+        if not renamed:
             raise
-        return find_columns(DatasetSpec(spec.name, spec.path), table.schema)
+        columns = find_columns(DatasetSpec(spec.name, spec.path), table.schema)
+    return Rows(spec.name, table, columns)

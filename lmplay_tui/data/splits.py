@@ -2,14 +2,24 @@
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
-
-import pyarrow as pa
 
 from lmplay_tui.errors import UserError
 from lmplay_tui.options import nearest
 from lmplay_tui.plan.schema import DatasetSpec
 from lmplay_tui.text import one_line
+
+Report = Callable[[str, str, float | None], None]  # activity, detail, fraction
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A dataset's rows (`datasets.Dataset`) to train on, and those of its own split for validation, if it has one."""
+
+    train: Any
+    validation: Any | None
+
 
 VALIDATION_NAMES = ("validation", "valid", "val", "dev", "test", "eval")
 
@@ -24,31 +34,24 @@ def own_validation(spec: DatasetSpec, known: Mapping[str, Any]) -> str | None:
 
 def choose(
     spec: DatasetSpec, known: Mapping[str, Any], load_split: Callable[[str], Any] | None
-) -> tuple[pa.Table, pa.Table | None]:
-    """The tables to train and to validate on, of the splits `known`; others (`train[:10%]`) through `load_split`.
+) -> Splits:
+    """The rows to train and to validate on, of the splits `known`; others (`train[:10%]`) through `load_split`.
 
     Raises `UserError` where a split is not there.
     """
     validation = own_validation(spec, known)
     train = _split(spec, spec.split, known, load_split)
-    return train, None if validation is None else _split(spec, validation, known, load_split)
+    return Splits(train, None if validation is None else _split(spec, validation, known, load_split))
 
 
 def _split(
     spec: DatasetSpec, name: str, known: Mapping[str, Any], load_split: Callable[[str], Any] | None
-) -> pa.Table:
+) -> Any:
     if name in known:
-        return arrow_table(known[name])
+        return known[name]
     if load_split is not None and re.search(r"[\[+]", name):
-        return arrow_table(load_split(name))
+        return load_split(name)
     raise UserError(
         f"dataset {spec.name}: there is no split {one_line(name, 60)}{nearest(name, known)}; "
         f"it has {one_line(', '.join(known), 200)}"
     )
-
-
-def arrow_table(dataset: Any) -> pa.Table:
-    """The Arrow table of a `datasets.Dataset`, its rows in its order."""
-    if dataset._indices is not None:  # a selection of rows: read directly, the table would ignore it
-        dataset = dataset.flatten_indices()
-    return dataset.data.table

@@ -10,7 +10,8 @@ from lmplay_tui.data.batches import Batch, Position, batches
 from lmplay_tui.data.order import Part, TrainingOrder, ValidationOrder
 from lmplay_tui.data.prefetch import ahead
 from lmplay_tui.data.samples import Cutter, Item, Sample
-from lmplay_tui.data.sources import Report, open_source
+from lmplay_tui.data.sources import open_source
+from lmplay_tui.data.splits import Report
 from lmplay_tui.data.tokenizer import Tokenizer
 from lmplay_tui.errors import UserError
 from lmplay_tui.options import TrainOptions

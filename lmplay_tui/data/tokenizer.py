@@ -2,15 +2,18 @@
 
 import hashlib
 import importlib.util
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Protocol
 
+from lmplay_tui.data.background import in_background
 from lmplay_tui.errors import UserError, unchain
 from lmplay_tui.options import nearest
 from lmplay_tui.text import one_line
 
+DOWNLOAD_S = 120.0  # a table has a few megabytes; tiktoken itself would wait for ever
 END_OF_TEXT = "<|endoftext|>"
 GPT2_RANKS = 50256
 GPT2_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"  # as tiktoken checks vocab.bpe
@@ -127,6 +130,16 @@ def gpt2_tokens() -> list[bytes]:
     return [bytes([b]) for b in as_themselves + others] + merged
 
 
+def _deadline(seconds: float) -> Callable[[], None]:
+    end = time.monotonic() + seconds
+
+    def tick() -> None:
+        if time.monotonic() > end:
+            raise TimeoutError(f"no answer for {seconds:.0f} s")
+
+    return tick
+
+
 def _tiktoken(name: str) -> Tokenizer:
     import tiktoken
 
@@ -137,7 +150,7 @@ def _tiktoken(name: str) -> Tokenizer:
             f"tokenizer {one_line(name, 60)} is unknown{nearest(name, ours)}; known: {', '.join(sorted(set(ours)))}"
         )
     try:
-        encoding = tiktoken.get_encoding(name)
+        encoding = in_background(lambda: tiktoken.get_encoding(name), _deadline(DOWNLOAD_S))
     except Exception as error:  # requests', the socket's, the disk's: whatever kept the table away
         raise UserError(
             f"tokenizer {name} cannot be downloaded ({one_line(unchain(error), 100)}); "

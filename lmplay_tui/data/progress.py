@@ -1,0 +1,89 @@
+"""How far a library's downloads are, read from the progress bars that it does not draw."""
+
+import importlib
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+_lock = threading.Lock()
+
+
+@dataclass
+class _Bar:
+    what: str
+    unit: str
+    total: float | None
+    done: float = 0
+
+    @property
+    def fraction(self) -> float:
+        return min(1.0, self.done / self.total) if self.total else 0.0
+
+
+class Progress:
+    """What the bars of one download have said so far."""
+
+    def __init__(self) -> None:
+        self.moved = time.monotonic()  # when a bar last moved
+        self.bytes = 0.0  # downloaded
+        self.writing = False  # rows are being written to the cache: the download is over
+        self._bars: dict[int, _Bar] = {}
+        self._last: _Bar | None = None
+
+    def opened(self, bar: int, *, what: str, unit: str, total: float | None) -> None:
+        """A bar was made; `bar` tells it from the others."""
+        self._bars[bar] = _Bar(what, unit, total)
+        self.moved = time.monotonic()
+
+    def advanced(self, bar: int, amount: float) -> None:
+        """A bar moved on by `amount` of its unit."""
+        known = self._bars.get(bar)
+        self.moved = time.monotonic()
+        if known is None:
+            return
+        known.done += amount
+        self._last = known
+        if known.unit == "B":
+            self.bytes += amount
+        self.writing = known.unit.strip() == "examples"
+
+    def fraction(self) -> float | None:
+        """Share of the present part (all files where their number is known, else a file, or the rows written)."""
+        if self._last is None:
+            return None
+        bars = list(self._bars.values())
+        files = next((bar for bar in bars if bar.unit == "files" and bar.total), None)
+        if files is not None and not self.writing:
+            assert files.total is not None
+            return min(1.0, sum(bar.fraction for bar in bars if bar.unit == "B") / files.total)
+        return self._last.fraction if self._last.total else None
+
+
+@contextmanager
+def listening() -> Iterator[Progress]:
+    """Hear of every `tqdm` bar of this process, drawn or not, until the block is left.
+
+    The libraries offer no callback; their bars, switched off, still pass through these two methods.
+    """
+    bars: Any = importlib.import_module("tqdm.std").tqdm
+    progress = Progress()
+    made, moved = bars.__init__, bars.update
+
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        made(self, *args, **kwargs)
+        what, unit = str(kwargs.get("desc") or ""), str(kwargs.get("unit") or "it")
+        progress.opened(id(self), what=what, unit=unit, total=kwargs.get("total"))
+
+    def update(self: Any, n: float | None = 1) -> Any:
+        progress.advanced(id(self), n or 0)
+        return moved(self, n)
+
+    with _lock:  # one listener at a time: each puts back what it found
+        bars.__init__, bars.update = init, update
+        try:
+            yield progress
+        finally:
+            bars.__init__, bars.update = made, moved
