@@ -63,7 +63,8 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser = new_parser(prog, DESCRIPTION, EPILOG.format(prog=prog))
     parser.add_argument("run", nargs="?", default=None, metavar="RUN",
                         help="name, .lmp file or run folder [the newest run]")  # fmt: skip
-    parser.add_argument("--to", required=True, choices=tuple(_TARGETS), help="what to write")
+    parser.add_argument("--to", required=True, choices=tuple(_TARGETS), metavar="FORM",
+                        help=", ".join(_TARGETS))  # fmt: skip
     parser.add_argument("--output", default=None, metavar="PATH",
                         help="file, or folder for tensorboard; - for standard output [beside the model]")  # fmt: skip
     parser.add_argument("--follow", action="store_true", default=False,

@@ -53,7 +53,7 @@ def main(arguments: list[str], prog: str) -> int:
 
 def _parser(prog: str) -> argparse.ArgumentParser:
     parser = new_parser(prog, DESCRIPTION, EPILOG.format(prog=prog))
-    parser.add_argument("locations", nargs="*", metavar="LOCATION",
+    parser.add_argument("locations", nargs="*", default=[], metavar="LOCATION",
                         help="run (name, .lmp or run folder), folder of statistics, or a *_stats.json file "
                              "[everything in $LMP_DATASETS or out_gpt]")  # fmt: skip
     parser.add_argument("--out-dir", default=None, metavar="DIR",
@@ -72,7 +72,8 @@ def _parser(prog: str) -> argparse.ArgumentParser:
                         help="show the recorded points behind the smoothed curves too")  # fmt: skip
     parser.add_argument("--max-files", type=_whole, default=20, metavar="N",
                         help="runs to plot, at most; the newest of a folder [20]")  # fmt: skip
-    parser.add_argument("--out-type", choices=PICTURE_TYPES, default="png", help="kind of picture [png]")
+    parser.add_argument("--out-type", choices=PICTURE_TYPES, default="png", metavar="TYPE",
+                        help=f"kind of picture: {', '.join(PICTURE_TYPES)} [png]")  # fmt: skip
     parser.add_argument("--terminal", action="store_true", default=False,
                         help="draw in the terminal instead of writing pictures")  # fmt: skip
     return parser
@@ -157,12 +158,12 @@ def _newest(curves: Sequence[Curve], max_runs: int) -> list[Curve]:
 
 def _compared(curves: Sequence[Curve], line: argparse.Namespace) -> list[Curve]:
     """The curves that belong into one chart: whole runs of one split, and stages that were named by their files."""
-    split = "train" if line.plot_train else "validate"
+    split, what, other = ("train", "training", "without") if line.plot_train else ("validate", "validation", "with")
     named = {Path(location).expanduser() for location in line.locations}
     compared = [curve for curve in curves if curve.split == split and (curve.stage is None or curve.path in named)]
-    if not compared:
-        what, other = ("training", "without") if line.plot_train else ("validation", "with")
-        print(f"no {what} recorded to compare; try {other} --plot-train", file=sys.stderr)
+    found = {(curve.path.parent, curve.name) for curve in compared}
+    for name in sorted({curve.name for curve in curves if (curve.path.parent, curve.name) not in found}):
+        print(f"{one_line(name)}: no {what} recorded, so it is not compared; try {other} --plot-train", file=sys.stderr)
     return compared
 
 
@@ -203,9 +204,12 @@ def _draw(curves: Sequence[Curve], compared: Sequence[Curve], line: argparse.Nam
         print("and one beside each statistics file ...", flush=True)
         options = PlotOptions(line.average_count, line.min_show)
         pictures = draw_own_pictures(curves, options, line.out_type)
+    except BrokenPipeError:  # nothing is wrong: whoever read our output has seen enough
+        raise
     except OSError as error:
         raise UserError(f"{one_line(folder)}: pictures cannot be written: {error.strerror}") from error
     print(f"{len(pictures)} of these")
-    if len(compared) == 1:
-        print("one run: nothing to compare it with, so no diff_ pictures")
+    if compared and not any(name.startswith("diff_") for name, _ in charts):
+        why = "one run" if len(compared) == 1 else "no two runs that reach the same number of tokens"
+        print(f"no diff_ pictures: {why}")
     return EXIT_OK

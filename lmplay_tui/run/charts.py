@@ -13,7 +13,8 @@ from lmplay_tui.text import one_line
 
 AVERAGE_COUNT = 300
 MIN_SHOW = 0.99
-_OFF_SCALE = 3.0  # a run that reaches so many times higher than the others does not set the scale
+# A run that reaches so many times higher than the others does not set the scale; differences may lie further apart.
+_OFF_SCALE, _OFF_SCALE_DIFFERENCE = 3.0, 10.0
 _SPLIT_WORDS = {"train": "training", "validate": "validation"}
 
 
@@ -238,25 +239,25 @@ def _level_limits(
                 low, high = np.quantile(raw, [0.01, 0.99])
                 lows.append(float(low))
                 highs.append(float(high))
-    low, high = min(lows), _highest(highs) if metric == "loss" else max(highs)
+    low, high = min(lows), _highest(highs, _OFF_SCALE) if metric == "loss" else max(highs)
     return _padded(low, high, keep_positive=low > 0)
 
 
 def _difference_limits(lines: Sequence[Line], x_limits: tuple[float, float]) -> tuple[float, float]:
     # The very first points of a difference swing widely and say little: they do not set the scale.
-    tails = [np.quantile(_shown(line, x_limits), [0.02, 0.98]) for line in lines]
-    low = -_highest([-float(min(tail[0], 0.0)) for tail in tails])
-    high = _highest([float(max(tail[1], 0.0)) for tail in tails])
+    tails = [values[len(values) // 10 :] for values in (_shown(line, x_limits) for line in lines)]
+    low = -_highest([-min(float(tail.min()), 0.0) for tail in tails], _OFF_SCALE_DIFFERENCE)
+    high = _highest([max(float(tail.max()), 0.0) for tail in tails], _OFF_SCALE_DIFFERENCE)
     return _padded(low, high, keep_positive=False)
 
 
-def _highest(tops: Sequence[float]) -> float:
+def _highest(tops: Sequence[float], off_scale: float) -> float:
     """The highest of the runs' tops, without those of runs that went off the scale of the others."""
     positive = sorted(top for top in tops if top > 0)
     if not positive:
         return max(tops)
     usual = positive[(len(positive) - 1) // 2]
-    return max(top for top in positive if top <= _OFF_SCALE * usual)
+    return max(top for top in positive if top <= off_scale * usual)
 
 
 def _padded(low: float, high: float, *, keep_positive: bool) -> tuple[float, float]:

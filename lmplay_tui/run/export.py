@@ -200,7 +200,10 @@ def write_safetensors(path: Path, tensors: Mapping[str, "torch.Tensor"], metadat
         seen.add(memory)
     temporary = path.with_name(path.name + ".tmp")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         save_file(separate, temporary, dict(metadata))
+        temporary.chmod(mode)  # the library makes files that only their owner may read
         temporary.replace(path)
     except SafetensorError as error:
         raise OSError(one_line(error)) from error

@@ -119,9 +119,9 @@ def _draw_axes(axes: Any, chart: Chart, *, x_label: bool = True) -> None:
 
 def _draw_raw(axes: Any, line: Line, raw_colour: str) -> None:
     # Thousands of points make a cloud, a handful must be seen one by one.
-    few = len(line.raw) <= 50
-    axes.plot(line.tokens, line.raw, ".", markersize=6 if few else 3.5, color=raw_colour, markeredgewidth=0,
-              alpha=0.6 if few else float(np.clip(1000 / len(line.raw), 0.2, 0.45)), zorder=1)  # fmt: skip
+    num = len(line.raw)
+    axes.plot(line.tokens, line.raw, ".", markersize=6 if num <= 500 else 3.5, color=raw_colour, markeredgewidth=0,
+              alpha=float(np.clip(1000 / num, 0.2, 0.6)), zorder=1)  # fmt: skip
 
 
 def _label_ends(axes: Any, chart: Chart, labels: Sequence[str]) -> None:
