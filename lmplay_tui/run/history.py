@@ -84,9 +84,7 @@ class Series:
         groups = self._recent[:RECENT].reshape(-1, self._width, len(AXES) + 1)
         values = groups[:, :, -1]
         self._append_buckets(
-            np.column_stack(
-                (groups[:, -1], np.full(len(groups), self._width), values.min(axis=1), values.max(axis=1))
-            ),
+            np.column_stack((groups[:, -1], np.full(len(groups), self._width), values.min(axis=1), values.max(axis=1))),
             means=values.mean(axis=1),
         )
         self._recent[:RECENT] = self._recent[RECENT:]

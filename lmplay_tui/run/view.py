@@ -101,6 +101,15 @@ class RunView:
         elif "step" in record:
             self._metrics(record)
 
+    def apply_past(self, record: Record) -> None:
+        """Take one line of the journals of this run's earlier starts: how those ended is over and done."""
+        if record.get("event") not in _ENDS:
+            try:
+                self.apply(record)
+            except (TypeError, ValueError, KeyError, AttributeError, OverflowError):
+                return  # another hand has spoilt the line
+        self.state, self.activity, self.detail, self.fraction = "starting", "loading", "its own past", None
+
     def say(self, level: Level, text: str, at: float | None = None, event: str = "") -> None:
         """Add a line to the log. Validations in a row stay one line, the newest."""
         if event == "Validated" and self.log and self.log[-1].event == event:
@@ -344,6 +353,8 @@ _STEP_METRICS = {
     "time/optimizer_s": "optimizer_s",
     "time/step_s": "step_s",
 }
+
+_ENDS = ("RunStopped", "RunFailed", "RunDone", "HandedOver", "Paused", "Resumed")
 
 _HANDLERS: dict[str, Callable[[RunView, Record], None]] = {
     "RunStarted": RunView._run_started,

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, ClassVar
 
 from textual import on
@@ -33,10 +33,11 @@ class LmplayApp(App[int]):
     """One run at a time: from the launcher, at once, or attached."""
 
     TITLE = "lmplay-tui"
-    CSS_PATH: ClassVar[list[str | Path]] = [
+    CSS_PATH: ClassVar[list[str | PurePath]] = [
         _HERE / "widgets" / "lines.tcss",
         _HERE / "screens" / "dashboard.tcss",
         _HERE / "screens" / "dialogs.tcss",
+        _HERE / "screens" / "launcher.tcss",
     ]
     ENABLE_COMMAND_PALETTE = True
     BINDINGS: ClassVar[list[Any]] = [
@@ -198,7 +199,7 @@ def _leave(app: LmplayApp, status: int | None, signals: Signals) -> int:
     code = app.return_code if status is None else status
     if isinstance(source, LiveSource):
         if app.left_at_once:
-            _print_lines(["left at once; the last checkpoint stands"] + ending_lines(source.view))
+            _print_lines(["left at once; the last checkpoint stands", *ending_lines(source.view)])
             os._exit(EXIT_LEFT_AT_ONCE)
         if source.alive:  # the screen ended before the trainer: nothing that was trained shall be lost
             source.send(Stop(reason="the dashboard has ended"))

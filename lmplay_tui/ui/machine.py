@@ -29,6 +29,7 @@ class Machine:
             self._process = psutil.Process(os.getpid())
             psutil.cpu_percent()
         memory = psutil.virtual_memory()
+        used = memory.total - memory.available
         own = self._process.memory_info().rss
         readings = self._gpu_readings() if device.startswith("cuda") else []
         busy = psutil.cpu_percent() / 100
@@ -37,8 +38,8 @@ class Machine:
             Reading("cpu", busy, f"{busy:.0%} of {os.cpu_count() or 1}".replace("%", " %")),
             Reading(
                 "memory",
-                (memory.total - memory.available) / memory.total,
-                f"{(memory.total - memory.available) / 2**30:.1f} of {memory.total / 2**30:.0f} GiB, ours {own / 2**30:.1f}",
+                used / memory.total,
+                f"{used / 2**30:.1f} of {memory.total / 2**30:.0f} GiB, ours {own / 2**30:.1f}",
             ),
         ]
 

@@ -72,3 +72,11 @@ class StartAsked(Message):
 
     given: dict[str, object]
     attach: str | None = None
+
+
+@dataclass
+class ActionAsked(Message):
+    """A key's action was asked for by the mouse; `owner` is the widget whose key it is."""
+
+    action: str
+    owner: object

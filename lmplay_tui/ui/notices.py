@@ -20,6 +20,9 @@ _TITLES: dict[str, tuple[str, Severity, bool]] = {  # event -> title, severity, 
 }
 
 
+OLD_S = 30.0  # what is older was read from a journal
+
+
 @dataclass(frozen=True)
 class Notice:
     title: str
@@ -35,17 +38,13 @@ class News:
     def __init__(self) -> None:
         self._told = 0
 
-    def skip(self, view: RunView) -> None:
-        """What has happened before we looked is no news."""
-        self._told = view.log_count
-
     def of(self, view: RunView) -> list[Notice]:
         """Notices for the log's newest lines, at most five at a time."""
         new, self._told = view.log_count - self._told, view.log_count
         notices = []
         for entry in list(view.log)[-min(new, 5) :] if new else ():
             known = _TITLES.get(entry.event)
-            if known is not None:
+            if known is not None and entry.at > view.now() - OLD_S:
                 title, severity, rings = known
                 notices.append(Notice(title, entry.text, severity, rings, 4 if severity == "information" else 8))
         return notices

@@ -47,7 +47,9 @@ def _change(name: str, old: Stage | None, new: Stage | None, view: RunView) -> t
     if new is None:
         if begun:
             return [(" ✗ ", "bad"), (f"{name} has begun and cannot be removed", "bad")], 0.0
-        return [(" − ", "warn"), (name, "strong"), (" removed  ", "dim")], -float(seen.rows_total or 0) if seen else math.nan
+        return [(" − ", "warn"), (name, "strong"), (" removed  ", "dim")], -float(
+            seen.rows_total or 0
+        ) if seen else math.nan
     if old is None:
         return [(" + ", "good"), (name, "strong"), (f" new, {new.epochs:g} epochs  ", "dim")], math.nan
     if old == new:

@@ -16,6 +16,7 @@ from lmplay_tui.errors import EXIT_BUG, EXIT_OK
 from lmplay_tui.run.controls import Command, Controls, HandOver, Stop
 from lmplay_tui.run.events import LAST_EVENTS, ActivityChanged, Event, MetricsLogged, RunFailed, RunStopped, StepDone
 from lmplay_tui.run.folder import RunFolder
+from lmplay_tui.run.journal import Tail
 from lmplay_tui.run.view import RunView
 from lmplay_tui.text import one_line
 
@@ -39,7 +40,7 @@ class LiveSource:
         self.finished = threading.Event()
         self._given = dict(given)
         self._events = events
-        self._queue: deque[Event] = deque()
+        self._queue: deque[Event | dict[str, Any]] = deque()  # a dict is a line of the run's own past
         self._lost = 0
         self._last: Event | None = None
         # Not a daemon: leaving while torch computes would abort the process.
@@ -71,11 +72,13 @@ class LiveSource:
     def poll(self) -> bool:
         deadline = time.perf_counter() + POLL_BUDGET_S
         changed = False
-        while self._queue:
-            self.view.apply(self._queue.popleft().record())
+        while self._queue and time.perf_counter() < deadline:
+            item = self._queue.popleft()
+            if isinstance(item, Event):
+                self.view.apply(item.record())
+            else:
+                self.view.apply_past(item)
             changed = True
-            if time.perf_counter() > deadline:
-                break
         if self._lost:
             self.view.say("warning", f"the screen fell behind: {self._lost} steps are in the journals only")
             self._lost = 0
@@ -113,7 +116,17 @@ class LiveSource:
 
         with contextlib.suppress(UserError):  # run_events says it as its last event
             self.folder = choose_run(self._given)
+            self._remember(self.folder)
         return run_events(self._given, self.controls, prog="lmplay-tui")
+
+    def _remember(self, folder: RunFolder) -> None:
+        """A resumed run's curves begin where the run began: read its journals before it goes on."""
+        if self._given.get("reset_history") or self._given.get("resume") == "none" or not folder.model.exists():
+            return
+        for path in (folder.events, folder.metrics, folder.predictions):
+            tail = Tail(path)
+            while records := tail.read(1 << 20):
+                self._queue.extend(records)
 
     def _put(self, event: Event) -> None:
         self._last = event

@@ -72,7 +72,9 @@ class FolderSource:
         except (TypeError, ValueError, KeyError, AttributeError, OverflowError):
             self._bad += 1
             if self._bad == 1:
-                self.view.say("warning", f"{self._run.folder}: a journal holds lines that are none of ours; passed over")
+                self.view.say(
+                    "warning", f"{self._run.folder}: a journal holds lines that are none of ours; passed over"
+                )
 
     def _look(self) -> bool:
         """Once a second: whether it lives, and what `run.json` says."""
@@ -110,4 +112,3 @@ class FolderSource:
             write_whole(self._run.control / f"{name}.json", json.dumps(values).encode("utf-8"))
         except OSError as error:
             self.view.say("error", f"{self._run.control}: cannot be written ({error.strerror})")
-

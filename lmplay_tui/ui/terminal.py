@@ -111,19 +111,22 @@ class StrayPrints:
 
     @contextlib.contextmanager
     def caught(self) -> Iterator["StrayPrints"]:
-        """While this lasts, Textual draws on a copy of standard error and all else goes to the file."""
+        """While this lasts, Textual draws on a copy of the terminal's descriptor and all else goes to the file."""
         sys.stdout.flush()
         sys.stderr.flush()
-        saved_out, saved_err, saved_stream = os.dup(1), os.dup(2), sys.__stderr__
+        saved_out, saved_err = os.dup(1), os.dup(2)
+        saved_streams = sys.__stdout__, sys.__stderr__
         self._file = tempfile.TemporaryFile(prefix="lmplay-tui-")  # noqa: SIM115  (closed below, with the descriptors)
-        screen = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace")
-        sys.__stderr__ = screen  # type: ignore[misc]
+        terminal = next((stream for stream in (2, 1) if os.isatty(stream)), 2)
+        screen = os.fdopen(os.dup(terminal), "w", encoding="utf-8", errors="replace")
+        # Textual draws on one of these names and asks the other one for the terminal's size.
+        sys.__stderr__ = sys.__stdout__ = screen  # type: ignore[misc]
         try:
             os.dup2(self._file.fileno(), 1)
             os.dup2(self._file.fileno(), 2)
             yield self
         finally:
-            sys.__stderr__ = saved_stream  # type: ignore[misc]
+            sys.__stdout__, sys.__stderr__ = saved_streams  # type: ignore[misc]
             for descriptor, saved in ((1, saved_out), (2, saved_err)):
                 os.dup2(saved, descriptor)
                 os.close(saved)

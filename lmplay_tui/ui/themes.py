@@ -50,7 +50,10 @@ def variables(theme: Theme) -> dict[str, str]:
             "curve-raw": "ansi_bright_black",
             "frame": "ansi_bright_black",
             "frame-focus": "ansi_cyan",
-        } | {f"p{i}": colour for i, colour in enumerate(("ansi_red", "ansi_yellow", "ansi_default", "ansi_default", "ansi_green"))}
+        } | {
+            f"p{i}": colour
+            for i, colour in enumerate(("ansi_red", "ansi_yellow", "ansi_default", "ansi_default", "ansi_green"))
+        }
     foreground, surface = theme.foreground or "#e0e0e0", theme.surface or "#1e1e1e"
     dark = theme.dark
     return {

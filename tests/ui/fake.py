@@ -81,11 +81,16 @@ def step_done(step: int, stage: str, rows: int, stage_rows: int, loss: float) ->
     )  # fmt: skip
 
 
-def prediction(said: str = SAID, truth: str = TRUTH, prompt: str = PROMPT, kind: str = "validation") -> happened.Prediction:
+def prediction(
+    said: str = SAID, truth: str = TRUTH, prompt: str = PROMPT, kind: str = "validation"
+) -> happened.Prediction:
     words = truth.split(" ")
     tokens = tuple(word if i == 0 else " " + word for i, word in enumerate(words))
     chances = tuple(float(p) for p in np.random.default_rng(1).beta(0.6, 0.8, len(tokens)))
-    tops = tuple(((token, p), (" the", p / 2), (" a", p / 3), (" of", p / 5), (".", p / 9)) for token, p in zip(tokens, chances, strict=True))
+    tops = tuple(
+        ((token, p), (" the", p / 2), (" a", p / 3), (" of", p / 5), (".", p / 9))
+        for token, p in zip(tokens, chances, strict=True)
+    )
     return happened.Prediction(kind, prompt, truth, said, 0.41, 3.217, tokens, chances, tops)
 
 
@@ -118,7 +123,10 @@ def training(steps: int, *, seed: int = 0) -> Iterator[happened.Event]:
             if step == 260:
                 yield happened.Bookmarked(step, "looks like English now")
         if stage_rows == info.rows_total:
-            done = {each.name: happened.EvaluationResult(2.91 + 0.1 * i, 0.4, 1.4) for i, each in enumerate(STAGES[: index + 1])}
+            done = {
+                each.name: happened.EvaluationResult(2.91 + 0.1 * i, 0.4, 1.4)
+                for i, each in enumerate(STAGES[: index + 1])
+            }
             yield happened.Evaluated(rows // 10, info.name, rows, rows * 90, done, True, 1.0)
             yield happened.StageDone(info.name, index, rows // 10, rows, rows * 90, 187.0)
 

@@ -2,10 +2,10 @@
 
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from textual.actions import SkipAction
-from textual.binding import Binding
+from textual.binding import Binding, BindingType
 from textual.screen import Screen
 from textual.widgets import Button, Input, TextArea
 
@@ -13,8 +13,9 @@ from lmplay_tui.run import controls
 from lmplay_tui.run.journal import number
 from lmplay_tui.run.view import RunView
 from lmplay_tui.ui import notices
-from lmplay_tui.ui.messages import LeaveAsked
+from lmplay_tui.ui.messages import GhostAsked, LeaveAsked
 from lmplay_tui.ui.screens import questions
+from lmplay_tui.ui.screens.runs import Runs
 from lmplay_tui.ui.source import Source
 
 TWICE_WITHIN_S = 5.0
@@ -23,18 +24,18 @@ TWICE_WITHIN_S = 5.0
 class Commanding(Screen[None]):
     """A screen on a run that can be told what to do. `view` and `source` are the dashboard's."""
 
-    BINDINGS = [
+    BINDINGS: ClassVar[list[BindingType]] = [
         Binding("s", "save", "save"),
         Binding("x", "stop", "stop"),
         Binding("p", "pause", "pause"),
         Binding("v", "validate", "validate", show=False),
         Binding("l", "learning_rate", "lr"),
         Binding("e", "pane(4)", "plan"),
-        Binding("b", "bookmark", "mark"),
+        Binding("b", "bookmark", "bookmark", show=False),
         Binding("g", "ask", "ask"),
         Binding("r", "runs", "runs"),
         Binding("slash", "filter", "filter", show=False, key_display="/"),
-        Binding("z", "zoom", "max"),
+        Binding("z", "zoom", "max", show=False),
         Binding("escape", "back", "back", show=False),
         Binding("1", "pane(1)", "curriculum", show=False),
         Binding("2", "pane(2)", "curves", show=False),
@@ -163,14 +164,19 @@ class Commanding(Screen[None]):
 
         self.app.push_screen(Help(actions_of(self)))
 
+    def action_runs(self) -> None:
+        def answered(path: str | None) -> None:
+            if path is not None:
+                self.post_message(GhostAsked(path or None))
+
+        self.app.push_screen(Runs(self.options.get("out_dir"), self.view.name), answered)
+
     # ---- news
 
     def tell_news(self) -> None:
         """Toasts, the bell and the title, for what has happened since the last time."""
         for notice in self._news.of(self.view):
-            self.notify(
-                notice.text, title=notice.title, severity=notice.severity, timeout=notice.seconds, markup=False
-            )
+            self.notify(notice.text, title=notice.title, severity=notice.severity, timeout=notice.seconds, markup=False)
             if notice.rings:
                 self.app.bell()
         self.app.title = notices.terminal_title(self.view)

@@ -2,23 +2,30 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from textual import events, on
 from textual.app import ComposeResult
 from textual.containers import Container, Horizontal
+from textual.dom import DOMNode
 from textual.widget import Widget
-from textual.widgets import Button, Footer
+from textual.widgets import Button
 
+from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.run.view import RunView
+from lmplay_tui.text import one_line
 from lmplay_tui.ui.clock import time_zone
 from lmplay_tui.ui.machine import Machine
-from lmplay_tui.ui.messages import CommandAsked, PaneAsked
+from lmplay_tui.ui.messages import ActionAsked, CommandAsked, GhostAsked, PaneAsked
+from lmplay_tui.ui.screens import questions
+from lmplay_tui.ui.screens.help import bindings_of, key_sign
 from lmplay_tui.ui.screens.planning import Planning
-from lmplay_tui.ui.source import Source
+from lmplay_tui.ui.source import FolderSource, Source
 from lmplay_tui.ui.widgets.compact import Compact, PaneTabs
 from lmplay_tui.ui.widgets.curriculum import Curriculum
 from lmplay_tui.ui.widgets.curves import Curves, Ghost
+from lmplay_tui.ui.widgets.key_bar import Key, KeyBar
 from lmplay_tui.ui.widgets.log_pane import LogPane
 from lmplay_tui.ui.widgets.plan_pane import PlanPane
 from lmplay_tui.ui.widgets.predictions import Predictions
@@ -63,7 +70,7 @@ class Dashboard(Planning):
             yield PlanPane(self.check_plan)
             yield System()
             yield LogPane(zone=self._zone)
-        yield Footer(show_command_palette=False, compact=True)
+        yield KeyBar()
 
     # ---- time
 
@@ -141,7 +148,7 @@ class Dashboard(Planning):
         elif self.has_class("-large"):
             rows = f"{stages} 3fr 2fr 14"
         else:
-            rows = f"{stages} 1fr 11 {max(min(self._cells[1] // 5, 9), 6)}"
+            rows = f"{stages} 1fr 12 {max(min(self._cells[1] // 5, 9), 6)}"
         if body.styles.grid_rows is None or getattr(self, "_rows_now", "") != rows:
             self._rows_now = rows
             body.styles.grid_rows = rows
@@ -167,9 +174,27 @@ class Dashboard(Planning):
 
     def on_descendant_focus(self, event: events.DescendantFocus) -> None:
         """The pane with the focus is the one that is shown where there is room for one."""
-        for widget in (event.widget, *event.widget.ancestors):
-            if widget.id in PANES and PANES.index(widget.id) + 1 != self._shown_pane:
-                self._choose_pane(PANES.index(widget.id) + 1, focus=False)
+        pane = next((node for node in (event.widget, *event.widget.ancestors) if node.id in PANES), None)
+        if pane is not None and pane.id is not None and PANES.index(pane.id) + 1 != self._shown_pane:
+            self._choose_pane(PANES.index(pane.id) + 1, focus=False)
+        self._show_keys(pane)
+
+    def _show_keys(self, pane: DOMNode | None) -> None:
+        """The pane's keys, then the screen's; help and leaving always."""
+        nodes = (self,) if pane is None else (pane, self)
+        keys = [
+            Key(key_sign(binding), binding.description, binding.action, node)
+            for node in nodes
+            for binding in bindings_of(node)
+            if binding.show
+        ]
+        last = [key for key in keys if key.action in ("help", "leave")]
+        self.query_one(KeyBar).show([key for key in keys if key not in last], last)
+
+    @on(ActionAsked)
+    async def _action_asked(self, message: ActionAsked) -> None:
+        if isinstance(message.owner, DOMNode):
+            await self.app.run_action(message.action, default_namespace=message.owner)
 
     def action_zoom(self) -> None:
         """The chosen pane alone, or all of them again."""
@@ -182,6 +207,34 @@ class Dashboard(Planning):
             self.action_zoom()
         elif self._shown_pane == 4:
             self._choose_pane(2)
+
+    @on(GhostAsked)
+    def _ghost_asked(self, message: GhostAsked) -> None:
+        """Draw another run's curves behind ours; its journals are read a piece at each tick."""
+        self.ghost = self.ghost_source = None
+        if message.path is not None:
+            folder = RunFolder(Path(message.path))
+            self.ghost_source = FolderSource(folder)
+            self.ghost = Ghost(one_line(folder.name, 40), self.ghost_source.view)
+            self.ghost_source.poll()
+        self.refresh_now()
+
+    def action_filter(self) -> None:
+        """Filter the log where it has the focus, else the curves."""
+        in_log = self._shown_pane == 6
+        pane = self.query_one(LogPane) if in_log else self.query_one(Curves)
+
+        def answered(answers: list[str] | None) -> None:
+            if answers is not None:
+                pane.filter(answers[0])
+                self.refresh_now()
+
+        what, pattern = (
+            ("the log", self.query_one(LogPane).pattern)
+            if in_log
+            else ("the curves", self.query_one(Curves).window.pattern)
+        )
+        self.app.push_screen(questions.filter_dialog(what, pattern), answered)
 
     @on(CommandAsked)
     def _command_asked(self, message: CommandAsked) -> None:

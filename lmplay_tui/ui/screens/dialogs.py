@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 from rich.text import Text
 from textual import events
 from textual.app import ComposeResult
-from textual.binding import Binding
+from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Input, Static
@@ -67,7 +67,7 @@ class ChoiceList(Lines):
 class ChoiceDialog(ModalScreen[Value | None], Generic[Value]):
     """Asks for one of a few choices: by its letter, or arrows and Enter (which takes the first), or the mouse."""
 
-    BINDINGS = [
+    BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up,k", "move(-1)", "up"),
         Binding("down,j,tab", "move(1)", "down"),
         Binding("enter", "take", "take"),
@@ -107,7 +107,7 @@ class ChoiceDialog(ModalScreen[Value | None], Generic[Value]):
 
     def on_key(self, event: events.Key) -> None:
         for choice in self._choices:
-            if event.key == choice.key or event.character == choice.key:
+            if choice.key in (event.key, event.character):
                 event.stop()
                 self.dismiss(choice.value)
                 return
@@ -126,7 +126,7 @@ class Field:
 class TypingDialog(ModalScreen[list[str] | None]):
     """Asks for one or more lines of text; Enter in the last takes them once all are right."""
 
-    BINDINGS = [Binding("escape", "dismiss_none", "back")]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss_none", "back")]
 
     def __init__(self, title: str, text: str, fields: Sequence[Field]) -> None:
         super().__init__()

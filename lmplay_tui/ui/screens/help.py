@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from textual.app import ComposeResult
-from textual.binding import Binding
+from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.dom import DOMNode
 from textual.screen import ModalScreen, Screen
@@ -16,8 +16,8 @@ from lmplay_tui.ui.widgets.lines import Lines, Piece, Row, fitted
 
 _SIGNS = {
     "left": "←", "right": "→", "up": "↑", "down": "↓", "question_mark": "?", "slash": "/", "plus": "+", "minus": "-",
-    "equals_sign": "=", "comma": ",", "full_stop": ".", "left_square_bracket": "[", "right_square_bracket": "]",
-    "shift+left": "⇧←", "shift+right": "⇧→", "escape": "esc",
+    "equals_sign": "=", "enter": "⏎", "comma": ",", "full_stop": ".", "left_square_bracket": "[",
+    "right_square_bracket": "]",     "shift+left": "⇧←", "shift+right": "⇧→", "escape": "esc",
 }  # fmt: skip
 
 
@@ -29,6 +29,13 @@ class Action:
     keys: str
     label: str
     call: Callable[[], Any]
+
+
+def key_sign(binding: Binding) -> str:
+    """How a key is written: the binding's own way, or the first of its keys."""
+    if binding.key_display:
+        return binding.key_display
+    return _SIGNS.get(binding.key.split(",")[0], binding.key.split(",")[0])
 
 
 def bindings_of(node: DOMNode) -> list[Binding]:
@@ -100,7 +107,7 @@ class HelpText(Lines):
 class Help(ModalScreen[None]):
     """All keys of the screen below."""
 
-    BINDINGS = [Binding("escape,q,question_mark,f1,enter", "dismiss_none", "close")]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,question_mark,f1,enter", "dismiss_none", "close")]
 
     def __init__(self, actions: Iterable[Action]) -> None:
         super().__init__()

@@ -54,7 +54,13 @@ def lr_dialog(now: float | None, factor: float) -> TypingDialog:
     return TypingDialog(
         "Learning rate",
         f"{said} *0.5 halves it, 1e-4 sets it. The schedule goes on below it; kept on a resume.".strip(),
-        [Field("new", placeholder="*0.5", check=lambda t: None if parse_lr(t) else "a number above 0, or * and a factor")],
+        [
+            Field(
+                "new",
+                placeholder="*0.5",
+                check=lambda t: None if parse_lr(t) else "a number above 0, or * and a factor",
+            )
+        ],
     )
 
 

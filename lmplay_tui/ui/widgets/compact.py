@@ -35,7 +35,9 @@ class Compact(Lines, can_focus=False):
                     ("  val ", "dim"), (loss_text(loss.last() if loss else float("nan")), "val"),
                 )
             )  # fmt: skip
-        rows.append((("step ", "dim"), (f"{view.at.step:,.0f}", ""), (f"  {rate_text(view.pace.tokens_per_s)} tok/s", "dim")))
+        rows.append(
+            (("step ", "dim"), (f"{view.at.step:,.0f}", ""), (f"  {rate_text(view.pace.tokens_per_s)} tok/s", "dim"))
+        )
         left_s = view.seconds_left()
         if left_s == left_s and not view.over:  # noqa: PLR0124  (NaN: not known)
             ends = clock_time(view.now(), left_s, self._zone)

@@ -3,6 +3,8 @@
 import math
 from datetime import tzinfo
 
+from rich.cells import cell_len
+
 from lmplay_tui.run.telling import shown_seconds
 from lmplay_tui.run.view import RunView
 from lmplay_tui.run.view_parts import StageView
@@ -42,15 +44,12 @@ class Curriculum(Lines):
         self._zone = zone
         self._view: RunView | None = None
         self._shown_stage = -1
+        self.chosen = 0  # the stage that keys act on
 
     def show(self, view: RunView) -> None:
         self._view = view
         width = self.size.width
-        rows = [self._header(width)]
-        rows += [self._stage_row(view, i, stage, width) for i, stage in enumerate(view.stages)]
-        if not view.stages:
-            rows = [((" the plan is being read", "dim"),)]
-        self.show_rows(rows)
+        self.show_rows(self._table(view, width) if view.stages else [((" the plan is being read", "dim"),)])
         whole = view.fraction_done
         self.border_subtitle = f"{whole:.0%} of the plan".replace("%", " %") if view.stages else ""
         if view.stage_index != self._shown_stage:
@@ -61,60 +60,65 @@ class Curriculum(Lines):
         if self._view is not None:
             self.show(self._view)
 
+    def _table(self, view: RunView, width: int) -> list[Row]:
+        """Header and stages. Columns are as wide as their texts; those that have no room are left out."""
+        titles = {"percent": "", "loss": "loss", "eta": "ends", "rows": "rows", "eval": "eval", "rate": "tok/s"}
+        cells = [self._cells(view, i, stage) for i, stage in enumerate(view.stages)]
+        names = [(stage.name, self._datasets(stage)) for stage in view.stages]
+        least_name = min(max(len(name) for name, _ in names) + 1, 24)
+        widths: dict[str, int] = {}
+        room = width - 3 - least_name - 7
+        for column, title in titles.items():  # in the order of what is missed most
+            wanted = max(len(title), *(cell_len(row[column][0]) for row in cells)) + 2
+            if room >= wanted:
+                widths[column] = wanted
+                room -= wanted
+        longest = max(cell_len(name) + cell_len(more) for name, more in names) + 2
+        name_width = min(longest, least_name + max(room, 0) // 2)
+        bar_width = min(width - 3 - name_width - sum(widths.values()), 60)
+        spare = (width - 3 - name_width - bar_width - sum(widths.values())) // max(len(widths), 1)
+        widths = {column: cells + min(max(spare, 0), 8) for column, cells in widths.items()}
+        order = [column for column in ("percent", "rows", "loss", "eval", "rate", "eta") if column in widths]
+        head = "   " + fitted("stage", name_width + bar_width) + "".join(right(titles[c], widths[c]) for c in order)
+        rows: list[Row] = [((head, "label"),)]
+        for i, stage in enumerate(view.stages):
+            row = [*self._start(view, stage, name_width, bar_width, chosen=i == self.chosen and self.has_focus)]
+            row += [(right(cells[i][c][0], widths[c]), cells[i][c][1]) for c in order]
+            rows.append(tuple(row))
+        return rows
+
     @staticmethod
-    def _columns(width: int) -> dict[str, int]:
-        """Which columns have room, and their widths: name and bar share what is left."""
-        wanted = [("percent", 6), ("loss", 8), ("eta", 22), ("rows", 16), ("eval", 15), ("rate", 8)]
-        columns: dict[str, int] = {}
-        room = width - 3 - 14 - 8  # sign, least name, least bar
-        for name, cells in wanted:
-            if room >= cells:
-                columns[name] = cells
-                room -= cells
-        columns["name"] = 14 + min(max(room, 0) // 2, 26)
-        columns["bar"] = max(width - 3 - columns["name"] - sum(columns.get(n, 0) for n, _ in wanted), 0)
-        return columns
+    def _datasets(stage: StageView) -> str:
+        return "  " + " + ".join(stage.datasets) + (f" ×{stage.epochs:g}" if stage.epochs != 1 else "")
 
-    def _header(self, width: int) -> Row:
-        columns = self._columns(width)
-        titles = {"percent": "", "rows": "rows", "loss": "loss", "eval": "eval", "rate": "tok/s", "eta": "ends"}
-        text = "   " + fitted("stage", columns["name"]) + " " * columns["bar"]
-        text += "".join(right(titles[n], columns[n]) for n in ("percent", "rows", "loss", "eval", "rate", "eta") if n in columns)
-        return ((text, "label"),)
-
-    def _stage_row(self, view: RunView, index: int, stage: StageView, width: int) -> Row:
-        columns = self._columns(width)
+    def _start(self, view: RunView, stage: StageView, name_width: int, bar_width: int, *, chosen: bool) -> list[Piece]:
         sign, style = _SIGNS[stage.state]
         running = stage.state == "running"
-        name = stage.name
         if running and view.state == "paused":
             sign, style = "‖", "warn"
-        datasets = " + ".join(stage.datasets)
-        extra = f"  {datasets}" + (f" ×{stage.epochs:g}" if stage.epochs != 1 else "")
-        name_cells = columns["name"]
-        head = fitted(name + extra, name_cells - 1) + " "
-        shown = min(len(name), name_cells - 1)
-        filled, left = bar(stage.fraction, columns["bar"] - 1)
-        row: list[Piece] = [
+        text = fitted(stage.name + self._datasets(stage), name_width - 1) + " "
+        shown = min(len(stage.name), name_width - 1)
+        here = " cursor" if chosen else ""
+        filled, left = bar(stage.fraction, bar_width - 1)
+        return [
             (f" {sign} ", style),
-            (head[:shown], "strong" if running else ""),
-            (head[shown:], "dim"),
+            (text[:shown], ("strong" if running else "") + here),
+            (text[shown:], "dim"),
             (filled, "done"),
             (left + " ", "todo"),
         ]
-        texts: dict[str, Piece] = {
+
+    def _cells(self, view: RunView, index: int, stage: StageView) -> dict[str, Piece]:
+        running = stage.state == "running"
+        quiet = "" if running else "dim"
+        return {
             "percent": (f"{stage.fraction:.0%}".replace("%", " %"), "strong" if running else "dim"),
-            "rows": (f"{short_count(stage.rows_done)}/{short_count(stage.rows_total or 0)}", "" if running else "dim"),
+            "rows": (f"{short_count(stage.rows_done)}/{short_count(stage.rows_total)}" if stage.rows_total else "–", quiet),
             "loss": (loss_text(stage.loss), "train" if math.isfinite(stage.loss) else "dim"),
             "eval": self._eval(stage),
-            "rate": (rate_text(stage.tokens_per_s), "" if running else "dim"),
+            "rate": (rate_text(stage.tokens_per_s), quiet),
             "eta": self._eta(view, index, stage),
         }
-        for column in ("percent", "rows", "loss", "eval", "rate", "eta"):
-            if column in columns:
-                text, text_style = texts[column]
-                row.append((right(text, columns[column]), text_style))
-        return tuple(row)
 
     @staticmethod
     def _eval(stage: StageView) -> Piece:

@@ -2,10 +2,11 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from textual import events
-from textual.binding import Binding
+from textual.binding import Binding, BindingType
 
 from lmplay_tui.run.history import Points, smoothed, to_columns, value_near, value_range
 from lmplay_tui.run.view import RunView
@@ -47,10 +48,10 @@ class Ghost:
 class Curves(Lines):
     """As many charts as fit, the chosen one first."""
 
-    BINDINGS = [
-        Binding("left", "sideways(-1)", "metric"),
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("left", "sideways(-1)", "metric", key_display="←→"),
         Binding("right", "sideways(1)", "metric", show=False),
-        Binding("up", "view(1)", "view"),
+        Binding("up", "view(1)", "view", key_display="↑↓"),
         Binding("down", "view(-1)", "view", show=False),
         Binding("plus,equals_sign", "zoom(1)", "zoom", key_display="+/-"),
         Binding("minus", "zoom(-1)", "zoom out", show=False),
@@ -58,9 +59,9 @@ class Curves(Lines):
         Binding("shift+right,full_stop", "pan(-1)", "later", show=False),
         Binding("y", "log_scale", "log"),
         Binding("m", "smoothing", "smooth"),
-        Binding("a", "axis", "x axis"),
         Binding("enter", "cursor", "cursor"),
-        Binding("left_square_bracket", "event(-1)", "events", key_display="[ ]"),
+        Binding("a", "axis", "x axis"),
+        Binding("left_square_bracket", "event(-1)", "event", key_display="[ ]"),
         Binding("right_square_bracket", "event(1)", "next event", show=False),
         Binding("escape", "leave_cursor", "back", show=False),
     ]
@@ -78,13 +79,21 @@ class Curves(Lines):
         self._num_charts = 1
         self._mark: Mark | None = None  # the one at the cursor
         self._notes: list[Note] = []
+        self._signs = True  # below the chart that is being drawn
 
     # ---- data
 
     def show(self, view: RunView, ghost: Ghost | None = None) -> None:
         """Draw what has changed since the last call."""
         self._view, self._ghost = view, ghost
-        signature = (view, view.history.version, len(view.marks), ghost, ghost and ghost.view.history.version, self.size)
+        signature = (
+            view,
+            view.history.version,
+            len(view.marks),
+            ghost,
+            ghost and ghost.view.history.version,
+            self.size,
+        )
         if signature != self._drawn:
             self._drawn = signature
             self._redraw()
@@ -107,6 +116,9 @@ class Curves(Lines):
             return
         self._titles()
         groups = groups_of(view.history.series, self.window.pattern)
+        if not view.history.series:
+            self.show_rows([((" the first step draws the first point", "dim"),)])
+            return
         if not groups:
             self.show_rows([((f" no metric matches {self.window.pattern}; / to change the filter", "dim"),)])
             return
@@ -125,6 +137,7 @@ class Curves(Lines):
             cells = shown[line * columns : (line + 1) * columns]
             if cells:
                 chart_height = height * (line + 1) // down - height * line // down
+                self._signs = line == down - 1 or (line + 1) * columns >= len(shown)
                 rows += _beside([self._chart(view, g, groups, chart_height) for g in cells], self._chart_width)
         self.show_rows(rows)
 
@@ -152,7 +165,7 @@ class Curves(Lines):
         first, last = self._x_range
         columns = max(self._chart_width - LABEL_CELLS - 1, 1)
         if self._ghost is not None:
-            self._add_ghost(self._ghost, view, group, curves, legend, columns)
+            self._add_ghost(self._ghost, view, group.metrics[0], curves, legend)
         for metric in group.metrics:
             series = view.history.get(metric)
             if series is None or not len(series):
@@ -168,10 +181,15 @@ class Curves(Lines):
                 curves.append(Curve(*to_columns(points, first, last, 2 * columns), style))
             else:
                 curves.append(Curve(*_dots(points, first, last, columns), style, sign))
-            legend += self._legend(metric, group, points, values, style, sign)
+            name = f"{metric.split('/', maxsplit=1)[0]} " if len(group.metrics) > 1 else ""
+            value = self._value(points, values)
+            legend += [(f"{sign} ", style), (name, "dim"), (f"{short_number(value)}  ", style)]
         chart = self._assembled(view, group, curves)
         title: list[Piece] = [("▸ " if selected else "  ", "accent"), (group.title, "strong"), ("  ", ""), *legend]
-        return [spread(title, self._at_cursor(view, group, groups), self._chart_width), *draw(chart, self._chart_width, height - 1)]
+        return [
+            spread(title, self._at_cursor(view, group, groups), self._chart_width),
+            *draw(chart, self._chart_width, height - 1),
+        ]
 
     def _places(self, view: RunView) -> list[tuple[float, Mark]]:
         """The marks and where they lie on the axis, in that order."""
@@ -188,24 +206,19 @@ class Curves(Lines):
 
     @staticmethod
     def _look(metric: str, group: Group) -> tuple[str, str]:
-        split = metric.split("/")[0]
+        split = metric.split("/", maxsplit=1)[0]
         if len(group.metrics) == 1 and split not in ("val", "eval"):
             return "train", "━"
         return (split, _LEGEND[split]) if split in _LEGEND else ("train", "━")
 
-    def _legend(
-        self, metric: str, group: Group, points: Points, values: np.ndarray, style: str, sign: str
-    ) -> list[Piece]:
+    def _value(self, points: Points, values: np.ndarray) -> float:
+        """At the cursor, or the newest."""
         x = self.window.cursor
-        value = float(values[-1]) if x is None else value_near(points, values, x)
-        name = f"{metric.split('/')[0]} " if len(group.metrics) > 1 else ""
-        return [(f"{sign} ", style), (name, "dim"), (f"{short_number(value)}  ", style)]
+        return float(values[-1]) if x is None else value_near(points, values, x)
 
-    def _add_ghost(
-        self, ghost: Ghost, view: RunView, group: Group, curves: list[Curve], legend: list[Piece], columns: int
-    ) -> None:
-        """The earlier run's first metric of the group, and how far we are from it at the same place."""
-        metric = group.metrics[0]
+    def _add_ghost(self, ghost: Ghost, view: RunView, metric: str, curves: list[Curve], legend: list[Piece]) -> None:
+        """The earlier run's metric, and how far we are from it at the same place."""
+        columns = max(self._chart_width - LABEL_CELLS - 1, 1)
         theirs, ours = ghost.view.history.get(metric), view.history.get(metric)
         if theirs is None or not len(theirs):
             return
@@ -233,8 +246,8 @@ class Curves(Lines):
             references.append((entropy, "unigram entropy"))
         return Chart(
             curves, self._x_range, rounded_range(*span) if span else (0.0, 1.0), log=log,
-            time_axis=self.window.axis == "time", notes=self._notes, references=references, cursor=self.window.cursor,
-            ascii_only=self._ascii_only,
+            time_axis=self.window.axis == "time", notes=self._notes, signs=self._signs, references=references,
+            cursor=self.window.cursor, ascii_only=self._ascii_only,
         )  # fmt: skip
 
     def _at_cursor(self, view: RunView, group: Group, groups: list[Group]) -> list[Piece]:

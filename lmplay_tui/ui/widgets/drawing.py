@@ -49,6 +49,7 @@ class Chart:
     log: bool = False
     time_axis: bool = False
     notes: Sequence[Note] = ()
+    signs: bool = True
     references: Sequence[tuple[float, str]] = field(default=())  # y and its label
     cursor: float | None = None
     ascii_only: bool = False
@@ -124,7 +125,7 @@ def rounded_range(low: float, high: float) -> tuple[float, float]:
 def draw(chart: Chart, width: int, height: int) -> list[Row]:
     """The chart in `height` rows: canvas, x axis with its labels, and a row of signs where there are notes."""
     canvas_width = width - LABEL_CELLS - 1
-    sign_rows = 1 if chart.notes else 0
+    sign_rows = 1 if chart.notes and chart.signs else 0
     plot_height = height - sign_rows
     if canvas_width < 8 or plot_height < 4:
         return []
@@ -150,7 +151,7 @@ def _plotted(chart: Chart, width: int, height: int) -> list[list[Cell]]:
     plot.yaxes(True, False)
     plot.xlim(first, last)
     plot.ylim(low, high)
-    y_ticks = ticks(low, high, max((height - 2) // 3, 2))
+    y_ticks = ticks(low, high, max((height - 2) // 2, 3))
     plot.yticks(y_ticks, [_y_label(y, chart.log).rjust(LABEL_CELLS) for y in y_ticks])
     x_ticks = ticks(first, last, max((width - LABEL_CELLS) // 14, 2))
     plot.xticks(x_ticks, [short_time(x) if chart.time_axis else short_number(x) for x in x_ticks])
@@ -207,7 +208,7 @@ def _lay_over(grid: list[list[Cell]], chart: Chart, canvas_width: int, canvas_he
     for row, style in zip(grid[canvas_height:], ("axis", "label"), strict=False):
         row[:] = [(char, style) for char, _ in row]
     for y, label in chart.references:
-        _lay_reference(grid, chart, canvas_width, canvas_height, y, label)
+        _lay_reference(grid[:canvas_height], chart.y_range, y, label)
     for note in chart.notes:
         if note.line:
             _lay_column(grid, column_of(note.x, chart.x_range, canvas_width), canvas_height, "┊", "axis")
@@ -215,18 +216,16 @@ def _lay_over(grid: list[list[Cell]], chart: Chart, canvas_width: int, canvas_he
         _lay_column(grid, column_of(chart.cursor, chart.x_range, canvas_width), canvas_height, "│", "accent")
 
 
-def _lay_reference(
-    grid: list[list[Cell]], chart: Chart, canvas_width: int, canvas_height: int, y: float, label: str
-) -> None:
-    low, high = chart.y_range
+def _lay_reference(canvas: list[list[Cell]], y_range: tuple[float, float], y: float, label: str) -> None:
+    low, high = y_range
     if not low <= y <= high:
         return
-    row = grid[min(round((high - y) / (high - low) * (canvas_height - 1)), canvas_height - 1)]
+    row = canvas[min(round((high - y) / (high - low) * (len(canvas) - 1)), len(canvas) - 1)]
     for x in range(LABEL_CELLS + 1, len(row)):
         if row[x][0] == " ":
             row[x] = ("┄", "axis")
     start = len(row) - len(label) - 1
-    if start > LABEL_CELLS + canvas_width // 2 and all(char in " ┄" for char, _ in row[start:]):
+    if start > (LABEL_CELLS + len(row)) // 2 and all(char in " ┄" for char, _ in row[start:]):
         row[start:] = [(char, "dim") for char in label + " "]
 
 

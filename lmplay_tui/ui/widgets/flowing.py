@@ -16,20 +16,17 @@ def flow(pieces: Iterable[Piece], width: int) -> list[Row]:
     for text, style in pieces:
         for word in _words(text):
             for part in _cut(word, width):
-                cells = cell_len(part.rstrip(" "))
-                if used and used + cells > width:
+                if used and used + cell_len(part.rstrip(" ")) > width:
                     rows.append([])
                     used = 0
-                    part = part.lstrip(" ")
-                if not part:
-                    continue
-                room = part if used + cell_len(part) <= width else part.rstrip(" ")
+                fits = part.lstrip(" ") if not used and len(rows) > 1 else part
+                fits = fits if used + cell_len(fits) <= width else fits.rstrip(" ")
                 row = rows[-1]
                 if row and row[-1][1] == style:
-                    row[-1] = (row[-1][0] + room, style)
-                else:
-                    row.append((room, style))
-                used += cell_len(room)
+                    row[-1] = (row[-1][0] + fits, style)
+                elif fits:
+                    row.append((fits, style))
+                used += cell_len(fits)
     return [tuple(row) for row in rows]
 
 

@@ -1,6 +1,7 @@
 """The base of the panes: rows of styled text, of which only what changed is painted again."""
 
 from collections.abc import Iterable, Sequence
+from typing import ClassVar
 
 from rich.cells import cell_len, set_cell_size
 from rich.segment import Segment
@@ -22,7 +23,7 @@ STYLES = (
 class Lines(ScrollView, can_focus=True):
     """Shows rows; `show_rows` repaints the spans that differ from what stands there."""
 
-    COMPONENT_CLASSES = {f"lines--{name}" for name in STYLES}
+    COMPONENT_CLASSES: ClassVar[set[str]] = {f"lines--{name}" for name in STYLES}
 
     def __init__(self, *, id: str | None = None, classes: str | None = None) -> None:
         super().__init__(id=id, classes=classes)
@@ -145,12 +146,9 @@ def wrapped(text: str, width: int) -> list[str]:
         line = ""
         for word in paragraph.split(" "):
             while cell_len(word) > width:
-                head, word = _split_at(word, width - cell_len(line) - (1 if line else 0), width)
-                if head:
-                    lines.append(f"{line} {head}" if line else head)
-                else:
-                    lines.append(line)
-                line = ""
+                head, rest = _split_at(word, width - cell_len(line) - (1 if line else 0), width)
+                lines.append(f"{line} {head}".strip() if head else line)
+                line, word = "", rest  # noqa: PLW2901
             if not line:
                 line = word
             elif cell_len(line) + 1 + cell_len(word) <= width:
@@ -174,12 +172,8 @@ def _split_at(word: str, room: int, width: int) -> tuple[str, str]:
     return word, ""
 
 
-BLOCKS = " ▏▎▍▌▋▊▉█"
-
-
 def bar(fraction: float, width: int) -> tuple[str, str]:
-    """A bar of `width` cells in eighths: what is filled, what is left."""
-    eighths = round(min(max(fraction, 0.0), 1.0) * width * 8)
-    whole, part = divmod(eighths, 8)
-    filled = "█" * whole + (BLOCKS[part] if part else "")
+    """A bar of `width` cells in halves: what is filled, what is left."""
+    whole, half = divmod(round(min(max(fraction, 0.0), 1.0) * max(width, 0) * 2), 2)
+    filled = "━" * whole + ("╸" if half else "")
     return filled, "─" * (width - len(filled))

@@ -19,35 +19,34 @@ class LogPane(Lines):
         self._zone = zone
         self._view: RunView | None = None
         self._shown: tuple[object, ...] = ()
-        self._pattern = ""
+        self.pattern = ""  # words that a line must hold
+
+    def on_mount(self) -> None:
+        self.anchor()  # at the newest line, until the user scrolls up
 
     def show(self, view: RunView) -> None:
         self._view = view
-        shown = (view, view.log_count, self.size.width, self._pattern)
+        shown = (view, view.log_count, self.size.width, self.pattern)
         if shown == self._shown:
             return
         self._shown = shown
-        follows = self.scroll_offset.y >= self.max_scroll_y - 1
         self.show_rows(self._laid_out(view))
-        self.border_subtitle = f"/{self._pattern}" if self._pattern else ""
-        if follows:
-            self.scroll_to(y=max(len(self.rows) - self.size.height, 0), animate=False)
+        self.border_subtitle = f"/{self.pattern}" if self.pattern else ""
 
     def filter(self, pattern: str) -> None:
         """Show only the lines that hold these words."""
-        self._pattern = pattern
+        self.pattern = pattern
         if self._view is not None:
             self.show(self._view)
 
     def on_resize(self) -> None:
         if self._view is not None:
             self.show(self._view)
-            self.scroll_to(y=max(len(self.rows) - self.size.height, 0), animate=False)
 
     def _laid_out(self, view: RunView) -> list[Row]:
         rows: list[Row] = []
         room = max(self.size.width - 12, 10)
-        entries = [entry for entry in view.log if matches(self._pattern, (entry.text,))] if self._pattern else view.log
+        entries = [entry for entry in view.log if matches(self.pattern, (entry.text,))] if self.pattern else view.log
         for entry in list(entries)[-SHOWN:]:
             sign, style = _SIGNS[entry.level]
             at = datetime.fromtimestamp(entry.at).astimezone(self._zone)

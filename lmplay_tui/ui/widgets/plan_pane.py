@@ -1,11 +1,13 @@
 """The plan editor: TOML in colours, what is wrong with it at its lines, and what applying it would change."""
 
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 from textual import events, on
 from textual.app import ComposeResult
-from textual.binding import Binding
+from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
+from textual.message import Message
 from textual.timer import Timer
 from textual.widgets import Button, TextArea
 
@@ -47,7 +49,7 @@ class PlanNotes(Lines, can_focus=False):
         if 0 <= index < len(self._lines) and self._lines[index]:
             self.post_message(PlanNotes.LineAsked(self._lines[index]))
 
-    class LineAsked(events.Message):
+    class LineAsked(Message):
         """Go to this line of the plan."""
 
         def __init__(self, line: int) -> None:
@@ -58,7 +60,7 @@ class PlanNotes(Lines, can_focus=False):
 class PlanPane(Vertical):
     """Keeps what was typed until it is applied, saved elsewhere or given up on purpose."""
 
-    BINDINGS = [
+    BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+s", "apply", "apply", priority=True),
         Binding("f2", "save_as", "save as"),
         Binding("f4", "revert", "revert"),

@@ -1,9 +1,9 @@
 """What the model made of samples: the accuracy's own alignment, and how surely each token was expected."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
-from textual.binding import Binding
+from textual.binding import Binding, BindingType
 
 from lmplay_tui.run.alignment import align
 from lmplay_tui.run.controls import Pin
@@ -13,7 +13,7 @@ from lmplay_tui.run.view_parts import PredictionSeen
 from lmplay_tui.text import one_line, printable
 from lmplay_tui.ui.messages import CommandAsked
 from lmplay_tui.ui.widgets.flowing import labelled
-from lmplay_tui.ui.widgets.lines import Lines, Piece, Row, spread
+from lmplay_tui.ui.widgets.lines import Lines, Piece, Row, row_width, spread
 
 KINDS = ("all", "validation", "pinned", "asked")
 SHADES = (0.01, 0.1, 0.4, 0.8)  # probabilities between the shades p0 to p4
@@ -49,10 +49,10 @@ def alignment_pieces(prediction: str, truth: str) -> list[Piece]:
 class Predictions(Lines):
     """One prediction at a time, the newest until the user goes back."""
 
-    BINDINGS = [
-        Binding("left", "sideways(-1)", "earlier"),
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("left", "sideways(-1)", "step", key_display="←→"),
         Binding("right", "sideways(1)", "later", show=False),
-        Binding("up", "kind(1)", "kind"),
+        Binding("up", "kind(1)", "kind", key_display="↑↓"),
         Binding("down", "kind(-1)", "kind", show=False),
         Binding("left_square_bracket", "same_prompt(-1)", "same prompt", key_display="[ ]"),
         Binding("right_square_bracket", "same_prompt(1)", "same prompt later", show=False),
@@ -76,7 +76,15 @@ class Predictions(Lines):
 
     def show(self, view: RunView) -> None:
         self._view = view
-        state = (view, view.predictions_count, self._kind, self._number, self._token, self.size.width, tuple(view.pinned))
+        state = (
+            view,
+            view.predictions_count,
+            self._kind,
+            self._number,
+            self._token,
+            self.size.width,
+            tuple(view.pinned),
+        )
         if state != self._shown:
             self._shown = state
             self._redraw(view)
@@ -116,8 +124,16 @@ class Predictions(Lines):
         prompt, truth = str(values.get("prompt", "")), str(values.get("truth", ""))
         prediction = str(values.get("prediction", ""))
         pinned = "pinned " if prompt in view.pinned else ""
-        head: list[Piece] = [(" step ", "dim"), (f"{seen.step:,}", "strong"), (f"  {seen.stage}  {pinned}{kind}", "dim")]
-        rows: list[Row] = [spread(head, self._scores(values), width), ()]
+        head: list[Piece] = [
+            (" step ", "dim"),
+            (f"{seen.step:,}", "strong"),
+            (f"  {seen.stage}  {pinned}{kind}  ", "dim"),
+        ]
+        scores = self._scores(values)
+        if row_width(head) + row_width(scores) <= width:
+            rows: list[Row] = [spread(head, scores, width), ()]
+        else:
+            rows = [tuple(head), ((" ", ""), *scores)]
         rows += labelled("prompt", [(shown(prompt), "dim")], width)
         if truth:
             rows += labelled("truth", self._truth(values, truth), width)
@@ -156,7 +172,11 @@ class Predictions(Lines):
             return [((" token probabilities are kept for the newest predictions only", "dim"),)]
         token = shown((values.get("truth_tokens") or ("",) * len(tops))[self._token])
         rows: list[Row] = [
-            ((" true ", "label"), (f"{token!r}", "strong"), (f" {number(chances[self._token]):.1%}".replace("%", " %"), ""))
+            (
+                (" true ", "label"),
+                (f"{token!r}", "strong"),
+                (f" {number(chances[self._token]):.1%}".replace("%", " %"), ""),
+            )
         ]
         for text, chance in list(tops[self._token])[:5]:
             share = number(chance)
@@ -241,4 +261,3 @@ class Predictions(Lines):
         listed, index = self._looked_at()
         if listed:
             self.post_message(CommandAsked(Pin(str(listed[index].values.get("prompt", "")))))
-

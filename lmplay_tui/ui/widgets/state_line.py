@@ -50,13 +50,13 @@ class StateLine(Lines, can_focus=False):
         since = view.now() - view.activity_since
         if not view.over and (doing != "training" or state == "paused"):
             left.append((f" {shown_seconds(max(since, 0) // 1)}", "dim"))
-        if view.name:
-            left.append((f"  {view.name}", ""))
         stage = view.stage
         if stage is not None:
-            left += [("  stage ", "dim"), (f"{view.stage_index + 1}/{len(view.stages)} {stage.name}", "")]
+            left += [(f"  {view.stage_index + 1}/{len(view.stages)} ", "dim"), (stage.name, "")]
         if view.at.step:
             left += [("  step ", "dim"), (f"{view.at.step:,.0f}", "")]
+        if view.name:
+            left.append((f"  {view.name}", "dim"))
         self.show_rows([spread(left, self._end(view), self.size.width)])
 
     def _end(self, view: RunView) -> list[Piece]:
@@ -67,7 +67,7 @@ class StateLine(Lines, can_focus=False):
             cost = f"{self._price_per_hour * trained_s / 3600:.2f}"
             if math.isfinite(left_s) and not view.over:
                 cost += f" of {self._price_per_hour * (trained_s + left_s) / 3600:.2f}"
-            pieces.append((f" cost {cost} ", "dim"))
+            pieces.append((f" {cost} ", "dim"))
         if not view.over and math.isfinite(left_s) and view.stages:
             pieces += [
                 (" ends ", "dim"),

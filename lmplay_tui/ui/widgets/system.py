@@ -8,12 +8,12 @@ from lmplay_tui.run.telling import shown_seconds
 from lmplay_tui.run.view import RunView
 from lmplay_tui.ui.machine import Reading
 from lmplay_tui.ui.widgets.curriculum import rate_text
-from lmplay_tui.ui.widgets.lines import Lines, Piece, Row, bar, fitted, wrapped
+from lmplay_tui.ui.widgets.lines import Lines, Piece, Row, bar, fitted, row_width, wrapped
 
 _FILLS = {  # a part is told by its filling as well as by its colour
     "data": "░", "forward": "█", "backward": "▓", "optimizer": "▒", "other": "·", "validate": "▚", "save": "▞",
 }  # fmt: skip
-_LABEL = 10
+_LABEL = 11
 
 
 class System(Lines):
@@ -36,7 +36,7 @@ class System(Lines):
         if view.num_parameters:
             rows[0] += ((f", {view.num_parameters / 1e6:.1f} M parameters", "dim"),)
         rows += [self._meter(reading, width) for reading in self._readings]
-        rows.append(self._speed(view))
+        rows.append(self._speed(view, width))
         rows += self._step_time(view, width)
         if view.note:
             rows += [((f" {line}", "dim"),) for line in wrapped(view.note, width - 2)]
@@ -57,7 +57,7 @@ class System(Lines):
         return (label, (filled, style), (left, "todo"), (f" {reading.text}", ""))
 
     @staticmethod
-    def _speed(view: RunView) -> Row:
+    def _speed(view: RunView, width: int) -> Row:
         pieces: list[Piece] = [(" " + fitted("speed", _LABEL - 1), "label")]
         pieces += [(rate_text(view.pace.tokens_per_s), "strong"), (" tok/s", "dim")]
         mfu = view.history.get("perf/mfu")
@@ -67,8 +67,10 @@ class System(Lines):
         if step is not None and len(step):
             pieces += [("  step ", "dim"), (shown_seconds(step.recent_mean(20)), "")]
         shown = view.last_step.get("text_shown", view.last_step.get("data/text_shown"))
-        if isinstance(shown, int | float) and math.isfinite(shown):
+        if isinstance(shown, int | float) and math.isfinite(shown) and shown < 0.9995:
             pieces += [("  text shown ", "dim"), (f"{shown:.1%}".replace("%", " %"), "")]
+        while row_width(pieces) > width and len(pieces) > 3:
+            pieces = pieces[:-2]
         return tuple(pieces)
 
     @staticmethod
@@ -85,17 +87,17 @@ class System(Lines):
             done = end
             if count:
                 pieces.append((_FILLS[name] * count, name))
-        legend: list[Piece] = [(" " * _LABEL, "")]
-        used = _LABEL
+        legend: list[Piece] = [(" ", "")]
+        used = 1
         rows: list[Row] = [tuple(pieces)]
         for name in PARTS:
-            if shares[name] < 0.005:
+            if shares[name] < 0.02:
                 continue
-            text = f"{name} {shares[name]:.0%}  ".replace("%", " %")
-            if used + len(text) + 2 > width:
+            text = f" {name} {100 * shares[name]:.0f}  "
+            if used + len(text) > width:
                 rows.append(tuple(legend))
-                legend, used = [(" " * _LABEL, "")], _LABEL
-            legend += [(_FILLS[name] + " ", name), (text, "dim")]
-            used += len(text) + 2
+                legend, used = [(" ", "")], 1
+            legend += [(_FILLS[name], name), (text, "dim")]
+            used += len(text) + 1
         rows.append(tuple(legend))
-        return rows + [((" " * _LABEL, ""), (line, "")) for line in wrapped(view.step_time.sentence(), cells)]
+        return rows + [((f" {line}", ""),) for line in wrapped(view.step_time.sentence(), width - 2)]

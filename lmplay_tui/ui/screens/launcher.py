@@ -1,0 +1,226 @@
+"""Where a session begins: plans, runs, the device and the experiment; Enter starts."""
+
+import math
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from textual import events, on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Container, Horizontal
+from textual.screen import Screen
+from textual.widgets import Button
+
+from lmplay_tui.errors import UserError
+from lmplay_tui.plan.reading import read_plan, shipped_plans
+from lmplay_tui.plan.schema import Plan
+from lmplay_tui.run.telling import shown_seconds
+from lmplay_tui.text import one_line
+from lmplay_tui.ui.messages import ActionAsked, LeaveAsked, StartAsked
+from lmplay_tui.ui.run_list import RunEntry, estimate, estimate_stage_rows, find_runs, run_rows
+from lmplay_tui.ui.screens.dialogs import Choice, ChoiceDialog
+from lmplay_tui.ui.screens.help import Help, actions_of, bindings_of, key_sign
+from lmplay_tui.ui.widgets.curriculum import short_count
+from lmplay_tui.ui.widgets.key_bar import Key, KeyBar
+from lmplay_tui.ui.widgets.lines import Lines, Row, fitted, wrapped
+from lmplay_tui.ui.widgets.picker import Picker
+
+FIRST = "demo"
+EXPERIMENTS = ("gpt2ish", "gpt2ish_med", "gpt2ish_large", "s_gpt2ish", "test_runner")  # a test holds it to the registry
+
+
+def devices() -> list[str]:
+    """What `--device` could say here; seen without torch, which takes more than a second to import."""
+    found = ["auto", "cpu"]
+    if Path("/proc/driver/nvidia/version").exists() or Path("/dev/nvidia0").exists():
+        found.append("cuda")
+    if sys.platform == "darwin":
+        found.append("mps")
+    return found
+
+
+class Launcher(Screen[None]):
+    """Choose what to train or to look at."""
+
+    AUTO_FOCUS = "#plans"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "start", "start", show=True),
+        Binding("tab", "app.focus_next", "plans / runs"),
+        Binding("d", "device", "device"),
+        Binding("m", "experiment", "experiment"),
+        Binding("question_mark,f1", "help", "help", key_display="?"),
+        Binding("q,ctrl+q", "leave", "quit", key_display="q"),
+        Binding("ctrl+c", "leave", "quit", show=False, priority=True),
+    ]
+
+    def __init__(self, given: Mapping[str, Any]) -> None:
+        super().__init__()
+        self._given = given
+        self._names = self._plan_names()
+        self._runs: list[RunEntry] = []
+        self._devices = devices()
+        self._device = str(given.get("device", "auto"))
+        self._experiment: str | None = given.get("exp")  # None: the plan's own
+
+    @staticmethod
+    def _plan_names() -> list[str]:
+        """Shipped plans, the demo first; then the plan files of this folder."""
+        shipped = sorted(shipped_plans(), key=lambda name: (name != FIRST, "demo" not in name, name))
+        own = sorted(str(path) for path in Path().glob("*.toml") if path.name != "pyproject.toml")
+        return shipped + own
+
+    def compose(self) -> ComposeResult:
+        with Horizontal(id="launcher-top"):
+            yield Lines(id="launcher-title")
+            yield Button("Start", id="start", compact=True)
+        with Container(id="launcher"):
+            yield Picker(id="plans", classes="pane")
+            yield Lines(id="plan-detail", classes="pane")
+            yield Picker(id="runs", classes="pane", empty="no runs yet: the first one will stand here")
+        yield KeyBar()
+
+    def on_mount(self) -> None:
+        self.query_one("#plans").border_title = "plans"
+        self.query_one("#runs").border_title = "runs"
+        for name in ("launcher-title", "plan-detail"):
+            self.query_one(f"#{name}", Lines).can_focus = False
+        keys = [Key(key_sign(b), b.description, b.action, self) for b in bindings_of(self) if b.show]
+        self.query_one(KeyBar).show(keys[:-2], keys[-2:])
+        self._runs = find_runs(self._given.get("out_dir"))
+        self._draw()
+
+    def on_resize(self, event: events.Resize) -> None:
+        self.set_class(event.size.width < 100 or event.size.height < 28, "-small")
+        self.call_after_refresh(self._draw)
+
+    # ---- drawing
+
+    def _draw(self) -> None:
+        title: Row = (
+            (" lmplay-tui ", "accent"), ("  device ", "dim"), (self._device, "strong"),
+            ("  experiment ", "dim"), (self._experiment or "as the plan says", "strong" if self._experiment else ""),
+        )  # fmt: skip
+        self.query_one("#launcher-title", Lines).show_rows([title])
+        plans = self.query_one("#plans", Picker)
+        plans.show_items([self._plan_row(name, plans.size.width - 4) for name in self._names])
+        runs = self.query_one("#runs", Picker)
+        runs.show_items(run_rows(self._runs, runs.size.width - 4))
+        self._draw_detail()
+
+    def _plan_row(self, name: str, width: int) -> Row:
+        plan, problem = self._read(name)
+        shown = one_line(name, 40)
+        if plan is None:
+            return ((fitted(shown, 18), ""), (fitted(problem, max(width - 18, 0)), "bad"))
+        told = plan.title or plan.purpose
+        return ((fitted(shown, 18), "strong"), (fitted(told, max(width - 18, 0)), "dim"))
+
+    @staticmethod
+    def _read(name: str) -> tuple[Plan | None, str]:
+        try:
+            return read_plan(name), ""
+        except UserError as error:
+            return None, one_line(error, 400)
+
+    def _draw_detail(self) -> None:
+        detail = self.query_one("#plan-detail", Lines)
+        name = self._names[self.query_one("#plans", Picker).index]
+        plan, problem = self._read(name)
+        width = max(detail.size.width - 2, 20)
+        detail.border_title = one_line(name, 40)
+        if plan is None:
+            detail.show_rows([((f" {line}", "bad"),) for line in wrapped(problem, width)])
+            return
+        rows: list[Row] = [((f" {line}", ""),) for line in wrapped(plan.purpose or plan.title or "", width)]
+        rows.append(())
+        for stage in plan.stages:
+            about = estimate_stage_rows(plan, stage.name)
+            rows.append(
+                (
+                    (" " + fitted(stage.name, 14), "strong"),
+                    (fitted(" + ".join(spec.name for spec in stage.datasets), max(width - 40, 8)), ""),
+                    (f" ×{stage.epochs:<5g}", "dim"),
+                    (f"about {short_count(about)} rows" if math.isfinite(about) else "rows not known", "dim"),
+                )
+            )
+        whole = estimate(plan, self._runs)
+        if math.isfinite(whole.rows):
+            took = f", about {shown_seconds(whole.seconds)} on this machine" if math.isfinite(whole.seconds) else ""
+            rows += [(), ((" all ", "dim"), (f"about {short_count(whole.rows)} rows{took}", ""))]
+        detail.show_rows(rows)
+
+    @on(Picker.Moved, "#plans")
+    def _plan_moved(self) -> None:
+        self._draw_detail()
+
+    # ---- keys
+
+    def action_device(self) -> None:
+        here = self._devices.index(self._device) if self._device in self._devices else -1
+        self._device = self._devices[(here + 1) % len(self._devices)]
+        self._draw()
+
+    def action_experiment(self) -> None:
+        """The plan's own, then each that there is."""
+        choices: list[str | None] = [None, *EXPERIMENTS]
+        here = choices.index(self._experiment) if self._experiment in choices else 0
+        self._experiment = choices[(here + 1) % len(choices)]
+        self._draw()
+
+    def action_start(self) -> None:
+        self._start(self._names[self.query_one("#plans", Picker).index])
+
+    def on_button_pressed(self) -> None:
+        self.action_start()
+
+    @on(Picker.Picked, "#plans")
+    def _plan_picked(self) -> None:
+        self.action_start()
+
+    def _start(self, name: str) -> None:
+        plan, problem = self._read(name)
+        if plan is None:
+            self.notify(problem, severity="error", markup=False)
+            return
+        self.post_message(StartAsked({"training_plan": name, **self._chosen()}))
+
+    def _chosen(self) -> dict[str, object]:
+        chosen: dict[str, object] = {"device": self._device}
+        return chosen | ({"exp": self._experiment} if self._experiment else {})
+
+    @on(Picker.Picked, "#runs")
+    def _run_picked(self, message: Picker.Picked) -> None:
+        entry = self._runs[message.index]
+        path = str(entry.folder.model)
+        if entry.alive:
+            self.post_message(StartAsked({}, attach=path))
+            return
+
+        def answered(what: str | None) -> None:
+            if what == "view":
+                self.post_message(StartAsked({}, attach=path))
+            elif what == "resume":
+                self.post_message(StartAsked({"model": path, "device": self._device}))
+            elif what == "anew":
+                given = {"model": path, "device": self._device, "reset_history": True}
+                if entry.folder.plan.exists():
+                    given["training_plan"] = str(entry.folder.plan)
+                self.post_message(StartAsked(given))
+
+        resume = Choice("r", "resume", "go on where it was saved", "resume")
+        view = Choice("v", "view", "look at its curves, predictions and log", "view")
+        anew = Choice("n", "start anew", "its checkpoints move to NAME.past; nothing is deleted", "anew")
+        first = [view, resume] if entry.state == "finished" else [resume, view]
+        self.app.push_screen(ChoiceDialog(one_line(entry.folder.name, 60), "", [*first, anew]), answered)
+
+    def action_help(self) -> None:
+        self.app.push_screen(Help(actions_of(self)))
+
+    def action_leave(self) -> None:
+        self.post_message(LeaveAsked())
+
+    @on(ActionAsked)
+    async def _action_asked(self, message: ActionAsked) -> None:
+        await self.app.run_action(message.action, default_namespace=self)

@@ -1,0 +1,52 @@
+"""Other runs: look at one as a ghost behind our curves."""
+
+from typing import ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.screen import ModalScreen
+
+from lmplay_tui.ui.run_list import RunEntry, find_runs, run_rows
+from lmplay_tui.ui.widgets.picker import Picker
+
+
+class Runs(ModalScreen[str | None]):
+    """Gives the checkpoint's path of the run to draw as a ghost, "" for none, None to leave all as it is."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,r,q", "dismiss_none", "back"),
+        Binding("n", "no_ghost", "no ghost"),
+    ]
+
+    def __init__(self, out_dir: str | None, own: str) -> None:
+        """`own`: the name of the run that is on the screen."""
+        super().__init__()
+        self._entries: list[RunEntry] = [e for e in find_runs(out_dir) if e.folder.name != own]
+
+    def compose(self) -> ComposeResult:
+        with Vertical(id="dialog", classes="-wide") as box:
+            box.border_title = "runs · enter draws one as a ghost"
+            box.border_subtitle = "n no ghost · esc back"
+            yield Picker(id="runs-list", empty="no other run in this folder or in the output folder")
+
+    def on_mount(self) -> None:
+        picker = self.query_one(Picker)
+        picker.styles.height = min(max(len(self._entries), 1), 20)
+        picker.focus()
+        self.call_after_refresh(self._draw)
+
+    def _draw(self) -> None:
+        picker = self.query_one(Picker)
+        picker.show_items(run_rows(self._entries, picker.size.width - 4))
+
+    @on(Picker.Picked)
+    def _picked(self, message: Picker.Picked) -> None:
+        self.dismiss(str(self._entries[message.index].folder.model))
+
+    def action_no_ghost(self) -> None:
+        self.dismiss("")
+
+    def action_dismiss_none(self) -> None:
+        self.dismiss(None)
