@@ -35,7 +35,7 @@ def _stage(stage: Stage) -> dict[str, Any]:
     table["epochs"] = stage.epochs
     if stage.weights is not None:
         table["weights"] = list(stage.weights)
-    if len(names) > 1:
+    if len(names) > 1 or stage.stopping != "first_exhausted":
         table["stopping"] = stage.stopping
     if stage.seed is not None:
         table["seed"] = stage.seed

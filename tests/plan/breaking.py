@@ -1,6 +1,7 @@
 """Every way to break a declared value, made from its JSON schema: so a new option is tested the day it is declared."""
 
 from collections.abc import Iterator
+from functools import cache
 from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter
@@ -18,6 +19,7 @@ class Break(NamedTuple):
     said: str  # part of the sentence that must come
 
 
+@cache
 def schema_of(kind: Any) -> dict[str, Any]:
     """The JSON schema of a declaration: an option's name, or a type of `plan/keys.py`."""
     schema: dict[str, Any]

@@ -7,7 +7,7 @@ import pytest
 from lmplay_tui import options
 from lmplay_tui.errors import EXIT_USAGE
 from lmplay_tui.plan.reading import PlanError, parse_plan, problems_of
-from tests.plan.breaking import Break, word_breaks
+from tests.plan.breaking import word_breaks
 from tests.plan.malformed_cases import CASES, Case
 
 HERE = Path("/nowhere")
@@ -34,7 +34,7 @@ def test_a_broken_rule_is_said_with_its_place_and_nothing_else_is(case: Case):
 
 
 def test_all_problems_come_at_once_in_the_order_of_their_lines():
-    broken: list[Break] = [next(iter(word_breaks(name))) for name in options.train_names()]
+    broken = [next(iter(word_breaks(name))) for name in options.train_names()]
     lines = [f"{name} = {entry.toml}" for name, entry in zip(options.train_names(), broken, strict=True)]
     text = "\n".join(["[stages.s]", 'dataset = "nosuch"', "epochs = -1", "[train]", *lines])
     problems = problems_of(text, file="x.toml", folder=HERE)

@@ -1,0 +1,205 @@
+"""The forms in which a plan may come, and what a dataset's name stands for."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lmplay_tui.plan.builtin import known_dataset
+from lmplay_tui.plan.reading import PlanError, parse_plan, problems_of, read_plan
+from lmplay_tui.plan.schema import DatasetSpec, Plan
+
+USERS = '{"pretraining": {"dataset": "wikipedia", "epochs": 3}, "finetune": {"dataset": "wikitext", "epochs": 1}}'
+
+
+def plan_of(text: str, folder: Path = Path("/nowhere"), form="toml") -> Plan:
+    return parse_plan(text, name="mine", file="mine.toml", folder=folder, form=form)
+
+
+def dataset_of(name: str, folder: Path = Path("/nowhere"), tables: str = "") -> DatasetSpec:
+    (stage,) = plan_of(f"{tables}\n[stages.s]\ndataset = {json.dumps(name)}\n", folder).stages
+    (spec,) = stage.datasets
+    return spec
+
+
+def test_the_users_json_plan(tmp_path):
+    path = tmp_path / "my plan.json"
+    path.write_text(USERS, encoding="utf-8")
+    plan = read_plan(str(path))
+    assert plan.name == "my-plan"
+    assert [(stage.name, stage.epochs) for stage in plan.stages] == [("pretraining", 3), ("finetune", 1)]
+    assert plan.stages[0].datasets == (known_dataset("wikipedia"),)
+    assert plan.stages[1].datasets == (known_dataset("wikitext"),)
+    assert "[stages.pretraining]" in plan.text
+
+
+def test_the_same_with_toml_tables_at_the_top():
+    text = '[train]\nlr = 0.5\n[pretraining]\ndataset = "wikipedia"\nepochs = 3\n[finetune]\ndataset = "wikitext"\n'
+    plan = plan_of(text)
+    assert plan.stages == plan_of(USERS, form="json").stages
+    assert plan.train == {"lr": 0.5}
+    assert plan.text == text
+
+
+def test_lmplays_plan():
+    document = {
+        "datasets": {
+            "wiki_en": {"ds_loader": "wiki", "args": ["en"]},
+            "wiki_es": {"ds_loader": "wiki", "args": ["es"]},
+            "openorca": {"ds_loader": "openorca"},
+            "orcamathword200": {
+                "ds_loader": "hf",
+                "args": ["orcamathword200", "microsoft/orca-math-word-problems-200k"],
+                "kwargs": {"truth_column": "question", "prompt_column": "answer"},
+            },
+            "tinystories": {
+                "ds_loader": "hf",
+                "args": ["tinystories", "roneneldan/TinyStories"],
+                "kwargs": {"truth_column": "text"},
+            },
+            "smoltalk_all": {
+                "ds_loader": "hf",
+                "args": ["smoltalk_all", "HuggingFaceTB/smoltalk", "all"],
+                "kwargs": {"truth_column": "messages"},
+            },
+        },
+        "seed": 7,
+        "steps": [
+            {"datasets": ["wiki_en", "wiki_es"], "epochs": 1.0, "step_name": "wiki_en_es", "seed": 3,
+             "interleve_stopping_strategy": "all_exhausted"},
+            {"datasets": ["openorca", "orcamathword200", "smoltalk_all"], "epochs": 0.5},
+            {"datasets": ["tinystories"]},
+        ],
+    }  # fmt: skip
+    plan = plan_of(json.dumps(document), form="json")
+    assert plan.train == {"seed": 7}
+    assert [(s.name, s.epochs, s.stopping, s.seed) for s in plan.stages] == [
+        ("wiki_en_es", 1, "all_exhausted", 3), ("1", 0.5, "first_exhausted", None), ("2", 1, "first_exhausted", None),
+    ]  # fmt: skip
+    wiki_en, wiki_es = plan.stages[0].datasets
+    openorca, math, smoltalk = plan.stages[1].datasets
+    (stories,) = plan.stages[2].datasets
+    assert wiki_es == replace(known_dataset("wikipedia:es"), name="wiki_es")
+    assert wiki_en.config == "20231101.en"
+    assert openorca == known_dataset("openorca")
+    assert (math.prompt, math.truth, math.saved_as) == ("answer", "question", "orcamathword200")
+    assert smoltalk == replace(known_dataset("smoltalk"), name="smoltalk_all")
+    assert stories == replace(known_dataset("tinystories"), validation=None)
+
+
+def test_the_specifications_example():
+    text = """# A purpose.
+#   In two lines.
+
+# not this
+title = "Wikipedia, then WikiText"
+[train]
+exp = "gpt2ish"
+context_len = 512
+[datasets.stories]
+path = "roneneldan/TinyStories"
+config = "default"
+text = "text"
+[stages.pretraining]
+dataset = "wikipedia"
+epochs = 3
+[stages.finetune]
+datasets = ["wikitext", "stories"]
+weights = [7, 3]
+stopping = "first_exhausted"
+epochs = 1
+lr = 1e-4
+"""
+    plan = plan_of(text)
+    assert plan.title == "Wikipedia, then WikiText"
+    assert plan.purpose == "A purpose. In two lines."
+    assert plan.train == {"exp": "gpt2ish", "context_len": 512}
+    finetune = plan.stage("finetune")
+    assert finetune.weights == (0.7, 0.3)
+    assert finetune.options == {"lr": 1e-4}
+    assert finetune.datasets[1] == DatasetSpec("stories", "roneneldan/TinyStories", config="default", text="text")
+
+
+def test_local_files_start_at_the_plans_folder_then_at_the_working_folder(tmp_path, monkeypatch):
+    plans, work = tmp_path / "plans", tmp_path / "work"
+    for folder, names in ((plans, ["a.txt", "both.csv"]), (work, ["b.JSONL", "both.csv", "c.parquet"])):
+        folder.mkdir()
+        for name in names:
+            (folder / name).touch()
+    (plans / "owner").mkdir()
+    (plans / "owner" / "name").mkdir()
+    monkeypatch.chdir(work)
+    assert dataset_of("a.txt", plans) == DatasetSpec("a.txt", str(plans / "a.txt"))
+    assert dataset_of("both.csv", plans).path == str(plans / "both.csv")
+    assert dataset_of("b.JSONL", plans).path == str(work / "b.JSONL")
+    assert dataset_of("../plans/a.txt", plans).path == str(plans / "a.txt")
+    assert dataset_of(str(work / "c.parquet"), plans).path == str(work / "c.parquet")
+    assert dataset_of("owner/name", plans).path == str(plans / "owner" / "name")
+    assert dataset_of("owner/other", plans).path == "owner/other"
+    (work / "d.zip").touch()
+    (problem,) = problems_of('[stages.s]\ndataset = "d.zip"', file="x", folder=plans)
+    assert "must be a folder or a file that ends in .jsonl" in problem.sentence
+
+
+def test_a_plan_whose_files_lie_in_the_working_folder_is_found_from_elsewhere(tmp_path, monkeypatch):
+    plans, work, elsewhere = (tmp_path / name for name in ("plans", "work", "elsewhere"))
+    for folder in (plans, work, elsewhere):
+        folder.mkdir()
+    (work / "b.txt").touch()
+    (plans / "a.txt").touch()
+    monkeypatch.chdir(work)
+    plan = plan_of('[stages.s]\ndataset = "b.txt"', plans)
+    assert plan.folder == str(work)
+    monkeypatch.chdir(elsewhere)
+    assert plan_of(plan.text, Path(plan.folder)) == plan
+    monkeypatch.chdir(work)
+    assert plan_of('[stages.s]\ndatasets = ["b.txt", "a.txt"]', plans).folder == str(plans)
+    assert plan_of('[stages.s]\ndataset = "pydocs"', plans).folder == str(plans)
+
+
+def test_a_home_folder_is_meant_by_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.txt").touch()
+    assert dataset_of("~/mine.txt").path == str(tmp_path / "mine.txt")
+
+
+def test_the_working_folder_may_be_gone(tmp_path, monkeypatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(FileNotFoundError):
+        os.getcwd()  # noqa: PTH109
+    (problem,) = problems_of('[stages.s]\ndataset = "x.txt"', file="x", folder=tmp_path)
+    assert problem.sentence == "no such file or folder: 'x.txt'"
+
+
+def test_a_table_may_change_a_known_dataset():
+    table = '[datasets.wikipedia]\npath = "wikipedia"\nconfig = "20231101.fr"'
+    french = dataset_of("wikipedia", tables=table)
+    assert (french.path, french.config, french.text, french.saved_as) == (
+        "wikimedia/wikipedia", "20231101.fr", "text", None,
+    )  # fmt: skip
+    same = dataset_of("mine", tables='[datasets.mine]\npath = "smoltalk"')
+    assert same == replace(known_dataset("smoltalk"), name="mine")
+    other = dataset_of("mine", tables='[datasets.mine]\npath = "smoltalk"\ntext = "messages"')
+    assert (other.text, other.messages) == ("messages", None)
+    topics = dataset_of("topics", tables='[datasets.topics]\npath = "pydocs"\nconfig = "topics"')
+    assert topics == replace(known_dataset("pydocs"), name="topics", config="topics")
+
+
+def test_a_mistake_in_a_dataset_is_said_once_however_often_it_is_named():
+    text = '[datasets.d]\npath = 3\n[stages.a]\ndataset = "d"\n[stages.b]\ndatasets = ["d", "pydocs"]\n'
+    assert [p.key for p in problems_of(text, file="x", folder=Path("/nowhere"))] == ["datasets.d.path"]
+
+
+def test_a_plan_and_a_path_of_one_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo.toml").write_text('[stages.mine]\ndataset = "pydocs"\n', encoding="utf-8")
+    assert read_plan("demo").stages[0].name != "mine"
+    assert read_plan("demo.toml").stages[0].name == "mine"
+    assert read_plan("./demo.toml").folder == str(tmp_path)
+    with pytest.raises(PlanError, match="unknown plan"):
+        read_plan("DEMO")
