@@ -26,14 +26,15 @@ def last_sentence_end(text: str, start: int, latest: int) -> int:
     back = _FIRST_LOOK
     while True:
         low = max(start, latest - back)
+        look = text[low : latest + _LOOKAHEAD]  # a run of marks that was cut may go on: what lies before is not seen
         found = start
-        for match in _SENTENCE_END.finditer(text, low, latest + _LOOKAHEAD):
+        for match in _SENTENCE_END.finditer(look):
             end = match.end()
             if match.lastindex:  # a blank line: its line break opens the next piece
-                end = match.start() - text.endswith("\r", 0, match.start())
-            if end > latest:
+                end = match.start() - look.endswith("\r", 0, match.start())
+            if low + end > latest:
                 break
-            found = end
+            found = low + end
         if found > start and (low > start or not text[start:found].isspace()):
             return found
         if low == start:

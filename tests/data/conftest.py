@@ -1,0 +1,56 @@
+"""Data made by the tests: nothing of the developer's caches is read or written."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import platformdirs
+import pytest
+
+from lmplay_tui.data.stage_data import StageData, open_stage
+from lmplay_tui.data.tokenizer import load_tokenizer
+from lmplay_tui.options import TrainOptions
+from lmplay_tui.plan.schema import DatasetSpec, Stage
+
+Open = Callable[..., StageData]
+
+
+@pytest.fixture(autouse=True)
+def _own_caches(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    import datasets
+
+    folder = tmp_path_factory.getbasetemp()
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "datasets")
+    monkeypatch.setattr(platformdirs, "user_cache_path", lambda *_, **__: folder / "cache")
+    yield
+
+
+def unheard(activity: str, detail: str, fraction: float | None) -> None:
+    """A report to nobody."""
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Open:
+    """Open a stage over one dataset or several; options by keyword."""
+
+    def open_(*specs: DatasetSpec, epochs: float = 1.0, weights: tuple[float, ...] | None = None,
+              stopping: str = "first_exhausted", name: str = "stage", **options: object) -> StageData:  # fmt: skip
+        given = TrainOptions.model_validate({"tokenizer": "bytes", "context_len": 64, "batch_size": 4} | options)
+        stage = Stage(name, specs, epochs=epochs, weights=weights, stopping=stopping)  # type: ignore[arg-type]
+        return open_stage(
+            stage, given, load_tokenizer(given.tokenizer), datasets_folder=tmp_path / "datasets", report=unheard
+        )
+
+    return open_
+
+
+@pytest.fixture
+def jsonl(tmp_path: Path) -> Callable[..., DatasetSpec]:
+    """A dataset of our own: a JSONL file with these rows."""
+    import json
+
+    def make(rows: list[dict[str, object]], name: str = "own", **columns: str) -> DatasetSpec:
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8", newline="\n")
+        return DatasetSpec(name, str(path), **columns)
+
+    return make
