@@ -19,8 +19,9 @@ def generate(
 ) -> Generator[int, None, None]:  # fmt: skip
     """Yield the tokens that follow `prompt_ids`, at most `max_tokens`; ends before an `eot`, which is not yielded.
 
-    `temperature` 0 takes the likeliest token; above, tokens are drawn by `generator` (a CPU generator; None: a fresh
-    one, seeded by the system), so that the global random state is never touched. `stop` is asked before each token.
+    `temperature` 0 takes the likeliest token; above, tokens are drawn by `generator` (one of the CPU gives the same
+    text on every device; None: a fresh one, seeded by the system), so that the global random state is never touched.
+    `stop` is asked before each token.
     Beyond the context the text's beginning is forgotten, see `window_start`.
     The model is in evaluation mode until the iterator ends or is closed, then in the mode it had.
     Raises `ValueError` for an empty prompt and `UserError` if the model's numbers are not finite.
@@ -135,4 +136,4 @@ def draw(
         kept = p.cumsum(dim=0) - p < top_p  # what lies before a token has not reached top_p yet
         kept[0] = True  # also where top_p is too small for float32
         p = torch.where(kept, p, 0.0)
-    return int(tokens[torch.multinomial(p, 1, generator=generator)])
+    return int(tokens[int(torch.multinomial(p.to(generator.device), 1, generator=generator))])

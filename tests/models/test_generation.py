@@ -91,6 +91,7 @@ def test_the_cache_reads_each_token_once(model: GPT2ish, monkeypatch: pytest.Mon
 
     def counted(ids_BT: Tensor, cache: KeyValueCache | None = None) -> Tensor:
         read.append(ids_BT.shape[1])
+        assert not torch.is_grad_enabled()
         return hidden(ids_BT, cache)
 
     monkeypatch.setattr(model, "hidden", counted)
@@ -104,6 +105,8 @@ def test_the_window_fits_the_context_and_moves_seldom(length: int, context: int)
     assert 1 <= length - start <= context
     assert start == 0 if length <= context else length - start > context - max(context // 2, 1)
     assert window_start(length + 1, context) >= start
+    seldom = range(context + 1, context + 1 + 3 * max(context // 2, 1))
+    assert len({window_start(later, context) for later in seldom}) == 3
 
 
 def test_draws_depend_on_the_generator_alone(model: GPT2ish) -> None:

@@ -1,5 +1,6 @@
 """Which models there are, and how a user's own class becomes one of them."""
 
+import sys
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from lmplay_tui.models.registry import build_model, experiments, load_experiment
 OWN = """
     import torch
     from torch import nn
+    from lmplay_tui.models.gpt2ish import GPT2ish
     from neighbour import WIDTH
 
     class Bigram(nn.Module):
@@ -164,6 +166,7 @@ def test_what_there_is_not(name: str, said: str) -> None:
     ("name", "said"),
     [
         ("Bigrm", "the file has no Bigrm; did you mean Bigram?"),
+        ("GPT2is", "the file has no GPT2is; it has Bigram, Needy, Clumsy, Whole"),
         ("Zebra", "the file has no Zebra; it has Bigram, Needy, Clumsy, Whole"),
         ("", "the file has no class without a name; it has Bigram, Needy, Clumsy, Whole"),
         ("function", "function is not a torch.nn.Module class"),
@@ -187,9 +190,11 @@ def test_what_a_file_has_not(own: str, name: str, said: str) -> None:
 def test_a_file_that_does_not_run(tmp_path: Path, text: str, said: str) -> None:
     file = tmp_path / "broken.py"
     file.write_text(text, encoding="utf-8")
+    modules, path = set(sys.modules), list(sys.path)
     with pytest.raises(UserError) as caught:
         load_experiment(f"{file}:Model")
     assert str(caught.value).endswith(f"the file does not run: {said}")
+    assert (set(sys.modules), sys.path) == (modules, path)
 
 
 def test_a_file_that_is_no_python(tmp_path: Path) -> None:
@@ -201,7 +206,7 @@ def test_a_file_that_is_no_python(tmp_path: Path) -> None:
 def test_constructors_that_cannot_be_served(own: str) -> None:
     with pytest.raises(UserError, match=r":Needy: TypeError: .*missing 1 required positional argument: 'flavour'"):
         build_model(load_experiment(f"{own}:Needy"), vocab_size=30, context_len=8)
-    with pytest.raises(UserError, match=r":Clumsy: ZeroDivisionError: division by zero \(line 25\)$"):
+    with pytest.raises(UserError, match=r":Clumsy: ZeroDivisionError: division by zero \(line 26\)$"):
         build_model(load_experiment(f"{own}:Clumsy"), vocab_size=30, context_len=8)
     with pytest.raises(UserError, match=r"^--num-heads: .*:Bigram has no such argument$"):
         build_model(load_experiment(f"{own}:Bigram"), vocab_size=30, context_len=8, num_heads=2)
