@@ -4,6 +4,7 @@ A checkpoint holds exactly the components `curriculum`, `model`, `runner`, `opti
 dictionary of `state_args` (what it was built with) and `state`. Plain values and tensors only.
 """
 
+import contextlib
 import errno
 import os
 import shutil
@@ -17,13 +18,11 @@ import torch
 from lmplay_tui.errors import DamagedFileError, UserError, unchain
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.text import one_line
+from lmplay_tui.train.progress import Progress
 
 COMPONENTS = ("curriculum", "model", "runner", "optimizers", "lr_schedulers")
 FORMAT = 1
-
-# torch.load raises any of these for a file that is cut or altered.
-_DAMAGE = (RuntimeError, OSError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError,
-           zipfile.BadZipFile, NotImplementedError, OverflowError, MemoryError, ImportError)  # fmt: skip
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class SaveError(OSError):
@@ -39,6 +38,7 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path, previous: Path | No
     """
     temporary = temporary_path(path)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)  # somebody may have removed it under a run of many hours
         check_room(checkpoint, path.parent)
         with temporary.open("wb") as file:  # a file object: torch then lets other threads run while it writes
             torch.save(checkpoint, file)
@@ -53,8 +53,10 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path, previous: Path | No
         sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
         # A full disk reaches us as torch's RuntimeError about positions in the file, the OSError beneath it.
-        temporary.unlink(missing_ok=True)
         raise SaveError(_why_not_saved(error)) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)  # there is none after the rename
     return size
 
 
@@ -80,9 +82,10 @@ def num_bytes(tree: Any) -> int:
 def _why_not_saved(error: BaseException) -> str:
     cause = unchain(error)
     if isinstance(cause, OSError) and cause.strerror:
-        return cause.strerror
+        full = cause.errno in _FULL and not cause.strerror.startswith("disk full")
+        return f"disk full ({cause.strerror})" if full else cause.strerror
     if "unexpected pos" in str(error) or "file write failed" in str(error):
-        return "the disk is full, or a limit on file sizes was reached"
+        return "disk full, or a limit on file sizes was reached"
     return one_line(cause)
 
 
@@ -105,10 +108,15 @@ def link_whole(source: Path, target: Path) -> None:
     temporary = temporary_path(target)
     temporary.unlink(missing_ok=True)
     try:
-        os.link(source, temporary)
-    except OSError:  # a file system without hard links
-        temporary.write_bytes(source.read_bytes())
-    temporary.replace(target)
+        try:
+            os.link(source, temporary)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(source, temporary)
+        temporary.replace(target)
+    finally:
+        # Also after the rename: renaming one name of a file over another of the same file does nothing.
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def damage_of(path: Path) -> str | None:
@@ -127,7 +135,7 @@ def damage_of(path: Path) -> str | None:
             return None if bad is None else f"the checksum of {one_line(bad)} is wrong"
     except FileNotFoundError:
         raise
-    except (*_DAMAGE, UnicodeDecodeError) as error:
+    except Exception as error:  # zipfile raises a dozen kinds for what is cut or altered
         return one_line(unchain(error)) or type(error).__name__
 
 
@@ -149,7 +157,41 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"{one_line(path)}: checkpoint format {one_line(number)}, this version reads {FORMAT}"
             "; weights alone can be taken with --initial-model"
         )
+    if lacking := _lacking(checkpoint):
+        raise DamagedFileError(f"{one_line(path)}: not a whole checkpoint ({lacking})")
     return checkpoint
+
+
+_PARTS: dict[str, dict[str, type]] = {
+    "curriculum/state_args": {"plan": str, "plan_name": str, "plan_folder": str},
+    "model/state_args": {"exp": str, "tokenizer": str, "context_len": int},
+    "runner/state_args": {"options": dict},
+    "runner/state": {
+        "tokenizer_fingerprint": str, "hardware": dict, "progress": dict, "rng": dict, "scaler": dict, "stats": dict,
+        "step_stats": dict,
+    },
+    "optimizers/state_args": {"name": str},
+    "optimizers/state": {},
+}  # fmt: skip
+
+
+def _lacking(checkpoint: dict[str, Any]) -> str | None:
+    """What a resume would miss or stumble over, in words; None if all is there."""
+    for place, members in _PARTS.items():
+        component, half = place.split("/")
+        part = checkpoint[component][half]
+        if not isinstance(part, dict):
+            return f"{place} is not a table"
+        for name, kind in members.items():
+            if not isinstance(part.get(name), kind):
+                return f"no {place}/{name}"
+    if not all(isinstance(tensor, torch.Tensor) for tensor in checkpoint["model"]["state"].values()):
+        return "model/state holds other things than weights"
+    try:
+        Progress.from_state(checkpoint["runner"]["state"]["progress"])
+    except (TypeError, KeyError, AttributeError, ValueError) as error:
+        return f"its position cannot be read: {one_line(error, 80)}"
+    return None
 
 
 def load_archive(path: Path) -> dict[str, Any]:
@@ -188,6 +230,8 @@ def newest_checkpoint(run: RunFolder, warn: Callable[[str], None]) -> tuple[dict
             aside = run.checkpoint("damaged")
             run.model.replace(aside)
             warn(f"{problems[0]}; set aside as {one_line(aside.name)}, going on from {one_line(path.name)}")
+        elif path != run.model:
+            warn(f"{one_line(run.model)} is not there: going on from {one_line(path.name)}, the one before it")
         return checkpoint, path
     if problems:
         raise DamagedFileError(f"{problems[0]}; no earlier checkpoint can be used: start anew with --reset-history")

@@ -1,11 +1,11 @@
 """When and under which names a run saves, and what a failed save means."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 from lmplay_tui.errors import TrainingError
-from lmplay_tui.run.events import ActivityChanged, CheckpointSaved, Event, Warned
+from lmplay_tui.run.events import ActivityChanged, Answered, Event, Warned
 from lmplay_tui.train.saving import Outcome, Saver, SaveRequest
 from lmplay_tui.train.state import TrainState
 
@@ -21,15 +21,54 @@ class Saves:
         self._saver.sweep()
         self._failed = 0
         self._last = time.monotonic()
+        self._best_before: float | None = None
+        self._asked: list[str] = []  # identities of commands that wait for the outcome of the next save to begin
+        self._answering: list[str] = []  # ... of the save under way
 
     @property
     def minutes_since(self) -> float:
         return (time.monotonic() - self._last) / 60
 
+    def promise(self, identities: list[str]) -> None:
+        """Answer these commands with the outcome of the save that begins next."""
+        self._asked += identities
+
     def begin(self, reason: str, keep: int) -> Iterator[Event]:
-        """Copy the state and write it beside the training; `outcomes` tells how it went."""
+        """Copy the state and write it beside the training; `outcomes` tells how it went.
+
+        Raises `TrainingError` if the save before was the third in a row that failed.
+        """
+        yield from self.close()
+        yield from self._start(reason, keep)
+
+    def outcomes(self) -> Iterator[Event]:
+        """What has been written since the last look. Raises `TrainingError` at the third failure in a row."""
+        yield from self._told(self._saver.finished())
+        self._give_up()
+
+    def close(self) -> Iterator[Event]:
+        """Wait for the write under way. Raises `TrainingError` at the third failure in a row."""
         yield from self._told(self._saver.wait())
+        self._give_up()
+
+    def attempt(self, reason: str, keep: int) -> Generator[Event, None, str | None]:
+        """Save and wait until the bytes are safe; gives what hindered it, None if they are."""
+        yield from self._told(self._saver.wait())
+        yield from self._start(reason, keep)
+        outcome = self._saver.wait()
+        assert outcome is not None
+        yield from self._told(outcome)
+        return None if outcome.saved is not None else outcome.problems[0]
+
+    def finish(self, reason: str, keep: int) -> Iterator[Event]:
+        """Save and wait until the bytes are safe. `TrainingError` if they are not."""
+        problem = yield from self.attempt(reason, keep)
+        if problem is not None:
+            raise TrainingError(f"{problem}; the checkpoint before it is intact")
+
+    def _start(self, reason: str, keep: int) -> Iterator[Event]:
         progress = self._state.progress
+        self._best_before = progress.best_eval_loss
         is_best = progress.eval_loss is not None and (
             progress.best_eval_loss is None or progress.eval_loss < progress.best_eval_loss
         )
@@ -37,36 +76,34 @@ class Saves:
             progress.best_eval_loss = progress.eval_loss
         progress.saved_rows = progress.rows
         self._last = time.monotonic()
+        self._answering, self._asked = self._asked, []
         yield ActivityChanged("saving")
         request = SaveRequest(progress.step, progress.rows, progress.stage, reason, keep, is_best)
         self._saver.start(self._state.checkpoint(), request)
         yield ActivityChanged("training")
 
-    def outcomes(self) -> Iterator[Event]:
-        """What has been written since the last look."""
-        yield from self._told(self._saver.finished())
-
-    def finish(self, reason: str, keep: int) -> Iterator[Event]:
-        """Save and wait until the bytes are safe. `TrainingError` if they are not."""
-        yield from self.begin(reason, keep)
-        outcome = self._saver.wait()
-        if not isinstance(outcome, CheckpointSaved):
-            assert outcome is not None
-            raise TrainingError(f"{outcome.message}; the checkpoint before it is intact")
-        yield outcome
-
-    def close(self) -> Iterator[Event]:
-        """Wait for the write under way."""
-        yield from self._told(self._saver.wait())
-
     def _told(self, outcome: Outcome | None) -> Iterator[Event]:
         if outcome is None:
             return
-        if isinstance(outcome, CheckpointSaved):
+        step = outcome.request.step
+        ok = outcome.saved is not None
+        for identity in self._answering:
+            yield Answered("SaveNow", identity, ok, str(self._state.run.model) if ok else outcome.problems[0])
+        self._answering = []
+        if outcome.saved is not None:
             self._failed = 0
-            yield outcome
+            yield outcome.saved
+            for problem in outcome.problems:
+                yield Warned(f"{problem}; the checkpoint itself is saved", step)
             return
         self._failed += 1
+        if outcome.request.is_best:  # the best so far is not on the disk: the next save shall try again
+            self._state.progress.best_eval_loss = self._best_before
+        going_on = "; training goes on, the next save tries again" if self._failed < MAX_FAILED_SAVES else ""
+        yield Warned(f"{outcome.problems[0]}{going_on}", step)
+
+    def _give_up(self) -> None:
         if self._failed >= MAX_FAILED_SAVES:
-            raise TrainingError(f"{outcome.message}; {self._failed} saves have failed, so the run ends here")
-        yield Warned(f"{outcome.message}; training goes on, the next save tries again", outcome.request.step)
+            raise TrainingError(
+                f"{self._failed} saves in a row have failed, so the run ends here; the last checkpoint is intact"
+            )

@@ -1,8 +1,12 @@
 """Saving while training goes on: a snapshot in memory, a thread that writes it, and which files are kept."""
 
+import contextlib
+import re
 import threading
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +16,7 @@ from lmplay_tui.run.events import CheckpointSaved
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.run.statistics import RunStatistics
 from lmplay_tui.text import one_line
-from lmplay_tui.train.checkpoint import SaveError, cpu_copy, link_whole, temporary_path, write_checkpoint
+from lmplay_tui.train.checkpoint import SaveError, cpu_copy, link_whole, write_checkpoint
 
 
 @dataclass(frozen=True)
@@ -28,14 +32,15 @@ class SaveRequest:
 
 
 @dataclass(frozen=True)
-class SaveFailed:
-    """A save that did not happen; the file before it is untouched."""
+class Outcome:
+    """How a save went. `saved` None: it did not happen, and the file before it is untouched.
+
+    `problems`: one line each; beside a save that happened, what of its company (links, statistics) did not.
+    """
 
     request: SaveRequest
-    message: str
-
-
-Outcome = CheckpointSaved | SaveFailed
+    saved: CheckpointSaved | None
+    problems: tuple[str, ...] = ()
 
 
 class Saver:
@@ -53,10 +58,9 @@ class Saver:
 
     def sweep(self) -> None:
         """Remove the temporary files that a killed process left."""
-        for target in (self._run.model, self._run.checkpoint("prev"), self._run.checkpoint("best")):
-            temporary_path(target).unlink(missing_ok=True)
-        for stray in self._run.model.parent.glob(f".{self._run.name}.*.lmp.tmp"):
-            stray.unlink(missing_ok=True)
+        for stray in strays(self._run):
+            with contextlib.suppress(OSError):
+                stray.unlink(missing_ok=True)
 
     def start(self, checkpoint: dict[str, Any], request: SaveRequest) -> None:
         """Copy the state and begin to write it. The write before must have been waited for."""
@@ -98,34 +102,52 @@ class Saver:
         run = self._run
         try:
             size = write_checkpoint(checkpoint, run.model, previous=run.checkpoint("prev"))
-            self._link(request)
-            self._write_statistics(checkpoint["runner"]["state"])
-        except OSError as error:
-            said = str(error) if isinstance(error, SaveError) else error.strerror or error
-            self._outcome = SaveFailed(request, f"{one_line(run.model)}: not saved: {one_line(said)}")
         except Exception as error:  # a thread never dies silently
-            said = f"{type(error).__name__}: {one_line(error)}"
-            self._outcome = SaveFailed(request, f"{one_line(run.model)}: not saved: {said}")
-        else:
-            seconds = time.perf_counter() - begun
-            self._outcome = CheckpointSaved(
-                path=str(run.model), step=request.step, rows=request.rows, size_bytes=size, seconds=seconds,
-                blocked_s=blocked_s, reason=request.reason,
-            )
+            said = str(error) if isinstance(error, SaveError) else f"{type(error).__name__}: {error}"
+            self._outcome = Outcome(request, None, (f"{one_line(run.model)}: not saved: {one_line(said)}",))
+            return
+        # From here on it is saved, whatever becomes of its other names.
+        problems = [problem for work in self._company(checkpoint, request) if (problem := _problem_of(work))]
+        saved = CheckpointSaved(
+            path=str(run.model), step=request.step, rows=request.rows, size_bytes=size,
+            seconds=time.perf_counter() - begun, blocked_s=blocked_s, reason=request.reason,
+        )  # fmt: skip
+        self._outcome = Outcome(request, saved, tuple(problems))
 
-    def _link(self, request: SaveRequest) -> None:
-        """Give the new checkpoint its other names, then drop numbered ones beyond `keep`."""
+    def _company(self, checkpoint: dict[str, Any], request: SaveRequest) -> Iterator[Callable[[], object]]:
+        """What belongs to a new checkpoint: its other names, fewer old ones, the document's statistics files."""
         run = self._run
-        link_whole(run.model, run.checkpoint(request.stage))
+        yield lambda: link_whole(run.model, run.checkpoint(request.stage))
         if request.is_best:
-            link_whole(run.model, run.checkpoint("best"))
+            yield lambda: link_whole(run.model, run.checkpoint("best"))
         if request.keep:
-            link_whole(run.model, run.numbered_checkpoint(request.step))
+            yield lambda: link_whole(run.model, run.numbered_checkpoint(request.step))
             for old in run.numbered_checkpoints()[: -request.keep]:
-                old.unlink(missing_ok=True)
+                yield partial(old.unlink, missing_ok=True)
+        yield lambda: self._write_statistics(checkpoint["runner"]["state"])
 
     def _write_statistics(self, state: dict[str, Any]) -> None:
         """The document's files, from the same numbers as the checkpoint."""
         statistics = RunStatistics(self._run.name)
         statistics.load({"stats": state["stats"], "step_stats": state["step_stats"]})
         statistics.write(self._statistics_folder)
+
+
+def _problem_of(work: Callable[[], object]) -> str | None:
+    """Do `work`; what hindered it, in one line."""
+    try:
+        work()
+    except OSError as error:
+        return one_line(f"{error.filename2 or error.filename or 'the disk'}: {error.strerror or error}")
+    except Exception as error:  # a thread never dies silently
+        return one_line(f"{type(error).__name__}: {error}")
+    return None
+
+
+def strays(run: RunFolder) -> list[Path]:
+    """Temporary files of the run's checkpoints: nobody but a process that was killed leaves them."""
+    own = re.compile(r"\." + re.escape(run.name) + r"(\.[A-Za-z0-9_-]+)?\.lmp\.tmp")
+    try:
+        return [path for path in run.model.parent.iterdir() if own.fullmatch(path.name)]
+    except OSError:
+        return []

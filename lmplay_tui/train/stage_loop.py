@@ -11,7 +11,6 @@ from lmplay_tui.plan.schema import Stage
 from lmplay_tui.run.controls import Controls
 from lmplay_tui.run.events import (
     ActivityChanged,
-    Answered,
     CheckpointSaved,
     Event,
     LogLine,
@@ -163,7 +162,11 @@ class StageLoop:
         of_stage.done = True
         of_stage.loss_at_end = progress.eval_loss
         progress.next_batch = ""
-        yield from self.saves.finish("stage end", run.options.keep)
+        if self.obeyer.next_stage() is None:  # nothing would try again
+            yield from self.saves.finish("stage end", run.options.keep)
+        else:
+            yield from self.saves.begin("stage end", run.options.keep)
+            yield from self._saved(self.saves.close())
         yield StageDone(
             stage=run.stage.name,
             index=[s.name for s in self.state.settings.plan.stages].index(run.stage.name),
@@ -196,14 +199,13 @@ class StageLoop:
 
     def _save(self, run: StageRun, reason: str) -> Iterator[Event]:
         self.state.progress.next_batch = run.feed.next_digest()
+        self.saves.promise(self.obeyer.take_save_ids())
         yield from self._saved(self.saves.begin(reason, run.options.keep))
 
     def _saved(self, events: Iterator[Event]) -> Iterator[Event]:
         for event in events:
             if isinstance(event, CheckpointSaved):
                 self.window.note({"time/save_s": event.blocked_s})
-                for identity in self.obeyer.take_save_ids():
-                    yield Answered("SaveNow", identity, ok=True, message=event.path)
             yield event
 
     def _validate(self, run: StageRun) -> Iterator[Event]:

@@ -1,0 +1,47 @@
+"""What the fault tests stand on: small real runs, checkpoints made by them, and counts that are printed."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lmplay_tui.run.folder import RunFolder
+from tests.train.conftest import _one_thread, place  # noqa: F401  (fixtures)
+from tests.train.runs import stop_after, write_plan
+
+_counts: list[str] = []
+
+
+@pytest.fixture
+def count() -> Callable[[str], None]:
+    """Say a figure that stands at the end of the test session: how often a fault was made, and what held."""
+    return _counts.append
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    if _counts:
+        terminalreporter.section("faults")
+        for line in _counts:
+            terminalreporter.write_line(line)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run `m` that stopped after step 4: `m.lmp` (step 4) and `m.prev.lmp` (step 2)."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        made = place.__wrapped__(folder, patch)  # type: ignore[attr-defined]
+        plan = write_plan(made)
+        stop_after(2, training_plan=plan, model="m.lmp")
+        stop_after(4, model="m.lmp")
+    assert (folder / "m.prev.lmp").exists()
+    return folder
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> RunFolder:
+    """A copy of the trained run's checkpoints."""
+    for path in trained.glob("*.lmp"):
+        shutil.copyfile(path, tmp_path / path.name)
+    return RunFolder(tmp_path / "m.lmp")

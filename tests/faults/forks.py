@@ -1,0 +1,90 @@
+"""Children that share the imported torch with the test: a start in milliseconds, and a kill -9 that is real."""
+
+import contextlib
+import os
+import pickle
+import resource
+import select
+import signal
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any
+
+
+class Child:
+    """A forked process that runs `work(report)`; what it reports comes over a pipe. Use as a context."""
+
+    def __init__(self, work: Callable[[Callable[[Any], None]], None]) -> None:
+        self._reader, writer = os.pipe()
+        self._rest = b""
+        self._status: int | None = None
+        self.pid = os.fork()
+        if self.pid == 0:
+            self._run(work, writer)
+        os.close(writer)
+
+    def _run(self, work: Callable[[Callable[[Any], None]], None], writer: int) -> None:
+        status = 1
+        try:
+            os.close(self._reader)
+            work(lambda value: _write_all(writer, value))
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+
+    def __enter__(self) -> "Child":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._status is None:
+            self.kill()
+        os.close(self._reader)
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+        if number == signal.SIGKILL:
+            self.wait()
+
+    def wait(self, seconds: float = 60.0) -> int:
+        """Its exit status, negative for a signal. `TimeoutError` if it does not end."""
+        deadline = time.monotonic() + seconds
+        while self._status is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self._status = os.waitstatus_to_exitcode(status)
+            elif time.monotonic() > deadline:
+                raise TimeoutError(f"child {self.pid} has not ended in {seconds} s")
+            else:
+                time.sleep(0.002)
+        return self._status
+
+    def reports(self, seconds: float = 60.0) -> Iterator[Any]:
+        """What it reports, until it ends or nothing comes for so long."""
+        while True:
+            while len(self._rest) >= 4 and len(self._rest) >= 4 + int.from_bytes(self._rest[:4], "big"):
+                size = int.from_bytes(self._rest[:4], "big")
+                value, self._rest = pickle.loads(self._rest[4 : 4 + size]), self._rest[4 + size :]
+                yield value
+            if not select.select([self._reader], [], [], seconds)[0]:
+                return
+            data = os.read(self._reader, 1 << 16)
+            if not data:
+                return
+            self._rest += data
+
+
+def _write_all(writer: int, value: Any) -> None:
+    data = pickle.dumps(value)
+    data = len(data).to_bytes(4, "big") + data
+    while data:
+        data = data[os.write(writer, data) :]
+
+
+def limit_file_size(size_bytes: int) -> None:
+    """From here on no file of this process grows beyond `size_bytes`: what a full disk looks like to a writer."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, size_bytes))

@@ -1,0 +1,150 @@
+"""kill -9 at any moment of a save or of a run: what was announced is there, and the run ends as if nothing had been."""
+
+import itertools
+import random
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmplay_tui.run.controls import Controls
+from lmplay_tui.run.events import CheckpointSaved, RunDone
+from lmplay_tui.run.folder import RunFolder
+from lmplay_tui.train.checkpoint import load_checkpoint, newest_checkpoint, write_checkpoint
+from lmplay_tui.train.hosting import run_events
+from lmplay_tui.train.saving import Saver, SaveRequest, strays
+from tests.faults.forks import Child
+from tests.train.runs import differences, given, last, state_of, statistics_of, train, write_plan
+
+
+def mark(checkpoint, step: int) -> None:
+    """Make it the checkpoint of a step: a file made of two saves would show it."""
+    checkpoint["runner"]["state"]["progress"]["step"] = step
+    for tensor in checkpoint["model"]["state"].values():
+        tensor.fill_(step)
+
+
+def save_for_ever(run: RunFolder, checkpoint, first: int, report) -> None:
+    """Save steps `first`, `first + 1`, ...; report each beginning and each announced end."""
+    saver = Saver(run, run.model.parent / "statistics")
+    for step in itertools.count(first):
+        mark(checkpoint, step)
+        report(("begun", step))
+        saver.start(checkpoint, SaveRequest(step, step, "stories", "interval", keep=2, is_best=True))
+        outcome = saver.wait()
+        assert outcome is not None
+        assert outcome.saved is not None, outcome.problems
+        assert not outcome.problems
+        report(("announced", step))
+
+
+def kill_saves(run: RunFolder, times: int) -> tuple[int, int]:
+    """Kill a saving process `times` times; how often inside a save, and how many kills left a temporary file."""
+    checkpoint = load_checkpoint(run.model)
+    dice = random.Random(1)
+    inside = with_stray = 0
+    announced = checkpoint["runner"]["state"]["progress"]["step"]
+    mark(checkpoint, announced)
+    write_checkpoint(checkpoint, run.model)
+    for _ in range(times):
+        with Child(partial(save_for_ever, run, checkpoint, announced + 1)) as child:
+            reports = child.reports()
+            next(reports)
+            time.sleep(dice.uniform(0.0, 0.06))
+            child.kill()
+            newest = ("begun", announced + 1)
+            for newest in reports:
+                if newest[0] == "announced":
+                    announced = newest[1]
+        inside += newest[0] == "begun"
+        with_stray += bool(strays(run))
+        warnings: list[str] = []
+        found = newest_checkpoint(run, warnings.append)
+        assert found is not None
+        state = found[0]
+        step = state["runner"]["state"]["progress"]["step"]
+        assert not warnings
+        assert step >= announced
+        assert all(bool((tensor == step).all()) for tensor in state["model"]["state"].values()), "a mixture of saves"
+        for path in run.model.parent.glob("*.lmp"):
+            load_checkpoint(path)
+        announced = step
+        Saver(run, run.model.parent).sweep()
+        assert not strays(run)
+        assert len(run.numbered_checkpoints()) <= 3
+    return inside, with_stray
+
+
+def check_killed_saves(run: RunFolder, times: int, count) -> None:
+    inside, with_stray = kill_saves(run, times)
+    count(f"kill -9 in saves: {times}, {inside} inside one, {with_stray} left a temporary file; 0 unreadable, 0 older")
+    assert inside >= times / 2
+    assert with_stray >= times / 10
+
+
+def test_kill_9_in_saves(run, count):
+    check_killed_saves(run, 20, count)
+
+
+@pytest.mark.slow
+def test_kill_9_in_saves_1000(run, count):
+    check_killed_saves(run, 1000, count)
+
+
+SAVING: dict[str, Any] = {"save_interval": 9, "keep": 2, "log_interval": 1}
+
+
+def train_in_child(folder: str, report, **options) -> None:
+    for event in run_events(given(model=f"{folder}/m.lmp", out_dir=folder, **SAVING, **options), Controls()):
+        if isinstance(event, CheckpointSaved):
+            report(event.step)
+    assert isinstance(event, RunDone), event
+
+
+def killed_run(folder: Path, plan: str, kills: int, dice: random.Random, length_s: float) -> int:
+    """Train to the end with `kills` kills on the way; how many fell before the end."""
+    announced = fell = 0
+    for attempt in range(kills + 1):
+        run = RunFolder(folder / "m.lmp")
+        options = {} if run.model.exists() else {"training_plan": plan}
+        with Child(lambda report: train_in_child(str(folder), report, **options)) as child:  # noqa: B023
+            if attempt < kills:
+                time.sleep(dice.uniform(0.1, 1.5) * length_s / (kills + 1))
+                child.kill()
+            steps = list(child.reports())
+            status = child.wait()
+        announced = max([announced, *steps])
+        found = newest_checkpoint(run, pytest.fail)
+        assert (found[0]["runner"]["state"]["progress"]["step"] if found else 0) >= announced
+        if attempt < kills and status != 0:
+            fell += 1
+        elif status == 0:
+            break
+    assert status == 0
+    return fell
+
+
+def check_killed_runs(place: Path, runs: int, kills: int, count) -> None:
+    plan = write_plan(place)
+    begun = time.monotonic()
+    assert isinstance(last(train(training_plan=plan, model="whole/m.lmp", out_dir="whole", **SAVING)), RunDone)
+    length_s = time.monotonic() - begun
+    fell = 0
+    for number in range(runs):
+        folder = place / f"run{number}"
+        fell += killed_run(folder, plan, kills, random.Random(number), length_s)
+        assert not list(differences(state_of(place / "whole/m.lmp"), state_of(folder / "m.lmp")))
+        assert statistics_of(place / "whole") == statistics_of(folder)
+    count(f"kill -9 in whole runs: {fell} kills in {runs} runs; weights and statistics equal to the undisturbed run")
+    assert fell >= runs
+
+
+def test_kill_9_in_a_run(place, count):
+    check_killed_runs(place, 1, 3, count)
+
+
+@pytest.mark.slow
+def test_kill_9_in_25_runs(place, count):
+    check_killed_runs(place, 25, 4, count)
