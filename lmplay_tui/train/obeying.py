@@ -8,7 +8,7 @@ from typing import Literal
 
 from lmplay_tui.errors import UserError
 from lmplay_tui.plan.reading import parse_plan
-from lmplay_tui.plan.schema import Plan, Stage
+from lmplay_tui.plan.schema import Stage
 from lmplay_tui.run import controls as asked
 from lmplay_tui.run.events import (
     ActivityChanged,
@@ -134,6 +134,8 @@ class Obeyer:
                 self._pin(command.prompt)
             case asked.ChangePlan():
                 yield self._change_plan(command.text)
+            case asked.Refused():
+                raise UserError(command.reason)
 
     def _set_lr(self, command: asked.SetLearningRate, lr: float) -> None:
         if command.value is not None:
@@ -160,18 +162,9 @@ class Obeyer:
         new = parse_plan(text, name=old.name, file="plan", folder=Path(old.folder))
         changes = describe_changes(old, new, self._state.progress)
         self._state.settings = settings.with_plan(new)
-        self.reopen(new)
+        self._state.progress.reopen(new)
         self._wanted.add("plan")
         return PlanChanged(self._state.progress.step, tuple(changes), text, self.stage_infos())
-
-    def reopen(self, plan: Plan) -> None:
-        """A stage that was done, but has been extended, is not done any more."""
-        for stage in plan.stages:
-            progress = self._state.progress.stages.get(stage.name)
-            if progress is not None and progress.rows_per_epoch is not None:
-                progress.rows_total = stage.rows_total(progress.rows_per_epoch)
-                if progress.position.row < progress.rows_total:
-                    progress.done = False
 
     def stage_infos(self) -> tuple[StageInfo, ...]:
         """The curriculum as screens show it."""

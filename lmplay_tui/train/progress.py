@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from lmplay_tui.data.batches import Position
+from lmplay_tui.plan.schema import Plan
 
 
 @dataclass
@@ -62,6 +63,14 @@ class Progress:
     def of(self, stage: str) -> StageProgress:
         """The progress of a stage, begun now if it is new."""
         return self.stages.setdefault(stage, StageProgress())
+
+    def reopen(self, plan: Plan) -> None:
+        """Fit to a changed plan: a stage that was done, but has been extended, is not done any more."""
+        for stage in plan.stages:
+            progress = self.stages.get(stage.name)
+            if progress is not None and progress.rows_per_epoch is not None:
+                progress.rows_total = stage.rows_total(progress.rows_per_epoch)
+                progress.done = progress.done and progress.position.row >= progress.rows_total
 
     def state(self) -> dict[str, Any]:
         """Plain values for a checkpoint."""

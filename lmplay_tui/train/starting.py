@@ -17,7 +17,6 @@ from lmplay_tui.models.registry import build_model, load_experiment
 from lmplay_tui.options import OnResume, TrainOptions, command_words, flag, on_resume
 from lmplay_tui.plan.problems import PlanError
 from lmplay_tui.plan.reading import parse_plan, read_plan
-from lmplay_tui.plan.schema import Stage
 from lmplay_tui.run.controls import Controls
 from lmplay_tui.run.events import ActivityChanged, Event, LogLine, Warned
 from lmplay_tui.run.folder import RunFolder, datasets_folder, output_folder, statistics_folder, write_whole
@@ -86,23 +85,17 @@ class Start:
 
     @property
     def progress(self) -> Progress:
-        """Where the checkpoint stands; the beginning without one."""
+        """Where the checkpoint stands in the plan that holds now; the beginning without one."""
         if self.checkpoint is None:
             return Progress()
-        return Progress.from_state(self.checkpoint["runner"]["state"]["progress"])
+        progress = Progress.from_state(self.checkpoint["runner"]["state"]["progress"])
+        progress.reopen(self.settings.plan)
+        return progress
 
     def finished(self) -> bool:
         """Whether every stage of the plan is done."""
-        progress = self.progress
-        return all(
-            stage.name in progress.stages and _is_done(stage, progress) for stage in self.settings.plan.stages
-        )
-
-
-def _is_done(stage: Stage, progress: Progress) -> bool:
-    of_stage = progress.stages[stage.name]
-    rows = of_stage.rows_per_epoch
-    return of_stage.done and (rows is None or stage.rows_total(rows) <= of_stage.position.row)
+        stages = self.progress.stages
+        return all(stage.name in stages and stages[stage.name].done for stage in self.settings.plan.stages)
 
 
 def read_start(run: RunFolder, given: Mapping[str, Any], warnings: list[str]) -> Start:
@@ -206,6 +199,7 @@ def _take_up(start: Start, state: TrainState, options: TrainOptions) -> Generato
         state.start_warm_up(options)
         return
     state.restore(start.checkpoint, ignore_optimizer=options.ignore_optimizer)
+    state.progress.reopen(start.settings.plan)
     recorded = start.checkpoint["runner"]["state"]
     if recorded["tokenizer_fingerprint"] != state.tokenizer.fingerprint:
         raise UserError(

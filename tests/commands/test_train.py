@@ -1,0 +1,207 @@
+"""`lmp_trainer` as a stranger types it."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from lmplay_tui import cli
+from lmplay_tui.commands.train import DESCRIPTION, EPILOG, parse, parser
+from tests.train.runs import SENTENCES, write_plan
+
+TINY = ["--exp", "test_runner", "--num-blocks", "1", "--embed-dim", "16", "--num-heads", "2", "--context-len", "64",
+        "--tokenizer", "bytes", "--batch-size", "4", "--device", "cpu"]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _signals_stay(monkeypatch):
+    monkeypatch.setattr("lmplay_tui.commands.train.catch_signals", lambda *_, **__: None)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    rows = [{"title": f"Story {i}", "text": " ".join(SENTENCES[i % 7 :])} for i in range(20)]
+    (tmp_path / "local.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+    return tmp_path
+
+
+def trainer(*words: str) -> int:
+    return cli.trainer_main([*words])
+
+
+def lmplay_wikipedia(folder: Path, num_rows: int = 24) -> None:
+    """Wikipedia as LMPlay saves it: two folders of Arrow files in the datasets folder."""
+    import datasets
+
+    for split, begin in (("train", 0), ("validation", 1000)):
+        rows = {
+            "id": [str(i) for i in range(begin, begin + num_rows)],
+            "url": ["https://example.org"] * num_rows,
+            "title": [f"Mill {i}" for i in range(num_rows)],
+            "text": ["\n\n".join(SENTENCES[i % 5 :]) for i in range(num_rows)],
+        }
+        datasets.Dataset.from_dict(rows).save_to_disk(str(folder / f"wikimedia_wikipedia_20231101_en.{split}"))
+
+
+def test_the_users_json_plan_runs_through_both_stages(folder, monkeypatch, capsys):
+    monkeypatch.setenv("LMP_DATASETS", str(folder / "datasets"))
+    lmplay_wikipedia(folder / "datasets")
+    plan = {"pretraining": {"dataset": "wikipedia", "epochs": 1.5}, "finetune": {"dataset": "local.jsonl", "epochs": 1}}
+    (folder / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
+    assert trainer("--training-plan", "plan.json", "--model", "my_model.lmp", *TINY) == 0
+    for name in ("my_model.pretraining.lmp", "my_model.finetune.lmp", "my_model.lmp"):
+        checkpoint = torch.load(folder / name, weights_only=True)
+        assert set(checkpoint) == {"curriculum", "model", "runner", "optimizers", "lr_schedulers"}
+    stats = torch.load(folder / "my_model.lmp", weights_only=True)["runner"]["state"]
+    assert stats["step_stats"]["pretraining"]["total_train_samples"] == 36
+    assert stats["stats"]["total_train_samples"] == 36 + stats["step_stats"]["finetune"]["total_train_samples"]
+    for name in ("train", "validate", "step_pretraining_train", "step_finetune_validate"):
+        written = json.loads((folder / f"datasets/my_model_{name}_stats.json").read_text(encoding="utf-8"))
+        assert written["columns"] == ["samples", "accuracy", "loss", "tokens"]
+    capsys.readouterr()
+    assert trainer("--model", "my_model.lmp") == 0
+    assert "finished" in capsys.readouterr().out
+
+
+def test_one_readable_line_a_log_interval_and_an_example_at_each_validation(folder, capsys):
+    plan = write_plan(folder, '[stages.stories]\ndataset = "local.jsonl"\nepochs = 2\n')
+    words = ("--log-interval", "2", "--validation-interval", "8")
+    assert trainer("--training-plan", plan, "--model", "m", *words, *TINY) == 0
+    out = capsys.readouterr().out
+    line = r"stage 1/1 stories  \d+ %  step \d+  loss \d\.\d{3}(  acc \d\.\d{3})?  [\d.]+[kM]? tok/s(  ETA .+)?"
+    assert len(re.findall(rf"^{line}$", out, re.M)) >= 3
+    assert re.search(r'^  Input:  ".+"\n  Truth:  ".+"\n  Pred:   ".*"$', out, re.M)
+    assert (folder / "m.lmp").is_file()
+
+
+def test_json_lines_are_json(folder, capsys):
+    plan = write_plan(folder, '[stages.stories]\ndataset = "local.jsonl"\n')
+    assert trainer("--training-plan", plan, "--model", "m.lmp", "--json", *TINY) == 0
+    records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {"RunStarted", "StageDone", "RunDone"} <= {r.get("event") for r in records}
+    assert any("train/loss" in r for r in records)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--lr", "-1"], "--lr: must be above 0, got -1"),
+        (["--btch-size", "4"], "unknown option '--btch-size'; did you mean --batch-size?"),
+        (["--exp", "gpt2is"], "gpt2is.*did you mean gpt2ish"),
+        (["--exp", "nowhere.py:Model"], "nowhere.py"),
+        (["--training-plan", "demoo"], "demoo.*demo"),
+        (["--training-plan", "gone.toml"], "gone.toml"),
+        (["--initial-model", "gone.lmp"], "gone.lmp"),
+        (["--resume", "gone.lmp"], "gone.lmp"),
+        (["--device", "tpu"], "--device"),
+        (["--tokenizer", "gpt9"], "gpt9"),
+        (["--embed-dim", "15", "--num-heads", "2"], "15"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_2(folder, capsys, words, said):
+    plan = write_plan(folder, '[stages.stories]\ndataset = "local.jsonl"\n')
+    options = [] if "--training-plan" in words else ["--training-plan", plan]
+    tiny = [] if {"--exp", "--embed-dim", "--device", "--tokenizer"} & set(words) else TINY
+    assert trainer(*options, *words, *tiny) == 2
+    err = capsys.readouterr().err.strip()
+    assert len(err.splitlines()) == 1, err
+    assert re.search(said, err), err
+    assert "Traceback" not in err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_a_device_that_is_not_there(folder, capsys):
+    plan = write_plan(folder, '[stages.stories]\ndataset = "local.jsonl"\n')
+    assert trainer("--training-plan", plan, "--device", "cuda") == 2
+    assert capsys.readouterr().err.strip().count("\n") == 0
+
+
+def test_a_plan_with_a_wrong_column_names_it(folder, capsys):
+    (folder / "p.toml").write_text('[datasets.d]\npath = "local.jsonl"\ntext = "txt"\n[stages.s]\ndataset = "d"\n')
+    assert trainer("--training-plan", "p.toml", *TINY) == 2
+    err = capsys.readouterr().err.strip()
+    assert len(err.splitlines()) == 1
+    assert "txt" in err
+    assert "text" in err
+
+
+def test_a_resume_with_another_shape_names_both(folder, capsys):
+    plan = write_plan(folder, '[stages.stories]\ndataset = "local.jsonl"\n')
+    assert trainer("--training-plan", plan, "--model", "m.lmp", *TINY) == 0
+    capsys.readouterr()
+    assert trainer("--model", "m.lmp", "--embed-dim", "32", "--resume", "auto") == 2
+    err = capsys.readouterr().err.strip()
+    assert re.search("--embed-dim: the checkpoint has 16, the command line says 32", err), err
+    assert len(err.splitlines()) == 1
+
+
+def test_reset_history_moves_the_past_aside_and_deletes_nothing(folder, capsys):
+    plan = write_plan(folder, '[stages.stories]\ndataset = "local.jsonl"\n')
+    assert trainer("--training-plan", plan, "--model", "m.lmp", "--out-dir", ".", *TINY) == 0
+    before = (folder / "m.lmp").read_bytes()
+    assert trainer("--training-plan", plan, "--model", "m.lmp", "--out-dir", ".", "--reset-history", *TINY) == 0
+    past = list((folder / "m.past").iterdir())
+    assert len(past) == 1
+    assert (past[0] / "m.lmp").read_bytes() == before
+    assert {"m.run", "m.stories.lmp", "m_train_stats.json"} <= {path.name for path in past[0].iterdir()}
+    stats = torch.load(folder / "m.lmp", weights_only=True)["runner"]["state"]["stats"]
+    assert stats["total_train_samples"] < 25, "statistics began anew"
+
+
+def test_what_the_command_line_gave_holds_on_a_resume(folder):
+    plan = write_plan(folder, '[stages.stories]\ndataset = "local.jsonl"\nlr = 0.5\n')
+    assert trainer("--training-plan", plan, "--model", "m.lmp", "--lr", "0.002", *TINY) == 0
+    (folder / "plan.toml").write_text('[stages.stories]\ndataset = "local.jsonl"\nlr = 0.5\nepochs = 2\n')
+    assert trainer("--training-plan", plan, "--model", "m.lmp") == 0
+    lines = [json.loads(line) for line in (folder / "m.run/metrics.jsonl").read_text().splitlines()]
+    rates = [line["train/lr"] for line in lines if "train/lr" in line]
+    assert len(rates) >= 4, "the longer plan was trained on"
+    assert set(rates) == {0.002}
+
+
+def test_a_changed_plan_beats_what_the_command_line_gave_before(folder):
+    plan = write_plan(folder, '[stages.stories]\ndataset = "local.jsonl"\nlr = 0.5\n')
+    assert trainer("--training-plan", plan, "--model", "m.lmp", "--lr", "0.002", *TINY) == 0
+    (folder / "plan.toml").write_text('[stages.stories]\ndataset = "local.jsonl"\nlr = 0.003\nepochs = 2\n')
+    assert trainer("--training-plan", plan, "--model", "m.lmp") == 0
+    lines = [json.loads(line) for line in (folder / "m.run/metrics.jsonl").read_text().splitlines()]
+    assert [line["train/lr"] for line in lines if "train/lr" in line][-1] == 0.003
+
+
+def test_describe_and_the_list_of_experiments(folder, capsys):
+    plan = write_plan(folder, '[stages.stories]\ndataset = "local.jsonl"\n')
+    assert trainer("--training-plan", plan, "--describe", *TINY) == 0
+    out = capsys.readouterr().out
+    assert "head.weight" in out
+    assert not (folder / "m.lmp").exists()
+    assert trainer("--exp", "list") == 0
+    assert {"gpt2ish", "gpt2ish_med", "gpt2ish_large", "s_gpt2ish", "test_runner"} <= {
+        line.split()[0] for line in capsys.readouterr().out.splitlines()
+    }
+
+
+DOCUMENT = (
+    "--exp gpt2ish --num-blocks 6 --embed-dim 768 --num-heads 12 --context_len 1024 --device cuda --amp "
+    "--compile-model --batch-size 50 --mini-batch-size 4 --validation-batch-size 4 --lr 0.0006 --grad-clip 0.1 "
+    "--training-plan default --model my_model.lmp --initial-model init.lmp --save-interval 10000 "
+    "--validation-interval 100 --reset-history --optimizer adamw --weight-decay 0.01 "
+    "--optimizer-warmup-fraction 0.1 --optimizer-warmup-steps 40 --disable-optimizer-warmup --default-freeze "
+    "--ignore-optimizer --check-grads",
+    "--training-plan wikitext3", "--training-plan /path/to/plan.json", "--batch-size 50 --mini-batch-size 4",
+    "--optimizer adamw --weight-decay 0.001", "--optimizer adamw --weight-decay 0", "--optimizer adamw",
+    "--amp --device cuda --exp gpt2ish", "--amp --device cuda --optimizer sgd --lr 0.1",
+    "--amp --device cuda --optimizer adamw --weight-decay 0.1",
+    "--amp --device cuda --optimizer adam --weight-decay 0", "--model model_name.lmp",
+    "--model model_name.lmp --reset-history", "--device cuda", "--mini-batch-size 8", "--amp",
+    "--compile-model --compile-mode reduce-overhead", "--validation-interval 1000", "--context_len 512",
+    "--optimizer-warmup-fraction 0.1 --optimizer-warmup-steps 40", "--save-datasets", "--describe",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("line", DOCUMENT)
+def test_every_command_line_of_the_users_document_is_understood(line):
+    given = parse(line.split(), parser("lmp_trainer", DESCRIPTION, EPILOG))
+    assert len(given) == len([word for word in line.split() if word.startswith("--")])
