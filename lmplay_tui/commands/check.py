@@ -1,0 +1,84 @@
+"""`lmplay-tui check PLAN`: find what is wrong before hours go into it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lmplay_tui.errors import EXIT_OK, EXIT_USAGE, UserError
+from lmplay_tui.options import add_options, given_options, new_parser, parse_line
+from lmplay_tui.run.telling import shown_seconds, shown_size
+from lmplay_tui.text import one_line, printable
+
+DESCRIPTION = """\
+Validate a plan, open every dataset, show real samples after cutting, and try two mini-batches of the longest samples,
+one validation and one save and load. Figures from a sample of rows are called estimates. Nothing is trained."""
+EPILOG = "Exit status: 0 all is well, 2 there are problems."
+
+
+def main(arguments: Sequence[str], prog: str) -> int:
+    """Check a plan and print what was found. Raises `UserError` for a mistake on the line."""
+    parser = new_parser(prog, DESCRIPTION, EPILOG, usage=f"{prog} PLAN [options]")
+    parser.add_argument("plan", metavar="PLAN", help="a shipped plan or a .toml/.json file")
+    add_options(parser, leave_out=("training_plan",))
+    namespace = parse_line(parser, arguments)
+    given = given_options(namespace) | {"training_plan": namespace.plan}
+    as_json = bool(given.pop("json_lines", False))
+    from lmplay_tui.train.checking import check_plan
+
+    try:
+        report = check_plan(given)
+    except UserError as error:
+        if as_json:
+            print(json.dumps({"ok": False, "problems": str(error).splitlines()}, ensure_ascii=False))
+            return error.exit_code
+        raise
+    if as_json:
+        print(json.dumps(report, ensure_ascii=False, allow_nan=False))
+    else:
+        print(printable(as_text(report)))
+    return EXIT_OK if report["ok"] else EXIT_USAGE
+
+
+def as_text(report: Mapping[str, Any]) -> str:
+    """The report as a person reads it."""
+    model = report["model"]
+    lines = [
+        f"plan {one_line(report['plan'])}: {len(report['stages'])} stages; "
+        f"{one_line(model['exp'])}, {model['parameters'] / 1e6:.1f} M parameters, context {model['context_len']}, "
+        f"tokenizer {one_line(model['tokenizer'])}; {one_line(report['device'])}",
+        "",
+    ]
+    header = ("stage", "data", "rows", "steps (est.)", "tokens (est.)", "time (est.)", "text shown")
+    table = [header, *(_row(stage) for stage in report["stages"])]
+    widths = [max(len(row[i]) for row in table) for i in range(len(header))]
+    lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
+    for stage in report["stages"]:
+        for sample in stage["samples"]:
+            lines += [
+                "",
+                f"{one_line(stage['name'])}, row {sample['row']}, {sample['tokens']} tokens",
+                f'  prompt: "{one_line(sample["prompt"], 160)}"',
+                f'  truth:  "{one_line(sample["truth"], 320)}"',
+            ]
+    lines.append("")
+    lines += [f"{'ok ' if step['ok'] else 'NO '} {one_line(step['what'], 400)}" for step in report["tried"]]
+    lines += [f"NO  {one_line(problem, 400)}" for problem in report["problems"]]
+    disk = report["disk"]
+    lines.append(
+        f"disk: {shown_size(disk['needed_bytes'])} for checkpoints, {shown_size(disk['free_bytes'])} free"
+    )
+    return "\n".join(lines)
+
+
+def _row(stage: Mapping[str, Any]) -> tuple[str, ...]:
+    if stage.get("problem"):
+        return one_line(stage["name"], 40), ", ".join(stage["datasets"]), "-", "-", "-", "-", "-"
+    return (
+        one_line(stage["name"], 40),
+        one_line(", ".join(stage["datasets"]), 40),
+        f"{stage['rows']:,}",
+        f"{stage['steps_estimate']:,}",
+        f"{stage['tokens_estimate']:,}",
+        shown_seconds(stage["seconds_estimate"]) if stage["seconds_estimate"] is not None else "?",
+        f"{100 * stage['text_shown']:.1f} %",
+    )

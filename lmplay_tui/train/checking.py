@@ -1,0 +1,208 @@
+"""The pre-flight of a plan: everything that could fail in hour six, tried now, without training."""
+
+import math
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lmplay_tui.data.batches import Position
+from lmplay_tui.data.samples import Sample
+from lmplay_tui.data.stage_data import StageData, open_stage
+from lmplay_tui.data.tokenizer import load_tokenizer
+from lmplay_tui.errors import UserError
+from lmplay_tui.models.registry import build_model, load_experiment
+from lmplay_tui.options import TrainOptions
+from lmplay_tui.plan.reading import read_plan
+from lmplay_tui.plan.schema import Stage
+from lmplay_tui.run.folder import RunFolder, datasets_folder, output_folder
+from lmplay_tui.run.statistics import RunStatistics
+from lmplay_tui.text import one_line
+from lmplay_tui.train.checkpoint import load_checkpoint, num_bytes, write_checkpoint
+from lmplay_tui.train.device import body_of, choose_device, choose_precision, device_name
+from lmplay_tui.train.optim import build_optimizer, freeze
+from lmplay_tui.train.settings import Settings
+from lmplay_tui.train.state import TrainState
+from lmplay_tui.train.steps import StepSettings, accumulate_gradients, apply_update, is_finite
+from lmplay_tui.train.validation import Scorer
+
+SAMPLED_BATCHES = 20  # that estimates are made from
+SHOWN_SAMPLES = 2  # a stage
+CHECKPOINTS_KEPT = 2  # NAME.lmp and NAME.prev.lmp, besides one a stage and NAME.best.lmp
+
+
+def check_plan(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Check the plan that a command line names; a report of plain values, `ok` false where anything failed.
+
+    Raises `UserError` where the plan itself, the tokenizer, the device or the model's shape is wrong.
+    """
+    plan = read_plan(given["training_plan"])
+    settings = Settings(plan, given)
+    options = settings.for_run()
+    device = choose_device(options.device)
+    tokenizer = load_tokenizer(options.tokenizer)
+    model, model_args = build_model(
+        load_experiment(options.exp), vocab_size=tokenizer.vocab_size, context_len=options.context_len,
+        num_blocks=options.num_blocks, embed_dim=options.embed_dim, num_heads=options.num_heads,
+        dropout=options.dropout, seed=options.seed,
+    )  # fmt: skip
+    state = TrainState(
+        run=RunFolder(Path("check.lmp")), settings=settings, model=model.to(device),
+        model_args=model_args | {"tokenizer": tokenizer.name}, hidden=body_of(model), tokenizer=tokenizer,
+        precision=choose_precision(options, device), statistics=RunStatistics("check"),
+    )  # fmt: skip
+    problems: list[str] = []
+    stages, longest = [], None
+    for stage in plan.stages:
+        said, data = _open(stage, settings, state, given)
+        stages.append(said)
+        if data is None:
+            problems.append(said["problem"])
+        elif longest is None or said["longest"] > longest[0]:
+            longest = (said["longest"], stage, data)
+    tried: list[dict[str, Any]] = []
+    rate = _try_all(longest[1], longest[2], state, tried) if longest is not None else None
+    for said in stages:
+        if "tokens_estimate" in said:
+            said["seconds_estimate"] = said["tokens_estimate"] / rate if rate else None
+    names = len(plan.stages) + CHECKPOINTS_KEPT + 1
+    return {
+        "ok": not problems and all(step["ok"] for step in tried),
+        "plan": plan.name,
+        "model": state.model_args | {"parameters": sum(p.numel() for p in model.parameters())},
+        "device": f"{device_name(device)}, {state.precision.name}",
+        "stages": stages,
+        "tried": tried,
+        "problems": problems,
+        "disk": {"needed_bytes": names * num_bytes(state.checkpoint()), "free_bytes": _free(given)},
+    }
+
+
+def _free(given: Mapping[str, Any]) -> int:
+    folder = Path(given["model"]).parent if "model" in given else output_folder(given.get("out_dir"))
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def _open(
+    stage: Stage, settings: Settings, state: TrainState, given: Mapping[str, Any]
+) -> tuple[dict[str, Any], StageData | None]:
+    """A stage's row of the report, from a sample of its batches."""
+    said: dict[str, Any] = {
+        "name": stage.name, "datasets": [spec.name for spec in stage.datasets], "epochs": stage.epochs, "samples": [],
+    }  # fmt: skip
+    options = settings.for_stage(stage)
+    try:
+        data = open_stage(
+            stage, options, state.tokenizer, datasets_folder=datasets_folder(given.get("out_dir")),
+            report=lambda *_: None,
+        )  # fmt: skip
+        return said | _sampled(data, options), data
+    except UserError as error:
+        return said | {"problem": f"stage {stage.name}: {one_line(error, 400)}"}, None
+
+
+def _sampled(data: StageData, options: TrainOptions) -> dict[str, Any]:
+    samples: list[Sample] = []
+    rows = steps = chars_read = chars_shown = 0
+    batches = data.batches(Position())
+    for batch in batches:
+        samples += batch.samples
+        rows += batch.rows_read
+        steps += bool(batch.samples)
+        chars_read += batch.chars_read
+        chars_shown += batch.chars_shown
+        if steps == SAMPLED_BATCHES:
+            break
+    batches.close()
+    scale = data.rows_total / max(rows, 1)
+    lengths = [len(s.prompt_ids) + len(s.truth_ids) for s in samples]
+    return {
+        "rows": data.rows_total,
+        "steps_estimate": math.ceil(steps * scale),
+        "tokens_estimate": round(sum(lengths) * scale),
+        "text_shown": chars_shown / chars_read if chars_read else 1.0,
+        "longest": max(lengths, default=0),
+        "mean_tokens": sum(lengths) / len(lengths) if lengths else 0.0,
+        "samples": [
+            {"row": s.row, "prompt": s.prompt, "truth": s.truth, "tokens": len(s.prompt_ids) + len(s.truth_ids)}
+            for s in samples[:SHOWN_SAMPLES]
+        ],
+    }
+
+
+def _try_all(stage: Stage, data: StageData, state: TrainState, tried: list[dict[str, Any]]) -> float | None:
+    """Two mini-batches, a validation, a save and load; the rate of training in tokens a second, if it was measured."""
+    options = state.settings.for_stage(stage)
+    batches = data.batches(Position())
+    samples = [s for batch, _ in zip(batches, range(SAMPLED_BATCHES), strict=False) for s in batch.samples]
+    batches.close()
+    samples.sort(key=lambda s: -(len(s.prompt_ids) + len(s.truth_ids)))
+    size = options.mini_batch_size if isinstance(options.mini_batch_size, int) else 4
+    rates: list[float] = []
+
+    def train() -> str:
+        rates.append(_train(state, options, samples[: 2 * size], size))
+        longest = len(samples[0].prompt_ids) + len(samples[0].truth_ids)
+        return f"two mini-batches of {size}, the longest sample {longest} tokens: {rates[0]:,.0f} tokens/s"
+
+    def validate() -> str:
+        held_out, _ = data.validation(0, options.validation_batch_size)
+        if not held_out:
+            return "no validation rows: nothing to validate on"
+        score = Scorer(state.model, state.hidden, state.tokenizer, state.precision).score(
+            held_out, options.validation_batch_size
+        )
+        return f"a validation of {len(held_out)} samples: loss {score.loss:.3f}"
+
+    def save() -> str:
+        with tempfile.TemporaryDirectory(prefix="lmplay-check-") as folder:
+            path = Path(folder) / "check.lmp"
+            begun = time.perf_counter()
+            size_bytes = write_checkpoint(state.checkpoint(), path)
+            load_checkpoint(path)
+            return f"a save and load of {size_bytes / 1e6:,.1f} MB in {time.perf_counter() - begun:.1f} s"
+
+    for what, work in (("training", train), ("validating", validate), ("saving", save)):
+        tried.append(_tried(what, work))
+    return rates[0] if rates else None
+
+
+def _tried(what: str, work: Callable[[], str]) -> dict[str, Any]:
+    """A dry run may fail in any way that the real run may: say how instead of ending."""
+    try:
+        return {"ok": True, "what": work()}
+    except Exception as error:
+        return {"ok": False, "what": f"{what}: {type(error).__name__}: {one_line(error, 300)}"}
+
+
+def _train(state: TrainState, options: TrainOptions, samples: list[Sample], mini_batch_size: int) -> float:
+    """Forward, backward and update of the longest samples; real tokens a second of the second time."""
+    freeze(state.model, options.default_freeze)
+    optimizer = build_optimizer(
+        options.optimizer, state.model, lr=options.lr, weight_decay=options.weight_decay,
+        device_type=state.device.type,
+    )  # fmt: skip
+    state.optimizer, state.optimizer_name, state.scaler = optimizer, options.optimizer, state.precision.scaler()
+    settings = StepSettings(
+        device=state.device, mini_batch_size=mini_batch_size, normalization=options.loss_normalization,
+        include_prompts=options.include_prompts, grad_clip=options.grad_clip, autocast=state.precision.autocast,
+        scaler=state.scaler,
+    )  # fmt: skip
+    seconds = math.inf
+    for _ in range(2):  # the first one also allocates
+        begun = time.perf_counter()
+        optimizer.zero_grad(set_to_none=True)
+        result = accumulate_gradients(state.model, state.hidden, samples, settings)
+        apply_update(optimizer, result, settings, options.lr)
+        if state.device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - begun
+        if not is_finite(result):
+            raise UserError("the loss or its gradient is not finite in the first step")
+    return result.num_tokens / seconds
