@@ -17,8 +17,8 @@ class HeldOut:
         self.rows = rows
         self._key = key
         # The last bits of a quotient are no reason for a larger block.
-        block = math.ceil(max(1 / share, rows / MOST_ROWS) - 1e-9) if share > 0 and rows > 1 else 0
-        self._block = min(block, rows)
+        block = max(1 / share, rows / MOST_ROWS) - 1e-9 if share > 0 and rows > 1 else 0
+        self._block = rows if block > rows else math.ceil(block)
         self._full, self._tail = divmod(rows, self._block) if self._block else (0, rows)
         tail_held = self._block > 0 and self._tail > 0 and self._choice(self._full) < self._tail
         self.held_rows = self._full + tail_held

@@ -30,4 +30,5 @@ ODD = st.one_of(
     st.builds(lambda piece, count: piece * count, st.sampled_from(["a", "é", "😀", ".", " ", "\n", "a.", '".'])
               , st.integers(1, 200)),
 )  # fmt: skip
+SHORT = st.one_of(PROSE.map(lambda text: text[:120]), st.text("ab é😀 .\n", max_size=60))
 TEXTS = st.one_of(PROSE, PROSE, ODD)
