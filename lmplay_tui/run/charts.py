@@ -13,8 +13,7 @@ from lmplay_tui.text import one_line
 
 AVERAGE_COUNT = 300
 MIN_SHOW = 0.99
-# A run that reaches so many times higher than the others does not set the scale; differences may lie further apart.
-_OFF_SCALE, _OFF_SCALE_DIFFERENCE = 3.0, 10.0
+_OFF_SCALE = 3.0  # a run that reaches so many times higher than the others does not set the scale
 _SPLIT_WORDS = {"train": "training", "validate": "validation"}
 
 
@@ -99,7 +98,10 @@ def _round_ticks(low: float, high: float, most: int) -> list[float]:
     wanted = (high - low) / most
     power = 10.0 ** math.floor(math.log10(wanted))
     step = power * next(factor for factor in (1, 2, 2.5, 5, 10, 20) if factor * power >= wanted)
-    return [round(place * step, 12) for place in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    places = range(math.ceil(low / step), math.floor(high / step) + 1)
+    # Twelve digits: 0.30000000000000004 is 0.3, which may then lie beyond the range's end.
+    ticks = {float(f"{place * step:.12g}") for place in places}
+    return sorted(tick for tick in ticks if low <= tick <= high)
 
 
 def _log_ticks(low: float, high: float, most: int) -> list[float]:
@@ -163,7 +165,7 @@ def difference_chart(curves: Sequence[Curve], metric: Metric, options: PlotOptio
         y_label=f"difference in {'loss (nats per token)' if metric == 'loss' else 'word accuracy'}",
         lines=_best_first(lines, metric),
         x_limits=x_limits,
-        y_limits=_difference_limits(lines, x_limits),
+        y_limits=_difference_limits(lines, x_limits, float(np.abs(target_trend).max())),
         # What counts is the end of the curves: a log axis, only so that short runs are not squeezed beside long ones.
         log_x=x_limits[1] >= 4 * min(line.tokens[-1] for line in lines),
         log_y=False,
@@ -239,25 +241,33 @@ def _level_limits(
                 low, high = np.quantile(raw, [0.01, 0.99])
                 lows.append(float(low))
                 highs.append(float(high))
-    low, high = min(lows), _highest(highs, _OFF_SCALE) if metric == "loss" else max(highs)
+    low, high = min(lows), _highest(highs) if metric == "loss" else max(highs)
     return _padded(low, high, keep_positive=low > 0)
 
 
-def _difference_limits(lines: Sequence[Line], x_limits: tuple[float, float]) -> tuple[float, float]:
+def _difference_limits(
+    lines: Sequence[Line], x_limits: tuple[float, float], target_level: float
+) -> tuple[float, float]:
+    """Limits that hold zero and every difference up to the target's own level: what lies beyond has blown up."""
     # The very first points of a difference swing widely and say little: they do not set the scale.
     tails = [values[len(values) // 10 :] for values in (_shown(line, x_limits) for line in lines)]
-    low = -_highest([-min(float(tail.min()), 0.0) for tail in tails], _OFF_SCALE_DIFFERENCE)
-    high = _highest([max(float(tail.max()), 0.0) for tail in tails], _OFF_SCALE_DIFFERENCE)
+    low = -_within([-float(tail.min()) for tail in tails], target_level)
+    high = _within([float(tail.max()) for tail in tails], target_level)
     return _padded(low, high, keep_positive=False)
 
 
-def _highest(tops: Sequence[float], off_scale: float) -> float:
+def _within(tops: Sequence[float], cap: float) -> float:
+    usual = max((top for top in tops if 0 < top <= cap), default=0.0)
+    return usual or (cap if max(tops) > cap else 0.0)
+
+
+def _highest(tops: Sequence[float]) -> float:
     """The highest of the runs' tops, without those of runs that went off the scale of the others."""
     positive = sorted(top for top in tops if top > 0)
     if not positive:
         return max(tops)
     usual = positive[(len(positive) - 1) // 2]
-    return max(top for top in positive if top <= off_scale * usual)
+    return max(top for top in positive if top <= _OFF_SCALE * usual)
 
 
 def _padded(low: float, high: float, *, keep_positive: bool) -> tuple[float, float]:

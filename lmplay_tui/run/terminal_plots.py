@@ -13,7 +13,7 @@ from lmplay_tui.text import one_line
 # Of the sixteen colours that every terminal has; each line also carries its letter.
 _COLOURS = ("cyan+", "orange", "green+", "magenta+", "blue+", "red+", "white")
 _LETTERS = string.ascii_lowercase + string.ascii_uppercase + string.digits
-_ASCII = str.maketrans(dict(zip("│─┌┐└┘├┤┬┴┼·", "|-+++++++++.", strict=True)) | {"…": "..."})
+_ASCII = str.maketrans("│─┌┐└┘├┤┬┴┼·…", "|-+++++++++.~")
 _Y_LABEL_COLUMNS = 10  # what plotext takes for the axis, about
 
 

@@ -1,0 +1,45 @@
+"""Runs as a trainer would have recorded them, without training."""
+
+import math
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from lmplay_tui.run.curves import Curve
+from lmplay_tui.run.statistics import RunStatistics
+
+
+def falling(step: int) -> float:
+    """A loss that falls as training losses do."""
+    return 3.0 + 5.0 / math.sqrt(1 + step / 8)
+
+
+def record_run(
+    folder: Path, name: str, *, steps: int = 60, seed: int = 0, loss: Callable[[int], float] = falling,
+    validate: bool = True,
+) -> list[Path]:
+    """Write the statistics of a run of two stages and return the files' paths."""
+    dice = random.Random(seed)
+    statistics = RunStatistics(name)
+    for step in range(steps):
+        stage = "first" if step < steps // 2 else "second"
+        value = loss(step) + dice.gauss(0, 0.05)
+        accuracy = dice.random() * 0.5
+        statistics.trained(stage, rows=5, tokens=1000, loss_tokens=800, loss=value, accuracy=accuracy)
+        if validate and step % 2:
+            statistics.validated(stage, rows=2, tokens=300, loss_tokens=200, loss=value + 0.1, accuracy=accuracy)
+    return statistics.write(folder)
+
+
+def curve(
+    label: str, tokens: list[float], loss: list[float], accuracy: list[float] | None = None, split: str = "train"
+) -> Curve:
+    """A curve straight from numbers."""
+    unknown = [math.nan] * len(tokens)
+    return Curve(
+        label=label, path=Path(f"{label}_{split}_stats.json"), name=label, stage=None, split=split,
+        tokens=np.array(tokens, dtype=np.float64), loss=np.array(loss, dtype=np.float64),
+        accuracy=np.array(accuracy or unknown, dtype=np.float64),
+    )  # fmt: skip
