@@ -140,5 +140,5 @@ def _fitted(values: Array, count: int) -> Array:
     with np.errstate(divide="ignore", invalid="ignore"):
         line = (x_2 * y_1 - x_1 * xy) / spread
         mean = y_1 / weight
-    enough = (weight >= 3) & (spread > 0.5)  # whole numbers: below, it is zero
+    enough = spread > 0.5  # a whole number: zero where fewer than two points are known
     return np.where(enough, line, mean)
