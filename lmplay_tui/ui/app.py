@@ -21,6 +21,7 @@ from lmplay_tui.ui.ascii import AsciiFilter, terminal_needs_ascii
 from lmplay_tui.ui.ending import ending_lines
 from lmplay_tui.ui.messages import LeaveAsked, StartAsked
 from lmplay_tui.ui.screens.dashboard import Dashboard
+from lmplay_tui.ui.screens.launcher import Launcher
 from lmplay_tui.ui.session import LiveSource, end_anyway
 from lmplay_tui.ui.source import FolderSource, Source
 from lmplay_tui.ui.terminal import Signals, StrayPrints, use_safe_writer
@@ -85,8 +86,6 @@ class LmplayApp(App[int]):
     # ---- screens
 
     def show_launcher(self) -> None:
-        from lmplay_tui.ui.screens.launcher import Launcher
-
         self.push_screen(Launcher(self.given))
 
     def show_run(self, source: Source) -> None:
@@ -150,6 +149,11 @@ class LmplayApp(App[int]):
             self.source.send(HandOver(reason="the line was lost"))
         else:
             self.stop_by_signal(signal.SIGHUP.name)
+
+    async def action_quit(self) -> None:
+        """Ctrl+Q, which Textual takes to leave at once: ask as `q` does; in a dialog, nothing."""
+        if isinstance(self.screen, Dashboard | Launcher):
+            self.screen.action_leave()
 
     # ---- manners
 

@@ -54,6 +54,9 @@ class Dashboard(Planning):
         self._curves_at = self._machine_at = -1e9
         self._shown_pane = 1
         self._cells: tuple[int, int] = (0, 0)
+        self._layout = "-medium"
+        self._zoomed = False
+        self._rows_now = ""
 
     def compose(self) -> ComposeResult:
         with Horizontal(id="top"):
@@ -132,8 +135,14 @@ class Dashboard(Planning):
             layout = "-single"
         if width < 50 or height < 14:
             layout = "-tiny"
-        for name in ("-large", "-medium", "-single", "-tiny"):
-            self.set_class(name == layout, name)
+        self._layout = layout
+        self._lay_out()
+
+    def _lay_out(self) -> None:
+        """Set the classes by which the style sheet places the panes."""
+        shown = "-zoomed" if self._zoomed and self._layout != "-tiny" else self._layout
+        for name in ("-large", "-medium", "-single", "-tiny", "-zoomed"):
+            self.set_class(name == shown, name)
         self._lay_rows(self.view)
         self.call_after_refresh(self.refresh_now)
 
@@ -149,7 +158,7 @@ class Dashboard(Planning):
             rows = f"{stages} 3fr 2fr 14"
         else:
             rows = f"{stages} 1fr 12 {max(min(self._cells[1] // 5, 9), 6)}"
-        if body.styles.grid_rows is None or getattr(self, "_rows_now", "") != rows:
+        if rows != self._rows_now:
             self._rows_now = rows
             body.styles.grid_rows = rows
 
@@ -198,12 +207,11 @@ class Dashboard(Planning):
 
     def action_zoom(self) -> None:
         """The chosen pane alone, or all of them again."""
-        self.toggle_class("-zoomed")
-        self._lay_rows(self.view)
-        self.call_after_refresh(self.refresh_now)
+        self._zoomed = not self._zoomed
+        self._lay_out()
 
     def action_back(self) -> None:
-        if self.has_class("-zoomed"):
+        if self._zoomed:
             self.action_zoom()
         elif self._shown_pane == 4:
             self._choose_pane(2)

@@ -113,7 +113,10 @@ class Curriculum(Lines):
         quiet = "" if running else "dim"
         return {
             "percent": (f"{stage.fraction:.0%}".replace("%", " %"), "strong" if running else "dim"),
-            "rows": (f"{short_count(stage.rows_done)}/{short_count(stage.rows_total)}" if stage.rows_total else "–", quiet),
+            "rows": (
+                f"{short_count(stage.rows_done)}/{short_count(stage.rows_total)}" if stage.rows_total else "–",
+                quiet,
+            ),
             "loss": (loss_text(stage.loss), "train" if math.isfinite(stage.loss) else "dim"),
             "eval": self._eval(stage),
             "rate": (rate_text(stage.tokens_per_s), quiet),

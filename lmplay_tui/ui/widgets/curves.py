@@ -226,13 +226,13 @@ class Curves(Lines):
         values = smoothed(points, max(self.window.span, 20))
         line = Points(points.x, values, values, values, points.count)
         curves.append(Curve(*to_columns(line, *self._x_range, 2 * columns), "ghost"))
+        name = f"┈ {fitted(ghost.name, min(len(ghost.name), 16))}"
         if ours is None or not len(ours):
             return
         own = ours.points(self.window.axis)
         x = self.window.cursor if self.window.cursor is not None else float(own.x[-1])
         difference = value_near(own, smoothed(own, max(self.window.span, 20)), x) - value_near(points, values, x)
-        if math.isfinite(difference):
-            legend.append((f"┈ {fitted(ghost.name, min(len(ghost.name), 16))} {difference:+.3f}  ", "ghost"))
+        legend.append((f"{name} {difference:+.3f}  " if math.isfinite(difference) else f"{name}  ", "ghost"))
 
     def _assembled(self, view: RunView, group: Group, curves: list[Curve]) -> Chart:
         log = self.window.log

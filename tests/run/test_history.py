@@ -1,0 +1,119 @@
+"""Curves in memory: what must survive reduction, and what may not grow."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lmplay_tui.run.history import (
+    AXES,
+    BUCKETS,
+    MAX_METRICS,
+    RECENT,
+    At,
+    History,
+    Points,
+    Series,
+    smoothed,
+    to_columns,
+    value_near,
+)
+
+
+def filled(values: np.ndarray, start: int = 1) -> Series:
+    series = Series()
+    for i, value in enumerate(values, start):
+        series.add(At(i, i * 10, i * 1000, i * 0.5), float(value))
+    return series
+
+
+def test_few_points_are_kept_exactly() -> None:
+    values = np.random.default_rng(0).normal(size=RECENT)
+    points = filled(values).points("rows")
+    assert points.mean.tolist() == values.tolist()
+    assert points.x.tolist() == [10.0 * i for i in range(1, RECENT + 1)]
+
+
+@pytest.mark.parametrize("count", [2 * RECENT, 2 * RECENT + 1, 3 * RECENT, 20 * RECENT + 7])
+def test_every_value_is_counted_once_and_extremes_survive(count: int) -> None:
+    values = np.random.default_rng(1).normal(size=count)
+    values[count // 3], values[5] = 99.0, -99.0
+    points = filled(values).points()
+    assert points.count.sum() == count
+    assert points.greatest.max() == 99.0
+    assert points.least.min() == -99.0
+    assert np.isclose((points.mean * points.count).sum() / count, values.mean())
+    assert np.all(np.diff(points.x) > 0)
+    assert points.mean[-RECENT:].tolist() == values[-RECENT:].tolist()
+
+
+def test_memory_is_bounded_and_a_spike_of_one_step_is_drawn_after_a_million() -> None:
+    series = Series()
+    rows = np.random.default_rng(2).normal(size=1_000_000)
+    rows[123_456] = 50.0
+    for i, value in enumerate(rows.tolist()):
+        series.add(At(i, i, i, i), value)
+    points = series.points()
+    assert len(points) <= BUCKETS + 2 * RECENT
+    assert points.count.sum() == 1_000_000
+    x, y = to_columns(points, 0, 1_000_000, 200)
+    assert y.max() == 50.0
+    assert abs(x[y.argmax()] - 123_456) < 1_000_000 / 200
+    assert len(x) <= 2 * 203
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=300), st.integers(1, 40))
+def test_columns_keep_the_extremes_of_what_is_in_sight(values: list[float], columns: int) -> None:
+    points = filled(np.array(values)).points()
+    x, y = to_columns(points, 0, len(values) + 1, columns)
+    assert y.min() == min(values)
+    assert y.max() == max(values)
+    assert np.all(np.diff(x) >= 0)
+
+
+def test_a_resume_drops_what_came_after() -> None:
+    series = filled(np.arange(3 * RECENT, dtype=float))
+    series.drop_beyond(2.5 * RECENT)
+    assert series.points().x[-1] == 2.5 * RECENT
+    series.drop_beyond(100)
+    assert series.points().x[-1] <= 100
+    series.add(At(101, 1, 1, 1), 7.0)
+    assert series.last() == 7.0
+
+
+def test_what_is_not_finite_leaves_a_gap() -> None:
+    series = filled(np.array([1.0, math.nan, math.inf, 2.0]))
+    assert series.points().x.tolist() == [1.0, 4.0]
+
+
+def test_axes_place_the_same_points() -> None:
+    history = History()
+    for i in range(1, 11):
+        history.add("train/loss", At(i, i * 10, i * 1000, i * 0.5), i)
+    assert [history.locate(4, axis) for axis in AXES] == [4.0, 40.0, 4000.0, 2.0]
+
+
+def test_invented_metrics_do_not_fill_the_memory() -> None:
+    history = History()
+    for i in range(MAX_METRICS + 50):
+        history.add(f"x/{i}", At(1, 1, 1, 1), 1.0)
+    assert len(history.series) == MAX_METRICS
+
+
+def test_smoothing_is_debiased_and_weighs_buckets_by_their_count() -> None:
+    flat = Points(*(np.arange(5.0), np.full(5, 3.0), np.full(5, 3.0), np.full(5, 3.0), np.ones(5)))
+    assert smoothed(flat, 50) == pytest.approx([3.0] * 5)
+    one_by_one = filled(np.array([1.0, 2.0, 2.0, 2.0])).points()
+    bucket = Points(
+        np.array([1.0, 4.0]), np.array([1.0, 2.0]), np.array([1.0, 2.0]), np.array([1.0, 2.0]), np.array([1.0, 3.0])
+    )
+    assert smoothed(bucket, 10)[-1] == pytest.approx(smoothed(one_by_one, 10)[-1])
+
+
+def test_a_value_is_read_between_its_neighbours_only() -> None:
+    points = filled(np.array([1.0, 2.0, 4.0])).points()
+    assert value_near(points, points.mean, 2.5) == 3.0
+    assert math.isnan(value_near(points, points.mean, 3.5))

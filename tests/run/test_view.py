@@ -1,0 +1,160 @@
+"""A run's view: the same from live events and from journals, and bounded."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+from lmplay_tui.run import events as happened
+from lmplay_tui.run.pace import Pace, StepTime
+from lmplay_tui.run.view import MAX_DETAILED, MAX_LOG, MAX_PREDICTIONS, RunView
+from tests.ui.fake import STAGES, Clock, fed, prediction, stage_started, started, step_done, training
+
+
+def seen(events: Iterable[happened.Event], clock: Clock | None = None) -> RunView:
+    view = RunView(clock or Clock())
+    for event in events:
+        view.apply(event.record())
+    return view
+
+
+def journals(events: Iterable[happened.Event]) -> list[dict[str, Any]]:
+    """What the recorder writes of these events: a metrics row for each step."""
+    records = []
+    for event in events:
+        if isinstance(event, happened.StepDone):
+            records.append(
+                {
+                    "step": event.step, "samples": event.rows, "stage_samples": event.stage_rows,
+                    "tokens": event.tokens, "elapsed_s": event.elapsed_s, "stage": event.stage,
+                    "train/loss": event.loss, "train/lr": event.lr, "time/step_s": event.step_s,
+                }
+            )  # fmt: skip
+        elif isinstance(event, happened.Predicted):
+            records.append({"step": event.step, "stage": event.stage, **event.record()["prediction"]})
+        elif event.journaled:
+            records.append(event.record() | {"time": "2026-09-21T12:00:00.000Z"})
+    return records
+
+
+def test_journals_give_the_same_picture_as_live_events() -> None:
+    live = seen(training(150))
+    attached = RunView(Clock())
+    for record in journals(training(150)):
+        attached.apply(record)
+    for name in ("train/loss", "val/loss", "eval/loss", "train/lr"):
+        ours, theirs = live.history.series[name].points("rows"), attached.history.series[name].points("rows")
+        assert ours.x.tolist() == theirs.x.tolist()
+        assert ours.mean.tolist() == theirs.mean.tolist()
+    assert [stage.state for stage in attached.stages] == [stage.state for stage in live.stages]
+    assert [stage.rows_done for stage in attached.stages] == [stage.rows_done for stage in live.stages]
+    assert len(attached.predictions) == len(live.predictions)
+    assert [mark.kind for mark in attached.marks] == [mark.kind for mark in live.marks]
+
+
+def test_journal_means_do_not_double_what_steps_have_told() -> None:
+    view = seen([started(), stage_started(0, 0, 0), step_done(1, "topics", 10, 10, 5.0)])
+    values = {"step": 1, "samples": 10, "tokens": 900, "elapsed_s": 0.25, "train/loss": 5.0, "perf/mfu": 0.3}
+    view.apply(happened.MetricsLogged(values).record())
+    assert len(view.history.series["train/loss"]) == 1
+    assert view.history.series["perf/mfu"].last() == 0.3
+
+
+def test_a_resume_drops_later_rows_marks_and_predictions() -> None:
+    view = RunView(Clock())
+    for record in [*journals(training(150)), {"resumed_from": 95}]:
+        view.apply(record)
+    assert view.history.series["train/loss"].last_at("step") == 95
+    assert max(mark.step for mark in view.marks) <= 95
+    assert max(each.step for each in view.predictions) <= 95
+
+
+def test_forgetting_is_the_change_since_a_stages_own_end() -> None:
+    def scores(**losses: float) -> dict[str, happened.EvaluationResult]:
+        return {name: happened.EvaluationResult(loss, None, 1.0) for name, loss in losses.items()}
+
+    view = seen([started(), stage_started(0, 0, 0)])
+    view.apply(happened.Evaluated(5, "topics", 50, 1, scores(topics=2.91), True, 1.0).record())
+    view.apply(happened.Evaluated(9, "docstrings", 90, 1, scores(docstrings=3.3, topics=3.05), True, 1.0).record())
+    topics = view.stages[0]
+    assert (topics.eval_at_end, topics.eval_now) == (2.91, 3.05)
+    assert view.history.series["eval/loss"].last() == 3.3
+
+
+def test_eta_counts_every_stage_that_is_left() -> None:
+    clock = Clock()
+    view = RunView(clock)
+    for event in training(60):
+        view.apply(event.record())
+        if isinstance(event, happened.StepDone):
+            clock.now += 0.5  # twenty rows a second
+    assert view.seconds_left(view.stages[0]) == pytest.approx(30, rel=0.05)
+    assert view.seconds_left() == pytest.approx((600 + 4800 + 2400) / 20, rel=0.05)
+
+
+def test_a_changed_plan_keeps_what_stages_have_done() -> None:
+    view = fed(150).view
+    infos = (*STAGES, happened.StageInfo("more", ("pydocs",), 1.0, None, 0))
+    view.apply(happened.PlanChanged(150, ("stage more: new",), "text", infos).record())
+    assert [stage.name for stage in view.stages][-1] == "more"
+    assert view.stage is not None and view.stage.name == "docstrings"
+    assert math.isfinite(view.stages[0].eval_at_end)
+    assert view.plan_text == "text"
+
+
+def test_ends_are_states_and_the_past_of_a_resumed_run_is_not_its_end() -> None:
+    view = seen([*training(20), happened.RunStopped(20, "a.lmp", "lmplay-tui --model a.lmp", "asked")])
+    assert (view.state, view.over) == ("stopped", True)
+    past = RunView(Clock())
+    for record in journals([*training(20), happened.RunStopped(20, "a.lmp", "x", "asked")]):
+        past.apply_past(record)
+    assert (past.state, past.over) == ("starting", False)
+    assert len(past.history.series["train/loss"]) == 20
+
+
+def test_floods_stay_within_bounds() -> None:
+    view = seen([started()])
+    for i in range(MAX_LOG + 500):
+        view.apply(happened.Warned(f"warning {i}", i).record())
+        view.apply(happened.Predicted(i, "topics", prediction(truth="one two")).record())
+    assert len(view.log) == MAX_LOG
+    assert len(view.predictions) <= MAX_PREDICTIONS
+    assert sum("top5" in each.values for each in view.predictions) <= MAX_DETAILED
+    assert view.predictions[0].step < 10, "the run's beginning stays in reach"
+    assert view.predictions[-1].step == MAX_LOG + 499
+
+
+def test_validations_in_a_row_are_one_line_of_the_log() -> None:
+    view = seen([started()])
+    for step in (10, 20, 30):
+        view.apply(happened.Validated(step, "topics", step, step, 3.0, None, 4, 0.1).record())
+    assert [entry.text for entry in view.log][1:] == ["validated at step 30: loss 3.000"]
+
+
+@pytest.mark.parametrize(
+    "record", [{}, {"event": "Nonsense"}, {"event": "StepDone"}, {"step": "x", "a/b": []}, {"prompt": 1}]
+)
+def test_spoilt_lines_of_a_journal_are_passed_over(record: dict[str, Any]) -> None:
+    view = seen(training(5))
+    view.apply_past(record)
+    assert view.history.series["train/loss"].last_at("step") == 5
+
+
+def test_pace_forgets_old_marks_and_starts_anew() -> None:
+    pace = Pace(window_s=100)
+    for second in range(200):
+        pace.mark(second, second * 5 if second < 100 else 500 + (second - 100) * 20, 0)
+    assert pace.rows_per_s == pytest.approx(20, rel=0.05)
+    pace.clear()
+    assert math.isnan(pace.rows_per_s)
+
+
+def test_step_time_names_the_waste_before_the_work() -> None:
+    times = StepTime()
+    times.step(1.0, {"data": 0.2, "forward": 0.3, "backward": 0.4})
+    assert times.sentence().startswith("20 % of the time waiting for data")
+    assert times.shares()["other"] == pytest.approx(0.1)
+    fine = StepTime()
+    fine.step(1.0, {"data": 0.01, "forward": 0.3, "backward": 0.6})
+    assert fine.sentence() == "60 % of the time in the backward pass"

@@ -1,0 +1,65 @@
+"""Dashboards on fake runs: no threads, no waiting."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from textual.app import App
+from textual.pilot import Pilot
+
+from lmplay_tui.ui.app import LmplayApp
+from lmplay_tui.ui.screens.dashboard import Dashboard
+from tests.ui.fake import FakeSource, fed
+
+Open = Callable[..., AbstractAsyncContextManager[Pilot[int]]]
+
+
+@pytest.fixture(autouse=True)
+def plain_terminal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The same screen wherever the tests run."""
+    for name in ("NO_COLOR", "TEXTUAL_THEME", "COLORTERM"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def source() -> FakeSource:
+    return fed(330)
+
+
+@pytest.fixture
+def dashboard() -> Open:
+    """Opens a dashboard on a source."""
+
+    @asynccontextmanager
+    async def opened(
+        source: FakeSource, size: tuple[int, int] = (120, 40), **given: Any
+    ) -> AsyncIterator[Pilot[int]]:
+        app = LmplayApp({"tz": "UTC", **given}, source=source, timers=False)
+        async with app.run_test(size=size) as pilot:
+            await pilot.pause()
+            await tick(pilot)
+            yield pilot
+
+    return opened
+
+
+async def tick(pilot: Pilot[Any]) -> None:
+    """Let the dashboard look at its run once, and draw everything."""
+    app = pilot.app
+    assert isinstance(app, LmplayApp)
+    app.tick()
+    for screen in app.screen_stack:
+        if isinstance(screen, Dashboard):
+            screen.refresh_now()
+    await pilot.pause()
+
+
+def text_of(app: App[Any]) -> str:
+    """What stands on the screen, line by line."""
+    width, height = app.size
+    lines = app.screen._compositor.render_strips()
+    return "\n".join("".join(segment.text for segment in line) for line in lines[:height]) + f"\n{width}x{height}"

@@ -1,0 +1,385 @@
+"""Every key and button of the dashboard, on a fake run."""
+
+from pathlib import Path
+
+import pytest
+from textual.widgets import Input, TextArea
+
+from lmplay_tui.run import controls
+from lmplay_tui.run import events as happened
+from lmplay_tui.run.folder import RunFolder
+from lmplay_tui.ui.app import LmplayApp
+from lmplay_tui.ui.screens.dashboard import PANES, Dashboard
+from lmplay_tui.ui.screens.dialogs import ChoiceDialog
+from lmplay_tui.ui.screens.help import Help, actions_of
+from lmplay_tui.ui.widgets.curves import Curves
+from lmplay_tui.ui.widgets.predictions import Predictions
+from tests.ui.conftest import Open, text_of, tick
+from tests.ui.fake import FakeSource, fed
+
+SIMPLE = {
+    "s": controls.SaveNow(),
+    "ctrl+s": controls.SaveNow(),
+    "p": controls.Pause(),
+    "v": controls.ValidateNow(),
+}
+
+
+@pytest.mark.parametrize(("key", "command"), SIMPLE.items())
+async def test_a_key_sends_its_command(
+    dashboard: Open, source: FakeSource, key: str, command: controls.Command
+) -> None:
+    async with dashboard(source) as pilot:
+        await pilot.press(key)
+        assert source.sent == [command]
+
+
+@pytest.mark.parametrize(
+    ("button", "command"), [("save", controls.SaveNow()), ("pause", controls.Pause()), ("stop", controls.Stop())]
+)
+async def test_a_button_does_what_its_key_does(
+    dashboard: Open, source: FakeSource, button: str, command: controls.Command
+) -> None:
+    async with dashboard(source) as pilot:
+        await pilot.click(f"#{button}")
+        await pilot.pause()
+        if button == "stop":
+            await pilot.press("enter")
+        assert source.sent == [command]
+
+
+@pytest.mark.parametrize(
+    ("keys", "when"), [("x enter", "now"), ("x n", "now"), ("x e", "stage_end"), ("x down enter", "stage_end")]
+)
+async def test_stopping_asks_when(dashboard: Open, source: FakeSource, keys: str, when: controls.StopWhen) -> None:
+    async with dashboard(source) as pilot:
+        await pilot.press(*keys.split())
+        assert source.sent == [controls.Stop(when=when)]
+
+
+@pytest.mark.parametrize(
+    "keys", ["x escape", "q escape", "q c", "l escape", "b escape", "g escape", "r escape", "ctrl+q escape"]
+)
+async def test_escape_leaves_a_dialog_and_the_run_alone(dashboard: Open, source: FakeSource, keys: str) -> None:
+    async with dashboard(source) as pilot:
+        await pilot.press(*keys.split())
+        await pilot.pause()
+        assert source.sent == []
+        assert isinstance(pilot.app.screen, Dashboard)
+        assert pilot.app.return_code is None
+
+
+@pytest.mark.parametrize(
+    ("keys", "command"), [("q s", controls.Stop()), ("q enter", controls.Stop()), ("q d", controls.HandOver())]
+)
+async def test_leaving_asks_what_becomes_of_the_run(
+    dashboard: Open, source: FakeSource, keys: str, command: controls.Command
+) -> None:
+    async with dashboard(source) as pilot:
+        await pilot.press(*keys.split())
+        assert source.sent == [command]
+        assert pilot.app.is_running
+
+
+async def test_the_dashboard_leaves_when_the_run_has_stopped(dashboard: Open, source: FakeSource) -> None:
+    async with dashboard(source) as pilot:
+        await pilot.press("x", "enter")
+        source.exit_code = 0
+        source.waiting = [happened.RunStopped(330, "a.lmp", "lmplay-tui --model a.lmp", "asked")]
+        await tick(pilot)
+        assert pilot.app.return_value == 0
+
+
+@pytest.mark.parametrize(
+    ("end", "code"), [(happened.RunDone(330, "a.lmp", 9.0), 0), (happened.RunFailed("loss is NaN", 3, 330, "a.lmp"), 3)]
+)
+async def test_a_run_that_is_done_or_failed_stays_until_q(
+    dashboard: Open, source: FakeSource, end: happened.Event, code: int
+) -> None:
+    async with dashboard(source) as pilot:
+        source.exit_code, source.waiting = code, [end]
+        await tick(pilot)
+        assert pilot.app.return_value is None
+        assert source.view.state in text_of(pilot.app)
+        await pilot.press("s")
+        assert source.sent == []
+        await pilot.press("q")
+        assert pilot.app.return_value == code
+
+
+async def test_ctrl_c_stops_and_again_leaves_at_once(dashboard: Open, source: FakeSource) -> None:
+    async with dashboard(source) as pilot:
+        await pilot.press("ctrl+c")
+        assert source.sent == [controls.Stop(reason="ctrl+c")]
+        assert pilot.app.is_running
+        await pilot.press("ctrl+c")
+        assert isinstance(pilot.app, LmplayApp)
+        assert pilot.app.left_at_once
+        assert pilot.app.return_value == 130
+
+
+async def test_leaving_an_attached_run_never_touches_it(dashboard: Open) -> None:
+    source = fed(100, live=False)
+    async with dashboard(source) as pilot:
+        await pilot.press("q")
+        assert source.sent == []
+        assert pilot.app.return_value == 0
+
+
+async def test_pause_becomes_go_on(dashboard: Open, source: FakeSource) -> None:
+    async with dashboard(source) as pilot:
+        source.waiting = [happened.Paused(330)]
+        await tick(pilot)
+        assert "paused" in text_of(pilot.app)
+        assert "Go on" in text_of(pilot.app)
+        await pilot.press("p")
+        assert source.sent == [controls.Resume()]
+
+
+@pytest.mark.parametrize(
+    ("typed", "command"),
+    [("*0.5", controls.SetLearningRate(factor=0.5)), ("1e-4", controls.SetLearningRate(value=1e-4))],
+)
+async def test_the_learning_rate_is_typed(
+    dashboard: Open, source: FakeSource, typed: str, command: controls.Command
+) -> None:
+    async with dashboard(source) as pilot:
+        await pilot.press("l", *typed.replace("*", "\0").replace("\0", "*"), "enter")
+        await pilot.pause()
+        assert source.sent == [command]
+
+
+@pytest.mark.parametrize("typed", ["", "0", "-1", "nan", "inf", "*", "abc"])
+async def test_a_learning_rate_that_is_none_stays_in_the_dialog(
+    dashboard: Open, source: FakeSource, typed: str
+) -> None:
+    async with dashboard(source) as pilot:
+        await pilot.press("l")
+        pilot.app.screen.query_one(Input).value = typed
+        await pilot.press("enter")
+        await pilot.pause()
+        assert source.sent == []
+        assert "above 0" in text_of(pilot.app)
+
+
+async def test_a_bookmark_takes_a_note(dashboard: Open, source: FakeSource) -> None:
+    async with dashboard(source) as pilot:
+        await pilot.press("b", *"good", "enter")
+        await pilot.pause()
+        assert source.sent == [controls.Bookmark("good")]
+
+
+async def test_asking_takes_a_prompt_temperature_and_top_k(dashboard: Open, source: FakeSource) -> None:
+    async with dashboard(source) as pilot:
+        await pilot.press("g")
+        for i, value in enumerate(["Once upon", "0.7", "40", "32"]):
+            pilot.app.screen.query_one(f"#field-{i}", Input).value = value
+        await pilot.press("enter")
+        await pilot.pause()
+        assert source.sent == [controls.Ask("Once upon", 32, 0.7, 40)]
+
+
+async def test_letters_do_not_act_while_text_is_typed(dashboard: Open, source: FakeSource) -> None:
+    async with dashboard(source) as pilot:
+        await pilot.press("b", *"sxpvq", "enter")
+        await pilot.pause()
+        assert source.sent == [controls.Bookmark("sxpvq")]
+        await pilot.press("e", *"sxpvqt1?/")
+        await pilot.pause()
+        assert pilot.app.screen.query_one(TextArea).text == "sxpvqt1?/"
+        assert len(source.sent) == 1
+        assert isinstance(pilot.app.screen, Dashboard)
+
+
+@pytest.mark.parametrize(("number", "name"), list(enumerate(PANES, start=1)))
+@pytest.mark.parametrize("size", [(80, 24), (120, 40), (200, 60)])
+async def test_numbers_show_and_focus_panes(
+    dashboard: Open, source: FakeSource, number: int, name: str, size: tuple[int, int]
+) -> None:
+    async with dashboard(source, size) as pilot:
+        await pilot.press(str(number))
+        await tick(pilot)
+        pane = pilot.app.screen.query_one(f"#{name}")
+        assert pane.display and pane.region.width > 0 and pane.region.height > 3
+        assert pilot.app.focused is not None
+        assert pane in (pilot.app.focused, *pilot.app.focused.ancestors)
+
+
+async def test_zoom_shows_one_pane_and_back_all(dashboard: Open, source: FakeSource) -> None:
+    async with dashboard(source) as pilot:
+        await pilot.press("6", "z")
+        await tick(pilot)
+        assert pilot.app.screen.query_one("#log").region.height == 38
+        assert not pilot.app.screen.query_one("#curves").display
+        await pilot.press("escape")
+        await tick(pilot)
+        assert pilot.app.screen.query_one("#curves").display
+
+
+async def test_tab_goes_through_all_panes_of_a_small_screen(dashboard: Open, source: FakeSource) -> None:
+    async with dashboard(source, (120, 40)) as pilot:
+        seen = set()
+        for _ in range(12):
+            await pilot.press("tab")
+            if pilot.app.focused is not None:
+                seen.add(pilot.app.focused.id)
+        assert {"curriculum", "curves", "predictions", "system", "log", "save", "pause", "stop"} <= seen
+
+
+async def test_help_lists_every_binding(dashboard: Open, source: FakeSource) -> None:
+    async with dashboard(source, (160, 60)) as pilot:
+        actions = actions_of(pilot.app.screen)
+        await pilot.press("question_mark")
+        await pilot.pause()
+        assert isinstance(pilot.app.screen, Help)
+        shown = text_of(pilot.app)
+        for action in actions:
+            assert (action.label.partition(": ")[2] or action.label) in shown
+        await pilot.press("escape")
+        assert isinstance(pilot.app.screen, Dashboard)
+
+
+async def test_the_palette_has_every_action(dashboard: Open, source: FakeSource) -> None:
+    async with dashboard(source) as pilot:
+        screen = pilot.app.screen
+        labels = {command.title for command in pilot.app.get_system_commands(screen)}
+        assert {action.label for action in actions_of(screen)} <= labels
+        assert {"save", "stop", "pause", "curves: log", "predictions: pin"} <= labels
+
+
+async def test_a_palette_action_of_a_pane_acts_on_that_pane(dashboard: Open, source: FakeSource) -> None:
+    async with dashboard(source) as pilot:
+        action = next(each for each in actions_of(pilot.app.screen) if each.label == "curves: log")
+        await action.call()
+        assert pilot.app.screen.query_one(Curves).window.log
+
+
+async def test_themes_go_round(dashboard: Open, source: FakeSource) -> None:
+    async with dashboard(source) as pilot:
+        first = pilot.app.theme
+        names = [first]
+        while True:
+            await pilot.press("t")
+            await pilot.pause()
+            if pilot.app.theme == first:
+                break
+            names.append(pilot.app.theme)
+        assert {"lmplay-light", "ansi-dark", "ansi-light"} <= set(names)
+
+
+async def test_curves_follow_their_keys(dashboard: Open, source: FakeSource) -> None:
+    async with dashboard(source) as pilot:
+        curves = pilot.app.screen.query_one(Curves)
+        window = curves.window
+        await pilot.press("right")
+        assert window.selected == 1
+        await pilot.press("left")
+        assert window.selected == 0
+        await pilot.press("up")
+        assert window.view == "stage"
+        await pilot.press("down")
+        assert window.view == "full"
+        await pilot.press("y")
+        assert window.log
+        await pilot.press("m")
+        assert window.span == 100
+        await pilot.press("a")
+        assert window.axis == "rows"
+        await pilot.press("plus", "plus", "minus")
+        assert window.zoom == 1
+        await pilot.press("comma")
+        assert window.pan > 0
+        await pilot.press("full_stop", "minus", "enter")
+        assert window.cursor == 3300
+        before = window.cursor
+        await pilot.press("left")
+        assert window.cursor < before
+        await pilot.press("left_square_bracket")
+        assert window.cursor == 3000
+        assert "saved" in text_of(pilot.app)
+        await pilot.press("escape")
+        assert window.cursor is None
+
+
+async def test_the_filter_keeps_matching_curves(dashboard: Open, source: FakeSource) -> None:
+    async with dashboard(source) as pilot:
+        await pilot.press("slash", *"time/", "enter")
+        await tick(pilot)
+        shown = text_of(pilot.app)
+        assert "time/backward_s" in shown
+        assert "▸ loss" not in shown
+
+
+async def test_predictions_step_through_the_run(dashboard: Open, source: FakeSource) -> None:
+    async with dashboard(source) as pilot:
+        await pilot.press("3")
+        pane = pilot.app.screen.query_one(Predictions)
+        await pilot.press("left", "left")
+        assert "31/33" in str(pane.border_subtitle)
+        await pilot.press("home")
+        assert "1/33" in str(pane.border_subtitle)
+        await pilot.press("end")
+        assert "newest" in str(pane.border_subtitle)
+        await pilot.press("left_square_bracket")
+        assert "32/33" in str(pane.border_subtitle)
+        await pilot.press("up")
+        assert "validation only" in str(pane.border_subtitle)
+        await pilot.press("i")
+        await pilot.pause()
+        assert source.sent == [controls.Pin("Title: collections.OrderedDict")]
+        await pilot.press("enter", "right", "right")
+        assert any("true" in text for row in pane.rows for text, _ in row)
+        await pilot.press("escape")
+        assert not any("true " in text for row in pane.rows for text, _ in row)
+
+
+async def test_a_ghost_is_chosen_and_dropped(dashboard: Open, source: FakeSource, tmp_path: Path) -> None:
+    earlier = RunFolder(tmp_path / "earlier.lmp")
+    earlier.folder.mkdir()
+    rows = "".join(
+        f'{{"step":{i},"samples":{i * 10},"tokens":{i},"elapsed_s":{i},"train/loss":4.0}}\n' for i in range(1, 200)
+    )
+    earlier.metrics.write_text(rows, encoding="utf-8")
+    async with dashboard(source, (120, 50)) as pilot:
+        await pilot.press("r")
+        await pilot.pause()
+        await pilot.press("enter")
+        await pilot.pause()
+        await tick(pilot)
+        assert "earlier" in text_of(pilot.app)
+        await pilot.press("2", "enter", *["left"] * 40)
+        await tick(pilot)
+        assert "earlier -" in text_of(pilot.app) or "earlier +" in text_of(pilot.app)
+        await pilot.press("r", "n")
+        await tick(pilot)
+        assert "earlier" not in text_of(pilot.app)
+
+
+async def test_the_key_bar_can_be_clicked(dashboard: Open, source: FakeSource) -> None:
+    async with dashboard(source) as pilot:
+        await pilot.click("#keys", offset=(118, 0))
+        await pilot.pause()
+        assert isinstance(pilot.app.screen, ChoiceDialog)
+
+
+async def test_choices_and_tabs_can_be_clicked(dashboard: Open, source: FakeSource) -> None:
+    async with dashboard(source, (80, 24)) as pilot:
+        await pilot.click("#tabs", offset=(20, 0))
+        await tick(pilot)
+        assert pilot.app.screen.query_one("#curves").has_class("-shown")
+        await pilot.press("x")
+        await pilot.click("#choices", offset=(10, 1))
+        await pilot.pause()
+        assert source.sent == [controls.Stop(when="stage_end")]
+
+
+def test_no_binding_is_declared_twice_for_a_key() -> None:
+    for kind in (Dashboard, Curves, Predictions):
+        keys = [
+            key
+            for base in kind.__mro__
+            if base.__module__.startswith("lmplay_tui")
+            for binding in base.__dict__.get("BINDINGS", ())
+            for key in binding.key.split(",")
+        ]
+        assert len(keys) == len(set(keys)), kind
