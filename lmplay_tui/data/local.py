@@ -94,10 +94,11 @@ def _opened(spec: DatasetSpec, load: Callable[[], T]) -> T:
         return load()
     except UserError:
         raise
-    except StopIteration as error:
-        raise UserError(f"dataset {spec.name}: {path} holds no rows") from error
     except OSError as error:
         raise DataError(f"dataset {spec.name}: {path}: {one_line(error.strerror or error)}") from error
     except Exception as error:  # the parsers' own kinds, without a common base
-        said = one_line(unchain(error), 160) or type(error).__name__
+        cause = unchain(error)
+        if isinstance(cause, StopIteration | IndexError) or "BatchSize must be greater" in str(cause):  # as readers say
+            raise UserError(f"dataset {spec.name}: {path} holds no rows") from error
+        said = one_line(cause, 160) or type(cause).__name__
         raise UserError(f"dataset {spec.name}: {path} cannot be read: {said}") from error

@@ -1,0 +1,111 @@
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from lmplay_tui.data.background import in_background
+from lmplay_tui.data.prefetch import ahead
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
+def data_threads() -> int:
+    return sum(thread.name == "data" for thread in threading.enumerate())
+
+
+def test_values_come_in_order_and_the_thread_ends() -> None:
+    before = data_threads()
+    assert list(ahead(iter(range(100)), 3)) == list(range(100))
+    assert data_threads() == before
+
+
+def test_it_runs_ahead_but_no_further_than_it_may() -> None:
+    made: list[int] = []
+
+    def source() -> Iterator[int]:
+        for number in range(1000):
+            made.append(number)
+            yield number
+
+    running = ahead(source(), 3)
+    assert next(running) == 0
+    wait_until(lambda: len(made) >= 5)  # one taken, three wait, one is in hand
+    time.sleep(0.05)
+    assert len(made) == 5
+    running.close()
+    assert len(made) == 5
+
+
+def test_closing_ends_the_thread_promptly() -> None:
+    before = data_threads()
+    running = ahead(iter(lambda: 1, 0), 2)
+    next(running)
+    assert data_threads() == before + 1
+    began = time.monotonic()
+    running.close()
+    assert data_threads() == before
+    assert time.monotonic() - began < 3
+
+
+def test_nothing_starts_before_it_is_asked_for() -> None:
+    before = data_threads()
+    running = ahead(iter(range(3)), 2)
+    assert data_threads() == before
+    running.close()
+
+
+@pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt, SystemExit])
+def test_an_error_is_raised_where_its_value_would_have_come(kind: type[BaseException]) -> None:
+    def source() -> Iterator[int]:
+        yield 1
+        raise kind("row 7")
+
+    running = ahead(source(), 4)
+    assert next(running) == 1
+    with pytest.raises(kind, match="row 7"):
+        next(running)
+    assert list(running) == []
+
+
+def test_a_user_who_is_interrupted_leaves_no_thread() -> None:
+    before = data_threads()
+
+    def use() -> None:
+        for _ in ahead(iter(lambda: 1, 0), 2):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        use()
+    wait_until(lambda: data_threads() == before)
+
+
+def test_a_call_in_the_background() -> None:
+    ticks: list[int] = []
+    release = threading.Event()
+
+    def tick() -> None:
+        ticks.append(1)
+        if len(ticks) == 3:
+            release.set()
+
+    assert in_background(lambda: release.wait(20), tick, every_s=0.001) is True
+    assert len(ticks) >= 3
+    with pytest.raises(ZeroDivisionError):
+        in_background(lambda: 1 / 0, tick)
+
+
+def test_a_call_that_never_ends_is_left() -> None:
+    release = threading.Event()
+
+    def tick() -> None:
+        raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        in_background(lambda: release.wait(60), tick, every_s=0.001)
+    release.set()
