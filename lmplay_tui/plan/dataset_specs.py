@@ -1,7 +1,7 @@
 """What a dataset's name in a plan stands for, and what `[datasets.NAME]` says of one."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -93,20 +93,23 @@ def _local(name: str, path: Path) -> tuple[DatasetSpec | None, str | None]:
     return DatasetSpec(name=name, path=str(path)), None
 
 
-def define_own(report: Report, path: KeyPath, table: Mapping[str, Any], shelf: Shelf) -> None:
-    """Put the datasets of `[datasets]` on the shelf."""
+ReadSpec = Callable[[Report, KeyPath, str, Mapping[str, Any], Shelf], DatasetSpec | None]
+
+
+def define_own(report: Report, table: Mapping[str, Any], shelf: Shelf, read: ReadSpec) -> None:
+    """Put the datasets of `[datasets]` on the shelf; `read` checks the table of one."""
     for name, entry in table.items():
-        place = (*path, name)
+        path: KeyPath = ("datasets", name)
         problem = keys.check_name("dataset", name) if known_dataset(name) is None else None
         if problem is not None:
-            report.add(place, problem)
-        found = table_at(report, place, entry)
-        shelf.define(name, None if found is None else _spec(report, place, name, found, shelf))
-    check_unique(report, [((*path, name), name) for name in table], "dataset")
+            report.add(path, problem)
+        found = table_at(report, path, entry)
+        shelf.define(name, None if found is None else read(report, path, name, found, shelf))
+    check_unique(report, [(("datasets", name), name) for name in table], "dataset")
 
 
-def _spec(report: Report, path: KeyPath, name: str, table: Mapping[str, Any], shelf: Shelf) -> DatasetSpec | None:
-    """A dataset of the plan's own; None where nobody can say what it is."""
+def dataset_spec(report: Report, path: KeyPath, name: str, table: Mapping[str, Any], shelf: Shelf) -> DatasetSpec | None:
+    """The dataset of `[datasets.NAME]`; None where nobody can say what it is."""
     given = valid_keys(report, path, table, keys.DATASET_KEYS)
     for column, said in column_problems(column for column in COLUMNS if column in table):
         report.add((*path, column), said)

@@ -10,7 +10,7 @@ from typing import Any
 from lmplay_tui.options import shown_value
 from lmplay_tui.plan import keys
 from lmplay_tui.plan.builtin import known_dataset
-from lmplay_tui.plan.checking import check_unique, table_at, valid_entries, valid_keys
+from lmplay_tui.plan.checking import valid_entries, valid_keys
 from lmplay_tui.plan.dataset_specs import Shelf, altered, column_problems
 from lmplay_tui.plan.positions import KeyPath
 from lmplay_tui.plan.problems import Report
@@ -18,32 +18,14 @@ from lmplay_tui.plan.schema import DatasetSpec
 from lmplay_tui.plan.stage_tables import StageTable
 
 _COLUMNS = {"text_column": "text", "prompt_column": "prompt", "truth_column": "truth"}
-_KWARGS: Mapping[str, tuple[str, ...]] = {
-    "wiki": ("lang",),
-    "openorca": (),
-    "hf": ("name", "revision", *_COLUMNS),
-}
-_ARGS: Mapping[str, tuple[str, ...]] = {
-    "wiki": ("lang",),
-    "openorca": (),
-    "hf": ("saved_as", "path", "name"),
-}
-_REQUIRED: Mapping[str, tuple[str, ...]] = {"wiki": ("lang",), "openorca": (), "hf": ("saved_as", "path")}
+_Names = Mapping[str, tuple[str, ...]]  # of arguments, by loader
+_ARGS: _Names = {"wiki": ("lang",), "openorca": (), "hf": ("saved_as", "path", "name")}
+_KWARGS: _Names = {"wiki": ("lang",), "openorca": (), "hf": ("name", "revision", *_COLUMNS)}
+_REQUIRED: _Names = {"wiki": ("lang",), "openorca": (), "hf": ("saved_as", "path")}
 
 
-def define_loaders(report: Report, table: Mapping[str, Any], shelf: Shelf) -> None:
-    """Put LMPlay's `datasets` on the shelf."""
-    for name, entry in table.items():
-        path: KeyPath = ("datasets", name)
-        problem = keys.check_name("dataset", name)
-        if problem is not None:
-            report.add(path, problem)
-        found = table_at(report, path, entry)
-        shelf.define(name, None if found is None else _loader(report, path, name, found, shelf))
-    check_unique(report, [(("datasets", name), name) for name in table], "dataset")
-
-
-def _loader(report: Report, path: KeyPath, name: str, table: Mapping[str, Any], shelf: Shelf) -> DatasetSpec | None:
+def loader_spec(report: Report, path: KeyPath, name: str, table: Mapping[str, Any], shelf: Shelf) -> DatasetSpec | None:
+    """The dataset of an entry of LMPlay's `datasets`; None where nobody can say what it is."""
     given = valid_keys(report, path, table, keys.LMPLAY_DATASET_KEYS)
     if "ds_loader" not in table:
         report.add((*path, "ds_loader"), "is missing: wiki, openorca or hf")

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from lmplay_tui.options import nearest
-from lmplay_tui.plan import keys, lmplay_form
+from lmplay_tui.plan import keys
 from lmplay_tui.plan.builtin import known_dataset, shipped_folder, shipped_plans
 from lmplay_tui.plan.checking import table_at
-from lmplay_tui.plan.dataset_specs import Shelf, define_own
+from lmplay_tui.plan.dataset_specs import Shelf, dataset_spec, define_own
 from lmplay_tui.plan.keys import NAME_PATTERN, check_name
+from lmplay_tui.plan.lmplay_form import loader_spec, step_table
 from lmplay_tui.plan.parsing import MAX_BYTES, decoded, parsed
 from lmplay_tui.plan.positions import Form
 from lmplay_tui.plan.problems import PlanError, Problem, Report
@@ -108,7 +109,7 @@ def _plan(document: dict[str, Any], report: Report, *, name: str, folder: Path) 
     if "steps" in document:
         tables = _steps(document, report, shelf, train)
     else:
-        define_own(report, ("datasets",), _table(report, document, "datasets"), shelf)
+        define_own(report, _table(report, document, "datasets"), shelf, dataset_spec)
         tables = _stages(document, report)
     stages = finished_stages(report, tables, shelf)
     return Plan(name=name, stages=stages, train=train, title=title, folder=str(shelf.folder))
@@ -147,7 +148,7 @@ def _is_misspelt(key: str) -> bool:
 
 def _steps(document: dict[str, Any], report: Report, shelf: Shelf, train: dict[str, Any]) -> list[StageTable]:
     """The stages of LMPlay's form; its seed is the run's."""
-    lmplay_form.define_loaders(report, _table(report, document, "datasets"), shelf)
+    define_own(report, _table(report, document, "datasets"), shelf, loader_spec)
     for key in document:
         if key not in keys.LMPLAY_PLAN_KEYS:
             report.add((key,), keys.not_here(key, keys.LMPLAY_PLAN_KEYS, hint=not report.full))
@@ -164,7 +165,7 @@ def _steps(document: dict[str, Any], report: Report, shelf: Shelf, train: dict[s
     for index, value in enumerate(steps or []):
         table = table_at(report, ("steps", index), value)
         if table is not None:
-            tables.append(lmplay_form.step_table(report, index, table))
+            tables.append(step_table(report, index, table))
     return tables
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from lmplay_tui import options
 from lmplay_tui.errors import EXIT_USAGE
+from lmplay_tui.plan.problems import Report
 from lmplay_tui.plan.reading import PlanError, parse_plan, problems_of
 from tests.plan.breaking import word_breaks
 from tests.plan.malformed_cases import CASES, Case
@@ -68,6 +69,14 @@ def test_of_a_flood_of_problems_the_first_hundred_are_listed_and_the_others_coun
     problems = problems_of(text, file="x", folder=HERE)
     assert len(problems) == 101
     assert problems[-1].sentence == "has 4900 more problems"
+
+
+def test_whatever_a_sentence_holds_is_made_harmless():
+    report = Report("x")
+    report.add(("a",), "one\nline\x1b[2J " + "x" * 5_000, 3)
+    (problem,) = report.problems()
+    assert problem.sentence.startswith("one line␛[2J xxx")
+    assert len(problem.sentence) == 500
 
 
 def test_messages_hold_nothing_that_a_terminal_obeys():
