@@ -158,7 +158,7 @@ class TensorBoardFolder:
             values = [
                 self._summaries.Summary.Value(tag=_tag(name), simple_value=number(value))
                 for name, value in row.items()
-                if name not in ("time", "step", "stage") and isinstance(value, int | float | str)
+                if name != "step" and _is_number(value)
             ]
             summary = self._summaries.Summary(value=values)
             self._writer.add_event(self._events.Event(wall_time=_seconds(row), step=row["step"], summary=summary))
@@ -171,6 +171,12 @@ class TensorBoardFolder:
 
     def close(self) -> None:
         self._writer.close()
+
+
+def _is_number(value: object) -> bool:
+    if isinstance(value, str):
+        return value in ("NaN", "Infinity", "-Infinity")  # as the journal writes them
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _tag(name: str) -> str:
@@ -196,7 +202,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, "torch.Tensor"], metadat
     separate: dict[str, torch.Tensor] = {}
     for name, tensor in tensors.items():
         memory = tensor.untyped_storage().data_ptr()
-        separate[name] = tensor.clone() if memory in seen else tensor.contiguous()
+        separate[name] = tensor.clone().contiguous() if memory in seen else tensor.contiguous()
         seen.add(memory)
     temporary = path.with_name(path.name + ".tmp")
     try:
