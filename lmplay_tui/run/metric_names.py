@@ -1,0 +1,41 @@
+"""The names of `metrics.jsonl` and what they mean: the one list that documents and tests are made from."""
+
+from collections.abc import Mapping
+
+PLACE: Mapping[str, str] = {
+    "time": "when the line was written, UTC, ISO 8601",
+    "elapsed_s": "seconds of training over the run, resumes included, pauses and validation not",
+    "step": "optimizer updates over the run",
+    "samples": "dataset rows read over the run",
+    "stage_samples": "dataset rows read in this stage",
+    "tokens": "positions that the model read over the run, without padding",
+    "stage": "the stage's name",
+    "epoch": "epochs done in this stage, with their fraction",
+    "row": "row of the epoch that is read next",
+}
+
+METRICS: Mapping[str, str] = {
+    "train/loss": "nats a token, mean over the loss tokens of the interval",
+    "train/accuracy": "word accuracy of training batches, 0 to 1",
+    "train/lr": "learning rate of the last step",
+    "train/grad_norm": "gradient norm before clipping",
+    "val/loss": "nats a truth token, of the validation in this interval",
+    "val/accuracy": "word accuracy of that validation",
+    "eval/loss": "nats a truth token, of the stage's fixed evaluation set",
+    "eval/accuracy": "word accuracy of the evaluation set",
+    "eval/bits_per_byte": "bits a byte of text of the evaluation set: comparable between tokenizers",
+    "eval/STAGE/loss": "the same of an earlier stage's set, at a stage's end: what was forgotten",
+    "eval/STAGE/accuracy": "the same of an earlier stage's set",
+    "eval/STAGE/bits_per_byte": "the same of an earlier stage's set",
+    "perf/tokens_per_s": "real tokens a second over the steps, waiting for data included",
+    "perf/samples_per_s": "cut samples a second over the steps",
+    "perf/mfu": "share of the device's peak: the vendor's dense figure, or measured where it is unknown",
+    "time/step_s": "seconds a step, mean",
+    "time/data_s": "of it: waiting for the next batch",
+    "time/forward_s": "of it: forward passes",
+    "time/backward_s": "of it: backward passes",
+    "time/optimizer_s": "of it: clipping and update",
+    "time/validate_s": "seconds of validation and evaluation in this interval",
+    "time/save_s": "seconds that training waited for checkpoints in this interval",
+    "data/text_shown": "share of the characters read in this stage that reached a sample",
+}
