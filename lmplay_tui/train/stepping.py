@@ -58,7 +58,7 @@ class Stepper:
         optimizer.zero_grad(set_to_none=True)
         try:
             result = accumulate_gradients(
-                state.model, state.hidden, batch.samples, run.step_settings, lambda: self._controls.stop_now
+                state.model, state.hidden, batch.samples, run.step_settings, self._controls.wants_stop
             )
         except StopRequested:
             optimizer.zero_grad(set_to_none=True)
@@ -101,9 +101,9 @@ class Stepper:
             grad_norm=result.grad_norm,
             elapsed_s=progress.elapsed_s,
             data_s=data_s,
-            forward_s=result.forward_s,
-            backward_s=result.backward_s,
-            optimizer_s=result.optimizer_s,
+            forward_s=result.seconds.get("forward", 0.0),
+            backward_s=result.seconds.get("backward", 0.0),
+            optimizer_s=result.seconds.get("optimizer", 0.0),
             step_s=step_s,
             text_shown=of_stage.text_shown,
         )
@@ -127,8 +127,8 @@ class Stepper:
         decode = self._state.tokenizer.decode
         known = [
             accuracy
-            for sample, argmax in result.argmax
-            if (accuracy := fast_word_accuracy(decode(argmax.tolist()), sample.truth)) is not None
+            for sample, tokens in result.predictions()
+            if (accuracy := fast_word_accuracy(decode(tokens), sample.truth)) is not None
         ]
         return sum(known) / len(known) if known else None
 

@@ -3,7 +3,6 @@
 Axes: B samples of a mini-batch, T tokens, C width, V vocabulary, N positions in the loss (flat over B and T).
 """
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -12,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from lmplay_tui.data.samples import Sample
-from lmplay_tui.train.loss import loss_and_argmax
+from lmplay_tui.train.loss import HeadLoss, loss_and_argmax
+from lmplay_tui.train.step_clock import StepClock
 
 
 class StopRequested(Exception):
@@ -40,10 +40,19 @@ class MiniBatch:
         return int(self.targets_N.numel())
 
 
-def collate(samples: Sequence[Sample], *, include_prompts: bool, device: torch.device, multiple: int = 1) -> MiniBatch:
-    """Lay samples side by side. T is rounded up to `multiple`, so that compiled code meets few shapes."""
+def collate(
+    samples: Sequence[Sample],
+    *,
+    include_prompts: bool,
+    device: torch.device,
+    multiple: int = 1,
+    most: int | None = None,
+) -> MiniBatch:
+    """Lay samples side by side. T is rounded up to `multiple`, at most to `most`: compiled code meets few shapes."""
     lengths = [len(s.prompt_ids) + len(s.truth_ids) - 1 for s in samples]
     width = -(-max(lengths) // multiple) * multiple
+    if most is not None:
+        width = min(width, most)
     ids = np.zeros((len(samples), width), dtype=np.int64)
     index, targets, truth_rows = [], [], []
     begin = 0
@@ -94,18 +103,35 @@ def num_loss_tokens(samples: Sequence[Sample], *, include_prompts: bool) -> int:
 
 @dataclass
 class StepResult:
-    """What one step measured. `loss`: nats a token, over the batch."""
+    """What one step measured. Reading `loss` waits for the device."""
 
-    loss: float = float("nan")
+    loss_on_device: Tensor | float = float("nan")
     grad_norm: float = float("nan")
     num_samples: int = 0
     num_tokens: int = 0
+    num_positions: int = 0  # computed, padding included
     num_loss_tokens: int = 0
     skipped: bool = False  # the float16 scaler met an overflow: no update, smaller scale
-    argmax: list[tuple[Sample, Tensor]] = field(default_factory=list)  # of each sample's truth positions
-    forward_s: float = 0.0
-    backward_s: float = 0.0
-    optimizer_s: float = 0.0
+    samples: list[tuple[Sample, slice]] = field(default_factory=list)  # with their places in `argmax_N`
+    argmax_N: Tensor | None = None  # on the processor; of all mini-batches
+    seconds: dict[str, float] = field(default_factory=dict)  # by part; a GPU's optimizer: the step before's
+
+    @property
+    def loss(self) -> float:
+        """Nats a token, over the batch."""
+        self.loss_on_device = float(self.loss_on_device)
+        return self.loss_on_device
+
+    @loss.setter
+    def loss(self, value: float) -> None:
+        self.loss_on_device = value
+
+    def predictions(self) -> Iterator[tuple[Sample, list[int]]]:
+        """Each sample with the likeliest token at each of its truth positions; nothing where they were not wanted."""
+        if self.argmax_N is not None:
+            tokens = self.argmax_N.tolist()
+            for sample, place in self.samples:
+                yield sample, tokens[place]
 
 
 @dataclass
@@ -120,7 +146,13 @@ class StepSettings:
     autocast: Callable[[], torch.autocast]
     scaler: torch.amp.GradScaler | None = None
     width_multiple: int = 1
+    longest: int | None = None  # positions that the model can read
     want_argmax: bool = True
+    head_loss: HeadLoss = field(default_factory=HeadLoss)
+    clock: StepClock = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.clock = StepClock(self.device)
 
 
 def accumulate_gradients(
@@ -141,32 +173,52 @@ def accumulate_gradients(
     result = StepResult(num_samples=len(samples), num_loss_tokens=batch_loss_tokens)
     exact = torch.float32 if settings.device.type == "mps" else torch.float64
     loss = torch.zeros((), dtype=exact, device=settings.device)
+    clock = settings.clock
+    argmaxes: list[Tensor] = []
+    begin = 0
     for part in mini_batches(samples, settings.mini_batch_size, by_length=by_tokens):
         if should_stop():
             raise StopRequested
-        begun = time.perf_counter()
         mini = collate(
-            part, include_prompts=settings.include_prompts, device=settings.device, multiple=settings.width_multiple
-        )
+            part, include_prompts=settings.include_prompts, device=settings.device,
+            multiple=settings.width_multiple, most=settings.longest,
+        )  # fmt: skip
         if by_tokens:
             # Divide by the whole batch's tokens, not the mini-batch's: a mean of means depends on the cut.
             scale = 1.0 / batch_loss_tokens
         else:
             scale = len(part) / len(samples) / mini.num_loss_tokens
+        clock.mark()
         with settings.autocast():
-            loss_sum, argmax_N = loss_and_argmax(model, hidden, mini.ids_BT, mini.index_N, mini.targets_N)
+            loss_sum, argmax_N = loss_and_argmax(
+                model, hidden, mini.ids_BT, mini.index_N, mini.targets_N, head_loss=settings.head_loss
+            )
             scaled = loss_sum * scale
-        forward_done = time.perf_counter()
+        clock.mark("forward")
         # torch leaves `backward` untyped.
         (scaled if settings.scaler is None else settings.scaler.scale(scaled)).backward()  # type: ignore[no-untyped-call]
+        clock.mark("backward")
         loss += scaled.detach()
         result.num_tokens += mini.num_tokens
+        result.num_positions += mini.ids_BT.numel()
         if settings.want_argmax:
-            result.argmax += [(s, argmax_N[rows]) for s, rows in zip(mini.samples, mini.truth_rows, strict=True)]
-        result.forward_s += forward_done - begun
-        result.backward_s += time.perf_counter() - forward_done
-    result.loss = float(loss)  # the step's one synchronisation
+            argmaxes.append(argmax_N)
+            result.samples += [
+                (sample, slice(begin + rows.start, begin + rows.stop))
+                for sample, rows in zip(mini.samples, mini.truth_rows, strict=True)
+            ]
+            begin += len(argmax_N)
+    if argmaxes:
+        result.argmax_N = _to_processor(torch.cat(argmaxes))
+    result.loss_on_device = loss
     return result
+
+
+def _to_processor(tensor: Tensor) -> Tensor:
+    """The tensor on the processor, there when the device has been waited for."""
+    if tensor.device.type != "cuda":
+        return tensor.cpu()
+    return torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor, non_blocking=True)
 
 
 def apply_update(
@@ -174,18 +226,18 @@ def apply_update(
 ) -> None:
     """Clip, look at the numbers, and let the optimizer move the weights, in place of an update where they are bad.
 
-    Fills `grad_norm`, `optimizer_s`, `skipped`. With a loss or norm that is not finite no parameter changes and
+    Fills `grad_norm`, `seconds`, `skipped`. With a loss or norm that is not finite no parameter changes and
     `result` says so; a float16 overflow is the scaler's daily business and only marks the step as skipped.
     """
-    begun = time.perf_counter()
-    scaler = settings.scaler
+    clock, scaler = settings.clock, settings.scaler
+    clock.mark()
     if scaler is not None:
         scaler.unscale_(optimizer)
     parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     # Without a limit the norm is still wanted: it is shown, and it guards the update.
     limit = settings.grad_clip if settings.grad_clip is not None else float("inf")
     norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    result.grad_norm = float(norm)
+    _wait_for_numbers(result, norm)
     finite = np.isfinite(result.loss) and np.isfinite(result.grad_norm)
     for group in optimizer.param_groups:
         group["lr"] = lr
@@ -198,7 +250,17 @@ def apply_update(
         result.skipped = scaler.get_scale() < before
     elif finite:
         optimizer.step()
-    result.optimizer_s = time.perf_counter() - begun
+    clock.mark("optimizer")
+    result.seconds = clock.read()
+
+
+def _wait_for_numbers(result: StepResult, norm: Tensor) -> None:
+    """Read loss and gradient norm together: the one time in a step that the program waits for the device."""
+    if isinstance(result.loss_on_device, Tensor):
+        exact = result.loss_on_device.dtype
+        result.loss, result.grad_norm = torch.stack((result.loss_on_device, norm.to(exact))).tolist()
+    else:
+        result.grad_norm = float(norm)
 
 
 def is_finite(result: StepResult) -> bool:

@@ -134,11 +134,11 @@ def test_argmax_belongs_to_its_sample():
     model = model64()
     samples = [sample(2, 3 + i, seed=i) for i in range(5)]
     result, _ = gradients(model, samples, mini_batch_size=2)
-    for one, argmax in result.argmax:
+    for one, argmax in result.predictions():
         tokens = torch.from_numpy(np.concatenate((one.prompt_ids, one.truth_ids)).astype(np.int64))
         expected = model(tokens[None, :-1])[0, len(one.prompt_ids) - 1 :].argmax(-1)
-        assert argmax.tolist() == expected.tolist()
-    assert {id(s) for s, _ in result.argmax} == {id(s) for s in samples}
+        assert argmax == expected.tolist()
+    assert {id(s) for s, _ in result.predictions()} == {id(s) for s in samples}
 
 
 def test_a_model_without_body_and_head_gives_the_same_loss():

@@ -1,0 +1,142 @@
+"""The chunked loss is the plain cross-entropy: same value, same argmax, same gradients."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+from lmplay_tui.models.gpt2ish import GPT2ish
+from lmplay_tui.train import loss as loss_module
+from lmplay_tui.train.device import body_of
+from lmplay_tui.train.loss import HeadLoss, loss_and_argmax, softmax_gradient, traced_softmax_gradient
+
+
+def a_head(rows: int, vocab: int, dtype: torch.dtype, *, bias: bool = True) -> tuple[nn.Linear, torch.Tensor, Any]:
+    torch.manual_seed(rows)
+    head = nn.Linear(8, vocab, bias=bias).to(dtype)
+    x_NC = torch.randn(rows, 8, dtype=dtype, requires_grad=True)
+    return head, x_NC, torch.randint(0, vocab, (rows,))
+
+
+def plain(head: nn.Linear, x_NC: torch.Tensor, targets_N: torch.Tensor) -> list[torch.Tensor]:
+    logits_NV = head(x_NC)
+    loss = F.cross_entropy(logits_NV, targets_N, reduction="sum")
+    return [loss, logits_NV.argmax(-1), *torch.autograd.grad(0.25 * loss, [x_NC, *head.parameters()])]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    rows=st.integers(1, 300), vocab=st.integers(2, 70), bias=st.booleans(),
+    kernel=st.sampled_from([softmax_gradient, traced_softmax_gradient]),
+)  # fmt: skip
+def test_equals_plain_cross_entropy_in_float64(rows: int, vocab: int, bias: bool, kernel) -> None:
+    head, x_NC, targets_N = a_head(rows, vocab, torch.float64, bias=bias)
+    memory = HeadLoss(kernel)
+    for _ in range(2):  # the second time in memory that holds the first one's numbers
+        loss, argmax_N = memory(head, x_NC, targets_N)
+        got = [loss, argmax_N, *torch.autograd.grad(0.25 * loss, [x_NC, *head.parameters()])]
+        for mine, expected in zip(got, plain(head, x_NC, targets_N), strict=True):
+            torch.testing.assert_close(mine, expected, rtol=0, atol=1e-12)
+
+
+def test_chunks_cover_all_rows_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loss_module, "_CHUNK_BYTES", {"cpu": 1})
+    head, x_NC, targets_N = a_head(200, 30, torch.float64)
+    memory = HeadLoss()
+    parts = [part for part, _ in memory.chunks(x_NC.detach(), head.weight.detach(), None)]
+    assert [(p.start, p.stop) for p in parts] == [(0, 64), (64, 128), (128, 192), (192, 200)]
+    loss, argmax_N = memory(head, x_NC, targets_N)
+    got = [loss, argmax_N, *torch.autograd.grad(0.25 * loss, [x_NC, *head.parameters()])]
+    for mine, expected in zip(got, plain(head, x_NC, targets_N), strict=True):
+        torch.testing.assert_close(mine, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("kernel", [softmax_gradient, traced_softmax_gradient])
+def test_huge_logits_stay_finite_and_ties_take_the_first(kernel) -> None:
+    logits = torch.tensor([[1e4, -1e4, 1e4], [0.0, 0.0, 0.0], [-1e30, 3.0, -1e30]])
+    loss_n, argmax_n = kernel(logits, torch.tensor([0, 2, 1]))
+    assert argmax_n.tolist() == [0, 0, 1]
+    torch.testing.assert_close(loss_n, torch.tensor([2.0, 3.0, 1.0]).log())
+    torch.testing.assert_close(logits, torch.tensor([[-0.5, 0, 0.5], [1 / 3, 1 / 3, -2 / 3], [0, 0, 0]]))
+
+
+@pytest.mark.parametrize("kernel", [softmax_gradient, traced_softmax_gradient])
+def test_numbers_that_are_not_finite_reach_the_loss(kernel) -> None:
+    for bad in (float("nan"), float("inf")):
+        loss_n, _ = kernel(torch.tensor([[0.0, bad, 1.0]]), torch.tensor([0]))
+        assert not loss_n.isfinite().all()
+
+
+def test_bfloat16_agrees_with_autocast() -> None:
+    head, x_NC, targets_N = a_head(100, 60, torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss, argmax_N = HeadLoss()(head, x_NC, targets_N)
+        logits_NV = head(x_NC)
+        expected = F.cross_entropy(logits_NV.float(), targets_N, reduction="sum")
+    assert torch.equal(argmax_N, logits_NV.argmax(-1))
+    torch.testing.assert_close(loss, expected)
+    got = torch.autograd.grad(loss, [x_NC, *head.parameters()])
+    for mine, plain_one in zip(got, torch.autograd.grad(expected, [x_NC, *head.parameters()]), strict=True):
+        assert mine.dtype == torch.float32
+        torch.testing.assert_close(mine, plain_one, rtol=0.02, atol=0.02)
+
+
+def test_frozen_parts_get_no_gradient() -> None:
+    head, x_NC, targets_N = a_head(10, 20, torch.float64)
+    head.weight.requires_grad_(False)
+    loss, _ = HeadLoss()(head, x_NC.detach(), targets_N)
+    loss.backward()
+    assert head.weight.grad is None
+    logits_NV = head(x_NC.detach()).detach().requires_grad_()
+    F.cross_entropy(logits_NV, targets_N, reduction="sum").backward()
+    assert head.bias.grad is not None
+    torch.testing.assert_close(head.bias.grad, logits_NV.grad.sum(0), rtol=0, atol=1e-12)
+
+
+def losses_of_20_steps(model: nn.Module, fast: bool) -> list[float]:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, weight_decay=0.01)
+    torch.manual_seed(1)
+    ids = torch.randint(0, 3000, (20, 2, 40))
+    index_N = torch.cat((torch.arange(9, 39), torch.arange(40, 72)))
+    losses = []
+    for step in range(20):
+        targets_N = torch.cat((ids[step, 0, 10:], ids[step, 1, 1:33]))
+        optimizer.zero_grad()
+        if fast:
+            loss, _ = loss_and_argmax(model, body_of(model), ids[step], index_N, targets_N)
+        else:
+            loss = F.cross_entropy(model(ids[step]).flatten(0, 1)[index_N], targets_N, reduction="sum")
+        mean = loss / len(targets_N)
+        mean.backward()
+        optimizer.step()
+        losses.append(mean.item())
+    return losses
+
+
+def test_twenty_steps_in_float32_follow_the_plain_loop() -> None:
+    torch.manual_seed(0)
+    model = GPT2ish(vocab_size=3000, context_len=40, num_blocks=2, embed_dim=64, num_heads=2, dropout=0.0)
+    expected = losses_of_20_steps(copy.deepcopy(model), fast=False)
+    got = losses_of_20_steps(model, fast=True)
+    assert max(abs(a - b) for a, b in zip(expected, got, strict=True)) < 1e-5
+
+
+class Scaled(nn.Linear):
+    """A head that is more than its weights."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 0.5 * super().forward(x)
+
+
+def test_a_head_of_the_users_own_is_called_as_it_is() -> None:
+    torch.manual_seed(0)
+    model = GPT2ish(vocab_size=20, context_len=8, num_blocks=1, embed_dim=8, num_heads=1, dropout=0.0)
+    model.head = Scaled(8, 20)
+    ids, index, targets = torch.randint(0, 20, (1, 8)), torch.arange(8), torch.randint(0, 20, (8,))
+    loss, _ = loss_and_argmax(model, body_of(model), ids, index, targets)
+    torch.testing.assert_close(loss, F.cross_entropy(model(ids)[0], targets, reduction="sum"))
