@@ -108,7 +108,9 @@ def define_own(report: Report, table: Mapping[str, Any], shelf: Shelf, read: Rea
     check_unique(report, [(("datasets", name), name) for name in table], "dataset")
 
 
-def dataset_spec(report: Report, path: KeyPath, name: str, table: Mapping[str, Any], shelf: Shelf) -> DatasetSpec | None:
+def dataset_spec(
+    report: Report, path: KeyPath, name: str, table: Mapping[str, Any], shelf: Shelf
+) -> DatasetSpec | None:
     """The dataset of `[datasets.NAME]`; None where nobody can say what it is."""
     given = valid_keys(report, path, table, keys.DATASET_KEYS)
     for column, said in column_problems(column for column in COLUMNS if column in table):
@@ -121,10 +123,20 @@ def dataset_spec(report: Report, path: KeyPath, name: str, table: Mapping[str, A
     if base is None:
         report.add((*path, "path"), problem or "")
         return None
-    config = given.get("config")
-    if base.path == "pydocs" and config is not None and config not in PYDOCS_PARTS:
-        report.add((*path, "config"), f"must be {' or '.join(PYDOCS_PARTS)}, got {shown_value(config)}")
+    if base.path == "pydocs":
+        _check_embedded(report, path, given)
     return altered(base, given)
+
+
+def _check_embedded(report: Report, path: KeyPath, given: Mapping[str, str]) -> None:
+    config = given.get("config", PYDOCS_PARTS[0])
+    if config not in PYDOCS_PARTS:
+        report.add((*path, "config"), f"must be {' or '.join(PYDOCS_PARTS)}, got {shown_value(config)}")
+    if given.get("split", "train") != "train":
+        report.add((*path, "split"), "must be train: pydocs has no other")
+    for key in ("revision", "validation"):
+        if key in given:
+            report.add((*path, key), "is nothing that pydocs has")
 
 
 def altered(base: DatasetSpec, given: Mapping[str, str]) -> DatasetSpec:

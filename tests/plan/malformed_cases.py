@@ -253,8 +253,12 @@ def _relation_cases():
         lines = ["[datasets.d]", 'path = "a/b"', *columns.split("\n"), *stage('dataset = "d"')]
         number = next(number for number, line in enumerate(lines, 1) if line.startswith(f"{key} ="))
         yield Case(f"columns {columns}", "toml", "\n".join(lines), number, f"datasets.d.{key}", said)
-    lines = ["[datasets.d]", 'path = "pydocs"', 'config = "topic"!', *stage('dataset = "d"')]
-    yield _case("pydocs part", "toml", lines, "datasets.d.config", "must be topics or docstrings, got 'topic'")
+    for key, value, said in (
+        ("config", "topic", "must be topics or docstrings, got 'topic'"), ("split", "test", "must be train"),
+        ("validation", "test", "is nothing that pydocs has"), ("revision", "v1", "is nothing that pydocs has"),
+    ):  # fmt: skip
+        lines = ["[datasets.d]", 'path = "pydocs"', f'{key} = "{value}"!', *stage('dataset = "d"')]
+        yield _case(f"pydocs {key}", "toml", lines, f"datasets.d.{key}", said)
 
 
 CASES = [

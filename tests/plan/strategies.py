@@ -85,9 +85,9 @@ columns = st.sampled_from(
 def own_datasets(draw: st.DrawFn) -> dict[str, Any]:
     """A valid `[datasets.NAME]`."""
     table: dict[str, Any] = {"path": draw(known | local)} | draw(columns)
-    table |= draw(some_of(dict.fromkeys(("revision", "split", "validation"), plain_words)))
     if table["path"] != "pydocs":
-        table |= draw(some_of({"config": plain_words, "saved_as": st.just("my_copy")}))
+        table |= draw(some_of(dict.fromkeys(("config", "revision", "split", "validation"), plain_words)))
+        table |= draw(some_of({"saved_as": st.just("my_copy")}))
     return table
 
 
