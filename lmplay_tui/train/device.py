@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lmplay_tui.errors import UserError
 from lmplay_tui.options import TrainOptions
 from lmplay_tui.text import one_line
+from lmplay_tui.train.processor import has_fast_bfloat16, processor_choices, products_by
 
 
 def choose_device(name: str) -> torch.device:
@@ -48,6 +49,7 @@ class Precision:
     device: torch.device
     dtype: torch.dtype | None = None
     grad_scale: bool = False
+    remark: str = ""  # why it is not what was asked for
 
     def autocast(self) -> torch.autocast:
         """A fresh context for one forward pass."""
@@ -65,9 +67,14 @@ class Precision:
 
 
 def choose_precision(options: TrainOptions, device: torch.device) -> Precision:
-    """bfloat16 where the device has it, else float16 with a scaler; nothing without `--amp`."""
+    """bfloat16 where the device has it, else float16 with a scaler; nothing without `--amp`.
+
+    A processor that has neither computes them fifty times slower than float32: it gets them only by `--amp-dtype`.
+    """
     if not options.amp:
         return Precision(device)
+    if options.amp_dtype is None and device.type == "cpu" and not has_fast_bfloat16():
+        return Precision(device, remark="--amp is left out: this processor has no bfloat16 arithmetic")
     if options.amp_dtype is not None:
         dtype = getattr(torch, options.amp_dtype)
     else:
@@ -76,38 +83,18 @@ def choose_precision(options: TrainOptions, device: torch.device) -> Precision:
     return Precision(device, dtype, dtype is torch.float16 and not options.no_grad_scale)
 
 
-class Compiled:
-    """A model's forward through torch.compile, falling back once, with one line, where compiling fails.
-
-    The module itself is untouched, so the names in its state stay what they are.
-    """
-
-    def __init__(
-        self, function: Callable[[Tensor], Tensor], options: TrainOptions, warn: Callable[[str], None]
-    ) -> None:
-        self._plain = function
-        self._warn = warn
-        self._compiled: Callable[[Tensor], Tensor] | None = torch.compile(
-            function,
-            backend=options.compile_backend or "inductor",
-            mode=None if options.compile_mode in (None, "default") else options.compile_mode,
-            dynamic=None,
-        )
-        self._proved = False
-
-    def __call__(self, ids_BT: Tensor) -> Tensor:
-        if self._compiled is None:
-            return self._plain(ids_BT)
-        if self._proved:
-            return self._compiled(ids_BT)
-        try:
-            result = self._compiled(ids_BT)
-        except Exception as error:  # whatever the compiler or its toolchain throws: training goes on without
-            self._compiled = None
-            self._warn(f"torch.compile failed ({type(error).__name__}: {one_line(error, 100)}); going on without it")
-            return self._plain(ids_BT)
-        self._proved = True
-        return result
+def speed_choices(options: TrainOptions, precision: Precision) -> list[str]:
+    """Set up what is fast and exact on the device; what was chosen, in words. Call before anything large is made."""
+    device = precision.device
+    chosen = [device_name(device), precision.name]
+    if precision.remark:
+        chosen.append(precision.remark)
+    if device.type == "cpu":
+        chosen += processor_choices()
+    elif device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0):
+        torch.set_float32_matmul_precision("high")
+        chosen.append("float32 products in TF32")
+    return [*chosen, "compiled"] if options.compile_model else chosen
 
 
 def body_of(model: nn.Module) -> Callable[[Tensor], Tensor] | None:
@@ -171,4 +158,5 @@ def hardware_note() -> dict[str, str | int]:
         "threads": torch.get_num_threads(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count() or 0,
+        "products": products_by(),
     }

@@ -64,6 +64,12 @@ def use_fast_products() -> bool:
     return False
 
 
+def products_by() -> str:
+    """Which library does the float32 matrix products now."""
+    switch = getattr(torch.backends.mkldnn, "matmul", None)
+    return "oneDNN" if getattr(switch, "fp32_precision", "") == "bf16" else "default"
+
+
 def _is_intel() -> bool:
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:  # noqa: PTH123 - a device, not a file

@@ -58,6 +58,7 @@ class Progress:
     eval_loss: float | None = None  # of the stage under way, newest
     best_eval_loss: float | None = None  # lowest at a save, within the stage under way
     mini_batch_size: int | None = None  # what memory allowed, where it was less than asked for
+    probed_mini_batch_size: int | None = None  # what `--mini-batch-size auto` found
     next_batch: str = ""  # digest of the batch that comes next: a resume proves with it that its data are the same
 
     def of(self, stage: str) -> StageProgress:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from lmplay_tui.data.batches import Batch
 from lmplay_tui.data.stage_data import StageData
 from lmplay_tui.errors import UserError
+from lmplay_tui.options import TrainOptions
 from lmplay_tui.plan.schema import Stage
 from lmplay_tui.run.controls import Controls
 from lmplay_tui.run.events import (
@@ -21,10 +22,12 @@ from lmplay_tui.run.events import (
     Validated,
     Warned,
 )
+from lmplay_tui.train.compiling import Compilation
 from lmplay_tui.train.evaluation import Evaluator
 from lmplay_tui.train.feed import Feed
 from lmplay_tui.train.loading import LoadedData
 from lmplay_tui.train.metrics import LogWindow, accuracy_interval
+from lmplay_tui.train.mini_batch_probe import probe
 from lmplay_tui.train.obeying import Obeyer
 from lmplay_tui.train.optim import without_gradient
 from lmplay_tui.train.progress import is_due
@@ -32,6 +35,8 @@ from lmplay_tui.train.saves import Saves
 from lmplay_tui.train.state import TrainState
 from lmplay_tui.train.stepping import StageRun, Stepper
 from lmplay_tui.train.steps import StepSettings, StopRequested
+
+PROBED_FROM = 4  # the mini-batch size before another has been found
 
 
 @dataclass
@@ -46,9 +51,9 @@ class Parts:
     obeyer: Obeyer
     saves: Saves
     window: LogWindow
+    compilation: Compilation | None = None
     max_hours: float | None = None
     begun: float = field(default_factory=time.monotonic)
-    said: list[Event] = field(default_factory=list)  # from parts without a voice of their own
 
 
 class StageLoop:
@@ -83,8 +88,6 @@ class StageLoop:
                     self.state.statistics.skipped(run.stage.name, rows=batch.rows_read)
                 if self.window.steps and self.state.progress.step % run.options.log_interval == 0:
                     yield MetricsLogged(self.window.take())
-                while self._parts.said:
-                    yield self._parts.said.pop(0)
                 yield from self._now_and_then(run)
             yield from self._end_stage(run)
         except StopRequested:
@@ -128,13 +131,13 @@ class StageLoop:
             same, said = proof
             yield LogLine(said) if same else Warned(said, progress.step)
         progress.next_batch = ""
+        yield from self._make_ready(run)
         return run
 
     def _prepared(self, stage: Stage, data: StageData, *, is_new: bool) -> StageRun:
         state = self.state
         options = state.enter_stage(stage, is_new=is_new)
-        size = options.mini_batch_size
-        assert isinstance(size, int)
+        context_len = state.model_args["context_len"]
         return StageRun(
             stage=stage,
             options=options,
@@ -142,15 +145,34 @@ class StageLoop:
             feed=Feed(data, state.progress.of(stage.name).position, options.batch_size),
             step_settings=StepSettings(
                 device=state.device,
-                mini_batch_size=min(size, state.progress.mini_batch_size or size),
+                mini_batch_size=self._mini_batch_size(options),
                 normalization=options.loss_normalization,
                 include_prompts=options.include_prompts,
                 grad_clip=options.grad_clip,
                 autocast=state.precision.autocast,
                 scaler=state.scaler,
+                width_multiple=self._parts.compilation.width_multiple(context_len) if self._parts.compilation else 1,
+                longest=context_len,
+                head_loss=state.head_loss,
             ),
             accuracy_interval=accuracy_interval(self.window.flops, state.device.type),
         )
+
+    def _mini_batch_size(self, options: TrainOptions) -> int:
+        """What was asked for or found, and what memory then allowed."""
+        progress, size = self.state.progress, options.mini_batch_size
+        if size == "auto":
+            size = progress.probed_mini_batch_size or PROBED_FROM
+        return min(size, progress.mini_batch_size or size)
+
+    def _make_ready(self, run: StageRun) -> Iterator[Event]:
+        """Compile and find the mini-batch size, each once a run and where it was asked for."""
+        wanted = run.options.mini_batch_size
+        if self._parts.compilation is not None:
+            rows = PROBED_FROM if wanted == "auto" else min(wanted, PROBED_FROM)
+            yield from self._parts.compilation.prepare(self.state, run.step_settings, rows)
+        if wanted == "auto" and self.state.progress.probed_mini_batch_size is None:
+            yield from probe(self.state, run.step_settings, run.options.batch_size)
 
     def _end_stage(self, run: StageRun) -> Iterator[Event]:
         """What belongs to a stage's end: evaluation of this and the earlier stages, and a checkpoint that stays."""

@@ -23,7 +23,7 @@ from lmplay_tui.run.folder import RunFolder, datasets_folder, output_folder, sta
 from lmplay_tui.run.statistics import RunStatistics
 from lmplay_tui.text import one_line
 from lmplay_tui.train.checkpoint import load_archive, load_checkpoint, newest_checkpoint
-from lmplay_tui.train.device import Compiled, body_of, choose_device, choose_precision, device_name, hardware_note
+from lmplay_tui.train.device import body_of, choose_device, choose_precision, hardware_note, speed_choices
 from lmplay_tui.train.loading import LoadedData, patiently
 from lmplay_tui.train.plan_changes import describe_changes
 from lmplay_tui.train.progress import Progress
@@ -140,6 +140,7 @@ def build_trainer(start: Start, controls: Controls, prog: str) -> Generator[Even
     options = settings.for_run()
     device = choose_device(options.device)
     precision = choose_precision(options, device)
+    chosen = speed_choices(options, precision)
     model_args = start.checkpoint["model"]["state_args"] if start.checkpoint else None
     tokenizer = yield from _load_tokenizer(model_args["tokenizer"] if model_args else options.tokenizer, controls)
     yield ActivityChanged("loading", "the model")
@@ -155,13 +156,9 @@ def build_trainer(start: Start, controls: Controls, prog: str) -> Generator[Even
     elif options.initial_model is not None:
         load_initial(model, Path(options.initial_model))
     model.to(device)
-    said: list[Event] = []
-    hidden = body_of(model)
-    if options.compile_model and hidden is not None:
-        hidden = Compiled(hidden, options, lambda text: said.append(Warned(text)))
     state = TrainState(
         run=run, settings=settings, model=model, model_args=built_with | {"tokenizer": tokenizer.name},
-        hidden=hidden, tokenizer=tokenizer, precision=precision, statistics=RunStatistics(run.name),
+        hidden=body_of(model), tokenizer=tokenizer, precision=precision, statistics=RunStatistics(run.name),
         scaler=precision.scaler(),
     )  # fmt: skip
     torch.manual_seed(options.seed)
@@ -174,8 +171,7 @@ def build_trainer(start: Start, controls: Controls, prog: str) -> Generator[Even
         statistics_folder=statistics_folder(options.out_dir),
         resume_command=resume_command(prog, run, given),
         resumed_from=state.progress.step if start.checkpoint is not None else None,
-        note=f"{device_name(device)}, {precision.name}" + (", compiled" if options.compile_model else ""),
-        said=said,
+        note=", ".join(chosen),
     )
 
 

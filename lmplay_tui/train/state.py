@@ -15,6 +15,7 @@ from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.run.statistics import RunStatistics
 from lmplay_tui.train.checkpoint import FORMAT
 from lmplay_tui.train.device import Precision, hardware_note
+from lmplay_tui.train.loss import HeadLoss
 from lmplay_tui.train.optim import build_optimizer, freeze, schedule, warmup
 from lmplay_tui.train.progress import Progress, WarmUp
 from lmplay_tui.train.settings import Settings
@@ -47,7 +48,7 @@ class TrainState:
     settings: Settings
     model: nn.Module
     model_args: dict[str, Any]
-    hidden: Callable[[Tensor], Tensor] | None
+    hidden: Callable[[Tensor], Tensor] | None  # as steps call it: compiled where that was asked for
     tokenizer: Tokenizer
     precision: Precision
     statistics: RunStatistics
@@ -56,6 +57,11 @@ class TrainState:
     optimizer_name: str = ""
     scaler: torch.amp.GradScaler | None = None
     loaded_optimizer: dict[str, Any] | None = None  # a checkpoint's, until the stage it belongs to has been entered
+    head_loss: HeadLoss = field(default_factory=HeadLoss)
+    network: nn.Module = field(init=False)  # the model as steps call it, where it has no `hidden`
+
+    def __post_init__(self) -> None:
+        self.network = self.model
 
     @property
     def device(self) -> torch.device:

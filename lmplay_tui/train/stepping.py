@@ -58,7 +58,7 @@ class Stepper:
         optimizer.zero_grad(set_to_none=True)
         try:
             result = accumulate_gradients(
-                state.model, state.hidden, batch.samples, run.step_settings, self._controls.wants_stop
+                state.network, state.hidden, batch.samples, run.step_settings, self._controls.wants_stop
             )
         except StopRequested:
             optimizer.zero_grad(set_to_none=True)

@@ -5,13 +5,16 @@ what becomes of the events: the headless command prints them, the dashboard show
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
+from lmplay_tui.errors import DataError, OutOfMemoryError
 from lmplay_tui.run.controls import Controls
-from lmplay_tui.run.events import ActivityChanged, Event, MetricsLogged, RunDone, RunStarted, RunStopped
+from lmplay_tui.run.events import ActivityChanged, Event, MetricsLogged, RunDone, RunStarted, RunStopped, Warned
+from lmplay_tui.train.compiling import Compilation
 from lmplay_tui.train.device import peak_flops
 from lmplay_tui.train.evaluation import Evaluator
+from lmplay_tui.train.handing_over import hand_over
 from lmplay_tui.train.loading import LoadedData
 from lmplay_tui.train.metrics import FlopCount, LogWindow
 from lmplay_tui.train.obeying import Obeyer
@@ -27,7 +30,7 @@ class Trainer:
     """Trains a run, stage by stage.
 
     `note`: one line on what was chosen for this device. `resumed_from`: the step of the checkpoint, if there was one.
-    `resume_command`: what a user types to go on. `said`: where parts without a voice of their own leave events.
+    `resume_command`: what a user types to go on.
     """
 
     def __init__(
@@ -40,7 +43,6 @@ class Trainer:
         resume_command: str,
         resumed_from: int | None = None,
         note: str = "",
-        said: list[Event] | None = None,
     ) -> None:
         self.state = state
         self.controls = controls
@@ -49,6 +51,7 @@ class Trainer:
         self.stepper = Stepper(state, controls)
         peak, _ = peak_flops(state.device, state.precision.dtype)
         self.window = LogWindow(FlopCount.of_model(state.model, state.model_args), peak)
+        options = state.settings.for_run()
         scorer = Scorer(state.model, state.hidden, state.tokenizer, state.precision)
         self._stage_loop = StageLoop(
             Parts(
@@ -56,14 +59,15 @@ class Trainer:
                 data=data,
                 controls=controls,
                 stepper=self.stepper,
-                evaluator=Evaluator(state, data, scorer, lambda: controls.stop_now),
+                evaluator=Evaluator(state, data, scorer, controls.wants_stop),
                 obeyer=self.obeyer,
                 saves=self.saves,
                 window=self.window,
-                max_hours=state.settings.for_run().max_hours,
-                said=said if said is not None else [],
+                compilation=Compilation(options) if options.compile_model else None,
+                max_hours=options.max_hours,
             )
         )
+        self.go_on_elsewhere: Callable[[], int] | None = None  # starts a process that resumes the run; its number
         self._note = note
         self._resume_command = resume_command
         self._resumed_from = resumed_from
@@ -75,17 +79,26 @@ class Trainer:
         """
         state, progress = self.state, self.state.progress
         yield self._run_started()
-        try:
-            while (stage := self.obeyer.next_stage()) is not None:
-                yield from self._stage_loop.run(stage)
-                if self.obeyer.stop_at_stage_end and self.obeyer.next_stage() is not None:
-                    self.controls.stop_reason = "the stage's end"
-                    raise StopRequested
-        except StopRequested:
-            yield from self._stop()
-            return
+        while True:
+            try:
+                yield from self._train()
+                break
+            except StopRequested:
+                if (yield from self._leave()):
+                    return
+            except (DataError, OutOfMemoryError):
+                yield from self._keep_what_is_done()
+                raise
         yield from self.saves.close()
         yield RunDone(step=progress.step, path=str(state.run.model), seconds=progress.elapsed_s)
+
+    def _train(self) -> Iterator[Event]:
+        """The stages that are left. Raises `StopRequested` with a state that can be saved."""
+        while (stage := self.obeyer.next_stage()) is not None:
+            yield from self._stage_loop.run(stage)
+            if self.obeyer.stop_at_stage_end and self.obeyer.next_stage() is not None:
+                self.controls.stop_reason = "the stage's end"
+                raise StopRequested
 
     def _run_started(self) -> RunStarted:
         state, progress = self.state, self.state.progress
@@ -102,13 +115,13 @@ class Trainer:
             pid=os.getpid(),
         )
 
-    def _stop(self) -> Iterator[Event]:
-        """Save what the last finished step left, unless it is on the disk already."""
+    def _leave(self) -> Generator[Event, None, bool]:
+        """Save what the last finished step left and end, or let another process go on; False: stay after all."""
+        if self.controls.hands_over and self.go_on_elsewhere is not None:
+            return (yield from self._hand_over(self.go_on_elsewhere))
         progress, path = self.state.progress, self.state.run.model
         yield ActivityChanged("stopping")
-        yield from self.saves.close()
-        if self.window.steps:
-            yield MetricsLogged(self.window.take())
+        yield from self._log_rest()
         if self.stepper.steps_here:
             yield from self.saves.finish("stop", keep=self._keep())
         yield RunStopped(
@@ -117,6 +130,30 @@ class Trainer:
             command=self._resume_command,
             reason=self.controls.stop_reason or "asked",
         )
+        return True
+
+    def _hand_over(self, go_on_elsewhere: Callable[[], int]) -> Generator[Event, None, bool]:
+        """Save, then let another process go on; False where that does not work: this one stays."""
+        step = self.state.progress.step
+        yield ActivityChanged("handing over")
+        yield from self._log_rest()
+        if self.stepper.steps_here:
+            problem = yield from self.saves.attempt("handing over", keep=self._keep())
+            if problem is not None:
+                self.controls.stay()
+                yield Warned("not handed over: this process goes on without a terminal", step)
+                return False
+        return (yield from hand_over(step, self.controls, go_on_elsewhere))
+
+    def _keep_what_is_done(self) -> Iterator[Event]:
+        """Training cannot go on, but the last finished step's state is whole: it shall not be lost."""
+        yield from self._log_rest()
+        if self.stepper.steps_here:
+            yield from self.saves.attempt("before the end", keep=self._keep())
+
+    def _log_rest(self) -> Iterator[Event]:
+        if self.window.steps:
+            yield MetricsLogged(self.window.take())
 
     def _keep(self) -> int:
         plan = self.state.settings.plan
