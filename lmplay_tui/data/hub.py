@@ -27,22 +27,20 @@ def read(spec: DatasetSpec, report: Report) -> Splits:
     reached, stays silent, or the disk is full: one line each, naming the dataset.
     """
     report("downloading", spec.name, None)
+    with listening() as progress:
+        return in_background(lambda: _load(spec), lambda: _tick(spec, progress, report))
+
+
+def _load(spec: DatasetSpec) -> Splits:
+    def load(split: str | None = None) -> Any:
+        return quiet_datasets().load_dataset(spec.path, spec.config, revision=spec.revision, split=split)
+
     try:
-        with listening() as progress:
-            return in_background(lambda: _load(spec), lambda: _tick(spec, progress, report))
+        return choose(spec, load(), load)
     except UserError:
         raise
     except Exception as error:  # of many libraries, without a common base
         raise translated(spec, error) from error
-
-
-def _load(spec: DatasetSpec) -> Splits:
-    library = quiet_datasets()
-
-    def load(split: str | None = None) -> Any:
-        return library.load_dataset(spec.path, spec.config, revision=spec.revision, split=split)
-
-    return choose(spec, load(), load)
 
 
 def _tick(spec: DatasetSpec, progress: Progress, report: Report) -> None:

@@ -3,6 +3,7 @@
 A `.txt` file's rows are its paragraphs: pieces between blank lines.
 """
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +18,8 @@ from lmplay_tui.text import one_line
 
 T = TypeVar("T")
 
+# How the readers behind `datasets` call a dataset without rows, where they do not just run off a list's end.
+_SAY_EMPTY = re.compile("BatchSize must be greater than 0|corresponds to no data")
 _BUILDERS = {
     ".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".txt": "text",
     ".arrow": "arrow",
@@ -49,7 +52,7 @@ def read(spec: DatasetSpec, report: Report) -> Splits:
         report("loading", f"{spec.name}: writing rows to the cache", progress.fraction())
 
     with listening() as progress:
-        return _opened(spec, lambda: in_background(lambda: choose(spec, load(), load), tick))
+        return in_background(lambda: _opened(spec, lambda: choose(spec, load(), load)), tick)
 
 
 def read_saved(spec: DatasetSpec, train: Path, validation: Path | None) -> Splits:
@@ -98,7 +101,7 @@ def _opened(spec: DatasetSpec, load: Callable[[], T]) -> T:
         raise DataError(f"dataset {spec.name}: {path}: {one_line(error.strerror or error)}") from error
     except Exception as error:  # the parsers' own kinds, without a common base
         cause = unchain(error)
-        if isinstance(cause, StopIteration | IndexError) or "BatchSize must be greater" in str(cause):  # as readers say
+        if isinstance(cause, StopIteration | IndexError) or _SAY_EMPTY.search(str(cause)):
             raise UserError(f"dataset {spec.name}: {path} holds no rows") from error
         said = one_line(cause, 160) or type(cause).__name__
         raise UserError(f"dataset {spec.name}: {path} cannot be read: {said}") from error

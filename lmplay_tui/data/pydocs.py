@@ -31,7 +31,7 @@ _FORMAT = 1  # of the cached rows: a change of what they hold must not find the 
 
 Row = tuple[str, str, str]  # part, title, text
 
-_NO_LIBRARY = re.compile(r"(^|/)(tests?|idle_test|site-packages|dist-packages|__pycache__)(/|$)|(^|/)test_[^/]*$")
+_LEFT_OUT = frozenset(("test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "pydoc_data"))
 _UNDERLINE = re.compile(r"^([*=\-^~\"#+])\1{2,}$")
 
 
@@ -119,8 +119,7 @@ def _topics() -> Iterator[Row]:
 def _docstrings(report: Callable[[str, str, float | None], None]) -> Iterator[Row]:
     """The docstrings of the standard library, under their qualified names; parsed, never imported."""
     library = Path(sysconfig.get_path("stdlib"))
-    found = (path.relative_to(library) for path in library.rglob("*.py"))
-    files = sorted(path for path in found if not _NO_LIBRARY.search(path.with_suffix("").as_posix()))
+    files = sorted(_files(library))
     for number, file in enumerate(files):
         if number % 50 == 0:
             report("loading", f"{NAME}: reading the standard library", number / len(files))
@@ -133,6 +132,14 @@ def _docstrings(report: Callable[[str, str, float | None], None]) -> Iterator[Ro
             continue  # templates and files of other encodings
         module = ".".join(part for part in file.with_suffix("").parts if part != "__init__") or file.stem
         yield from _documented(tree, module)
+
+
+def _files(library: Path) -> Iterator[Path]:
+    for folder, folders, names in os.walk(library):
+        folders[:] = [name for name in folders if name not in _LEFT_OUT]  # not walked either: some hold thousands
+        for name in names:
+            if name.endswith(".py") and not name.startswith("test_"):
+                yield (Path(folder) / name).relative_to(library)
 
 
 def _documented(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef, name: str) -> Iterator[Row]:

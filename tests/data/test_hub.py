@@ -1,0 +1,205 @@
+"""The hub that is away, refuses, says nothing, or fills the disk: one line that names the dataset."""
+
+import importlib
+import subprocess
+import sys
+import threading
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import datasets
+import pytest
+from datasets import exceptions as theirs
+
+from lmplay_tui.data import hub
+from lmplay_tui.data.progress import listening
+from lmplay_tui.data.sources import open_source
+from lmplay_tui.errors import DataError, UserError
+from lmplay_tui.plan.schema import DatasetSpec
+from tests.data.conftest import Open, unheard
+
+SPEC = DatasetSpec("wiki", "owner/name", config="en", revision="abc", text="text")
+ROWS = datasets.Dataset.from_dict({"text": [f"Row {n}." for n in range(20)]})
+
+tqdm: Any = importlib.import_module("tqdm.std").tqdm
+Calls = list[tuple[tuple[Any, ...], dict[str, Any]]]
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    made: Calls = []
+
+    def load(*args: Any, **kwargs: Any) -> Any:
+        made.append((args, kwargs))
+        split = kwargs.get("split")
+        found = datasets.DatasetDict({"train": ROWS, "validation": ROWS.select(range(3)), "test": ROWS})
+        return found if split is None else ROWS.select(range(5))
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    return made
+
+
+def test_a_hub_dataset_is_asked_for_as_the_plan_says(calls: Calls, tmp_path: Any) -> None:
+    source = open_source(SPEC, datasets_folder=tmp_path, report=unheard)
+    assert (source.train.num_rows, source.validation and source.validation.num_rows) == (20, 3)
+    assert calls == [(("owner/name", "en"), {"revision": "abc", "split": None})]  # and no code of theirs is trusted
+
+
+def test_a_part_of_a_split(calls: Calls, tmp_path: Any) -> None:
+    spec = DatasetSpec("wiki", "owner/name", split="train[:25%]", validation="test")
+    source = open_source(spec, datasets_folder=tmp_path, report=unheard)
+    assert (source.train.num_rows, source.validation and source.validation.num_rows) == (5, 20)
+    assert [kwargs["split"] for _, kwargs in calls] == [None, "train[:25%]"]
+
+
+def test_a_stage_of_a_hub_dataset(calls: Calls, opened: Open) -> None:
+    from lmplay_tui.data.batches import Position
+
+    data = opened(SPEC)
+    assert data.rows_total == 20
+    assert [s.truth for b in data.batches(Position()) for s in b.samples] == [f"Row {n}." for n in range(20)]
+
+
+def chained(outer: Exception, inner: Exception) -> Exception:
+    outer.__cause__ = inner
+    return outer
+
+
+class AnswerError(OSError):
+    def __init__(self, status: int) -> None:
+        super().__init__(f"{status} for url https://huggingface.co/api\nmore")
+        self.response = SimpleNamespace(status_code=status)
+
+
+ERRORS: dict[str, tuple[Exception, type[UserError], str]] = {
+    "not there": (theirs.DatasetNotFoundError("x"), UserError, "the hub has no dataset owner/name, or it is private"),
+    "gated": (theirs.DatasetNotFoundError("'x' is a gated dataset"), UserError, "who accept its terms on the hub"),
+    "script": (RuntimeError("Dataset scripts are no longer supported, but found x.py"), UserError, "is a script"),
+    "config": (ValueError("BuilderConfig 'en' not found. Available: ['eng', 'es']"), UserError,
+               "there is no config en; did you mean eng?; it has eng, es"),
+    "no config": (ValueError("Config name is missing.\nPlease pick one among ['a', 'b']"), UserError,
+                  "set config to one of a, b"),
+    "split": (ValueError('Unknown split "tran". Should be one of [\'train\'].'), UserError, "there is no split tran"),
+    "offline": (ConnectionError("Couldn't reach 'x' on the Hub (OfflineModeIsEnabled)"), DataError, "HF_HUB_OFFLINE"),
+    "unreachable": (ConnectionError("Couldn't reach 'x' on the Hub"), DataError, "the hub cannot be reached; check"),
+    "500": (chained(FileNotFoundError("Couldn't find any data file at /x"), AnswerError(500)), DataError,
+            "answers with an error (500)"),
+    "401": (AnswerError(401), UserError, "the hub refuses access to owner/name (401)"),
+    "full": (chained(theirs.DatasetGenerationError("An error"), OSError(28, "No space left")), DataError,
+             "the disk is full; free some space, or set HF_HOME"),
+    "damaged": (chained(theirs.DatasetGenerationError("An error"), ValueError("bad\nfooter")), DataError,
+                "owner/name cannot be read (bad footer)"),
+    "nameless": (AssertionError(), DataError, "owner/name cannot be read (AssertionError)"),
+    "hostile": (ConnectionError("\x1b]0;owned\x07"), DataError, "cannot be reached"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_errors_are_one_line_that_names_the_dataset(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    error, kind, said = ERRORS[name]
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    with pytest.raises(UserError) as caught:
+        open_source(SPEC, datasets_folder=tmp_path, report=unheard)
+    message = str(caught.value)
+    assert type(caught.value) is kind
+    assert message.startswith("dataset wiki: ")
+    assert said in message
+    assert not {"\n", "\x1b"} & set(message)
+    assert tuple(capfd.readouterr()) == ("", "")
+
+
+def test_a_hub_that_stays_silent(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    release = threading.Event()
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: release.wait(60))
+    monkeypatch.setattr(hub, "SILENT_S", 0.2)
+    with pytest.raises(DataError, match="dataset wiki: the hub has not answered for 0 s; try again later"):
+        open_source(SPEC, datasets_folder=tmp_path, report=unheard)
+    release.set()
+
+
+def test_a_download_that_moves_is_not_given_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    def slowly(*_: Any, **__: Any) -> Any:
+        tqdm(total=12, unit="B", disable=True).update(2)
+        time.sleep(1)  # unpacking: nothing moves
+        return datasets.DatasetDict({"train": ROWS})
+
+    monkeypatch.setattr(datasets, "load_dataset", slowly)
+    monkeypatch.setattr(hub, "SILENT_S", 0.5)
+    assert open_source(SPEC, datasets_folder=tmp_path, report=unheard).train.num_rows == 20
+
+
+def test_what_the_user_stops_is_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    """A stop while the hub is slow comes through the report, and nobody waits for the hub."""
+    release = threading.Event()
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: release.wait(60))
+    heard: list[str] = []
+
+    def report(activity: str, detail: str, fraction: float | None) -> None:
+        heard.append(activity)
+        if len(heard) > 3:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        hub.read(SPEC, report)
+    assert set(heard) == {"downloading"}
+    release.set()
+
+
+def test_progress_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    told: list[tuple[str, str, float | None]] = []
+    go_on = threading.Semaphore(0)
+
+    def load(*_: Any, **__: Any) -> Any:
+        files = tqdm(total=2, unit="files", disable=True)
+        first = tqdm(total=30_000_000, unit="B", disable=True)
+        first.update(15_000_000)
+        go_on.acquire(timeout=20)
+        first.update(15_000_000)
+        tqdm(total=10, unit="B", disable=True).update(10)
+        files.update(2)
+        rows = tqdm(total=8, unit=" examples", disable=True)
+        rows.update(2)
+        go_on.acquire(timeout=20)
+        return datasets.DatasetDict({"train": ROWS})
+
+    def report(activity: str, detail: str, fraction: float | None) -> None:
+        if (activity, detail, fraction) not in told:
+            told.append((activity, detail, fraction))
+            if fraction is not None:
+                go_on.release()
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    hub.read(SPEC, report)
+    assert told[0] == ("downloading", "wiki", None)
+    assert ("downloading", "wiki, 15 MB", 0.25) in told
+    assert told[-1] == ("loading", "wiki: writing rows to the cache", 0.25)
+
+
+def test_bars_are_as_before_when_nobody_listens() -> None:
+    before = tqdm.__init__, tqdm.update
+    with listening() as progress:
+        assert (tqdm.__init__, tqdm.update) != before
+        bar = tqdm(range(3), disable=True)
+        assert list(bar) == [0, 1, 2]
+        assert progress.fraction() is None
+    assert (tqdm.__init__, tqdm.update) == before
+
+
+def test_the_library_is_quiet_and_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = (
+        "from lmplay_tui.data.library import quiet_datasets; quiet_datasets();"
+        "import huggingface_hub.constants as c, datasets, tqdm.std, threading;"
+        "assert c.HF_HUB_DOWNLOAD_TIMEOUT == c.HF_HUB_ETAG_TIMEOUT == 20;"
+        "assert datasets.are_progress_bars_disabled();"
+        "assert type(tqdm.std.tqdm.get_lock()) is type(threading.RLock())"
+    )
+    for name in ("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT"):
+        monkeypatch.delenv(name, raising=False)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -1,0 +1,204 @@
+"""The datasets folder: whole or absent, and read by a run without network."""
+
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+
+from lmplay_tui.data.saving import find, save_datasets, saved_name
+from lmplay_tui.data.sources import open_source
+from lmplay_tui.errors import DataError
+from lmplay_tui.plan.schema import DatasetSpec, Plan, Stage
+from tests.data.conftest import unheard
+
+ROWS = datasets.Dataset.from_dict({"title": [f"T{n}" for n in range(20)], "text": [f"Row {n}." for n in range(20)]})
+WIKI = DatasetSpec("wikipedia", "wikimedia/wikipedia", "20231101.en", text="text", title="title",
+                   saved_as="wikimedia_wikipedia_20231101_en")  # fmt: skip
+WIKITEXT = DatasetSpec("wikitext", "Salesforce/wikitext", "wikitext-2-raw-v1")
+
+
+def plan(*specs: DatasetSpec) -> Plan:
+    return Plan("p", tuple(Stage(f"s{number}", (spec,)) for number, spec in enumerate(specs)))
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    asked: list[str] = []
+
+    def load(path: str, *_: Any, **__: Any) -> Any:
+        asked.append(path)
+        found = datasets.DatasetDict({"train": ROWS})
+        if path == WIKITEXT.path:
+            found["validation"] = ROWS.select(range(3))
+        return found
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    return asked
+
+
+def no_hub(*_: Any, **__: Any) -> None:
+    raise ConnectionError("away")
+
+
+def rows_of(spec: DatasetSpec, folder: Path) -> tuple[list[str], int | None]:
+    source = open_source(spec, datasets_folder=folder, report=unheard)
+    truths = [source.train.items(row)[0].truth for row in range(source.train.num_rows)]
+    return truths, source.validation.num_rows if source.validation else None
+
+
+def test_what_is_saved_is_read_without_network(hub: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "datasets"
+    local = DatasetSpec("own", str(tmp_path / "own.jsonl"))
+    before = [rows_of(spec, folder) for spec in (WIKI, WIKITEXT)]
+    paths = save_datasets(plan(WIKI, WIKITEXT, local, DatasetSpec("pydocs", "pydocs"), WIKI), folder, unheard)
+    assert paths == [
+        folder / "wikimedia_wikipedia_20231101_en.train",
+        folder / "Salesforce_wikitext_wikitext-2-raw-v1.train",
+        folder / "Salesforce_wikitext_wikitext-2-raw-v1.validation",
+    ]
+    assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in paths)
+    monkeypatch.setattr(datasets, "load_dataset", no_hub)
+    assert [rows_of(spec, folder) for spec in (WIKI, WIKITEXT)] == before == [
+        ([f"Row {n}." for n in range(20)], None), ([f"Row {n}." for n in range(20)], 3)
+    ]  # fmt: skip
+    assert save_datasets(plan(WIKI, WIKITEXT), folder, unheard) == paths  # what is there is not fetched again
+
+
+def test_the_same_rows_are_held_out_of_a_saved_copy(hub: list[str], tmp_path: Path) -> None:
+    from lmplay_tui.data.order import Part
+
+    there = Part(open_source(WIKI, datasets_folder=tmp_path, report=unheard), share=0.1, seed=0)
+    save_datasets(plan(WIKI), tmp_path, unheard)
+    saved = Part(open_source(WIKI, datasets_folder=tmp_path, report=unheard), share=0.1, seed=0)
+    assert [saved.validation(n) for n in range(2)] == [there.validation(n) for n in range(2)]
+    assert saved.fingerprint() == there.fingerprint()
+
+
+def test_parts_of_a_dataset_have_names_of_their_own() -> None:
+    names = {
+        saved_name(DatasetSpec("x", "owner/name", config, revision, split))
+        for config in (None, "a.b")
+        for revision in (None, "1")
+        for split in ("train", "train[:10%]")
+    }
+    assert len(names) == 8
+    assert all(set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789_-") for name in names)
+
+
+@pytest.mark.parametrize("killed_at", ["validation", "train", "rename"])
+def test_a_save_that_breaks_off_leaves_nothing_that_is_used(
+    killed_at: str, hub: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, rename = datasets.Dataset.save_to_disk, Path.rename
+    calls = 0
+
+    def save(self: Any, path: str) -> None:
+        nonlocal calls
+        calls += 1
+        real(self, path)
+        if killed_at == ("validation", "train")[calls - 1]:
+            raise OSError(28, "No space left on device")
+
+    def move(self: Path, target: Path) -> Path:
+        if killed_at == "rename" and target.name.endswith(".train"):
+            raise OSError(28, "No space left on device")
+        return rename(self, target)
+
+    monkeypatch.setattr(datasets.Dataset, "save_to_disk", save)
+    monkeypatch.setattr(Path, "rename", move)
+    with pytest.raises(DataError, match=r"dataset wikitext: .*: No space left on device"):
+        save_datasets(plan(WIKITEXT), tmp_path, unheard)
+    assert find(WIKITEXT, tmp_path) is None
+    assert not list(tmp_path.glob(".*"))
+    monkeypatch.setattr(datasets.Dataset, "save_to_disk", real)
+    monkeypatch.setattr(Path, "rename", rename)
+    assert len(save_datasets(plan(WIKITEXT), tmp_path, unheard)) == 2
+    assert rows_of(WIKITEXT, tmp_path)[1] == 3
+
+
+def test_what_a_killed_process_left_is_removed(hub: list[str], tmp_path: Path) -> None:
+    name = "wikimedia_wikipedia_20231101_en.train"
+    dead, alive = tmp_path / f".{name}.999999999.tmp", tmp_path / f".{name}.1.tmp"
+    for left in (dead, alive):
+        left.mkdir()
+        (left / "data.arrow").write_bytes(b"half")
+    save_datasets(plan(WIKI), tmp_path, unheard)
+    assert not dead.exists()
+    assert alive.exists()
+
+
+def test_everything_is_on_disk_before_it_bears_its_name(
+    hub: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    sync, rename = os.fsync, Path.rename
+
+    def fsync(handle: int) -> None:
+        said.append(Path(f"/proc/self/fd/{handle}").readlink().name)
+        sync(handle)
+
+    def move(self: Path, target: Path) -> Path:
+        said.append("rename")
+        return rename(self, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Path, "rename", move)
+    save_datasets(plan(WIKI), tmp_path, unheard)
+    place = said.index("rename")
+    assert {"state.json", "dataset_info.json", "data-00000-of-00001.arrow"} <= set(said[:place])
+    assert said[place + 1 :] == [tmp_path.name]
+
+
+def test_a_folder_that_cannot_be_written(hub: list[str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(DataError, match=r"dataset wikipedia: .*file: "):
+        save_datasets(plan(WIKI), tmp_path / "file", unheard)
+
+
+def test_a_user_who_stops_saving(hub: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    release = threading.Event()
+    monkeypatch.setattr(datasets.Dataset, "save_to_disk", lambda self, path: release.wait(30))
+
+    def report(activity: str, detail: str, fraction: float | None) -> None:
+        if activity == "saving":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        save_datasets(plan(WIKI), tmp_path, report)
+    release.set()
+    assert find(WIKI, tmp_path) is None
+
+
+LMPLAY = {
+    "Open_Orca_OpenOrca": (
+        DatasetSpec("openorca", "Open-Orca/OpenOrca", prompt="question", system="system_prompt", truth="response",
+                    saved_as="Open_Orca_OpenOrca"),
+        {"prompt": ["Be kind.\nWhy?"] * 4, "truth": ["So."] * 4},
+    ),
+    "wikimedia_wikipedia_20231101_en": (WIKI, {"id": ["1"] * 4, "title": ["T"] * 4, "text": ["So."] * 4}),
+    "tinystories": (
+        DatasetSpec("tinystories", "roneneldan/TinyStories", text="text", saved_as="tinystories"),
+        {"text": ["So."] * 4, "truth": ["So."] * 4},
+    ),
+    "smoltalk_all": (
+        DatasetSpec("smoltalk", "HuggingFaceTB/smoltalk", "all", messages="messages", saved_as="smoltalk_all"),
+        {"messages": [[{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]] * 4,
+         "truth": ["[]"] * 4},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LMPLAY)
+def test_datasets_saved_by_lmplay_are_used_as_they_are(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both folders, every row of the first trained, with the columns that LMPlay made of them."""
+    monkeypatch.setattr(datasets, "load_dataset", no_hub)
+    spec, columns = LMPLAY[name]
+    rows = datasets.Dataset.from_dict(columns)
+    rows.save_to_disk(tmp_path / f"{name}.train")
+    rows.select([0]).save_to_disk(tmp_path / f"{name}.validation")
+    assert rows_of(spec, tmp_path) == (["So."] * 4, 1)
