@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +18,13 @@ def falling(step: int) -> float:
 
 def record_run(
     folder: Path, name: str, *, steps: int = 60, seed: int = 0, loss: Callable[[int], float] = falling,
-    validate: bool = True,
+    validate: bool = True, stages: Sequence[str] = ("first", "second"),
 ) -> list[Path]:
-    """Write the statistics of a run of two stages and return the files' paths."""
+    """Write the statistics of a run of some stages of equal length and return the files' paths."""
     dice = random.Random(seed)
     statistics = RunStatistics(name)
     for step in range(steps):
-        stage = "first" if step < steps // 2 else "second"
+        stage = stages[step * len(stages) // steps]
         value = loss(step) + dice.gauss(0, 0.05)
         accuracy = dice.random() * 0.5
         statistics.trained(stage, rows=5, tokens=1000, loss_tokens=800, loss=value, accuracy=accuracy)
