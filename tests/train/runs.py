@@ -1,6 +1,7 @@
 """Helpers to run the real trainer in a test and to compare what it leaves."""
 
 import itertools
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -123,7 +124,7 @@ def differences(a: Any, b: Any, path: str = "") -> Iterator[str]:
     elif isinstance(a, list | tuple) and isinstance(b, list | tuple) and len(a) == len(b):
         for i, (x, y) in enumerate(zip(a, b, strict=True)):
             yield from differences(x, y, f"{path}/{i}")
-    elif a != b and not (a != a and b != b):
+    elif a != b and not (isinstance(a, float) and isinstance(b, float) and math.isnan(a) and math.isnan(b)):
         yield f"{path}: {a!r} != {b!r}"
 
 

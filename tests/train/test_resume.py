@@ -71,7 +71,7 @@ def test_between_mini_batches_and_inside_validation(place, undisturbed):
 def test_stopped_many_times(place, undisturbed):
     plan, whole, _, _ = undisturbed
     options = {"training_plan": plan}
-    done: list[tuple[int, str, float, float | None]] = []
+    done = []
     for _ in range(len(whole) + 1):
         events = stop_after(len(done) + 2, model="often/m.lmp", out_dir="often", **options)
         done += losses(events)

@@ -1,0 +1,167 @@
+"""What people ask while it runs, and that only what they ask for changes the run."""
+
+import json
+
+from lmplay_tui.run import controls as asked
+from lmplay_tui.run.controls import Controls
+from lmplay_tui.run.events import (
+    Bookmarked,
+    CheckpointSaved,
+    LearningRateChanged,
+    Paused,
+    PlanChanged,
+    Predicted,
+    Resumed,
+    RunDone,
+    RunStopped,
+    StageDone,
+    StepDone,
+    Validated,
+    Warned,
+)
+from lmplay_tui.train.hosting import run_events
+from tests.train.runs import PLAN, differences, given, last, losses, state_of, train, write_plan
+
+
+def ask_at(step: int, *commands: asked.Command, **options):
+    """Train, and send the commands once `step` is done."""
+    controls = Controls()
+    events = []
+    for event in run_events(given(**options), controls):
+        events.append(event)
+        if isinstance(event, StepDone) and event.step == step:
+            for command in commands:
+                controls.send(command)
+    return events
+
+
+def of(kind, events):
+    return [event for event in events if isinstance(event, kind)]
+
+
+def test_save_now_makes_a_checkpoint_of_that_step(place):
+    events = ask_at(3, asked.SaveNow(id="1"), training_plan=write_plan(place), model="m.lmp")
+    saved = [e for e in of(CheckpointSaved, events) if e.reason == "asked"]
+    assert [e.step for e in saved] == [3]
+    assert saved[0].size_bytes > 1000
+    answers = [e for e in events if type(e).__name__ == "Answered"]
+    assert [(a.id, a.ok) for a in answers] == [("1", True)]
+
+
+def test_asking_pinning_and_bookmarks_change_no_bit(place):
+    plan = write_plan(place)
+    whole = train(training_plan=plan, model="a.lmp", out_dir="a")
+    commands = (
+        asked.Ask("The mill", temperature=0.9, top_k=5, max_tokens=8), asked.Pin("She went"), asked.Bookmark("here"),
+        asked.SaveNow(),
+    )  # fmt: skip
+    events = ask_at(4, *commands, training_plan=plan, model="b.lmp", out_dir="b")
+    assert losses(events) == losses(whole)
+    a, b = state_of(place / "a.lmp"), state_of(place / "b.lmp")
+    assert not list(differences(a["model"], b["model"]))
+    assert not list(differences(a["optimizers"], b["optimizers"]))
+    assert not list(differences(a["runner"]["state"]["rng"], b["runner"]["state"]["rng"]))
+    kinds = [e.prediction.kind for e in of(Predicted, events)]
+    assert kinds.count("asked") == 1
+    assert kinds.count("pinned") >= 2, "answered at each evaluation"
+    assert [e.note for e in of(Bookmarked, events)] == ["here"]
+
+
+def test_validate_now(place):
+    plan = write_plan(place, PLAN.replace("validation_interval = 5", "validation_interval = 100000"))
+    assert not of(Validated, train(training_plan=plan, model="a.lmp"))
+    assert [e.step for e in of(Validated, ask_at(2, asked.ValidateNow(), training_plan=plan, model="b.lmp"))] == [2]
+
+
+def test_a_learning_rate_is_kept_on_a_resume(place):
+    plan = write_plan(place)
+    commands = (asked.SetLearningRate(factor=0.5), asked.Stop())
+    events = ask_at(2, *commands[:1], training_plan=plan, model="m.lmp")
+    assert [e.factor for e in of(LearningRateChanged, events)] == [0.5]
+    assert [e.lr for e in of(StepDone, events)][1:3] == [0.01, 0.005]
+    first = ask_at(2, *commands, training_plan=plan, model="n.lmp")
+    assert isinstance(last(first), RunStopped)
+    # The stop came with the change: nothing was trained with it yet, but it holds.
+    assert of(StepDone, train(model="n.lmp"))[0].lr in (0.005, 0.01)
+
+
+def test_a_learning_rate_by_value_and_a_bad_one(place):
+    events = ask_at(
+        2, asked.SetLearningRate(value=0.002), asked.SetLearningRate(factor=-1), training_plan=write_plan(place),
+        model="m.lmp",
+    )  # fmt: skip
+    assert [round(e.lr, 12) for e in of(StepDone, events)][2] == 0.002
+    assert len(of(Warned, events)) == 1
+
+
+def test_pause_holds_and_resume_goes_on(place):
+    controls = Controls()
+    whole = losses(train(training_plan=write_plan(place), model="a.lmp"))
+    events, waited = [], 0
+    for event in run_events(given(training_plan=write_plan(place), model="b.lmp"), controls):
+        events.append(event)
+        if isinstance(event, StepDone) and event.step == 2:
+            controls.send(asked.Pause())
+        if getattr(event, "activity", "") == "paused":
+            waited += 1
+            if waited == 2:
+                controls.send(asked.SaveNow())
+            if waited == 3:
+                controls.send(asked.Resume())
+    assert losses(events) == whole
+    assert len(of(Paused, events)) == len(of(Resumed, events)) == 1
+    paused = events.index(of(Paused, events)[0])
+    resumed = events.index(of(Resumed, events)[0])
+    assert not of(StepDone, events[paused:resumed])
+    assert [e.reason for e in of(CheckpointSaved, events[paused:resumed])] == ["asked"], "saves while paused"
+
+
+def test_stop_at_the_stages_end(place):
+    events = ask_at(1, asked.Stop(when="stage_end"), training_plan=write_plan(place), model="m.lmp")
+    assert isinstance(last(events), RunStopped)
+    assert [e.stage for e in of(StageDone, events)] == ["stories"]
+    assert isinstance(last(train(model="m.lmp")), RunDone)
+
+
+def test_the_rest_of_the_plan_may_change_and_its_past_may_not(place):
+    plan = write_plan(place)
+    longer = PLAN.replace("epochs = 1.2", "epochs = 1.5").replace("[stages.both]", "[stages.other]")
+    events = ask_at(2, asked.ChangePlan(longer), training_plan=plan, model="m.lmp", out_dir="o")
+    changed = of(PlanChanged, events)
+    assert len(changed) == 1
+    assert "stage pairs: epochs 1.2 -> 1.5" in changed[0].what
+    assert [e.stage for e in of(StageDone, events)] == ["stories", "pairs", "other"]
+    history = list((place / "m.run/plan.history").iterdir())
+    assert [path.read_text(encoding="utf-8") for path in history] == [PLAN]
+    assert (place / "m.run/plan.toml").read_text(encoding="utf-8") == longer
+    assert isinstance(last(train(model="m.lmp")), RunDone)
+
+    for bad, said in (
+        (PLAN.replace("[stages.stories]", "[stages.begun]"), "stages.stories: has begun"),
+        (PLAN.replace("epochs = 0.4", "epochs = 0.001"), "stages.stories.epochs"),
+        (PLAN.replace("embed_dim = 16", "embed_dim = 32"), "train.embed_dim"),
+        (PLAN.replace("epochs = 1.2", "epochs = -1"), "epochs"),
+        ("nonsense", "nonsense"),
+    ):
+        events = ask_at(2, asked.ChangePlan(bad), training_plan=plan, model=f"bad{len(bad)}.lmp")
+        assert not of(PlanChanged, events)
+        assert any(said in e.message for e in of(Warned, events)), (said, of(Warned, events))
+        assert isinstance(last(events), RunDone)
+
+
+def test_the_running_stage_can_be_finished_or_extended_by_the_plan(place):
+    plan = write_plan(place)
+    whole = [e.stage_rows for e in of(StepDone, train(training_plan=plan, model="a.lmp")) if e.stage == "stories"]
+    change = asked.ChangePlan(PLAN.replace("epochs = 0.4", "epochs = 1"))
+    longer = ask_at(1, change, training_plan=plan, model="b.lmp")
+    assert max(e.stage_rows for e in of(StepDone, longer) if e.stage == "stories") > max(whole)
+    change = asked.ChangePlan(PLAN.replace("epochs = 0.4", "epochs = 0.2"))
+    shorter = ask_at(1, change, training_plan=plan, model="c.lmp")
+    assert max(e.stage_rows for e in of(StepDone, shorter) if e.stage == "stories") < max(whole)
+
+
+def test_events_on_disk_are_the_events(place):
+    events = ask_at(3, asked.Bookmark("b"), training_plan=write_plan(place), model="m.lmp")
+    written = [json.loads(line) for line in (place / "m.run/events.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [w["event"] for w in written] == [type(e).__name__ for e in events if e.journaled]
+    assert all(w["time"].endswith("Z") for w in written)

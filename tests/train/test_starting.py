@@ -1,0 +1,154 @@
+"""How a run begins: anew, with other weights, from a chosen checkpoint, with a warm-up, with what is kept."""
+
+import json
+
+import pytest
+import torch
+
+from lmplay_tui.run.events import RunDone, RunFailed, StepDone
+from lmplay_tui.train.checkpoint import load_checkpoint
+from tests.train.runs import PLAN, differences, last, losses, state_of, stop_after, train, write_plan
+
+
+def rates(events) -> list[float]:
+    return [event.lr for event in events if isinstance(event, StepDone)]
+
+
+def test_any_numbered_checkpoint_can_be_gone_on_from(place):
+    plan = write_plan(place)
+    whole = train(training_plan=plan, model="a/m.lmp", save_interval=6, keep=20)
+    assert isinstance(last(whole), RunDone)
+    end = state_of(place / "a/m.lmp")
+    numbered = sorted((place / "a").glob("m.step-*.lmp"))
+    assert len(numbered) >= 4
+    for path in numbered[:-1]:
+        events = train(resume=str(path))
+        assert isinstance(last(events), RunDone), last(events)
+        step = load_checkpoint(path)["runner"]["state"]["progress"]["step"]
+        assert losses(events) == losses(whole)[step:]
+        assert not list(differences(end, state_of(place / "a/m.lmp")))
+
+
+def test_keep_holds_so_many_numbered_checkpoints(place):
+    train(training_plan=write_plan(place), model="m.lmp", save_interval=6, keep=2)
+    assert len(list(place.glob("m.step-*.lmp"))) == 2
+
+
+def test_initial_model_gives_weights_and_nothing_else(place):
+    plan = write_plan(place)
+    stop_after(3, training_plan=plan, model="first.lmp")
+    events = stop_after(1, training_plan=plan, initial_model="first.lmp", model="second.lmp")
+    fresh = stop_after(1, training_plan=plan, model="third.lmp")
+    assert losses(events)[0][0] == 1
+    assert losses(events)[0][2] < losses(fresh)[0][2], "trained weights begin with a lower loss"
+    read = [event.rows for event in events if isinstance(event, StepDone)]
+    assert load_checkpoint(place / "second.lmp")["runner"]["state"]["stats"]["total_train_samples"] == read[0]
+
+
+def test_initial_model_is_the_fallback_only(place):
+    plan = write_plan(place)
+    stop_after(3, training_plan=plan, model="m.lmp")
+    stop_after(1, training_plan=plan, model="other.lmp")
+    events = stop_after(4, model="m.lmp", initial_model="other.lmp")
+    assert losses(events)[0][0] == 4
+
+
+def test_initial_model_of_another_shape_is_one_line(place):
+    stop_after(1, training_plan=write_plan(place), model="m.lmp")
+    event = last(train(training_plan=write_plan(place), initial_model="m.lmp", model="n.lmp", embed_dim=32))
+    assert isinstance(event, RunFailed)
+    assert event.exit_code == 2
+    assert "shape" in event.message
+    assert "\n" not in event.message
+
+
+def test_warm_up_goes_on_after_a_resume_that_does_not_mention_it(place):
+    plan = write_plan(place)
+    options = {"training_plan": plan, "optimizer_warmup_steps": 6}
+    whole = train(model="a.lmp", out_dir="a", **options)
+    assert rates(whole)[:6] == pytest.approx([0.01 * (0.1 + 0.9 * i / 6) for i in range(6)])
+    first = stop_after(3, model="b.lmp", out_dir="b", **options)
+    second = train(model="b.lmp", out_dir="b")
+    assert rates(first) + rates(second) == rates(whole)
+    assert not list(differences(state_of(place / "a.lmp")["model"], state_of(place / "b.lmp")["model"]))
+
+
+def test_warm_up_given_on_a_resume_begins_there(place):
+    stop_after(5, training_plan=write_plan(place), model="m.lmp")
+    events = train(model="m.lmp", optimizer_warmup_fraction=0.5, optimizer_warmup_steps=2)
+    plain = [0.005, 0.0075]
+    assert rates(events)[:2] == pytest.approx(plain)
+
+
+def test_ignore_optimizer_drops_its_state(place):
+    plan = write_plan(place)
+    stop_after(4, training_plan=plan, model="m.lmp")
+    stop_after(5, model="m.lmp", ignore_optimizer=True)
+    steps = {float(v["step"]) for v in load_checkpoint(place / "m.lmp")["optimizers"]["state"].values()}
+    assert steps == {1.0}
+
+
+def test_optimizer_state_goes_on_across_stages_unless_reset(place):
+    kept = write_plan(place, PLAN.replace('optimizer = "adam"\n', ""))
+    train(training_plan=kept, model="kept.lmp")
+    reset = write_plan(place, PLAN.replace('optimizer = "adam"\n', "reset_optimizer = true\n"), "reset.toml")
+    train(training_plan=reset, model="reset.lmp")
+
+    def steps_of(name: str) -> float:
+        checkpoint = load_checkpoint(place / name)
+        return max(float(v["step"]) for v in checkpoint["optimizers"]["state"].values())
+
+    num_steps = load_checkpoint(place / "kept.lmp")["runner"]["state"]["progress"]["step"]
+    assert steps_of("kept.lmp") == num_steps
+    assert steps_of("reset.lmp") < num_steps / 2
+
+
+def test_a_checkpoint_from_a_file_experiment_runs_no_code_unasked(place):
+    (place / "mine.py").write_text(
+        "from lmplay_tui.models.gpt2ish import GPT2ish\nclass Mine(GPT2ish):\n    pass\n", encoding="utf-8"
+    )
+    plan = write_plan(place, PLAN.replace('exp = "test_runner"\n', ""))
+    events = stop_after(2, training_plan=plan, model="m.lmp", exp="mine.py:Mine")
+    assert losses(events), last(events)
+    refused = last(train(model="m.lmp"))
+    assert isinstance(refused, RunFailed)
+    assert "--exp mine.py:Mine" in refused.message
+    assert losses(stop_after(3, model="m.lmp", exp="mine.py:Mine"))
+
+
+def test_default_names(place, monkeypatch):
+    events = stop_after(1, training_plan=write_plan(place))
+    assert last(events).path == "out_gpt/test_runner_plan.lmp"
+    monkeypatch.setenv("LMP_DATASETS", str(place / "elsewhere"))
+    train(model="out_gpt/test_runner_plan.lmp")
+    assert (place / "elsewhere/test_runner_plan_train_stats.json").is_file()
+
+
+def test_every_parameter_of_the_checkpoint_is_plain(place):
+    stop_after(3, training_plan=write_plan(place), model="m.lmp")
+    checkpoint = torch.load(place / "m.lmp", weights_only=True)
+    plain = (str, int, float, bool, type(None), torch.Tensor)
+
+    def walk(value, path: str) -> None:
+        if isinstance(value, dict):
+            for key, item in value.items():
+                assert type(key) in (str, int), path
+                walk(item, f"{path}/{key}")
+        elif isinstance(value, list | tuple):
+            for item in value:
+                walk(item, path)
+        else:
+            assert type(value) in plain, (path, type(value))
+
+    walk(checkpoint, "")
+
+
+def test_journals_of_a_run_that_died_are_continued_without_a_break(place):
+    plan = write_plan(place)
+    train(training_plan=plan, model="m.lmp", save_interval=6)
+    lines = (place / "m.run/metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    steps = [json.loads(line)["step"] for line in lines]
+    assert steps == sorted(steps)
+    train(resume=str(place / "m.prev.lmp"))
+    again = [json.loads(line) for line in (place / "m.run/metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert {"resumed_from"} == again[len(lines)].keys()
