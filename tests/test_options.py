@@ -1,0 +1,99 @@
+"""Options: declared once, and every place that sets one agrees with the declaration."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lmplay_tui import options
+from lmplay_tui.errors import UserError
+from lmplay_tui.options import OnResume, TrainOptions, Where
+
+
+def parsed(*words: str) -> dict:
+    parser = options.new_parser("prog", "what it is")
+    options.add_options(parser)
+    return options.given_options(options.parse_line(parser, words))
+
+
+def test_every_option_has_help_and_a_flag_that_parses():
+    parser = options.new_parser("prog", "what it is")
+    options.add_options(parser)
+    text = " ".join(parser.format_help().split())
+    for name, field in TrainOptions.model_fields.items():
+        assert options.flag(name) in text
+        assert field.description
+        assert field.description.split(";")[0].split(",")[0] in text, name
+
+
+def test_defaults_are_those_of_the_specification():
+    defaults = TrainOptions()
+    expected = {
+        "exp": "gpt2ish", "context_len": 1024, "tokenizer": "gpt2", "dropout": 0.1, "seed": 0, "batch_size": 50,
+        "lr": 0.0006, "lr_schedule": "constant", "optimizer": "adamw", "loss_normalization": "tokens",
+        "mini_batch_size": 4, "validation_batch_size": 4, "validation_interval": 100, "eval_interval": 5000,
+        "eval_samples": 256, "save_interval": 10000, "log_interval": 10, "keep": 0, "validation_split": 0.1,
+        "device": "auto", "refresh_hz": 2.0, "resume": "auto",
+    }  # fmt: skip
+    for name, value in expected.items():
+        assert getattr(defaults, name) == value, name
+    rest = TrainOptions.model_fields.keys() - expected.keys()
+    assert all(getattr(defaults, name) in (None, False) for name in rest)
+
+
+def test_what_a_resume_may_not_change_is_the_models_shape():
+    fixed = {name for name in TrainOptions.model_fields if options.on_resume(name) is OnResume.FIXED}
+    assert fixed == {"exp", "num_blocks", "embed_dim", "num_heads", "context_len", "tokenizer"}
+    assert {"amp", "device", "on_done", "notify_url"} <= set(options.names(Where.LINE))
+
+
+def test_the_first_layer_that_speaks_wins():
+    assert options.resolve({"lr": 1.0}, {"lr": 2.0, "seed": 3}, {"seed": 4, "keep": 5}) == TrainOptions(
+        lr=1.0, seed=3, keep=5
+    )
+
+
+def test_both_spellings_of_context_len():
+    assert parsed("--context_len", "64") == parsed("--context-len", "64") == {"context_len": 64}
+
+
+def test_all_problems_of_a_line_at_once():
+    with pytest.raises(UserError) as caught:
+        parsed("--lr", "-1", "--batch-size", "0", "--dropout", "1")
+    assert sorted(str(caught.value).splitlines()) == [
+        "--batch-size: must be at least 1, got 0",
+        "--dropout: must be below 1, got 1",
+        "--lr: must be above 0, got -1",
+    ]
+
+
+@pytest.mark.parametrize("word", ["nan", "inf", "1e999"])
+def test_numbers_are_finite(word):
+    with pytest.raises(UserError, match="--lr: must be a finite number"):
+        parsed("--lr", word)
+
+
+def test_a_plan_may_switch_on_and_the_line_off():
+    assert parsed("--no-shuffle") == {"shuffle": False}
+    assert options.resolve(parsed("--no-shuffle"), {"shuffle": True}).shuffle is False
+
+
+@pytest.mark.parametrize(("value", "good"), [(3, True), (True, False), ("3", False), (3.0, False)])
+def test_files_come_with_types(value, good):
+    assert (options.check("batch_size", value, strict=True)[1] is None) is good
+
+
+def test_a_whole_number_is_a_number():
+    assert options.check("lr", 1, strict=True) == (1.0, None)
+
+
+@given(st.text(max_size=50))
+def test_no_word_breaks_a_message(word):
+    for name in ("lr", "mini_batch_size", "optimizer", "device", "tokenizer"):
+        value, problem = options.check(name, word, strict=False)
+        assert value is not None or problem
+        assert "\n" not in (problem or "")
+
+
+def test_command_words_are_the_inverse_of_parsing():
+    given_line = parsed("--lr", "0.5", "--no-shuffle", "--amp", "--mini-batch-size", "auto", "--json")
+    assert parsed(*options.command_words(given_line)) == given_line

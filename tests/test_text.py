@@ -1,0 +1,49 @@
+"""Nothing that a terminal obeys passes the gate."""
+
+import unicodedata
+
+import pytest
+
+from lmplay_tui.text import one_line, printable
+
+PAYLOADS = ["\x1b[2J", "\x1b]52;c;aGk=\x07", "\x1b]0;title\x07", "\x9b31m", "\u202egnp.exe", "a\rb", "\x07", "\x7f",
+            "\ud800", "\u2028", "\u2066x\u2069", "\ufeff", "\x00"]  # fmt: skip
+
+
+def is_obeyed(char: str) -> bool:
+    """Controls, text direction, line separators, format characters but the two joiners, surrogates, private use."""
+    return char != "\n" and char not in "\u200c\u200d" and unicodedata.category(char) in (
+        "Cc", "Cf", "Cs", "Co", "Zl", "Zp",
+    )  # fmt: skip
+
+
+def test_no_code_point_passes_that_a_terminal_obeys():
+    passed = [i for i in range(0x110000) if any(is_obeyed(c) for c in printable(chr(i)))]
+    assert passed == []
+
+
+def test_every_other_character_stays():
+    changed = [i for i in range(0x110000) if not is_obeyed(chr(i)) and printable(chr(i)) != chr(i)]
+    assert all(unicodedata.category(chr(i)) in ("Cn", "Mn") for i in changed), "only what is not assigned, or new"
+    assert len(changed) < 20
+
+
+@pytest.mark.parametrize("payload", PAYLOADS)
+def test_payloads_are_harmless_wherever_they_stand(payload):
+    shown = printable(f"before{payload}after")
+    assert shown.startswith("before")
+    assert shown.endswith("after")
+    assert not any(is_obeyed(c) for c in shown)
+    assert "\n" not in one_line(f"a\n{payload}\nb")
+
+
+def test_controls_are_seen():
+    assert printable("\x1b\x00\x7f") == "␛␀␡"
+    assert printable("a\tb") == "a    b"
+
+
+def test_limits():
+    assert printable("abcdef", 4) == "abc…"
+    assert printable("abcd", 4) == "abcd"
+    assert len(printable("\t" * 50, 20)) == 20
+    assert one_line("  a \n\n b ", 10) == "a b"
