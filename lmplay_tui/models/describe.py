@@ -42,7 +42,7 @@ def describe(
     shown = ", ".join(f"{key} {one_line(value, 60)}" for key, value in model_args.items())
     parts = [shown, _parameter_table(model), _totals(model)]
     parts.append(_memory_table(model, model_args, optimizer, mini_batch_size, amp_dtype))
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(parts)
 
 
 def _parameter_table(model: nn.Module) -> str:

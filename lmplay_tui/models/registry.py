@@ -40,9 +40,9 @@ class Experiment:
 
 _SHIPPED = (
     Experiment("gpt2ish", "the reference: GPT-2's shape at half its depth", 6, 768, 12, GPT2ish),
-    Experiment("gpt2ish_med", "as GPT-2 medium: 24 blocks, 1024 wide", 24, 1024, 16, GPT2ish),
-    Experiment("gpt2ish_large", "as GPT-2 large: 36 blocks, 1280 wide", 36, 1280, 20, GPT2ish),
-    Experiment("s_gpt2ish", "small and deep: 18 blocks, 288 wide", 18, 288, 6, GPT2ish),
+    Experiment("gpt2ish_med", "the shape of GPT-2 medium", 24, 1024, 16, GPT2ish),
+    Experiment("gpt2ish_large", "the shape of GPT-2 large", 36, 1280, 20, GPT2ish),
+    Experiment("s_gpt2ish", "small and deep", 18, 288, 6, GPT2ish),
     Experiment("test_runner", "tiny, to see that everything works", 6, 64, 2, GPT2ish),
 )
 
