@@ -1,0 +1,69 @@
+"""Pictures of the real screens for the README: `make screenshots`.
+
+Trains the offline demo in a process of its own, looks at it as `lmplay-tui attach` does, and writes SVG files to docs/.
+"""
+
+import argparse
+import asyncio
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from lmplay_tui.run.folder import RunFolder
+from lmplay_tui.ui.app import LmplayApp
+from lmplay_tui.ui.screens.dashboard import Dashboard
+from lmplay_tui.ui.source import FolderSource
+
+DOCS = Path(__file__).parent.parent / "docs"
+SCENES: tuple[tuple[str, tuple[int, int], tuple[str, ...]], ...] = (
+    ("dashboard", (120, 40), ()),
+    ("dashboard-80x24", (80, 24), ()),
+    ("dashboard-200x60", (200, 60), ()),
+    ("curves", (120, 40), ("2", "z")),
+    ("predictions", (120, 40), ("3", "z")),
+    ("plan", (120, 40), ("4", "z")),
+)
+
+
+async def take(run: RunFolder, name: str, size: tuple[int, int], keys: tuple[str, ...]) -> None:
+    """One picture of the run as it is now."""
+    app = LmplayApp({"tz": "UTC"}, source=FolderSource(run), timers=False)
+    async with app.run_test(size=size) as pilot:
+        await pilot.pause()
+        await pilot.press(*keys)
+        for _ in range(3):  # one look reads a chunk of each journal
+            app.tick()
+            for screen in app.screen_stack:
+                if isinstance(screen, Dashboard):
+                    screen.refresh_now()
+            await pilot.pause()
+        app.save_screenshot(str(DOCS / f"{name}.svg"))
+
+
+def main() -> None:
+    """Train, wait until there is something to see, take every picture, stop."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--step", type=int, default=1100, help="take the pictures at this step")
+    step = parser.parse_args().step
+    with tempfile.TemporaryDirectory(prefix="lmplay-pictures-") as folder:
+        model = Path(folder) / "gpt2ish_demo.lmp"
+        words = ["--training-plan", "demo", "--model", str(model), "--out-dir", folder]
+        code = "import sys; from lmplay_tui.cli import trainer_main; sys.exit(trainer_main())"
+        trainer = subprocess.Popen([sys.executable, "-c", code, *words], stdout=subprocess.DEVNULL)
+        try:
+            run = RunFolder(model)
+            while trainer.poll() is None and (run.status().get("step") or 0) < step:
+                time.sleep(1)
+            os.environ.setdefault("TERM", "xterm-256color")
+            for name, size, keys in SCENES:
+                asyncio.run(take(run, name, size, keys))
+        finally:
+            trainer.terminate()
+            trainer.wait()
+
+
+if __name__ == "__main__":
+    main()
