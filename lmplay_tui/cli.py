@@ -71,3 +71,7 @@ def _guarded(work: Callable[[], int]) -> int:
     except Exception:
         traceback.print_exc()
         return EXIT_BUG
+
+
+if __name__ == "__main__":  # how a run's own process is started
+    sys.exit(main())

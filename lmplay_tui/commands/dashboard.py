@@ -27,6 +27,10 @@ def main(arguments: Sequence[str], prog: str) -> int:
     launcher = not given.keys() & {"training_plan", "model", "start"}
     if not launcher and not given.keys() & {"training_plan", "model", "resume"}:
         given["training_plan"] = "demo"
+    if given.get("detach") and not launcher:
+        from lmplay_tui.train.detaching import start_detached
+
+        return run_dashboard(given, attach=start_detached(given)[0])
     return run_dashboard(given, launcher=launcher)
 
 

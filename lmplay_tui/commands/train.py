@@ -4,17 +4,17 @@ import argparse
 import math
 import os
 import signal
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from types import FrameType
 from typing import Any
 
+from lmplay_tui.commands.lines import Lines
 from lmplay_tui.errors import EXIT_LEFT_AT_ONCE, EXIT_OK
 from lmplay_tui.options import add_options, given_options, new_parser, parse_line
 from lmplay_tui.run import events as told
 from lmplay_tui.run.controls import Controls, Stop
-from lmplay_tui.run.folder import utc_now
+from lmplay_tui.run.folder import LOCK_FROM, utc_now
 from lmplay_tui.run.journal import encode
 from lmplay_tui.run.telling import shown_seconds
 from lmplay_tui.run.telling import told as sentence_of
@@ -58,23 +58,45 @@ def run_headless(given: Mapping[str, Any], prog: str) -> int:
         return _describe(given)
     if given.get("save_datasets"):
         return _save_datasets(given)
+    if given.get("detach"):
+        return _detach(given)
+    controls = Controls()
+    goes_on = given.get("on_hangup") == "continue" or signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    catch_signals(controls, stop_on_hangup=not goes_on)
+    # Before torch comes, which takes a second: a stop that is asked for in that time is obeyed too.
+    with Lines(None if goes_on else lambda: controls.send(Stop(reason="nobody reads the output"))) as out:
+        return _train(given, controls, prog, out)
+
+
+def _train(given: Mapping[str, Any], controls: Controls, prog: str, out: Lines) -> int:
+    """Train and print; gives the exit status."""
+    quiet = LOCK_FROM in os.environ  # handed over: the log has every line already
     from lmplay_tui.train.hosting import exit_status, run_events
 
-    controls = Controls()
-    catch_signals(controls, stop_on_hangup=given.get("on_hangup") != "continue")
-    say = print_json if given.get("json_lines") else Headless(verbose=bool(given.get("verbose"))).say
+    printer = JsonLines(out) if given.get("json_lines") else Headless(out, verbose=bool(given.get("verbose")))
     last: told.Event | None = None
     for event in run_events(given, controls, prog):
-        say(event)
+        if not quiet:
+            printer.say(event)
         last = event
     assert last is not None
     return exit_status(last)
 
 
+def _detach(given: Mapping[str, Any]) -> int:
+    """Start the run in a process of its own and say where to look."""
+    from lmplay_tui.train.detaching import start_detached
+
+    run, pid = start_detached(given)
+    name = one_line(run.name)
+    print(f"{name}: training in process {pid}; look with: lmplay-tui attach {name}; end: lmplay-tui ctl {name} stop")
+    return EXIT_OK
+
+
 def catch_signals(controls: Controls, *, stop_on_hangup: bool) -> None:
     """SIGINT and SIGTERM stop the run with its checkpoint saved; a second SIGINT soon after leaves at once.
 
-    SIGHUP stops too, unless it is ignored already (nohup) or the run shall go on without a terminal.
+    SIGHUP stops too, unless the run shall go on without a terminal.
     """
     interrupted_at = -AT_ONCE_WITHIN_S
 
@@ -89,21 +111,27 @@ def catch_signals(controls: Controls, *, stop_on_hangup: bool) -> None:
 
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        signal.signal(signal.SIGHUP, stop if stop_on_hangup else signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, stop if stop_on_hangup else signal.SIG_IGN)
 
 
-def print_json(event: told.Event) -> None:
-    """One JSON object a line: what the journals hold."""
-    if event.journaled or isinstance(event, told.MetricsLogged | told.Predicted):
-        record = event.values if isinstance(event, told.MetricsLogged) else event.record()
-        print(encode({"time": utc_now(), **record}), flush=True)
+class JsonLines:
+    """Prints one JSON object a line: what the journals hold."""
+
+    def __init__(self, out: Lines) -> None:
+        self._out = out
+
+    def say(self, event: told.Event) -> None:
+        """Print what the journals take of `event`."""
+        if event.journaled or isinstance(event, told.MetricsLogged | told.Predicted):
+            record = event.values if isinstance(event, told.MetricsLogged) else event.record()
+            self._out.write(encode({"time": utc_now(), **record}))
 
 
 class Headless:
     """Prints a run for people: one line a log interval, an example at each validation, and what happens besides."""
 
-    def __init__(self, verbose: bool) -> None:
+    def __init__(self, out: Lines, verbose: bool) -> None:
+        self._out = out
         self._verbose = verbose
         self._view = RunView()
         self._activity = ""
@@ -120,7 +148,7 @@ class Headless:
             case told.ActivityChanged():
                 self._say_activity(event)
             case told.Warned() | told.RunFailed():
-                print(printable(event.message), file=sys.stderr, flush=True)
+                self._out.warn(printable(event.message))
             case told.RunStopped():
                 self._print(sentence_of(record)[1])  # type: ignore[index]  # every last event has its sentence
                 self._print(f"go on with: {printable(event.command)}")
@@ -130,7 +158,7 @@ class Headless:
                 self._print(sentence[1])
 
     def _print(self, line: str) -> None:
-        print(line, flush=True)
+        self._out.write(line)
 
     def _say_activity(self, event: told.ActivityChanged) -> None:
         """Loading may take minutes: say each kind of it once; training and validating speak for themselves."""

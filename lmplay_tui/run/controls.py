@@ -89,32 +89,69 @@ class HandOver(Command):
     reason: str = "asked"
 
 
+@dataclass(frozen=True)
+class Refused(Command):
+    """What stood in a control file was no command: `reason` says why. It is answered, and nothing else happens."""
+
+    reason: str = ""
+
+
 class Controls:
     """The mailbox between whoever holds the run and the trainer.
 
     `send` may be called from any thread and from signal handlers: it takes no lock (appending to a deque is atomic).
-    `decide` is called by the trainer alone, once a step; `stop_now` is looked at between mini-batches.
+    `decide` is called by the trainer alone, once a step; `wants_stop` between mini-batches and while it waits.
     """
 
     def __init__(self) -> None:
         self._waiting: deque[Command] = deque()
+        self._leaving: deque[Command] = deque()  # stops and hand-overs: answered when the trainer has left
         self.stop_now = False  # leave between mini-batches; the unfinished step is dropped
         self.stop_reason = ""
-        self.sources: list[Callable[[], list[Command]]] = []  # looked at by `decide`, e.g. a folder of control files
+        self.sources: list[Callable[[], list[Command]]] = []  # looked at by the trainer, e.g. a folder of control files
 
     def send(self, command: Command) -> None:
         """Leave a command for the trainer's next look."""
         if isinstance(command, Stop | HandOver) and getattr(command, "when", "now") == "now":
+            self._leaving.append(command)
             self.stop_reason = self.stop_reason or command.reason
             self.stop_now = True
-        self._waiting.append(command)
+        else:
+            self._waiting.append(command)
 
-    def decide(self, step: int) -> list[Command]:
-        """The commands to obey after `step`, in the order they came. Under several devices, rank 0's answer counts."""
+    def wants_stop(self) -> bool:
+        """Whether to leave between mini-batches; looks at the sources too, which limit themselves."""
         for source in self.sources:
             for command in source():
                 self.send(command)
-        commands = []
-        while self._waiting:
-            commands.append(self._waiting.popleft())
-        return commands
+        return self.stop_now
+
+    def decide(self, step: int) -> list[Command]:
+        """The commands to obey after `step`, in the order they came. Under several devices, rank 0's answer counts."""
+        self.wants_stop()
+        return _emptied(self._waiting)
+
+    @property
+    def hands_over(self) -> bool:
+        """Whether to leave means that another process goes on: only if nobody wants the run to stop."""
+        leaving = list(self._leaving)
+        return bool(leaving) and all(isinstance(command, HandOver) for command in leaving)
+
+    def stay(self) -> None:
+        """Leaving has not worked: forget that it was asked for, unless somebody has asked to stop since."""
+        for command in _emptied(self._leaving):
+            if not isinstance(command, HandOver):
+                self._leaving.append(command)
+        self.stop_now = bool(self._leaving)
+        self.stop_reason = self.stop_reason if self.stop_now else ""
+
+    def left_over(self) -> list[Command]:
+        """What nobody has answered when the run is over."""
+        return _emptied(self._leaving) + _emptied(self._waiting)
+
+
+def _emptied(commands: deque[Command]) -> list[Command]:
+    taken = []
+    while commands:
+        taken.append(commands.popleft())
+    return taken

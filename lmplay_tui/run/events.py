@@ -275,7 +275,7 @@ class RunDone(Event):
     already: bool = False
 
 
-LAST_EVENTS = (RunStopped, RunFailed, RunDone)
+LAST_EVENTS = (RunStopped, RunFailed, RunDone, HandedOver)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from lmplay_tui.text import one_line
 
 DEFAULT_OUT = "out_gpt"
 HEARTBEAT_STALE_S = 30.0
+LOCK_FROM = "LMPLAY_TUI_LOCK"  # environment: `descriptor:path` of a lock that a process was started with
 _CANNOT_LOCK = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 _OTHER_CHECKPOINT = re.compile(r"\.(prev|best|corrupted|damaged|step-\d{8,})$")
 
@@ -144,10 +145,23 @@ class RunLock:
         self._run = run
         self._descriptor: int | None = None
         self.by_heartbeat = False  # the file system cannot lock
+        self.inherited = False  # the process before has handed it down
+
+    @property
+    def descriptor(self) -> int:
+        """The open file that is locked: a process that inherits it holds the run too."""
+        assert self._descriptor is not None
+        return self._descriptor
 
     def take(self, wait_s: float = 0.3) -> None:
         """Take the run. `UserError` that names the holder if it is held for longer than `wait_s`."""
-        descriptor = os.open(self._run.lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        if self._inherit():
+            return
+        try:
+            descriptor = os.open(self._run.lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            where = one_line(self._run.lock_path)
+            raise UserError(f"{where}: cannot be opened ({error.strerror}); is the folder yours to write?") from None
         deadline = time.monotonic() + wait_s
         while True:
             try:
@@ -164,11 +178,29 @@ class RunLock:
             time.sleep(0.02)  # a viewer that only looks holds the lock for an instant
         self._descriptor = descriptor
 
+    def _inherit(self) -> bool:
+        """Whether this process was started with this run's lock in its hands."""
+        number, _, path = os.environ.pop(LOCK_FROM, "").partition(":")
+        if not number.isdecimal() or path != str(self._run.lock_path.resolve()):
+            return False
+        try:
+            same = os.path.samestat(os.fstat(int(number)), self._run.lock_path.stat())
+            os.set_inheritable(int(number), False)
+        except OSError:
+            return False
+        if not same:
+            return False
+        self._descriptor, self.inherited = int(number), True
+        return True
+
     def _held(self) -> str:
         holder = self._run.status()
         who = f"process {holder.get('pid', '?')} on {holder.get('host', '?')}"
         name = one_line(self._run.name)
-        return f"{name}: {one_line(who)} is training this run; look with: lmplay-tui attach {name}, or choose another --model"
+        return (
+            f"{name}: {one_line(who)} is training this run; "
+            f"look with: lmplay-tui attach {name}, or choose another --model"
+        )
 
     def release(self) -> None:
         if self._descriptor is not None:

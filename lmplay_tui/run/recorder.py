@@ -121,12 +121,8 @@ class Recorder:
             case said.Resumed():
                 status["state"] = "running"
                 self._pace.clear()
-            case said.RunStopped():
-                status |= {"state": "stopped", "activity": "", "command": event.command}
-            case said.RunFailed():
-                status |= {"state": "failed", "activity": "", "message": event.message}
-            case said.RunDone():
-                status |= {"state": "finished", "activity": "", "eta_s": 0.0}
+            case _ if isinstance(event, said.LAST_EVENTS):
+                status |= _end(event)
 
     def _follow_step(self, event: said.StepDone) -> None:
         self._set_stage(event.stage, rows_done=event.stage_rows)
@@ -148,6 +144,18 @@ class Recorder:
         for stage in self.status.get("stages", []):
             if stage["name"] == name:
                 stage.update(values)
+
+
+def _end(event: said.Event) -> dict[str, Any]:
+    """What the status says when a process is done with the run."""
+    match event:
+        case said.HandedOver():  # the run goes on
+            return {"activity": "handing over", "pid": event.pid}
+        case said.RunFailed():
+            return {"state": "failed", "activity": "", "message": event.message}
+        case said.RunStopped():
+            return {"state": "stopped", "activity": "", "command": event.command}
+    return {"state": "finished", "activity": "", "eta_s": 0.0}
 
 
 def _known(value: float) -> float | None:

@@ -2,16 +2,19 @@
 
 import contextlib
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from lmplay_tui.errors import EXIT_BUG, UserError
-from lmplay_tui.run.controls import Controls
+from lmplay_tui.run.control_files import ControlFiles
+from lmplay_tui.run.controls import Controls, HandOver, Stop
 from lmplay_tui.run.events import (
     LAST_EVENTS,
     ActivityChanged,
+    Answered,
     Event,
+    HandedOver,
     LogLine,
     PlanChanged,
     RunDone,
@@ -22,6 +25,7 @@ from lmplay_tui.run.events import (
 from lmplay_tui.run.folder import RunFolder, RunLock, statistics_folder, utc_now, write_whole
 from lmplay_tui.run.recorder import Recorder
 from lmplay_tui.text import one_line
+from lmplay_tui.train.handing_over import hand_over, start_process
 from lmplay_tui.train.starting import build_trainer, choose_run, read_start, resume_command, set_aside
 from lmplay_tui.train.steps import StopRequested
 
@@ -42,14 +46,24 @@ def run_events(given: Mapping[str, Any], controls: Controls, prog: str = "lmp_tr
         return
     recorder: Recorder | None = None
     step = 0
+    files = ControlFiles(run)
+    if not lock.inherited:  # else they were left for this very run
+        files.sweep()
+    controls.sources.append(files)
     try:
         if given.get("reset_history") or given.get("resume") == "none":
             lock = _start_anew(run, lock, given)
+            given = {name: value for name, value in given.items() if name not in ("reset_history", "resume")}
         recorder = Recorder(run)
-        for event in _guarded(run, given, controls, prog):
+        if lock.by_heartbeat:
+            yield from recorder.record(Warned(f"{run.folder}: cannot be locked there; do not start this run twice"))
+        for event in _guarded(run, given, controls, prog, lock):
             step = getattr(event, "step", None) or step
             if isinstance(event, PlanChanged):
                 _keep_plan(run, event)
+            if isinstance(event, LAST_EVENTS):
+                for answer in _answers(controls, event):
+                    yield from recorder.record(answer)
             yield from recorder.record(_with_place(event, step, run))
     except (UserError, OSError) as error:  # before there was anything to record into
         yield RunFailed(one_line(error, 1000), 2, step, None)
@@ -86,13 +100,41 @@ def _keep_plan(run: RunFolder, event: PlanChanged) -> None:
         write_whole(run.plan, event.text.encode("utf-8"))
 
 
-def _guarded(run: RunFolder, given: Mapping[str, Any], controls: Controls, prog: str) -> Iterator[Event]:
-    """The run's events, the last one always one of the three ends."""
+def _answers(controls: Controls, end: Event) -> Iterator[Answered]:
+    """What became of the commands that nobody has answered yet, now that the run ends."""
+    for command in controls.left_over():
+        if not command.id:
+            continue
+        if isinstance(command, Stop) and isinstance(end, RunStopped):
+            saved = f"saved {end.path}" if end.path else "nothing had been trained"
+            yield Answered("Stop", command.id, True, f"stopped at step {end.step}, {saved}")
+        elif isinstance(command, HandOver) and isinstance(end, HandedOver):
+            yield Answered("HandOver", command.id, True, f"goes on in process {end.pid}")
+        else:
+            said = end.message if isinstance(end, RunFailed) else "the run has ended"
+            yield Answered(type(command).__name__, command.id, False, said)
+
+
+def _guarded(
+    run: RunFolder, given: Mapping[str, Any], controls: Controls, prog: str, lock: RunLock
+) -> Iterator[Event]:
+    """The run's events, the last one always one of the ends."""
+
+    def go_on_elsewhere() -> int:
+        return start_process(run, given, lock, resumes=run.model.exists())
+
     try:
-        yield from _train(run, given, controls, prog)
-    except StopRequested:  # while loading: nothing has been trained
-        path = str(run.model) if run.model.exists() else None
-        yield RunStopped(0, path, resume_command(prog, run, given), controls.stop_reason or "asked")
+        while True:
+            try:
+                yield from _train(run, given, controls, prog, go_on_elsewhere)
+                return
+            except StopRequested:  # while loading: nothing has been trained
+                if not controls.hands_over:
+                    path = str(run.model) if run.model.exists() else None
+                    yield RunStopped(0, path, resume_command(prog, run, given), controls.stop_reason or "asked")
+                    return
+                if (yield from hand_over(0, controls, go_on_elsewhere)):
+                    return
     except UserError as error:
         yield RunFailed(str(error), error.exit_code, 0, None)
     except Exception as error:
@@ -101,7 +143,9 @@ def _guarded(run: RunFolder, given: Mapping[str, Any], controls: Controls, prog:
         yield RunFailed(said, EXIT_BUG, 0, None)
 
 
-def _train(run: RunFolder, given: Mapping[str, Any], controls: Controls, prog: str) -> Iterator[Event]:
+def _train(
+    run: RunFolder, given: Mapping[str, Any], controls: Controls, prog: str, go_on_elsewhere: Callable[[], int]
+) -> Iterator[Event]:
     warnings: list[str] = []
     yield ActivityChanged("loading", "the plan and the checkpoint")
     start = read_start(run, given, warnings)
@@ -116,6 +160,7 @@ def _train(run: RunFolder, given: Mapping[str, Any], controls: Controls, prog: s
         yield RunDone(start.progress.step, str(run.model), start.progress.elapsed_s, already=True)
         return
     trainer = yield from build_trainer(start, controls, prog)
+    trainer.go_on_elsewhere = go_on_elsewhere
     yield from trainer.run()
 
 

@@ -38,7 +38,7 @@ def patiently(work: Callable[[Report], T], controls: Controls, result: list[T]) 
 
     threading.Thread(target=run, name="loading", daemon=True).start()
     while True:
-        if controls.stop_now:
+        if controls.wants_stop():
             raise StopRequested
         try:
             report = said.get(timeout=0.05)

@@ -1,0 +1,31 @@
+"""`lmplay-tui attach`: the dashboard on a run of another process."""
+
+import sys
+from collections.abc import Sequence
+
+from lmplay_tui.errors import UserError
+from lmplay_tui.options import new_parser, parse_line
+from lmplay_tui.run.folder import find_run
+
+DESCRIPTION = """\
+Look at a run of another process, or at one that is over; quitting never touches the run.
+
+RUN: a name, a .lmp file, or a run folder; the newest run where left out."""
+
+
+def main(arguments: Sequence[str], prog: str) -> int:
+    """Show the dashboard on a run. Raises `UserError` if there is none, or no terminal."""
+    parser = new_parser(prog, DESCRIPTION)
+    parser.add_argument("run", nargs="?", default=None, metavar="RUN", help="which run")
+    parser.add_argument("--out-dir", default=None, metavar="DIR", help="folder to look in, too")
+    parser.add_argument("--ascii", action="store_true", help="draw with ASCII only")
+    parser.add_argument("--no-mouse", action="store_true", help="leave the mouse to the terminal")
+    parser.add_argument("--tz", metavar="ZONE", help="time zone of clock times")
+    line = parse_line(parser, arguments)
+    run = find_run(line.run, line.out_dir)
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise UserError("attach: needs a terminal; without one see: lmplay-tui status")
+    from lmplay_tui.ui.app import run_dashboard
+
+    given = {name: getattr(line, name) for name in ("ascii", "no_mouse", "tz") if hasattr(line, name)}
+    return run_dashboard(given, attach=run)

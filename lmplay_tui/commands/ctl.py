@@ -1,0 +1,90 @@
+"""`lmplay-tui ctl`: tell a run what to do, from any shell, and wait for its answer."""
+
+import math
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from lmplay_tui.errors import EXIT_OK, EXIT_TRAINING, EXIT_USAGE, UserError
+from lmplay_tui.options import new_parser, parse_line, shown_value
+from lmplay_tui.run.control_files import PLAIN, leave_command
+from lmplay_tui.run.controls import Command, SaveNow, SetLearningRate, Stop
+from lmplay_tui.run.folder import RunFolder, find_run
+from lmplay_tui.run.journal import Tail
+from lmplay_tui.text import one_line
+
+DESCRIPTION = """\
+Tell a run what to do and wait until it has.
+
+  save        a checkpoint now           stop        save and end
+  pause       stay between two steps     resume      go on
+  validate    score validation samples   lr=X lr=*X  learning rate X, or times X
+
+RUN: a name, a .lmp file, or a run folder; the newest run where left out.
+Exit status: 0 done, 2 no such command or run, or the run is not alive, 3 it could not save."""
+EPILOG = "Without this command: an empty file NAME.run/control/save (stop, pause, resume, validate) does the same."
+PATIENCE_S = 2.0  # then say what is waited for
+
+
+def main(arguments: Sequence[str], prog: str) -> int:
+    """Send one command. Raises `UserError`."""
+    parser = new_parser(prog, DESCRIPTION, EPILOG, usage=f"{prog} [RUN] {'|'.join(PLAIN)}|lr=X|lr=*X")
+    parser.add_argument("words", nargs="*", default=[], metavar="RUN COMMAND", help="which run, and what")
+    parser.add_argument("--out-dir", default=None, metavar="DIR", help="folder to look in, too")
+    line = parse_line(parser, arguments)
+    if not 1 <= len(line.words) <= 2:
+        raise UserError(f"{prog}: give one command: {', '.join(PLAIN)}, lr=X or lr=*X")
+    command = read_command(line.words[-1])
+    run = find_run(line.words[0] if len(line.words) == 2 else None, line.out_dir)
+    if not run.alive():
+        raise UserError(f"{one_line(run.name)}: no process is training this run; see: lmplay-tui status")
+    answer = ask(run, command)
+    if answer is None:
+        raise UserError(f"{one_line(run.name)}: the run has ended without an answer; see: lmplay-tui status")
+    said = one_line(answer.get("message", ""), 400)
+    if answer.get("ok"):
+        print(f"saved {said}" if isinstance(command, SaveNow) else said)
+        return EXIT_OK
+    print(said, file=sys.stderr)
+    return EXIT_TRAINING if isinstance(command, SaveNow | Stop) else EXIT_USAGE
+
+
+def read_command(word: str) -> Command:
+    """`save`, `lr=3e-4`, `lr=*0.5`. Raises `UserError`."""
+    if word in PLAIN:
+        return PLAIN[word]
+    if word.startswith("lr="):
+        text = word.removeprefix("lr=")
+        try:
+            number = float(text.removeprefix("*"))
+        except ValueError:
+            number = math.nan
+        if not 0 < number < math.inf:
+            raise UserError(f"{shown_value(word)}: needs a number above 0, like lr=3e-4 or lr=*0.5")
+        return SetLearningRate(factor=number) if text.startswith("*") else SetLearningRate(value=number)
+    raise UserError(f"{shown_value(word)} is no command; those are {', '.join(PLAIN)}, lr=X, lr=*X")
+
+
+def ask(run: RunFolder, command: Command) -> dict[str, Any] | None:
+    """Leave the command, wait for its answer; None if the run ended without one. Raises `UserError`."""
+    events = Tail(run.events)
+    while events.read():  # what was said before
+        pass
+    try:
+        identity = leave_command(run, command)
+    except OSError as error:
+        raise UserError(f"{one_line(run.control)}: cannot be written ({error.strerror})") from None
+    begun = time.monotonic()
+    told = False
+    while True:
+        alive = run.alive()  # before the look: what was said last is then seen for certain
+        for record in events.read():
+            if record.get("event") == "Answered" and record.get("id") == identity:
+                return record
+        if not alive:
+            return None
+        if not told and time.monotonic() - begun > PATIENCE_S:
+            told = True
+            print(f"waiting: the run is {one_line(run.status().get('activity') or 'starting')} ...", file=sys.stderr)
+        time.sleep(0.1)

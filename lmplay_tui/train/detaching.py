@@ -1,0 +1,48 @@
+"""`--detach`: a run that begins in a process of its own."""
+
+import os
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from lmplay_tui.errors import TrainingError, UserError
+from lmplay_tui.run.folder import RunFolder, RunLock
+from lmplay_tui.text import one_line
+from lmplay_tui.train.handing_over import start_process
+from lmplay_tui.train.starting import choose_run
+
+BEGINS_WITHIN_S = 60.0
+
+
+def start_detached(given: Mapping[str, Any]) -> tuple[RunFolder, int]:
+    """Start the run that a command line speaks of in a process of its own, and wait until it speaks.
+
+    Gives the run and the process's number. Raises `UserError` where it cannot begin.
+    """
+    run = choose_run(given)
+    run.create()
+    lock = RunLock(run)
+    lock.take()
+    try:
+        pid = start_process(run, given, lock, resumes=False)
+    except OSError as error:
+        raise TrainingError(f"no process could be started ({error.strerror})") from None
+    finally:
+        lock.release()
+    deadline = time.monotonic() + BEGINS_WITHIN_S
+    while time.monotonic() < deadline:
+        status = run.status()
+        if status.get("pid") == pid and status.get("state") == "failed":
+            raise UserError(one_line(status.get("message", "failed"), 1000))
+        if status.get("pid") == pid or not _lives(pid):
+            break
+        time.sleep(0.05)
+    return run, pid
+
+
+def _lives(pid: int) -> bool:
+    """Whether our child runs; one that has ended is taken off the table of processes."""
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == 0
+    except ChildProcessError:
+        return False

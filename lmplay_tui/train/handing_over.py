@@ -1,0 +1,69 @@
+"""Going on without this terminal: the run in a process of its own session, which inherits the lock and resumes.
+
+The lock's descriptor is handed down, so there is no moment in which nobody holds the run: viewers see it alive
+throughout, and no third process can come between.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Generator, Mapping
+from typing import Any
+
+from lmplay_tui.options import OnResume, command_words, on_resume
+from lmplay_tui.run.controls import Controls
+from lmplay_tui.run.events import Event, HandedOver, Warned
+from lmplay_tui.run.folder import LOCK_FROM, RunFolder, RunLock
+
+_OF_THIS_PROCESS = {
+    "model", "headless", "start", "detach", "on_hangup", "json_lines", "refresh_hz", "ascii", "no_mouse",
+}  # fmt: skip
+# What speaks of a start, not of the run: the process that goes on must not do it once more.
+_ONCE = _OF_THIS_PROCESS | {
+    "training_plan", "initial_model", "resume", "reset_history", "ignore_optimizer", "optimizer_warmup_fraction",
+    "optimizer_warmup_steps", "check_grads",
+}  # fmt: skip
+
+
+def command_of(run: RunFolder, given: Mapping[str, Any], *, resumes: bool) -> list[str]:
+    """The command line of the process that goes on. `resumes`: from the run's checkpoint, not from the beginning."""
+    if resumes:
+        options = {n: v for n, v in given.items() if n not in _ONCE and _is_forgotten(n, v)}
+    else:
+        options = {n: v for n, v in given.items() if n not in _OF_THIS_PROCESS}
+    words = command_words({"model": str(run.model), **options, "headless": True, "on_hangup": "continue"})
+    return [sys.executable, "-m", "lmplay_tui.cli", *words]
+
+
+def _is_forgotten(name: str, value: Any) -> bool:
+    """Whether a checkpoint does not remember what the command line gave."""
+    return on_resume(name) is OnResume.FREE or (name == "exp" and ":" in value)
+
+
+def start_process(run: RunFolder, given: Mapping[str, Any], lock: RunLock, *, resumes: bool) -> int:
+    """Start the run in a process of its own session and give its number. Raises `OSError`.
+
+    It holds the run as soon as it exists. What it prints ends in the run's log.
+    """
+    descriptor = lock.descriptor
+    environment = os.environ | {LOCK_FROM: f"{descriptor}:{run.lock_path.resolve()}"}
+    with run.log.open("ab") as log:
+        process = subprocess.Popen(
+            command_of(run, given, resumes=resumes), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            start_new_session=True, pass_fds=[descriptor], env=environment,
+        )  # fmt: skip
+    # It outlives us, and nobody here waits for it: not a forgotten child in the eyes of `subprocess`.
+    process.returncode = 0
+    return process.pid
+
+
+def hand_over(step: int, controls: Controls, go_on_elsewhere: Callable[[], int]) -> Generator[Event, None, bool]:
+    """Let another process go on from what is saved; whether it does. If it cannot, this one stays."""
+    try:
+        pid = go_on_elsewhere()
+    except OSError as error:
+        controls.stay()
+        yield Warned(f"no process could be started ({error.strerror}); this one goes on without a terminal", step)
+        return False
+    yield HandedOver(step, pid)
+    return True
