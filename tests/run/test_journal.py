@@ -1,0 +1,92 @@
+"""Journals: what is written is read back whole, in order, whatever happened in between."""
+
+import json
+import math
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lmplay_tui.run.journal import Journal, Tail, drop_beyond, encode, number, read_journal
+
+values = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
+records = st.dictionaries(st.text(max_size=8), values | st.lists(values, max_size=3), max_size=5)
+
+
+@given(records)
+def test_a_line_is_one_line_of_strict_json(record):
+    line = encode(record)
+    assert "\n" not in line
+    json.loads(line, parse_constant=lambda name: 1 / 0)  # NaN and Infinity are no JSON
+
+
+def test_numbers_that_are_not_finite_are_strings_that_read_back():
+    line = json.loads(encode({"a": math.nan, "b": [math.inf], "c": {"d": -math.inf}}))
+    assert line == {"a": "NaN", "b": ["Infinity"], "c": {"d": "-Infinity"}}
+    assert math.isnan(number(line["a"]))
+    assert number(line["b"][0]) == math.inf
+    assert math.isnan(number("no number"))
+
+
+@settings(max_examples=50)
+@given(st.lists(st.integers(0, 5), max_size=30), st.integers(1, 40))
+def test_a_tail_gives_every_record_once_whatever_the_chunks(tmp_path_factory, texts, chunk):
+    path = tmp_path_factory.mktemp("j") / "x.jsonl"
+    journal, tail, seen = Journal(path), Tail(path), []
+    for i, length in enumerate(texts):
+        journal.write({"step": i, "text": "é" * length})
+        for _ in range(20):  # a chunk may end inside a line, and give nothing
+            seen += tail.read(limit_bytes=chunk * 8)
+    assert [record["step"] for record in seen] == list(range(len(texts)))
+
+
+def test_half_a_line_waits_for_its_rest(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b'{"step": 1}\n{"st')
+    tail = Tail(path)
+    assert tail.read() == [{"step": 1}]
+    with path.open("ab") as file:
+        file.write(b'ep": 2}\n')
+    assert tail.read() == [{"step": 2}]
+
+
+def test_a_line_that_a_killed_process_left_spoils_only_itself(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b'{"step": 1}\n{"step": 2, "lo')
+    journal = Journal(path)
+    assert journal.write({"step": 3})
+    assert read_journal(path) == [{"step": 1}, {"step": 3}]
+
+
+def test_a_resume_drops_what_lies_beyond_it(tmp_path):
+    path = tmp_path / "x.jsonl"
+    journal = Journal(path)
+    for record in ({"step": 1}, {"step": 2}, {"resumed_from": 1}, {"step": 2, "again": True}):
+        journal.write(record)
+    assert read_journal(path) == [{"step": 1}, {"step": 2, "again": True}]
+    assert drop_beyond([{"step": 1}, {"no": "step"}, {"step": 5}], 3) == [{"step": 1}, {"no": "step"}]
+
+
+def test_a_write_that_fails_is_counted_and_later_ones_go_on(tmp_path):
+    folder = tmp_path / "gone"
+    journal = Journal(folder / "x.jsonl")
+    assert not journal.write({"step": 1})
+    assert journal.failed == 1
+    assert journal.last_error
+    folder.mkdir()
+    assert journal.write({"step": 2})
+    assert read_journal(folder / "x.jsonl") == [{"step": 2}]
+
+
+def test_a_thinned_file_is_read_on_without_repeats(tmp_path):
+    path = tmp_path / "x.jsonl"
+    journal, tail = Journal(path, limit_bytes=2000), Tail(path)
+    seen = []
+    for i in range(300):
+        journal.write({"step": i, "text": "x" * 20})
+        seen += [record["step"] for record in tail.read()]
+    assert path.stat().st_size <= 2000
+    assert seen == sorted(set(seen))
+    assert seen[-1] == 299
+    kept = [record["step"] for record in read_journal(path)]
+    assert kept[0] == 0
+    assert kept == sorted(kept)
