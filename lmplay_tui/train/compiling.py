@@ -16,7 +16,6 @@ from lmplay_tui.train.loss import softmax_gradient, traced_softmax_gradient
 from lmplay_tui.train.state import TrainState, restore_rng, rng_state
 from lmplay_tui.train.steps import StepSettings, accumulate_gradients
 
-WIDTH_MULTIPLE = 8  # for lengths that vary from step to step in one program
 GRAPH_WIDTHS = 4  # CUDA graphs are recorded for each width: few of them
 
 
@@ -36,7 +35,7 @@ class Compilation:
 
     def width_multiple(self, context_len: int) -> int:
         """What lengths are rounded up to."""
-        return max(64, context_len // GRAPH_WIDTHS) if self._graphs else WIDTH_MULTIPLE
+        return max(64, context_len // GRAPH_WIDTHS) if self._graphs else 1
 
     def prepare(self, state: TrainState, settings: StepSettings, rows: int) -> Iterator[Event]:
         """Compile, and train on `rows` samples that are thrown away: what fails, fails here; the run goes on without.
@@ -84,7 +83,7 @@ def rehearse(state: TrainState, settings: StepSettings, length: int | None = Non
     was_training = state.model.training
     try:
         state.model.train()
-        samples = long_samples(settings.mini_batch_size, length or state.model_args["context_len"] - WIDTH_MULTIPLE)
+        samples = long_samples(settings.mini_batch_size, length or state.model_args["context_len"] - 8)
         accumulate_gradients(state.network, state.hidden, samples, settings)
         if state.device.type == "cuda":
             torch.cuda.synchronize(state.device)

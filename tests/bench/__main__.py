@@ -1,0 +1,57 @@
+"""Measurements: `python -m tests.bench train|resume|save|tokenize|cut|ui|all`. Needs nothing but the plain install.
+
+Times on a busy machine are noise: contenders are run in turn, compared with each other in the same run, and by medians.
+"""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable
+
+from tests.bench import runs, texts, training
+
+Measurement = Callable[[argparse.Namespace], dict[str, str]]
+
+
+def _train_both(arguments: argparse.Namespace) -> dict[str, str]:
+    """Both settings as `all` shows them: plain, alone."""
+    rows: dict[str, str] = {}
+    for setting in ("S", "M"):
+        arguments.setting = setting
+        rows |= training.run(arguments)
+    return rows
+
+
+def _ui(arguments: argparse.Namespace) -> dict[str, str]:
+    """The dashboard's own measurement."""
+    measure: Measurement = importlib.import_module("tests.bench.ui").run
+    return measure(arguments)
+
+
+ALL: dict[str, Measurement] = {
+    "train": _train_both, "resume": runs.run_resume, "save": runs.run_save, "tokenize": texts.run_tokenize,
+    "cut": texts.run_cut, "ui": _ui,
+}  # fmt: skip
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("all", *ALL):
+        training.add_arguments(commands.add_parser(name))
+    arguments = parser.parse_args()
+    if arguments.command == "train":
+        print_table(training.run(arguments))
+    else:
+        names = list(ALL) if arguments.command == "all" else [arguments.command]
+        print_table({key: value for name in names for key, value in ALL[name](arguments).items()})
+    return 0
+
+
+def print_table(rows: dict[str, str]) -> None:
+    width = max(map(len, rows))
+    print("\n".join(f"{name:<{width}}  {value}" for name, value in rows.items()), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

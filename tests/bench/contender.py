@@ -1,0 +1,132 @@
+"""One contender in a process of its own: `python -m tests.bench.contender trainer|ceiling JSON` prints a JSON line."""
+
+import json
+import math
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from tests.bench.settings import LR, SETTINGS, WARM_UP_STEPS, WEIGHT_DECAY, Setting, cpu_s, line, plan_text
+
+
+def run_trainer(setting: Setting, asked: dict[str, Any]) -> dict[str, Any]:
+    """The real trainer, by the same code path as `lmp_trainer`."""
+    from lmplay_tui.models.registry import build_model, load_experiment
+    from lmplay_tui.run.controls import Controls, Stop
+    from lmplay_tui.run.events import RunFailed, RunStarted, StepDone, Warned
+    from lmplay_tui.train.device import choose_device, peak_flops
+    from lmplay_tui.train.hosting import run_events
+    from lmplay_tui.train.metrics import FlopCount
+
+    with tempfile.TemporaryDirectory() as folder:
+        plan = Path(folder, "bench.toml")
+        plan.write_text(plan_text(setting, asked["data"]), encoding="utf-8", newline="\n")
+        given: dict[str, Any] = {"training_plan": str(plan), "model": f"{folder}/bench.lmp", "out_dir": folder}
+        given |= {name: True for name in ("amp", "compile_model") if asked[name]}
+        controls, steps, note = Controls(), [], ""
+        begun = began_cpu = 0.0
+        for event in run_events(given, controls):
+            match event:
+                case StepDone() if event.step <= WARM_UP_STEPS:
+                    begun, began_cpu = time.perf_counter(), cpu_s()
+                case StepDone():
+                    steps.append(event)
+                    seconds, cpu = time.perf_counter() - begun, cpu_s() - began_cpu
+                    if seconds >= asked["seconds"]:
+                        controls.send(Stop())
+                        break
+                case RunStarted():
+                    note = event.note
+                case Warned():
+                    print(event.message, file=sys.stderr)
+                case RunFailed():
+                    raise SystemExit(event.message)
+    shape = {"num_blocks": setting.num_blocks, "embed_dim": setting.embed_dim}
+    model, _ = build_model(
+        load_experiment("gpt2ish"), vocab_size=50257, context_len=setting.context_len, num_heads=setting.num_heads,
+        dropout=0.0, **shape,
+    )  # fmt: skip
+    count = FlopCount.of_model(model, shape)
+    worked = math.fsum(s.forward_s + s.backward_s + s.optimizer_s for s in steps)
+    return line(
+        "lmplay-tui", setting,
+        tokens=sum(s.step_tokens for s in steps), samples=sum(s.samples for s in steps), seconds=seconds, cpu=cpu,
+        flops=sum(count.of(s.step_tokens, s.loss_tokens, s.step_tokens / s.samples) for s in steps),
+        peak_flops=peak_flops(choose_device("auto"), _dtype(asked))[0], final_loss=steps[-1].loss,
+        other_share=round(1 - worked / seconds, 4), steps=len(steps), note=note,
+    )  # fmt: skip
+
+
+def _dtype(asked: dict[str, Any]) -> Any:
+    from lmplay_tui.options import TrainOptions
+    from lmplay_tui.train.device import choose_device, choose_precision
+
+    return choose_precision(TrainOptions(amp=asked["amp"]), choose_device("auto")).dtype
+
+
+def run_ceiling(setting: Setting, asked: dict[str, Any]) -> dict[str, Any]:
+    """The tightest plain loop: packed tokens, no data work, everything compiled, fused AdamW."""
+    import numpy as np
+    import torch
+    from torch.nn import functional as F
+
+    from lmplay_tui.models.gpt2ish import GPT2ish
+    from lmplay_tui.options import TrainOptions
+    from lmplay_tui.train.device import choose_device, choose_precision, peak_flops, speed_choices
+    from lmplay_tui.train.metrics import FlopCount
+
+    options = TrainOptions(amp=asked["amp"])
+    device = choose_device("auto")
+    precision = choose_precision(options, device)
+    speed_choices(options, precision)
+    torch.manual_seed(0)
+    shape = {"num_blocks": setting.num_blocks, "embed_dim": setting.embed_dim}
+    model = GPT2ish(
+        vocab_size=50257, context_len=setting.context_len, num_heads=setting.num_heads, dropout=0.0, **shape
+    ).to(device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=WEIGHT_DECAY, fused=device.type != "mps")
+    tokens = torch.from_numpy(np.load(asked["tokens"]).astype(np.int64)).to(device)
+    length = setting.context_len + 1
+    pieces = tokens[: len(tokens) // length * length].view(-1, length)
+
+    def loss_of(ids_BT: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(model(ids_BT[:, :-1]).flatten(0, 1), ids_BT[:, 1:].flatten())
+
+    compiled = torch.compile(loss_of, dynamic=False)
+    parts = setting.batch_size // setting.mini_batch_size
+    at = step = done = 0
+    begun = began_cpu = seconds = cpu = 0.0
+    while seconds < asked["seconds"]:
+        optimizer.zero_grad(set_to_none=True)
+        loss = torch.zeros((), device=device)
+        for _ in range(parts):
+            mini = pieces[at : at + setting.mini_batch_size]
+            at = (at + setting.mini_batch_size) % (len(pieces) - setting.mini_batch_size)
+            with precision.autocast():
+                part = compiled(mini) / parts
+            part.backward()
+            loss += part.detach()
+        optimizer.step()
+        final = float(loss)
+        step += 1
+        if step <= WARM_UP_STEPS:
+            begun, began_cpu = time.perf_counter(), cpu_s()
+        else:
+            done += setting.batch_size
+            seconds, cpu = time.perf_counter() - begun, cpu_s() - began_cpu
+    num_tokens = done * setting.context_len
+    return line(
+        f"ceiling-packed-{precision.name.replace(' ', '-')}", setting, tokens=num_tokens, samples=done,
+        seconds=seconds, cpu=cpu,
+        flops=FlopCount.of_model(model, shape).of(num_tokens, num_tokens, setting.context_len),
+        peak_flops=peak_flops(device, precision.dtype)[0], final_loss=final,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    which, text = sys.argv[1:]
+    arguments = json.loads(text)
+    contender = {"trainer": run_trainer, "ceiling": run_ceiling}[which]
+    print(json.dumps(contender(SETTINGS[arguments["setting"]], arguments)), flush=True)
