@@ -57,16 +57,16 @@ def _text(cell: Any) -> str:
 
 def _turns(messages: Any) -> list[Item]:
     """Each assistant turn as a truth, the turns before it, a line break after each, as its prompt."""
+    turns = [message for message in messages or () if isinstance(message, Mapping)]
+    said = [message.get("content", message.get("value")) for message in turns]
+    lines = [f"{text if isinstance(text, str) else ''}\n" for text in said]
+    conversation = "".join(lines)
     found = []
-    before = ""
-    for message in messages or ():
-        if not isinstance(message, Mapping):
-            continue
-        said = message.get("content", message.get("value"))
-        said = said if isinstance(said, str) else ""
+    end = 0
+    for message, line in zip(turns, lines, strict=True):
         if str(message.get("role", message.get("from"))).lower() in _ASSISTANTS:
-            found.append(Item(before, said))
-        before += said + "\n"
+            found.append(Item(conversation, line[:-1], prompt_end=end))
+        end += len(line)
     return found
 
 

@@ -17,7 +17,7 @@ from lmplay_tui.text import one_line
 
 SILENT_S = 90.0  # without a byte from the hub, its own retries included
 STUCK_S = 900.0  # after the first byte: unpacking a large archive moves no bar
-WITHOUT_NETWORK = "or fetch it where there is one with --save-datasets"
+WITHOUT_NETWORK = "or copy the datasets folder of a machine where --save-datasets has filled it"
 
 
 def read(spec: DatasetSpec, report: Report) -> Splits:

@@ -13,7 +13,6 @@ _lock = threading.Lock()
 
 @dataclass
 class _Bar:
-    what: str
     unit: str
     total: float | None
     done: float = 0
@@ -33,9 +32,9 @@ class Progress:
         self._bars: dict[int, _Bar] = {}
         self._last: _Bar | None = None
 
-    def opened(self, bar: int, *, what: str, unit: str, total: float | None) -> None:
+    def opened(self, bar: int, *, unit: str, total: float | None) -> None:
         """A bar was made; `bar` tells it from the others."""
-        self._bars[bar] = _Bar(what, unit, total)
+        self._bars[bar] = _Bar(unit, total)
         self.moved = time.monotonic()
 
     def advanced(self, bar: int, amount: float) -> None:
@@ -66,24 +65,40 @@ class Progress:
 def listening() -> Iterator[Progress]:
     """Hear of every `tqdm` bar of this process, drawn or not, until the block is left.
 
-    The libraries offer no callback; their bars, switched off, still pass through these two methods.
+    The libraries offer no callback; their bars, switched off, still pass through two methods, which are put back
+    when the last listener leaves.
     """
-    bars: Any = importlib.import_module("tqdm.std").tqdm
     progress = Progress()
+    with _lock:
+        if not _listeners:
+            _put_ears_on(importlib.import_module("tqdm.std").tqdm)
+        _listeners.append(progress)
+    try:
+        yield progress
+    finally:
+        with _lock:
+            _listeners.remove(progress)
+            if not _listeners:
+                bars = importlib.import_module("tqdm.std").tqdm
+                bars.__init__, bars.update = _methods.pop()
+
+
+_listeners: list[Progress] = []
+_methods: list[tuple[Any, Any]] = []
+
+
+def _put_ears_on(bars: Any) -> None:
     made, moved = bars.__init__, bars.update
+    _methods.append((made, moved))
 
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
         made(self, *args, **kwargs)
-        what, unit = str(kwargs.get("desc") or ""), str(kwargs.get("unit") or "it")
-        progress.opened(id(self), what=what, unit=unit, total=kwargs.get("total"))
+        for listener in _listeners:
+            listener.opened(id(self), unit=str(kwargs.get("unit") or "it"), total=kwargs.get("total"))
 
     def update(self: Any, n: float | None = 1) -> Any:
-        progress.advanced(id(self), n or 0)
+        for listener in _listeners:
+            listener.advanced(id(self), n or 0)
         return moved(self, n)
 
-    with _lock:  # one listener at a time: each puts back what it found
-        bars.__init__, bars.update = init, update
-        try:
-            yield progress
-        finally:
-            bars.__init__, bars.update = made, moved
+    bars.__init__, bars.update = init, update

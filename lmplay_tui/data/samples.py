@@ -23,11 +23,16 @@ Ids = npt.NDArray[np.int32]
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One text of a row and what stands before it. `keep_start`: a prompt that is too long loses its end."""
+    """One text of a row and what stands before it.
+
+    `keep_start`: a prompt that is too long loses its end. `prompt_end`: only so many characters of `prompt` are it;
+    the turns of a conversation share one text, which would else grow with their square.
+    """
 
     prompt: str
     truth: str
     keep_start: bool = False
+    prompt_end: int | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,7 +73,10 @@ class Cutter:
 
     def _opened(self, item: Item) -> tuple[str, list[int]]:
         """The prompt that a row gives, shortened to its room."""
-        prompt, room = item.prompt, self._prompt_room
+        room = self._prompt_room
+        prompt = item.prompt
+        if item.prompt_end is not None:
+            prompt = prompt[max(0, item.prompt_end - room * CHARS_PER_TOKEN) : item.prompt_end]
         if not prompt:
             return "", [self.tokenizer.eot]
         if len(prompt) <= room * CHARS_PER_TOKEN:

@@ -34,7 +34,7 @@ class Rows:
         digest = hashlib.sha256(f"{self.num_rows} {self._columns}".encode())
         taken = min(_SAMPLED_ROWS, self.num_rows)
         for number in range(taken):
-            for item in self.items(number * self.num_rows // taken):
-                digest.update(f"{len(item.prompt)} {len(item.truth)} ".encode())
-                digest.update((item.prompt + item.truth).encode("utf-8", "surrogatepass"))
+            items = self.items(number * self.num_rows // taken)
+            for text in (*(item.truth for item in items), *(item.prompt for item in items[:1])):
+                digest.update(f"{len(text)} ".encode() + text.encode("utf-8", "surrogatepass"))
         return digest.hexdigest()

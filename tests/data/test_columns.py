@@ -106,10 +106,17 @@ def test_each_assistant_turn_is_a_truth() -> None:
         {"role": "assistant", "content": "Well."},
     ]
     columns = Columns(messages="m")
-    assert columns.items({"m": turns}) == [
-        Item("Be kind.\nHi\n", "Hello."),
-        Item("Be kind.\nHi\nHello.\nHow?\n\n", "Well."),
+    assert [(item.prompt[: item.prompt_end], item.truth) for item in columns.items({"m": turns})] == [
+        ("Be kind.\nHi\n", "Hello."),
+        ("Be kind.\nHi\nHello.\nHow?\n\n", "Well."),
     ]
     shared = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello."}]
-    assert columns.items({"m": shared}) == [Item("Hi\n", "Hello.")]
+    assert columns.items({"m": shared}) == [Item("Hi\nHello.\n", "Hello.", prompt_end=3)]
     assert columns.items({"m": None}) == columns.items({"m": [None, "x"]}) == columns.items({"m": turns[:2]}) == []
+
+
+def test_a_long_conversation_is_kept_once() -> None:
+    turns = [{"role": "assistant", "content": f"Turn {n}."} for n in range(2000)]
+    items = Columns(messages="m").items({"m": turns})
+    assert len({id(item.prompt) for item in items}) == 1
+    assert items[-1].prompt[: items[-1].prompt_end].endswith("Turn 1998.\n")

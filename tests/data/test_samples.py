@@ -4,6 +4,7 @@ import re
 from itertools import pairwise
 
 import pytest
+import tiktoken
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -192,10 +193,36 @@ def test_a_title_loses_its_end_and_a_sentence_its_start() -> None:
     assert long_question.prompt == "q" * 12 + " really?"
 
 
+def test_a_turn_sees_what_was_said_before_it_alone() -> None:
+    tokenizer = load_tokenizer("bytes")
+    conversation = "Hi\nHello.\nHow?\nWell.\n"
+    (sample,) = cut(tokenizer, 64, Item(conversation, "Hello.", prompt_end=3))
+    assert (sample.prompt, sample.truth) == ("Hi\n", "Hello.")
+    (sample,) = cut(tokenizer, 64, Item(conversation, "Hi", prompt_end=0))
+    assert sample.prompt_ids.tolist() == [tokenizer.eot]
+    (sample,) = cut(tokenizer, 20, Item("x" * 500 + conversation, "Well.", prompt_end=515))
+    assert sample.prompt == "llo.\nHow?\n"
+
+
+def test_the_exact_count_has_the_last_word() -> None:
+    """A cut inside what the tokenizer takes as one word may cost more tokens than the piece that held it."""
+    mark = "。".encode()
+    merges = [mark[2:] + b"b", mark[1:] + b"b", mark + b"b", b"a" + mark + b"b", b"aa" + mark + b"b"]
+    ranks = {bytes([b]): b for b in range(256)} | {token: 256 + n for n, token in enumerate(merges)}
+    encoding = tiktoken.Encoding("x", pat_str=r"\S+|\s+", mergeable_ranks=ranks, special_tokens={"<|e|>": 300})
+    tokenizer = Tokenizer("x", encoding, [*ranks, *([b""] * 40)], eot=300)
+    text = "aa。b" * 40
+    assert len(tokenizer.encode(text)) == 40
+    samples = cut(tokenizer, 16, Item("", text))
+    assert "".join(sample.truth for sample in samples) == text
+    assert all(len(sample.prompt_ids) + len(sample.truth_ids) <= 16 for sample in samples)
+    assert all(sample.truth.endswith("。") for sample in samples[:-1])
+
+
 def test_half_a_character_is_never_shown() -> None:
     tokenizer = load_tokenizer("bytes")
     for context_len in range(8, 40):
-        samples = cut(tokenizer, context_len, Item("Title: " + "é😀中" * 20 + "\n", "😀é中" * 30, keep_start=True))
+        samples = cut(tokenizer, context_len, Item("Title: " + "é😀中" * 20 + "\n", "é中😀" * 30, keep_start=True))
         assert "�" not in "".join(s.prompt + s.truth for s in samples)
 
 
