@@ -137,7 +137,8 @@ class StageLoop:
     def _prepared(self, stage: Stage, data: StageData, *, is_new: bool) -> StageRun:
         state = self.state
         options = state.enter_stage(stage, is_new=is_new)
-        context_len = state.model_args["context_len"]
+        context_len, compilation = state.model_args["context_len"], self._parts.compilation
+        size = self._mini_batch_size(options)
         return StageRun(
             stage=stage,
             options=options,
@@ -145,14 +146,16 @@ class StageLoop:
             feed=Feed(data, state.progress.of(stage.name).position, options.batch_size),
             step_settings=StepSettings(
                 device=state.device,
-                mini_batch_size=self._mini_batch_size(options),
+                mini_batch_size=size,
                 normalization=options.loss_normalization,
                 include_prompts=options.include_prompts,
                 grad_clip=options.grad_clip,
                 autocast=state.precision.autocast,
                 scaler=state.scaler,
-                width_multiple=self._parts.compilation.width_multiple(context_len) if self._parts.compilation else 1,
+                width_multiple=compilation.width_multiple(context_len) if compilation else 1,
                 longest=context_len,
+                # A program for one row is another program, and a batch's last mini-batch may have one.
+                least_rows=min(size, 2) if compilation else 1,
                 head_loss=state.head_loss,
             ),
             accuracy_interval=accuracy_interval(self.window.flops, state.device.type),

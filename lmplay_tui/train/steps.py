@@ -47,13 +47,17 @@ def collate(
     device: torch.device,
     multiple: int = 1,
     most: int | None = None,
+    least_rows: int = 1,
 ) -> MiniBatch:
-    """Lay samples side by side. T is rounded up to `multiple`, at most to `most`: compiled code meets few shapes."""
+    """Lay samples side by side.
+
+    T is rounded up to `multiple`, at most to `most`, and B is at least `least_rows`: compiled code meets few shapes.
+    """
     lengths = [len(s.prompt_ids) + len(s.truth_ids) - 1 for s in samples]
     width = -(-max(lengths) // multiple) * multiple
     if most is not None:
         width = min(width, most)
-    ids = np.zeros((len(samples), width), dtype=np.int64)
+    ids = np.zeros((max(len(samples), least_rows), width), dtype=np.int64)
     index, targets, truth_rows = [], [], []
     begin = 0
     for b, (sample, length) in enumerate(zip(samples, lengths, strict=True)):
@@ -147,6 +151,7 @@ class StepSettings:
     scaler: torch.amp.GradScaler | None = None
     width_multiple: int = 1
     longest: int | None = None  # positions that the model can read
+    least_rows: int = 1
     want_argmax: bool = True
     head_loss: HeadLoss = field(default_factory=HeadLoss)
     clock: StepClock = field(init=False)
@@ -181,7 +186,7 @@ def accumulate_gradients(
             raise StopRequested
         mini = collate(
             part, include_prompts=settings.include_prompts, device=settings.device,
-            multiple=settings.width_multiple, most=settings.longest,
+            multiple=settings.width_multiple, most=settings.longest, least_rows=settings.least_rows,
         )  # fmt: skip
         if by_tokens:
             # Divide by the whole batch's tokens, not the mini-batch's: a mean of means depends on the cut.

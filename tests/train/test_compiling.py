@@ -1,0 +1,139 @@
+"""Compiling and probing leave no trace in what is trained, and fail without harm."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from lmplay_tui.options import TrainOptions
+from lmplay_tui.run.events import ActivityChanged, Event, LogLine, RunDone, RunStarted, RunStopped, StepDone, Warned
+from lmplay_tui.train import compiling, processor
+from lmplay_tui.train.device import choose_precision
+from tests.train.runs import differences, last, losses, state_of, stop_after, train, write_plan
+
+# What torch's compiler warns of in its own code.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+
+
+def untouched(function: Any, **_: Any) -> Any:
+    """torch.compile, in no time."""
+    return function
+
+
+def test_rehearsing_changes_no_bit(place, monkeypatch):
+    plan = write_plan(place)
+    plain = train(training_plan=plan, model="plain/m.lmp", out_dir="plain", mini_batch_size=1)
+    monkeypatch.setattr(compiling, "traced_softmax_gradient", compiling.softmax_gradient)
+    monkeypatch.setattr(torch, "compile", untouched)
+    compiled = train(training_plan=plan, model="compiled/m.lmp", out_dir="compiled", compile_model=True, mini_batch_size=1)
+    assert isinstance(last(compiled), RunDone), last(compiled)
+    assert losses(compiled) == losses(plain)
+    assert not list(differences(weights("plain"), weights("compiled")))
+    activities = [e.activity for e in compiled if isinstance(e, ActivityChanged)]
+    assert activities.count("compiling") == 1
+    first_step = next(i for i, e in enumerate(compiled) if isinstance(e, StepDone))
+    assert "compiling" in [e.activity for e in compiled[:first_step] if isinstance(e, ActivityChanged)]
+
+
+def weights(folder: str) -> Any:
+    from pathlib import Path
+
+    state = state_of(Path(folder) / "m.lmp")
+    return {"model": state["model"]["state"], "optimizers": state["optimizers"], "rng": state["runner"]["state"]["rng"]}
+
+
+def test_a_compiler_that_fails_costs_a_line(place, monkeypatch):
+    def broken(function: Any, **_: Any) -> Any:
+        def fails(*arguments: Any) -> Any:
+            raise RuntimeError("no C++ compiler\nand more")
+
+        return fails
+
+    plan = write_plan(place)
+    plain = train(training_plan=plan, model="plain/m.lmp", out_dir="plain", mini_batch_size=1)
+    monkeypatch.setattr(torch, "compile", broken)
+    events = train(training_plan=plan, model="broken/m.lmp", out_dir="broken", compile_model=True, mini_batch_size=1)
+    warned = [e.message for e in events if isinstance(e, Warned)]
+    assert len(warned) == 1
+    assert "torch.compile failed" in warned[0]
+    assert "\n" not in warned[0]
+    assert losses(events) == losses(plain)
+
+
+def test_auto_mini_batch_size_is_found_once_and_kept(place):
+    plan = write_plan(place)
+    options = {"training_plan": plan, "model": "auto/m.lmp", "out_dir": "auto", "mini_batch_size": "auto"}
+    first = stop_after(3, **options)
+    assert isinstance(last(first), RunStopped)
+    assert found(first) == 1
+    del options["training_plan"]
+    second = train(**options)
+    assert isinstance(last(second), RunDone), last(second)
+    assert found(second) == 0
+    size = state_of(place / "auto/m.lmp")["runner"]["state"]["progress"]["probed_mini_batch_size"]
+    whole = train(training_plan=plan, model="whole/m.lmp", out_dir="whole", mini_batch_size=size)
+    assert losses(first) + losses(second) == losses(whole)
+    assert not list(differences(weights("auto"), weights("whole")))
+
+
+def found(events: list[Event]) -> int:
+    return sum("--mini-batch-size auto" in e.message for e in events if isinstance(e, LogLine))
+
+
+def test_amp_is_left_out_where_it_would_be_slow_and_the_note_says_so(place, monkeypatch):
+    monkeypatch.setattr("lmplay_tui.train.device.has_fast_bfloat16", lambda: False)
+    cpu = torch.device("cpu")
+    assert choose_precision(TrainOptions(amp=True), cpu).dtype is None
+    assert choose_precision(TrainOptions(amp=True, amp_dtype="bfloat16"), cpu).dtype is torch.bfloat16
+    started = [
+        e for e in stop_after(1, training_plan=write_plan(place), model="m.lmp", amp=True) if isinstance(e, RunStarted)
+    ]
+    assert "--amp is left out" in started[0].note
+    monkeypatch.setattr("lmplay_tui.train.device.has_fast_bfloat16", lambda: True)
+    assert choose_precision(TrainOptions(amp=True), cpu).dtype is torch.bfloat16
+
+
+class Switch:
+    """torch.backends.mkldnn.matmul: what it is set to decides how far products are off."""
+
+    def __init__(self) -> None:
+        self.fp32_precision = "none"
+
+
+@pytest.mark.parametrize(
+    ("capability", "intel", "coarse", "used"),
+    [
+        ("AVX512", False, 1e-5, True),
+        ("AVX512", False, 1e-2, False),  # hardware that would really compute in bfloat16
+        ("AVX512", True, 1e-5, False),
+        ("AVX2", False, 1e-5, False),
+    ],
+)
+def test_products_go_to_onednn_only_where_they_stay_exact(monkeypatch, capability, intel, coarse, used):
+    switch = Switch()
+    monkeypatch.setattr(torch.backends.mkldnn, "matmul", switch)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(processor, "_is_intel", lambda: intel)
+    monkeypatch.setattr(processor, "_error_of_products", lambda: 1e-5 if switch.fp32_precision == "none" else coarse)
+    processor.use_fast_products.cache_clear()
+    try:
+        assert processor.use_fast_products() is used
+    finally:
+        processor.use_fast_products.cache_clear()
+    assert switch.fp32_precision == ("bf16" if used else "none")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_resume_is_bitwise_with_everything_compiled(place):
+    plan = write_plan(place)
+    whole = train(training_plan=plan, model="whole/m.lmp", out_dir="whole", compile_model=True)
+    assert not [e for e in whole if isinstance(e, Warned)]
+    for step in (2, 7):
+        torch.compiler.reset()  # as a new process: nothing is compiled yet
+        folder = f"run{step}"
+        first = stop_after(step, training_plan=plan, model=f"{folder}/m.lmp", out_dir=folder, compile_model=True)
+        torch.compiler.reset()
+        second = train(model=f"{folder}/m.lmp", out_dir=folder, compile_model=True)
+        assert losses(first) + losses(second) == losses(whole)
+        assert not list(differences(weights("whole"), weights(folder)))
