@@ -16,15 +16,16 @@ from textual.screen import Screen
 from lmplay_tui.errors import EXIT_LEFT_AT_ONCE, EXIT_OK
 from lmplay_tui.run.controls import HandOver, Stop
 from lmplay_tui.run.folder import RunFolder
+from lmplay_tui.text import one_line
 from lmplay_tui.ui import themes
 from lmplay_tui.ui.ascii import AsciiFilter, terminal_needs_ascii
 from lmplay_tui.ui.ending import ending_lines
-from lmplay_tui.ui.messages import LeaveAsked, StartAsked
+from lmplay_tui.ui.messages import LeaveAsked, StartAsked, TitleChanged
 from lmplay_tui.ui.screens.dashboard import Dashboard
 from lmplay_tui.ui.screens.launcher import Launcher
 from lmplay_tui.ui.session import LiveSource, end_anyway
 from lmplay_tui.ui.source import FolderSource, Source
-from lmplay_tui.ui.terminal import Signals, StrayPrints, use_safe_writer
+from lmplay_tui.ui.terminal import Signals, StrayPrints, use_our_output
 
 SWITCH_INTERVAL_S = 1e-4  # the interpreter's: a refresh holds up the trainer a fiftieth of what it did with 5 ms
 _HERE = Path(__file__).parent
@@ -123,8 +124,16 @@ class LmplayApp(App[int]):
         for screen in self.screen_stack:
             if isinstance(screen, Dashboard):
                 screen.tick()
-        if source.done is not None and source.live and (source.view.state == "stopped" or self.leave_wanted):
-            self.exit(source.done)
+        done, view = source.done, source.view
+        gone = source.live and done is not None and (view.state == "stopped" or view.handed_over is not None)
+        if gone or (self.leave_wanted and (done is not None or not source.live)):
+            self.exit(EXIT_OK if done is None else done)
+
+    @on(TitleChanged)
+    def _set_title(self, message: TitleChanged) -> None:
+        """Not by Textual's `title`, whose change paints the whole screen again."""
+        if self._driver is not None and not self.is_headless:
+            self._driver.write(f"\x1b]2;{one_line(message.text, 100)}\x07")
 
     # ---- leaving
 
@@ -144,7 +153,8 @@ class LmplayApp(App[int]):
             self.source.send(Stop(reason=name))
 
     def line_lost(self) -> None:
-        """From a signal handler: the terminal is gone."""
+        """From a signal handler: the terminal is gone. Whatever becomes of the run, nobody will look at its end."""
+        self.leave_wanted = True
         if isinstance(self.source, LiveSource) and self.given.get("on_hangup", "continue") == "continue":
             self.source.send(HandOver(reason="the line was lost"))
         else:
@@ -182,7 +192,7 @@ def run_dashboard(given: Mapping[str, Any], *, attach: RunFolder | None = None, 
 
     time_zone(given.get("tz"))
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    use_safe_writer()
+    use_our_output()
     source: Source | None = FolderSource(attach) if attach is not None else None
     live = LiveSource(given) if source is None and not launcher else None
     stray = StrayPrints()

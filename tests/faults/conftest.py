@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,13 @@ def pytest_terminal_summary(terminalreporter) -> None:
         terminalreporter.section("faults")
         for line in _counts:
             terminalreporter.write_line(line)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _imported() -> None:
+    """Children are forked from here: what is imported once, they need not import."""
+    for name in ("datasets", "lmplay_tui.train.hosting", "lmplay_tui.ui.app", "lmplay_tui.ui.screens.dashboard"):
+        import_module(name)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,132 @@
+"""Programs in a real pseudo-terminal: started, signalled, hung up, and looked at afterwards."""
+
+import contextlib
+import fcntl
+import os
+import pty
+import select
+import signal
+import struct
+import sys
+import termios
+import threading
+import time
+import traceback
+from collections.abc import Callable
+
+ENDS_WITHIN_S = 40.0  # with much headroom: the machine is busy
+
+
+class Terminal:
+    """A child of ours in a terminal of its own, 80x24. `work` gives its exit status. Use as a context."""
+
+    def __init__(self, work: Callable[[], int]) -> None:
+        self._status: int | None = None
+        self.output = b""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self.pid, self._master = pty.fork()
+        if self.pid == 0:
+            self._run(work)
+        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        self._reading = threading.Event()
+        self._reading.set()
+        self._closed = False
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _run(self, work: Callable[[], int]) -> None:
+        status = 1
+        try:
+            os.environ["TERM"] = "xterm-256color"
+            # pytest's own streams belong to the test; these are the terminal's.
+            sys.stdin = sys.__stdin__ = os.fdopen(0, "r", closefd=False)  # type: ignore[misc]
+            sys.stdout = sys.__stdout__ = os.fdopen(1, "w", closefd=False)  # type: ignore[misc]
+            sys.stderr = sys.__stderr__ = os.fdopen(2, "w", closefd=False)  # type: ignore[misc]
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGTSTP):
+                signal.signal(number, signal.SIG_DFL)
+            status = work()
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            with contextlib.suppress(OSError, ValueError):
+                sys.stdout.flush()
+            os._exit(status)
+
+    def _read(self) -> None:
+        while not self._closed:
+            self._reading.wait()
+            if not select.select([self._master], [], [], 0.05)[0]:
+                continue
+            try:
+                data = os.read(self._master, 1 << 16)
+            except OSError:
+                return
+            if not data:
+                return
+            self.output += data
+
+    def __enter__(self) -> "Terminal":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._status is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+            self.wait()
+        self.hang_up()
+
+    def type(self, keys: str) -> None:
+        os.write(self._master, keys.encode())
+
+    def resize(self, rows: int, columns: int) -> None:
+        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def send(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def stall(self) -> None:
+        """Read no more: the line is frozen."""
+        self._reading.clear()
+
+    def hang_up(self) -> None:
+        """Close the line, as a lost connection does."""
+        if not self._closed:
+            self._closed = True
+            self._reading.set()
+            self._reader.join()
+            os.close(self._master)
+
+    def wait(self, seconds: float = ENDS_WITHIN_S) -> int:
+        """Its exit status, negative for a signal. `TimeoutError` with the end of its output if it hangs."""
+        deadline = time.monotonic() + seconds
+        while self._status is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self._status = os.waitstatus_to_exitcode(status)
+            elif time.monotonic() > deadline:
+                raise TimeoutError(f"has not ended in {seconds} s: {self.output[-2000:]!r}")
+            else:
+                time.sleep(0.01)
+        time.sleep(0.1)  # its last words may still be on their way
+        return self._status
+
+    @property
+    def restored(self) -> bool:
+        """Whether the screen is as a shell wants it: no alternate screen, the cursor shown, no mouse reports."""
+        def last(on: bytes, off: bytes) -> bool:
+            return self.output.rfind(off) > self.output.rfind(on) or on not in self.output
+
+        return (
+            last(b"\x1b[?1049h", b"\x1b[?1049l") and last(b"\x1b[?25l", b"\x1b[?25h")
+            and last(b"\x1b[?1000h", b"\x1b[?1000l") and last(b"\x1b[?2004h", b"\x1b[?2004l")
+        )  # fmt: skip
+
+
+def until(condition: Callable[[], object], seconds: float = ENDS_WITHIN_S) -> None:
+    """Wait until `condition()` holds. `TimeoutError` if it does not."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError("what was waited for has not happened")
+        time.sleep(0.02)
