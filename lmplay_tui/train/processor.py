@@ -12,7 +12,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # malloc.h
 _MOST = 2**31 - 1
 
 
@@ -21,7 +21,8 @@ def keep_freed_memory() -> bool:
     """Have glibc's malloc keep what is freed; whether it does.
 
     It gives large blocks back at once and asks the kernel for them anew: each step then pays for zeroing hundreds of
-    megabytes, page by page (measured: up to 1.7 times the time of a step). Elsewhere than on glibc: nothing happens.
+    megabytes, page by page (measured: up to 1.7 times the time of a step). One arena for all threads, because a
+    thread's own cannot hold large blocks, and under the dashboard training is a thread. Not on glibc: nothing happens.
     """
     if sys.platform != "linux":
         return False
@@ -29,7 +30,8 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):  # musl has none
         return False
-    return bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, _MOST))
+    wanted = ((_M_ARENA_MAX, 1), (_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _MOST))
+    return all([mallopt(name, value) == 1 for name, value in wanted])
 
 
 def has_fast_bfloat16() -> bool:

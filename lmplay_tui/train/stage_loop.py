@@ -35,8 +35,11 @@ from lmplay_tui.train.saves import Saves
 from lmplay_tui.train.state import TrainState
 from lmplay_tui.train.stepping import StageRun, Stepper
 from lmplay_tui.train.steps import StepSettings, StopRequested
+from lmplay_tui.train.watching import Watch
 
 PROBED_FROM = 4  # the mini-batch size before another has been found
+
+FEED_POLL_S = 0.2
 
 
 @dataclass
@@ -69,6 +72,7 @@ class StageLoop:
         self.saves = parts.saves
         self.window = parts.window
         self._parts = parts
+        self._watch = Watch()
 
     def run(self, stage: Stage) -> Iterator[Event]:
         """The stage from where it stands to its end. Raises `StopRequested` with a state that can be saved."""
@@ -77,9 +81,13 @@ class StageLoop:
             yield from self._now_and_then(run)  # a stop may have come between a step and its validation
             while (batch := (yield from self._next_batch(run))) is not None:
                 if batch.samples:
+                    first_row = self.state.progress.of(stage.name).position.row
                     done = self.stepper.step(run, batch)
                     self.window.add(done)
                     yield done
+                    yield from self._watch.step_done(done, first_row)
+                    while self.stepper.said:
+                        yield self.stepper.said.pop(0)
                     if run.options.check_grads and self.stepper.steps_here == 1:
                         names = ", ".join(without_gradient(self.state.model)) or "none"
                         yield LogLine(f"parameters without a gradient: {names}")
@@ -131,6 +139,8 @@ class StageLoop:
             same, said = proof
             yield LogLine(said) if same else Warned(said, progress.step)
         progress.next_batch = ""
+        if run.accuracy_interval > 1:
+            yield LogLine(f"word accuracy of every {run.accuracy_interval}th training batch: each would cost over 1 %")
         yield from self._make_ready(run)
         return run
 
@@ -205,6 +215,12 @@ class StageLoop:
         """Do what was asked, then take the next batch; None at the stage's end."""
         yield from self._obey(run)
         run.waited_from = time.perf_counter()
+        while not run.feed.ready(FEED_POLL_S):  # a disk or a hub may take its time: a stop does not wait for them
+            if self.controls.wants_stop():
+                raise StopRequested
+            late = self._watch.data_waited(time.perf_counter() - run.waited_from, self.state.progress.step)
+            if late is not None:
+                yield late
         return run.feed.take()
 
     # ------------------------------------------------------------------ between steps

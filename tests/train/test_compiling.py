@@ -25,7 +25,8 @@ def test_rehearsing_changes_no_bit(place, monkeypatch):
     plain = train(training_plan=plan, model="plain/m.lmp", out_dir="plain", mini_batch_size=1)
     monkeypatch.setattr(compiling, "traced_softmax_gradient", compiling.softmax_gradient)
     monkeypatch.setattr(torch, "compile", untouched)
-    compiled = train(training_plan=plan, model="compiled/m.lmp", out_dir="compiled", compile_model=True, mini_batch_size=1)
+    options = {"model": "compiled/m.lmp", "out_dir": "compiled", "mini_batch_size": 1}
+    compiled = train(training_plan=plan, compile_model=True, **options)
     assert isinstance(last(compiled), RunDone), last(compiled)
     assert losses(compiled) == losses(plain)
     assert not list(differences(weights("plain"), weights("compiled")))
