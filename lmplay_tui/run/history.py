@@ -203,11 +203,43 @@ def smoothed(points: Points, span: float) -> Floats:
     return result
 
 
-def value_near(points: Points, values: Floats, x: float) -> float:
-    """The curve's value at `x`, between its neighbours; NaN beyond its ends."""
-    if not len(points) or x < points.x[0] or x > points.x[-1]:
+def smoothed_at(points: Points, span: float, x: float | None = None) -> float:
+    """`smoothed` at one place alone: at `x`, or at the newest point. NaN before the first point or beyond the last."""
+    end = len(points) if x is None else int(np.searchsorted(points.x, x, "right"))
+    if end == 0 or (x is not None and x > points.x[-1]):
         return math.nan
-    return float(np.interp(x, points.x, values))
+    if span <= 1:
+        return float(points.mean[end - 1])
+    keep = 1.0 - 1.0 / span
+    count = points.count[:end]
+    after = np.cumsum(count[::-1])[::-1] - count  # values that came later
+    weight = (1.0 - keep**count) * keep**after
+    return float((weight * points.mean[:end]).sum() / weight.sum())
+
+
+def in_bins(points: Points, first: float, last: float, bins: int, span: float) -> Points:
+    """The points from `first` to `last` in at most about `bins` equal parts, means weighed by count.
+
+    Enough parts lie before `first` for a smoothing over `span` values to have forgotten how it began.
+    """
+    if not len(points) or last <= first:
+        return points.between(1, 0)
+    start = max(int(np.searchsorted(points.x, first, "left")) - 1, 0)
+    end = int(np.searchsorted(points.x, last, "right")) + 1
+    before = np.cumsum(points.count[:start][::-1])
+    start -= min(int(np.searchsorted(before, 8 * span)) + 1, start) if span > 1 else 0
+    part = slice(start, end)
+    x, count = points.x[part], points.count[part]
+    column = np.floor((x - first) / (last - first) * bins)
+    starts = np.flatnonzero(np.diff(column, prepend=column[0] - 1))
+    total = np.add.reduceat(count, starts)
+    return Points(
+        np.add.reduceat(x * count, starts) / total,
+        np.add.reduceat(points.mean[part] * count, starts) / total,
+        np.minimum.reduceat(points.least[part], starts),
+        np.maximum.reduceat(points.greatest[part], starts),
+        total,
+    )
 
 
 def to_columns(points: Points, first: float, last: float, columns: int) -> tuple[Floats, Floats]:

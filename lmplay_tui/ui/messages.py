@@ -67,6 +67,16 @@ class LeaveAsked(Message):
 
 
 @dataclass
+class TitleChanged(Message):
+    """What the terminal's title should say."""
+
+    text: str
+
+    def can_replace(self, message: Message) -> bool:
+        return isinstance(message, TitleChanged)
+
+
+@dataclass
 class StartAsked(Message):
     """Train with these options, or look at the run whose checkpoint has this path."""
 

@@ -13,6 +13,9 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import IO, Any
 
+from rich.console import Console
+from textual import _compositor
+from textual._compositor import ChopsUpdate
 from textual.drivers import linux_driver
 from textual.drivers._writer_thread import WriterThread
 
@@ -38,8 +41,24 @@ class SafeWriter(WriterThread):
             self._file.flush()
 
 
-def use_safe_writer() -> None:
-    """The driver looks the class up when it starts."""
+class ExactUpdate(ChopsUpdate):
+    """Sends the changed cells of a row alone; Textual's own sends all from the widget's left edge to the last one."""
+
+    def render_segments(self, console: Console) -> str:
+        sequences = []
+        for y, first, beyond in self.spans:
+            for end, (x, strip) in zip(self.chop_ends[y], self.chops[y].items(), strict=False):
+                if strip is None or x >= beyond or end <= first:
+                    continue
+                start = max(x, first)
+                part = strip.crop(start - x, min(end, beyond) - x)
+                sequences.append(f"\x1b[{y + 1};{start + 1}H{part.render(console)}")
+        return "".join(sequences)
+
+
+def use_our_output() -> None:
+    """Put our writer and our updates in the place of Textual's; both are looked up when they are needed."""
+    setattr(_compositor, "ChopsUpdate", ExactUpdate)  # noqa: B010  (a name that the module owns)
     setattr(linux_driver, "WriterThread", SafeWriter)  # noqa: B010  (a name that the module imports)
 
 

@@ -35,9 +35,7 @@ def dashboard() -> Open:
     """Opens a dashboard on a source."""
 
     @asynccontextmanager
-    async def opened(
-        source: FakeSource, size: tuple[int, int] = (120, 40), **given: Any
-    ) -> AsyncIterator[Pilot[int]]:
+    async def opened(source: FakeSource, size: tuple[int, int] = (120, 40), **given: Any) -> AsyncIterator[Pilot[int]]:
         app = LmplayApp({"tz": "UTC", **given}, source=source, timers=False)
         async with app.run_test(size=size) as pilot:
             await pilot.pause()

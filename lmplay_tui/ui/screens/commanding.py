@@ -13,7 +13,7 @@ from lmplay_tui.run import controls
 from lmplay_tui.run.journal import number
 from lmplay_tui.run.view import RunView
 from lmplay_tui.ui import notices
-from lmplay_tui.ui.messages import GhostAsked, LeaveAsked
+from lmplay_tui.ui.messages import GhostAsked, LeaveAsked, TitleChanged
 from lmplay_tui.ui.screens import questions
 from lmplay_tui.ui.screens.runs import Runs
 from lmplay_tui.ui.source import Source
@@ -56,6 +56,7 @@ class Commanding(Screen[None]):
         super().__init__()
         self._interrupted_at = -1e9
         self._news = notices.News()
+        self._terminal_title = ""
 
     @property
     def view(self) -> RunView:
@@ -179,4 +180,7 @@ class Commanding(Screen[None]):
             self.notify(notice.text, title=notice.title, severity=notice.severity, timeout=notice.seconds, markup=False)
             if notice.rings:
                 self.app.bell()
-        self.app.title = notices.terminal_title(self.view)
+        title = notices.terminal_title(self.view)
+        if title != self._terminal_title:
+            self._terminal_title = title
+            self.post_message(TitleChanged(title))

@@ -33,7 +33,7 @@ from lmplay_tui.ui.widgets.state_line import StateLine
 from lmplay_tui.ui.widgets.system import System
 
 PANES = ("curriculum", "curves", "predictions", "plan", "system", "log")
-CURVES_EVERY_S = 2.0
+CURVES_EVERY_S = 4.0  # a slow line: the curves are most of what is sent
 MACHINE_EVERY_S = 2.0
 
 

@@ -14,6 +14,7 @@ from textual.widgets import Input, Static
 
 from lmplay_tui.ui.messages import ChoiceClicked
 from lmplay_tui.ui.widgets.lines import Lines, Row, fitted
+from lmplay_tui.ui.widgets.titles import set_titles
 
 Value = TypeVar("Value")
 
@@ -82,8 +83,7 @@ class ChoiceDialog(ModalScreen[Value | None], Generic[Value]):
 
     def compose(self) -> ComposeResult:
         with Vertical(id="dialog") as box:
-            box.border_title = self._title
-            box.border_subtitle = "esc back"
+            set_titles(box, self._title, "esc back")
             if self._text:
                 yield Static(Text(self._text), id="dialog-text")
             yield ChoiceList(self._choices)
@@ -136,8 +136,7 @@ class TypingDialog(ModalScreen[list[str] | None]):
 
     def compose(self) -> ComposeResult:
         with Vertical(id="dialog") as box:
-            box.border_title = self._title
-            box.border_subtitle = "enter takes it · esc back"
+            set_titles(box, self._title, "enter takes it · esc back")
             if self._text:
                 yield Static(Text(self._text), id="dialog-text")
             for i, field in enumerate(self._fields):

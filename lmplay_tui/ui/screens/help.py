@@ -13,6 +13,7 @@ from textual.screen import ModalScreen, Screen
 from textual.widget import Widget
 
 from lmplay_tui.ui.widgets.lines import Lines, Piece, Row, fitted
+from lmplay_tui.ui.widgets.titles import set_titles
 
 _SIGNS = {
     "left": "←", "right": "→", "up": "↑", "down": "↓", "question_mark": "?", "slash": "/", "plus": "+", "minus": "-",
@@ -51,7 +52,7 @@ def places_of(screen: Screen[Any]) -> list[tuple[str, DOMNode]]:
     """The screen, its panes and the application, each with its name."""
     places: list[tuple[str, DOMNode]] = [("everywhere", screen)]
     for pane in screen.query(".pane"):
-        title = str(pane.border_title or pane.id or "")
+        title = pane._border_title.plain if pane._border_title is not None else str(pane.id)
         places.append((title.split(" ")[1] if " " in title else title, pane))
     return [*places, ("screen", screen.app)]
 
@@ -115,8 +116,7 @@ class Help(ModalScreen[None]):
 
     def compose(self) -> ComposeResult:
         with Vertical(id="help") as box:
-            box.border_title = "keys"
-            box.border_subtitle = "esc back · the mouse works too · ctrl+p finds any action by name"
+            set_titles(box, "keys", "esc back · the mouse works too · ctrl+p finds any action by name")
             yield HelpText(self._actions)
 
     def action_dismiss_none(self) -> None:

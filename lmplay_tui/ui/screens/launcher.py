@@ -26,6 +26,7 @@ from lmplay_tui.ui.widgets.curriculum import short_count
 from lmplay_tui.ui.widgets.key_bar import Key, KeyBar
 from lmplay_tui.ui.widgets.lines import Lines, Row, fitted, wrapped
 from lmplay_tui.ui.widgets.picker import Picker
+from lmplay_tui.ui.widgets.titles import set_titles
 
 FIRST = "demo"
 EXPERIMENTS = ("gpt2ish", "gpt2ish_med", "gpt2ish_large", "s_gpt2ish", "test_runner")  # a test holds it to the registry
@@ -82,8 +83,8 @@ class Launcher(Screen[None]):
         yield KeyBar()
 
     def on_mount(self) -> None:
-        self.query_one("#plans").border_title = "plans"
-        self.query_one("#runs").border_title = "runs"
+        set_titles(self.query_one("#plans"), "plans")
+        set_titles(self.query_one("#runs"), "runs")
         for name in ("launcher-title", "plan-detail"):
             self.query_one(f"#{name}", Lines).can_focus = False
         keys = [Key(key_sign(b), b.description, b.action, self) for b in bindings_of(self) if b.show]
@@ -129,7 +130,7 @@ class Launcher(Screen[None]):
         name = self._names[self.query_one("#plans", Picker).index]
         plan, problem = self._read(name)
         width = max(detail.size.width - 2, 20)
-        detail.border_title = one_line(name, 40)
+        set_titles(detail, one_line(name, 40))
         if plan is None:
             detail.show_rows([((f" {line}", "bad"),) for line in wrapped(problem, width)])
             return

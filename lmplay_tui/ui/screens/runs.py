@@ -10,6 +10,7 @@ from textual.screen import ModalScreen
 
 from lmplay_tui.ui.run_list import RunEntry, find_runs, run_rows
 from lmplay_tui.ui.widgets.picker import Picker
+from lmplay_tui.ui.widgets.titles import set_titles
 
 
 class Runs(ModalScreen[str | None]):
@@ -27,8 +28,7 @@ class Runs(ModalScreen[str | None]):
 
     def compose(self) -> ComposeResult:
         with Vertical(id="dialog", classes="-wide") as box:
-            box.border_title = "runs · enter draws one as a ghost"
-            box.border_subtitle = "n no ghost · esc back"
+            set_titles(box, "runs · enter draws one as a ghost", "n no ghost · esc back")
             yield Picker(id="runs-list", empty="no other run in this folder or in the output folder")
 
     def on_mount(self) -> None:

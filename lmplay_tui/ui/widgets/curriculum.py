@@ -10,6 +10,7 @@ from lmplay_tui.run.view import RunView
 from lmplay_tui.run.view_parts import StageView
 from lmplay_tui.ui.widgets.lines import Lines, Piece, Row, bar, fitted, right
 from lmplay_tui.ui.widgets.state_line import clock_time
+from lmplay_tui.ui.widgets.titles import set_titles
 
 _SIGNS = {"waiting": ("·", "dim"), "running": ("▸", "accent"), "done": ("✓", "good")}
 
@@ -40,7 +41,7 @@ class Curriculum(Lines):
 
     def __init__(self, *, zone: tzinfo | None = None) -> None:
         super().__init__(id="curriculum", classes="pane")
-        self.border_title = "1 curriculum"
+        set_titles(self, "1 curriculum")
         self._zone = zone
         self._view: RunView | None = None
         self._shown_stage = -1
@@ -51,7 +52,7 @@ class Curriculum(Lines):
         width = self.size.width
         self.show_rows(self._table(view, width) if view.stages else [((" the plan is being read", "dim"),)])
         whole = view.fraction_done
-        self.border_subtitle = f"{whole:.0%} of the plan".replace("%", " %") if view.stages else ""
+        set_titles(self, subtitle=f"{whole:.0%} of the plan".replace("%", " %") if view.stages else "")
         if view.stage_index != self._shown_stage:
             self._shown_stage = view.stage_index
             self.scroll_to(y=max(view.stage_index + 2 - self.size.height, 0), animate=False)

@@ -8,9 +8,10 @@ import numpy as np
 from textual import events
 from textual.binding import Binding, BindingType
 
-from lmplay_tui.run.history import Points, smoothed, to_columns, value_near, value_range
+from lmplay_tui.run.history import Points, in_bins, smoothed, smoothed_at, to_columns, value_range
 from lmplay_tui.run.view import RunView
 from lmplay_tui.run.view_parts import Mark
+from lmplay_tui.text import one_line
 from lmplay_tui.ui.widgets.curve_window import CurveWindow, Group, groups_of
 from lmplay_tui.ui.widgets.drawing import (
     LABEL_CELLS,
@@ -24,6 +25,7 @@ from lmplay_tui.ui.widgets.drawing import (
     x_of,
 )
 from lmplay_tui.ui.widgets.lines import Lines, Piece, Row, fitted, row_width, spread
+from lmplay_tui.ui.widgets.titles import set_titles
 
 MARKS = {  # kind -> sign below the axis, style, whether a line is drawn through the chart
     "stage": ("▶", "accent", True),
@@ -68,7 +70,7 @@ class Curves(Lines):
 
     def __init__(self, *, ascii_only: bool = False) -> None:
         super().__init__(id="curves", classes="pane")
-        self.border_title = "2 curves"
+        set_titles(self, "2 curves")
         self.window = CurveWindow()
         self._ascii_only = ascii_only
         self._view: RunView | None = None
@@ -155,8 +157,8 @@ class Curves(Lines):
             words.append("log")
         words.append(f"smoothed over {window.span}" if window.span > 1 else "not smoothed")
         if window.pattern:
-            words.append(f"/{window.pattern}")
-        self.border_subtitle = " · ".join(words)
+            words.append(f"/{one_line(window.pattern, 40)}")
+        set_titles(self, subtitle=" · ".join(words))
 
     def _chart(self, view: RunView, group: Group, groups: list[Group], height: int) -> list[Row]:
         curves: list[Curve] = []
@@ -172,17 +174,12 @@ class Curves(Lines):
                 continue
             style, sign = self._look(metric, group)
             points = series.points(self.window.axis)
-            is_line = sign == "━"
-            values = smoothed(points, self.window.span) if is_line else points.mean
-            if is_line:
-                if self.window.span > 1:
-                    curves.append(Curve(*to_columns(points, first, last, 2 * columns), "raw"))
-                    points = Points(points.x, values, values, values, points.count)
-                curves.append(Curve(*to_columns(points, first, last, 2 * columns), style))
+            if sign == "━":
+                self._add_line(points, style, columns, curves)
             else:
                 curves.append(Curve(*_dots(points, first, last, columns), style, sign))
             name = f"{metric.split('/', maxsplit=1)[0]} " if len(group.metrics) > 1 else ""
-            value = self._value(points, values)
+            value = smoothed_at(points, self.window.span if sign == "━" else 1, self.window.cursor)
             legend += [(f"{sign} ", style), (name, "dim"), (f"{short_number(value)}  ", style)]
         chart = self._assembled(view, group, curves)
         title: list[Piece] = [("▸ " if selected else "  ", "accent"), (group.title, "strong"), ("  ", ""), *legend]
@@ -211,10 +208,17 @@ class Curves(Lines):
             return "train", "━"
         return (split, _LEGEND[split]) if split in _LEGEND else ("train", "━")
 
-    def _value(self, points: Points, values: np.ndarray) -> float:
-        """At the cursor, or the newest."""
-        x = self.window.cursor
-        return float(values[-1]) if x is None else value_near(points, values, x)
+    def _add_line(self, points: Points, style: str, columns: int, curves: list[Curve], span: float = 0) -> None:
+        """A line, smoothed; what was smoothed stands behind it."""
+        span = span or self.window.span
+        first, last = self._x_range
+        if span > 1 and style != "ghost":
+            curves.append(Curve(*to_columns(points, first, last, 2 * columns), "raw"))
+        if span > 1:
+            bins = in_bins(points, first, last, 2 * columns, span)
+            curves.append(Curve(bins.x, smoothed(bins, span), style))
+        else:
+            curves.append(Curve(*to_columns(points, first, last, 2 * columns), style))
 
     def _add_ghost(self, ghost: Ghost, view: RunView, metric: str, curves: list[Curve], legend: list[Piece]) -> None:
         """The earlier run's metric, and how far we are from it at the same place."""
@@ -223,15 +227,14 @@ class Curves(Lines):
         if theirs is None or not len(theirs):
             return
         points = theirs.points(self.window.axis)
-        values = smoothed(points, max(self.window.span, 20))
-        line = Points(points.x, values, values, values, points.count)
-        curves.append(Curve(*to_columns(line, *self._x_range, 2 * columns), "ghost"))
+        span = max(self.window.span, 20)
+        self._add_line(points, "ghost", columns, curves, span)
         name = f"┈ {fitted(ghost.name, min(len(ghost.name), 16))}"
-        if ours is None or not len(ours):
+        own = ours.points(self.window.axis) if ours is not None else None
+        if own is None or not len(own):
             return
-        own = ours.points(self.window.axis)
-        x = self.window.cursor if self.window.cursor is not None else float(own.x[-1])
-        difference = value_near(own, smoothed(own, max(self.window.span, 20)), x) - value_near(points, values, x)
+        x = float(own.x[-1]) if self.window.cursor is None else self.window.cursor
+        difference = smoothed_at(own, span, x) - smoothed_at(points, span, x)
         legend.append((f"{name} {difference:+.3f}  " if math.isfinite(difference) else f"{name}  ", "ghost"))
 
     def _assembled(self, view: RunView, group: Group, curves: list[Curve]) -> Chart:

@@ -10,6 +10,7 @@ import numpy as np
 
 from lmplay_tui.run.history import Floats
 from lmplay_tui.ui.widgets.lines import Piece, Row
+from lmplay_tui.ui.widgets.raster import BRAILLE, raster
 
 LABEL_CELLS = 7  # y labels; the axis follows them
 
@@ -157,22 +158,44 @@ def _plotted(chart: Chart, width: int, height: int) -> list[list[Cell]]:
     plot.xticks(x_ticks, [short_time(x) if chart.time_axis else short_number(x) for x in x_ticks])
     if not y_ticks:
         plot.yticks([low], [_y_label(low, chart.log).rjust(LABEL_CELLS)])
-    line_marker = "*" if chart.ascii_only else "braille"
-    drawn = False
-    for curve in chart.curves:
-        inside = np.isfinite(curve.y) & np.isfinite(curve.x)
-        x, y = curve.x[inside].tolist(), np.clip(curve.y[inside], low, high).tolist()
-        if not x:
-            continue
-        drawn = True
-        colour = _STYLES.index(curve.style)
-        if curve.marker == "line" and len(x) > 1:
-            plot.plot(x, y, marker=line_marker, color=colour)
-        else:
-            plot.scatter(x, y, marker="o" if curve.marker == "line" else curve.marker, color=colour)
-    if not drawn:
+    columns, rows, markers, colours = _painted(chart, width - LABEL_CELLS - 1, height - 2)
+    if columns:
+        # plotext puts each sign into the cell of its x and y: the middle of that cell is sure to be inside.
+        xs = [first + column * (last - first) / (width - LABEL_CELLS - 2) for column in columns]
+        ys = [high - row * (high - low) / (height - 3) for row in rows]
+        plot.scatter(xs, ys, marker=markers, color=colours)
+    else:
         plot.scatter([first], [low], marker=" ")
     return _cells(plot.build(), width, height)
+
+
+def _painted(chart: Chart, width: int, height: int) -> tuple[list[int], list[int], list[str], list[int]]:
+    """Column, row, sign and colour of each cell that the curves fill; later curves stand before earlier ones."""
+    bits = np.zeros((height, width), np.uint8)
+    style = np.zeros((height, width), np.int64)
+    points: dict[tuple[int, int], tuple[str, int]] = {}
+    (first, last), (low, high) = chart.x_range, chart.y_range
+    for curve in chart.curves:
+        colour = _STYLES.index(curve.style)
+        if curve.marker == "line" and len(curve.x) > 1:
+            dots = raster(curve.x, np.clip(curve.y, low, high), chart.x_range, chart.y_range, width, height)
+            bits[dots > 0] = dots[dots > 0]
+            style[dots > 0] = colour
+            continue
+        inside = np.isfinite(curve.y) & (curve.x >= first) & (curve.x <= last)
+        columns = np.rint((curve.x[inside] - first) / (last - first) * (width - 1)).astype(np.int64)
+        rows = np.rint((high - np.clip(curve.y[inside], low, high)) / (high - low) * (height - 1)).astype(np.int64)
+        sign = "●" if curve.marker == "line" else curve.marker
+        for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
+            points[row, column] = (sign, colour)
+    filled = [(r, c) for r, c in np.argwhere(bits > 0).tolist() if (r, c) not in points]
+    signs = [chr(BRAILLE + int(bits[r, c])) for r, c in filled] if not chart.ascii_only else ["*"] * len(filled)
+    return (
+        [c for _, c in filled] + [c for _, c in points],
+        [r for r, _ in filled] + [r for r, _ in points],
+        signs + [sign for sign, _ in points.values()],
+        [int(style[r, c]) for r, c in filled] + [colour for _, colour in points.values()],
+    )
 
 
 def _y_label(value: float, log: bool) -> str:

@@ -11,6 +11,7 @@ from textual.strip import Strip
 
 Piece = tuple[str, str]  # text without control characters or newlines, and names of styles with spaces between
 Row = tuple[Piece, ...]
+SHORT_GAP = 6  # cells; to go to another place of a row costs about as many bytes
 
 STYLES = (
     "dim", "label", "strong", "accent", "good", "warn", "bad", "key", "cursor",
@@ -37,9 +38,10 @@ class Lines(ScrollView, can_focus=True):
         top = self.scroll_offset.y
         regions = []
         for y in range(max(len(old), len(self._rows))):
-            span = changed_span(old[y] if y < len(old) else (), self._rows[y] if y < len(self._rows) else ())
-            if span is not None and 0 <= y - top < self.size.height:
-                regions.append(Region(span[0], y - top, span[1] - span[0], 1))
+            if 0 <= y - top < self.size.height:
+                before = old[y] if y < len(old) else ()
+                after = self._rows[y] if y < len(self._rows) else ()
+                regions += [Region(x, y - top, end - x, 1) for x, end in changed_spans(before, after)]
         if regions:
             self.refresh(*regions)
 
@@ -66,39 +68,41 @@ class Lines(ScrollView, can_focus=True):
         return Strip(segments).adjust_cell_length(width, fill)
 
 
-def changed_span(old: Row, new: Row) -> tuple[int, int] | None:
-    """The cells from the first to beyond the last that differ; None where rows are equal.
+def changed_spans(old: Row, new: Row) -> list[tuple[int, int]]:
+    """The cells that differ, as (first, beyond last); spans with a short gap between them are one.
 
     A row that ends earlier leaves blanks, so what was beyond its end has changed too.
     """
     if old == new:
-        return None
-    start = 0
-    for before, after in zip(old, new, strict=False):
-        if before != after:
-            start += _common_cells(before, after)
-            break
-        start += cell_len(before[0])
-    old_width, new_width = row_width(old), row_width(new)
-    end = max(old_width, new_width)
-    if old_width == new_width:
-        for before, after in zip(reversed(old), reversed(new), strict=False):
-            if before != after or end <= start:
-                break
-            end -= cell_len(before[0])
-    return start, max(end, start + 1)
+        return []
+    before, after = _cells(old), _cells(new)
+    blank = (" ", "")
+    length = max(len(before), len(after))
+    before += [blank] * (length - len(before))
+    after += [blank] * (length - len(after))
+    spans: list[tuple[int, int]] = []
+    for x, (left, right_cell) in enumerate(zip(before, after, strict=True)):
+        if left == right_cell:
+            continue
+        if spans and x - spans[-1][1] <= SHORT_GAP:
+            spans[-1] = (spans[-1][0], x + 1)
+        else:
+            spans.append((x, x + 1))
+    return spans
 
 
-def _common_cells(before: Piece, after: Piece) -> int:
-    """Cells at the start of two pieces that look the same."""
-    if before[1] != after[1]:
-        return 0
-    same = 0
-    for left, right in zip(before[0], after[0], strict=False):
-        if left != right:
-            break
-        same += cell_len(left)
-    return same
+def _cells(row: Row) -> list[Piece]:
+    """One entry a cell; a character of two cells is followed by an empty one."""
+    cells: list[Piece] = []
+    for text, style in row:
+        for char in text:
+            width = cell_len(char)
+            if width:
+                cells.append((char, style))
+                cells.extend([("", style)] * (width - 1))
+            elif cells:
+                cells[-1] = (cells[-1][0] + char, style)
+    return cells
 
 
 def row_width(row: Iterable[Piece]) -> int:

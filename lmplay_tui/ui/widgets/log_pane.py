@@ -3,8 +3,10 @@
 from datetime import datetime, tzinfo
 
 from lmplay_tui.run.view import RunView
+from lmplay_tui.text import one_line
 from lmplay_tui.ui.widgets.curve_window import matches
 from lmplay_tui.ui.widgets.lines import Lines, Row, wrapped
+from lmplay_tui.ui.widgets.titles import set_titles
 
 _SIGNS = {"info": (" ", ""), "good": ("✓", "good"), "warning": ("!", "warn"), "error": ("✗", "bad")}
 SHOWN = 500  # entries that are laid out; more are in log.txt
@@ -15,7 +17,7 @@ class LogPane(Lines):
 
     def __init__(self, *, zone: tzinfo | None = None) -> None:
         super().__init__(id="log", classes="pane")
-        self.border_title = "6 log"
+        set_titles(self, "6 log")
         self._zone = zone
         self._view: RunView | None = None
         self._shown: tuple[object, ...] = ()
@@ -31,7 +33,7 @@ class LogPane(Lines):
             return
         self._shown = shown
         self.show_rows(self._laid_out(view))
-        self.border_subtitle = f"/{self.pattern}" if self.pattern else ""
+        set_titles(self, subtitle=f"/{one_line(self.pattern)}" if self.pattern else "")
 
     def filter(self, pattern: str) -> None:
         """Show only the lines that hold these words."""

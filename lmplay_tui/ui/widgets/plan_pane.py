@@ -15,6 +15,7 @@ from lmplay_tui.plan.problems import Problem
 from lmplay_tui.text import one_line
 from lmplay_tui.ui.messages import PlanApplied, PlanEdited, SavePlanAsked
 from lmplay_tui.ui.widgets.lines import Lines, Row, wrapped
+from lmplay_tui.ui.widgets.titles import set_titles
 
 CHECK_AFTER_S = 0.3  # without a key
 
@@ -70,8 +71,7 @@ class PlanPane(Vertical):
 
     def __init__(self, check: Check) -> None:
         super().__init__(id="plan", classes="pane")
-        self.border_title = "4 plan"
-        self.border_subtitle = ""
+        set_titles(self, "4 plan")
         self._check = check
         self._base = ""  # the text that holds
         self._problems: Sequence[Problem] = ()
@@ -157,10 +157,10 @@ class PlanPane(Vertical):
         self.query_one(PlanNotes).styles.height = min(max(count, 1) + 1, 9) if count else 0
 
     def _show_title(self) -> None:
-        self.border_title = "4 plan" + (" · edited" if self.edited else "")
+        title = "4 plan" + (" · edited" if self.edited else "")
         count = len(self._problems)
         wrong = f"{count} problem{'s' if count > 1 else ''}" if count else "ok" if self.edited else "as it runs"
-        self.border_subtitle = wrong
+        set_titles(self, title, wrong)
 
     # ---- keys and buttons
 

@@ -14,6 +14,7 @@ from lmplay_tui.text import one_line, printable
 from lmplay_tui.ui.messages import CommandAsked
 from lmplay_tui.ui.widgets.flowing import labelled
 from lmplay_tui.ui.widgets.lines import Lines, Piece, Row, row_width, spread
+from lmplay_tui.ui.widgets.titles import set_titles
 
 KINDS = ("all", "validation", "pinned", "asked")
 SHADES = (0.01, 0.1, 0.4, 0.8)  # probabilities between the shades p0 to p4
@@ -65,7 +66,7 @@ class Predictions(Lines):
 
     def __init__(self) -> None:
         super().__init__(id="predictions", classes="pane")
-        self.border_title = "3 predictions"
+        set_titles(self, "3 predictions")
         self._view: RunView | None = None
         self._kind = "all"
         self._number: int | None = None  # of the prediction looked at; None: the newest
@@ -106,13 +107,12 @@ class Predictions(Lines):
         listed = self._listed(view)
         kind = "" if self._kind == "all" else f"{self._kind} only · "
         if not listed:
-            self.border_subtitle = kind.rstrip("· ")
+            set_titles(self, subtitle=kind.rstrip("· "))
             self.show_rows([((" none yet: the first validation makes one", "dim"),)])
             return
         index = self._index(listed)
-        self.border_subtitle = kind + (
-            f"{index + 1}/{len(listed)}" if self._number is not None else f"newest of {len(listed)}"
-        )
+        place = f"{index + 1}/{len(listed)}" if self._number is not None else f"newest of {len(listed)}"
+        set_titles(self, subtitle=kind + place)
         self.show_rows(self._laid_out(view, listed[index]))
 
     # ---- drawing

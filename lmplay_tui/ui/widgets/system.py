@@ -9,6 +9,7 @@ from lmplay_tui.run.view import RunView
 from lmplay_tui.ui.machine import Reading
 from lmplay_tui.ui.widgets.curriculum import rate_text
 from lmplay_tui.ui.widgets.lines import Lines, Piece, Row, bar, fitted, row_width, wrapped
+from lmplay_tui.ui.widgets.titles import set_titles
 
 _FILLS = {  # a part is told by its filling as well as by its colour
     "data": "░", "forward": "█", "backward": "▓", "optimizer": "▒", "other": "·", "validate": "▚", "save": "▞",
@@ -21,7 +22,7 @@ class System(Lines):
 
     def __init__(self) -> None:
         super().__init__(id="system", classes="pane")
-        self.border_title = "5 system"
+        set_titles(self, "5 system")
         self._view: RunView | None = None
         self._readings: Sequence[Reading] = ()
 
