@@ -3,7 +3,7 @@
 import queue
 import threading
 from collections.abc import Generator, Iterator
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -45,24 +45,69 @@ class _Ahead(Generic[T]):
                 continue
         return False
 
-    def get(self) -> T | _End:
-        return self._queue.get()
+    def get(self, seconds: float) -> T | _End | None:
+        """The next value or the end; None if neither comes within `seconds`."""
+        try:
+            return self._queue.get(timeout=seconds)
+        except queue.Empty:
+            return None
+
+    def leave(self) -> None:
+        self._stop.set()
 
     def close(self) -> None:
         self._stop.set()
         self._thread.join(_JOIN_S)
 
 
-def ahead(source: Iterator[T], depth: int) -> Generator[T, None, None]:
+class Ahead(Generator[T, None, None]):
+    """A generator that runs ahead, and can be asked whether its next value is there."""
+
+    def __init__(self, source: Iterator[T], depth: int) -> None:
+        self._source, self._depth = source, depth
+        self._running: _Ahead[T] | None = None  # nothing is read before it is asked for
+        self._next: T | _End | None = None
+        self._over = False
+
+    def ready(self, seconds: float) -> bool:
+        """Whether the next value, or the end, is there after at most `seconds`."""
+        if self._next is None and not self._over:
+            self._running = self._running or _Ahead(self._source, self._depth)
+            self._next = self._running.get(seconds)
+        return self._over or self._next is not None
+
+    def send(self, value: None) -> T:
+        while not self.ready(_JOIN_S):
+            continue
+        found, self._next = self._next, None
+        if found is None:
+            raise StopIteration
+        if isinstance(found, _End):
+            self.close()
+            if found.error is not None:
+                raise found.error
+            raise StopIteration
+        return found
+
+    def throw(self, *raised: Any) -> T:
+        self.close()
+        return super().throw(*raised)
+
+    def close(self) -> None:
+        """End the thread."""
+        if not self._over:
+            self._over, self._next = True, None
+            if self._running is not None:
+                self._running.close()
+
+    def __del__(self) -> None:
+        if self._running is not None:
+            self._running.leave()
+
+
+def ahead(source: Iterator[T], depth: int) -> Ahead[T]:
     """The values of `source`, of which up to `depth` wait ready; the thread ends when the generator is closed.
 
     An error of `source` is raised where its value would have come.
     """
-    running = _Ahead(source, depth)
-    try:
-        while not isinstance(value := running.get(), _End):
-            yield value
-        if value.error is not None:
-            raise value.error
-    finally:
-        running.close()
+    return Ahead(source, depth)

@@ -77,18 +77,17 @@ class Cutter:
         prompt = item.prompt
         if item.prompt_end is not None:
             prompt = prompt[max(0, item.prompt_end - room * CHARS_PER_TOKEN) : item.prompt_end]
-        if not prompt:
-            return "", [self.tokenizer.eot]
-        if len(prompt) <= room * CHARS_PER_TOKEN:
-            ids = self.tokenizer.encode(prompt)
-            if len(ids) <= room:
-                return prompt, ids
-        if not item.keep_start:
-            ids = self._last_tokens(self.tokenizer.encode(prompt[-room * CHARS_PER_TOKEN :]), room)
-            return self.tokenizer.decode(ids), ids
+        ids = self.tokenizer.encode(prompt) if len(prompt) <= room * CHARS_PER_TOKEN else None
+        if ids is None or len(ids) > room:
+            ids = self._shortened(prompt, room, keep_start=item.keep_start)
+            prompt = self.tokenizer.decode(ids)
+        return (prompt, ids) if ids else ("", [self.tokenizer.eot])
+
+    def _shortened(self, prompt: str, room: int, *, keep_start: bool) -> list[int]:
+        if not keep_start:
+            return self._last_tokens(self.tokenizer.encode(prompt[-room * CHARS_PER_TOKEN :]), room)
         newline = self.tokenizer.encode("\n") if prompt.endswith("\n") else []
-        ids = self._first_tokens(prompt.rstrip("\n")[: room * CHARS_PER_TOKEN], room - len(newline)) + newline
-        return self.tokenizer.decode(ids), ids
+        return self._first_tokens(prompt.rstrip("\n")[: room * CHARS_PER_TOKEN], room - len(newline)) + newline
 
     def _continued(self, text: str, start: int) -> tuple[str, list[int]]:
         """Three dots and the last sentence before `start`, its beginning left out where it is too long."""
@@ -124,9 +123,9 @@ class Cutter:
     def _cut(self, text: str, start: int, room: int) -> tuple[int, list[int]]:
         """Where the truth ends that begins at `start`, and its tokens, at most `room`.
 
-        What fits whole is not cut. Else the estimate chooses the last sentence end that should fit, and the exact
-        count confirms it or moves it back to an earlier one; inside one over-long sentence to a word's end, inside
-        one over-long word to a token's.
+        What fits whole is not cut (but where tokens have more than `CHARS_PER_TOKEN`). Else the estimate chooses the
+        last sentence end that should fit, and the exact count confirms it or moves it back to an earlier one; inside
+        one over-long sentence to a word's end, inside one over-long word to a token's.
         """
         reach = min(len(text), start + room * CHARS_PER_TOKEN)
         estimate = words_end(text, start, reach, int(room / TOKENS_PER_WORD))

@@ -3,12 +3,12 @@
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from lmplay_tui.data.batches import Batch, Position, batches
 from lmplay_tui.data.order import Part, TrainingOrder, ValidationOrder
-from lmplay_tui.data.prefetch import ahead
+from lmplay_tui.data.prefetch import Ahead, ahead
 from lmplay_tui.data.samples import Cutter, Item, Sample
 from lmplay_tui.data.sources import open_source
 from lmplay_tui.data.splits import Report
@@ -67,7 +67,7 @@ class StageData:
         )
         return hashlib.sha256("\n".join(str(part) for part in said).encode()).hexdigest()
 
-    def batches(self, start: Position) -> Generator[Batch, None, None]:
+    def batches(self, start: Position) -> Ahead[Batch]:
         """The batches from `start` to the stage's end, cut ahead in a thread that ends with the generator."""
         options = self._options
         found = batches(

@@ -8,7 +8,7 @@ import tiktoken
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmplay_tui.data.samples import Cutter, Item, Sample
+from lmplay_tui.data.samples import CHARS_PER_TOKEN, Cutter, Item, Sample
 from lmplay_tui.data.tokenizer import Tokenizer, load_tokenizer
 from tests.data.strategies import PROSE, TEXTS, examples
 
@@ -116,7 +116,8 @@ def test_what_fits_whole_is_not_cut(name: str, context_len: int, text: str) -> N
     tokenizer = load_tokenizer(name)
     start = 0
     for sample in cut(tokenizer, context_len, Item("", text)):
-        if len(tokenizer.encode(text[start:])) + 1 <= room_of(sample, context_len):
+        room, rest = room_of(sample, context_len), text[start:]
+        if len(rest) <= room * CHARS_PER_TOKEN and len(tokenizer.encode(rest)) < room:
             assert start + len(sample.truth) == len(text)
         start += len(sample.truth)
 
@@ -217,6 +218,18 @@ def test_the_exact_count_has_the_last_word() -> None:
     assert "".join(sample.truth for sample in samples) == text
     assert all(len(sample.prompt_ids) + len(sample.truth_ids) <= 16 for sample in samples)
     assert all(sample.truth.endswith("。") for sample in samples[:-1])
+
+
+def test_a_prompt_without_room_for_its_only_character() -> None:
+    tokenizer = load_tokenizer("bytes")
+    for keep_start in (True, False):
+        (sample,) = cut(tokenizer, 8, Item("😀", "X.", keep_start))
+        assert (sample.prompt, sample.prompt_ids.tolist()) == ("", [tokenizer.eot])
+
+
+def test_the_smallest_context_holds_the_longest_character() -> None:
+    samples = cut(load_tokenizer("bytes"), 8, Item("", "a. 😀😀"))
+    assert "".join(sample.truth for sample in samples) == "a. 😀😀"
 
 
 def test_half_a_character_is_never_shown() -> None:
