@@ -15,6 +15,7 @@ from lmplay_tui.cli import generator_main
 from lmplay_tui.commands.generate import _texts
 from lmplay_tui.data.tokenizer import load_tokenizer
 from lmplay_tui.models.generation import generate
+from lmplay_tui.models.lmplay_weights import convert_lmplay
 from lmplay_tui.models.registry import build_model, load_experiment
 from tests.models.test_lmplay_weights import their_state, with_components
 
@@ -198,15 +199,26 @@ def test_which_checkpoint_is_meant(capsys: pytest.CaptureFixture[str]) -> None:
     assert Said(capsys, "--out-dir", "elsewhere", "x").out == newest
 
 
-def test_lmplays_own_file(capsys: pytest.CaptureFixture[str]) -> None:
+def test_lmplays_own_file_begins_with_the_end_of_text_mark(capsys: pytest.CaptureFixture[str]) -> None:
+    generator = torch.Generator().manual_seed(3)
     state = their_state()
-    state["tok_embed.weight"], state["fc.weight"] = torch.zeros(50257, 24), torch.zeros(50257, 24)
-    state["fc.bias"] = torch.zeros(50257)
-    state["tok_embed.weight"][50256, 0] = 50.0  # it begins with the end-of-text mark: the word depends on that
-    state["fc.bias"][load_tokenizer("gpt2").encode(" sea")[0]] = 9.0
+    state["tok_embed.weight"] = torch.randn(50257, 24, generator=generator)
+    state["fc.weight"], state["fc.bias"] = torch.randn(50257, 24, generator=generator), torch.zeros(50257)
     torch.save(with_components(state), "theirs.lmp")
-    said = Said(capsys, "--model", "theirs.lmp", "The", "--max-len", "3")
-    assert (said.status, said.out, said.err) == (0, " sea sea sea\n", "")
+    converted = convert_lmplay(torch.load("theirs.lmp", weights_only=True))
+    assert converted is not None
+    model, _ = build_model(load_experiment("gpt2ish"), vocab_size=50257, context_len=12, num_blocks=2, embed_dim=24,
+                           num_heads=4)  # fmt: skip
+    model.load_state_dict(converted[0])
+    tokenizer = load_tokenizer("gpt2")
+    prompt = tokenizer.encode("The sea")
+    texts = [
+        tokenizer.decode(generate(model, ids, max_tokens=6, context_len=12, eot=tokenizer.eot))
+        for ids in ([tokenizer.eot, *prompt], prompt)
+    ]
+    said = Said(capsys, "--model", "theirs.lmp", "The sea", "--max-len", "6")
+    assert (said.status, said.err) == (0, "")
+    assert said.out == plain(texts[0]) != plain(texts[1])
 
 
 @pytest.mark.parametrize(

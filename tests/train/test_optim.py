@@ -104,12 +104,12 @@ class MyModel(nn.Module):
 
         # Sacrificial parameter - exclude from decay
         self.sacrificial = nn.Parameter(torch.randn(10, 10))
-        self.sacrificial.skip_weight_decay = True  # type: ignore[attr-defined]
+        self.sacrificial.skip_weight_decay = True
         self.register_parameter("sacrificial_param", self.sacrificial)
 
         # Another example - custom scaling factor
         self.scale = nn.Parameter(torch.tensor(1.0))
-        self.scale.skip_weight_decay = True  # type: ignore[attr-defined]
+        self.scale.skip_weight_decay = True
 
 
 def test_the_documents_model() -> None:
@@ -138,6 +138,14 @@ def test_a_tied_embedding_counts_once_and_does_not_decay(embedding_first: bool) 
                 self.add_module(name, parts[name])
 
     decayed, kept = parameter_groups(Tied(), 0.1)
+    assert (len(decayed["params"]), len(kept["params"])) == (0, 1)
+
+
+def test_any_of_its_names_keeps_a_parameter_from_decay() -> None:
+    model = nn.Module()
+    model.matrix = nn.Parameter(torch.zeros(2, 2))
+    model.register_parameter("low_rank_bias", model.matrix)
+    decayed, kept = parameter_groups(model, 0.1)
     assert (len(decayed["params"]), len(kept["params"])) == (0, 1)
 
 
