@@ -109,3 +109,32 @@ def test_a_call_that_never_ends_is_left() -> None:
     with pytest.raises(TimeoutError):
         in_background(lambda: release.wait(60), tick, every_s=0.001)
     release.set()
+
+
+def test_a_user_may_ask_whether_the_next_value_is_there() -> None:
+    """A trainer that waits for data can still hear a stop."""
+    release = threading.Event()
+
+    def source() -> Iterator[int]:
+        yield 1
+        release.wait(20)
+        yield 2
+
+    running = ahead(source(), 2)
+    assert running.ready(20)
+    assert running.ready(0)
+    assert next(running) == 1
+    assert not running.ready(0.01)
+    release.set()
+    assert running.ready(20)
+    assert list(running) == [2]
+    assert running.ready(0)  # the end is there too
+    assert list(running) == []
+
+
+def test_a_generator_that_is_forgotten_ends_its_thread() -> None:
+    before = data_threads()
+    running = ahead(iter(lambda: 1, 0), 2)
+    next(running)
+    del running
+    wait_until(lambda: data_threads() == before)
