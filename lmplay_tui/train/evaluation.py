@@ -10,7 +10,7 @@ from lmplay_tui.models.generation import generate
 from lmplay_tui.options import TrainOptions
 from lmplay_tui.plan.schema import Stage
 from lmplay_tui.run.controls import Ask
-from lmplay_tui.run.events import Evaluated, EvaluationResult, Event, Predicted, Prediction, Validated
+from lmplay_tui.run.events import Evaluated, EvaluationResult, Event, Predicted, Prediction, Validated, Warned
 from lmplay_tui.train.loading import LoadedData
 from lmplay_tui.train.state import TrainState
 from lmplay_tui.train.validation import Scorer
@@ -51,6 +51,11 @@ class Evaluator:
             accuracy=score.accuracy, samples=score.num_samples, seconds=time.perf_counter() - begun,
         )  # fmt: skip
         yield Predicted(progress.step, stage.name, prediction)
+        yield from self._complaints()
+
+    def _complaints(self) -> Iterator[Event]:
+        while self._scorer.said:
+            yield Warned(self._scorer.said.pop(0), self._state.progress.step)
 
     def evaluate(self, stage: Stage, options: TrainOptions, *, at_stage_end: bool) -> Iterator[Event]:
         """Score the stage's fixed set; at its end those of the stages before it too. Answers pinned prompts."""
@@ -71,6 +76,7 @@ class Evaluator:
                 step=progress.step, stage=stage.name, rows=progress.rows, tokens=progress.tokens, sets=sets,
                 at_stage_end=at_stage_end, seconds=time.perf_counter() - begun,
             )  # fmt: skip
+        yield from self._complaints()
         for prompt in progress.pinned:
             answer = self.answer(Ask(prompt, max_tokens=PINNED_TOKENS), kind="pinned")
             yield Predicted(progress.step, stage.name, answer)

@@ -51,6 +51,10 @@ class Saves:
         yield from self._told(self._saver.wait())
         self._give_up()
 
+    def last_outcome(self) -> Iterator[Event]:
+        """How the write under way has gone, at the end of a run that fails anyway."""
+        yield from self._told(self._saver.wait())
+
     def attempt(self, reason: str, keep: int) -> Generator[Event, None, str | None]:
         """Save and wait until the bytes are safe; gives what hindered it, None if they are."""
         yield from self._told(self._saver.wait())

@@ -4,16 +4,19 @@ import math
 import time
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from lmplay_tui.data.batches import Batch
 from lmplay_tui.data.stage_data import StageData
-from lmplay_tui.errors import NonFiniteError
+from lmplay_tui.errors import NonFiniteError, OutOfMemoryError, TrainingError
 from lmplay_tui.options import TrainOptions
 from lmplay_tui.plan.schema import Stage
 from lmplay_tui.run.controls import Controls
-from lmplay_tui.run.events import StepDone
+from lmplay_tui.run.events import Event, StepDone, Warned
 from lmplay_tui.train.accuracy import fast_word_accuracy
 from lmplay_tui.train.checkpoint import SaveError, write_checkpoint
 from lmplay_tui.train.feed import Feed
+from lmplay_tui.train.memory import fits, give_memory_back, halved
 from lmplay_tui.train.state import TrainState, restore_rng, rng_state
 from lmplay_tui.train.steps import (
     StepResult,
@@ -44,6 +47,7 @@ class Stepper:
     def __init__(self, state: TrainState, controls: Controls) -> None:
         self._state = state
         self._controls = controls
+        self.said: list[Event] = []  # what the loop shall pass on
         self.steps_here = 0  # steps done by this process: without any there is nothing to save
 
     def step(self, run: StageRun, batch: Batch) -> StepDone:
@@ -51,21 +55,17 @@ class Stepper:
         state, progress, optimizer = self._state, self._state.progress, self._state.optimizer
         assert optimizer is not None
         data_s = time.perf_counter() - run.waited_from
-        rng = rng_state(state.device)
         lr = self.lr(run)
         run.step_settings.want_argmax = progress.step % run.accuracy_interval == 0
         state.model.train()
         optimizer.zero_grad(set_to_none=True)
-        try:
-            result = accumulate_gradients(
-                state.network, state.hidden, batch.samples, run.step_settings, self._controls.wants_stop
+        result = self._accumulated(run, batch)
+        if not fits(lambda: apply_update(optimizer, result, run.step_settings, lr))[0]:
+            # Some weights may have moved already: this state is no one's.
+            raise TrainingError(
+                f"step {progress.step + 1}: no memory for the optimizer's update; the last checkpoint is intact; "
+                "try --optimizer sgd, a smaller model, or close other programs"
             )
-        except StopRequested:
-            optimizer.zero_grad(set_to_none=True)
-            restore_rng(rng, state.device)
-            run.feed.give_back(batch)
-            raise
-        apply_update(optimizer, result, run.step_settings, lr)
         if not is_finite(result):
             self._give_up(run, batch, result)
         accuracy = self._accuracy(result)
@@ -107,6 +107,54 @@ class Stepper:
             step_s=step_s,
             text_shown=of_stage.text_shown,
         )
+
+    def _accumulated(self, run: StageRun, batch: Batch) -> StepResult:
+        """The batch's gradients. Where memory lacks, the same batch once more in smaller mini-batches.
+
+        Raises `StopRequested` and `OutOfMemoryError`; gradients and random numbers are as before the step then.
+        """
+        state, settings = self._state, run.step_settings
+        rng = rng_state(state.device)
+
+        def accumulate() -> StepResult:
+            return accumulate_gradients(
+                state.network, state.hidden, batch.samples, settings, self._controls.wants_stop
+            )
+
+        while True:
+            try:
+                fitted, result = fits(accumulate)
+            except StopRequested:
+                self._undo(rng)
+                run.feed.give_back(batch)
+                raise
+            if fitted:
+                assert result is not None
+                return result
+            self._undo(rng)
+            give_memory_back(state.device)
+            size = min(settings.mini_batch_size, len(batch.samples))
+            what = f"stage {run.stage.name}, step {state.progress.step + 1}"
+            try:
+                settings.mini_batch_size = halved(size, what, "--mini-batch-size")
+            except OutOfMemoryError:
+                run.feed.give_back(batch)
+                raise
+            state.progress.mini_batch_size = settings.mini_batch_size
+            settings.least_rows = min(settings.least_rows, settings.mini_batch_size)
+            self.said.append(
+                Warned(
+                    f"{what}: out of memory with mini-batches of {size}; going on with {settings.mini_batch_size}"
+                    " (the gradient is the same but for dropout and rounding)",
+                    state.progress.step,
+                )
+            )
+
+    def _undo(self, rng: dict[str, Tensor]) -> None:
+        """Forget the gradients and the random numbers of a step that did not happen."""
+        assert self._state.optimizer is not None
+        self._state.optimizer.zero_grad(set_to_none=True)
+        restore_rng(rng, self._state.device)
 
     def lr(self, run: StageRun) -> float:
         """The learning rate of the next step."""

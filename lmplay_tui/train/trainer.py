@@ -86,8 +86,9 @@ class Trainer:
             except StopRequested:
                 if (yield from self._leave()):
                     return
-            except (DataError, OutOfMemoryError):
-                yield from self._keep_what_is_done()
+            except Exception as error:
+                # Where data or memory lack, the last finished step's state is whole: it shall not be lost.
+                yield from self._keep_what_is_done(is_whole=isinstance(error, DataError | OutOfMemoryError))
                 raise
         yield from self.saves.close()
         yield RunDone(step=progress.step, path=str(state.run.model), seconds=progress.elapsed_s)
@@ -145,11 +146,13 @@ class Trainer:
                 return False
         return (yield from hand_over(step, self.controls, go_on_elsewhere))
 
-    def _keep_what_is_done(self) -> Iterator[Event]:
-        """Training cannot go on, but the last finished step's state is whole: it shall not be lost."""
+    def _keep_what_is_done(self, *, is_whole: bool) -> Iterator[Event]:
+        """Training cannot go on: save what is finished, and tell how the save under way has gone."""
         yield from self._log_rest()
-        if self.stepper.steps_here:
+        if is_whole and self.stepper.steps_here:
             yield from self.saves.attempt("before the end", keep=self._keep())
+        else:
+            yield from self.saves.last_outcome()
 
     def _log_rest(self) -> Iterator[Event]:
         if self.window.steps:

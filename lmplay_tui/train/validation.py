@@ -14,6 +14,7 @@ from lmplay_tui.run.events import EvaluationResult, Prediction
 from lmplay_tui.train.accuracy import word_accuracy
 from lmplay_tui.train.device import Precision
 from lmplay_tui.train.loss import loss_and_argmax
+from lmplay_tui.train.memory import fits, give_memory_back, halved
 from lmplay_tui.train.steps import StopRequested, collate, mini_batches
 
 SHOWN_TOKENS = 256  # of a truth, with probabilities: more fits no screen and fills the journal
@@ -60,11 +61,27 @@ class Scorer:
         self._hidden = hidden
         self._tokenizer = tokenizer
         self._precision = precision
+        self._most: int | None = None  # samples at a time, where memory has shown its limit
+        self.said: list[str] = []  # what the user has to know of it
 
     def score(
         self, samples: Sequence[Sample], batch_size: int, should_stop: Callable[[], bool] = lambda: False
     ) -> Score:
-        """Loss and accuracy of the truths given what precedes them. Raises `StopRequested` between mini-batches."""
+        """Loss and accuracy of the truths given what precedes them. Raises `StopRequested` between mini-batches.
+
+        Where memory lacks, once more with smaller mini-batches: `said` tells. Raises `OutOfMemoryError`.
+        """
+        while True:
+            size = min(batch_size, self._most or batch_size, max(len(samples), 1))
+            fitted, score = fits(lambda: self._score(samples, size, should_stop))  # noqa: B023  (called at once)
+            if fitted:
+                assert score is not None
+                return score
+            give_memory_back(self._precision.device)
+            self._most = halved(size, "validation", "--validation-batch-size")
+            self.said.append(f"validation: out of memory with {size} samples at a time; going on with {self._most}")
+
+    def _score(self, samples: Sequence[Sample], batch_size: int, should_stop: Callable[[], bool]) -> Score:
         loss_sum = 0.0
         accuracies = []
         num_tokens = num_loss_tokens = num_bytes = 0

@@ -55,7 +55,7 @@ class Calls:
             def write(self, data: Any) -> int:
                 if next(writes) % EVERY == 0:  # a checkpoint is some hundred alike
                     calls.note("write")
-                return int(super().write(data) or 0)
+                return super().write(data) or 0
 
             def flush(self) -> None:
                 if not self.closed:

@@ -1,0 +1,246 @@
+"""Numbers that are not finite, memory that lacks, losses that jump, steps and data that stall."""
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from lmplay_tui.data import stage_data
+from lmplay_tui.models.gpt2ish import GPT2ish
+from lmplay_tui.run.controls import Controls, Stop
+from lmplay_tui.run.events import CheckpointSaved, LogLine, RunDone, RunFailed, RunStopped, StepDone, Validated, Warned
+from lmplay_tui.train import loading, watching
+from lmplay_tui.train.checkpoint import load_checkpoint
+from lmplay_tui.train.hosting import run_events
+from lmplay_tui.train.watching import Watch, robust_z
+from tests.train.runs import differences, given, last, losses, stop_after, train, write_plan
+
+
+class Steps:
+    """Counts the training passes of a model and lets one of them go wrong."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, wrong) -> None:
+        self.passes = 0
+        real = GPT2ish.hidden
+        steps = self
+
+        def hidden(model, ids_BT, cache=None):
+            x_BTC = real(model, ids_BT, cache)
+            if not model.training or cache is not None:
+                return wrong(x_BTC, ids_BT, None)
+            steps.passes += 1
+            return wrong(x_BTC, ids_BT, steps.passes)
+
+        patch.setattr(GPT2ish, "hidden", hidden)
+
+
+def bad_loss(x_BTC, ids_BT, number):
+    return x_BTC * float("nan") if number == 20 else x_BTC
+
+
+def bad_gradient(x_BTC, ids_BT, number):
+    if number == 20:
+        x_BTC.register_hook(lambda gradient: gradient * float("inf"))
+    return x_BTC
+
+
+@pytest.mark.parametrize(("wrong", "what"), [(bad_loss, "loss"), (bad_gradient, "gradient norm")])
+def test_numbers_that_are_not_finite(place, monkeypatch, wrong, what):
+    """No update is made, the last checkpoint stays, the state goes apart, the end names stage, step and rows."""
+    plan = write_plan(place)
+    Steps(monkeypatch, wrong)
+    events = train(training_plan=plan, model="m.lmp", save_interval=6)
+    done = losses(events)[-1][0]
+    end = last(events)
+    assert isinstance(end, RunFailed)
+    assert end.exit_code == 3
+    assert f"the {what} is not finite" in end.message
+    assert f"step {done + 1}, rows " in end.message
+    assert "stage stories" in end.message
+    saved = [e for e in events if isinstance(e, CheckpointSaved)]
+    assert load_checkpoint(Path("m.lmp"))["runner"]["state"]["progress"]["step"] == saved[-1].step
+    corrupted = load_checkpoint(Path("m.corrupted.lmp"))
+    monkeypatch.undo()
+    monkeypatch.chdir(place)
+    stop_after(done, training_plan=plan, model="good.lmp")
+    assert not list(differences(load_checkpoint(Path("good.lmp"))["model"]["state"], corrupted["model"]["state"]))
+    assert isinstance(last(train(model="m.lmp")), RunDone), "the run goes on from its last good checkpoint"
+
+
+KINDS = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you tried"),
+]
+
+
+def lacking(limit: int, error: BaseException, *, training: bool = True, validation: bool = True):
+    """Memory for mini-batches of at most `limit`."""
+
+    def wrong(x_BTC, ids_BT, number):
+        asked = training if number is not None else validation
+        if asked and len(ids_BT) > limit:
+            raise error
+        return x_BTC
+
+    return wrong
+
+
+@pytest.mark.parametrize("error", KINDS)
+def test_a_lack_of_memory_halves_the_mini_batch(place, monkeypatch, error, count):
+    """The same batch is tried again: no row is lost or repeated, and the weights are those of the small mini-batch."""
+    plan = write_plan(place)
+    small = train(training_plan=plan, model="small.lmp", mini_batch_size=1)
+    Steps(monkeypatch, lacking(1, error, validation=False))
+    events = train(training_plan=plan, model="m.lmp", mini_batch_size=4)
+    said = [e.message for e in events if isinstance(e, Warned)]
+    assert len(said) == 2
+    assert "mini-batches of 4; going on with 2" in said[0]
+    assert "mini-batches of 2; going on with 1" in said[1]
+    assert isinstance(last(events), RunDone)
+    assert losses(events) == losses(small), "gradients cleared, random numbers put back"
+    assert load_checkpoint(Path("m.lmp"))["runner"]["state"]["progress"]["mini_batch_size"] == 1
+    count("out of memory: 4 -> 2 -> 1, losses equal to a run with 1 from the start")
+
+
+def test_memory_for_not_even_one_sample(place, monkeypatch):
+    plan = write_plan(place)
+    stop_after(3, training_plan=plan, model="m.lmp")
+    before = Path("m.lmp").read_bytes()
+    Steps(monkeypatch, lacking(0, KINDS[0]))
+    end = last(train(model="m.lmp"))
+    assert isinstance(end, RunFailed)
+    assert end.exit_code == 3
+    assert "--mini-batch-size is 1 already" in end.message
+    assert "\n" not in end.message
+    assert Path("m.lmp").read_bytes() == before
+
+
+def test_steps_before_the_lack_of_memory_are_saved(place, monkeypatch):
+    plan = write_plan(place)
+
+    def wrong(x_BTC, ids_BT, number):
+        if number is not None and number > 12:
+            raise KINDS[0]
+        return x_BTC
+
+    Steps(monkeypatch, wrong)
+    events = train(training_plan=plan, model="m.lmp")
+    assert isinstance(last(events), RunFailed)
+    assert load_checkpoint(Path("m.lmp"))["runner"]["state"]["progress"]["step"] == losses(events)[-1][0] > 0
+
+
+def test_validation_has_its_own_limit(place, monkeypatch):
+    plan = write_plan(place)
+    whole = train(training_plan=plan, model="whole.lmp", validation_batch_size=4)
+    Steps(monkeypatch, lacking(1, KINDS[1], training=False))
+    events = train(training_plan=plan, model="m.lmp", validation_batch_size=4)
+    said = [e.message for e in events if isinstance(e, Warned)]
+    assert said == [
+        "validation: out of memory with 4 samples at a time; going on with 2",
+        "validation: out of memory with 2 samples at a time; going on with 1",
+    ]
+    assert losses(events) == losses(whole)
+    scores, expected = ([e.loss for e in es if isinstance(e, Validated)] for es in (events, whole))
+    assert scores == pytest.approx(expected, rel=1e-5)
+
+
+def step(number: int, loss: float, seconds: float = 0.1) -> StepDone:
+    return StepDone(
+        step=number, stage="a", rows=number * 4, stage_rows=number * 4, tokens=1, loss_tokens=1, step_tokens=1,
+        samples=1, epoch=0.0, row=0, loss=loss, accuracy=None, lr=0.1, grad_norm=1.0, elapsed_s=0.0, data_s=0.0,
+        forward_s=0.0, backward_s=0.0, optimizer_s=0.0, step_s=seconds, text_shown=1.0,
+    )  # fmt: skip
+
+
+def test_a_spike_is_marked_once_with_its_rows():
+    watch = Watch()
+    said = []
+    for number in range(1, 200):
+        loss = 3.0 - number / 100 + 0.05 * (number % 5)
+        said += watch.step_done(step(number, 9.0 if number in (150, 151, 180) else loss), 4 * (number - 1))
+    assert [warning.step for warning in said] == [150, 180]
+    assert "rows 596 to 599 of stage a" in said[0].message
+
+
+def test_no_spike_in_a_quiet_or_a_falling_loss():
+    watch = Watch()
+    assert not [w for n in range(1, 300) for w in watch.step_done(step(n, 2.0 + 1e-6 * (n % 7)), 0)]
+    assert not [w for n in range(300, 600) for w in watch.step_done(step(n, 600 / n), 0)]
+    assert robust_z(5.0, [2.0] * 50) > 8 > robust_z(2.01, [2.0] * 50)
+
+
+def test_a_stalled_step_is_said():
+    watch = Watch()
+    for number in range(1, 20):
+        assert not watch.step_done(step(number, 2.0), 0)
+    said = watch.step_done(step(20, 2.0, seconds=7.0), 0)
+    assert "step 20 took 7.0 s" in said[0].message
+    assert not watch.step_done(step(21, 2.0), 0)
+
+
+def stuck_after(monkeypatch, batches: int) -> threading.Event:
+    """The disk gives so many batches and then nothing more, until the event is set."""
+    real, goes_on = getattr(stage_data, "batches"), threading.Event()  # noqa: B009  (a name that it imports)
+
+    def source(*args, **kwargs):
+        for number, batch in enumerate(real(*args, **kwargs)):
+            if number == batches:
+                goes_on.wait(60)
+            yield batch
+
+    monkeypatch.setattr(stage_data, "batches", source)
+    return goes_on
+
+
+def test_data_that_stall_are_said_and_a_stop_does_not_wait_for_them(place, monkeypatch):
+    plan = write_plan(place)
+    monkeypatch.setattr(watching, "LEAST_STALL_S", 0.3)
+    monkeypatch.setattr("lmplay_tui.data.prefetch._JOIN_S", 0.1)
+    monkeypatch.setattr("lmplay_tui.train.feed.LATE_S", 0.1)
+    goes_on = stuck_after(monkeypatch, 3)
+    controls, events, begun = Controls(), [], 0.0
+    for event in run_events(given(training_plan=plan, model="m.lmp"), controls):
+        events.append(event)
+        if isinstance(event, Warned):
+            controls.send(Stop())
+            begun = time.monotonic()
+    goes_on.set()
+    assert time.monotonic() - begun < 20
+    assert len(losses(events)) == 3
+    assert [e for e in events if isinstance(e, Warned) and "no batch for" in e.message]
+    assert isinstance(last(events), RunStopped)
+    assert load_checkpoint(Path("m.lmp"))["runner"]["state"]["progress"]["step"] == 3
+
+
+def test_a_stop_does_not_wait_for_a_silent_hub(place, monkeypatch):
+    plan = write_plan(place)
+    silent = threading.Event()
+    monkeypatch.setattr(loading, "open_stage", lambda *_, **__: silent.wait(60))
+    controls, events = Controls(), []
+    begun = time.monotonic()
+    for event in run_events(given(training_plan=plan, model="m.lmp"), controls):
+        events.append(event)
+        if "data of stage" in getattr(event, "detail", ""):
+            controls.send(Stop())
+    silent.set()
+    assert time.monotonic() - begun < 20
+    assert isinstance(last(events), RunStopped)
+    assert last(events).path is None
+
+
+def test_a_resume_says_that_the_next_batch_is_the_same(place):
+    plan = write_plan(place)
+    stop_after(3, training_plan=plan, model="m.lmp")
+    said = [e.message for e in stop_after(5, model="m.lmp") if isinstance(e, LogLine)]
+    assert [message for message in said if "the next batch is the one the checkpoint names" in message]
+
+
+def test_a_resume_on_other_data_is_said(place):
+    plan = write_plan(place)
+    stop_after(3, training_plan=plan, model="m.lmp")
+    rows = Path("stories.jsonl").read_text(encoding="utf-8")
+    Path("stories.jsonl").write_text(rows.replace("mill", "house"), encoding="utf-8")
+    said = [e.message for e in stop_after(5, model="m.lmp") if isinstance(e, Warned)]
+    assert [message for message in said if "its data are not those of the checkpoint" in message]
