@@ -56,16 +56,15 @@ def _draw_line(plotext: ModuleType, chart: Chart, line: Line, columns: int, *, u
     # Two points a column are all that shows, and plotext's time goes with the number of points.
     grid = _grid(chart, tokens, 2 * columns)
     x, y = _scaled(chart, grid, np.interp(grid, tokens, trend))
-    inside = (y >= _y(chart, chart.y_limits[0])) & (y <= _y(chart, chart.y_limits[1]))
+    low, high = (_y(chart, limit) for limit in chart.y_limits)
+    inside = (y >= low) & (y <= high)
     if chart.show_raw:
         _draw_raw(plotext, chart, line, columns, unicode=unicode)
     if not inside.any():
         return
-    marker = "braille" if unicode else _letter(line)
-    # plotext draws beyond its limits into the frame's corner: what is off the scale is left out piece by piece.
-    for piece in np.split(np.arange(len(x)), np.flatnonzero(np.diff(inside.astype(int))) + 1):
-        if inside[piece[0]]:
-            plotext.plot(x[piece].tolist(), y[piece].tolist(), marker=marker, color=_colour(line))
+    # plotext walks a line cell by cell, also where it is far off the scale: there it ends one height away.
+    y = np.clip(y, 2 * low - high, 2 * high - low)
+    plotext.plot(x.tolist(), y.tolist(), marker="braille" if unicode else _letter(line), color=_colour(line))
     last = int(np.flatnonzero(inside)[-1])
     plotext.text(_letter(line), x=float(x[last]), y=float(y[last]), color=_colour(line), alignment="center")
 

@@ -69,6 +69,21 @@ def test_a_series_is_bounded_leaves_nothing_out_and_is_a_plain_mean_over_its_str
     assert series.stride == 1 or len(expected) >= max_points // 2
 
 
+@settings(deadline=None)
+@given(st.lists(st.floats(0, 50), min_size=1, max_size=100), st.integers(0, 100))
+def test_a_thinned_series_goes_on_exactly_where_it_was(recorded, stop):
+    straight, stopped, resumed = Series(8), Series(8), Series(8)
+    for index, loss in enumerate(recorded):
+        for series in (straight, stopped if index < stop else resumed):
+            if index == stop:
+                resumed.load(stopped.state())
+            series.add(samples=index, tokens=index, loss_tokens=index + 1, loss=loss, accuracy=loss / 50)
+    if stop >= len(recorded):
+        resumed.load(stopped.state())
+    assert resumed.state() == straight.state()
+    assert resumed.history() == straight.history()
+
+
 def test_the_histories_of_a_long_run_have_at_most_ten_thousand_points(tmp_path):
     statistics = RunStatistics("long")
     for step in range(25_000):
