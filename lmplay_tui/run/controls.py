@@ -137,13 +137,13 @@ class Controls:
         leaving = list(self._leaving)
         return bool(leaving) and all(isinstance(command, HandOver) for command in leaving)
 
-    def stay(self) -> None:
-        """Leaving has not worked: forget that it was asked for, unless somebody has asked to stop since."""
-        for command in _emptied(self._leaving):
-            if not isinstance(command, HandOver):
-                self._leaving.append(command)
+    def stay(self) -> list[Command]:
+        """Handing over has not worked: forget that it was asked for, and give what asked. A stop holds."""
+        leaving = _emptied(self._leaving)
+        self._leaving.extend(command for command in leaving if not isinstance(command, HandOver))
         self.stop_now = bool(self._leaving)
         self.stop_reason = self.stop_reason if self.stop_now else ""
+        return [command for command in leaving if isinstance(command, HandOver)]
 
     def left_over(self) -> list[Command]:
         """What nobody has answered when the run is over."""

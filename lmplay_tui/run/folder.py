@@ -1,11 +1,13 @@
 """A run on disk: where its files lie, who holds it, and how a command finds it."""
 
+import contextlib
 import errno
 import fcntl
 import json
 import os
 import re
 import socket
+import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +17,7 @@ from lmplay_tui.errors import UserError
 from lmplay_tui.text import one_line
 
 DEFAULT_OUT = "out_gpt"
+HEARTBEAT_S = 3.0
 HEARTBEAT_STALE_S = 30.0
 LOCK_FROM = "LMPLAY_TUI_LOCK"  # environment: `descriptor:path` of a lock that a process was started with
 _CANNOT_LOCK = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
@@ -132,7 +135,7 @@ class RunFolder:
             return False
         if status.get("host") == socket.gethostname():
             return status.get("boot") == boot_id() and _process_lives(status.get("pid"))
-        return time.time() - float(status.get("heartbeat") or 0) < HEARTBEAT_STALE_S
+        return time.time() - _modified(self.lock_path) < HEARTBEAT_STALE_S
 
     def __repr__(self) -> str:
         return f"RunFolder({str(self.model)!r})"
@@ -177,6 +180,15 @@ class RunLock:
                     raise UserError(self._held()) from None
             time.sleep(0.02)  # a viewer that only looks holds the lock for an instant
         self._descriptor = descriptor
+        if self.by_heartbeat:
+            threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
+
+    def _beat(self) -> None:
+        """Show other machines that somebody is here, however long a step takes."""
+        while self._descriptor is not None:
+            with contextlib.suppress(OSError):
+                os.utime(self._run.lock_path)
+            time.sleep(HEARTBEAT_S)
 
     def _inherit(self) -> bool:
         """Whether this process was started with this run's lock in its hands."""

@@ -7,12 +7,12 @@ throughout, and no third process can come between.
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
 
 from lmplay_tui.options import OnResume, command_words, on_resume
 from lmplay_tui.run.controls import Controls
-from lmplay_tui.run.events import Event, HandedOver, Warned
+from lmplay_tui.run.events import Answered, Event, HandedOver, Warned
 from lmplay_tui.run.folder import LOCK_FROM, RunFolder, RunLock
 
 _OF_THIS_PROCESS = {
@@ -62,8 +62,16 @@ def hand_over(step: int, controls: Controls, go_on_elsewhere: Callable[[], int])
     try:
         pid = go_on_elsewhere()
     except OSError as error:
-        controls.stay()
-        yield Warned(f"no process could be started ({error.strerror}); this one goes on without a terminal", step)
+        yield from not_handed_over(f"no process could be started ({error.strerror})", step, controls)
         return False
     yield HandedOver(step, pid)
     return True
+
+
+def not_handed_over(why: str, step: int, controls: Controls) -> Iterator[Event]:
+    """Say that this process goes on, to the log and to who has asked."""
+    said = f"{why}: not handed over, this process goes on without a terminal"
+    yield Warned(said, step)
+    for command in controls.stay():
+        if command.id:
+            yield Answered(type(command).__name__, command.id, False, said)

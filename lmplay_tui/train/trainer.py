@@ -10,11 +10,11 @@ from pathlib import Path
 
 from lmplay_tui.errors import DataError, OutOfMemoryError
 from lmplay_tui.run.controls import Controls
-from lmplay_tui.run.events import ActivityChanged, Event, MetricsLogged, RunDone, RunStarted, RunStopped, Warned
+from lmplay_tui.run.events import ActivityChanged, Event, MetricsLogged, RunDone, RunStarted, RunStopped
 from lmplay_tui.train.compiling import Compilation
 from lmplay_tui.train.device import peak_flops
 from lmplay_tui.train.evaluation import Evaluator
-from lmplay_tui.train.handing_over import hand_over
+from lmplay_tui.train.handing_over import hand_over, not_handed_over
 from lmplay_tui.train.loading import LoadedData
 from lmplay_tui.train.metrics import FlopCount, LogWindow
 from lmplay_tui.train.obeying import Obeyer
@@ -141,8 +141,7 @@ class Trainer:
         if self.stepper.steps_here:
             problem = yield from self.saves.attempt("handing over", keep=self._keep())
             if problem is not None:
-                self.controls.stay()
-                yield Warned("not handed over: this process goes on without a terminal", step)
+                yield from not_handed_over("nothing could be saved", step, self.controls)
                 return False
         return (yield from hand_over(step, self.controls, go_on_elsewhere))
 

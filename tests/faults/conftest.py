@@ -28,9 +28,9 @@ def pytest_terminal_summary(terminalreporter) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _imported() -> None:
-    """Children are forked from here: what is imported once, they need not import."""
-    for name in ("datasets", "lmplay_tui.train.hosting", "lmplay_tui.ui.app", "lmplay_tui.ui.screens.dashboard"):
+def _imported(trained: Path) -> None:
+    """Children are forked from here: what is imported and tried once, they need not import."""
+    for name in (""lmplay_tui.ui.app", "lmplay_tui.ui.screens.dashboard"):
         import_module(name)
 
 

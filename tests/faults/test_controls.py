@@ -1,0 +1,491 @@
+"""Control files, the commands over them, one process a run, and journals on a disk that refuses."""
+
+import errno
+import fcntl
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given as given_any
+from hypothesis import settings
+from hypothesis import strategies as st
+
+from lmplay_tui.cli import main
+from lmplay_tui.commands.lines import Lines
+from lmplay_tui.run import control_files, controls
+from lmplay_tui.run.control_files import ControlFiles, leave_command
+from lmplay_tui.run.controls import Controls, HandOver, Refused, SaveNow, SetLearningRate, Stop
+from lmplay_tui.run.events import Answered, HandedOver, RunDone, RunFailed, RunStopped, StepDone, Warned
+from lmplay_tui.run.folder import RunFolder, RunLock
+from lmplay_tui.run.journal import read_journal
+from lmplay_tui.run.status import status_of
+from lmplay_tui.train import hosting
+from lmplay_tui.train.handing_over import command_of
+from lmplay_tui.train.hosting import run_events
+from tests.faults.forks import Child
+from tests.faults.terminals import until
+from tests.train.runs import given, last, losses, statistics_of, stop_after, train, write_plan
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> ControlFiles:
+    run = RunFolder(tmp_path / "m.lmp")
+    run.create()
+    return ControlFiles(run, clock=iter(range(0, 10**6, 10)).__next__)
+
+
+def folder_of(files: ControlFiles) -> Path:
+    return files._folder
+
+
+def test_a_command_arrives_once_with_its_identity(files):
+    run = RunFolder(folder_of(files).parent.with_suffix(".lmp"))
+    first = leave_command(run, SetLearningRate(factor=0.5))
+    second = leave_command(run, SaveNow())
+    (folder_of(files) / "pause").touch()
+    found = files()
+    assert {c.id for c in found} == {first, second, "pause"}
+    assert [c.id for c in found][:2] == [first, second], "in the order they came"
+    assert isinstance(found[0], SetLearningRate)
+    assert found[0].factor == 0.5
+    assert not files()
+    assert not list(folder_of(files).iterdir())
+
+
+def test_it_looks_at_most_twice_a_second(tmp_path):
+    run = RunFolder(tmp_path / "m.lmp")
+    run.create()
+    now = [0.0]
+    files = ControlFiles(run, clock=lambda: now[0])
+    assert not files()
+    (run.control / "save").touch()
+    now[0] = 0.49
+    assert not files()
+    now[0] = 0.51
+    assert files()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.json", b""), ("a.json", b"{"), ("a.json", b"[]"), ("a.json", b"\xff\xfe"), ("a.json", b'{"command": 3}'),
+        ("a.json", b'{"command": "Exit"}'), ("a.json", b'{"command": ["SaveNow"]}'),
+        ("a.json", b'{"command": "Stop", "when": "never"}'), ("a.json", b'{"command": "Stop", "then": 1}'),
+        ("a.json", b'{"command": "SetLearningRate", "factor": 1e999}'),
+        ("a.json", b'{"command": "SetLearningRate", "factor": true}'),
+        ("a.json", b'{"command": "Ask"}'), ("a.json", b"[" * 100_000), ("a.json", b'"' + b"x" * (1 << 19) + b'"'),
+        ("remove-everything", b""), ("\x1b[2J.json", b"{}"),
+    ],
+)  # fmt: skip
+def test_what_is_no_command_is_refused_in_one_line(files, name, content):
+    (folder_of(files) / name).write_bytes(content)
+    [refused] = files()
+    assert isinstance(refused, Refused)
+    assert refused.reason.startswith("control/")
+    assert refused.reason.isprintable()
+    assert not list(folder_of(files).iterdir())
+
+
+def test_no_strange_file_holds_the_run_up(files):
+    """A pipe that nobody writes to, a device, a folder, a link that leads out: refused at once, nothing followed."""
+    folder = folder_of(files)
+    os.mkfifo(folder / "pipe.json")
+    (folder / "zero.json").symlink_to("/dev/zero")
+    (folder / "folder.json").mkdir()
+    (folder / "full").mkdir()
+    (folder / "full" / "x").touch()
+    begun = time.monotonic()
+    found = files()
+    assert time.monotonic() - begun < 5
+    assert len(found) == 4
+    assert all(isinstance(command, Refused) for command in found)
+    assert not files(), "what cannot be removed is refused once"
+    assert Path("/dev/zero").exists()
+
+
+@given_any(st.binary(max_size=200))
+@settings(max_examples=200, deadline=None)
+def test_any_bytes_are_a_command_or_refused(content):
+    try:
+        command = control_files._parsed("a.json", content, "a")
+    except (ValueError, RecursionError):
+        return
+    assert isinstance(command, controls.Command)
+
+
+def test_a_file_under_way_is_left_until_it_is_whole(files):
+    (folder_of(files) / "1.json.tmp").write_bytes(b'{"comm')
+    assert not files()
+    (folder_of(files) / "1.json.tmp").rename(folder_of(files) / "1.json")
+    assert files()
+
+
+def answers(events) -> dict[str, Answered]:
+    return {event.id: event for event in events if isinstance(event, Answered)}
+
+
+def test_every_command_is_answered(place, monkeypatch):
+    """Also those that ask for what cannot be, and those that come when the run is over."""
+    monkeypatch.setattr(control_files, "POLL_S", 0.0)
+    plan = write_plan(place)
+    run = RunFolder(place / "m.lmp")
+    asked: dict[str, str] = {}
+    events = []
+    for event in run_events(given(training_plan=plan, model="m.lmp"), Controls()):
+        events.append(event)
+        if isinstance(event, StepDone) and event.step == 2:
+            for name in ("SaveNow", "ValidateNow", "Pause", "Resume"):
+                asked[name] = leave_command(run, getattr(controls, name)())
+            asked["lr"] = leave_command(run, SetLearningRate(factor=0.5))
+            asked["bad lr"] = leave_command(run, SetLearningRate(factor=-1.0))
+            asked["bad plan"] = leave_command(run, controls.ChangePlan("= 3"))
+            (run.control / "nonsense").touch()
+        if isinstance(event, StepDone) and event.step == 4:
+            asked["Stop"] = leave_command(run, Stop())
+    assert isinstance(last(events), RunStopped)
+    said = answers(events)
+    assert {name: said[identity].ok for name, identity in asked.items()} == {
+        "SaveNow": True, "ValidateNow": True, "Pause": True, "Resume": True, "lr": True, "bad lr": False,
+        "bad plan": False, "Stop": True,
+    }  # fmt: skip
+    assert not said["nonsense"].ok
+    assert said[asked["SaveNow"]].message == "m.lmp"
+    assert "stopped at step 4, saved m.lmp" in said[asked["Stop"]].message
+    journal = [record for record in read_journal(run.events) if record["event"] == "Answered"]
+    assert {record["id"] for record in journal} == set(said)
+
+
+def test_commands_for_a_process_that_is_no_more_are_swept(place):
+    plan = write_plan(place)
+    run = RunFolder(place / "m.lmp")
+    run.create()
+    (run.control / "stop").touch()
+    leave_command(run, Stop())
+    assert isinstance(last(train(training_plan=plan, model="m.lmp")), RunDone)
+    assert not list(run.control.iterdir())
+
+
+# ---------------------------------------------------------------------------- one process a run
+
+
+def hold(plan: str, report) -> None:
+    for event in run_events(given(training_plan=plan, model="m.lmp"), Controls()):
+        if isinstance(event, StepDone) and event.step == 2:
+            report(os.getpid())
+            time.sleep(60)
+
+
+def test_a_second_trainer_is_refused_and_a_killed_one_frees_the_run(place):
+    plan = write_plan(place)
+    run = RunFolder(place / "m.lmp")
+    with Child(lambda report: hold(plan, report)) as child:
+        pid = next(child.reports())
+        assert run.alive()
+        assert status_of(run)["state"] == "running"
+        end = last(train(training_plan=plan, model="m.lmp"))
+        assert isinstance(end, RunFailed)
+        assert end.exit_code == 2
+        assert f"process {pid} on " in end.message
+        assert "\n" not in end.message
+        child.kill()
+    assert not run.alive()
+    assert status_of(run)["state"] == "dead"
+    assert isinstance(last(train(training_plan=plan, model="m.lmp")), RunDone)
+
+
+def no_locks(*_: object) -> None:
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+
+def test_where_the_file_system_cannot_lock_the_heartbeat_tells(place, monkeypatch):
+    without = SimpleNamespace(**{**vars(fcntl), "flock": no_locks})
+    monkeypatch.setattr("lmplay_tui.run.folder.fcntl", without)
+    plan = write_plan(place)
+    run = RunFolder(place / "m.lmp")
+    with Child(lambda report: hold(plan, report)) as child:
+        pid = next(child.reports())
+        assert run.alive()
+        end = last(train(training_plan=plan, model="m.lmp"))
+        assert isinstance(end, RunFailed)
+        assert f"process {pid} on " in end.message
+        child.kill()
+    assert not run.alive(), "the process is no more"
+    run.write_status(run.status() | {"host": "elsewhere"})
+    os.utime(run.lock_path)
+    assert run.alive(), "of another machine only the heartbeat is known"
+    os.utime(run.lock_path, times=(time.time() - 100, time.time() - 100))
+    assert not run.alive()
+    events = train(training_plan=plan, model="m.lmp")
+    assert [e for e in events if isinstance(e, Warned) and "cannot be locked" in e.message]
+    assert isinstance(last(events), RunDone)
+
+
+def test_a_lock_is_handed_down_without_a_gap(tmp_path):
+    run = RunFolder(tmp_path / "m.lmp")
+    run.create()
+    lock = RunLock(run)
+    lock.take()
+
+    def heir(report) -> None:
+        os.environ["LMPLAY_TUI_LOCK"] = f"{lock.descriptor}:{run.lock_path.resolve()}"
+        inherited = RunLock(run)
+        inherited.take()
+        report(inherited.inherited)
+        time.sleep(60)
+
+    with Child(heir) as child:
+        assert next(child.reports()) is True
+        lock.release()
+        assert run.alive()
+        with pytest.raises(Exception, match="is training this run"):
+            RunLock(run).take()
+        child.kill()
+    assert not run.alive()
+
+
+@pytest.mark.parametrize("value", ["", "7", "x:y", "999:PATH", "0:PATH", "-1:PATH"])
+def test_a_foreign_descriptor_is_no_lock(tmp_path, monkeypatch, value):
+    run = RunFolder(tmp_path / "m.lmp")
+    run.create()
+    run.lock_path.touch()
+    monkeypatch.setenv("LMPLAY_TUI_LOCK", value.replace("PATH", str(run.lock_path.resolve())))
+    lock = RunLock(run)
+    lock.take()
+    assert not lock.inherited
+    assert run.alive()
+    lock.release()
+
+
+# ---------------------------------------------------------------------------- handing over
+
+
+def test_the_process_that_goes_on_is_told_what_the_checkpoint_does_not_know(tmp_path):
+    run = RunFolder(tmp_path / "m.lmp")
+    line = given(
+        training_plan="plan.toml", model="m.lmp", out_dir="out", lr=0.1, amp=True, keep=3, reset_history=True,
+        ascii=True, start=True, detach=True, exp="file.py:Mine",
+    )  # fmt: skip
+    resumed = command_of(run, line, resumes=True)
+    assert resumed[1:3] == ["-m", "lmplay_tui.cli"]
+    words = set(resumed)
+    assert words >= {"--headless", "--on-hangup", "continue", "--amp", "--keep", "file.py:Mine", "--out-dir"}
+    assert not words & {"--reset-history", "--training-plan", "--lr", "--ascii", "--start", "--detach"}
+    fresh = set(command_of(run, line, resumes=False))
+    assert fresh >= {"--training-plan", "--lr", "--reset-history", "--headless"}
+    assert not fresh & {"--detach", "--start", "--ascii"}
+
+
+def hand_over_at(step: int, plan: str, monkeypatch, start) -> list:
+    monkeypatch.setattr(hosting, "start_process", start)
+    bus, events = Controls(), []
+    for event in run_events(given(training_plan=plan, model="m.lmp"), bus):
+        events.append(event)
+        if isinstance(event, StepDone) and event.step == step:
+            bus.send(HandOver(id="h"))
+    return events
+
+
+def test_handing_over_saves_first(place, monkeypatch):
+    events = hand_over_at(3, write_plan(place), monkeypatch, lambda *_, **__: 4711)
+    assert last(events) == HandedOver(3, 4711)
+    assert answers(events)["h"].ok
+    assert status_of(RunFolder(place / "m.lmp"))["state"] == "dead", "nobody took it: this test's process is none"
+    monkeypatch.undo()
+    monkeypatch.chdir(place)
+    assert isinstance(last(train(model="m.lmp")), RunDone)
+
+
+@pytest.mark.parametrize("fails", ["save", "start"])
+def test_where_handing_over_fails_this_process_goes_on(place, monkeypatch, fails):
+    """Nothing is lost and nothing changes: the losses are those of an undisturbed run."""
+    plan = write_plan(place)
+    whole = train(training_plan=plan, model="whole.lmp")
+
+    def start(*_: object, **__: object) -> int:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    if fails == "save":
+        from tests.faults.test_failing_saves import failing
+
+        with failing(1):
+            events = hand_over_at(3, plan, monkeypatch, lambda *_, **__: pytest.fail("nothing is saved"))
+    else:
+        events = hand_over_at(3, plan, monkeypatch, start)
+    assert isinstance(last(events), RunDone)
+    assert losses(events) == losses(whole)
+    assert [e for e in events if isinstance(e, Warned) and "goes on without a terminal" in e.message]
+    assert not answers(events)["h"].ok
+
+
+def test_a_stop_beats_a_hand_over():
+    bus = Controls()
+    bus.send(HandOver())
+    assert bus.hands_over
+    bus.send(Stop())
+    assert not bus.hands_over
+    bus.stay()
+    assert bus.stop_now
+    bus = Controls()
+    bus.send(HandOver())
+    bus.stay()
+    assert not bus.stop_now
+
+
+# ---------------------------------------------------------------------------- journals, clock, places
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "events.jsonl", "log.txt", "run.json"])
+def test_a_journal_that_cannot_be_written_costs_lines_only(place, name):
+    plan = write_plan(place)
+    run = RunFolder(place / "m.lmp")
+    run.create()
+    if name == "run.json":
+        (run.folder / name).mkdir()
+    else:
+        (run.folder / name).symlink_to("/dev/full")
+    events = train(training_plan=plan, model="m.lmp")
+    assert isinstance(last(events), RunDone)
+    said = [e.message for e in events if isinstance(e, Warned)]
+    assert len([m for m in said if "cannot be written" in m]) <= 1, "once"
+    if name.endswith(".jsonl"):
+        assert said
+
+
+def test_a_clock_that_goes_back_changes_nothing(place, monkeypatch):
+    plan = write_plan(place)
+    train(training_plan=plan, model="a/m.lmp", out_dir="a", save_interval=9)
+    now = iter(range(10**9, 0, -3600))
+    monkeypatch.setattr(time, "time", lambda: float(next(now)))
+    monkeypatch.setenv("TZ", "Pacific/Apia")
+    events = train(training_plan=plan, model="b/m.lmp", out_dir="b", save_interval=9)
+    assert isinstance(last(events), RunDone)
+    assert statistics_of(place / "a") == statistics_of(place / "b")
+    status = RunFolder(place / "b/m.lmp").status()
+    assert status["state"] == "finished"
+
+
+@pytest.mark.parametrize("what", ["file", "link to nowhere"])
+def test_a_run_folder_that_is_none(place, what):
+    plan = write_plan(place)
+    if what == "file":
+        (place / "m.run").write_text("", encoding="utf-8")
+    else:
+        (place / "m.run").symlink_to(place / "nowhere" / "deep")
+    end = last(train(training_plan=plan, model="m.lmp"))
+    assert isinstance(end, RunFailed)
+    assert end.exit_code == 2
+    assert "\n" not in end.message
+    assert not (place / "nowhere").exists()
+
+
+# ---------------------------------------------------------------------------- the commands
+
+
+def test_commands_on_a_run_that_is_over(place, capsys):
+    plan = write_plan(place)
+    stop_after(3, training_plan=plan, model="m.lmp")
+    assert main(["status", "m", "--json"]) == 0
+    status = json.loads(capsys.readouterr().out)
+    assert status["state"] == "stopped"
+    assert status["step"] == 3
+    assert status["checkpoint"]["step"] == 3
+    assert status["pid"] is None
+    assert main(["status", "--line"]) == 0
+    assert capsys.readouterr().out.startswith("m stopped ")
+    assert main(["runs"]) == 0
+    assert "m.lmp stopped" in capsys.readouterr().out
+    assert main(["ctl", "m", "save"]) == 2
+    assert "no process is training this run" in capsys.readouterr().err
+    assert main(["ctl", "m", "fly"]) == 2
+    assert main(["ctl", "nobody", "save"]) == 2
+    assert main(["ctl", "m", "lr=-1"]) == 2
+    assert main(["attach", "m"]) == 2
+    assert not list((place / "m.run/control").iterdir())
+
+
+def run_until_stopped(plan: str, report) -> None:
+    train(training_plan=plan, model="m.lmp", log_interval=1)
+
+
+LONG = """\
+[train]
+exp = "test_runner"
+num_blocks = 1
+embed_dim = 8
+num_heads = 2
+context_len = 64
+tokenizer = "bytes"
+batch_size = 6
+validation_interval = 100000
+eval_interval = 100000
+[stages.stories]
+dataset = "stories.jsonl"
+epochs = 100000
+"""
+
+
+def test_ctl_waits_for_the_answer(place, capsys):
+    plan = write_plan(place, LONG)
+    run = RunFolder(place / "m.lmp")
+    with Child(lambda report: run_until_stopped(plan, report)) as child:
+        until(lambda: run.status().get("step"))
+        assert main(["ctl", "m", "save"]) == 0
+        assert run.model.exists()
+        assert "saved m.lmp" in capsys.readouterr().out
+        assert main(["ctl", "pause"]) == 0
+        assert status_of(run)["state"] == "paused"
+        assert main(["ctl", "m", "lr=*0.5"]) == 0
+        assert main(["ctl", "m", "resume"]) == 0
+        (run.control / "stop").touch()
+        assert child.wait() == 0
+    assert status_of(run)["state"] == "stopped"
+
+
+def test_ctl_hears_when_the_run_dies(place, capsys):
+    plan = write_plan(place, LONG)
+    run = RunFolder(place / "m.lmp")
+    with Child(lambda report: run_until_stopped(plan, report)) as child:
+        until(lambda: run.status().get("step"))
+        child.kill(signal.SIGSTOP)
+        with Child(lambda report: os._exit(main(["ctl", "m", "save"]))) as asking:
+            until(lambda: list(run.control.iterdir()))
+            child.kill()
+            assert asking.wait() == 2
+
+
+def test_lines_never_wait_and_say_what_they_left_out():
+    """A pipe that nobody empties: thousands of lines later the writer is still free."""
+    reader, writer = os.pipe()
+    with Lines(descriptors=(writer, writer)) as lines:
+        begun = time.monotonic()
+        for number in range(20_000):
+            lines.write(f"line {number} " + "x" * 100)
+        assert time.monotonic() - begun < 5
+        text = b""
+        while b"lines left out" not in text:
+            text += os.read(reader, 1 << 20)
+            lines.write("more")
+    assert text.startswith(b"line 0 ")
+    os.close(reader)
+    os.close(writer)
+
+
+def test_lines_tell_once_that_the_reader_is_gone():
+    reader, writer = os.pipe()
+    os.close(reader)
+    gone = []
+    with Lines(on_reader_gone=lambda: gone.append(1), descriptors=(writer, writer)) as lines:
+        for _ in range(10):
+            lines.write("x")
+    assert gone == [1]
+    os.close(writer)
+
+
+def test_options_of_the_small_commands_are_checked(capsys):
+    for name in ("ctl", "status", "runs", "attach"):
+        assert main([name, "--nonsense"]) == 2
+        assert "nonsense" in capsys.readouterr().err
