@@ -45,15 +45,21 @@ def _argmax(x_nV: Tensor) -> Tensor:
 
 
 def traced_softmax_gradient(logits_nV: Tensor, targets_n: Tensor) -> tuple[Tensor, Tensor]:
-    """`softmax_gradient` as torch.compile likes it: one expression that it turns into one pass over each row."""
+    """`softmax_gradient` as torch.compile likes it: reductions and one expression, all vectorized over the row.
+
+    Its own argmax is not vectorized and takes as long as all the rest: so the smallest index of the largest value is
+    looked for, among indices as float32 (exact up to 2**24).
+    """
     exact = logits_nV.float() if logits_nV.dtype.itemsize < 4 else logits_nV
-    argmax_n = exact.argmax(dim=-1)
+    V = exact.shape[1]
+    index_V = torch.arange(V, dtype=torch.float32, device=exact.device)
     max_n = exact.amax(dim=-1, keepdim=True)
+    argmax_n = torch.where(exact == max_n, index_V, float(V - 1)).amin(dim=-1).long()
     exp_nV = (exact - max_n).exp()
     sum_n = exp_nV.sum(dim=-1, keepdim=True)
     loss_n = sum_n.log() - (exact.gather(1, targets_n[:, None]) - max_n)
-    columns = torch.arange(exact.shape[1], device=exact.device)
-    logits_nV.copy_(exp_nV * sum_n.reciprocal() - (columns[None] == targets_n[:, None]).to(exact.dtype))
+    is_target_nV = (index_V == targets_n[:, None].float()).to(exact.dtype)
+    logits_nV.copy_(exp_nV * sum_n.reciprocal() - is_target_nV)
     return loss_n[:, 0], argmax_n
 
 
