@@ -154,7 +154,7 @@ def build_trainer(start: Start, controls: Controls, prog: str) -> Generator[Even
     if start.checkpoint is not None:
         load_weights(model, start.checkpoint["model"]["state"], run.model)
     elif options.initial_model is not None:
-        load_initial(model, Path(options.initial_model))
+        load_initial(model, built_with, Path(options.initial_model))
     model.to(device)
     state = TrainState(
         run=run, settings=settings, model=model, model_args=built_with | {"tokenizer": tokenizer.name},
@@ -240,17 +240,24 @@ def load_weights(model: torch.nn.Module, weights: Mapping[str, Any], path: Path)
     model.load_state_dict(dict(weights))
 
 
-def load_initial(model: torch.nn.Module, path: Path) -> None:
+def load_initial(model: torch.nn.Module, model_args: Mapping[str, Any], path: Path) -> None:
     """Begin with the weights of a checkpoint, of ours or of LMPlay's own. Raises `UserError`."""
     archive = load_archive(path)
     converted = convert_lmplay(archive)
     if converted is not None:
-        load_weights(model, converted[0], path)
-        return
-    component = archive.get("model")
-    if not isinstance(component, dict) or not isinstance(component.get("state"), dict):
-        raise UserError(f"{one_line(path)}: holds no model")
-    load_weights(model, component["state"], path)
+        weights, theirs = converted
+    else:
+        component = archive.get("model")
+        if not isinstance(component, dict) or not isinstance(component.get("state"), dict):
+            raise UserError(f"{one_line(path)}: holds no model")
+        weights, theirs = component["state"], component.get("state_args") or {}
+    # No weight's shape shows the number of heads: with another one the model would compute something else.
+    if "num_heads" in theirs and theirs["num_heads"] != model_args["num_heads"]:
+        raise UserError(
+            f"{one_line(path)}: has {one_line(theirs['num_heads'])} heads, the model {model_args['num_heads']}; "
+            f"give --num-heads {one_line(theirs['num_heads'])}"
+        )
+    load_weights(model, weights, path)
 
 
 _NOT_FOR_A_RESUME = {

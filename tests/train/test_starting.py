@@ -62,6 +62,14 @@ def test_initial_model_of_another_shape_is_one_line(place):
     assert "\n" not in event.message
 
 
+def test_initial_model_with_another_number_of_heads_is_refused(place):
+    """Every weight would fit, and mean something else."""
+    stop_after(1, training_plan=write_plan(place), model="m.lmp")
+    event = last(train(training_plan=write_plan(place), initial_model="m.lmp", model="n.lmp", num_heads=4))
+    assert isinstance(event, RunFailed)
+    assert "--num-heads 2" in event.message
+
+
 def test_warm_up_goes_on_after_a_resume_that_does_not_mention_it(place):
     plan = write_plan(place)
     options = {"training_plan": plan, "optimizer_warmup_steps": 6}
