@@ -236,7 +236,7 @@ def _relation_cases():
     ):  # fmt: skip
         lines = ["[datasets.mine]", 'path = "a/b"', *stage(f'dataset = "{name}"!')]
         yield _case(f"unknown {name}", "toml", lines, "stages.s.dataset", hint)
-    for name in ("./x", "/x/y.jsonl", "x.csv", "~/nothing-there", "a/b.parquet", "~nobody-here/x"):
+    for name in ("./x", "/x/y.jsonl", "x.csv", "~/nothing-there", "a/b.parquet", "~nobody-here/x", "x" * 300 + ".txt"):
         lines = stage(f'dataset = "{name}"!')
         yield _case(f"no file {name}", "toml", lines, "stages.s.dataset", "no such file or folder")
     for columns, key, said in (

@@ -176,6 +176,13 @@ def test_the_working_folder_may_be_gone(tmp_path, monkeypatch):
     assert problem.sentence == "no such file or folder: 'x.txt'"
 
 
+def test_links_in_a_circle_are_no_file(tmp_path):
+    (tmp_path / "a.txt").symlink_to(tmp_path / "b.txt")
+    (tmp_path / "b.txt").symlink_to(tmp_path / "a.txt")
+    (problem,) = problems_of('[stages.s]\ndataset = "a.txt"', file="x", folder=tmp_path)
+    assert problem.sentence == "no such file or folder: 'a.txt'"
+
+
 def test_a_table_may_change_a_known_dataset():
     table = '[datasets.wikipedia]\npath = "wikipedia"\nconfig = "20231101.fr"'
     french = dataset_of("wikipedia", tables=table)
