@@ -12,7 +12,7 @@ _SENTENCE_END = re.compile(
     r"""|(?<=[。！？｡।؟۔])(?<![。！？｡।؟۔][。！？｡।؟۔])[。！？｡।؟۔]*+["”’」』）》]*+"""
     r"""|(?<=\n)([^\S\n]*+\n))"""
 )
-_WORD_END = re.compile(r"\S++(?=\s)")
+_WORD_END = re.compile(r"(?<!\S)\S++(?=\s)")
 _SPACE = re.compile(r"\s*+")
 _LOOKAHEAD = 64  # characters behind a cut that may be read to see a blank line
 _FIRST_LOOK = 256  # characters looked at first for an end; most sentences are shorter
@@ -48,8 +48,8 @@ def last_word_end(text: str, start: int, latest: int) -> int:
     while True:
         low = max(start, latest - back)
         found = start
-        for match in _WORD_END.finditer(text, low, latest + 1):
-            found = match.end()
+        for match in _WORD_END.finditer(text[low : latest + 1]):  # a word that was cut counts from there
+            found = low + match.end()
         if found > start or low == start:
             return found
         back *= 4

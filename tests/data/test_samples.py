@@ -1,6 +1,7 @@
 """What every cut of every text must keep. The oracle below is written apart from the code that it judges."""
 
 import re
+import time
 from itertools import pairwise
 
 import pytest
@@ -258,6 +259,16 @@ def test_endless_texts_take_time_in_proportion(name: str, piece: str, monkeypatc
     assert "".join(sample.truth for sample in samples) == text
     assert longest <= 32 * 16
     assert len(samples) <= len(text.encode()) / 8 + 1
+
+
+@pytest.mark.parametrize("piece", [".", "a", '"', " ", "\n", "。", ". "])
+def test_no_text_makes_the_search_for_ends_slow(piece: str) -> None:
+    """Milliseconds each; a search that begins again at every character takes seconds."""
+    began = time.process_time()
+    for number, _ in enumerate(Cutter(load_tokenizer("gpt2"), 1024).samples(Item("", piece * 200_000), 0)):
+        if number == 4:
+            break
+    assert time.process_time() - began < 5
 
 
 def test_a_very_long_text_is_not_read_to_its_end_for_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
