@@ -248,17 +248,20 @@ def _level_limits(
 def _difference_limits(
     lines: Sequence[Line], x_limits: tuple[float, float], target_level: float
 ) -> tuple[float, float]:
-    """Limits that hold zero and every difference up to the target's own level: what lies beyond has blown up."""
+    """Limits that hold zero and the differences, but for those of a run that has blown up or collapsed."""
     # The very first points of a difference swing widely and say little: they do not set the scale.
     tails = [values[len(values) // 10 :] for values in (_shown(line, x_limits) for line in lines)]
-    low = -_within([-float(tail.min()) for tail in tails], target_level)
-    high = _within([float(tail.max()) for tail in tails], target_level)
+    low = -_usual([-float(tail.min()) for tail in tails], target_level)
+    high = _usual([float(tail.max()) for tail in tails], target_level)
     return _padded(low, high, keep_positive=False)
 
 
-def _within(tops: Sequence[float], cap: float) -> float:
-    usual = max((top for top in tops if 0 < top <= cap), default=0.0)
-    return usual or (cap if max(tops) > cap else 0.0)
+def _usual(tops: Sequence[float], target_level: float) -> float:
+    """The largest difference, at least 0; a few beyond half the target's level are left out of account."""
+    usual = [top for top in tops if top <= target_level / 2]
+    if 3 * (len(tops) - len(usual)) <= len(tops):
+        return max([0.0, *usual])
+    return min(max(tops), target_level)
 
 
 def _highest(tops: Sequence[float]) -> float:

@@ -145,7 +145,16 @@ class TestCharts:
         assert chart.y_limits[1] < 10
         assert "off the scale" in chart.end_text(chart.lines[-1])
         chart = difference_chart([*good, blown], "loss", PlotOptions(1, 1.0, target="a"))
-        assert chart.y_limits[1] < 10
+        assert chart.y_limits[1] < 1
+        chart = difference_chart([good[0], blown], "loss", PlotOptions(1, 1.0, target="a"))
+        assert 1 < chart.y_limits[1] < 10  # what is left of it still shows
+
+    def test_a_collapsed_accuracy_does_not_squash_small_differences_unless_it_is_all_there_is(self):
+        tokens = list(range(1000, 51_000, 1000))
+        runs = [curve(f"r{i}", tokens, [3.0] * 50, [0.4 + i / 100] * 50) for i in range(3)]
+        collapsed = curve("collapsed", tokens, [9.0] * 50, [0.05] * 50)
+        assert difference_chart([*runs, collapsed], "accuracy", RAW).y_limits[0] > -0.1
+        assert difference_chart([runs[0], collapsed], "accuracy", RAW).y_limits[0] < -0.35
 
     def test_the_end_of_a_usual_curve_is_on_the_scale(self, tmp_path):
         for seed, end in enumerate((2.0, 3.0, 4.5)):
