@@ -198,7 +198,8 @@ class TestSafetensors:
         from safetensors import safe_open
 
         weight = torch.randn(4, 6)
-        tensors = {"a": weight, "tied": weight, "turned": weight.T, "own": torch.randn(3, 2).T, "half": weight.bfloat16()}
+        tensors = {"a": weight, "tied": weight, "turned": weight.T, "half": weight.bfloat16()}
+        tensors["own"] = torch.randn(3, 2).T
         path = tmp_path / "m.safetensors"
         size = write_safetensors(path, tensors, {"format": "pt", "model": "{}"})
         assert size == path.stat().st_size
