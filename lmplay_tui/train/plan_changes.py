@@ -23,7 +23,7 @@ def describe_changes(old: Plan, new: Plan, progress: Progress) -> list[str]:
         problems += _train_problems(old, new)
     if problems:
         raise UserError("\n".join(problems))
-    return _changes(old, new)
+    return list_changes(old, new)
 
 
 def _has_begun(progress: Progress, name: str) -> bool:
@@ -59,7 +59,8 @@ def _train_problems(old: Plan, new: Plan) -> list[str]:
     ]
 
 
-def _changes(old: Plan, new: Plan) -> list[str]:
+def list_changes(old: Plan, new: Plan) -> list[str]:
+    """One line a difference, whatever has run."""
     lines = []
     before = {s.name: s for s in old.stages}
     after = {s.name: s for s in new.stages}

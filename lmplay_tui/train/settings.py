@@ -15,12 +15,14 @@ class Settings:
 
     `line`: this start's command line. `remembered`: what earlier command lines gave and a resume must not lose.
     `plan_before`: the plan that the checkpoint was trained with; what a changed plan says anew beats `remembered`.
+    `plan_as_given`: the text of the plan as a file last gave it; an edit while the run goes on leaves it as it is.
     """
 
     plan: Plan
     line: Mapping[str, Any]
     remembered: Mapping[str, Any] = field(default_factory=dict)
     plan_before: Plan | None = None
+    plan_as_given: str = ""
 
     def for_run(self) -> TrainOptions:
         """The options that do not belong to a stage."""
@@ -40,7 +42,7 @@ class Settings:
 
     def with_plan(self, plan: Plan) -> "Settings":
         """The same with another plan, edited while the run goes on."""
-        return Settings(plan, self.line, self.remembered, self.plan)
+        return Settings(plan, self.line, self.remembered, self.plan, self.plan_as_given)
 
     def _changed(self, stage: Stage | None) -> dict[str, Any]:
         """What the plan says now that it did not say before."""

@@ -17,6 +17,7 @@ from lmplay_tui.models.registry import build_model, load_experiment
 from lmplay_tui.options import OnResume, TrainOptions, command_words, flag, on_resume
 from lmplay_tui.plan.problems import PlanError
 from lmplay_tui.plan.reading import parse_plan, read_plan
+from lmplay_tui.plan.schema import Plan
 from lmplay_tui.run.controls import Controls
 from lmplay_tui.run.events import ActivityChanged, Event, LogLine, Warned
 from lmplay_tui.run.folder import RunFolder, datasets_folder, output_folder, statistics_folder, write_whole
@@ -25,7 +26,7 @@ from lmplay_tui.text import one_line
 from lmplay_tui.train.checkpoint import load_archive, load_checkpoint, newest_checkpoint
 from lmplay_tui.train.device import body_of, choose_device, choose_precision, hardware_note, speed_choices
 from lmplay_tui.train.loading import LoadedData, patiently
-from lmplay_tui.train.plan_changes import describe_changes
+from lmplay_tui.train.plan_changes import describe_changes, list_changes
 from lmplay_tui.train.progress import Progress
 from lmplay_tui.train.settings import Settings, check_fixed
 from lmplay_tui.train.state import TrainState
@@ -112,7 +113,7 @@ def read_start(run: RunFolder, given: Mapping[str, Any], warnings: list[str]) ->
         if not given.get("training_plan") and not given.get("initial_model") and "model" in given:
             warnings.append(f"{one_line(run.model)} is not there yet: training anew with plan {DEFAULT_PLAN}")
         plan = read_plan(given.get("training_plan", DEFAULT_PLAN))
-        return Start(run, given, Settings(plan, given), None)
+        return Start(run, given, Settings(plan, given, plan_as_given=plan.text), None)
     curriculum = checkpoint["curriculum"]["state_args"]
     try:
         plan_before = parse_plan(
@@ -121,14 +122,36 @@ def read_start(run: RunFolder, given: Mapping[str, Any], warnings: list[str]) ->
         )  # fmt: skip
     except PlanError as error:
         raise UserError(f"the checkpoint's plan cannot be used any more:\n{error}") from None
-    plan = read_plan(given["training_plan"]) if "training_plan" in given else plan_before
+    as_given = curriculum.get("plan_as_given") or plan_before.text
+    plan = plan_before
+    if "training_plan" in given:
+        plan = choose_plan(plan_before, read_plan(given["training_plan"]), as_given, warnings)
+        as_given = plan.text if plan is not plan_before else as_given
     remembered = checkpoint["runner"]["state_args"]["options"]
-    settings = Settings(plan, given, remembered, plan_before if plan is not plan_before else None)
+    settings = Settings(plan, given, remembered, plan_before if plan is not plan_before else None, as_given)
     check_fixed(settings, checkpoint["model"]["state_args"])
     start = Start(run, given, settings, checkpoint)
     if plan is not plan_before:
         warnings += [f"changed plan: {line}" for line in describe_changes(plan_before, plan, start.progress)]
     return start
+
+
+def choose_plan(own: Plan, file: Plan, as_given: str, warnings: list[str]) -> Plan:
+    """The plan to go on with: the run's own or the file's, whichever has changed since the file was last read.
+
+    Raises `UserError` with the differences where both have.
+    """
+    if file.text in (as_given, own.text):
+        if own.text != as_given:
+            warnings.append(f"plan {one_line(file.name)} was edited while it ran: going on with the edited plan")
+        return own
+    if own.text == as_given:
+        return file
+    lines = "\n".join(f"  {line}" for line in list_changes(own, file))
+    raise UserError(
+        f"plan {one_line(file.name)} has changed, and the run's own was edited while it ran; from its own to the "
+        f"file's:\n{lines}\nleave --training-plan out to go on with the run's own"
+    )
 
 
 def build_trainer(start: Start, controls: Controls, prog: str) -> Generator[Event, None, Trainer]:

@@ -114,6 +114,7 @@ class TrainState:
             "curriculum": {
                 "state_args": {
                     "plan": plan.text,
+                    "plan_as_given": self.settings.plan_as_given,
                     "plan_name": plan.name,
                     "plan_folder": plan.folder,
                     "current_step": self.progress.stage,

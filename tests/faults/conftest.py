@@ -35,7 +35,7 @@ def _imported(trained: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(tmp_path_factory: pytest.TempPathFactory, _one_thread: None) -> Path:  # noqa: F811
     """A folder with a run `m` that stopped after step 4: `m.lmp` (step 4) and `m.prev.lmp` (step 2)."""
     folder = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:

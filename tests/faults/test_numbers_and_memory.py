@@ -9,13 +9,13 @@ import torch
 
 from lmplay_tui.data import stage_data
 from lmplay_tui.models.gpt2ish import GPT2ish
-from lmplay_tui.run.controls import Controls, Stop
+from lmplay_tui.run.controls import ChangePlan, Controls, Stop
 from lmplay_tui.run.events import CheckpointSaved, LogLine, RunDone, RunFailed, RunStopped, StepDone, Validated, Warned
 from lmplay_tui.train import loading, watching
 from lmplay_tui.train.checkpoint import load_checkpoint
 from lmplay_tui.train.hosting import run_events
 from lmplay_tui.train.watching import Watch, robust_z
-from tests.train.runs import differences, given, last, losses, stop_after, train, write_plan
+from tests.train.runs import PLAN, differences, given, last, losses, stop_after, train, write_plan
 
 
 class Steps:
@@ -244,3 +244,44 @@ def test_a_resume_on_other_data_is_said(place):
     Path("stories.jsonl").write_text(rows.replace("mill", "house"), encoding="utf-8")
     said = [e.message for e in stop_after(5, model="m.lmp") if isinstance(e, Warned)]
     assert [message for message in said if "its data are not those of the checkpoint" in message]
+
+
+# ---------------------------------------------------------------------------- whose plan a resume goes on with
+
+
+def edited_while_running(plan: str, text: str) -> None:
+    """Stop after step 4 of a run whose plan became `text` at step 2."""
+    controls = Controls()
+    for event in run_events(given(training_plan=plan, model="m.lmp"), controls):
+        if isinstance(event, StepDone) and event.step == 2:
+            controls.send(ChangePlan(text))
+        if isinstance(event, StepDone) and event.step == 4:
+            controls.send(Stop())
+
+
+def test_a_plan_edited_while_it_ran_is_not_undone_by_its_own_file(place):
+    plan = write_plan(place)
+    edited_while_running(plan, PLAN.replace("lr = 0.01", "lr = 0.005"))
+    events = train(training_plan=plan, model="m.lmp")
+    assert [e for e in events if isinstance(e, Warned) and "going on with the edited plan" in e.message]
+    assert isinstance(last(events), RunDone)
+    assert {e.lr for e in events if isinstance(e, StepDone) and e.stage == "stories"} == {0.005}
+
+
+def test_a_plan_that_changed_in_the_file_alone_is_taken(place):
+    stop_after(4, training_plan=write_plan(place), model="m.lmp")
+    events = train(training_plan=write_plan(place, PLAN.replace("lr = 0.01", "lr = 0.002")), model="m.lmp")
+    assert [e for e in events if isinstance(e, Warned) and "lr 0.01 -> 0.002" in e.message]
+    assert {e.lr for e in events if isinstance(e, StepDone) and e.stage == "stories"} == {0.002}
+
+
+def test_a_plan_that_changed_in_both_places_is_refused_with_the_difference(place):
+    edited_while_running(write_plan(place), PLAN.replace("lr = 0.01", "lr = 0.005"))
+    before = Path("m.lmp").read_bytes()
+    end = last(train(training_plan=write_plan(place, PLAN.replace("epochs = 1.2", "epochs = 2")), model="m.lmp"))
+    assert isinstance(end, RunFailed)
+    assert end.exit_code == 2
+    assert "stage pairs: epochs 1.2 -> 2" in end.message
+    assert "lr 0.005 -> 0.01" in end.message
+    assert Path("m.lmp").read_bytes() == before
+    assert isinstance(last(train(model="m.lmp")), RunDone)
