@@ -39,6 +39,13 @@ class PlanApplied(Message):
 
 
 @dataclass
+class StageAsked(Message):
+    """A stage of the curriculum was taken, to be finished, skipped, repeated or extended."""
+
+    index: int
+
+
+@dataclass
 class GhostAsked(Message):
     """Draw this run's curves behind ours; None: no longer."""
 

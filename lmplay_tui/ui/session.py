@@ -101,6 +101,7 @@ class LiveSource:
         try:
             for event in self._run_events():
                 self._put(event)
+            self._draw_pictures()
         except BaseException as error:
             self._put(RunFailed(f"a bug: {type(error).__name__}: {one_line(error)}", EXIT_BUG, step=0, path=None))
         finally:
@@ -118,6 +119,12 @@ class LiveSource:
             self.folder = choose_run(self._given)
             self._remember(self.folder)
         return run_events(self._given, self.controls, prog="lmplay-tui")
+
+    def _draw_pictures(self) -> None:
+        if self._events is None and self._last is not None:
+            from lmplay_tui.train.hosting import draw_pictures
+
+            draw_pictures(self._last, self._given)
 
     def _remember(self, folder: RunFolder) -> None:
         """A resumed run's curves begin where the run began: read its journals before it goes on."""

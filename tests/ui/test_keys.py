@@ -244,12 +244,12 @@ async def test_the_palette_has_every_action(dashboard: Open, source: FakeSource)
         screen = pilot.app.screen
         labels = {command.title for command in pilot.app.get_system_commands(screen)}
         assert {action.label for action in actions_of(screen)} <= labels
-        assert {"save", "stop", "pause", "curves: log", "predictions: pin"} <= labels
+        assert {"save a checkpoint now", "pause, or go on", "curves: logarithmic scale"} <= labels
 
 
 async def test_a_palette_action_of_a_pane_acts_on_that_pane(dashboard: Open, source: FakeSource) -> None:
     async with dashboard(source) as pilot:
-        action = next(each for each in actions_of(pilot.app.screen) if each.label == "curves: log")
+        action = next(each for each in actions_of(pilot.app.screen) if each.label == "curves: logarithmic scale")
         await action.call()
         assert pilot.app.screen.query_one(Curves).window.log
 

@@ -17,8 +17,8 @@ from lmplay_tui.ui.widgets.titles import set_titles
 
 _SIGNS = {
     "left": "←", "right": "→", "up": "↑", "down": "↓", "question_mark": "?", "slash": "/", "plus": "+", "minus": "-",
-    "equals_sign": "=", "enter": "⏎", "comma": ",", "full_stop": ".", "left_square_bracket": "[",
-    "right_square_bracket": "]",     "shift+left": "⇧←", "shift+right": "⇧→", "escape": "esc",
+    "equals_sign": "=", "comma": ",", "full_stop": ".", "left_square_bracket": "[",
+    "right_square_bracket": "]",     "shift+left": "shift+←", "shift+right": "shift+→", "escape": "esc",
 }  # fmt: skip
 
 
@@ -63,7 +63,8 @@ def actions_of(screen: Screen[Any]) -> list[Action]:
     for place, node in places_of(screen):
         for binding in bindings_of(node):
             keys = " ".join(_SIGNS.get(key, key) for key in binding.key.split(","))
-            label = binding.description if place in ("everywhere", "screen") else f"{place}: {binding.description}"
+            said = binding.tooltip or binding.description
+            label = said if place in ("everywhere", "screen") else f"{place}: {said}"
             actions.append(Action(place, keys, label, partial(_call, node, binding.action)))
     return actions
 
@@ -85,16 +86,16 @@ class HelpText(Lines):
         blocks: dict[str, list[Row]] = {}
         for action in self._actions:
             label = action.label.partition(": ")[2] or action.label
-            row: Row = ((f" {fitted(action.keys, 14)} ", "key"), (fitted(label, 20), ""))
+            row: Row = ((f" {fitted(action.keys, 13)} ", "key"), (fitted(label, 36), ""))
             blocks.setdefault(action.place, []).append(row)
-        columns = max(self.size.width // 38, 1)
+        columns = max(self.size.width // 53, 1)
         heights = [0] * columns
         stacks: list[list[Row]] = [[] for _ in range(columns)]
         for place, rows in blocks.items():
             target = heights.index(min(heights))
-            stacks[target] += [((f" {fitted(place, 35)}", "accent"),), *rows, ((" " * 36, ""),)]
+            stacks[target] += [((f" {fitted(place, 50)}", "accent"),), *rows, ((" " * 51, ""),)]
             heights[target] += len(rows) + 2
-        self.show_rows([self._joined([stack[y] if y < len(stack) else ((" " * 36, ""),) for stack in stacks])
+        self.show_rows([self._joined([stack[y] if y < len(stack) else ((" " * 51, ""),) for stack in stacks])
                         for y in range(max(heights))])  # fmt: skip
 
     @staticmethod

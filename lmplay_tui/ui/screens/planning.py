@@ -1,5 +1,6 @@
 """The dashboard's part of the plan editor: which plan holds, what a change would do, applying and saving it."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,9 +10,11 @@ from lmplay_tui.plan.problems import Problem
 from lmplay_tui.plan.reading import problems_of
 from lmplay_tui.run.controls import ChangePlan
 from lmplay_tui.run.folder import write_whole
+from lmplay_tui.run.view_parts import StageView
 from lmplay_tui.text import one_line
-from lmplay_tui.ui.messages import PlanApplied, PlanEdited, SavePlanAsked
+from lmplay_tui.ui.messages import PaneAsked, PlanApplied, PlanEdited, SavePlanAsked, StageAsked
 from lmplay_tui.ui.plan_effect import effect_rows
+from lmplay_tui.ui.plan_steps import StageChange, changed_plan
 from lmplay_tui.ui.screens import questions
 from lmplay_tui.ui.screens.commanding import Commanding
 from lmplay_tui.ui.widgets.plan_pane import PlanPane
@@ -63,6 +66,38 @@ class Planning(Commanding):
     @on(PlanApplied)
     def _plan_applied(self, message: PlanApplied) -> None:
         self._tell(ChangePlan(message.text), "the plan changes with the next batch")
+
+    @on(StageAsked)
+    def _stage_asked(self, message: StageAsked) -> None:
+        stage = self.view.stages[message.index]
+
+        def answered(change: StageChange | None) -> None:
+            if change == "extend":
+                self.app.push_screen(questions.extend_dialog(stage), extended)
+            elif change is not None:
+                self._change_stage(stage, change)
+
+        def extended(answers: list[str] | None) -> None:
+            if answers is not None:
+                self._change_stage(stage, "extend", float(answers[0]))
+
+        if self.view.over:
+            self.notify(f"the run is {self.view.state}", severity="warning")
+        else:
+            self.app.push_screen(questions.stage_dialog(stage), answered)
+
+    def _change_stage(self, stage: StageView, change: StageChange, epochs: float = 1.0) -> None:
+        """Put the changed plan into the editor, where its effect is seen before it is applied."""
+        pane = self.query_one(PlanPane)
+        rate = self.view.pace.rows_per_s
+        rows_per_s = 0.0 if math.isnan(rate) else rate
+        try:
+            text = changed_plan(pane.text, stage, change, epochs=epochs, rows_per_s=rows_per_s)
+        except (KeyError, ValueError):  # tomlkit's parse errors are ValueErrors
+            self.notify("the plan in the editor cannot be changed like that; mend it first", severity="error")
+            return
+        self.post_message(PaneAsked(4))
+        pane.replace_text(text)
 
     @on(SavePlanAsked)
     def _save_plan_asked(self, message: SavePlanAsked) -> None:

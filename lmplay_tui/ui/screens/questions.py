@@ -5,6 +5,8 @@ import re
 from typing import Literal
 
 from lmplay_tui.run.controls import Ask, SetLearningRate
+from lmplay_tui.run.view_parts import StageView
+from lmplay_tui.ui.plan_steps import StageChange
 from lmplay_tui.ui.screens.dialogs import Choice, ChoiceDialog, Field, TypingDialog
 
 StopAnswer = Literal["now", "stage_end"]
@@ -100,6 +102,29 @@ def asked(answers: list[str]) -> Ask:
     return Ask(
         prompt, max_tokens=int(tokens), temperature=float(temperature), top_k=int(top_k) if top_k.strip() else None
     )
+
+
+def stage_dialog(stage: StageView) -> ChoiceDialog[StageChange]:
+    """What can be done with a stage; the plan's new text is shown before it is applied."""
+    finish = Choice[StageChange]("f", "finish", "end it some seconds from now", "finish")
+    skip = Choice[StageChange]("k", "skip", "take it out of the plan", "skip")
+    repeat = Choice[StageChange]("r", "repeat", "once more, after it", "repeat")
+    extend = Choice[StageChange]("e", "extend", "more epochs", "extend")
+    first = {"running": [finish], "waiting": [skip], "done": []}[stage.state]
+    text = "The change goes into the plan editor; ctrl+s there applies it."
+    return ChoiceDialog(f"Stage {stage.name}", text, [*first, extend, repeat])
+
+
+def _epochs(text: str) -> str | None:
+    try:
+        return None if 0 < float(text) <= 10_000 else "above 0"
+    except ValueError:
+        return "a number of epochs, for example 0.5"
+
+
+def extend_dialog(stage: StageView) -> TypingDialog:
+    now = f"It has {stage.epochs:g} epochs now."
+    return TypingDialog(f"Extend {stage.name}", now, [Field("more epochs", "1", check=_epochs)])
 
 
 def filter_dialog(what: str, pattern: str) -> TypingDialog:

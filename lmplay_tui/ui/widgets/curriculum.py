@@ -2,12 +2,16 @@
 
 import math
 from datetime import tzinfo
+from typing import ClassVar
 
 from rich.cells import cell_len
+from textual import events
+from textual.binding import Binding, BindingType
 
 from lmplay_tui.run.telling import shown_seconds
 from lmplay_tui.run.view import RunView
 from lmplay_tui.run.view_parts import StageView
+from lmplay_tui.ui.messages import StageAsked
 from lmplay_tui.ui.widgets.lines import Lines, Piece, Row, bar, fitted, right
 from lmplay_tui.ui.widgets.state_line import clock_time
 from lmplay_tui.ui.widgets.titles import set_titles
@@ -39,6 +43,12 @@ def short_count(value: float) -> str:
 class Curriculum(Lines):
     """One row a stage; the running one is marked and always in sight."""
 
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("up", "move(-1)", "stage", key_display="↑↓", tooltip="the stage above"),
+        Binding("down", "move(1)", "stage", show=False, tooltip="the stage below"),
+        Binding("enter", "take", "change stage", tooltip="finish, skip, repeat or extend it"),
+    ]
+
     def __init__(self, *, zone: tzinfo | None = None) -> None:
         super().__init__(id="curriculum", classes="pane")
         set_titles(self, "1 curriculum")
@@ -54,8 +64,35 @@ class Curriculum(Lines):
         whole = view.fraction_done
         set_titles(self, subtitle=f"{whole:.0%} of the plan".replace("%", " %") if view.stages else "")
         if view.stage_index != self._shown_stage:
-            self._shown_stage = view.stage_index
+            self._shown_stage = self.chosen = view.stage_index
             self.scroll_to(y=max(view.stage_index + 2 - self.size.height, 0), animate=False)
+
+    def on_focus(self) -> None:
+        self._again()
+
+    def on_blur(self) -> None:
+        self._again()
+
+    def _again(self) -> None:
+        if self._view is not None:
+            self.show(self._view)
+
+    def action_move(self, by: int) -> None:
+        if self._view is not None and self._view.stages:
+            self.chosen = min(max(self.chosen + by, 0), len(self._view.stages) - 1)
+            self.show(self._view)
+            self.scroll_to(y=max(self.chosen + 2 - self.size.height, 0), animate=False)
+
+    def action_take(self) -> None:
+        if self._view is not None and self.chosen < len(self._view.stages):
+            self.post_message(StageAsked(self.chosen))
+
+    def on_click(self, event: events.Click) -> None:
+        offset = event.get_content_offset(self)
+        index = offset.y + self.scroll_offset.y - 1 if offset is not None else -1
+        if self._view is not None and 0 <= index < len(self._view.stages):
+            self.chosen = index
+            self.show(self._view)
 
     def on_resize(self) -> None:
         if self._view is not None:
@@ -104,7 +141,7 @@ class Curriculum(Lines):
         return [
             (f" {sign} ", style),
             (text[:shown], ("strong" if running else "") + here),
-            (text[shown:], "dim"),
+            (text[shown:], "dim" + here),
             (filled, "done"),
             (left + " ", "todo"),
         ]

@@ -51,21 +51,21 @@ class Curves(Lines):
     """As many charts as fit, the chosen one first."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("left", "sideways(-1)", "metric", key_display="←→"),
-        Binding("right", "sideways(1)", "metric", show=False),
-        Binding("up", "view(1)", "view", key_display="↑↓"),
-        Binding("down", "view(-1)", "view", show=False),
-        Binding("plus,equals_sign", "zoom(1)", "zoom", key_display="+/-"),
+        Binding("left", "sideways(-1)", "metric", key_display="←→", tooltip="the chart before, or a step back"),
+        Binding("right", "sideways(1)", "metric", show=False, tooltip="the next chart, or a step on"),
+        Binding("up", "view(1)", "view", key_display="↑↓", tooltip="full, this stage, recent"),
+        Binding("down", "view(-1)", "view", show=False, tooltip="recent, this stage, full"),
+        Binding("plus,equals_sign", "zoom(1)", "zoom", key_display="+/-", tooltip="zoom in"),
         Binding("minus", "zoom(-1)", "zoom out", show=False),
-        Binding("shift+left,comma", "pan(1)", "earlier", show=False),
-        Binding("shift+right,full_stop", "pan(-1)", "later", show=False),
-        Binding("y", "log_scale", "log"),
-        Binding("m", "smoothing", "smooth"),
-        Binding("enter", "cursor", "cursor"),
-        Binding("a", "axis", "x axis"),
-        Binding("left_square_bracket", "event(-1)", "event", key_display="[ ]"),
+        Binding("shift+left,comma", "pan(1)", "earlier", show=False, tooltip="look earlier"),
+        Binding("shift+right,full_stop", "pan(-1)", "later", show=False, tooltip="look later"),
+        Binding("y", "log_scale", "log", tooltip="logarithmic scale"),
+        Binding("m", "smoothing", "smooth", tooltip="smoothing"),
+        Binding("enter", "cursor", "cursor", tooltip="cursor: read the values"),
+        Binding("a", "axis", "x axis", tooltip="x axis: step, rows, tokens, time"),
+        Binding("left_square_bracket", "event(-1)", "event", key_display="[ ]", tooltip="the event before"),
         Binding("right_square_bracket", "event(1)", "next event", show=False),
-        Binding("escape", "leave_cursor", "back", show=False),
+        Binding("escape", "leave_cursor", "back", show=False, tooltip="put the cursor away"),
     ]
 
     def __init__(self, *, ascii_only: bool = False) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
+from rich.text import Text
 from textual import events, on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -12,7 +13,7 @@ from textual.timer import Timer
 from textual.widgets import Button, TextArea
 
 from lmplay_tui.plan.problems import Problem
-from lmplay_tui.text import one_line
+from lmplay_tui.text import one_line, printable
 from lmplay_tui.ui.messages import PlanApplied, PlanEdited, SavePlanAsked
 from lmplay_tui.ui.widgets.lines import Lines, Row, wrapped
 from lmplay_tui.ui.widgets.titles import set_titles
@@ -58,6 +59,19 @@ class PlanNotes(Lines, can_focus=False):
             self.line = line
 
 
+class PlanText(TextArea):
+    """A text area that shows what a terminal would obey as signs, one for one; the text itself stays as it is."""
+
+    def get_line(self, line_index: int) -> Text:
+        line = self.document.get_line(line_index)
+        return Text("".join(map(_visible, line)), end="", no_wrap=True)
+
+
+def _visible(char: str) -> str:
+    """One sign for one character, so that colours and cursor keep their places; tabs are the text area's to expand."""
+    return char if char == "\t" or " " <= char <= "~" else (printable(char) or "\ufffd")[:1]
+
+
 class PlanPane(Vertical):
     """Keeps what was typed until it is applied, saved elsewhere or given up on purpose."""
 
@@ -79,7 +93,7 @@ class PlanPane(Vertical):
         self.locked = False  # nothing can be applied: the run is over, or not ours
 
     def compose(self) -> ComposeResult:
-        yield TextArea(
+        yield PlanText(
             "", id="plan-text", show_line_numbers=True, compact=True, tab_behavior="indent", soft_wrap=False,
             language="toml" if _toml_can_be_coloured() else None, theme="css",
         )  # fmt: skip

@@ -51,17 +51,25 @@ class Predictions(Lines):
     """One prediction at a time, the newest until the user goes back."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("left", "sideways(-1)", "step", key_display="←→"),
-        Binding("right", "sideways(1)", "later", show=False),
-        Binding("up", "kind(1)", "kind", key_display="↑↓"),
-        Binding("down", "kind(-1)", "kind", show=False),
-        Binding("left_square_bracket", "same_prompt(-1)", "same prompt", key_display="[ ]"),
-        Binding("right_square_bracket", "same_prompt(1)", "same prompt later", show=False),
-        Binding("enter", "cursor", "tokens"),
-        Binding("i", "pin", "pin"),
-        Binding("home", "edge(0)", "first", show=False),
-        Binding("end", "edge(-1)", "newest", show=False),
-        Binding("escape", "leave_cursor", "back", show=False),
+        Binding("left", "sideways(-1)", "step", key_display="←→", tooltip="the prediction before"),
+        Binding("right", "sideways(1)", "later", show=False, tooltip="the next prediction"),
+        Binding("up", "kind(1)", "kind", key_display="↑↓", tooltip="all, validation, pinned, asked"),
+        Binding("down", "kind(-1)", "kind", show=False, tooltip="asked, pinned, validation, all"),
+        Binding(
+            "left_square_bracket",
+            "same_prompt(-1)",
+            "same prompt",
+            key_display="[ ]",
+            tooltip="the same prompt earlier",
+        ),
+        Binding(
+            "right_square_bracket", "same_prompt(1)", "same prompt later", show=False, tooltip="the same prompt later"
+        ),
+        Binding("enter", "cursor", "tokens", tooltip="cursor: the likeliest tokens"),
+        Binding("i", "pin", "pin", tooltip="pin: answer it at each evaluation"),
+        Binding("home", "edge(0)", "first", show=False, tooltip="the first prediction"),
+        Binding("end", "edge(-1)", "newest", show=False, tooltip="the newest prediction"),
+        Binding("escape", "leave_cursor", "back", show=False, tooltip="put the cursor away"),
     ]
 
     def __init__(self) -> None:
@@ -134,14 +142,14 @@ class Predictions(Lines):
             rows: list[Row] = [spread(head, scores, width), ()]
         else:
             rows = [tuple(head), ((" ", ""), *scores)]
+        if self._token is not None and truth:  # what the cursor is about comes first
+            rows += [*labelled("truth", self._truth(values, truth), width), (), *self._top_five(values, width), ()]
         rows += labelled("prompt", [(shown(prompt), "dim")], width)
-        if truth:
+        if truth and self._token is None:
             rows += labelled("truth", self._truth(values, truth), width)
             rows += labelled(_SPOKEN.get(kind, "says"), alignment_pieces(shown(prediction), shown(truth)), width)
-        else:
+        elif not truth:
             rows += labelled(_SPOKEN.get(kind, "says"), [(shown(prediction), "")], width)
-        if self._token is not None:
-            rows += ((), *self._top_five(values, width))
         return rows
 
     @staticmethod

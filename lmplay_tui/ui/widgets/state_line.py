@@ -72,6 +72,6 @@ class StateLine(Lines, can_focus=False):
             pieces += [
                 (" ends ", "dim"),
                 (clock_time(view.now(), left_s, self._zone), "strong"),
-                (f" in {shown_seconds(left_s)} ", "dim"),
+                (f" in {shown_seconds(left_s)} " if self.size.width > 70 else " ", "dim"),
             ]
         return pieces
