@@ -80,8 +80,7 @@ def read_batch(
             if len(samples) == batch_size:
                 break
         shown = left - _chars_left(items, after)
-        done = after.item >= len(items)
-        kept = continue_rows and not done and len(samples) == batch_size
+        kept = continue_rows and after.item < len(items)
         position = after if kept else Position(position.row + 1)
         chars_shown += shown
         chars_read += shown if kept else left

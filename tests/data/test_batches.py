@@ -55,7 +55,7 @@ def read(stage: Listed, size: int, continue_rows: bool, start: Position | None =
     return list(batches(stage, CUTTER, start or Position(), batch_size=size, continue_rows=continue_rows))
 
 
-@examples(70)
+@examples(50)
 @given(ROWS, EPOCHS, SIZES)
 def test_rows_come_in_order_and_never_continue_in_another_batch(
     rows: list[list[Item]], epochs: float, size: int
@@ -77,7 +77,7 @@ def test_rows_come_in_order_and_never_continue_in_another_batch(
     assert row == stage.rows_total
 
 
-@examples(70)
+@examples(50)
 @given(ROWS, EPOCHS, SIZES)
 def test_continued_rows_lose_nothing(rows: list[list[Item]], epochs: float, size: int) -> None:
     stage = Listed(rows, epochs)
@@ -88,7 +88,7 @@ def test_continued_rows_lose_nothing(rows: list[list[Item]], epochs: float, size
     assert all(batch.chars_read == batch.chars_shown for batch in found)
 
 
-@examples(70)
+@examples(50)
 @given(ROWS, EPOCHS, SIZES, st.booleans())
 def test_every_batch_is_found_again_from_its_position(
     rows: list[list[Item]], epochs: float, size: int, continue_rows: bool
@@ -102,7 +102,7 @@ def test_every_batch_is_found_again_from_its_position(
         assert shown(list(again.samples)) == shown(list(following.samples))
 
 
-@examples(60)
+@examples(40)
 @given(ROWS, EPOCHS, SIZES, st.booleans())
 def test_epochs_and_the_stage_end_where_they_should(
     rows: list[list[Item]], epochs: float, size: int, continue_rows: bool
@@ -123,7 +123,7 @@ def test_epochs_and_the_stage_end_where_they_should(
     assert read(stage, size, continue_rows, starts[-1]) == []
 
 
-@examples(60)
+@examples(40)
 @given(ROWS, SIZES)
 def test_characters_are_counted(rows: list[list[Item]], size: int) -> None:
     found = read(Listed(rows), size, False)

@@ -132,7 +132,7 @@ WEIGHTS = st.lists(st.floats(0.001, 1), min_size=2, max_size=5)
 SIZES = st.lists(st.integers(1, 400), min_size=2, max_size=5)
 
 
-@examples(15)
+@examples(10)
 @given(WEIGHTS, KEYS)
 def test_mixtures_keep_their_shares_in_each_block(weights: list[float], key: int) -> None:
     total = math.fsum(weights)
@@ -184,7 +184,7 @@ def test_a_mixture_reads_each_dataset_in_order_and_ends_as_interleaving_does(
         mixture[mixture.rows]
 
 
-@examples(20)
+@examples(10)
 @given(SIZES, st.sampled_from(["first_exhausted", "all_exhausted"]))
 def test_turns_are_those_of_the_datasets_library(sizes: list[int], stopping: str) -> None:
     import datasets
