@@ -71,7 +71,7 @@ def run_headless(given: Mapping[str, Any], prog: str) -> int:
 def _train(given: Mapping[str, Any], controls: Controls, prog: str, out: Lines) -> int:
     """Train and print; gives the exit status."""
     quiet = LOCK_FROM in os.environ  # handed over: the log has every line already
-    from lmplay_tui.train.hosting import exit_status, run_events
+    from lmplay_tui.train.hosting import draw_pictures, exit_status, run_events
 
     printer = JsonLines(out) if given.get("json_lines") else Headless(out, verbose=bool(given.get("verbose")))
     last: told.Event | None = None
@@ -80,6 +80,7 @@ def _train(given: Mapping[str, Any], controls: Controls, prog: str, out: Lines) 
             printer.say(event)
         last = event
     assert last is not None
+    draw_pictures(last, given)
     return exit_status(last)
 
 

@@ -4,6 +4,7 @@ import contextlib
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from lmplay_tui.errors import EXIT_BUG, UserError
@@ -23,6 +24,7 @@ from lmplay_tui.run.events import (
     Warned,
 )
 from lmplay_tui.run.folder import RunFolder, RunLock, statistics_folder, utc_now, write_whole
+from lmplay_tui.run.own_pictures import write_pngs
 from lmplay_tui.run.recorder import Recorder
 from lmplay_tui.text import one_line
 from lmplay_tui.train.handing_over import hand_over, start_process
@@ -162,6 +164,12 @@ def _train(
     trainer = yield from build_trainer(start, controls, prog)
     trainer.go_on_elsewhere = go_on_elsewhere
     yield from trainer.run()
+
+
+def draw_pictures(event: Event, given: Mapping[str, Any]) -> None:
+    """After a plan's end: draw the run's curves beside its statistics, in a process that nothing waits for."""
+    if isinstance(event, RunDone) and not event.already:
+        write_pngs(statistics_folder(given.get("out_dir")), RunFolder(Path(event.path)).name)
 
 
 def exit_status(event: Event) -> int:

@@ -16,8 +16,12 @@ TINY = ["--exp", "test_runner", "--num-blocks", "1", "--embed-dim", "16", "--num
 
 
 @pytest.fixture(autouse=True)
-def _signals_stay(monkeypatch):
+def drawn(monkeypatch) -> list[tuple[str, str]]:
+    """The pictures that would have been drawn; and signals stay as they are."""
+    asked: list[tuple[str, str]] = []
     monkeypatch.setattr("lmplay_tui.commands.train.catch_signals", lambda *_, **__: None)
+    monkeypatch.setattr("lmplay_tui.train.hosting.write_pngs", lambda folder, name: asked.append((str(folder), name)))
+    return asked
 
 
 @pytest.fixture
@@ -75,6 +79,14 @@ def test_one_readable_line_a_log_interval_and_an_example_at_each_validation(fold
     assert len(re.findall(rf"^{line}$", out, re.M)) >= 3
     assert re.search(r'^  Input:  ".+"\n  Truth:  ".+"\n  Pred:   ".*"$', out, re.M)
     assert (folder / "m.lmp").is_file()
+
+
+def test_a_run_draws_its_pictures_once_at_the_plans_end(folder, drawn):
+    plan = write_plan(folder, '[stages.stories]\ndataset = "local.jsonl"\n')
+    assert trainer("--training-plan", plan, "--model", "m.lmp", "--out-dir", "figures", *TINY) == 0
+    assert drawn == [("figures", "m")]
+    assert trainer("--model", "m.lmp", "--out-dir", "figures") == 0, "finished already"
+    assert drawn == [("figures", "m")]
 
 
 def test_json_lines_are_json(folder, capsys):
