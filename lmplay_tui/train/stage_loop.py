@@ -88,6 +88,8 @@ class StageLoop:
                     yield from self._watch.step_done(done, first_row)
                     while self.stepper.said:
                         yield self.stepper.said.pop(0)
+                    if self.stepper.steps_here == 1:
+                        self.saves.prepare()
                     if run.options.check_grads and self.stepper.steps_here == 1:
                         names = ", ".join(without_gradient(self.state.model)) or "none"
                         yield LogLine(f"parameters without a gradient: {names}")

@@ -35,7 +35,7 @@ def run_save(arguments: Any) -> dict[str, str]:
         begun = None
         for event in run_events(_given(folder), controls):
             match event:
-                case StepDone() if event.step == 1:
+                case StepDone() if event.step == 2:
                     controls.send(SaveNow())
                 case ActivityChanged(activity="saving") if len(blocked) < SAVES:
                     begun = time.perf_counter()
