@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ DESCRIPTION = """\
 Say how a run is, from its files; the run is not touched.
 
 RUN: a name, a .lmp file, or a run folder; the newest run where left out."""
+QUIET_S = 30.0  # a run that says nothing for longer is in a long step, or stuck
 EPILOG = "For a tmux status bar: set -g status-right '#(lmplay-tui status --line)'"
 
 
@@ -60,9 +62,12 @@ def full_lines(run: RunFolder, status: Mapping[str, Any]) -> list[str]:
     fraction = fraction_done(run)
     saved = status["checkpoint"] if isinstance(status["checkpoint"], dict) else {}
     said = run.status()
+    heartbeat = said.get("heartbeat")
+    silent_s = time.time() - heartbeat if status["state"] == "running" and _known(heartbeat) else 0.0
     figures = {
         "state": f"{status['state']} ({one_line(status['activity'])})" if status["activity"] else status["state"],
         "process": f"{status['pid']} on {one_line(said.get('host') or '?')}" if _known(status["pid"]) else None,
+        "last word": f"{shown_seconds(silent_s)} ago" if silent_s > QUIET_S else None,
         "why": one_line(said["message"], 400) if status["state"] == "failed" and said.get("message") else None,
         "done": f"{100 * fraction:.1f} %" if fraction is not None else None,
         "stage": one_line(status["stage"]) if status["stage"] else None,
