@@ -63,7 +63,8 @@ def full_lines(run: RunFolder, status: Mapping[str, Any]) -> list[str]:
     saved = status["checkpoint"] if isinstance(status["checkpoint"], dict) else {}
     said = run.status()
     heartbeat = said.get("heartbeat")
-    silent_s = time.time() - heartbeat if status["state"] == "running" and _known(heartbeat) else 0.0
+    speaks = status["state"] == "running" and isinstance(heartbeat, int | float)
+    silent_s = time.time() - (heartbeat if speaks and heartbeat else time.time())
     figures = {
         "state": f"{status['state']} ({one_line(status['activity'])})" if status["activity"] else status["state"],
         "process": f"{status['pid']} on {one_line(said.get('host') or '?')}" if _known(status["pid"]) else None,
