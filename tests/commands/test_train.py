@@ -50,7 +50,7 @@ def lmplay_wikipedia(folder: Path, num_rows: int = 24) -> None:
         datasets.Dataset.from_dict(rows).save_to_disk(str(folder / f"wikimedia_wikipedia_20231101_en.{split}"))
 
 
-def test_the_users_json_plan_runs_through_both_stages(folder, monkeypatch, capsys):
+def test_the_users_json_plan_runs_through_both_stages(folder, monkeypatch, capfd):
     monkeypatch.setenv("LMP_DATASETS", str(folder / "datasets"))
     lmplay_wikipedia(folder / "datasets")
     plan = {"pretraining": {"dataset": "wikipedia", "epochs": 1.5}, "finetune": {"dataset": "local.jsonl", "epochs": 1}}
@@ -65,16 +65,16 @@ def test_the_users_json_plan_runs_through_both_stages(folder, monkeypatch, capsy
     for name in ("train", "validate", "step_pretraining_train", "step_finetune_validate"):
         written = json.loads((folder / f"datasets/my_model_{name}_stats.json").read_text(encoding="utf-8"))
         assert written["columns"] == ["samples", "accuracy", "loss", "tokens"]
-    capsys.readouterr()
+    capfd.readouterr()
     assert trainer("--model", "my_model.lmp") == 0
-    assert "finished" in capsys.readouterr().out
+    assert "finished" in capfd.readouterr().out
 
 
-def test_one_readable_line_a_log_interval_and_an_example_at_each_validation(folder, capsys):
+def test_one_readable_line_a_log_interval_and_an_example_at_each_validation(folder, capfd):
     plan = write_plan(folder, '[stages.stories]\ndataset = "local.jsonl"\nepochs = 2\n')
     words = ("--log-interval", "2", "--validation-interval", "8")
     assert trainer("--training-plan", plan, "--model", "m", *words, *TINY) == 0
-    out = capsys.readouterr().out
+    out = capfd.readouterr().out
     line = r"stage 1/1 stories  \d+ %  step \d+  loss \d\.\d{3}(  acc \d\.\d{3})?  [\d.]+[kM]? tok/s(  ETA .+)?"
     assert len(re.findall(rf"^{line}$", out, re.M)) >= 3
     assert re.search(r'^  Input:  ".+"\n  Truth:  ".+"\n  Pred:   ".*"$', out, re.M)
@@ -89,10 +89,10 @@ def test_a_run_draws_its_pictures_once_at_the_plans_end(folder, drawn):
     assert drawn == [("figures", "m")]
 
 
-def test_json_lines_are_json(folder, capsys):
+def test_json_lines_are_json(folder, capfd):
     plan = write_plan(folder, '[stages.stories]\ndataset = "local.jsonl"\n')
     assert trainer("--training-plan", plan, "--model", "m.lmp", "--json", *TINY) == 0
-    records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    records = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
     assert {"RunStarted", "StageDone", "RunDone"} <= {r.get("event") for r in records}
     assert any("train/loss" in r for r in records)
 
@@ -113,44 +113,44 @@ def test_json_lines_are_json(folder, capsys):
         (["--embed-dim", "15", "--num-heads", "2"], "15"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_2(folder, capsys, words, said):
+def test_a_mistake_is_one_line_and_exit_2(folder, capfd, words, said):
     plan = write_plan(folder, '[stages.stories]\ndataset = "local.jsonl"\n')
     options = [] if "--training-plan" in words else ["--training-plan", plan]
     tiny = [] if {"--exp", "--embed-dim", "--device", "--tokenizer"} & set(words) else TINY
     assert trainer(*options, *words, *tiny) == 2
-    err = capsys.readouterr().err.strip()
+    err = capfd.readouterr().err.strip()
     assert len(err.splitlines()) == 1, err
     assert re.search(said, err), err
     assert "Traceback" not in err
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
-def test_a_device_that_is_not_there(folder, capsys):
+def test_a_device_that_is_not_there(folder, capfd):
     plan = write_plan(folder, '[stages.stories]\ndataset = "local.jsonl"\n')
     assert trainer("--training-plan", plan, "--device", "cuda") == 2
-    assert capsys.readouterr().err.strip().count("\n") == 0
+    assert capfd.readouterr().err.strip().count("\n") == 0
 
 
-def test_a_plan_with_a_wrong_column_names_it(folder, capsys):
+def test_a_plan_with_a_wrong_column_names_it(folder, capfd):
     (folder / "p.toml").write_text('[datasets.d]\npath = "local.jsonl"\ntext = "txt"\n[stages.s]\ndataset = "d"\n')
     assert trainer("--training-plan", "p.toml", *TINY) == 2
-    err = capsys.readouterr().err.strip()
+    err = capfd.readouterr().err.strip()
     assert len(err.splitlines()) == 1
     assert "txt" in err
     assert "text" in err
 
 
-def test_a_resume_with_another_shape_names_both(folder, capsys):
+def test_a_resume_with_another_shape_names_both(folder, capfd):
     plan = write_plan(folder, '[stages.stories]\ndataset = "local.jsonl"\n')
     assert trainer("--training-plan", plan, "--model", "m.lmp", *TINY) == 0
-    capsys.readouterr()
+    capfd.readouterr()
     assert trainer("--model", "m.lmp", "--embed-dim", "32", "--resume", "auto") == 2
-    err = capsys.readouterr().err.strip()
+    err = capfd.readouterr().err.strip()
     assert re.search("--embed-dim: the checkpoint has 16, the command line says 32", err), err
     assert len(err.splitlines()) == 1
 
 
-def test_reset_history_moves_the_past_aside_and_deletes_nothing(folder, capsys):
+def test_reset_history_moves_the_past_aside_and_deletes_nothing(folder, capfd):
     plan = write_plan(folder, '[stages.stories]\ndataset = "local.jsonl"\n')
     assert trainer("--training-plan", plan, "--model", "m.lmp", "--out-dir", ".", *TINY) == 0
     before = (folder / "m.lmp").read_bytes()
@@ -183,15 +183,15 @@ def test_a_changed_plan_beats_what_the_command_line_gave_before(folder):
     assert [line["train/lr"] for line in lines if "train/lr" in line][-1] == 0.003
 
 
-def test_describe_and_the_list_of_experiments(folder, capsys):
+def test_describe_and_the_list_of_experiments(folder, capfd):
     plan = write_plan(folder, '[stages.stories]\ndataset = "local.jsonl"\n')
     assert trainer("--training-plan", plan, "--describe", *TINY) == 0
-    out = capsys.readouterr().out
+    out = capfd.readouterr().out
     assert "head.weight" in out
     assert not (folder / "m.lmp").exists()
     assert trainer("--exp", "list") == 0
     assert {"gpt2ish", "gpt2ish_med", "gpt2ish_large", "s_gpt2ish", "test_runner"} <= {
-        line.split()[0] for line in capsys.readouterr().out.splitlines()
+        line.split()[0] for line in capfd.readouterr().out.splitlines()
     }
 
 
