@@ -117,6 +117,10 @@ def test_collate_pads_right_and_counts_truth_only():
         list(one.truth_ids), list(two.truth_ids),
     ]  # fmt: skip
     assert collate([one], include_prompts=False, device=CPU, multiple=8).ids_BT.shape == (1, 8)
+    assert collate([one], include_prompts=False, device=CPU, multiple=8, most=6).ids_BT.shape == (1, 6)
+    two_rows = collate([one], include_prompts=False, device=CPU, least_rows=2)
+    assert two_rows.ids_BT.shape == (2, 4)
+    assert (two_rows.num_tokens, two_rows.targets_N.tolist()) == (4, one.truth_ids.tolist())
 
 
 def test_padding_changes_nothing():
