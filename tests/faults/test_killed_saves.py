@@ -111,7 +111,9 @@ def killed_run(folder: Path, plan: str, kills: int, dice: random.Random, length_
         options = {} if run.model.exists() else {"training_plan": plan}
         with Child(lambda report: train_in_child(str(folder), report, **options)) as child:  # noqa: B023
             if attempt < kills:
-                time.sleep(dice.uniform(0.1, 1.5) * length_s / (kills + 1))
+                # After a first save: the next start has something to resume from.
+                announced = max(announced, next(child.reports(), 0))
+                time.sleep(dice.uniform(0.0, 0.5) * length_s / (kills + 1))
                 child.kill()
             steps = list(child.reports())
             status = child.wait()
