@@ -144,10 +144,7 @@ class Cutter:
         for last_end in (last_sentence_end, last_word_end):
             end = latest
             while (end := last_end(text, start, end)) > start:
-                # White space ends a word for the tokenizer too: what stands before it keeps its tokens.
-                ids = piece.ids_up_to(end - start) if text[end].isspace() else None
-                if ids is None:
-                    ids = self.tokenizer.encode(text[start:end])
+                ids = piece.ids_up_to(end - start) or self.tokenizer.encode(text[start:end])
                 if len(ids) <= room:
                     return end, ids
                 end -= 1
@@ -181,7 +178,11 @@ class _Piece:
         return stop if self._one_byte_each else len(_utf8(self.text)[:stop].decode("utf-8", "ignore"))
 
     def ids_up_to(self, chars: int) -> list[int] | None:
-        """The tokens of the first `chars` characters; None where a token crosses their end."""
+        """The tokens of the first `chars` characters; None where a token crosses their end.
+
+        Byte pairs are joined by rank alone, so where none was joined across the end, those before it are as they
+        would be without what follows.
+        """
         stop = chars if self._one_byte_each else len(_utf8(self.text[:chars]))
         count = bisect_left(self._stops, stop) + 1
         return self.ids[:count] if count <= len(self.ids) and self._stops[count - 1] == stop else None

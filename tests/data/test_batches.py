@@ -155,6 +155,12 @@ def test_a_position_holds_the_turn_of_a_conversation() -> None:
     assert (only.position_after, only.chars_read, only.chars_shown) == (Position(1), 11, 6)
 
 
+def test_a_text_cut_by_a_batch_is_followed_by_the_next_from_its_start() -> None:
+    items = [Item("", "One two. " * 9), Item("", "Three four. " * 9)]
+    found = [sample.truth for batch in read(Listed([items]), 1, True) for sample in batch.samples]
+    assert "".join(found) == "One two. " * 9 + "Three four. " * 9
+
+
 def test_rows_without_words_are_read_and_counted() -> None:
     stage = Listed([[], [], []], epochs=2.0)
     found = read(stage, 4, False)
@@ -174,7 +180,7 @@ def test_a_position_in_a_hundred_million_rows_is_found_at_once(row: int) -> None
 
 
 def test_a_digest_tells_batches_apart() -> None:
-    one = read(Listed([[Item("a", "b c")]]), 1, False)[0]
-    other = read(Listed([[Item("a b", " c")]]), 1, False)[0]
-    assert one.digest() != other.digest()
-    assert one.digest() == read(Listed([[Item("a", "b c")]]), 1, False)[0].digest()
+    one, same, other = (
+        read(Listed([[Item(*texts)]]), 1, False)[0] for texts in (("a", "bc"), ("a", "bc"), ("ab", "c"))
+    )
+    assert one.digest() == same.digest() != other.digest()

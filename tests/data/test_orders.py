@@ -50,6 +50,14 @@ def test_reads_stay_in_a_block(size: int, key: int, block: int) -> None:
     assert changes == math.ceil(size / block) - 1
 
 
+def test_each_block_has_an_order_of_its_own() -> None:
+    def inside(key: int) -> set[tuple[int, ...]]:
+        shuffle = BlockShuffle(500, key, 100)
+        return {tuple(shuffle[block * 100 + place] % 100 for place in range(100)) for block in range(5)}
+
+    assert len(inside(1) | inside(2)) == 10
+
+
 def test_places_of_a_hundred_million_rows() -> None:
     shuffle = BlockShuffle(HUNDRED_MILLION + 17, keyed(0, "x"))
     rng = random.Random(1)

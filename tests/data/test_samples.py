@@ -141,13 +141,15 @@ def test_going_on_in_the_middle_is_the_same(name: str, context_len: int, text: s
 @examples(150)
 @given(TEXTS)
 def test_tokens_are_those_of_the_shown_text(text: str) -> None:
-    """But inside an over-long word, where no other cut is to be had."""
+    """But where a word was cut, for want of a better place."""
     tokenizer = load_tokenizer("gpt2")
+    end = 0
     for sample in cut(tokenizer, 32, Item("", text)):
-        ids = sample.truth_ids.tolist()
-        ids = ids[:-1] if ids[-1] == tokenizer.eot else ids
-        if ids != tokenizer.encode(sample.truth):
-            assert not re.search(r"\S\s+\S", sample.truth) or len(ids) > 20
+        end += len(sample.truth)
+        ids = [number for number in sample.truth_ids.tolist() if number != tokenizer.eot]
+        if end == len(text) or text[end].isspace() or is_sentence_end(text, end):
+            assert ids == tokenizer.encode(sample.truth)
+        assert tokenizer.decode(ids) == sample.truth
 
 
 PROSE_TEXT = (
@@ -268,7 +270,7 @@ def test_no_text_makes_the_search_for_ends_slow(piece: str) -> None:
     for number, _ in enumerate(Cutter(load_tokenizer("gpt2"), 1024).samples(Item("", piece * 200_000), 0)):
         if number == 4:
             break
-    assert time.process_time() - began < 5
+    assert time.process_time() - began < 0.9
 
 
 def test_a_very_long_text_is_not_read_to_its_end_for_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
