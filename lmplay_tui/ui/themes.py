@@ -46,7 +46,7 @@ def variables(theme: Theme) -> dict[str, str]:
         return {
             "quiet": "ansi_default 60%",
             "faint": "ansi_bright_black",
-            "cursor-line": "ansi_bright_black 60%",
+            "cursor-line": "ansi_bright_black",
             "curve-raw": "ansi_bright_black",
             "frame": "ansi_bright_black",
             "frame-focus": "ansi_cyan",

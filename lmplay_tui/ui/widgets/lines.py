@@ -1,34 +1,29 @@
 """The base of the panes: rows of styled text, of which only what changed is painted again."""
 
 from collections.abc import Iterable, Sequence
-from typing import ClassVar
 
 from rich.cells import cell_len, set_cell_size
 from rich.segment import Segment
+from rich.style import Style
 from textual.geometry import Region, Size
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
+
+from lmplay_tui.ui.palette import styles_of
 
 Piece = tuple[str, str]  # text without control characters or newlines, and names of styles with spaces between
 Row = tuple[Piece, ...]
 SHORT_GAP = 6  # cells; to go to another place of a row costs about as many bytes
 
-STYLES = (
-    "dim", "label", "strong", "accent", "good", "warn", "bad", "key", "cursor",
-    "train", "val", "eval", "ghost", "raw", "axis", "mark", "done", "todo",
-    "data", "forward", "backward", "optimizer", "other", "validate", "save",
-    "wrong", "missing", "extra", "p0", "p1", "p2", "p3", "p4",
-)  # fmt: skip
-
 
 class Lines(ScrollView, can_focus=True):
     """Shows rows; `show_rows` repaints the spans that differ from what stands there."""
 
-    COMPONENT_CLASSES: ClassVar[set[str]] = {f"lines--{name}" for name in STYLES}
-
     def __init__(self, *, id: str | None = None, classes: str | None = None) -> None:
         super().__init__(id=id, classes=classes)
         self._rows: list[Row] = []
+        self._named: dict[str, Style] = {}  # the theme's
+        self._styles: dict[str, Style] = {}  # by names in combination, upon our own
 
     def show_rows(self, rows: Sequence[Row]) -> None:
         """Replace the rows; nothing is sent for those that are the same."""
@@ -50,22 +45,27 @@ class Lines(ScrollView, can_focus=True):
         """What is shown, row by row."""
         return self._rows
 
+    def notify_style_update(self) -> None:
+        """The theme may be another."""
+        self._named, self._styles = {}, {}
+        super().notify_style_update()
+
+    def _style(self, names: str) -> Style:
+        """The widget's own style with those of the names upon it."""
+        style = self._styles.get(names)
+        if style is None:
+            if not self._named:
+                self._named = styles_of(self.app.theme_variables)
+            style = Style.combine([self.rich_style, *(self._named[name] for name in names.split())])
+            self._styles[names] = style
+        return style
+
     def render_line(self, y: int) -> Strip:
         index = y + self.scroll_offset.y
-        base = self.rich_style
-        width = self.size.width
-        if index >= len(self._rows):
-            return Strip.blank(width, base)
-        segments = []
-        for text, names in self._rows[index]:
-            style = base
-            if names:
-                style = self.get_component_rich_style(*(f"lines--{name}" for name in names.split()))
-            segments.append(Segment(text, style))
-        fill = base
-        if self._rows[index] and "cursor" in self._rows[index][-1][1].split():
-            fill = self.get_component_rich_style("lines--cursor")
-        return Strip(segments).adjust_cell_length(width, fill)
+        row = self._rows[index] if index < len(self._rows) else ()
+        segments = [Segment(text, self._style(names)) for text, names in row]
+        fill = "cursor" if row and "cursor" in row[-1][1].split() else ""
+        return Strip(segments).adjust_cell_length(self.size.width, self._style(fill))
 
 
 def changed_spans(old: Row, new: Row) -> list[tuple[int, int]]:
