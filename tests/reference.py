@@ -53,7 +53,7 @@ def option_rows() -> Iterable[tuple[str, ...]]:
         yield f"`{options.flag(name)}`", str(field.description), str(default), places[where.value], kept.value
 
 
-def event_rows(base: type, module: object) -> Iterable[tuple[str, ...]]:
+def event_rows(base: type[events.Event | controls.Command], module: object) -> Iterable[tuple[str, ...]]:
     for value in vars(module).values():
         if isinstance(value, type) and issubclass(value, base) and value is not base and "." not in value.__qualname__:
             fields = ", ".join(f.name for f in dataclasses.fields(value) if f.name != "id")
@@ -80,7 +80,7 @@ def text() -> str:
     lines += ["## Shipped plans", ""]
     lines += table(("plan", "stages", "purpose"), plan_rows())
     lines += ["## metrics.jsonl", "", "One object per `--log-interval` steps.", ""]
-    lines += table(("name", "what it is"), ((f"`{k}`", v) for k, v in (PLACE | METRICS).items()))
+    lines += table(("name", "what it is"), ((f"`{k}`", v) for k, v in {**PLACE, **METRICS}.items()))
     lines += ["## Events", "", "Those in `events.jsonl` carry `time` and `event` besides their fields.", ""]
     lines += table(("event", "when", "fields"), event_rows(events.Event, events))
     lines += ["## Commands to a run", ""]
