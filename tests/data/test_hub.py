@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -192,14 +193,20 @@ def test_bars_are_as_before_when_nobody_listens() -> None:
     assert (tqdm.__init__, tqdm.update) == before
 
 
-def test_the_library_is_quiet_and_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_library_is_quiet_and_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text('{"text": "a"}\n{"text": \n', encoding="utf-8")
     code = (
         "from lmplay_tui.data.library import quiet_datasets; quiet_datasets();"
         "import huggingface_hub.constants as c, datasets, tqdm.std, threading;"
         "assert c.HF_HUB_DOWNLOAD_TIMEOUT == c.HF_HUB_ETAG_TIMEOUT == 20;"
         "assert datasets.are_progress_bars_disabled();"
-        "assert type(tqdm.std.tqdm.get_lock()) is type(threading.RLock())"
+        "assert type(tqdm.std.tqdm.get_lock()) is type(threading.RLock())\n"
+        f"try: datasets.load_dataset('json', data_files={str(broken)!r}, cache_dir={str(tmp_path)!r})\n"
+        "except Exception: pass\n"
+        "else: raise AssertionError"
     )
     for name in ("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT"):
         monkeypatch.delenv(name, raising=False)
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -78,10 +78,10 @@ def test_a_folder_of_files_with_its_own_validation(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_text_files(tmp_path: Path) -> None:
-    (tmp_path / "train.txt").write_text("One.\n\nTwo.", encoding="utf-8")
+    (tmp_path / "train.txt").write_text("One,\nand more.\n\nTwo.", encoding="utf-8")
     (tmp_path / "test.txt").write_text("Three.", encoding="utf-8")
     source = open_(tmp_path)
-    assert [item.truth for item in all_items(source.train)] == ["One.", "Two."]
+    assert [item.truth for item in all_items(source.train)] == ["One,\nand more.", "Two."]
     assert source.validation is not None
     assert [item.truth for item in all_items(source.validation)] == ["Three."]
 

@@ -166,6 +166,15 @@ def test_validation_rows_are_the_same_in_every_stage_and_trained_in_none(opened:
     assert held_out(opened(spec, seed=5)) != sets[0]
 
 
+def test_a_file_that_was_moved_holds_out_the_same_rows(opened: Open, jsonl: Jsonl, tmp_path: Any) -> None:
+    spec = jsonl(texts(50))
+    before, fingerprint = held_out(opened(spec)), opened(spec).fingerprint
+    (tmp_path / "elsewhere").mkdir()
+    moved = (tmp_path / "own.jsonl").rename(tmp_path / "elsewhere" / "own.jsonl")
+    there = opened(DatasetSpec("own", str(moved)))
+    assert (held_out(there), there.fingerprint) == (before, fingerprint)
+
+
 def test_a_split_of_its_own_is_validated_on(opened: Open, tmp_path: Any) -> None:
     import json
 
