@@ -14,9 +14,9 @@ from lmplay_tui.data.tokenizer import Tokenizer, load_tokenizer
 from lmplay_tui.errors import UserError
 from lmplay_tui.models.lmplay_weights import convert_lmplay
 from lmplay_tui.models.registry import build_model, load_experiment
-from lmplay_tui.options import OnResume, TrainOptions, command_words, flag, on_resume
+from lmplay_tui.options import OnResume, TrainOptions, command_words, flag, on_resume, shown_value
 from lmplay_tui.plan.problems import PlanError
-from lmplay_tui.plan.reading import parse_plan, read_plan
+from lmplay_tui.plan.reading import check_name, parse_plan, read_plan
 from lmplay_tui.plan.schema import Plan
 from lmplay_tui.run.controls import Controls
 from lmplay_tui.run.events import ActivityChanged, Event, LogLine, Warned
@@ -42,13 +42,16 @@ def choose_run(given: Mapping[str, Any]) -> RunFolder:
     resume = given.get("resume", "auto")
     if "model" in given:
         model = Path(given["model"])
+        stem = model.stem if model.suffix == ".lmp" else model.name
+        if (problem := check_name("model", stem)) is not None:
+            raise UserError(f"--model: {shown_value(stem)} {problem}")
     elif resume not in ("auto", "none"):
         path = Path(resume)
         model = path.with_name(_OTHER_NAMES.sub("", path.stem) + ".lmp")
     else:
         plan = read_plan(given.get("training_plan", DEFAULT_PLAN))
         exp = given.get("exp", plan.train.get("exp", TrainOptions().exp)).rpartition(":")[2]
-        name = _NO_NAME.sub("_", f"{exp}_{plan.name}").strip("_-")[:80]
+        name = _NO_NAME.sub("_", f"{exp}_{plan.name}").strip("_-")[:40].rstrip("_-")
         model = output_folder(given.get("out_dir")) / f"{name}.lmp"
     return RunFolder(model)
 

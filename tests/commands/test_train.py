@@ -109,6 +109,8 @@ def test_json_lines_are_json(folder, capfd):
         (["--initial-model", "gone.lmp"], "gone.lmp"),
         (["--resume", "gone.lmp"], "gone.lmp"),
         (["--device", "tpu"], "--device"),
+        (["--model", "run.lmp"], "'run' is no model name"),
+        (["--model", "a.b.lmp"], "'a.b' is no model name"),
         (["--tokenizer", "gpt9"], "gpt9"),
         (["--embed-dim", "15", "--num-heads", "2"], "15"),
     ],
