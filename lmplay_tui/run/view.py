@@ -196,11 +196,11 @@ class RunView:
         self._mark("stage", record, f"stage {stage.name}")
 
     def _step_done(self, record: Record) -> None:
-        self._lives_by_steps = True
-        self.last_step = record
         self.at = At(
             number(record["step"]), number(record["rows"]), number(record["tokens"]), number(record["elapsed_s"])
         )
+        self._lives_by_steps = True
+        self.last_step = record
         for metric, key in _STEP_METRICS.items():
             value = record.get(key)
             if value is not None:

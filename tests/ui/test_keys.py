@@ -325,7 +325,7 @@ async def test_a_ghost_is_chosen_and_dropped(dashboard: Open, source: FakeSource
         await pilot.pause()
         await tick(pilot)
         assert "earlier" in text_of(pilot.app)
-        await pilot.press("2", "enter", *["left"] * 40)
+        await pilot.press("2", "enter", *["left"] * 30)
         await tick(pilot)
         assert "earlier -" in text_of(pilot.app) or "earlier +" in text_of(pilot.app)
         await pilot.press("r", "n")

@@ -57,7 +57,7 @@ class StateLine(Lines, can_focus=False):
             left += [("  step ", "dim"), (f"{view.at.step:,.0f}", "")]
         if view.name:
             left.append((f"  {view.name}", "dim"))
-        self.show_rows([spread(left, self._end(view), self.size.width)])
+        self.show_rows([spread(left, self._end(view) if self.size.width >= 36 else [], self.size.width)])
 
     def _end(self, view: RunView) -> list[Piece]:
         pieces: list[Piece] = []

@@ -1,0 +1,257 @@
+"""What stands on the screen: sizes, ASCII, drawing, the launcher; and that only what changed is painted."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from textual import on
+
+from lmplay_tui.models.registry import experiments
+from lmplay_tui.run import events as happened
+from lmplay_tui.run.folder import RunFolder
+from lmplay_tui.ui import themes
+from lmplay_tui.ui.app import LmplayApp
+from lmplay_tui.ui.messages import StartAsked
+from lmplay_tui.ui.notices import News, terminal_title
+from lmplay_tui.ui.palette import NAMES, styles_of
+from lmplay_tui.ui.screens.dashboard import Dashboard
+from lmplay_tui.ui.screens.launcher import EXPERIMENTS
+from lmplay_tui.ui.widgets.drawing import Chart, Curve, Note, draw, rounded_range, ticks
+from lmplay_tui.ui.widgets.flowing import flow
+from lmplay_tui.ui.widgets.lines import Lines, changed_spans, fitted, row_width, wrapped
+from lmplay_tui.ui.widgets.predictions import alignment_pieces
+from lmplay_tui.ui.widgets.raster import raster
+from lmplay_tui.ui.widgets.state_line import clock_time
+from tests.ui.conftest import Open, text_of, tick
+from tests.ui.fake import START, FakeSource, fed, step_done
+
+ROWS = st.lists(st.tuples(st.text("ab 漢", max_size=5), st.sampled_from(["", "dim"])), max_size=4).map(tuple)
+
+
+@pytest.mark.parametrize("size", [(80, 24), (100, 28), (120, 40), (200, 60), (79, 20), (49, 13), (20, 5)])
+async def test_every_size_shows_the_state_and_nothing_breaks(
+    dashboard: Open, source: FakeSource, size: tuple[int, int]
+) -> None:
+    async with dashboard(source, size) as pilot:
+        shown = text_of(pilot.app)
+        assert "training" in shown
+        if size >= (79, 20):
+            assert "docstrings" in shown
+            assert "Save" in shown and "Stop" in shown
+            assert "loss" in shown
+        await pilot.resize_terminal(120, 40)
+        await tick(pilot)
+        assert "6 log" in text_of(pilot.app)
+
+
+async def test_ascii_draws_with_ascii_only(dashboard: Open, source: FakeSource) -> None:
+    async with dashboard(source, (120, 40), ascii=True) as pilot:
+        for keys in (["2"], ["3", "enter"], ["x"]):
+            await pilot.press(*keys)
+            await tick(pilot)
+            app = pilot.app
+            for line in app.screen._compositor.render_strips():
+                shown = "".join(
+                    segment.text for segment in line.apply_filter(app._filters[-1], app.screen.styles.background)
+                )
+                assert shown.isascii(), shown
+
+
+async def test_a_tick_without_news_paints_nothing_and_a_step_little(dashboard: Open, source: FakeSource) -> None:
+    async with dashboard(source) as pilot:
+        painted: list[tuple[str | None, int]] = []
+        for pane in pilot.app.screen.query(Lines):
+            original = pane.refresh
+
+            def counting(*regions, _pane=pane, _original=original, **kwargs):
+                painted.append((_pane.id, sum(region.area for region in regions) if regions else -1))
+                return _original(*regions, **kwargs)
+
+            pane.refresh = counting  # type: ignore[method-assign]
+        screen = pilot.app.screen
+        assert isinstance(screen, Dashboard)
+        screen.tick(now=1e6)  # the curves' turn
+        painted.clear()
+        screen.tick(now=1e6 + 0.5)
+        assert painted == []
+        source.waiting = [step_done(331, "docstrings", 3310, 2110, 2.6)]
+        screen.tick(now=1e6 + 1)
+        assert painted
+        assert all(cells > 0 for _, cells in painted), "a whole widget was painted"
+        assert sum(cells for _, cells in painted) < 60
+
+
+async def test_news_are_told_once(source: FakeSource) -> None:
+    news = News()
+    news.of(source.view)
+    source.waiting = [
+        happened.CheckpointSaved("a.lmp", 330, 3300, 5, 0.1, 0.1, "asked"),
+        happened.StageDone("topics", 0, 330, 1, 1, 2.0),
+    ]
+    source.poll()
+    assert [notice.title for notice in news.of(source.view)] == ["saved", "stage done"]
+    assert news.of(source.view) == []
+
+
+def test_the_terminals_title_says_how_far_how_good_how_long() -> None:
+    assert terminal_title(fed(330).view).startswith("39 % 2.67 ETA ")
+
+
+async def test_the_launcher_starts_the_demo(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Started(FakeSource):
+        def __init__(self, given: Mapping[str, Any]) -> None:
+            super().__init__()
+            self.given = dict(given)
+
+        def start(self) -> None:
+            started.append(self)
+
+    started: list[Started] = []
+    monkeypatch.setattr("lmplay_tui.ui.app.LiveSource", Started)
+    monkeypatch.setattr("lmplay_tui.ui.app.end_anyway", lambda source: None)
+    app = LmplayApp({}, launcher=True, timers=False)
+    async with app.run_test(size=(100, 30)) as pilot:
+        await pilot.pause()
+        shown = text_of(app)
+        assert "▸ demo" in shown
+        assert "topics" in shown
+        assert "no runs yet" in shown
+        await pilot.press("m", "enter")
+        await pilot.pause()
+        assert isinstance(app.screen, Dashboard)
+        assert started[0].given == {"training_plan": "demo", "device": "auto", "exp": "gpt2ish"}
+
+
+@pytest.mark.parametrize(("key", "given"), [("r", {"model", "device"}), ("n", {"model", "device", "reset_history"})])
+async def test_the_launcher_resumes_and_starts_anew(tmp_path: Path, key: str, given: set[str]) -> None:
+    run = RunFolder(tmp_path / "mine.lmp")
+    run.create()
+    run.write_status({"state": "stopped", "step": 40, "val_loss": 3.2, "heartbeat": 0})
+    asked: list[StartAsked] = []
+
+    class Listening(LmplayApp):
+        @on(StartAsked)
+        def _start(self, message: StartAsked) -> None:
+            message.prevent_default()  # nothing shall be trained
+            asked.append(message)
+
+    app = Listening({}, launcher=True, timers=False)
+    async with app.run_test(size=(100, 30)) as pilot:
+        await pilot.pause()
+        assert "mine" in text_of(app)
+        await pilot.press("tab", "enter", key)
+        await pilot.pause()
+        assert set(asked[0].given) == given
+        assert asked[0].given["model"] == "mine.lmp"
+
+
+def test_the_launcher_knows_every_experiment() -> None:
+    assert set(EXPERIMENTS) == set(experiments())
+
+
+@pytest.mark.parametrize("theme", themes.OURS, ids=lambda theme: theme.name)
+def test_every_style_has_a_colour_in_our_themes(theme) -> None:
+    variables = theme.to_color_system().generate() | themes.variables(theme)
+    assert set(styles_of(variables)) == NAMES
+
+
+@settings(max_examples=200, deadline=None)
+@given(ROWS, ROWS)
+def test_painting_the_changed_spans_gives_the_new_row(old, new) -> None:
+    def cells(row):
+        found = []
+        for text, style in row:
+            for char in text:
+                found += [(char, style)] + [("", style)] * (row_width([(char, "")]) - 1)
+        return found
+
+    before, after = cells(old), cells(new)
+    length = max(len(before), len(after))
+    before += [(" ", "")] * (length - len(before))
+    after += [(" ", "")] * (length - len(after))
+    for first, beyond in changed_spans(old, new):
+        before[first:beyond] = after[first:beyond]
+    assert before == after
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text("ab 漢\n", max_size=60), st.integers(4, 20))
+def test_wrapping_keeps_every_letter_and_the_width(text: str, width: int) -> None:
+    lines = wrapped(text, width)
+    assert all(row_width([(line, "")]) <= width for line in lines)
+    assert "".join(lines).replace(" ", "") == text.replace("\n", "").replace(" ", "")
+    rows = flow([(text.replace("\n", " "), "dim")], width)
+    assert all(row_width(row) <= width for row in rows)
+    assert "".join(t for row in rows for t, _ in row).replace(" ", "") == text.replace("\n", "").replace(" ", "")
+
+
+def test_fitted_is_exactly_that_wide() -> None:
+    for text in ("", "a", "abcdef", "漢字漢字"):
+        for width in (1, 3, 4, 9):
+            assert row_width([(fitted(text, width), "")]) == width
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.floats(allow_nan=True, allow_infinity=True), max_size=40),
+    st.integers(0, 60), st.integers(0, 20), st.booleans(),
+)  # fmt: skip
+def test_any_numbers_can_be_drawn(values: list[float], width: int, height: int, log: bool) -> None:
+    y = np.array(values, dtype=float)
+    finite = y[np.isfinite(y) & (np.abs(y) < 1e300)]
+    span = rounded_range(float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
+    chart = Chart(
+        [Curve(np.arange(len(y), dtype=float), y, "train"), Curve(np.arange(len(y), dtype=float), y, "val", "•")],
+        (0.0, 10.0), span if not log else (0.0, 2.0), log=log, notes=[Note(3.0, "▶", "accent", True)],
+        references=[(1.0, "reference")], cursor=5.0,
+    )  # fmt: skip
+    rows = draw(chart, width, height)
+    assert len(rows) in (0, height)
+    assert all(row_width(row) <= width for row in rows)
+
+
+def test_a_spike_of_one_point_reaches_its_height() -> None:
+    y = np.zeros(100)
+    y[50] = 1.0
+    dots = raster(np.arange(100.0), y, (0.0, 99.0), (0.0, 1.0), 40, 10)
+    assert dots[0].any(), "the top row has the spike"
+    assert (dots[0] > 0).sum() == 1
+    assert dots[9].all(), "the rest lies at the bottom, joined"
+
+
+def test_ticks_are_nice_and_inside() -> None:
+    assert ticks(0, 8, 4) == [0, 2, 4, 6, 8]
+    assert all(0.13 <= tick <= 0.98 for tick in ticks(0.13, 0.98, 5))
+
+
+def test_the_alignment_marks_what_is_wrong_by_signs_too() -> None:
+    pieces = alignment_pieces("the cat sat sat", "the dog sat down here")
+    text = "".join(piece for piece, _ in pieces)
+    assert "≠cat" in text
+    assert "the " in text
+    assert "−" in text or "≠" in text
+
+
+def test_clock_times_say_the_day_where_it_is_another() -> None:
+    from zoneinfo import ZoneInfo
+
+    utc = ZoneInfo("UTC")
+    assert clock_time(START, 60, utc) == "14:14"
+    assert clock_time(START, 86400, utc).endswith(" 14:13")
+    assert clock_time(START, float("nan"), utc) == "?"
+
+
+def test_no_screen_imports_torch() -> None:
+    import subprocess
+    import sys
+
+    heavy = ("torch", "datasets", "matplotlib", "plotext")
+    code = f"import sys, lmplay_tui.ui.app; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
+    )
+    assert done.stdout.strip() == "[]"

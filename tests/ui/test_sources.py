@@ -1,0 +1,159 @@
+"""Where runs come from: a trainer's thread, a folder of journals; and what native code prints meanwhile."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmplay_tui.errors import EXIT_BUG
+from lmplay_tui.run import controls
+from lmplay_tui.run import events as happened
+from lmplay_tui.run.folder import RunFolder, RunLock
+from lmplay_tui.run.journal import Journal
+from lmplay_tui.ui.ending import ending_lines
+from lmplay_tui.ui.session import MAX_WAITING, LiveSource
+from lmplay_tui.ui.source import FolderSource
+from lmplay_tui.ui.terminal import StrayPrints
+from tests.run.test_view import journals
+from tests.ui.fake import Clock, step_done, training
+
+STOPPED = happened.RunStopped(20, "a.lmp", "lmplay-tui --model a.lmp", "asked")
+
+
+def drained(source: LiveSource) -> LiveSource:
+    assert source.wait(20)
+    while source.poll():
+        pass
+    return source
+
+
+def test_a_live_run_is_seen_and_told_to_stop() -> None:
+    def until_stopped(given: Mapping[str, Any], asked: controls.Controls) -> Iterator[happened.Event]:
+        assert given == {"seed": 1}
+        yield from training(20)
+        while not asked.stop_now:
+            pass
+        yield STOPPED
+
+    source = LiveSource({"seed": 1}, until_stopped)
+    source.start()
+    source.send(controls.Stop())
+    assert source.view.state == "stopping"
+    drained(source)
+    assert (source.view.state, source.done, source.view.at.step) == ("stopped", 0, 20)
+    assert ending_lines(source.view) == ["stopped at step 20, saved a.lmp", "go on with: lmplay-tui --model a.lmp"]
+
+
+def test_a_trainer_that_raises_does_not_die_silently() -> None:
+    def broken(_given: Mapping[str, Any], _controls: controls.Controls) -> Iterator[happened.Event]:
+        yield from training(3)
+        raise RuntimeError("oops")
+
+    source = LiveSource({}, broken)
+    source.start()
+    drained(source)
+    assert source.done == EXIT_BUG
+    assert source.view.state == "failed"
+    assert "RuntimeError: oops" in source.view.log[-1].text
+
+
+def test_a_flood_that_nobody_looks_at_stays_bounded_and_loses_no_event_that_matters() -> None:
+    def flood(_given: Mapping[str, Any], _controls: controls.Controls) -> Iterator[happened.Event]:
+        yield from training(1)
+        step = step_done(2, "topics", 20, 20, 3.0)
+        for _ in range(MAX_WAITING + 5000):
+            yield step
+        yield happened.CheckpointSaved("a.lmp", 2, 20, 5, 0.1, 0.1, "asked")
+        yield STOPPED
+
+    source = LiveSource({}, flood)
+    source.start()
+    assert source.wait(30)
+    assert len(source._queue) <= MAX_WAITING + 10
+    drained(source)
+    assert source.view.checkpoint is not None
+    assert source.done == 0
+    assert any("fell behind" in entry.text for entry in source.view.log)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    run = RunFolder(tmp_path / "run.lmp")
+    run.create()
+    return run
+
+
+def write(run: RunFolder, steps: int, *more: happened.Event) -> None:
+    for record in journals([*training(steps), *more]):
+        path = run.events if "event" in record else run.predictions if "prompt" in record else run.metrics
+        Journal(path).write(record)
+
+
+def test_a_folder_is_followed_while_it_grows(folder: RunFolder) -> None:
+    write(folder, 30)
+    lock = RunLock(folder)
+    lock.take()
+    folder.write_status({"state": "running", "activity": "validating", "detail": "256 samples", "fraction": 0.25})
+    clock = Clock()
+    source = FolderSource(folder, clock)
+    assert source.poll()
+    assert (source.view.state, source.view.activity, source.view.fraction) == ("running", "validating", 0.25)
+    assert source.view.at.step == 30
+    assert source.done is None
+    Journal(folder.metrics).write({"step": 31, "samples": 310, "tokens": 1, "elapsed_s": 9, "train/loss": 1.0})
+    source.poll()
+    assert source.view.at.step == 31
+    lock.release()
+    clock.now += 2
+    source.poll()
+    assert source.view.state == "dead"
+    Journal(folder.events).write(STOPPED.record())
+    source.poll()
+    assert source.view.state == "stopped"
+
+
+def test_commands_to_a_folder_are_whole_files_and_refused_where_nobody_trains(folder: RunFolder) -> None:
+    source = FolderSource(folder, Clock())
+    source.send(controls.SaveNow())
+    assert list(folder.control.iterdir()) == []
+    assert "no process" in source.view.log[-1].text
+    lock = RunLock(folder)
+    lock.take()
+    source.send(controls.SetLearningRate(factor=0.5))
+    source.send(controls.SaveNow())
+    written = sorted(folder.control.iterdir())
+    lock.release()
+    values = [json.loads(path.read_text(encoding="utf-8")) for path in written]
+    assert [value["command"] for value in values] == ["SetLearningRate", "SaveNow"]
+    assert values[0]["factor"] == 0.5
+    assert values[0]["id"] == written[0].stem
+
+
+def test_spoilt_journals_are_passed_over_and_said_once(folder: RunFolder) -> None:
+    write(folder, 10)
+    with folder.events.open("a", encoding="utf-8") as file:
+        file.write(
+            '{"event":"StepDone"}\n{"event":"Evaluated","sets":{"topics":3}}\nnot json\n[1]\n{"step":[],"a/b":1}\n'
+        )
+    source = FolderSource(folder, Clock())
+    source.poll()
+    source.poll()
+    assert source.view.at.step == 10
+    assert sum("passed over" in entry.text for entry in source.view.log) == 1
+
+
+def test_native_prints_are_caught_and_the_descriptors_given_back(capfd: pytest.CaptureFixture[str]) -> None:
+    before = os.fstat(1).st_ino, os.fstat(2).st_ino
+    streams = sys.__stdout__, sys.__stderr__
+    with StrayPrints().caught() as stray:
+        os.write(1, b"from C\n50%\r100%\nhalf")
+        os.write(2, b" a line\n")
+        assert stray.new_lines() == ["from C", "100%", "half a line"]
+        assert stray.new_lines() == []
+    assert (os.fstat(1).st_ino, os.fstat(2).st_ino) == before
+    assert (sys.__stdout__, sys.__stderr__) == streams
+    assert capfd.readouterr().out == ""
