@@ -71,14 +71,17 @@ class RunView:
 
     @property
     def fraction_done(self) -> float:
-        """The share of the whole plan's rows that has been read."""
-        total = sum(stage.rows_total or 0 for stage in self.stages)
-        return sum(stage.rows_done for stage in self.stages) / total if total else 0.0
+        """The share of the plan that is done: by rows where all are known, else each stage counts the same."""
+        totals: list[int] = [stage.rows_total for stage in self.stages if stage.rows_total is not None]
+        total: int = sum(totals)
+        if total and len(totals) == len(self.stages):
+            return sum(stage.rows_done for stage in self.stages) / total
+        return sum(stage.fraction for stage in self.stages) / max(len(self.stages), 1)
 
     def seconds_left(self, stage: StageView | None = None) -> float:
         """Until the stage, or the whole plan, is done, at the pace of the last minutes; NaN where not known."""
         left = stage.rows_left if stage else sum(each.rows_left for each in self.stages)
-        return self.pace.seconds_for(left)
+        return self.pace.seconds_for(left) if math.isfinite(left) else math.nan
 
     def now(self) -> float:
         return self._clock()

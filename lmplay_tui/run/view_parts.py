@@ -30,8 +30,11 @@ class StageView:
         return min(self.rows_done / self.rows_total, 1.0) if self.rows_total else 0.0
 
     @property
-    def rows_left(self) -> int:
-        return max((self.rows_total or 0) - self.rows_done, 0) if self.state != "done" else 0
+    def rows_left(self) -> float:
+        """Rows still to read; NaN where the stage's rows are not known yet."""
+        if self.state == "done":
+            return 0.0
+        return math.nan if self.rows_total is None else float(max(self.rows_total - self.rows_done, 0))
 
 
 @dataclass(frozen=True)

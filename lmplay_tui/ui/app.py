@@ -84,6 +84,12 @@ class LmplayApp(App[int]):
         if self._ticks:
             self.set_interval(1 / float(self.given.get("refresh_hz", 2.0)), self.tick)
 
+    def on_ready(self) -> None:
+        """The first frame stands: now torch may take the interpreter for a second."""
+        if isinstance(self.source, LiveSource) and not self.source.started:
+            self.source.start()
+            end_anyway(self.source)
+
     # ---- screens
 
     def show_launcher(self) -> None:
@@ -106,8 +112,7 @@ class LmplayApp(App[int]):
         self.given |= message.given
         source = LiveSource(self.given)
         self.show_run(source)
-        source.start()
-        end_anyway(source)
+        self.call_after_refresh(self.on_ready)
 
     # ---- time
 
@@ -200,9 +205,6 @@ def run_dashboard(given: Mapping[str, Any], *, attach: RunFolder | None = None, 
     signals = Signals(app.stop_by_signal, app.line_lost)
     signals.install()
     with stray.caught():
-        if live is not None:
-            live.start()
-            end_anyway(live)
         status = app.run(mouse=not given.get("no_mouse"))
     return _leave(app, status, signals)
 

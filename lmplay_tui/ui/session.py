@@ -42,11 +42,13 @@ class LiveSource:
         self._events = events
         self._queue: deque[Event | dict[str, Any]] = deque()  # a dict is a line of the run's own past
         self._lost = 0
+        self.started = False
         self._last: Event | None = None
         # Not a daemon: leaving while torch computes would abort the process.
         self._thread = threading.Thread(target=self._train, name="trainer", daemon=False)
 
     def start(self) -> None:
+        self.started = True
         self._thread.start()
 
     @property

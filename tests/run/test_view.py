@@ -93,6 +93,19 @@ def test_eta_counts_every_stage_that_is_left() -> None:
     assert view.seconds_left() == pytest.approx((600 + 4800 + 2400) / 20, rel=0.05)
 
 
+def test_what_is_not_known_is_not_promised() -> None:
+    infos = (STAGES[0], happened.StageInfo("later", ("x",), 1.0, None, 0))
+    view = RunView(clock := Clock())
+    view.apply(happened.RunStarted("a", "cpu", 1, 0, 0, 0, infos, None, "", 1).record())
+    view.apply(stage_started(0, 0, 0).record())
+    for step in range(1, 61):
+        view.apply(step_done(step, "topics", step * 10, step * 10, 3.0).record())
+        clock.now += 0.5
+    assert math.isfinite(view.seconds_left(view.stages[0]))
+    assert math.isnan(view.seconds_left())
+    assert view.fraction_done == 0.25
+
+
 def test_a_changed_plan_keeps_what_stages_have_done() -> None:
     view = fed(150).view
     infos = (*STAGES, happened.StageInfo("more", ("pydocs",), 1.0, None, 0))

@@ -106,8 +106,10 @@ async def test_the_launcher_starts_the_demo(monkeypatch: pytest.MonkeyPatch) -> 
         def __init__(self, given: Mapping[str, Any]) -> None:
             super().__init__()
             self.given = dict(given)
+            self.started = False
 
         def start(self) -> None:
+            self.started = True
             started.append(self)
 
     started: list[Started] = []

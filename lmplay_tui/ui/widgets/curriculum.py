@@ -178,7 +178,7 @@ class Curriculum(Lines):
         if view.over:
             return "–", "dim"
         before = sum(each.rows_left for each in view.stages[: index + 1])
-        left_s = view.pace.seconds_for(before)
+        left_s = view.pace.seconds_for(before) if math.isfinite(before) else math.nan
         if not math.isfinite(left_s):
             return "–", "dim"
         text = f"{clock_time(view.now(), left_s, self._zone)} in {shown_seconds(left_s)}"
