@@ -1,0 +1,114 @@
+"""`lmplay-tui check`: what would fail in hour six, said now."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lmplay_tui import cli
+from tests.train.runs import SENTENCES, write_plan
+
+TINY = ["--exp", "test_runner", "--num-blocks", "1", "--embed-dim", "16", "--num-heads", "2", "--context-len", "64",
+        "--tokenizer", "bytes", "--batch-size", "4", "--device", "cpu"]  # fmt: skip
+PLAN = """\
+[stages.first]
+dataset = "local.jsonl"
+epochs = 2
+[stages.second]
+datasets = ["local.jsonl", "other.jsonl"]
+weights = [0.5, 0.5]
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    rows = [{"title": f"Story {i}", "text": " ".join(SENTENCES[i % 7 :])} for i in range(20)]
+    for name in ("local.jsonl", "other.jsonl"):
+        (tmp_path / name).write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+    return tmp_path
+
+
+def check(*words: str) -> int:
+    return cli.main(["check", *words])
+
+
+def test_a_good_plan_is_shown_and_tried_and_leaves_nothing_behind(folder, capsys):
+    assert check(write_plan(folder, PLAN), *TINY) == 0
+    out = capsys.readouterr().out
+    assert "first" in out
+    assert "second" in out
+    assert 'prompt: "Title: Story 0"' in out
+    assert out.count("ok  ") == 3
+    assert "estimate" in out or "(est.)" in out
+    assert sorted(path.name for path in folder.iterdir()) == ["local.jsonl", "other.jsonl", "plan.toml"]
+
+
+def test_json_says_the_same(folder, capsys):
+    assert check(write_plan(folder, PLAN), "--json", *TINY) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["ok"] is True
+    first = report["stages"][0]
+    assert first["rows"] == 36
+    assert first["steps_estimate"] > 0
+    assert first["tokens_estimate"] > 0
+    assert [step["ok"] for step in report["tried"]] == [True, True, True]
+    assert report["disk"]["needed_bytes"] > 0
+
+
+def test_estimates_are_near_what_training_counts(folder, capsys):
+    plan = write_plan(folder, '[stages.first]\ndataset = "local.jsonl"\nepochs = 3\n')
+    assert check(plan, "--json", *TINY) == 0
+    stage = json.loads(capsys.readouterr().out)["stages"][0]
+    from lmplay_tui.run.events import StepDone
+    from tests.train.runs import train
+
+    given = {"exp": "test_runner", "num_blocks": 1, "embed_dim": 16, "num_heads": 2, "context_len": 64}
+    events = train(training_plan=plan, model="m.lmp", tokenizer="bytes", batch_size=4, **given)
+    steps = [event for event in events if isinstance(event, StepDone)]
+    assert stage["rows"] == steps[-1].rows
+    assert stage["steps_estimate"] == pytest.approx(len(steps), rel=0.25)
+    assert stage["tokens_estimate"] == pytest.approx(steps[-1].tokens, rel=0.25)
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_a_hub_that_cannot_be_reached_is_one_line_and_the_other_stages_are_tried(folder, capsys, form):
+    plan = write_plan(folder, PLAN + '[stages.third]\ndataset = "tinystories"\n')
+    assert check(plan, *form, *TINY) == 2
+    out = capsys.readouterr().out
+    if form:
+        report = json.loads(out)
+        assert report["ok"] is False
+        assert len(report["problems"]) == 1
+        said = report["problems"][0]
+    else:
+        lines = [line for line in out.splitlines() if line.startswith("NO ")]
+        assert len(lines) == 1
+        said = lines[0]
+        assert out.count("ok  ") == 3
+    assert "third" in said
+    assert "tinystories" in said.lower()
+
+
+def test_all_problems_of_a_bad_plan(folder, capsys):
+    plan = write_plan(folder, '[stages.a]\ndataset = "local.jsonl"\nepochs = -1\nbatchsize = 3\n')
+    assert check(plan, *TINY) == 2
+    err = capsys.readouterr().err.strip().splitlines()
+    assert len(err) == 2
+    assert all("plan.toml:" in line for line in err)
+    assert check(plan, "--json", *TINY) == 2
+    assert len(json.loads(capsys.readouterr().out)["problems"]) == 2
+
+
+def test_a_shape_that_cannot_be_is_one_line(folder, capsys):
+    words = [word if word != "2" else "3" for word in TINY]
+    assert check(write_plan(folder, PLAN), *words) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_help_reads_well(capsys):
+    with pytest.raises(SystemExit) as ended:
+        check("--help")
+    assert ended.value.code == 0
+    out = capsys.readouterr().out
+    assert out.startswith("usage: lmplay-tui check PLAN [options]")
