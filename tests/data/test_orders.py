@@ -86,7 +86,7 @@ def test_shuffles_of_two_keys_are_two_orders() -> None:
     assert moved < 20
 
 
-@examples(150)
+@examples(100)
 @given(st.integers(0, 400), st.floats(0, 0.5), KEYS)
 def test_each_row_is_either_held_out_or_trained(rows: int, share: float, key: int) -> None:
     held = HeldOut(rows, share, key)

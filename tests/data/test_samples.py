@@ -40,7 +40,7 @@ def room_of(sample: Sample, context_len: int) -> int:
     return context_len - len(sample.prompt_ids)
 
 
-@examples(200)
+@examples(120)
 @given(TOKENIZERS, CONTEXTS, PROMPTS, TEXTS, st.booleans())
 def test_nothing_is_lost_and_nothing_is_too_long(
     name: str, context_len: int, prompt: str, text: str, keep_start: bool
@@ -65,7 +65,7 @@ def test_nothing_is_lost_and_nothing_is_too_long(
         assert "�" not in sample.prompt or "�" in text + prompt
 
 
-@examples(150)
+@examples(100)
 @given(TOKENIZERS, CONTEXTS, TEXTS)
 def test_cuts_are_at_sentence_ends_where_a_sentence_fits(name: str, context_len: int, text: str) -> None:
     """Else at a word's end where a word fits; the estimate bounds both."""
@@ -111,7 +111,7 @@ def test_a_cut_takes_the_last_sentence_that_fits(name: str, context_len: int, te
         start = end
 
 
-@examples(200)
+@examples(120)
 @given(TOKENIZERS, CONTEXTS, TEXTS)
 def test_what_fits_whole_is_not_cut(name: str, context_len: int, text: str) -> None:
     tokenizer = load_tokenizer(name)
@@ -123,7 +123,7 @@ def test_what_fits_whole_is_not_cut(name: str, context_len: int, text: str) -> N
         start += len(sample.truth)
 
 
-@examples(200)
+@examples(120)
 @given(TOKENIZERS, CONTEXTS, TEXTS, st.data())
 def test_going_on_in_the_middle_is_the_same(name: str, context_len: int, text: str, data: st.DataObject) -> None:
     tokenizer = load_tokenizer(name)
@@ -138,7 +138,7 @@ def test_going_on_in_the_middle_is_the_same(name: str, context_len: int, text: s
         assert sample.truth_ids.tolist() == other.truth_ids.tolist()
 
 
-@examples(150)
+@examples(100)
 @given(TEXTS)
 def test_tokens_are_those_of_the_shown_text(text: str) -> None:
     """But where a word was cut, for want of a better place."""
