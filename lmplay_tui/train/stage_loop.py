@@ -142,7 +142,7 @@ class StageLoop:
             yield LogLine(said) if same else Warned(said, progress.step)
         progress.next_batch = ""
         if run.accuracy_interval > 1:
-            yield LogLine(f"word accuracy of one training batch in {run.accuracy_interval}: of each it would cost over 1 %")
+            yield LogLine(f"word accuracy of one training batch in {run.accuracy_interval} (all: over 1 % of the time)")
         yield from self._make_ready(run)
         return run
 
