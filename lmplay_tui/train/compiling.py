@@ -1,6 +1,6 @@
 """torch.compile for the two parts that a step spends its time in: the model's body and the rows of the loss."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, cast
 
@@ -12,7 +12,7 @@ from lmplay_tui.data.samples import Sample
 from lmplay_tui.options import TrainOptions
 from lmplay_tui.run.events import ActivityChanged, Event, Warned
 from lmplay_tui.text import one_line
-from lmplay_tui.train.loss import softmax_gradient, traced_softmax_gradient
+from lmplay_tui.train.loss import Kernel, softmax_gradient, traced_softmax_gradient
 from lmplay_tui.train.state import TrainState, restore_rng, rng_state
 from lmplay_tui.train.steps import StepSettings, accumulate_gradients
 
@@ -66,12 +66,12 @@ class Compilation:
             state.hidden = torch.compile(state.hidden, **self._how)
             state.head_loss.kernel = self._kernel()
 
-    def _kernel(self) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    def _kernel(self) -> Kernel:
         """The loss's rows, compiled; a single one, which torch would compile for itself, as it is."""
         compiled = torch.compile(traced_softmax_gradient, **self._how | {"mode": None, "dynamic": True})
 
-        def kernel(logits_nV: Tensor, targets_n: Tensor) -> tuple[Tensor, Tensor]:
-            return (compiled if len(targets_n) > 1 else softmax_gradient)(logits_nV, targets_n)
+        def kernel(logits_nV: Tensor, targets_n: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+            return (compiled if len(targets_n) > 1 else softmax_gradient)(logits_nV, targets_n, factor)
 
         return kernel
 

@@ -8,30 +8,33 @@ Axes: B samples, T tokens, C width, V vocabulary, N positions in the loss, n of 
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# Rewrites logits as the gradient of the summed cross-entropy; gives each row's loss and likeliest token.
-Kernel: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+# Rewrites logits as the gradient of the summed cross-entropy, times a factor; gives each row's loss, likeliest token.
+Kernel: TypeAlias = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 # Of a chunk of logits. The products with the head need rows enough to run at full speed; beyond that more only costs.
-_CHUNK_BYTES = {"cpu": 48 << 20, "cuda": 512 << 20, "mps": 256 << 20}
-_ROW_MULTIPLE = 64
+_CHUNK_BYTES = {"cpu": 128 << 20, "cuda": 512 << 20, "mps": 256 << 20}
+_ROW_MULTIPLE = 16
 
 
-def softmax_gradient(logits_nV: Tensor, targets_n: Tensor) -> tuple[Tensor, Tensor]:
-    """Rewrite logits as `softmax - one-hot target`; gives loss_n (float32, or float64) and argmax_n (int64)."""
+def softmax_gradient(logits_nV: Tensor, targets_n: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+    """Rewrite logits as `factor * (softmax - one-hot target)`.
+
+    Gives loss_n without the factor (float32, or float64) and argmax_n (int64).
+    """
     exact = logits_nV if logits_nV.dtype.itemsize >= 4 else logits_nV.float()
     argmax_n = _argmax(exact)
     exact -= exact.gather(1, argmax_n[:, None])
     target_n = exact.gather(1, targets_n[:, None])  # below the largest: small, whatever the logits' size
     sum_n = exact.exp_().sum(dim=-1, keepdim=True)
     loss_n = sum_n.log() - target_n
-    exact /= sum_n
-    exact.scatter_add_(1, targets_n[:, None], exact.new_full(targets_n.shape, -1.0)[:, None])
+    exact *= factor / sum_n
+    exact.scatter_add_(1, targets_n[:, None], -factor.to(exact.dtype).expand(len(targets_n), 1))
     if exact is not logits_nV:
         logits_nV.copy_(exact)
     return loss_n[:, 0], argmax_n
@@ -44,7 +47,7 @@ def _argmax(x_nV: Tensor) -> Tensor:
     return x_nV.argmax(dim=-1)
 
 
-def traced_softmax_gradient(logits_nV: Tensor, targets_n: Tensor) -> tuple[Tensor, Tensor]:
+def traced_softmax_gradient(logits_nV: Tensor, targets_n: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
     """`softmax_gradient` as torch.compile likes it: reductions and one expression, all vectorized over the row.
 
     Its own argmax is not vectorized and takes as long as all the rest: so the smallest index of the largest value is
@@ -55,137 +58,126 @@ def traced_softmax_gradient(logits_nV: Tensor, targets_n: Tensor) -> tuple[Tenso
     index_V = torch.arange(V, dtype=torch.float32, device=exact.device)
     max_n = exact.amax(dim=-1, keepdim=True)
     argmax_n = torch.where(exact == max_n, index_V, float(V - 1)).amin(dim=-1).long()
-    exp_nV = (exact - max_n).exp()
-    sum_n = exp_nV.sum(dim=-1, keepdim=True)
-    loss_n = sum_n.log() - (exact.gather(1, targets_n[:, None]) - max_n)
+    # Twice `exp`, of two differences: kept between its two uses it would be a fresh float32 copy of all logits.
+    below_nV = exact - max_n
+    log_sum_n = below_nV.exp().sum(dim=-1, keepdim=True).log()
+    loss_n = log_sum_n - below_nV.gather(1, targets_n[:, None])
     is_target_nV = (index_V == targets_n[:, None].float()).to(exact.dtype)
-    logits_nV.copy_(exp_nV * sum_n.reciprocal() - is_target_nV)
+    logits_nV.copy_(((below_nV - log_sum_n).exp() - is_target_nV) * factor)
     return loss_n[:, 0], argmax_n
 
 
 class HeadLoss:
-    """The head and the loss behind it, chunk by chunk, in memory that is kept from step to step."""
+    """The head, the loss behind it and their gradients, chunk by chunk, in memory that is kept from step to step.
+
+    The gradients are computed by hand on the way forward: a chunk's logits are then never needed again, and what they
+    give to the head's parameters is added where it belongs, without a copy of the size of the head.
+    """
 
     def __init__(self, kernel: Kernel = softmax_gradient) -> None:
         self.kernel = kernel
         self._memory: dict[str, Tensor] = {}
 
-    def __call__(self, head: nn.Linear, x_NC: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
-        """The summed loss (scalar; with gradients for `x_NC` and the head) and the argmax of each row."""
-        loss, argmax_N = _HeadLoss.apply(x_NC, head.weight, head.bias, targets_N, self)  # type: ignore[no-untyped-call]
-        return loss, argmax_N
+    def __call__(
+        self, head: nn.Linear, x_NC: Tensor, targets_N: Tensor, factor: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The summed loss (scalar), the argmax of each row, and the gradient of `factor` times the loss by `x_NC`.
+
+        Adds the gradients of `factor` times the loss to the head's parameters. `factor` is a scalar on the device.
+        """
+        device = x_NC.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_NC.dtype
+        with torch.no_grad(), torch.autocast(device, enabled=False):
+            x = x_NC.detach().to(dtype)
+            weight = self._in_format(head.weight, dtype)
+            bias = None if head.bias is None else head.bias.to(dtype)
+            grad_x = torch.empty_like(x) if x_NC.requires_grad else None
+            losses, argmaxes = [], []
+            for part, logits_nV in self.chunks(x, weight, bias):
+                loss_n, argmax_n = self.kernel(logits_nV, targets_N[part], factor)
+                losses.append(loss_n)
+                argmaxes.append(argmax_n)
+                if grad_x is not None:
+                    torch.mm(logits_nV, weight, out=grad_x[part])
+                if head.weight.requires_grad:
+                    self._add_product(head.weight, logits_nV, x[part])
+                if head.bias is not None and head.bias.requires_grad:
+                    _add_column_sums(head.bias, logits_nV)
+            return torch.cat(losses).sum(), torch.cat(argmaxes), None if grad_x is None else grad_x.to(x_NC.dtype)
 
     def chunks(self, x_NC: Tensor, weight_VC: Tensor, bias_V: Tensor | None) -> Iterator[tuple[slice, Tensor]]:
-        """The logits of some rows at a time, in memory that the next chunk overwrites."""
-        V = weight_VC.shape[0]
-        rows = _CHUNK_BYTES.get(x_NC.device.type, 1 << 26) // (V * x_NC.element_size())
-        rows = min(max(rows // _ROW_MULTIPLE, 1) * _ROW_MULTIPLE, len(x_NC))
-        memory = self.kept("logits", rows * V, x_NC)
-        for begin in range(0, len(x_NC), rows):
-            part = slice(begin, min(begin + rows, len(x_NC)))
-            logits_nV = memory[: (part.stop - begin) * V].view(-1, V)
+        """The logits of some rows at a time, about as many each time, in memory that the next chunk overwrites."""
+        N, V = len(x_NC), weight_VC.shape[0]
+        most = max(_CHUNK_BYTES.get(x_NC.device.type, 1 << 26) // (V * x_NC.element_size()), _ROW_MULTIPLE)
+        rows = -(-N // -(-N // most))
+        rows = min(-(-rows // _ROW_MULTIPLE) * _ROW_MULTIPLE, N)
+        memory = self._kept("logits", rows * V, x_NC.dtype, x_NC.device)
+        for part in _blocks(N, rows):
+            logits_nV = memory[: (part.stop - part.start) * V].view(-1, V)
             if bias_V is None:
                 torch.mm(x_NC[part], weight_VC.t(), out=logits_nV)
             else:
                 torch.addmm(bias_V, x_NC[part], weight_VC.t(), out=logits_nV)
             yield part, logits_nV
 
-    def kept(self, name: str, size: int, like: Tensor) -> Tensor:
+    def _kept(self, name: str, size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         """Memory of at least `size` elements: fresh memory costs more than what is computed in it."""
         memory = self._memory.get(name)
-        if memory is None or memory.numel() < size or memory.dtype != like.dtype or memory.device != like.device:
-            memory = self._memory[name] = torch.empty(size, dtype=like.dtype, device=like.device)
+        if memory is None or memory.numel() < size or memory.dtype != dtype or memory.device != device:
+            memory = self._memory[name] = torch.empty(size, dtype=dtype, device=device)
         return memory
 
-    def in_format(self, tensor: Tensor, name: str, dtype: torch.dtype) -> Tensor:
-        """`tensor` in the number format of the products."""
-        if tensor.dtype == dtype:
-            return tensor.detach()
-        like = tensor.new_empty(0, dtype=dtype)
-        return self.kept(name, tensor.numel(), like)[: tensor.numel()].view(tensor.shape).copy_(tensor.detach())
+    def _in_format(self, weight_VC: Tensor, dtype: torch.dtype) -> Tensor:
+        """The weight in the number format of the products."""
+        if weight_VC.dtype == dtype:
+            return weight_VC.detach()
+        size = weight_VC.numel()
+        return self._kept("weight", size, dtype, weight_VC.device)[:size].view(weight_VC.shape).copy_(weight_VC)
+
+    def _add_product(self, weight_VC: Tensor, grad_nV: Tensor, x_nC: Tensor) -> None:
+        """Add the weight's gradient of a chunk; sums of half-precision products are kept in the weight's format."""
+        if weight_VC.dtype == grad_nV.dtype:
+            if weight_VC.grad is None:
+                weight_VC.grad = torch.mm(grad_nV.t(), x_nC)
+            else:
+                weight_VC.grad.addmm_(grad_nV.t(), x_nC)
+            return
+        size = weight_VC.numel()
+        product_VC = self._kept("product", size, grad_nV.dtype, weight_VC.device)[:size].view(weight_VC.shape)
+        torch.mm(grad_nV.t(), x_nC, out=product_VC)
+        if weight_VC.grad is None:
+            weight_VC.grad = product_VC.to(weight_VC.dtype)
+            return
+        # On a processor torch first makes a float32 copy of what is added: block by block that stays in the cache.
+        for rows in _blocks(len(weight_VC), 1024 if weight_VC.device.type == "cpu" else len(weight_VC)):
+            weight_VC.grad[rows] += product_VC[rows]
 
 
-class _HeadLoss(torch.autograd.Function):
-    """Gradients are computed on the way forward: each chunk's logits are then never needed again."""
-
-    @staticmethod
-    def forward(  # noqa: PLR0917 - `apply` takes no keywords
-        ctx: Any, x_NC: Tensor, weight_VC: Tensor, bias_V: Tensor | None, targets_N: Tensor, loss: HeadLoss
-    ) -> tuple[Tensor, Tensor]:
-        device = x_NC.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_NC.dtype
-        exact = dtype if dtype.itemsize >= 4 else torch.float32
-        wants_x, wants_weight, wants_bias = ctx.needs_input_grad[:3]
-        with torch.autocast(device, enabled=False):
-            x = x_NC.detach().to(dtype)
-            weight = loss.in_format(weight_VC, "weight", dtype)
-            bias = None if bias_V is None else bias_V.detach().to(dtype)
-            losses, argmaxes = [], []
-            grad_x = torch.empty_like(x) if wants_x else None
-            grad_weight: Tensor | None = None
-            grad_bias = torch.zeros_like(bias_V, dtype=exact) if wants_bias and bias_V is not None else None
-            for part, logits_nV in loss.chunks(x, weight, bias):
-                loss_n, argmax_n = loss.kernel(logits_nV, targets_N[part])
-                losses.append(loss_n)
-                argmaxes.append(argmax_n)
-                if grad_x is not None:
-                    torch.mm(logits_nV, weight, out=grad_x[part])
-                if wants_weight:
-                    grad_weight = _add_product(grad_weight, logits_nV, x[part], exact)
-                if grad_bias is not None:
-                    grad_bias += logits_nV.sum(dim=0, dtype=exact)
-        ctx.gradients = grad_x, grad_weight, grad_bias
-        ctx.dtypes = [None if t is None else t.dtype for t in (x_NC, weight_VC, bias_V)]
-        argmax_N = torch.cat(argmaxes)
-        ctx.mark_non_differentiable(argmax_N)
-        return torch.cat(losses).sum(), argmax_N
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        scale = grad_outputs[0]
-        gradients, ctx.gradients = ctx.gradients, None
-        if gradients is None:
-            raise RuntimeError("a loss has been sent backward a second time; its gradients are made once")
-        scaled = [
-            None if gradient is None else gradient.to(dtype).mul_(scale)
-            for gradient, dtype in zip(gradients, ctx.dtypes, strict=True)
-        ]
-        return (*scaled, None, None)
+def _add_column_sums(bias_V: Tensor, grad_nV: Tensor) -> None:
+    """Add the bias's gradient of a chunk. Half precision in blocks: torch first copies all that it sums to float32."""
+    if bias_V.grad is None:
+        bias_V.grad = torch.zeros_like(bias_V)
+    for rows in _blocks(len(grad_nV), len(grad_nV) if grad_nV.dtype == bias_V.dtype else 32):
+        bias_V.grad += grad_nV[rows].sum(dim=0, dtype=bias_V.dtype)
 
 
-def _add_product(sum_VC: Tensor | None, grad_nV: Tensor, x_nC: Tensor, exact: torch.dtype) -> Tensor:
-    """Add the weight's gradient of a chunk; sums of half-precision products are kept in float32."""
-    if sum_VC is None:
-        return torch.mm(grad_nV.t(), x_nC).to(exact)
-    if grad_nV.dtype == exact:
-        return sum_VC.addmm_(grad_nV.t(), x_nC)
-    return sum_VC.add_(torch.mm(grad_nV.t(), x_nC))
+def _blocks(length: int, rows: int) -> Iterator[slice]:
+    return (slice(begin, min(begin + rows, length)) for begin in range(0, length, rows))
 
 
 def loss_and_argmax(
-    model: nn.Module,
-    hidden: Callable[[Tensor], Tensor] | None,
-    ids_BT: Tensor,
-    index_N: Tensor,
-    targets_N: Tensor,
-    *,
-    head_loss: HeadLoss | None = None,
+    model: nn.Module, hidden: Callable[[Tensor], Tensor] | None, ids_BT: Tensor, index_N: Tensor, targets_N: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The summed loss in nats (scalar, float32, or float64 in a float64 model) and the likeliest tokens (N, int64).
 
-    `hidden`: the model's body where it has body and `head` apart: then only positions that count meet the head,
-    which is most of the arithmetic of a small model with a large vocabulary. A padded position is never computed on.
-    `head_loss`: holds memory from call to call. Where a gradient is wanted and the head is a plain linear layer.
+    `hidden`: the model's body where it has body and `head` apart: then only positions that count meet the head.
     """
     if hidden is None:
         logits_NV = model(ids_BT).flatten(0, 1).index_select(0, index_N)
     else:
-        x_NC = hidden(ids_BT).flatten(0, 1).index_select(0, index_N)
         head = model.head
-        if type(head) is nn.Linear and torch.is_grad_enabled():
-            return (head_loss or HeadLoss())(head, x_NC, targets_N)
         assert isinstance(head, nn.Module)
-        logits_NV = head(x_NC)
+        logits_NV = head(hidden(ids_BT).flatten(0, 1).index_select(0, index_N))
     # Softmax over half-precision logits loses the small differences that the loss is made of.
     exact_NV = logits_NV if logits_NV.dtype.itemsize >= 4 else logits_NV.float()
     return F.cross_entropy(exact_NV, targets_N, reduction="sum"), logits_NV.detach().argmax(dim=-1)

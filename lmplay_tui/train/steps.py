@@ -159,6 +159,11 @@ class StepSettings:
     def __post_init__(self) -> None:
         self.clock = StepClock(self.device)
 
+    @property
+    def exact(self) -> torch.dtype:
+        """What the losses of a batch are summed in."""
+        return torch.float32 if self.device.type == "mps" else torch.float64
+
 
 def accumulate_gradients(
     model: nn.Module,
@@ -176,9 +181,7 @@ def accumulate_gradients(
     by_tokens = settings.normalization == "tokens"
     batch_loss_tokens = num_loss_tokens(samples, include_prompts=settings.include_prompts)
     result = StepResult(num_samples=len(samples), num_loss_tokens=batch_loss_tokens)
-    exact = torch.float32 if settings.device.type == "mps" else torch.float64
-    loss = torch.zeros((), dtype=exact, device=settings.device)
-    clock = settings.clock
+    loss = torch.zeros((), dtype=settings.exact, device=settings.device)
     argmaxes: list[Tensor] = []
     begin = 0
     for part in mini_batches(samples, settings.mini_batch_size, by_length=by_tokens):
@@ -193,17 +196,8 @@ def accumulate_gradients(
             scale = 1.0 / batch_loss_tokens
         else:
             scale = len(part) / len(samples) / mini.num_loss_tokens
-        clock.mark()
-        with settings.autocast():
-            loss_sum, argmax_N = loss_and_argmax(
-                model, hidden, mini.ids_BT, mini.index_N, mini.targets_N, head_loss=settings.head_loss
-            )
-            scaled = loss_sum * scale
-        clock.mark("forward")
-        # torch leaves `backward` untyped.
-        (scaled if settings.scaler is None else settings.scaler.scale(scaled)).backward()  # type: ignore[no-untyped-call]
-        clock.mark("backward")
-        loss += scaled.detach()
+        loss_sum, argmax_N = _forward_and_backward(model, hidden, mini, scale, settings)
+        loss += loss_sum * scale
         result.num_tokens += mini.num_tokens
         result.num_positions += mini.ids_BT.numel()
         if settings.want_argmax:
@@ -217,6 +211,33 @@ def accumulate_gradients(
         result.argmax_N = _to_processor(torch.cat(argmaxes))
     result.loss_on_device = loss
     return result
+
+
+def _forward_and_backward(
+    model: nn.Module, hidden: Callable[[Tensor], Tensor] | None, mini: MiniBatch, scale: float, settings: StepSettings
+) -> tuple[Tensor, Tensor]:
+    """Add the gradients of `scale` times the summed loss to the parameters; gives the summed loss and the argmax.
+
+    Most of the arithmetic of a small model with a large vocabulary is in its head: so only positions that count meet
+    it, where the model has body and a linear `head` apart; a padded position is never computed on.
+    """
+    clock, scaler, head = settings.clock, settings.scaler, getattr(model, "head", None)
+    clock.mark()
+    with settings.autocast():
+        factor = torch.full((), scale, dtype=settings.exact, device=settings.device)
+        if scaler is not None:
+            factor = scaler.scale(factor)
+        if hidden is not None and type(head) is nn.Linear:
+            x_NC = hidden(mini.ids_BT).flatten(0, 1).index_select(0, mini.index_N)
+            loss_sum, argmax_N, grad_x_NC = settings.head_loss(head, x_NC, mini.targets_N, factor)
+        else:
+            loss_sum, argmax_N = loss_and_argmax(model, hidden, mini.ids_BT, mini.index_N, mini.targets_N)
+            x_NC, grad_x_NC = loss_sum, factor
+    clock.mark("forward")
+    if grad_x_NC is not None:
+        torch.autograd.backward(x_NC, grad_x_NC.to(x_NC.dtype))
+    clock.mark("backward")
+    return loss_sum.detach(), argmax_N
 
 
 def _to_processor(tensor: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import copy
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,10 +11,12 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
+from lmplay_tui.data.samples import Sample
 from lmplay_tui.models.gpt2ish import GPT2ish
 from lmplay_tui.train import loss as loss_module
-from lmplay_tui.train.device import body_of
+from lmplay_tui.train.device import Precision, body_of
 from lmplay_tui.train.loss import HeadLoss, loss_and_argmax, softmax_gradient, traced_softmax_gradient
+from lmplay_tui.train.steps import StepSettings, accumulate_gradients
 
 
 def a_head(rows: int, vocab: int, dtype: torch.dtype, *, bias: bool = True) -> tuple[nn.Linear, torch.Tensor, Any]:
@@ -23,10 +26,21 @@ def a_head(rows: int, vocab: int, dtype: torch.dtype, *, bias: bool = True) -> t
     return head, x_NC, torch.randint(0, vocab, (rows,))
 
 
+QUARTER = torch.tensor(0.25, dtype=torch.float64)
+
+
 def plain(head: nn.Linear, x_NC: torch.Tensor, targets_N: torch.Tensor) -> list[torch.Tensor]:
+    """Loss and argmax; the gradients of a quarter of the loss by x and by the head's parameters."""
     logits_NV = head(x_NC)
-    loss = F.cross_entropy(logits_NV, targets_N, reduction="sum")
+    loss = F.cross_entropy(logits_NV.float() if logits_NV.dtype.itemsize < 4 else logits_NV, targets_N, reduction="sum")
     return [loss, logits_NV.argmax(-1), *torch.autograd.grad(0.25 * loss, [x_NC, *head.parameters()])]
+
+
+def by_hand(memory: HeadLoss, head: nn.Linear, x_NC: torch.Tensor, targets_N: torch.Tensor) -> list[Any]:
+    """The same of the chunked loss."""
+    head.zero_grad()
+    loss, argmax_N, grad_x_NC = memory(head, x_NC, targets_N, QUARTER)
+    return [loss, argmax_N, grad_x_NC, *(p.grad for p in head.parameters())]
 
 
 @settings(max_examples=40, deadline=None)
@@ -38,28 +52,26 @@ def test_equals_plain_cross_entropy_in_float64(rows: int, vocab: int, bias: bool
     head, x_NC, targets_N = a_head(rows, vocab, torch.float64, bias=bias)
     memory = HeadLoss(kernel)
     for _ in range(2):  # the second time in memory that holds the first one's numbers
-        loss, argmax_N = memory(head, x_NC, targets_N)
-        got = [loss, argmax_N, *torch.autograd.grad(0.25 * loss, [x_NC, *head.parameters()])]
-        for mine, expected in zip(got, plain(head, x_NC, targets_N), strict=True):
+        for mine, expected in zip(
+            by_hand(memory, head, x_NC, targets_N), plain(head, x_NC, targets_N), strict=True
+        ):
             torch.testing.assert_close(mine, expected, rtol=0, atol=1e-12)
 
 
 def test_chunks_cover_all_rows_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loss_module, "_CHUNK_BYTES", {"cpu": 1})
+    monkeypatch.setattr(loss_module, "_CHUNK_BYTES", {"cpu": 64 * 30 * 8})
     head, x_NC, targets_N = a_head(200, 30, torch.float64)
     memory = HeadLoss()
     parts = [part for part, _ in memory.chunks(x_NC.detach(), head.weight.detach(), None)]
     assert [(p.start, p.stop) for p in parts] == [(0, 64), (64, 128), (128, 192), (192, 200)]
-    loss, argmax_N = memory(head, x_NC, targets_N)
-    got = [loss, argmax_N, *torch.autograd.grad(0.25 * loss, [x_NC, *head.parameters()])]
-    for mine, expected in zip(got, plain(head, x_NC, targets_N), strict=True):
+    for mine, expected in zip(by_hand(memory, head, x_NC, targets_N), plain(head, x_NC, targets_N), strict=True):
         torch.testing.assert_close(mine, expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("kernel", [softmax_gradient, traced_softmax_gradient])
 def test_huge_logits_stay_finite_and_ties_take_the_first(kernel) -> None:
     logits = torch.tensor([[1e4, -1e4, 1e4], [0.0, 0.0, 0.0], [-1e30, 3.0, -1e30]])
-    loss_n, argmax_n = kernel(logits, torch.tensor([0, 2, 1]))
+    loss_n, argmax_n = kernel(logits, torch.tensor([0, 2, 1]), torch.tensor(1.0))
     assert argmax_n.tolist() == [0, 0, 1]
     torch.testing.assert_close(loss_n, torch.tensor([2.0, 3.0, 1.0]).log())
     torch.testing.assert_close(logits, torch.tensor([[-0.5, 0, 0.5], [1 / 3, 1 / 3, -2 / 3], [0, 0, 0]]))
@@ -68,29 +80,39 @@ def test_huge_logits_stay_finite_and_ties_take_the_first(kernel) -> None:
 @pytest.mark.parametrize("kernel", [softmax_gradient, traced_softmax_gradient])
 def test_numbers_that_are_not_finite_reach_the_loss(kernel) -> None:
     for bad in (float("nan"), float("inf")):
-        loss_n, _ = kernel(torch.tensor([[0.0, bad, 1.0]]), torch.tensor([0]))
+        loss_n, _ = kernel(torch.tensor([[0.0, bad, 1.0]]), torch.tensor([0]), torch.tensor(1.0))
         assert not loss_n.isfinite().all()
 
 
 def test_bfloat16_agrees_with_autocast() -> None:
     head, x_NC, targets_N = a_head(100, 60, torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss, argmax_N = HeadLoss()(head, x_NC, targets_N)
-        logits_NV = head(x_NC)
-        expected = F.cross_entropy(logits_NV.float(), targets_N, reduction="sum")
-    assert torch.equal(argmax_N, logits_NV.argmax(-1))
-    torch.testing.assert_close(loss, expected)
-    got = torch.autograd.grad(loss, [x_NC, *head.parameters()])
-    for mine, plain_one in zip(got, torch.autograd.grad(expected, [x_NC, *head.parameters()]), strict=True):
+        loss, argmax_N, *gradients = by_hand(HeadLoss(), head, x_NC, targets_N)
+        expected_loss, expected_argmax_N, *expected = plain(head, x_NC, targets_N)
+    assert torch.equal(argmax_N, expected_argmax_N)
+    torch.testing.assert_close(loss, expected_loss)
+    for mine, plain_one in zip(gradients, expected, strict=True):
         assert mine.dtype == torch.float32
-        torch.testing.assert_close(mine, plain_one, rtol=0.02, atol=0.02)
+        torch.testing.assert_close(mine, plain_one, rtol=0.02, atol=0.005)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_gradients_add_to_what_is_there(dtype: torch.dtype) -> None:
+    head, x_NC, targets_N = a_head(70, 2100, torch.float32)
+    memory = HeadLoss()
+    with torch.autocast("cpu", dtype=dtype, enabled=dtype is not torch.float32):
+        memory(head, x_NC, targets_N, QUARTER)
+        once = [p.grad.clone() for p in head.parameters() if p.grad is not None]
+        memory(head, x_NC, targets_N, QUARTER)
+    for p, first in zip(head.parameters(), once, strict=True):
+        torch.testing.assert_close(p.grad, 2 * first, rtol=1e-5, atol=1e-6)
 
 
 def test_frozen_parts_get_no_gradient() -> None:
     head, x_NC, targets_N = a_head(10, 20, torch.float64)
     head.weight.requires_grad_(False)
-    loss, _ = HeadLoss()(head, x_NC.detach(), targets_N)
-    loss.backward()
+    _, _, grad_x_NC = HeadLoss()(head, x_NC.detach(), targets_N, torch.tensor(1.0))
+    assert grad_x_NC is None
     assert head.weight.grad is None
     logits_NV = head(x_NC.detach()).detach().requires_grad_()
     F.cross_entropy(logits_NV, targets_N, reduction="sum").backward()
@@ -98,23 +120,35 @@ def test_frozen_parts_get_no_gradient() -> None:
     torch.testing.assert_close(head.bias.grad, logits_NV.grad.sum(0), rtol=0, atol=1e-12)
 
 
-def losses_of_20_steps(model: nn.Module, fast: bool) -> list[float]:
+def a_step(seed: int) -> list[Sample]:
+    """Two samples, one with a prompt."""
+    ids = torch.randint(0, 3000, (2, 41), generator=torch.Generator().manual_seed(seed)).int().numpy()
+    return [Sample("", "", ids[0, :10], ids[0, 10:41], 0), Sample("", "", ids[1, :1], ids[1, 1:33], 0)]
+
+
+def losses_of_20_steps(model: GPT2ish, fast: bool) -> list[float]:
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, weight_decay=0.01)
-    torch.manual_seed(1)
-    ids = torch.randint(0, 3000, (20, 2, 40))
-    index_N = torch.cat((torch.arange(9, 39), torch.arange(40, 72)))
+    cpu = torch.device("cpu")
+    how = StepSettings(
+        device=cpu, mini_batch_size=2, normalization="tokens", include_prompts=False, grad_clip=None,
+        autocast=Precision(cpu).autocast,
+    )  # fmt: skip
     losses = []
-    for step in range(20):
-        targets_N = torch.cat((ids[step, 0, 10:], ids[step, 1, 1:33]))
+    for step in 5 * [0, 1, 2, 3]:
         optimizer.zero_grad()
         if fast:
-            loss, _ = loss_and_argmax(model, body_of(model), ids[step], index_N, targets_N)
+            losses.append(accumulate_gradients(model, body_of(model), a_step(step), how).loss)
         else:
-            loss = F.cross_entropy(model(ids[step]).flatten(0, 1)[index_N], targets_N, reduction="sum")
-        mean = loss / len(targets_N)
-        mean.backward()
+            sums, count = torch.zeros(()), 0
+            for sample in a_step(step):
+                ids = torch.from_numpy(np.concatenate((sample.prompt_ids, sample.truth_ids))).long()
+                first = len(sample.prompt_ids) - 1
+                logits = model(ids[None, :-1])[0, first:]
+                sums = sums + F.cross_entropy(logits, ids[first + 1 :], reduction="sum")
+                count += len(sample.truth_ids)
+            (sums / count).backward()
+            losses.append(sums.item() / count)
         optimizer.step()
-        losses.append(mean.item())
     return losses
 
 
@@ -124,6 +158,7 @@ def test_twenty_steps_in_float32_follow_the_plain_loop() -> None:
     expected = losses_of_20_steps(copy.deepcopy(model), fast=False)
     got = losses_of_20_steps(model, fast=True)
     assert max(abs(a - b) for a, b in zip(expected, got, strict=True)) < 1e-5
+    assert got[0] - got[-1] > 0.01
 
 
 class Scaled(nn.Linear):
