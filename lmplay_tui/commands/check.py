@@ -43,7 +43,7 @@ def as_text(report: Mapping[str, Any]) -> str:
     """The report as a person reads it."""
     model = report["model"]
     lines = [
-        f"plan {one_line(report['plan'])}: {len(report['stages'])} stages; "
+        f"plan {one_line(report['plan'])}: {len(report['stages'])} {'stage' if len(report['stages']) == 1 else 'stages'}; "
         f"{one_line(model['exp'])}, {model['parameters'] / 1e6:.1f} M parameters, context {model['context_len']}, "
         f"tokenizer {one_line(model['tokenizer'])}; {one_line(report['device'])}",
         "",

@@ -112,3 +112,20 @@ def test_help_reads_well(capsys):
     assert ended.value.code == 0
     out = capsys.readouterr().out
     assert out.startswith("usage: lmplay-tui check PLAN [options]")
+
+
+@pytest.mark.parametrize("name", ["demo", "curriculum_demo"])
+def test_shipped_plans_without_network_pass(name, folder, capsys):
+    assert check(name, "--num-blocks", "1", "--embed-dim", "16", "--num-heads", "2", "--device", "cpu") == 0
+    assert "3 stages" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["default", "full", "fineweb", "tinystories", "wikitext3"])
+def test_shipped_plans_of_the_hub_say_in_a_line_that_it_cannot_be_reached(name, folder, capsys):
+    assert check(name, *TINY) == 2
+    out = capsys.readouterr().out
+    problems = [line for line in out.splitlines() if line.startswith("NO")]
+    assert problems
+    assert len(problems) == len({line.split(":")[0] for line in problems})  # one a stage
+    assert all("HF_HUB_OFFLINE is set" in line or "hub" in line for line in problems)
+    assert "Traceback" not in out

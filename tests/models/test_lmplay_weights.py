@@ -17,14 +17,14 @@ from lmplay_tui.train.checkpoint import load_archive
 VOCAB, CONTEXT, BLOCKS, WIDTH, HEADS = 61, 12, 2, 24, 4
 
 
-def their_state() -> dict[str, Tensor]:
+def their_state(vocab: int = VOCAB) -> dict[str, Tensor]:
     """The names and shapes of LMPlay's gpt2ish: one product each for key, value, query; a mask in each block."""
     generator = torch.Generator().manual_seed(1)
 
     def some(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator) * 0.3
 
-    state = {"pos_embed": some(1, CONTEXT, WIDTH), "tok_embed.weight": some(VOCAB, WIDTH)}
+    state = {"pos_embed": some(1, CONTEXT, WIDTH), "tok_embed.weight": some(vocab, WIDTH)}
     for i in range(BLOCKS):
         shapes = {
             "ln1": (WIDTH,), "ln2": (WIDTH,), "attn.key": (WIDTH, WIDTH), "attn.value": (WIDTH, WIDTH),
@@ -35,7 +35,7 @@ def their_state() -> dict[str, Tensor]:
             state[f"blocks.{i}.{name}.weight"] = some(*shape)
             state[f"blocks.{i}.{name}.bias"] = some(shape[0])
         state[f"blocks.{i}.attn.mask"] = torch.tril(torch.ones(CONTEXT, CONTEXT))[None, None]
-    state |= {"ln.weight": some(WIDTH), "ln.bias": some(WIDTH), "fc.weight": some(VOCAB, WIDTH), "fc.bias": some(VOCAB)}
+    state |= {"ln.weight": some(WIDTH), "ln.bias": some(WIDTH), "fc.weight": some(vocab, WIDTH), "fc.bias": some(vocab)}
     return state
 
 

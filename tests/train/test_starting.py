@@ -7,6 +7,7 @@ import torch
 
 from lmplay_tui.run.events import RunDone, RunFailed, StepDone
 from lmplay_tui.train.checkpoint import load_checkpoint
+from tests.models.test_lmplay_weights import their_state, with_components
 from tests.train.runs import PLAN, differences, last, losses, state_of, stop_after, train, write_plan
 
 
@@ -43,6 +44,22 @@ def test_initial_model_gives_weights_and_nothing_else(place):
     assert losses(events)[0][2] < losses(fresh)[0][2], "trained weights begin with a lower loss"
     read = [event.rows for event in events if isinstance(event, StepDone)]
     assert load_checkpoint(place / "second.lmp")["runner"]["state"]["stats"]["total_train_samples"] == read[0]
+
+
+def test_lmplays_own_file_is_trained_on(place):
+    theirs = their_state(vocab=50257)
+    torch.save(with_components(theirs), place / "theirs.lmp")
+    plan = write_plan(place, '[stages.s]\ndataset = "stories.jsonl"\n')
+    shape = {"context_len": 12, "num_blocks": 2, "embed_dim": 24, "num_heads": 4}
+    options = {"training_plan": plan, "initial_model": "theirs.lmp", "model": "m.lmp", "batch_size": 2}
+    events = stop_after(2, lr=1e-12, **shape, **options)
+    assert len(losses(events)) == 2, last(events)
+    saved = load_checkpoint(place / "m.lmp")["model"]
+    assert saved["state_args"]["exp"] == "gpt2ish"
+    for mine, name in (("head.weight", "fc.weight"), ("token_embed.weight", "tok_embed.weight")):
+        torch.testing.assert_close(saved["state"][mine], theirs[name], rtol=0, atol=1e-9)
+    again = stop_after(4, model="m.lmp")
+    assert losses(again)[0][0] == 3
 
 
 def test_initial_model_is_the_fallback_only(place):
