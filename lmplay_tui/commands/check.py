@@ -41,9 +41,9 @@ def main(arguments: Sequence[str], prog: str) -> int:
 
 def as_text(report: Mapping[str, Any]) -> str:
     """The report as a person reads it."""
-    model = report["model"]
+    model, count = report["model"], len(report["stages"])
     lines = [
-        f"plan {one_line(report['plan'])}: {len(report['stages'])} {'stage' if len(report['stages']) == 1 else 'stages'}; "
+        f"plan {one_line(report['plan'])}: {count} {'stage' if count == 1 else 'stages'}; "
         f"{one_line(model['exp'])}, {model['parameters'] / 1e6:.1f} M parameters, context {model['context_len']}, "
         f"tokenizer {one_line(model['tokenizer'])}; {one_line(report['device'])}",
         "",

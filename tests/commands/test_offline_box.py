@@ -19,7 +19,12 @@ from tests.train.runs import SENTENCES
 
 TINY = ["--exp", "test_runner", "--num-blocks", "1", "--embed-dim", "16", "--num-heads", "2", "--context-len", "64",
         "--tokenizer", "bytes", "--batch-size", "4", "--device", "cpu"]  # fmt: skip
-PLAN = '[stages.encyclopedia]\ndataset = "wikipedia"\nepochs = 1\n[stages.mixed]\ndatasets = ["wikipedia", "wikitext:2"]\n'
+PLAN = """\
+[stages.encyclopedia]
+dataset = "wikipedia"
+[stages.mixed]
+datasets = ["wikipedia", "wikitext:2"]
+"""
 
 
 def rows(count: int, *columns: str) -> datasets.Dataset:
