@@ -398,6 +398,11 @@ def add_options(parser: argparse.ArgumentParser, leave_out: Iterable[str] = ()) 
             group.add_argument(*flags, dest=name, help=help_text, metavar=extra["metavar"] or _metavar(name))
 
 
+def hosting_options() -> list[str]:
+    """The options that say how a run is shown and hosted, not what it trains."""
+    return [name for name in TrainOptions.model_fields if _extra(name)["group"] == SCREEN]
+
+
 def _default_note(name: str) -> str:
     field = TrainOptions.model_fields[name]
     shown = _extra(name)["shown_default"]

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lmplay_tui.errors import EXIT_OK, EXIT_USAGE, UserError
-from lmplay_tui.options import add_options, given_options, new_parser, parse_line
+from lmplay_tui.options import add_options, given_options, hosting_options, new_parser, parse_line
 from lmplay_tui.run.telling import shown_seconds, shown_size
 from lmplay_tui.text import one_line, printable
 
@@ -19,10 +19,11 @@ def main(arguments: Sequence[str], prog: str) -> int:
     """Check a plan and print what was found. Raises `UserError` for a mistake on the line."""
     parser = new_parser(prog, DESCRIPTION, EPILOG, usage=f"{prog} PLAN [options]")
     parser.add_argument("plan", metavar="PLAN", help="a shipped plan or a .toml/.json file")
-    add_options(parser, leave_out=("training_plan",))
+    parser.add_argument("--json", action="store_true", default=False, help="one JSON object")
+    add_options(parser, leave_out=("training_plan", "describe", "save_datasets", *hosting_options()))
     namespace = parse_line(parser, arguments)
+    as_json = namespace.json
     given = given_options(namespace) | {"training_plan": namespace.plan}
-    as_json = bool(given.pop("json_lines", False))
     from lmplay_tui.train.checking import check_plan
 
     try:

@@ -129,3 +129,13 @@ def test_shipped_plans_of_the_hub_say_in_a_line_that_it_cannot_be_reached(name, 
     assert len(problems) == len({line.split(":")[0] for line in problems})  # one a stage
     assert all("HF_HUB_OFFLINE is set" in line or "hub" in line for line in problems)
     assert "Traceback" not in out
+
+
+def test_options_that_only_host_a_run_are_not_offered(folder, capsys):
+    with pytest.raises(SystemExit):
+        check("--help")
+    out = capsys.readouterr().out
+    assert "--num-blocks" in out
+    assert "--json" in out
+    assert "--detach" not in out
+    assert "--save-datasets" not in out
