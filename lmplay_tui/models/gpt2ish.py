@@ -5,12 +5,16 @@ its own (not tied to the embedding) with a bias. As in LMPlay, dropout acts on t
 sub-layer adds, not on the attention weights, so that the fast attention kernels can be used.
 
 Axes: B samples, T tokens read now, S tokens read so far, C width (`embed_dim`), H heads, D width of a head,
-V vocabulary.
+V vocabulary; P positions of samples that lie one behind the other, without padding.
 """
+
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from lmplay_tui.models.packed_attention import packed_attention
 
 
 class KeyValueCache:
@@ -61,6 +65,13 @@ class Attention(nn.Module):
         out: Tensor = self.dropout(self.proj(y_BTC))
         return out
 
+    def packed(self, x_PC: Tensor, offsets: Tensor) -> Tensor:
+        """The same for samples one behind the other; `offsets` says where each begins."""
+        P, C = x_PC.shape
+        q, k, v = self.qkv(x_PC).view(P, 3, self.num_heads, C // self.num_heads).unbind(1)
+        out: Tensor = self.dropout(self.proj(packed_attention(q, k, v, offsets).view(P, C)))
+        return out
+
 
 class Perceptron(nn.Module):
     """Two layers with GELU between them, four times as wide inside."""
@@ -89,6 +100,12 @@ class Block(nn.Module):
     def forward(self, x_BTC: Tensor, cache: KeyValueCache | None = None, block: int = 0) -> Tensor:
         x_BTC = x_BTC + self.attn(self.ln_attn(x_BTC), cache, block)
         out: Tensor = x_BTC + self.mlp(self.ln_mlp(x_BTC))
+        return out
+
+    def packed(self, x_PC: Tensor, offsets: Tensor) -> Tensor:
+        """The same for samples one behind the other."""
+        x_PC = x_PC + self.attn.packed(self.ln_attn(x_PC), offsets)
+        out: Tensor = x_PC + self.mlp(self.ln_mlp(x_PC))
         return out
 
 
@@ -143,6 +160,35 @@ class GPT2ish(nn.Module):
         if cache is not None:
             cache.advance(T)
         out: Tensor = self.ln_final(x_BTC)
+        return out
+
+    @torch.no_grad()
+    def embed(self, ids_P: Tensor, positions_P: Tensor) -> Tensor:
+        """What samples that lie one behind the other put into the stream, (P, C), without a graph behind it."""
+        x_PC: Tensor = self.token_embed(ids_P) + self.position_embed(positions_P)
+        return x_PC
+
+    @torch.no_grad()
+    def embed_backward(self, grad_PC: Tensor, ids_P: Tensor, positions_P: Tensor) -> None:
+        """Add the gradient of what `embed` gave to the embeddings', row by row.
+
+        Autograd would first make a matrix of the whole vocabulary for each mini-batch, nearly all of it zeros.
+        """
+        for weight, index_P in ((self.token_embed.weight, ids_P), (self.position_embed.weight, positions_P)):
+            if weight.requires_grad:
+                if weight.grad is None:
+                    weight.grad = torch.zeros_like(weight)
+                weight.grad.index_add_(0, index_P, grad_PC.to(weight.dtype))
+
+    def trunk(self, x_PC: Tensor, offsets: Tensor) -> Tensor:
+        """`hidden` for samples one behind the other, of what `embed` gave: (P, C). On a processor.
+
+        `offsets`: int64 (samples + 1), where each begins, and P.
+        """
+        x_PC = self.dropout(x_PC)
+        for block in self.blocks:
+            x_PC = cast(Block, block).packed(x_PC, offsets)
+        out: Tensor = self.ln_final(x_PC)
         return out
 
     def forward(self, ids_BT: Tensor, cache: KeyValueCache | None = None) -> Tensor:

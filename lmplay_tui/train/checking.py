@@ -198,7 +198,7 @@ def _train(state: TrainState, options: TrainOptions, samples: list[Sample], mini
     for _ in range(2):  # the first one also allocates
         begun = time.perf_counter()
         optimizer.zero_grad(set_to_none=True)
-        result = accumulate_gradients(state.model, state.hidden, samples, settings)
+        result = accumulate_gradients(state.model, state.hidden, samples, settings, trunk=state.trunk)
         apply_update(optimizer, result, settings, options.lr)
         if state.device.type == "cuda":
             torch.cuda.synchronize()

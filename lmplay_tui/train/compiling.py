@@ -47,14 +47,15 @@ class Compilation:
             return
         self._proved = True
         yield ActivityChanged("compiling")
-        plain = state.hidden
+        hidden, trunk = state.hidden, state.trunk
         try:
             self._compile(state)
             rehearse(state, replace(settings, mini_batch_size=rows))
         except torch.OutOfMemoryError:
             pass  # the step will meet it, and knows what to do
         except Exception as error:  # whatever the compiler or its toolchain throws: training goes on without
-            state.hidden, state.network, state.head_loss.kernel = plain, state.model, softmax_gradient
+            state.hidden, state.trunk, state.network = hidden, trunk, state.model
+            state.head_loss.kernel = softmax_gradient
             said = f"{type(error).__name__}: {one_line(error, 100)}"
             yield Warned(f"torch.compile failed ({said}); going on without it", state.progress.step)
         yield ActivityChanged("training")
@@ -62,9 +63,12 @@ class Compilation:
     def _compile(self, state: TrainState) -> None:
         if state.hidden is None:
             state.network = cast(nn.Module, torch.compile(state.model, **self._how))
+            return
+        if state.trunk is not None:
+            state.trunk = torch.compile(state.trunk, **self._how)
         else:
             state.hidden = torch.compile(state.hidden, **self._how)
-            state.head_loss.kernel = self._kernel()
+        state.head_loss.kernel = self._kernel()
 
     def _kernel(self) -> Kernel:
         """The loss's rows, compiled; a single one, which torch would compile for itself, as it is."""
@@ -84,7 +88,7 @@ def rehearse(state: TrainState, settings: StepSettings, length: int | None = Non
     try:
         state.model.train()
         samples = long_samples(settings.mini_batch_size, length or state.model_args["context_len"] - 8)
-        accumulate_gradients(state.network, state.hidden, samples, settings)
+        accumulate_gradients(state.network, state.hidden, samples, settings, trunk=state.trunk)
         if state.device.type == "cuda":
             torch.cuda.synchronize(state.device)
     finally:

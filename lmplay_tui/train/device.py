@@ -103,6 +103,18 @@ def body_of(model: nn.Module) -> Callable[[Tensor], Tensor] | None:
     return hidden if callable(hidden) and isinstance(getattr(model, "head", None), nn.Module) else None
 
 
+def trunk_of(model: nn.Module, device: torch.device) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """The model's body for packed samples, where the model has one that runs on `device`.
+
+    A linear head of torch's own is needed too: any other is called with what the model's author expects.
+    """
+    names = ("embed", "embed_backward", "trunk")
+    if device.type != "cpu" or type(getattr(model, "head", None)) is not nn.Linear:
+        return None
+    found = [getattr(model, name, None) for name in names]
+    return found[-1] if all(callable(method) for method in found) else None
+
+
 # Dense peaks in FLOP/s of the vendors' data sheets: (bfloat16 or float16, TF32 or float32).
 _VENDOR_PEAKS = {
     "H200": (989e12, 494e12),

@@ -19,7 +19,8 @@ Kernel: TypeAlias = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 # Of a chunk of logits. The products with the head need rows enough to run at full speed; beyond that more only costs.
 _CHUNK_BYTES = {"cpu": 128 << 20, "cuda": 512 << 20, "mps": 256 << 20}
-_ROW_MULTIPLE = 16
+# Matrix products prepare code for each shape that they meet, and keep it: few shapes cost less time and memory.
+_ROW_MULTIPLE = 64
 
 
 def softmax_gradient(logits_nV: Tensor, targets_n: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,13 +89,16 @@ class HeadLoss:
         device = x_NC.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_NC.dtype
         with torch.no_grad(), torch.autocast(device, enabled=False):
-            x = x_NC.detach().to(dtype)
+            N = len(x_NC)
+            x = F.pad(x_NC.detach().to(dtype), (0, 0, 0, -N % _ROW_MULTIPLE))
             weight = self._in_format(head.weight, dtype)
             bias = None if head.bias is None else head.bias.to(dtype)
             grad_x = torch.empty_like(x) if x_NC.requires_grad else None
             losses, argmaxes = [], []
             for part, logits_nV in self.chunks(x, weight, bias):
-                loss_n, argmax_n = self.kernel(logits_nV, targets_N[part], factor)
+                n = min(part.stop, N) - part.start
+                loss_n, argmax_n = self.kernel(logits_nV[:n], targets_N[part], factor)
+                logits_nV[n:] = 0.0  # rows behind the last: they only make the shape a usual one
                 losses.append(loss_n)
                 argmaxes.append(argmax_n)
                 if grad_x is not None:
@@ -103,7 +107,7 @@ class HeadLoss:
                     self._add_product(head.weight, logits_nV, x[part])
                 if head.bias is not None and head.bias.requires_grad:
                     _add_column_sums(head.bias, logits_nV)
-            return torch.cat(losses).sum(), torch.cat(argmaxes), None if grad_x is None else grad_x.to(x_NC.dtype)
+            return torch.cat(losses).sum(), torch.cat(argmaxes), None if grad_x is None else grad_x[:N].to(x_NC.dtype)
 
     def chunks(self, x_NC: Tensor, weight_VC: Tensor, bias_V: Tensor | None) -> Iterator[tuple[slice, Tensor]]:
         """The logits of some rows at a time, about as many each time, in memory that the next chunk overwrites."""
@@ -122,9 +126,11 @@ class HeadLoss:
 
     def _kept(self, name: str, size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         """Memory of at least `size` elements: fresh memory costs more than what is computed in it."""
-        memory = self._memory.get(name)
+        memory = self._memory.pop(name, None)
         if memory is None or memory.numel() < size or memory.dtype != dtype or memory.device != device:
-            memory = self._memory[name] = torch.empty(size, dtype=dtype, device=device)
+            memory = None  # freed before the new one is made
+            memory = torch.empty(size, dtype=dtype, device=device)
+        self._memory[name] = memory
         return memory
 
     def _in_format(self, weight_VC: Tensor, dtype: torch.dtype) -> Tensor:

@@ -14,7 +14,7 @@ from lmplay_tui.plan.schema import Stage
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.run.statistics import RunStatistics
 from lmplay_tui.train.checkpoint import FORMAT
-from lmplay_tui.train.device import Precision, hardware_note
+from lmplay_tui.train.device import Precision, hardware_note, trunk_of
 from lmplay_tui.train.loss import HeadLoss
 from lmplay_tui.train.optim import build_optimizer, freeze, schedule, warmup
 from lmplay_tui.train.progress import Progress, WarmUp
@@ -59,9 +59,11 @@ class TrainState:
     loaded_optimizer: dict[str, Any] | None = None  # a checkpoint's, until the stage it belongs to has been entered
     head_loss: HeadLoss = field(default_factory=HeadLoss)
     network: nn.Module = field(init=False)  # the model as steps call it, where it has no `hidden`
+    trunk: Callable[[Tensor, Tensor], Tensor] | None = field(init=False)  # instead of `hidden` for packed samples
 
     def __post_init__(self) -> None:
         self.network = self.model
+        self.trunk = trunk_of(self.model, self.device)
 
     @property
     def device(self) -> torch.device:

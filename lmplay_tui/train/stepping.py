@@ -118,7 +118,7 @@ class Stepper:
 
         def accumulate() -> StepResult:
             return accumulate_gradients(
-                state.network, state.hidden, batch.samples, settings, self._controls.wants_stop
+                state.network, state.hidden, batch.samples, settings, self._controls.wants_stop, trunk=state.trunk
             )
 
         while True:

@@ -5,6 +5,7 @@ Axes: B samples of a mini-batch, T tokens, C width, V vocabulary, N positions in
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol, cast
 
 import numpy as np
 import torch
@@ -12,90 +13,25 @@ from torch import Tensor, nn
 
 from lmplay_tui.data.samples import Sample
 from lmplay_tui.train.loss import HeadLoss, loss_and_argmax
+from lmplay_tui.train.mini_batches import MiniBatch, collate, mini_batches, pack
 from lmplay_tui.train.step_clock import StepClock
+
+
+class Packable(Protocol):
+    """A model that reads samples one behind the other: P positions without padding."""
+
+    def embed(self, ids_P: Tensor, positions_P: Tensor) -> Tensor:
+        """What goes into `trunk`, (P, C), without a graph."""
+
+    def embed_backward(self, grad_PC: Tensor, ids_P: Tensor, positions_P: Tensor) -> None:
+        """Add what the gradient of `embed`'s output gives to its parameters."""
+
+    def trunk(self, x_PC: Tensor, offsets: Tensor) -> Tensor:
+        """What goes into the head, (P, C); `offsets` int64: where each sample begins, and P."""
 
 
 class StopRequested(Exception):
     """Somebody asked to stop between two mini-batches; the step did not happen."""
-
-
-@dataclass(frozen=True)
-class MiniBatch:
-    """Samples side by side, padded on the right.
-
-    `ids_BT` int64: what the model reads (each sample without its last token). `index_N`: the flat positions (b * T + t)
-    whose next token counts in the loss; `targets_N`: those tokens. `truth_rows`: for each sample the slice of N that
-    holds its truth.
-    """
-
-    samples: tuple[Sample, ...]
-    ids_BT: Tensor
-    index_N: Tensor
-    targets_N: Tensor
-    truth_rows: tuple[slice, ...]
-    num_tokens: int  # positions read, without padding
-
-    @property
-    def num_loss_tokens(self) -> int:
-        return int(self.targets_N.numel())
-
-
-def collate(
-    samples: Sequence[Sample],
-    *,
-    include_prompts: bool,
-    device: torch.device,
-    multiple: int = 1,
-    most: int | None = None,
-    least_rows: int = 1,
-) -> MiniBatch:
-    """Lay samples side by side.
-
-    T is rounded up to `multiple`, at most to `most`, and B is at least `least_rows`: compiled code meets few shapes.
-    """
-    lengths = [len(s.prompt_ids) + len(s.truth_ids) - 1 for s in samples]
-    width = -(-max(lengths) // multiple) * multiple
-    if most is not None:
-        width = min(width, most)
-    ids = np.zeros((max(len(samples), least_rows), width), dtype=np.int64)
-    index, targets, truth_rows = [], [], []
-    begin = 0
-    for b, (sample, length) in enumerate(zip(samples, lengths, strict=True)):
-        tokens = np.concatenate((sample.prompt_ids, sample.truth_ids))
-        ids[b, :length] = tokens[:-1]
-        # Position t predicts token t + 1: the first truth token is predicted at the prompt's last position.
-        first_truth = len(sample.prompt_ids) - 1
-        first = 0 if include_prompts else first_truth
-        index.append(np.arange(b * width + first, b * width + length))
-        targets.append(tokens[first + 1 :])
-        truth_rows.append(slice(begin + first_truth - first, begin + length - first))
-        begin += length - first
-    return MiniBatch(
-        samples=tuple(samples),
-        ids_BT=_on(ids, device),
-        index_N=_on(np.concatenate(index).astype(np.int64), device),
-        targets_N=_on(np.concatenate(targets).astype(np.int64), device),
-        truth_rows=tuple(truth_rows),
-        num_tokens=sum(lengths),
-    )
-
-
-def _on(array: np.ndarray, device: torch.device) -> Tensor:
-    tensor = torch.from_numpy(array)
-    if device.type == "cuda":
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)
-
-
-def mini_batches(samples: Sequence[Sample], size: int, *, by_length: bool) -> Iterator[list[Sample]]:
-    """Cut a batch into mini-batches of `size`; the last may be smaller.
-
-    `by_length`: longest first, so that little is padding and a lack of memory shows at once. Only right where the
-    loss does not depend on who shares a mini-batch (`tokens` normalisation).
-    """
-    ordered = sorted(samples, key=lambda s: -(len(s.prompt_ids) + len(s.truth_ids))) if by_length else list(samples)
-    for begin in range(0, len(ordered), size):
-        yield ordered[begin : begin + size]
 
 
 def num_loss_tokens(samples: Sequence[Sample], *, include_prompts: bool) -> int:
@@ -171,9 +107,12 @@ def accumulate_gradients(
     samples: Sequence[Sample],
     settings: StepSettings,
     should_stop: Callable[[], bool] = lambda: False,
+    *,
+    trunk: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> StepResult:
     """Add the gradient of a batch's loss to the parameters' `grad`, mini-batch by mini-batch.
 
+    `hidden`: the model's body where body and head are apart. `trunk`: the body for packed samples, without padding.
     `tokens`: loss = (sum over all loss tokens) / (their number in the batch).
     `samples`: each mini-batch's mean over its tokens, weighted by its share of the samples (the user's document).
     Raises `StopRequested` between mini-batches.
@@ -187,19 +126,22 @@ def accumulate_gradients(
     for part in mini_batches(samples, settings.mini_batch_size, by_length=by_tokens):
         if should_stop():
             raise StopRequested
-        mini = collate(
-            part, include_prompts=settings.include_prompts, device=settings.device,
-            multiple=settings.width_multiple, most=settings.longest, least_rows=settings.least_rows,
-        )  # fmt: skip
+        if trunk is None:
+            mini = collate(
+                part, include_prompts=settings.include_prompts, device=settings.device,
+                multiple=settings.width_multiple, most=settings.longest, least_rows=settings.least_rows,
+            )  # fmt: skip
+        else:
+            mini = pack(part, include_prompts=settings.include_prompts, device=settings.device)
         if by_tokens:
             # Divide by the whole batch's tokens, not the mini-batch's: a mean of means depends on the cut.
             scale = 1.0 / batch_loss_tokens
         else:
             scale = len(part) / len(samples) / mini.num_loss_tokens
-        loss_sum, argmax_N = _forward_and_backward(model, hidden, mini, scale, settings)
+        loss_sum, argmax_N = _forward_and_backward(mini, model, hidden, trunk, scale=scale, settings=settings)
         loss += loss_sum * scale
         result.num_tokens += mini.num_tokens
-        result.num_positions += mini.ids_BT.numel()
+        result.num_positions += mini.ids.numel()
         if settings.want_argmax:
             argmaxes.append(argmax_N)
             result.samples += [
@@ -214,30 +156,49 @@ def accumulate_gradients(
 
 
 def _forward_and_backward(
-    model: nn.Module, hidden: Callable[[Tensor], Tensor] | None, mini: MiniBatch, scale: float, settings: StepSettings
+    mini: MiniBatch,
+    model: nn.Module,
+    hidden: Callable[[Tensor], Tensor] | None,
+    trunk: Callable[[Tensor, Tensor], Tensor] | None,
+    *,
+    scale: float,
+    settings: StepSettings,
 ) -> tuple[Tensor, Tensor]:
     """Add the gradients of `scale` times the summed loss to the parameters; gives the summed loss and the argmax.
 
     Most of the arithmetic of a small model with a large vocabulary is in its head: so only positions that count meet
-    it, where the model has body and a linear `head` apart; a padded position is never computed on.
+    it, where the model has body and a linear `head` apart.
     """
     clock, scaler, head = settings.clock, settings.scaler, getattr(model, "head", None)
     clock.mark()
+    embedded_PC = None
     with settings.autocast():
         factor = torch.full((), scale, dtype=settings.exact, device=settings.device)
         if scaler is not None:
             factor = scaler.scale(factor)
         if hidden is not None and type(head) is nn.Linear:
-            x_NC = hidden(mini.ids_BT).flatten(0, 1).index_select(0, mini.index_N)
+            if trunk is None:
+                x = hidden(mini.ids).flatten(0, 1)
+            else:
+                embedded_PC = cast(Packable, model).embed(mini.ids, _there(mini.positions_P)).requires_grad_()
+                x = trunk(embedded_PC, _there(mini.offsets))
+            x_NC = x.index_select(0, mini.index_N)
             loss_sum, argmax_N, grad_x_NC = settings.head_loss(head, x_NC, mini.targets_N, factor)
         else:
-            loss_sum, argmax_N = loss_and_argmax(model, hidden, mini.ids_BT, mini.index_N, mini.targets_N)
+            loss_sum, argmax_N = loss_and_argmax(model, hidden, mini.ids, mini.index_N, mini.targets_N)
             x_NC, grad_x_NC = loss_sum, factor
     clock.mark("forward")
     if grad_x_NC is not None:
         torch.autograd.backward(x_NC, grad_x_NC.to(x_NC.dtype))
+    if embedded_PC is not None:
+        cast(Packable, model).embed_backward(_there(embedded_PC.grad), mini.ids, _there(mini.positions_P))
     clock.mark("backward")
     return loss_sum.detach(), argmax_N
+
+
+def _there(tensor: Tensor | None) -> Tensor:
+    assert tensor is not None
+    return tensor
 
 
 def _to_processor(tensor: Tensor) -> Tensor:

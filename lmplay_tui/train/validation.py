@@ -15,7 +15,8 @@ from lmplay_tui.train.accuracy import word_accuracy
 from lmplay_tui.train.device import Precision
 from lmplay_tui.train.loss import loss_and_argmax
 from lmplay_tui.train.memory import fits, give_memory_back, halved
-from lmplay_tui.train.steps import StopRequested, collate, mini_batches
+from lmplay_tui.train.mini_batches import collate, mini_batches
+from lmplay_tui.train.steps import StopRequested
 
 SHOWN_TOKENS = 256  # of a truth, with probabilities: more fits no screen and fills the journal
 
@@ -92,7 +93,7 @@ class Scorer:
                 mini = collate(part, include_prompts=False, device=self._precision.device)
                 with self._precision.autocast():
                     loss, argmax_N = loss_and_argmax(
-                        self._model, self._hidden, mini.ids_BT, mini.index_N, mini.targets_N
+                        self._model, self._hidden, mini.ids, mini.index_N, mini.targets_N
                     )
                 loss_sum += float(loss)
                 num_tokens += mini.num_tokens
@@ -117,7 +118,7 @@ class Scorer:
         with evaluating(self._model):
             mini = collate([sample], include_prompts=False, device=self._precision.device)
             with self._precision.autocast():
-                logits_TV = self._model(mini.ids_BT)[0]
+                logits_TV = self._model(mini.ids)[0]
             log_p_NV = logits_TV.index_select(0, mini.index_N).float().log_softmax(dim=-1)
             truth_log_p = log_p_NV.gather(1, mini.targets_N[:, None])[:, 0]
             argmax = log_p_NV.argmax(dim=-1).tolist()

@@ -73,7 +73,7 @@ def _padding(batches: list[Any], setting: Setting, multiple: int) -> float:
     """Share of the computed positions that is padding, in mini-batches sorted by length as training has them."""
     import torch
 
-    from lmplay_tui.train.steps import collate, mini_batches
+    from lmplay_tui.train.mini_batches import collate, mini_batches
 
     real = computed = 0
     for batch in batches:
@@ -82,5 +82,5 @@ def _padding(batches: list[Any], setting: Setting, multiple: int) -> float:
                 part, include_prompts=False, device=torch.device("cpu"), multiple=multiple, most=setting.context_len
             )
             real += mini.num_tokens
-            computed += mini.ids_BT.numel()
+            computed += mini.ids.numel()
     return 1 - real / computed

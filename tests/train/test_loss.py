@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from lmplay_tui.data.samples import Sample
 from lmplay_tui.models.gpt2ish import GPT2ish
 from lmplay_tui.train import loss as loss_module
-from lmplay_tui.train.device import Precision, body_of
+from lmplay_tui.train.device import Precision, body_of, trunk_of
 from lmplay_tui.train.loss import HeadLoss, loss_and_argmax, softmax_gradient, traced_softmax_gradient
 from lmplay_tui.train.steps import StepSettings, accumulate_gradients
 
@@ -126,18 +126,19 @@ def a_step(seed: int) -> list[Sample]:
     return [Sample("", "", ids[0, :10], ids[0, 10:41], 0), Sample("", "", ids[1, :1], ids[1, 1:33], 0)]
 
 
-def losses_of_20_steps(model: GPT2ish, fast: bool) -> list[float]:
+def losses_of_20_steps(model: GPT2ish, how: str) -> list[float]:
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, weight_decay=0.01)
     cpu = torch.device("cpu")
-    how = StepSettings(
+    step_settings = StepSettings(
         device=cpu, mini_batch_size=2, normalization="tokens", include_prompts=False, grad_clip=None,
         autocast=Precision(cpu).autocast,
     )  # fmt: skip
     losses = []
     for step in 5 * [0, 1, 2, 3]:
         optimizer.zero_grad()
-        if fast:
-            losses.append(accumulate_gradients(model, body_of(model), a_step(step), how).loss)
+        if how != "plain":
+            trunk = trunk_of(model, cpu) if how == "packed" else None
+            losses.append(accumulate_gradients(model, body_of(model), a_step(step), step_settings, trunk=trunk).loss)
         else:
             sums, count = torch.zeros(()), 0
             for sample in a_step(step):
@@ -152,11 +153,12 @@ def losses_of_20_steps(model: GPT2ish, fast: bool) -> list[float]:
     return losses
 
 
-def test_twenty_steps_in_float32_follow_the_plain_loop() -> None:
+@pytest.mark.parametrize("how", ["padded", "packed"])
+def test_twenty_steps_in_float32_follow_the_plain_loop(how: str) -> None:
     torch.manual_seed(0)
     model = GPT2ish(vocab_size=3000, context_len=40, num_blocks=2, embed_dim=64, num_heads=2, dropout=0.0)
-    expected = losses_of_20_steps(copy.deepcopy(model), fast=False)
-    got = losses_of_20_steps(model, fast=True)
+    expected = losses_of_20_steps(copy.deepcopy(model), "plain")
+    got = losses_of_20_steps(model, how)
     assert max(abs(a - b) for a, b in zip(expected, got, strict=True)) < 1e-5
     assert got[0] - got[-1] > 0.01
 

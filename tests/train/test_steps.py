@@ -11,16 +11,15 @@ from torch.nn import functional as F
 
 from lmplay_tui.data.samples import Sample
 from lmplay_tui.models.gpt2ish import GPT2ish
-from lmplay_tui.train.device import Precision, body_of
+from lmplay_tui.train.device import Precision, body_of, trunk_of
+from lmplay_tui.train.mini_batches import collate, mini_batches, pack
 from lmplay_tui.train.steps import (
     StepResult,
     StepSettings,
     StopRequested,
     accumulate_gradients,
     apply_update,
-    collate,
     is_finite,
-    mini_batches,
 )
 
 VOCAB = 50
@@ -49,9 +48,11 @@ def step_settings(mini_batch_size: int, normalization: str = "tokens", include_p
     )  # fmt: skip
 
 
-def gradients(model, samples, **kwargs) -> tuple[StepResult, dict[str, torch.Tensor]]:
+def gradients(model, samples, *, packed: bool = False, **kwargs) -> tuple[StepResult, dict[str, torch.Tensor]]:
     model.zero_grad()
-    result = accumulate_gradients(model, body_of(model), samples, step_settings(**kwargs))
+    trunk = trunk_of(model, CPU) if packed else None
+    assert packed is (trunk is not None)
+    result = accumulate_gradients(model, body_of(model), samples, step_settings(**kwargs), trunk=trunk)
     return result, {name: p.grad.clone() for name, p in model.named_parameters()}
 
 
@@ -59,12 +60,13 @@ lengths = st.lists(st.tuples(st.integers(1, 12), st.integers(1, 15)), min_size=1
 
 
 @settings(max_examples=60, deadline=None)
-@given(lengths, st.integers(1, 10), st.booleans())
-def test_gradient_does_not_depend_on_the_cut(shapes, mini_batch_size, include_prompts):
+@given(lengths, st.integers(1, 10), st.booleans(), st.booleans())
+def test_gradient_does_not_depend_on_the_cut(shapes, mini_batch_size, include_prompts, packed):
     model = model64()
     samples = [sample(p, t, seed=i) for i, (p, t) in enumerate(shapes)]
     whole, expected = gradients(model, samples, mini_batch_size=len(samples), include_prompts=include_prompts)
-    cut, got = gradients(model, samples, mini_batch_size=mini_batch_size, include_prompts=include_prompts)
+    how = {"mini_batch_size": mini_batch_size, "include_prompts": include_prompts}
+    cut, got = gradients(model, samples, packed=packed, **how)
     assert cut.loss == pytest.approx(whole.loss, abs=1e-12)
     for name in expected:
         assert torch.allclose(expected[name], got[name], rtol=0, atol=1e-12), name
@@ -106,7 +108,7 @@ def test_fifty_by_four_is_thirteen_mini_batches():
 def test_collate_pads_right_and_counts_truth_only():
     one, two = sample(3, 2), sample(1, 5)
     mini = collate([one, two], include_prompts=False, device=CPU)
-    assert mini.ids_BT.shape == (2, 5)
+    assert mini.ids.shape == (2, 5)
     assert mini.num_tokens == 4 + 5
     assert mini.targets_N.tolist() == [*one.truth_ids, *two.truth_ids]
     assert mini.index_N.tolist() == [2, 3, 5, 6, 7, 8, 9]
@@ -116,10 +118,10 @@ def test_collate_pads_right_and_counts_truth_only():
     assert [with_prompts.targets_N[rows].tolist() for rows in with_prompts.truth_rows] == [
         list(one.truth_ids), list(two.truth_ids),
     ]  # fmt: skip
-    assert collate([one], include_prompts=False, device=CPU, multiple=8).ids_BT.shape == (1, 8)
-    assert collate([one], include_prompts=False, device=CPU, multiple=8, most=6).ids_BT.shape == (1, 6)
+    assert collate([one], include_prompts=False, device=CPU, multiple=8).ids.shape == (1, 8)
+    assert collate([one], include_prompts=False, device=CPU, multiple=8, most=6).ids.shape == (1, 6)
     two_rows = collate([one], include_prompts=False, device=CPU, least_rows=2)
-    assert two_rows.ids_BT.shape == (2, 4)
+    assert two_rows.ids.shape == (2, 4)
     assert (two_rows.num_tokens, two_rows.targets_N.tolist()) == (4, one.truth_ids.tolist())
 
 
@@ -134,10 +136,22 @@ def test_padding_changes_nothing():
         assert torch.allclose(parameter.grad, narrow[name], rtol=0, atol=1e-14), name
 
 
-def test_argmax_belongs_to_its_sample():
+def test_packed_samples_lie_one_behind_the_other():
+    mini = pack([sample(2, 4), sample(9, 9)], include_prompts=False, device=CPU)
+    assert mini.offsets.tolist() == [0, 16, 48]
+    assert mini.positions_P.tolist() == [0, 1, 2, 3, 4, *[4] * 11, *range(17), *[16] * 15]
+    assert mini.ids.tolist()[5:16] == [0] * 11
+    assert mini.ids.tolist()[33:] == [0] * 15
+    assert mini.index_N.tolist() == [1, 2, 3, 4, *range(24, 33)]
+    assert mini.num_tokens == 5 + 17
+    assert mini.truth_rows == (slice(0, 4), slice(4, 13))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_argmax_belongs_to_its_sample(packed):
     model = model64()
     samples = [sample(2, 3 + i, seed=i) for i in range(5)]
-    result, _ = gradients(model, samples, mini_batch_size=2)
+    result, _ = gradients(model, samples, mini_batch_size=2, packed=packed)
     for one, argmax in result.predictions():
         tokens = torch.from_numpy(np.concatenate((one.prompt_ids, one.truth_ids)).astype(np.int64))
         expected = model(tokens[None, :-1])[0, len(one.prompt_ids) - 1 :].argmax(-1)

@@ -1,0 +1,134 @@
+"""Samples as one mini-batch: side by side and padded, or one behind the other.
+
+Axes: B samples of a mini-batch, T tokens, N positions in the loss (flat over B and T), P positions of packed samples.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lmplay_tui.data.samples import Sample
+
+PACKED_MULTIPLE = 16
+
+
+@dataclass(frozen=True)
+class MiniBatch:
+    """Samples side by side, padded on the right; or packed: one behind the other.
+
+    `ids` int64 (B, T), or (P,): what the model reads (each sample without its last token). `index_N`: the flat
+    positions whose next token counts in the loss; `targets_N`: those tokens. `truth_rows`: for each sample the slice
+    of N that holds its truth. `offsets` int64: where each packed sample begins, and P; None: padded.
+    """
+
+    samples: tuple[Sample, ...]
+    ids: Tensor
+    index_N: Tensor
+    targets_N: Tensor
+    truth_rows: tuple[slice, ...]
+    num_tokens: int  # positions read, without padding
+    offsets: Tensor | None = None
+    positions_P: Tensor | None = None
+
+    @property
+    def num_loss_tokens(self) -> int:
+        return int(self.targets_N.numel())
+
+
+def collate(
+    samples: Sequence[Sample],
+    *,
+    include_prompts: bool,
+    device: torch.device,
+    multiple: int = 1,
+    most: int | None = None,
+    least_rows: int = 1,
+) -> MiniBatch:
+    """Lay samples side by side.
+
+    T is rounded up to `multiple`, at most to `most`, and B is at least `least_rows`: compiled code meets few shapes.
+    """
+    lengths = [_num_positions(s) for s in samples]
+    width = -(-max(lengths) // multiple) * multiple
+    if most is not None:
+        width = min(width, most)
+    rows = max(len(samples), least_rows)
+    begins = [b * width for b in range(len(samples))]
+    ids, index, targets, truth_rows = _laid_out(samples, begins, rows * width, include_prompts=include_prompts)
+    return MiniBatch(
+        samples=tuple(samples),
+        ids=_on(ids.reshape(rows, width), device),
+        index_N=_on(index, device),
+        targets_N=_on(targets, device),
+        truth_rows=truth_rows,
+        num_tokens=sum(lengths),
+    )
+
+
+def pack(samples: Sequence[Sample], *, include_prompts: bool, device: torch.device) -> MiniBatch:
+    """Lay samples one behind the other, each from a multiple of `PACKED_MULTIPLE` on.
+
+    Attention and matrix products prepare code for each length that they meet, and keep it: with lengths of all kinds
+    that takes more time and memory than the few positions between the samples.
+    """
+    lengths = [_num_positions(s) for s in samples]
+    offsets = np.cumsum([0, *(-(-length // PACKED_MULTIPLE) * PACKED_MULTIPLE for length in lengths)])
+    P = int(offsets[-1])
+    positions_P = np.arange(P) - np.repeat(offsets[:-1], np.diff(offsets))  # behind a sample none that a model has not
+    ids, index, targets, truth_rows = _laid_out(samples, offsets[:-1].tolist(), P, include_prompts=include_prompts)
+    return MiniBatch(
+        samples=tuple(samples),
+        ids=_on(ids, device),
+        index_N=_on(index, device),
+        targets_N=_on(targets, device),
+        truth_rows=truth_rows,
+        num_tokens=sum(lengths),
+        offsets=torch.from_numpy(offsets),
+        positions_P=_on(np.minimum(positions_P, np.repeat(np.array(lengths) - 1, np.diff(offsets))), device),
+    )
+
+
+def _num_positions(sample: Sample) -> int:
+    return len(sample.prompt_ids) + len(sample.truth_ids) - 1
+
+
+def _laid_out(
+    samples: Sequence[Sample], begins: Sequence[int], size: int, *, include_prompts: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[slice, ...]]:
+    """The tokens of samples at the flat places where they begin, what counts in the loss, and each one's truth."""
+    ids = np.zeros(size, dtype=np.int64)
+    index, targets, truth_rows = [], [], []
+    counted = 0
+    for sample, begin in zip(samples, begins, strict=True):
+        tokens = np.concatenate((sample.prompt_ids, sample.truth_ids))
+        length = len(tokens) - 1
+        ids[begin : begin + length] = tokens[:-1]
+        # Position t predicts token t + 1: the first truth token is predicted at the prompt's last position.
+        first_truth = len(sample.prompt_ids) - 1
+        first = 0 if include_prompts else first_truth
+        index.append(np.arange(begin + first, begin + length))
+        targets.append(tokens[first + 1 :])
+        truth_rows.append(slice(counted + first_truth - first, counted + length - first))
+        counted += length - first
+    return ids, np.concatenate(index), np.concatenate(targets).astype(np.int64), tuple(truth_rows)
+
+
+def _on(array: np.ndarray, device: torch.device) -> Tensor:
+    tensor = torch.from_numpy(array)
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def mini_batches(samples: Sequence[Sample], size: int, *, by_length: bool) -> Iterator[list[Sample]]:
+    """Cut a batch into mini-batches of `size`; the last may be smaller.
+
+    `by_length`: longest first, so that little is padding and a lack of memory shows at once. Only right where the
+    loss does not depend on who shares a mini-batch (`tokens` normalisation).
+    """
+    ordered = sorted(samples, key=lambda s: -(len(s.prompt_ids) + len(s.truth_ids))) if by_length else list(samples)
+    for begin in range(0, len(ordered), size):
+        yield ordered[begin : begin + size]
