@@ -154,6 +154,7 @@ STATEMENTS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "Dataset caching": {
         "--save-datasets stores a plan's datasets for another machine": (
+            "commands/test_offline_box.py::test_stored_copied_and_trained_without_network",
             "data/test_saving.py::test_what_is_saved_is_read_without_network",
             "data/test_saving.py::test_datasets_saved_by_lmplay_are_used_as_they_are",
         ),
