@@ -183,13 +183,13 @@ def test_the_trainer_cuts_fifty_by_four(place, monkeypatch):
     sizes: list[int] = []
     from lmplay_tui.train import steps
 
-    collate = steps.collate
+    pack = steps.pack
 
     def counted(samples, **kwargs):
         sizes.append(len(samples))
-        return collate(samples, **kwargs)
+        return pack(samples, **kwargs)
 
-    monkeypatch.setattr(steps, "collate", counted)
+    monkeypatch.setattr(steps, "pack", counted)
     events = stop_after(1, training_plan=write_plan(place), model="m.lmp", batch_size=50, mini_batch_size=4)
     step = next(event for event in events if type(event).__name__ == "StepDone")
     assert step.samples == 50
