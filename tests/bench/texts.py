@@ -63,24 +63,20 @@ def run_cut(arguments: Any) -> dict[str, str]:
         seconds = time.perf_counter() - begun
         tokens = sum(len(s.prompt_ids) + len(s.truth_ids) for batch in batches for s in batch.samples)
         rows[f"cut {setting.name}: tokens/s"] = f"{tokens / seconds:,.0f}"
-        for multiple in (1, 8):
-            share = _padding(batches, setting, multiple)
-            rows[f"padding {setting.name}, widths in {multiple}s"] = f"{100 * share:.1f} %"
+        rows[f"padding {setting.name}"] = f"{100 * _padding(batches, setting):.1f} %"
     return rows
 
 
-def _padding(batches: list[Any], setting: Setting, multiple: int) -> float:
-    """Share of the computed positions that is padding, in mini-batches sorted by length as training has them."""
+def _padding(batches: list[Any], setting: Setting) -> float:
+    """Share of the computed positions that is padding, in mini-batches packed as training on a processor has them."""
     import torch
 
-    from lmplay_tui.train.mini_batches import collate, mini_batches
+    from lmplay_tui.train.mini_batches import mini_batches, pack
 
     real = computed = 0
     for batch in batches:
         for part in mini_batches(batch.samples, setting.mini_batch_size, by_length=True):
-            mini = collate(
-                part, include_prompts=False, device=torch.device("cpu"), multiple=multiple, most=setting.context_len
-            )
+            mini = pack(part, include_prompts=False, device=torch.device("cpu"))
             real += mini.num_tokens
             computed += mini.ids.numel()
     return 1 - real / computed
