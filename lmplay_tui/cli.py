@@ -9,6 +9,7 @@ from importlib import import_module
 import lmplay_tui
 from lmplay_tui.errors import EXIT_BUG, EXIT_LEFT_AT_ONCE, EXIT_OK, UserError
 from lmplay_tui.text import printable
+from lmplay_tui.threads import wait_briefly
 
 TUI, TRAINER, PLOTSTATS, GENERATOR = "lmplay-tui", "lmp_trainer", "lmp_plotstats", "lmp_generator"
 
@@ -55,6 +56,7 @@ def _run_command(name: str, words: list[str], prog: str) -> int:
 
 def _guarded(work: Callable[[], int]) -> int:
     """Turn what went wrong into one line and an exit status."""
+    wait_briefly()
     try:
         if any(word in ("-V", "--version") for word in sys.argv[1:2]):
             print(f"{TUI} {lmplay_tui.__version__}")

@@ -5,6 +5,7 @@ import os
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["GOMP_SPINCOUNT"] = "1000"  # as the commands do: tests run side by side
 os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
 
 

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from lmplay_tui.threads import wait_briefly
 from tests.bench.settings import LR, SETTINGS, WARM_UP_STEPS, WEIGHT_DECAY, Setting, cpu_s, line, plan_text
 
 
@@ -126,6 +127,7 @@ def run_ceiling(setting: Setting, asked: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    wait_briefly()  # as the commands do, for both
     which, text = sys.argv[1:]
     arguments = json.loads(text)
     contender = {"trainer": run_trainer, "ceiling": run_ceiling}[which]
