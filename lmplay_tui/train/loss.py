@@ -160,10 +160,11 @@ class HeadLoss:
 
 
 def _add_column_sums(bias_V: Tensor, grad_nV: Tensor) -> None:
-    """Add the bias's gradient of a chunk. Half precision in blocks: torch first copies all that it sums to float32."""
+    """Add the bias's gradient of a chunk. On a processor torch copies half precision to float32 first: in blocks."""
     if bias_V.grad is None:
         bias_V.grad = torch.zeros_like(bias_V)
-    for rows in _blocks(len(grad_nV), len(grad_nV) if grad_nV.dtype == bias_V.dtype else 32):
+    is_copied = grad_nV.dtype != bias_V.dtype and grad_nV.device.type == "cpu"
+    for rows in _blocks(len(grad_nV), 32 if is_copied else len(grad_nV)):
         bias_V.grad += grad_nV[rows].sum(dim=0, dtype=bias_V.dtype)
 
 

@@ -4,12 +4,10 @@ Times on a busy machine are noise: contenders are run in turn, compared with eac
 """
 
 import argparse
-import importlib
-import importlib.util
 import sys
 from collections.abc import Callable
 
-from tests.bench import runs, texts, training
+from tests.bench import runs, texts, training, ui
 
 Measurement = Callable[[argparse.Namespace], dict[str, str]]
 
@@ -23,17 +21,9 @@ def _train_both(arguments: argparse.Namespace) -> dict[str, str]:
     return rows
 
 
-def _ui(arguments: argparse.Namespace) -> dict[str, str]:
-    """The dashboard's own measurement."""
-    if importlib.util.find_spec("tests.bench.ui") is None:
-        return {"ui": "not measured: tests/bench/ui.py is not there"}
-    measure: Measurement = importlib.import_module("tests.bench.ui").run
-    return measure(arguments)
-
-
 ALL: dict[str, Measurement] = {
     "train": _train_both, "resume": runs.run_resume, "save": runs.run_save, "tokenize": texts.run_tokenize,
-    "cut": texts.run_cut, "ui": _ui,
+    "cut": texts.run_cut, "ui": ui.run,
 }  # fmt: skip
 
 
