@@ -5,22 +5,12 @@ resume does with it (`OnResume`). The command line, a plan's `[train]` and stage
 all made from it.
 """
 
-import argparse
-import difflib
-import re
-import types
-import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from enum import StrEnum
 from functools import cache
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
-from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
-
-from lmplay_tui.errors import UserError
-from lmplay_tui.text import one_line
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 
 class Where(StrEnum):
@@ -237,20 +227,21 @@ def flag(name: str) -> str:
     return _FLAG_NAMES.get(name, "--" + name.replace("_", "-"))
 
 
-def _extra(name: str) -> dict[str, Any]:
-    extra = TrainOptions.model_fields[name].json_schema_extra
-    assert isinstance(extra, dict)
-    return typing.cast(dict[str, Any], extra)
+def extra(name: str) -> dict[str, Any]:
+    """What a declaration says beside type and bounds: group, metavar, the default as help shows it."""
+    declared = TrainOptions.model_fields[name].json_schema_extra
+    assert isinstance(declared, dict)
+    return cast(dict[str, Any], declared)
 
 
 def where(name: str) -> Where:
     """Where the option may be set."""
-    return Where(_extra(name)["where"])
+    return Where(extra(name)["where"])
 
 
 def on_resume(name: str) -> OnResume:
     """What a resume does with the option."""
-    return OnResume(_extra(name)["on_resume"])
+    return OnResume(extra(name)["on_resume"])
 
 
 @cache
@@ -282,187 +273,6 @@ def resolve(*layers: Mapping[str, Any]) -> TrainOptions:
     return TrainOptions.model_validate(merged)
 
 
-@cache
-def _adapter(name: str) -> TypeAdapter[Any]:
-    field: FieldInfo = TrainOptions.model_fields[name]
-    kind: Any = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
-    return TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False))
-
-
-_SENTENCES = {
-    "greater_than": "must be above {gt:g}",
-    "greater_than_equal": "must be at least {ge:.16g}",
-    "less_than": "must be below {lt:g}",
-    "less_than_equal": "must be at most {le:.16g}",
-    "finite_number": "must be a finite number",
-    "string_too_short": "must not be empty",
-    "string_too_long": "must have at most {max_length} characters",
-    "int_from_float": "must be a whole number",
-}
-_KINDS = {
-    "int": "a whole number",
-    "float": "a number",
-    "bool": "true or false",
-    "string": "text",
-    "literal": "one of {expected}",
-}
-
-
-def sentence(error: ErrorDetails) -> str:
-    """What is wrong with a value, as our messages say it: `must be above 0`."""
-    kind, context = error["type"], error.get("ctx", {})
-    if (known := _SENTENCES.get(kind)) is not None:
-        said = known.format(**context)
-    elif kind == "string_pattern_mismatch":
-        said = "is not of the form it needs"
-    else:
-        said = "must be " + _KINDS.get(kind.split("_")[0], error["msg"]).format(**context)
-    return said
-
-
-def shown_value(value: object) -> str:
-    """A user's value in a message: at most 60 characters, nothing a terminal obeys."""
-    try:
-        text = repr(value)
-    except RecursionError:
-        text = "a deeply nested value"
-    except ValueError:  # an integer of more than 4,300 digits
-        text = "a huge number"
-    return one_line(text, 60)
-
-
-def check(name: str, value: object, *, strict: bool) -> tuple[Any, str | None]:
-    """The value as the option's type, and what is wrong with it (None: nothing).
-
-    `strict`: the value comes with a type (TOML, JSON); otherwise it is a word of a command line.
-    A whole number is fine where a number is meant; true is not 1.
-    """
-    try:
-        return _adapter(name).validate_python(value, strict=strict), None
-    except ValidationError as error:
-        said = sentence(_most_telling(error.errors(include_url=False)))
-        return None, f"{said}, got {shown_value(value) if strict else one_line(value, 60) or 'nothing'}"
-
-
-def _most_telling(errors: Sequence[ErrorDetails]) -> ErrorDetails:
-    """Of a union's errors (`int | "auto"`), the bound that was broken rather than the branch that was not meant."""
-    return next((e for e in errors if e["type"] in _SENTENCES), errors[0])
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """`; did you mean X?` for a misspelt word, or nothing."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {close[0]}?" if close else ""
-
-
-class _Parser(argparse.ArgumentParser):
-    """An argparse that says a mistake in one line and leaves the exit to its caller."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{self.prog}: {one_line(message)}; see {self.prog} --help")
-
-
-class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=34, width=100)
-
-
-def new_parser(
-    prog: str, description: str, epilog: str | None = None, usage: str | None = None
-) -> argparse.ArgumentParser:
-    """An argument parser whose mistakes are `UserError`s of one line."""
-    return _Parser(
-        prog=prog, usage=usage, description=description, epilog=epilog, allow_abbrev=False,
-        formatter_class=_HelpFormatter, argument_default=argparse.SUPPRESS,
-    )
-
-
-def add_options(parser: argparse.ArgumentParser, leave_out: Iterable[str] = ()) -> None:
-    """Add every declared option to `parser`, in groups; what the line does not give stays out of the namespace."""
-    groups: dict[str, argparse._ArgumentGroup] = {}
-    left_out = set(leave_out)
-    for name, field in TrainOptions.model_fields.items():
-        if name in left_out:
-            continue
-        extra = _extra(name)
-        title = extra["group"]
-        group = groups.get(title) or groups.setdefault(title, parser.add_argument_group(title))
-        flags = [flag(name)] if name != "context_len" else ["--context_len", "--context-len"]
-        help_text = f"{field.description} {_default_note(name)}".rstrip().replace("%", "%%")
-        if field.annotation is bool:
-            if where(name) is Where.LINE:
-                group.add_argument(*flags, dest=name, action="store_true", help=help_text)
-            else:  # a plan may say true: the line must be able to say no
-                group.add_argument(*flags, dest=name, action=argparse.BooleanOptionalAction, help=help_text)
-        else:
-            group.add_argument(*flags, dest=name, help=help_text, metavar=extra["metavar"] or _metavar(name))
-
-
 def hosting_options() -> list[str]:
     """The options that say how a run is shown and hosted, not what it trains."""
-    return [name for name in TrainOptions.model_fields if _extra(name)["group"] == SCREEN]
-
-
-def _default_note(name: str) -> str:
-    field = TrainOptions.model_fields[name]
-    shown = _extra(name)["shown_default"]
-    if shown is None:
-        shown = None if field.default is None or field.default is False else str(field.default)
-    return f"[{shown}]" if shown else ""
-
-
-def _metavar(name: str) -> str:
-    annotation = TrainOptions.model_fields[name].annotation
-    is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
-    kinds = typing.get_args(annotation) if is_union else (annotation,)
-    for kind in kinds:
-        if typing.get_origin(kind) is Literal:
-            return "|".join(str(choice) for choice in typing.get_args(kind))
-    return "N" if int in kinds else "X" if float in kinds else name.upper()
-
-
-def parse_line(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
-    """Parse a command line; an unknown option is refused with the nearest known one.
-
-    Raises `UserError` of one line for each mistake.
-    """
-    namespace, unknown = parser.parse_known_args(list(arguments))
-    if unknown:
-        word = unknown[0].split("=")[0]
-        known = [s for action in parser._actions for s in action.option_strings]
-        kind = "option" if word.startswith("-") else "argument"
-        raise UserError(f"{parser.prog}: unknown {kind} {shown_value(word)}{nearest(word, known)}")
-    return namespace
-
-
-def given_options(namespace: argparse.Namespace) -> dict[str, Any]:
-    """The options that a command line gave, typed and checked: all their problems at once.
-
-    Raises `UserError`, one line a problem.
-    """
-    given: dict[str, Any] = {}
-    problems = []
-    for name in TrainOptions.model_fields:
-        if not hasattr(namespace, name):
-            continue
-        value, problem = check(name, getattr(namespace, name), strict=False)
-        if problem is None:
-            given[name] = value
-        else:
-            problems.append(f"{flag(name)}: {problem}")
-    if problems:
-        raise UserError("\n".join(problems))
-    return given
-
-
-def command_words(given: Mapping[str, Any]) -> list[str]:
-    """The words of a command line that gives these options: the inverse of `given_options`."""
-    words: list[str] = []
-    for name, value in given.items():
-        if value is True:
-            words.append(flag(name))
-        elif value is False:
-            words.append(re.sub("^--", "--no-", flag(name)))
-        elif value is not None:
-            words += [flag(name), str(value)]
-    return words
+    return [name for name in TrainOptions.model_fields if extra(name)["group"] == SCREEN]
