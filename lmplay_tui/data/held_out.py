@@ -2,7 +2,7 @@
 
 import math
 
-from lmplay_tui.data.shuffle import mixed
+from lmplay_tui.data.shuffle import keyed, mixed
 
 MOST_ROWS = 5000  # held out of a large dataset, about
 
@@ -43,3 +43,8 @@ class HeldOut:
         if block >= self._full:  # the last block may keep all its rows
             block, place = self._full, number - self._full * (self._block - 1)
         return block * self._block + place + (place >= self._choice(block))
+
+
+def held_out(rows: int, share: float, seed: int, identity: str) -> HeldOut:
+    """The rows held out of the dataset called `identity`."""
+    return HeldOut(rows, share, keyed(seed, "held out", identity))

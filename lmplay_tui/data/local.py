@@ -31,6 +31,15 @@ def is_local(path: str) -> bool:
     return Path(path).is_absolute()
 
 
+def size_bytes(path: Path) -> int:
+    """The bytes of a file, or of all files below a folder; 0 where there is nothing."""
+    files = path.rglob("*") if path.is_dir() else (path,)
+    try:
+        return sum(file.stat().st_size for file in files if file.is_file())
+    except OSError:
+        return 0
+
+
 def read(spec: DatasetSpec, report: Report) -> Splits:
     """The rows to train and to validate on. Files become Arrow once, in the cache of `datasets`.
 

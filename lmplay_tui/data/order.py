@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from lmplay_tui.data.held_out import HeldOut
+from lmplay_tui.data.held_out import held_out
 from lmplay_tui.data.mixture import Mixture
 from lmplay_tui.data.samples import Item
 from lmplay_tui.data.shuffle import BlockShuffle, Permutation, keyed
@@ -20,11 +20,11 @@ class Source:
     train: Rows
     validation: Rows | None
 
-    def identity(self) -> str:
-        """What the dataset is called by those who share it: the same after a move, and for a saved copy."""
-        path = self.spec.path
-        name = PurePath(path).name if PurePath(path).is_absolute() else path
-        return f"{name} {self.spec.config} {self.spec.split}"
+
+def identity_of(spec: DatasetSpec) -> str:
+    """What a dataset is called by those who share it: the same after a move, and for a saved copy."""
+    name = PurePath(spec.path).name if PurePath(spec.path).is_absolute() else spec.path
+    return f"{name} {spec.config} {spec.split}"
 
 
 class Part:
@@ -32,10 +32,8 @@ class Part:
 
     def __init__(self, source: Source, *, share: float, seed: int) -> None:
         self.source = source
-        self.identity = source.identity()
-        self._held = None if source.validation else HeldOut(
-            source.train.num_rows, share, keyed(seed, "held out", self.identity)
-        )
+        self.identity = identity_of(source.spec)
+        self._held = None if source.validation else held_out(source.train.num_rows, share, seed, self.identity)
         if source.validation is not None:
             self.training_rows, self.validation_rows = source.train.num_rows, source.validation.num_rows
         else:
@@ -62,12 +60,11 @@ class TrainingOrder:
 
     def __init__(self, stage: Stage, options: TrainOptions, parts: list[Part]) -> None:
         self._parts = parts
-        self._mixture = _mixture(
-            stage, options, [part.training_rows for part in parts], stage.stopping, stage.weights
-        )
+        sizes = [part.training_rows for part in parts]
+        self._mixture = _training_mixture(stage, options, sizes)
         self._shuffle_key = keyed(options.seed, "shuffle", stage.name) if options.shuffle else None
         self._shuffles: dict[int, tuple[tuple[int, int], BlockShuffle]] = {}
-        self.rows_per_epoch = self._mixture.rows if self._mixture else parts[0].training_rows
+        self.rows_per_epoch = self._mixture.rows if self._mixture else sizes[0]
         self.rows_total = stage.rows_total(self.rows_per_epoch)
 
     def items(self, row: int) -> list[Item]:
@@ -119,6 +116,16 @@ class ValidationOrder:
         number, earlier = self._found(row)
         scattered = self._scattered[number]
         return self._parts[number].validation(scattered[earlier % scattered.size])
+
+
+def rows_per_epoch(stage: Stage, options: TrainOptions, sizes: list[int]) -> int:
+    """Rows that one pass of a stage reads of datasets with so many rows to train on."""
+    mixture = _training_mixture(stage, options, sizes)
+    return mixture.rows if mixture else sizes[0]
+
+
+def _training_mixture(stage: Stage, options: TrainOptions, sizes: list[int]) -> Mixture | None:
+    return _mixture(stage, options, sizes, stage.stopping, stage.weights)
 
 
 def _mixture(

@@ -198,6 +198,13 @@ class PlanChanged(Event):
 
 
 @dataclass(frozen=True)
+class StagesCounted(Event):
+    """The rows of stages to come are known, as far as they can be without opening them."""
+
+    stages: tuple[StageInfo, ...]
+
+
+@dataclass(frozen=True)
 class Bookmarked(Event):
     step: int
     note: str

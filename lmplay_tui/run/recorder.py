@@ -114,7 +114,7 @@ class Recorder:
                 status["val_loss"] = event.loss
             case said.CheckpointSaved():
                 status["checkpoint"] = {"path": event.path, "step": event.step, "time": utc_now()}
-            case said.PlanChanged():
+            case said.PlanChanged() | said.StagesCounted():
                 status["stages"] = [dataclasses.asdict(stage) for stage in event.stages]
             case said.Paused():
                 status["state"] = "paused"

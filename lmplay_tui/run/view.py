@@ -371,6 +371,7 @@ _HANDLERS: dict[str, Callable[[RunView, Record], None]] = {
     "CheckpointSaved": RunView._checkpoint_saved,
     "LearningRateChanged": RunView._learning_rate_changed,
     "PlanChanged": RunView._plan_changed,
+    "StagesCounted": RunView._take_stages,
     "Bookmarked": lambda view, record: view._mark("bookmark", record, str(record.get("note", ""))),
     "Warned": lambda view, record: view._mark("warning", record, str(record.get("message", ""))),
     "Paused": RunView._paused,

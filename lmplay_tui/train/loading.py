@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+from lmplay_tui.data.counting import count_rows
 from lmplay_tui.data.stage_data import StageData, open_stage
 from lmplay_tui.data.tokenizer import Tokenizer
 from lmplay_tui.options import TrainOptions
@@ -83,6 +84,10 @@ class LoadedData:
     def of(self, stage: Stage) -> StageData:
         """The data of a stage that has been opened."""
         return self._opened[stage.name][1]
+
+    def count(self, stage: Stage) -> int | None:
+        """The rows of a stage that is not open, where they are known without downloading anything."""
+        return count_rows(stage, self._options_of(stage), datasets_folder=self._datasets_folder)
 
     def is_open(self, stage: Stage) -> bool:
         return stage.name in self._opened

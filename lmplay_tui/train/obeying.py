@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -26,6 +26,7 @@ from lmplay_tui.train.plan_changes import describe_changes
 from lmplay_tui.train.state import TrainState
 
 PAUSE_POLL_S = 0.2
+ExpectedRows = Callable[[Stage], int | None]
 Work = Literal["validate", "save", "plan"]
 
 
@@ -36,8 +37,10 @@ class Obeyer:
     until the loop takes it.
     """
 
-    def __init__(self, state: TrainState, controls: asked.Controls) -> None:
+    def __init__(self, state: TrainState, controls: asked.Controls, expected_rows: ExpectedRows) -> None:
+        """`expected_rows`: of a stage whose data have not been opened yet; None where nobody knows."""
         self._state = state
+        self._expected_rows = expected_rows
         self._controls = controls
         self.stop_at_stage_end = False
         self.paused = False
@@ -176,7 +179,7 @@ class Obeyer:
                     name=stage.name,
                     datasets=tuple(spec.name for spec in stage.datasets),
                     epochs=stage.epochs,
-                    rows_total=progress.rows_total,
+                    rows_total=self._expected_rows(stage) if progress.rows_total is None else progress.rows_total,
                     rows_done=progress.position.row,
                 )
             )

@@ -18,6 +18,7 @@ from lmplay_tui.run.events import (
     MetricsLogged,
     Predicted,
     StageDone,
+    StagesCounted,
     StageStarted,
     Validated,
     Warned,
@@ -31,6 +32,7 @@ from lmplay_tui.train.mini_batch_probe import probe
 from lmplay_tui.train.obeying import Obeyer
 from lmplay_tui.train.optim import without_gradient
 from lmplay_tui.train.progress import is_due
+from lmplay_tui.train.row_counts import RowCounts
 from lmplay_tui.train.saves import Saves
 from lmplay_tui.train.state import TrainState
 from lmplay_tui.train.stepping import StageRun, Stepper
@@ -54,6 +56,7 @@ class Parts:
     obeyer: Obeyer
     saves: Saves
     window: LogWindow
+    row_counts: RowCounts
     compilation: Compilation | None = None
     max_hours: float | None = None
     begun: float = field(default_factory=time.monotonic)
@@ -143,8 +146,14 @@ class StageLoop:
         progress.next_batch = ""
         if run.accuracy_interval > 1:
             yield LogLine(f"word accuracy of one training batch in {run.accuracy_interval} (all: over 1 % of the time)")
+        self._count_ahead()
         yield from self._make_ready(run)
         return run
+
+    def _count_ahead(self) -> None:
+        """Have the rows counted of the stages that have not been opened, so that the plan's end is known."""
+        stages = self.state.settings.plan.stages
+        self._parts.row_counts.begin(stage for stage in stages if self.state.progress.of(stage.name).rows_total is None)
 
     def _prepared(self, stage: Stage, data: StageData, *, is_new: bool) -> StageRun:
         state = self.state
@@ -229,6 +238,8 @@ class StageLoop:
 
     def _now_and_then(self, run: StageRun) -> Iterator[Event]:
         """Validate, evaluate, save, each when it is due."""
+        if self._parts.row_counts.take_news():
+            yield StagesCounted(self.obeyer.stage_infos())
         progress, options = self.state.progress, run.options
         of_stage = progress.of(run.stage.name)
         if is_due(options.validation_interval, progress.rows, of_stage.validated_rows):
@@ -313,3 +324,4 @@ class StageLoop:
         fresh = self._prepared(stage, data, is_new=False)
         run.stage, run.options, run.data, run.feed = fresh.stage, fresh.options, fresh.data, fresh.feed
         run.step_settings = fresh.step_settings
+        self._count_ahead()

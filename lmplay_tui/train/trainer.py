@@ -18,6 +18,7 @@ from lmplay_tui.train.handing_over import hand_over, not_handed_over
 from lmplay_tui.train.loading import LoadedData
 from lmplay_tui.train.metrics import FlopCount, LogWindow
 from lmplay_tui.train.obeying import Obeyer
+from lmplay_tui.train.row_counts import RowCounts
 from lmplay_tui.train.saves import Saves
 from lmplay_tui.train.stage_loop import Parts, StageLoop
 from lmplay_tui.train.state import TrainState
@@ -47,7 +48,8 @@ class Trainer:
         self.state = state
         self.controls = controls
         self.saves = Saves(state, statistics_folder)
-        self.obeyer = Obeyer(state, controls)
+        row_counts = RowCounts(data.count)
+        self.obeyer = Obeyer(state, controls, row_counts.of)
         self.stepper = Stepper(state, controls)
         peak, _ = peak_flops(state.device, state.precision.dtype)
         self.window = LogWindow(FlopCount.of_model(state.model, state.model_args), peak)
@@ -63,6 +65,7 @@ class Trainer:
                 obeyer=self.obeyer,
                 saves=self.saves,
                 window=self.window,
+                row_counts=row_counts,
                 compilation=Compilation(options) if options.compile_model else None,
                 max_hours=options.max_hours,
             )
