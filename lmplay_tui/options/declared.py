@@ -206,14 +206,17 @@ class TrainOptions(BaseModel):
     ascii: bool = _option(False, "draw with ASCII only", SCREEN, LINE, FREE)
     no_mouse: bool = _option(False, "leave the mouse to the terminal", SCREEN, LINE, FREE)
     notify_url: str | None = _option(
-        None, "POST a line here when a stage ends, fails or spikes", SCREEN, LINE, FREE, metavar="URL",
-        pattern=r"^https?://",
+        None, "POST a line here when a stage ends, the run ends or fails, the loss spikes or a step stalls", SCREEN,
+        LINE, FREE, metavar="URL", pattern=r"^https?://[^\s/]+\S*$",
     )
     price_per_hour: float | None = _option(
         None, "price of the machine, for the cost so far and at the end", SCREEN, LINE, FREE, ge=0
     )
     max_hours: float | None = _option(None, "stop and save after so many hours", SCREEN, LINE, FREE, gt=0)
-    on_done: str | None = _option(None, "command to run when the run ends", SCREEN, LINE, FREE, metavar="CMD")
+    on_done: str | None = _option(
+        None, "shell command to run when the run ends; LMP_STATE, LMP_CHECKPOINT, ... tell it how", SCREEN, LINE, FREE,
+        metavar="CMD", min_length=1,
+    )
     tz: str | None = _option(
         None, "time zone of clock times", SCREEN, LINE, FREE, metavar="ZONE", shown_default="the machine's own"
     )

@@ -45,6 +45,8 @@ class RunStarted(Event):
     resumed_from: int | None
     note: str  # what was chosen for speed and precision, one line
     pid: int
+    plan_folder: str = ""  # absolute: where relative paths of the plan start
+    pinned: tuple[str, ...] = ()  # prompts that are answered at each evaluation
 
 
 @dataclass(frozen=True)
@@ -224,6 +226,37 @@ class Resumed(Event):
 class Warned(Event):
     message: str
     step: int | None = None
+
+
+@dataclass(frozen=True)
+class LossSpiked(Event):
+    """A step's loss stands far above those before it. `first_row` to `last_row`, of the stage: its batch."""
+
+    step: int
+    stage: str
+    loss: float
+    usual_loss: float  # median of the steps before
+    z: float  # robust z-score
+    first_row: int
+    last_row: int
+
+
+@dataclass(frozen=True)
+class Stalled(Event):
+    """A step took much longer than those before it, or no batch has come for long."""
+
+    what: str  # step, data
+    seconds: float
+    usual_s: float | None  # median of the steps before; None where there are none
+    step: int
+
+
+@dataclass(frozen=True)
+class PinsChanged(Event):
+    """`pinned`: the prompts that are answered at each evaluation from now on."""
+
+    step: int
+    pinned: tuple[str, ...]
 
 
 @dataclass(frozen=True)

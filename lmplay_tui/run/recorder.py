@@ -30,7 +30,7 @@ class Recorder:
         self._events = Journal(run.events)
         self._predictions = Journal(run.predictions, limit_bytes=PREDICTIONS_LIMIT_BYTES)
         self._log = LogFile(run.log)
-        self._warned = False
+        self._warned = self._ended = False
         self._written_at = 0.0
         self._pace = Pace()
         self.status: dict[str, Any] = {
@@ -65,8 +65,10 @@ class Recorder:
             level, text = sentence
             self._log.write(f"{record['time']} {level:<7} {text}")
         self._follow(event)
-        if isinstance(event, _TOLD_AT_ONCE) or time.monotonic() - self._written_at >= STATUS_EVERY_S:
+        due = isinstance(event, _TOLD_AT_ONCE) or time.monotonic() - self._written_at >= STATUS_EVERY_S
+        if due and not self._ended:  # after the end another process may hold the run, and write its own
             self._write_status()
+        self._ended = self._ended or isinstance(event, said.LAST_EVENTS)
         return [event, *self._complaints()]
 
     def close(self) -> None:
@@ -103,6 +105,7 @@ class Recorder:
             case said.RunStarted():
                 status |= {"step": event.step, "samples": event.rows, "tokens": event.tokens, "device": event.device}
                 status["stages"] = [dataclasses.asdict(stage) for stage in event.stages]
+                status["plan_folder"] = event.plan_folder
             case said.ActivityChanged():
                 status |= {"activity": event.activity, "detail": event.detail, "fraction": event.fraction}
             case said.StageStarted():

@@ -102,6 +102,29 @@ def _bookmarked(record: Record) -> str:
     return f"bookmark at {_step(record)}" + (f": {note}" if note else "")
 
 
+def _spiked(record: Record) -> str:
+    return (
+        f"loss spike at {_step(record)}: {number(record.get('loss')):.3f} after "
+        f"{number(record.get('usual_loss')):.3f} (rows {_count(record.get('first_row'))} to "
+        f"{_count(record.get('last_row'))} of stage {_text(record, 'stage')})"
+    )
+
+
+def _stalled(record: Record) -> str:
+    took = shown_seconds(number(record.get("seconds")))
+    if record.get("what") == "data":
+        return f"no batch for {took} after {_step(record)}: the data (disk, network, cutting) are late"
+    return f"{_step(record)} took {took}, the steps before it {shown_seconds(number(record.get('usual_s')))}"
+
+
+def _pins_changed(record: Record) -> str:
+    pinned = record.get("pinned")
+    count = len(pinned) if isinstance(pinned, list | tuple) else 0
+    if not count:
+        return "no prompt is pinned any more"
+    return f"{count} pinned prompt{'s' if count > 1 else ''}: answered at each evaluation from {_step(record)}"
+
+
 _SENTENCES: dict[str, tuple[Level, Callable[[Record], str]]] = {
     "RunStarted": ("good", _run_started),
     "StageStarted": ("info", lambda r: f"stage {_text(r, 'stage')} begins, {_count(r.get('rows_total'))} rows"),
@@ -117,6 +140,9 @@ _SENTENCES: dict[str, tuple[Level, Callable[[Record], str]]] = {
     "Paused": ("info", lambda r: f"paused at {_step(r)}"),
     "Resumed": ("info", lambda r: f"goes on at {_step(r)}"),
     "Warned": ("warning", lambda r: one_line(r.get("message", ""), 1000)),
+    "LossSpiked": ("warning", _spiked),
+    "Stalled": ("warning", _stalled),
+    "PinsChanged": ("info", _pins_changed),
     "HandedOver": ("good", lambda r: f"handed over to process {_count(r.get('pid'))} at {_step(r)}"),
     "StageDone": (
         "good",

@@ -50,6 +50,7 @@ class RunView:
         self.log_count = 0
         self.predictions: list[PredictionSeen] = []
         self.predictions_count = 0
+        self.plan_folder = ""  # where relative paths of the plan start; empty while not known
         self.pinned: list[str] = []
         self.checkpoint: Record | None = None
         self.pace = Pace()
@@ -156,7 +157,9 @@ class RunView:
         self.started_at = _stamp(record.get("time")) or self._clock()
         self.at = self.at._replace(step=number(record.get("step", 0)), rows=number(record.get("rows", 0)))
         self.state, self.result, self.handed_over = "running", None, None
+        self.plan_folder = str(record.get("plan_folder") or "")
         self._take_stages(record)
+        self._take_pins(record)
         self.pace.clear()
         resumed_from = record.get("resumed_from")
         if isinstance(resumed_from, int):
@@ -307,6 +310,20 @@ class RunView:
         self.step_time.add("save", number(record.get("blocked_s", 0)))
         self._mark("save", record, "saved")
 
+    def _loss_spiked(self, record: Record) -> None:
+        first, last = (int(number(record.get(key, 0))) for key in ("first_row", "last_row"))
+        jump = f"{number(record.get('loss')):.3f} after {number(record.get('usual_loss')):.3f}"
+        self._mark("spike", record, f"spike {jump}, rows {first}–{last}")
+
+    def _stalled(self, record: Record) -> None:
+        sentence = told(record)
+        assert sentence is not None
+        self._mark("warning", record, sentence[1])
+
+    def _take_pins(self, record: Record) -> None:
+        pinned = record.get("pinned")
+        self.pinned = [str(prompt) for prompt in pinned] if isinstance(pinned, list | tuple) else []
+
     def _learning_rate_changed(self, record: Record) -> None:
         self.lr_factor = number(record.get("factor", 1))
         self._mark("lr", record, f"learning rate x {self.lr_factor:g}")
@@ -374,6 +391,9 @@ _HANDLERS: dict[str, Callable[[RunView, Record], None]] = {
     "StagesCounted": RunView._take_stages,
     "Bookmarked": lambda view, record: view._mark("bookmark", record, str(record.get("note", ""))),
     "Warned": lambda view, record: view._mark("warning", record, str(record.get("message", ""))),
+    "LossSpiked": RunView._loss_spiked,
+    "Stalled": RunView._stalled,
+    "PinsChanged": RunView._take_pins,
     "Paused": RunView._paused,
     "Resumed": RunView._resumed,
     "StageDone": RunView._stage_done,

@@ -41,7 +41,7 @@ class StageView:
 class Mark:
     """Something that happened, to be drawn on the curves."""
 
-    kind: str  # stage, save, lr, plan, resume, warning, bookmark, done
+    kind: str  # stage, save, lr, plan, resume, warning, spike, bookmark
     step: int
     text: str
 

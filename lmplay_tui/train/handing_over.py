@@ -14,6 +14,7 @@ from lmplay_tui.options import OnResume, command_words, on_resume
 from lmplay_tui.run.controls import Controls
 from lmplay_tui.run.events import Answered, Event, HandedOver, Warned
 from lmplay_tui.run.folder import LOCK_FROM, RunFolder, RunLock
+from lmplay_tui.train.time_limit import SPENT
 
 _OF_THIS_PROCESS = {
     "model", "headless", "start", "detach", "on_hangup", "json_lines", "refresh_hz", "ascii", "no_mouse",
@@ -40,13 +41,16 @@ def _is_forgotten(name: str, value: Any) -> bool:
     return on_resume(name) is OnResume.FREE or (name == "exp" and ":" in value)
 
 
-def start_process(run: RunFolder, given: Mapping[str, Any], lock: RunLock, *, resumes: bool) -> int:
+def start_process(
+    run: RunFolder, given: Mapping[str, Any], lock: RunLock, *, resumes: bool, spent_s: float = 0.0
+) -> int:
     """Start the run in a process of its own session and give its number. Raises `OSError`.
 
-    It holds the run as soon as it exists. What it prints ends in the run's log.
+    It holds the run as soon as it exists. What it prints ends in the run's log. `--on-done`, `--notify-url` and
+    `--max-hours` are handed down: `spent_s` of the hours are over.
     """
     descriptor = lock.descriptor
-    environment = os.environ | {LOCK_FROM: f"{descriptor}:{run.lock_path.resolve()}"}
+    environment = os.environ | {LOCK_FROM: f"{descriptor}:{run.lock_path.resolve()}", SPENT: f"{spent_s:.3f}"}
     with run.log.open("ab") as log:
         process = subprocess.Popen(
             command_of(run, given, resumes=resumes), stdin=subprocess.DEVNULL, stdout=log, stderr=log,

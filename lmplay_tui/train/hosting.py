@@ -24,12 +24,15 @@ from lmplay_tui.run.events import (
     Warned,
 )
 from lmplay_tui.run.folder import RunFolder, RunLock, statistics_folder, utc_now, write_whole
+from lmplay_tui.run.notifying import Notifier
+from lmplay_tui.run.on_done import run_on_done
 from lmplay_tui.run.own_pictures import write_pngs
 from lmplay_tui.run.recorder import Recorder
 from lmplay_tui.text import one_line
 from lmplay_tui.train.handing_over import hand_over, start_process
 from lmplay_tui.train.starting import build_trainer, choose_run, read_start, resume_command, set_aside
 from lmplay_tui.train.steps import StopRequested
+from lmplay_tui.train.time_limit import TimeLimit
 
 
 def run_events(given: Mapping[str, Any], controls: Controls, prog: str = "lmp_trainer") -> Iterator[Event]:
@@ -48,10 +51,11 @@ def run_events(given: Mapping[str, Any], controls: Controls, prog: str = "lmp_tr
         return
     recorder: Recorder | None = None
     step = 0
+    limit, notifier = TimeLimit(given.get("max_hours")), Notifier(given.get("notify_url"), run.name)
     files = ControlFiles(run)
     if not lock.inherited:  # else they were left for this very run
         files.sweep()
-    controls.sources.append(files)
+    controls.sources += [files, limit]
     try:
         if given.get("reset_history") or given.get("resume") == "none":
             lock = _start_anew(run, lock, given)
@@ -59,14 +63,27 @@ def run_events(given: Mapping[str, Any], controls: Controls, prog: str = "lmp_tr
         recorder = Recorder(run)
         if lock.by_heartbeat:
             yield from recorder.record(Warned(f"{run.folder}: cannot be locked there; do not start this run twice"))
-        for event in _guarded(run, given, controls, prog, lock):
+
+        def go_on_elsewhere() -> int:
+            return start_process(run, given, lock, resumes=run.model.exists(), spent_s=limit.spent_s)
+
+        for event in _guarded(run, given, controls, prog, go_on_elsewhere):
             step = getattr(event, "step", None) or step
             if isinstance(event, PlanChanged):
                 _keep_plan(run, event)
+            notifier.hear(event)
             if isinstance(event, LAST_EVENTS):
                 for answer in _answers(controls, event):
                     yield from recorder.record(answer)
-            yield from recorder.record(_with_place(event, step, run))
+                end = _with_place(event, step, run)
+                recorded = recorder.record(end)
+                lock.release()  # what follows may want to go on with the run
+                yield from _aftermath(end, run, given, recorder, notifier)
+                yield from recorded
+                return
+            yield from recorder.record(event)
+            if (complaint := notifier.complaint()) is not None:
+                yield from recorder.record(complaint)
     except (UserError, OSError) as error:  # before there was anything to record into
         yield RunFailed(one_line(error, 1000), 2, step, None)
     finally:
@@ -80,6 +97,21 @@ def _with_place(event: Event, step: int, run: RunFolder) -> Event:
     if not isinstance(event, RunFailed):
         return event
     return replace(event, step=step, path=str(run.model) if run.model.exists() else None)
+
+
+def _aftermath(
+    end: Event, run: RunFolder, given: Mapping[str, Any], recorder: Recorder, notifier: Notifier
+) -> Iterator[Event]:
+    """What is still to do when the end is written down and nobody holds the run any more."""
+    if isinstance(end, RunDone | RunStopped | RunFailed) and given.get("on_done"):
+        for event in run_on_done(given["on_done"], run, end):
+            if isinstance(event, ActivityChanged):
+                yield event  # not for `run.json`: the run has ended
+            else:
+                yield from recorder.record(event)
+    notifier.close()
+    if (complaint := notifier.complaint()) is not None:
+        yield from recorder.record(complaint)
 
 
 def _start_anew(run: RunFolder, lock: RunLock, given: Mapping[str, Any]) -> RunLock:
@@ -118,13 +150,9 @@ def _answers(controls: Controls, end: Event) -> Iterator[Answered]:
 
 
 def _guarded(
-    run: RunFolder, given: Mapping[str, Any], controls: Controls, prog: str, lock: RunLock
+    run: RunFolder, given: Mapping[str, Any], controls: Controls, prog: str, go_on_elsewhere: Callable[[], int]
 ) -> Iterator[Event]:
     """The run's events, the last one always one of the ends."""
-
-    def go_on_elsewhere() -> int:
-        return start_process(run, given, lock, resumes=run.model.exists())
-
     try:
         while True:
             try:

@@ -17,6 +17,7 @@ from lmplay_tui.run.events import (
     Event,
     LearningRateChanged,
     Paused,
+    PinsChanged,
     PlanChanged,
     Resumed,
     StageInfo,
@@ -135,6 +136,7 @@ class Obeyer:
                 yield Bookmarked(step, command.note)
             case asked.Pin():
                 self._pin(command.prompt)
+                yield PinsChanged(step, tuple(self._state.progress.pinned))
             case asked.ChangePlan():
                 yield self._change_plan(command.text)
             case asked.Refused():

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from lmplay_tui.data.batches import Batch
 from lmplay_tui.data.stage_data import StageData
@@ -58,8 +58,6 @@ class Parts:
     window: LogWindow
     row_counts: RowCounts
     compilation: Compilation | None = None
-    max_hours: float | None = None
-    begun: float = field(default_factory=time.monotonic)
 
 
 class StageLoop:
@@ -293,9 +291,6 @@ class StageLoop:
 
     def _obey(self, run: StageRun) -> Iterator[Event]:
         """Do what was asked since the last step; while paused, stay."""
-        if self._parts.max_hours is not None and (time.monotonic() - self._parts.begun) / 3600 >= self._parts.max_hours:
-            self.controls.stop_reason = "--max-hours"
-            self.controls.stop_now = True
         while True:
             yield from self.obeyer.obey(self.stepper.lr(run))
             if self.controls.stop_now:

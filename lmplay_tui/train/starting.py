@@ -33,7 +33,6 @@ from lmplay_tui.train.state import TrainState
 from lmplay_tui.train.trainer import Trainer
 
 DEFAULT_PLAN = "default"
-_NOT_BUILT = ("notify_url", "on_done")
 _NO_NAME = re.compile(r"[^A-Za-z0-9_-]+")
 _OTHER_NAMES = re.compile(r"\.(prev|best|corrupted|damaged|step-\d{8,})$")
 
@@ -105,7 +104,6 @@ class Start:
 
 def read_start(run: RunFolder, given: Mapping[str, Any], warnings: list[str]) -> Start:
     """Read the checkpoint, if there is one to resume from, and the plan. Raises `UserError`."""
-    warnings += [f"{flag(name)} is not built yet: it does nothing" for name in _NOT_BUILT if given.get(name)]
     resume = given.get("resume", "auto")
     if given.get("reset_history") or resume == "none":
         checkpoint = None
@@ -291,6 +289,7 @@ def load_initial(model: torch.nn.Module, model_args: Mapping[str, Any], path: Pa
 _NOT_FOR_A_RESUME = {
     "training_plan", "model", "initial_model", "resume", "reset_history", "ignore_optimizer", "headless", "start",
     "detach", "optimizer_warmup_fraction", "optimizer_warmup_steps", "describe", "save_datasets", "check_grads",
+    "notify_url",  # the command is written to the log, and the address may hold a secret
 }  # fmt: skip
 
 

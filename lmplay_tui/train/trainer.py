@@ -67,7 +67,6 @@ class Trainer:
                 window=self.window,
                 row_counts=row_counts,
                 compilation=Compilation(options) if options.compile_model else None,
-                max_hours=options.max_hours,
             )
         )
         self.go_on_elsewhere: Callable[[], int] | None = None  # starts a process that resumes the run; its number
@@ -117,6 +116,8 @@ class Trainer:
             resumed_from=self._resumed_from,
             note=self._note,
             pid=os.getpid(),
+            plan_folder=state.settings.plan.folder,
+            pinned=tuple(progress.pinned),
         )
 
     def _leave(self) -> Generator[Event, None, bool]:

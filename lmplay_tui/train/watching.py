@@ -3,8 +3,7 @@
 import statistics
 from collections import deque
 
-from lmplay_tui.run.events import StepDone, Warned
-from lmplay_tui.run.telling import shown_seconds
+from lmplay_tui.run.events import LossSpiked, Stalled, StepDone
 
 STALL_FACTOR = 10  # of the time of the last steps
 LEAST_STALL_S = 5.0  # below it nobody minds
@@ -34,33 +33,31 @@ class Watch:
         self._spiking = False
         self._wait_said = False
 
-    def step_done(self, step: StepDone, first_row: int) -> list[Warned]:
+    def step_done(self, step: StepDone, first_row: int) -> list[LossSpiked | Stalled]:
         """What is unusual about the step. `first_row`: of the stage, where its batch began."""
-        said = []
+        said: list[LossSpiked | Stalled] = []
         seconds = step.step_s - step.data_s
         limit = self._stall_s()
         if limit is not None and seconds > limit:
-            usual = shown_seconds(statistics.median(self._seconds))
-            took = f"step {step.step} took {shown_seconds(seconds)}, the steps before it {usual}"
-            said.append(Warned(took, step.step))
+            said.append(Stalled("step", seconds, statistics.median(self._seconds), step.step))
         z = robust_z(step.loss, list(self._losses)) if len(self._losses) >= ENOUGH else 0.0
         if z > SPIKE_Z and not self._spiking:
-            rows = f"rows {first_row} to {step.stage_rows - 1} of stage {step.stage}"
-            usual = f"{statistics.median(self._losses):.3f}"
-            said.append(Warned(f"loss spike at step {step.step}: {step.loss:.3f} after {usual} ({rows})", step.step))
+            usual = statistics.median(self._losses)
+            said.append(LossSpiked(step.step, step.stage, step.loss, usual, z, first_row, step.stage_rows - 1))
         self._spiking = z > SPIKE_Z
         self._losses.append(step.loss)
         self._seconds.append(seconds)
         self._wait_said = False
         return said
 
-    def data_waited(self, seconds: float, step: int) -> Warned | None:
+    def data_waited(self, seconds: float, step: int) -> Stalled | None:
         """Say once a wait that no batch has come for so long."""
         limit = self._stall_s()
         if self._wait_said or seconds < (limit if limit is not None else 60.0):
             return None
         self._wait_said = True
-        return Warned(f"no batch for {shown_seconds(seconds)}: the data (disk, network, cutting) are late", step)
+        usual_s = statistics.median(self._seconds) if self._seconds else None
+        return Stalled("data", seconds, usual_s, step)
 
     def _stall_s(self) -> float | None:
         if not self._seconds:

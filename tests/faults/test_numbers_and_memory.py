@@ -10,7 +10,18 @@ import torch
 from lmplay_tui.data import stage_data
 from lmplay_tui.models.gpt2ish import GPT2ish
 from lmplay_tui.run.controls import ChangePlan, Controls, Stop
-from lmplay_tui.run.events import CheckpointSaved, LogLine, RunDone, RunFailed, RunStopped, StepDone, Validated, Warned
+from lmplay_tui.run.events import (
+    CheckpointSaved,
+    LogLine,
+    RunDone,
+    RunFailed,
+    RunStopped,
+    Stalled,
+    StepDone,
+    Validated,
+    Warned,
+)
+from lmplay_tui.run.telling import told
 from lmplay_tui.train import loading, watching
 from lmplay_tui.train.checkpoint import load_checkpoint
 from lmplay_tui.train.hosting import run_events
@@ -167,8 +178,12 @@ def test_a_spike_is_marked_once_with_its_rows():
     for number in range(1, 200):
         loss = 3.0 - number / 100 + 0.05 * (number % 5)
         said += watch.step_done(step(number, 9.0 if number in (150, 151, 180) else loss), 4 * (number - 1))
-    assert [warning.step for warning in said] == [150, 180]
-    assert "rows 596 to 599 of stage a" in said[0].message
+    assert [spike.step for spike in said] == [150, 180]
+    spike = said[0]
+    assert (spike.stage, spike.loss, spike.first_row, spike.last_row) == ("a", 9.0, 596, 599)
+    assert spike.usual_loss == pytest.approx(2.1, abs=0.1)
+    assert spike.z > watching.SPIKE_Z
+    assert "rows 596 to 599 of stage a" in told(spike.record())[1]
 
 
 def test_no_spike_in_a_quiet_or_a_falling_loss():
@@ -183,7 +198,8 @@ def test_a_stalled_step_is_said():
     for number in range(1, 20):
         assert not watch.step_done(step(number, 2.0), 0)
     said = watch.step_done(step(20, 2.0, seconds=7.0), 0)
-    assert "step 20 took 7.0 s" in said[0].message
+    assert said == [Stalled("step", 7.0, 0.1, 20)]
+    assert told(said[0].record()) == ("warning", "step 20 took 7.0 s, the steps before it 0.1 s")
     assert not watch.step_done(step(21, 2.0), 0)
 
 
@@ -210,13 +226,15 @@ def test_data_that_stall_are_said_and_a_stop_does_not_wait_for_them(place, monke
     controls, events, begun = Controls(), [], 0.0
     for event in run_events(given(training_plan=plan, model="m.lmp"), controls):
         events.append(event)
-        if isinstance(event, Warned):
+        if isinstance(event, Stalled):
             controls.send(Stop())
             begun = time.monotonic()
     goes_on.set()
     assert time.monotonic() - begun < 20
     assert len(losses(events)) == 3
-    assert [e for e in events if isinstance(e, Warned) and "no batch for" in e.message]
+    late = next(e for e in events if isinstance(e, Stalled))
+    assert (late.what, late.step) == ("data", 3)
+    assert "no batch for" in told(late.record())[1]
     assert isinstance(last(events), RunStopped)
     assert load_checkpoint(Path("m.lmp"))["runner"]["state"]["progress"]["step"] == 3
 

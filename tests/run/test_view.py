@@ -1,5 +1,7 @@
 """A run's view: the same from live events and from journals, and bounded."""
 
+import dataclasses
+import json
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -7,6 +9,7 @@ from typing import Any
 import pytest
 
 from lmplay_tui.run import events as happened
+from lmplay_tui.run.journal import encode
 from lmplay_tui.run.pace import Pace, StepTime
 from lmplay_tui.run.view import MAX_DETAILED, MAX_LOG, MAX_PREDICTIONS, RunView
 from tests.ui.fake import STAGES, Clock, fed, prediction, stage_started, started, step_done, training
@@ -171,3 +174,40 @@ def test_step_time_names_the_waste_before_the_work() -> None:
     fine = StepTime()
     fine.step(1.0, {"data": 0.01, "forward": 0.3, "backward": 0.6})
     assert fine.sentence() == "60 % of the time in the backward pass"
+
+
+SPIKE = happened.LossSpiked(
+    step=7, stage="topics", loss=8.25, usual_loss=3.1, z=21.0, first_row=60, last_row=69
+)  # fmt: skip
+
+
+def test_spikes_and_warnings_are_marks_live_and_from_the_journal() -> None:
+    events = [
+        *training(9), SPIKE, happened.Stalled("step", 12.0, 0.3, 8), happened.Warned("the disk is slow", 9),
+    ]  # fmt: skip
+    attached = RunView(Clock())
+    for record in journals(events):
+        attached.apply(json.loads(encode(record)))
+    for view in (seen(events), attached):
+        marks = [(mark.kind, mark.step, mark.text) for mark in view.marks if mark.kind in ("spike", "warning")]
+        assert marks == [
+            ("spike", 7, "spike 8.250 after 3.100, rows 60–69"),
+            ("warning", 8, "step 8 took 12 s, the steps before it 0.3 s"),
+            ("warning", 9, "the disk is slow"),
+        ]
+        assert "loss spike at step 7: 8.250 after 3.100 (rows 60 to 69 of stage topics)" in [e.text for e in view.log]
+
+
+def test_what_is_pinned_is_known_live_attached_and_after_a_resume() -> None:
+    events = [started(), happened.PinsChanged(3, ("Once upon", "x")), happened.PinsChanged(4, ("Once upon",))]
+    assert seen(events).pinned == ["Once upon"]
+    resumed = dataclasses.replace(started(resumed_from=2), pinned=("from the checkpoint",))
+    view = RunView(Clock())
+    for record in journals([*events, resumed]):
+        view.apply(json.loads(encode(record)))
+    assert view.pinned == ["from the checkpoint"]
+
+
+def test_the_plans_folder_is_the_runs() -> None:
+    view = seen([dataclasses.replace(started(), plan_folder="/home/anna/plans")])
+    assert view.plan_folder == "/home/anna/plans"

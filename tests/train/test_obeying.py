@@ -7,18 +7,23 @@ from lmplay_tui.run.controls import Controls
 from lmplay_tui.run.events import (
     Bookmarked,
     CheckpointSaved,
+    Evaluated,
     LearningRateChanged,
+    LossSpiked,
     Paused,
+    PinsChanged,
     PlanChanged,
     Predicted,
     Resumed,
     RunDone,
+    RunStarted,
     RunStopped,
     StageDone,
     StepDone,
     Validated,
     Warned,
 )
+from lmplay_tui.train import watching
 from lmplay_tui.train.hosting import run_events
 from tests.train.runs import PLAN, differences, given, last, losses, state_of, train, write_plan
 
@@ -165,3 +170,45 @@ def test_events_on_disk_are_the_events(place):
     written = [json.loads(line) for line in (place / "m.run/events.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [w["event"] for w in written] == [type(e).__name__ for e in events if e.journaled]
     assert all(w["time"].endswith("Z") for w in written)
+
+
+def test_pinned_prompts_are_answered_through_the_run_and_survive_a_resume(place):
+    plan = write_plan(place)
+    events = ask_at(3, asked.Pin("She went"), asked.Pin("The mill"), training_plan=plan, model="m.lmp")
+    assert [e.pinned for e in of(PinsChanged, events)] == [("She went",), ("She went", "The mill")]
+    evaluations = len([e for e in of(Evaluated, events) if e.step > 3])
+    assert evaluations >= 3
+    pinned = [e.prediction for e in of(Predicted, events) if e.prediction.kind == "pinned"]
+    assert [p.prompt for p in pinned] == ["She went", "The mill"] * evaluations
+    written = [json.loads(line) for line in (place / "m.run/predictions.jsonl").read_text("utf-8").splitlines()]
+    assert [w["prompt"] for w in written if w.get("kind") == "pinned"] == [p.prompt for p in pinned]
+
+    ask_at(3, asked.Pin("She went"), asked.Stop(), training_plan=plan, model="n.lmp")
+    resumed = train(model="n.lmp")
+    assert of(RunStarted, resumed)[0].pinned == ("She went",)
+    assert {e.prediction.prompt for e in of(Predicted, resumed) if e.prediction.kind == "pinned"} == {"She went"}
+
+
+def test_a_spike_is_data_in_the_journal_and_words_in_the_log(place, monkeypatch):
+    """A learning rate of a hundred times for one step: the loss jumps, and the rows are named."""
+    monkeypatch.setattr(watching, "ENOUGH", 3)
+    monkeypatch.setattr(watching, "SPIKE_Z", 4.0)
+    plan = write_plan(place, PLAN.replace("lr = 0.01", "lr = 0.0001").replace("epochs = 0.4", "epochs = 2"))
+    events = ask_at(4, asked.SetLearningRate(factor=5000), training_plan=plan, model="m.lmp")
+    spike = of(LossSpiked, events)[0]
+    done = next(e for e in of(StepDone, events) if e.step == spike.step)
+    before = next(e for e in of(StepDone, events) if e.step == spike.step - 1)
+    assert (spike.loss, spike.first_row, spike.last_row) == (done.loss, before.stage_rows, done.stage_rows - 1)
+    written = [json.loads(line) for line in (place / "m.run/events.jsonl").read_text("utf-8").splitlines()]
+    record = next(w for w in written if w["event"] == "LossSpiked")
+    assert (record["step"], record["first_row"], record["last_row"]) == (spike.step, spike.first_row, spike.last_row)
+    log = (place / "m.run/log.txt").read_text("utf-8")
+    assert f"rows {spike.first_row} to {spike.last_row} of stage stories" in log
+
+
+def test_run_json_names_the_plans_folder(place):
+    (place / "plans").mkdir()
+    plan = write_plan(place / "plans", PLAN.replace('"stories.', '"../stories.').replace('"pairs.', '"../pairs.'))
+    events = ask_at(1, asked.Stop(), training_plan=plan, model="runs/m.lmp")
+    status = json.loads((place / "runs/m.run/run.json").read_bytes())
+    assert status["plan_folder"] == of(RunStarted, events)[0].plan_folder == str(place / "plans")

@@ -141,11 +141,6 @@ def test_a_checkpoint_from_a_file_experiment_runs_no_code_unasked(place):
     assert losses(stop_after(3, model="m.lmp", exp="mine.py:Mine"))
 
 
-def test_an_option_that_is_not_built_says_so(place):
-    events = stop_after(1, training_plan=write_plan(place), model="m.lmp", on_done="true")
-    assert "--on-done is not built yet: it does nothing" in [getattr(e, "message", "") for e in events]
-
-
 def test_default_names(place, monkeypatch):
     events = stop_after(1, training_plan=write_plan(place))
     assert last(events).path == "out_gpt/test_runner_plan.lmp"

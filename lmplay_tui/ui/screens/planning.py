@@ -30,7 +30,9 @@ class Planning(Commanding):
 
     @property
     def plan_folder(self) -> Path:
-        """Where relative paths of the plan start."""
+        """Where relative paths of the plan start: as the run says; before it has spoken, beside its model."""
+        if self.view.plan_folder:
+            return Path(self.view.plan_folder)
         return self.source.folder.model.parent if self.source.folder is not None else Path.cwd()
 
     def check_plan(self, text: str) -> Sequence[Problem]:

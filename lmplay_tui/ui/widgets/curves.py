@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+from rich.cells import cell_len
 from textual import events
 from textual.binding import Binding, BindingType
 
@@ -33,7 +34,8 @@ MARKS = {  # kind -> sign below the axis, style, whether a line is drawn through
     "lr": ("λ", "warn", False),
     "plan": ("✎", "accent", False),
     "resume": ("↻", "dim", False),
-    "warning": ("!", "bad", False),
+    "warning": ("!", "warn", False),
+    "spike": ("▲", "bad", False),
     "bookmark": ("⚑", "good", False),
 }
 _LEGEND = {"train": "━", "val": "•", "eval": "◆"}
@@ -261,7 +263,8 @@ class Curves(Lines):
         where = short_time(x) if self.window.axis == "time" else f"{x:,.0f}"
         text = f"{self.window.axis} {where}"
         if self._mark is not None:
-            text = f"{self._mark.text} · {text}"
+            room = max(self._chart_width * 3 // 4 - len(text), 12)  # the title and its newest value stay
+            text = f"{fitted(self._mark.text, min(cell_len(self._mark.text), room))} · {text}"
         return [(f" {text} ", "accent")]
 
     # ---- keys
