@@ -5,6 +5,7 @@ import dataclasses
 import math
 import os
 import socket
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -167,14 +168,19 @@ def _known(value: float) -> float | None:
 
 
 class LogFile:
-    """`log.txt`: lines as a person reads them, in at most two files of a few megabytes."""
+    """`log.txt`: lines as a person reads them, in at most two files of a few megabytes.
+
+    The trainer's thread and the screen's may write to one log: a lock keeps them from turning it over twice.
+    """
+
+    _turning_over = threading.Lock()
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def write(self, line: str) -> None:
         """Append a line; a disk that is full costs the line, never the run."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), self._turning_over:
             with self._path.open("a", encoding="utf-8", errors="replace", newline="\n") as file:
                 file.write(line + "\n")
                 size = file.tell()

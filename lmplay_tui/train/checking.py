@@ -23,7 +23,8 @@ from lmplay_tui.run.folder import RunFolder, datasets_folder, output_folder
 from lmplay_tui.run.statistics import RunStatistics
 from lmplay_tui.text import one_line
 from lmplay_tui.train.checkpoint import load_checkpoint, num_bytes, write_checkpoint
-from lmplay_tui.train.device import body_of, choose_device, choose_precision, device_name
+from lmplay_tui.train.device import choose_device, choose_precision, device_name
+from lmplay_tui.train.model_body import body_of
 from lmplay_tui.train.optim import build_optimizer, freeze
 from lmplay_tui.train.settings import Settings
 from lmplay_tui.train.state import TrainState

@@ -3,12 +3,11 @@
 import contextlib
 import os
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lmplay_tui.errors import UserError
 from lmplay_tui.options import TrainOptions
@@ -95,24 +94,6 @@ def speed_choices(options: TrainOptions, precision: Precision) -> list[str]:
         torch.set_float32_matmul_precision("high")
         chosen.append("float32 products in TF32")
     return [*chosen, "compiled"] if options.compile_model else chosen
-
-
-def body_of(model: nn.Module) -> Callable[[Tensor], Tensor] | None:
-    """The model's body where body and head are apart (`hidden`, `head`); None where only `forward` is there."""
-    hidden = getattr(model, "hidden", None)
-    return hidden if callable(hidden) and isinstance(getattr(model, "head", None), nn.Module) else None
-
-
-def trunk_of(model: nn.Module, device: torch.device) -> Callable[[Tensor, Tensor], Tensor] | None:
-    """The model's body for packed samples, where the model has one that runs on `device`.
-
-    A linear head of torch's own is needed too: any other is called with what the model's author expects.
-    """
-    names = ("embed", "embed_backward", "trunk")
-    if device.type != "cpu" or type(getattr(model, "head", None)) is not nn.Linear:
-        return None
-    found = [getattr(model, name, None) for name in names]
-    return found[-1] if all(callable(method) for method in found) else None
 
 
 # Dense peaks in FLOP/s of the vendors' data sheets: (bfloat16 or float16, TF32 or float32).

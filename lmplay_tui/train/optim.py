@@ -96,8 +96,11 @@ def freeze(model: nn.Module, default_freeze: bool) -> None:
         _set_frozen(parameter, mark if isinstance(mark, bool) else of_module, default_freeze)
     if not any(parameter.requires_grad for parameter in marks):
         raise UserError(
-            "every parameter of the model is frozen, nothing can be trained; "
-            "mark some with `freeze = False`, or leave out --default-freeze"
+            "--default-freeze: the model marks nothing with `freeze = False`, so every parameter is frozen; leave it "
+            "out, or mark what shall be trained in an experiment of your own (self.head.freeze = False; --exp "
+            "file.py:Name)"
+            if default_freeze
+            else "every parameter of the model is frozen by its `freeze = True`: nothing can be trained"
         )
 
 

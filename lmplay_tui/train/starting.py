@@ -24,8 +24,9 @@ from lmplay_tui.run.folder import RunFolder, datasets_folder, output_folder, sta
 from lmplay_tui.run.statistics import RunStatistics
 from lmplay_tui.text import one_line
 from lmplay_tui.train.checkpoint import load_archive, load_checkpoint, newest_checkpoint
-from lmplay_tui.train.device import body_of, choose_device, choose_precision, hardware_note, speed_choices
+from lmplay_tui.train.device import choose_device, choose_precision, hardware_note, speed_choices
 from lmplay_tui.train.loading import LoadedData, patiently
+from lmplay_tui.train.model_body import body_of
 from lmplay_tui.train.plan_changes import describe_changes, list_changes
 from lmplay_tui.train.progress import Progress
 from lmplay_tui.train.settings import Settings, check_fixed

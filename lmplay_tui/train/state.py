@@ -14,8 +14,9 @@ from lmplay_tui.plan.schema import Stage
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.run.statistics import RunStatistics
 from lmplay_tui.train.checkpoint import FORMAT
-from lmplay_tui.train.device import Precision, hardware_note, trunk_of
+from lmplay_tui.train.device import Precision, hardware_note
 from lmplay_tui.train.loss import HeadLoss
+from lmplay_tui.train.model_body import trunk_of
 from lmplay_tui.train.optim import build_optimizer, freeze, schedule, warmup
 from lmplay_tui.train.progress import Progress, WarmUp
 from lmplay_tui.train.settings import Settings

@@ -4,7 +4,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any, ClassVar
 
@@ -124,8 +124,7 @@ class LmplayApp(App[int]):
                 self.exit(EXIT_OK)
             return
         if self._stray is not None:
-            for line in self._stray.new_lines():
-                source.view.say("info", line)
+            self.keep_prints(self._stray.new_lines())
         for screen in self.screen_stack:
             if isinstance(screen, Dashboard):
                 screen.tick()
@@ -133,6 +132,22 @@ class LmplayApp(App[int]):
         gone = source.live and done is not None and (view.state == "stopped" or view.handed_over is not None)
         if gone or (self.leave_wanted and (done is not None or not source.live)):
             self.exit(EXIT_OK if done is None else done)
+
+    def keep_prints(self, lines: Sequence[str]) -> None:
+        """Prints that must not reach the screen: into the log, and of our own trainer into the run's `log.txt`."""
+        if self.source is None:
+            return
+        for line in lines:
+            self.source.view.say("info", line)
+        if isinstance(self.source, LiveSource):
+            self.source.keep_prints(lines)
+
+    def _print(self, text: str, stderr: bool = False) -> None:
+        """Python's prints and warnings, which Textual would drop: the same way as those of native code."""
+        if self._stray is not None:
+            self._stray.write(text)
+        else:
+            super()._print(text, stderr)
 
     @on(TitleChanged)
     def _set_title(self, message: TitleChanged) -> None:
@@ -206,6 +221,7 @@ def run_dashboard(given: Mapping[str, Any], *, attach: RunFolder | None = None, 
     signals.install()
     with stray.caught():
         status = app.run(mouse=not given.get("no_mouse"))
+        app.keep_prints(stray.last_lines())
     return _leave(app, status, signals)
 
 

@@ -9,18 +9,20 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from lmplay_tui.errors import EXIT_BUG, EXIT_OK
 from lmplay_tui.run.controls import Command, Controls, HandOver, Stop
 from lmplay_tui.run.events import LAST_EVENTS, ActivityChanged, Event, MetricsLogged, RunFailed, RunStopped, StepDone
-from lmplay_tui.run.folder import RunFolder
+from lmplay_tui.run.folder import RunFolder, utc_now
 from lmplay_tui.run.journal import Tail
+from lmplay_tui.run.recorder import LogFile
 from lmplay_tui.run.view import RunView
 from lmplay_tui.text import one_line
 
 MAX_WAITING = 50_000
+MAX_PRINTS = 2000  # lines
 POLL_BUDGET_S = 0.012  # of the screen's thread, a poll; the rest waits for the next
 _MAY_BE_LOST = (StepDone, ActivityChanged, MetricsLogged)  # under a flood: the journals on disk have the figures
 
@@ -42,6 +44,7 @@ class LiveSource:
         self._events = events
         self._queue: deque[Event | dict[str, Any]] = deque()  # a dict is a line of the run's own past
         self._lost = 0
+        self._prints: deque[str] = deque(maxlen=MAX_PRINTS)  # for the run's log, until it has one
         self.started = False
         self._last: Event | None = None
         # Not a daemon: leaving while torch computes would abort the process.
@@ -91,6 +94,14 @@ class LiveSource:
         self.controls.send(command)
         if isinstance(command, Stop | HandOver) and not self.view.over:
             self.view.state = "stopping"
+
+    def keep_prints(self, lines: Sequence[str]) -> None:
+        """Write what was printed into the run's `log.txt`, as soon as there is one."""
+        self._prints.extend(lines)
+        if self._prints and self.folder is not None and self.folder.folder.is_dir():
+            log, stamp = LogFile(self.folder.log), utc_now()
+            while self._prints:
+                log.write(f"{stamp} print   {one_line(self._prints.popleft(), 1000)}")
 
     def wait(self, seconds: float | None = None) -> bool:
         """Wait for the trainer to leave; whether it has."""

@@ -7,6 +7,7 @@ must happen may depend on it.
 import contextlib
 import os
 import signal
+import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -77,7 +78,8 @@ def let_go_of_terminal() -> None:
     os.write(writer, b"\0")
     null = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2, sys.__stderr__.fileno() if sys.__stderr__ else 2):
-        os.dup2(null, stream)
+        if not stat.S_ISREG(os.fstat(stream).st_mode):  # what is caught in a file goes on to the log
+            os.dup2(null, stream)
     os.close(null)
 
 
@@ -117,8 +119,13 @@ class Signals:
         self._on_hangup()
 
 
+READ_BYTES = 1 << 16  # a look
+MAX_BEHIND_BYTES = 1 << 22  # a flood beyond it is left out and counted
+EMPTIED_FROM_BYTES = 1 << 24
+
+
 class StrayPrints:
-    """Catches what native code writes to descriptors 1 and 2 while the screen is up.
+    """Catches what native code and child processes write to descriptors 1 and 2 while the screen is up.
 
     A file takes it, not a pipe: a pipe that nobody empties would stop the writer, which may be the trainer.
     """
@@ -135,7 +142,8 @@ class StrayPrints:
         sys.stderr.flush()
         saved_out, saved_err = os.dup(1), os.dup(2)
         saved_streams = sys.__stdout__, sys.__stderr__
-        self._file = tempfile.TemporaryFile(prefix="lmplay-tui-")  # noqa: SIM115  (closed below, with the descriptors)
+        # Appending: the file can be emptied under whoever writes. Closed below, with the descriptors.
+        self._file = tempfile.TemporaryFile("a+b", prefix="lmplay-tui-")  # noqa: SIM115
         terminal = next((stream for stream in (2, 1) if os.isatty(stream)), 2)
         screen = os.fdopen(os.dup(terminal), "w", encoding="utf-8", errors="replace")
         # Textual draws on one of these names and asks the other one for the terminal's size.
@@ -158,11 +166,34 @@ class StrayPrints:
         """Whole lines since the last call, at most some hundred at a time."""
         if self._file is None:
             return []
-        data = os.pread(self._file.fileno(), 1 << 16, self._read_to)
+        descriptor, said = self._file.fileno(), []
+        behind = os.fstat(descriptor).st_size - self._read_to
+        if behind > MAX_BEHIND_BYTES:
+            left_out = behind - READ_BYTES
+            self._read_to, self._rest = self._read_to + left_out, b""
+            said = [f"({left_out / 1e6:.1f} MB of prints left out)"]
+        data = os.pread(descriptor, READ_BYTES, self._read_to)
         if not data:
+            if self._read_to > EMPTIED_FROM_BYTES:
+                os.ftruncate(descriptor, 0)
+                self._read_to = 0
             return []
         self._read_to += len(data)
         *lines, self._rest = (self._rest + data).split(b"\n")
         if len(self._rest) > 10_000:  # a progress bar that never ends its line
             lines, self._rest = [*lines, self._rest], b""
-        return [line.decode("utf-8", "replace").rsplit("\r", 1)[-1] for line in lines if line.strip()]
+        return said + [line.decode("utf-8", "replace").rsplit("\r", 1)[-1] for line in lines if line.strip()]
+
+    def last_lines(self) -> list[str]:
+        """All that is left, the line that nobody has ended included."""
+        lines = []
+        while new := self.new_lines():
+            lines += new
+        rest, self._rest = self._rest, b""
+        return lines + ([rest.decode("utf-8", "replace").rsplit("\r", 1)[-1]] if rest.strip() else [])
+
+    def write(self, text: str) -> None:
+        """What Python code prints: it goes the same way."""
+        if self._file is not None:
+            with contextlib.suppress(OSError):  # a full disk costs the words
+                os.write(self._file.fileno(), text.encode("utf-8", "replace"))

@@ -14,8 +14,9 @@ from torch.nn import functional as F
 from lmplay_tui.data.samples import Sample
 from lmplay_tui.models.gpt2ish import GPT2ish
 from lmplay_tui.train import loss as loss_module
-from lmplay_tui.train.device import Precision, body_of, trunk_of
+from lmplay_tui.train.device import Precision
 from lmplay_tui.train.loss import HeadLoss, loss_and_argmax, softmax_gradient, traced_softmax_gradient
+from lmplay_tui.train.model_body import body_of, trunk_of
 from lmplay_tui.train.steps import StepSettings, accumulate_gradients
 
 

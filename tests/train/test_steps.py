@@ -11,8 +11,9 @@ from torch.nn import functional as F
 
 from lmplay_tui.data.samples import Sample
 from lmplay_tui.models.gpt2ish import GPT2ish
-from lmplay_tui.train.device import Precision, body_of, trunk_of
+from lmplay_tui.train.device import Precision
 from lmplay_tui.train.mini_batches import collate, mini_batches, pack
+from lmplay_tui.train.model_body import body_of, trunk_of
 from lmplay_tui.train.steps import (
     StepResult,
     StepSettings,
