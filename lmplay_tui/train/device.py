@@ -11,6 +11,7 @@ from torch import nn
 
 from lmplay_tui.errors import UserError
 from lmplay_tui.options import TrainOptions
+from lmplay_tui.run.device_peaks import vendor_peak
 from lmplay_tui.text import one_line
 from lmplay_tui.train.processor import has_fast_bfloat16, processor_choices, products_by
 
@@ -96,29 +97,13 @@ def speed_choices(options: TrainOptions, precision: Precision) -> list[str]:
     return [*chosen, "compiled"] if options.compile_model else chosen
 
 
-# Dense peaks in FLOP/s of the vendors' data sheets: (bfloat16 or float16, TF32 or float32).
-_VENDOR_PEAKS = {
-    "H200": (989e12, 494e12),
-    "H100": (989e12, 494e12),
-    "A100": (312e12, 156e12),
-    "L40S": (362e12, 183e12),
-    "L4": (121e12, 60e12),
-    "A10G": (70e12, 35e12),
-    "T4": (65e12, 8.1e12),
-    "V100": (125e12, 15.7e12),
-    "RTX 4090": (165e12, 83e12),
-    "RTX 3090": (71e12, 36e12),
-}
-
-
 @cache
 def peak_flops(device: torch.device, dtype: torch.dtype | None) -> tuple[float, str]:
     """Floating-point operations a second at most, and where the figure is from: `data sheet` or `measured here`."""
     if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-        for model, (half, single) in _VENDOR_PEAKS.items():
-            if model in name:
-                return (half if dtype is not None else single), "data sheet"
+        known = vendor_peak(torch.cuda.get_device_name(device), half=dtype is not None)
+        if known is not None:
+            return known, "data sheet"
     return _measured_peak(device, dtype or torch.float32), "measured here"
 
 

@@ -1,23 +1,18 @@
-"""The runs there are, as rows of a list, and what is known of how long a plan takes here."""
+"""The runs there are: as rows of a list, and one of them in detail."""
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lmplay_tui.plan.schema import Plan
 from lmplay_tui.run.folder import RunFolder, list_runs, output_folder
 from lmplay_tui.run.journal import number
 from lmplay_tui.text import one_line
-from lmplay_tui.ui.widgets.lines import Row, fitted, right
+from lmplay_tui.ui.widgets.curriculum import rate_text, short_count
+from lmplay_tui.ui.widgets.lines import Row, bar, fitted, right, wrapped
 
-ABOUT_ROWS = {  # what the hub's pages say, rounded: for an estimate before anything is downloaded
-    "wikipedia": 6_400_000, "wikipedia:en": 6_400_000, "wikipedia:es": 1_840_000, "wikitext": 1_800_000,
-    "wikitext:2": 36_700, "fineweb-edu": 9_670_000, "tinystories": 2_120_000, "openorca": 4_230_000,
-    "orcamath": 200_000, "smoltalk": 1_040_000, "cosmopedia": 39_100_000, "pydocs": 3_500,
-}  # fmt: skip
 _SIGNS = {"running": ("●", "good"), "paused": ("‖", "warn"), "finished": ("✓", "good"), "failed": ("✗", "bad")}
 
 
@@ -62,9 +57,18 @@ def shown_age(seconds: float) -> str:
     return f"{seconds / 86400:.0f} d ago"
 
 
+def run_head(width: int) -> Row:
+    """The titles of `run_rows`' columns."""
+    texts = (fitted("run", _name_cells(width)), f" {'state':<11}", right("step", 10), right("loss", 8), right("", 12))
+    return tuple((text, "label") for text in texts)
+
+
+def _name_cells(width: int) -> int:
+    return max(min(width - 46, 40), 12)
+
+
 def run_rows(entries: Sequence[RunEntry], width: int) -> list[Row]:
     """Name, state, how far, last loss, age."""
-    name_cells = max(min(width - 46, 40), 12)
     rows: list[Row] = []
     for entry in entries:
         sign, style = _SIGNS.get(entry.state, ("■", "dim"))
@@ -72,7 +76,7 @@ def run_rows(entries: Sequence[RunEntry], width: int) -> list[Row]:
         step = number(entry.status.get("step"))
         rows.append(
             (
-                (fitted(one_line(entry.folder.name), name_cells), "strong" if entry.alive else ""),
+                (fitted(one_line(entry.folder.name), _name_cells(width)), "strong" if entry.alive else ""),
                 (f" {sign} {entry.state:<9}", style),
                 (right(f"{step:,.0f}" if math.isfinite(step) else "–", 10), ""),
                 (right(f"{loss:.3f}" if math.isfinite(loss) else "–", 8), "train"),
@@ -82,36 +86,37 @@ def run_rows(entries: Sequence[RunEntry], width: int) -> list[Row]:
     return rows
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """Rows and seconds of a stage or a plan, as far as they can be guessed; NaN where not."""
-
-    rows: float
-    seconds: float
-
-
-def estimate_stage_rows(plan: Plan, name: str) -> float:
-    """About how many rows a stage reads, by what is known of its datasets."""
-    stage = plan.stage(name)
-    known = [ABOUT_ROWS.get(spec.name, ABOUT_ROWS.get(spec.path, math.nan)) for spec in stage.datasets]
-    return stage.epochs * sum(known)
-
-
-def estimate(plan: Plan, entries: Sequence[RunEntry]) -> Estimate:
-    """The whole plan: from an earlier run of it here if there is one, else from its datasets and a run's speed."""
-    names = [stage.name for stage in plan.stages]
-    for entry in entries:
-        stages = entry.status.get("stages") or []
-        totals = [stage.get("rows_total") for stage in stages if isinstance(stage, dict)]
-        rows = [total for total in totals if isinstance(total, int)]
-        same = [stage.get("name") for stage in stages if isinstance(stage, dict)] == names
-        if same and entry.folder.name.endswith(plan.name) and len(rows) == len(names):
-            return Estimate(float(sum(rows)), sum(rows) / _rows_per_s(entry))
-    return Estimate(sum(estimate_stage_rows(plan, name) for name in names), math.nan)
+def run_detail(entry: RunEntry, width: int) -> list[Row]:
+    """What is known of a run, from its status alone: stages, losses, checkpoint, and what went wrong."""
+    status = entry.status
+    said = status.get("message") if entry.state == "failed" else None
+    rows: list[Row] = [((f" {line}", "bad"),) for line in wrapped(one_line(said, 400), width)] if said else []
+    rows += [_stage_row(stage, width) for stage in status.get("stages") or [] if isinstance(stage, dict)]
+    figures: dict[str, str] = {}
+    for label, key, form in (("train loss", "train_loss", ".3f"), ("val loss", "val_loss", ".3f")):
+        if math.isfinite(value := number(status.get(key))):
+            figures[label] = format(value, form)
+    if math.isfinite(tokens := number(status.get("tokens"))):
+        figures["tokens"] = short_count(tokens)
+    if math.isfinite(speed := number(status.get("tokens_per_s"))):
+        figures["speed"] = f"{rate_text(speed)} tok/s on {one_line(status.get('device', '?'), 20)}"
+    checkpoint = status.get("checkpoint")
+    if isinstance(checkpoint, dict):
+        step = number(checkpoint.get("step"))
+        figures["saved"] = f"step {step:,.0f}, {one_line(checkpoint.get('path', ''), 200)}"
+    if rows and figures:
+        rows.append(())
+    rows += [((f" {label:<11}", "label"), (fitted(text, max(width - 12, 1)), "")) for label, text in figures.items()]
+    return rows or [((" nothing is known of this run yet", "dim"),)]
 
 
-def _rows_per_s(entry: RunEntry) -> float:
-    tokens, samples = number(entry.status.get("tokens")), number(entry.status.get("samples"))
-    speed = number(entry.status.get("tokens_per_s"))
-    rate = speed * samples / tokens if tokens and tokens > 0 else math.nan
-    return rate if rate > 0 else math.nan
+def _stage_row(stage: Mapping[str, Any], width: int) -> Row:
+    done, total = number(stage.get("rows_done")), number(stage.get("rows_total"))
+    share = done / total if total > 0 else 0.0
+    rows = f"{short_count(done)}/{short_count(total)}" if total > 0 else "–"
+    filled, left = bar(share, max(width - 34, 4))
+    percent = f"{share:.0%}".replace("%", " %")
+    return (
+        (" " + fitted(one_line(stage.get("name", "")), 14), "strong"), (filled, "done"), (left, "todo"),
+        (right(percent, 6), ""), (right(rows, 13), "dim"),
+    )  # fmt: skip

@@ -361,3 +361,22 @@ def test_no_binding_is_declared_twice_for_a_key() -> None:
             for key in binding.key.split(",")
         ]
         assert len(keys) == len(set(keys)), kind
+
+
+async def test_predictions_are_listed_where_there_is_room(dashboard: Open, source: FakeSource) -> None:
+    async with dashboard(source) as pilot:
+        await pilot.press("3", "z")
+        await pilot.pause()
+        pane = pilot.app.screen.query_one(Predictions)
+
+        def marked() -> str:
+            (row,) = ["".join(text for text, _ in row) for row in pane.rows if row and row[0] == (" ▸ ", "accent")]
+            return row
+
+        assert "330" in marked()
+        listed = len([row for row in pane.rows if row and row[0][0] in (" ▸ ", "   ") and len(row) > 4])
+        assert listed >= 10 and len(pane.rows) <= pane.size.height
+        await pilot.press("left", "left")
+        assert "310" in marked()
+        await pilot.press("home")
+        assert " 10 " in marked()

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from textual import on
 
-from lmplay_tui.models.registry import experiments
 from lmplay_tui.run import events as happened
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.ui import themes
@@ -19,7 +18,6 @@ from lmplay_tui.ui.messages import StartAsked
 from lmplay_tui.ui.notices import News, terminal_title
 from lmplay_tui.ui.palette import NAMES, styles_of
 from lmplay_tui.ui.screens.dashboard import Dashboard
-from lmplay_tui.ui.screens.launcher import EXPERIMENTS
 from lmplay_tui.ui.widgets.drawing import Chart, Curve, Note, draw, rounded_range, ticks
 from lmplay_tui.ui.widgets.flowing import flow
 from lmplay_tui.ui.widgets.lines import Lines, changed_spans, fitted, row_width, wrapped
@@ -149,10 +147,6 @@ async def test_the_launcher_resumes_and_starts_anew(tmp_path: Path, key: str, gi
         await pilot.pause()
         assert set(asked[0].given) == given
         assert asked[0].given["model"] == "mine.lmp"
-
-
-def test_the_launcher_knows_every_experiment() -> None:
-    assert set(EXPERIMENTS) == set(experiments())
 
 
 @pytest.mark.parametrize("theme", themes.OURS, ids=lambda theme: theme.name)

@@ -16,20 +16,19 @@ from textual.widgets import Button
 from lmplay_tui.errors import UserError
 from lmplay_tui.plan.reading import read_plan, shipped_plans
 from lmplay_tui.plan.schema import Plan
-from lmplay_tui.run.telling import shown_seconds
 from lmplay_tui.text import one_line
 from lmplay_tui.ui.messages import ActionAsked, LeaveAsked, StartAsked
-from lmplay_tui.ui.run_list import RunEntry, estimate, estimate_stage_rows, find_runs, run_rows
+from lmplay_tui.ui.plan_estimate import SHAPES, Estimate, device_flops, estimate
+from lmplay_tui.ui.plan_list import broken_row, plan_detail, plan_head, plan_row
+from lmplay_tui.ui.run_list import RunEntry, find_runs, run_detail, run_head, run_rows
 from lmplay_tui.ui.screens.dialogs import Choice, ChoiceDialog
 from lmplay_tui.ui.screens.help import Help, actions_of, bindings_of, key_sign
-from lmplay_tui.ui.widgets.curriculum import short_count
 from lmplay_tui.ui.widgets.key_bar import Key, KeyBar
-from lmplay_tui.ui.widgets.lines import Lines, Row, fitted, wrapped
+from lmplay_tui.ui.widgets.lines import Lines, Row, wrapped
 from lmplay_tui.ui.widgets.picker import Picker
 from lmplay_tui.ui.widgets.titles import set_titles
 
 FIRST = "demo"
-EXPERIMENTS = ("gpt2ish", "gpt2ish_med", "gpt2ish_large", "s_gpt2ish", "test_runner")  # a test holds it to the registry
 
 
 def devices() -> list[str]:
@@ -64,6 +63,7 @@ class Launcher(Screen[None]):
         self._devices = devices()
         self._device = str(given.get("device", "auto"))
         self._experiment: str | None = given.get("exp")  # None: the plan's own
+        self._flops: dict[str, float] = {}  # by device; NaN where it does not tell, or not yet
 
     @staticmethod
     def _plan_names() -> list[str]:
@@ -78,22 +78,28 @@ class Launcher(Screen[None]):
             yield Button("Start", id="start", compact=True)
         with Container(id="launcher"):
             yield Picker(id="plans", classes="pane")
-            yield Lines(id="plan-detail", classes="pane")
             yield Picker(id="runs", classes="pane", empty="no runs yet: the first one will stand here")
+            yield Lines(id="detail", classes="pane")
         yield KeyBar()
 
     def on_mount(self) -> None:
         set_titles(self.query_one("#plans"), "plans")
         set_titles(self.query_one("#runs"), "runs")
-        for name in ("launcher-title", "plan-detail"):
+        for name in ("launcher-title", "detail"):
             self.query_one(f"#{name}", Lines).can_focus = False
         keys = [Key(key_sign(b), b.description, b.action, self) for b in bindings_of(self) if b.show]
         self.query_one(KeyBar).show(keys[:-2], keys[-2:])
         self._runs = find_runs(self._given.get("out_dir"))
         self._draw()
+        self.call_after_refresh(self._measure_device)
 
     def on_resize(self, event: events.Resize) -> None:
-        self.set_class(event.size.width < 100 or event.size.height < 28, "-small")
+        width, height = event.size
+        small = width < 100 or height < 28
+        self.set_class(small, "-small")
+        plans = min(len(self._names) + 3, height // 2)
+        runs = f" {min(max(len(self._runs), 1) + 3, max(height // 4, 4))}" if small else ""
+        self.query_one("#launcher").styles.grid_rows = f"{plans}{runs} 1fr"
         self.call_after_refresh(self._draw)
 
     # ---- drawing
@@ -105,18 +111,32 @@ class Launcher(Screen[None]):
         )  # fmt: skip
         self.query_one("#launcher-title", Lines).show_rows([title])
         plans = self.query_one("#plans", Picker)
-        plans.show_items([self._plan_row(name, plans.size.width - 4) for name in self._names])
+        width = plans.size.width - 4
+        plans.show_items([self._plan_row(name, width) for name in self._names], head=plan_head(width))
         runs = self.query_one("#runs", Picker)
-        runs.show_items(run_rows(self._runs, runs.size.width - 4))
+        width = runs.size.width - 4
+        runs.show_items(run_rows(self._runs, width), head=run_head(width))
         self._draw_detail()
 
     def _plan_row(self, name: str, width: int) -> Row:
         plan, problem = self._read(name)
-        shown = one_line(name, 40)
-        if plan is None:
-            return ((fitted(shown, 18), ""), (fitted(problem, max(width - 18, 0)), "bad"))
-        told = plan.title or plan.purpose
-        return ((fitted(shown, 18), "strong"), (fitted(told, max(width - 18, 0)), "dim"))
+        return broken_row(name, problem, width) if plan is None else plan_row(name, plan, self._about(plan), width)
+
+    def _about(self, plan: Plan) -> Estimate:
+        flops = self._flops.get(self._device, math.nan)
+        return estimate(plan, self._runs, self._chosen(), flops)
+
+    def _measure_device(self) -> None:
+        """Find out how fast the chosen device computes, behind the first frame; what is known is not asked again."""
+        if self._device not in self._flops:
+            self._flops[self._device] = math.nan
+            self.run_worker(self._measured, thread=True, exit_on_error=False)
+
+    def _measured(self) -> None:
+        device = self._device
+        known = next((name for name in self._devices if name in ("cuda", "mps")), "cpu") if device == "auto" else device
+        self._flops[device] = device_flops(known, half=bool(self._given.get("amp")))
+        self.app.call_from_thread(self._draw)
 
     @staticmethod
     def _read(name: str) -> tuple[Plan | None, str]:
@@ -126,34 +146,28 @@ class Launcher(Screen[None]):
             return None, one_line(error, 400)
 
     def _draw_detail(self) -> None:
-        detail = self.query_one("#plan-detail", Lines)
+        """The plan or the run that is chosen in the list with the focus."""
+        detail = self.query_one("#detail", Lines)
+        width = max(detail.size.width - 2, 20)
+        runs = self.query_one("#runs", Picker)
+        if runs.has_focus and self._runs:
+            entry = self._runs[runs.index]
+            set_titles(detail, one_line(entry.folder.name, 40))
+            detail.show_rows(run_detail(entry, width))
+            return
         name = self._names[self.query_one("#plans", Picker).index]
         plan, problem = self._read(name)
-        width = max(detail.size.width - 2, 20)
         set_titles(detail, one_line(name, 40))
         if plan is None:
             detail.show_rows([((f" {line}", "bad"),) for line in wrapped(problem, width)])
-            return
-        rows: list[Row] = [((f" {line}", ""),) for line in wrapped(plan.purpose or plan.title or "", width)]
-        rows.append(())
-        for stage in plan.stages:
-            about = estimate_stage_rows(plan, stage.name)
-            rows.append(
-                (
-                    (" " + fitted(stage.name, 14), "strong"),
-                    (fitted(" + ".join(spec.name for spec in stage.datasets), max(width - 40, 8)), ""),
-                    (f" ×{stage.epochs:<5g}", "dim"),
-                    (f"about {short_count(about)} rows" if math.isfinite(about) else "rows not known", "dim"),
-                )
-            )
-        whole = estimate(plan, self._runs)
-        if math.isfinite(whole.rows):
-            took = f", about {shown_seconds(whole.seconds)} on this machine" if math.isfinite(whole.seconds) else ""
-            rows += [(), ((" all ", "dim"), (f"about {short_count(whole.rows)} rows{took}", ""))]
-        detail.show_rows(rows)
+        else:
+            detail.show_rows(plan_detail(plan, self._about(plan), width))
 
-    @on(Picker.Moved, "#plans")
-    def _plan_moved(self) -> None:
+    @on(Picker.Moved)
+    def _moved(self) -> None:
+        self._draw_detail()
+
+    def on_descendant_focus(self) -> None:
         self._draw_detail()
 
     # ---- keys
@@ -161,11 +175,12 @@ class Launcher(Screen[None]):
     def action_device(self) -> None:
         here = self._devices.index(self._device) if self._device in self._devices else -1
         self._device = self._devices[(here + 1) % len(self._devices)]
+        self._measure_device()
         self._draw()
 
     def action_experiment(self) -> None:
         """The plan's own, then each that there is."""
-        choices: list[str | None] = [None, *EXPERIMENTS]
+        choices: list[str | None] = [None, *SHAPES]
         here = choices.index(self._experiment) if self._experiment in choices else 0
         self._experiment = choices[(here + 1) % len(choices)]
         self._draw()

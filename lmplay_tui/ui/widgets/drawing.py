@@ -87,7 +87,7 @@ def short_number(value: float) -> str:
             number = value / (scale if unit != "k" else 1e3)
             return f"{number:.4g}{unit}" if abs(number) < 1e4 else f"{number:.1e}"
     if size >= 1e-3:
-        return f"{value:.4g}"
+        return f"{value:.3g}" if abs(value) < 1 else f"{value:.4g}"
     return f"{value:.1e}".replace("e-0", "e-")
 
 

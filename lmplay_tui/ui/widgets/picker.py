@@ -38,12 +38,14 @@ class Picker(Lines):
     def __init__(self, *, id: str, empty: str = "", classes: str | None = None) -> None:
         super().__init__(id=id, classes=classes)
         self._items: list[Row] = []
+        self._head: list[Row] = []
         self._empty = empty
         self.index = 0
 
-    def show_items(self, items: Sequence[Row], index: int | None = None) -> None:
-        """What can be chosen; `index`: which is."""
+    def show_items(self, items: Sequence[Row], index: int | None = None, head: Row | None = None) -> None:
+        """What can be chosen; `index`: which is. `head`: the columns' titles, above what can be chosen."""
         self._items = list(items)
+        self._head = [] if head is None else [(("   ", ""), *head)]
         self.index = min(max(self.index if index is None else index, 0), max(len(items) - 1, 0))
         self._draw()
 
@@ -57,14 +59,15 @@ class Picker(Lines):
         self._draw()
 
     def _draw(self) -> None:
-        rows: list[Row] = []
+        rows: list[Row] = list(self._head) if self._items else []
         for i, item in enumerate(self._items):
             here = " cursor" if i == self.index and self.has_focus else ""
             sign = "▸ " if i == self.index else "  "
             rows.append(((" " + sign, f"accent{here}"), *((text, (style + here).strip()) for text, style in item)))
         self.show_rows(rows or [((f" {self._empty}", "dim"),)])
-        if self.index < self.scroll_offset.y or self.index >= self.scroll_offset.y + self.size.height:
-            self.scroll_to(y=max(self.index - self.size.height // 2, 0), animate=False)
+        row, top = self.index + len(self._head), self.scroll_offset.y
+        if not top <= row < top + self.size.height:
+            self.scroll_to(y=max(row - self.size.height // 2, 0), animate=False)
 
     def action_move(self, by: int) -> None:
         if self._items:
@@ -82,7 +85,7 @@ class Picker(Lines):
 
     def on_click(self, event: events.Click) -> None:
         offset = event.get_content_offset(self)
-        index = offset.y + self.scroll_offset.y if offset is not None else -1
+        index = offset.y + self.scroll_offset.y - len(self._head) if offset is not None else -1
         if 0 <= index < len(self._items):
             if index == self.index:
                 self.action_pick()

@@ -1,5 +1,6 @@
 """What the model made of samples: the accuracy's own alignment, and how surely each token was expected."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -13,11 +14,12 @@ from lmplay_tui.run.view_parts import PredictionSeen
 from lmplay_tui.text import one_line, printable
 from lmplay_tui.ui.messages import CommandAsked
 from lmplay_tui.ui.widgets.flowing import labelled
-from lmplay_tui.ui.widgets.lines import Lines, Piece, Row, row_width, spread
+from lmplay_tui.ui.widgets.lines import Lines, Piece, Row, fitted, right, row_width, spread
 from lmplay_tui.ui.widgets.titles import set_titles
 
 KINDS = ("all", "validation", "pinned", "asked")
 SHADES = (0.01, 0.1, 0.4, 0.8)  # probabilities between the shades p0 to p4
+LEAST_LISTED = 4  # predictions: for fewer the space below one is left free
 MAX_SHOWN = 4000  # characters of a text
 _SPOKEN = {"validation": "argmax", "pinned": "says", "asked": "says"}
 
@@ -45,6 +47,27 @@ def alignment_pieces(prediction: str, truth: str) -> list[Piece]:
         else:
             pieces += [(f"−{word} ", "missing") for word in true]
     return pieces
+
+
+def listed_rows(listed: Sequence[PredictionSeen], index: int, height: int, width: int) -> list[Row]:
+    """The predictions around the one looked at, a row each below a row of titles: how they have become better."""
+    first = max(min(index - height // 2, len(listed) - height + 1), 0)
+    rows: list[Row] = [((fitted("     step  accuracy    loss  kind        prompt", width), "label"),)]
+    for i, seen in enumerate(listed[first : first + height - 1], start=first):
+        here, values = i == index, seen.values
+        accuracy, loss = (number(values.get(key)) for key in ("accuracy", "loss"))
+        prompt = fitted(one_line(values.get("prompt", ""), 300), max(width - 42, 0))
+        rows.append(
+            (
+                (" ▸ " if here else "   ", "accent"),
+                (right(f"{seen.step:,}", 6), "strong" if here else ""),
+                (right(f"{accuracy:.2f}" if math.isfinite(accuracy) else "–", 10), ""),
+                (right(f"{loss:.2f}" if math.isfinite(loss) else "–", 8), "val"),
+                (f"  {fitted(one_line(values.get('kind', '')), 12)}", "dim"),
+                (prompt, "" if here else "dim"),
+            )
+        )
+    return rows
 
 
 class Predictions(Lines):
@@ -91,7 +114,7 @@ class Predictions(Lines):
             self._kind,
             self._number,
             self._token,
-            self.size.width,
+            self.size,
             tuple(view.pinned),
         )
         if state != self._shown:
@@ -121,7 +144,11 @@ class Predictions(Lines):
         index = self._index(listed)
         place = f"{index + 1}/{len(listed)}" if self._number is not None else f"newest of {len(listed)}"
         set_titles(self, subtitle=kind + place)
-        self.show_rows(self._laid_out(view, listed[index]))
+        rows = self._laid_out(view, listed[index])
+        room = self.size.height - len(rows) - 1
+        if room >= LEAST_LISTED + 1:
+            rows += [(), *listed_rows(listed, index, room, self.size.width)]
+        self.show_rows(rows)
 
     # ---- drawing
 

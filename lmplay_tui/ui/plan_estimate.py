@@ -1,0 +1,149 @@
+"""How many rows a plan reads and how long that takes here, before anything is opened or downloaded.
+
+By an earlier run of the plan where there is one. Else by what is known of the datasets, by the operations that a token
+of the model costs, and by what the device computes a second: a figure to tell minutes from days by.
+"""
+
+import contextlib
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lmplay_tui.plan.schema import DatasetSpec, Plan, Stage
+from lmplay_tui.run.device_peaks import vendor_peak
+from lmplay_tui.run.journal import number
+from lmplay_tui.ui.run_list import RunEntry
+
+# Rows, and tokens of GPT-2's vocabulary a row: what the hub's pages say, rounded.
+_ABOUT = {
+    "wikipedia": (6_400_000, 760), "wikipedia:en": (6_400_000, 760), "wikipedia:es": (1_840_000, 1050),
+    "wikitext": (1_800_000, 65), "wikitext:2": (36_700, 65), "fineweb-edu": (9_670_000, 1030),
+    "tinystories": (2_120_000, 220), "openorca": (4_230_000, 400), "orcamath": (200_000, 300),
+    "smoltalk": (1_040_000, 1000), "cosmopedia": (39_100_000, 720), "pydocs": (3_620, 143),
+}  # fmt: skip
+_ABOUT_PYDOCS = {"docstrings": (3_450, 120), "topics": (166, 660)}
+
+# num_blocks and embed_dim of the shipped experiments; a test holds them to the registry, which needs torch.
+SHAPES = {
+    "gpt2ish": (6, 768), "gpt2ish_med": (24, 1024), "gpt2ish_large": (36, 1280), "s_gpt2ish": (18, 288),
+    "test_runner": (6, 64),
+}  # fmt: skip
+_VOCABULARIES = {"gpt2": 50_257, "r50k_base": 50_257, "p50k_base": 50_281, "cl100k_base": 100_277, "bytes": 257,
+                 "o200k_base": 200_019}  # fmt: skip
+_TRAINED = 0.9  # the share of rows that is not held out
+_UTILISATION = 0.35  # of the peak: what such models reach on a processor and on a GPU alike, roughly
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Rows and seconds of a plan, NaN where they cannot be guessed. `measured`: by an earlier run of it here."""
+
+    rows: float
+    seconds: float
+    measured: bool = False
+
+
+def about_rows(stage: Stage) -> float:
+    """About how many rows a stage reads, those held out for validation taken off; NaN where a dataset is not known."""
+    sizes = [_about(spec)[0] for spec in stage.datasets]
+    chosen = min if stage.stopping == "first_exhausted" else max
+    one_pass = chosen(size / share for size, share in zip(sizes, _shares(stage), strict=True))
+    return _TRAINED * stage.epochs * (one_pass if math.isfinite(sum(sizes)) else math.nan)
+
+
+def _tokens_per_row(stage: Stage) -> float:
+    lengths = (_about(spec)[1] for spec in stage.datasets)
+    return sum(share * length for share, length in zip(_shares(stage), lengths, strict=True))
+
+
+def _shares(stage: Stage) -> Sequence[float]:
+    return stage.weights or [1 / len(stage.datasets)] * len(stage.datasets)
+
+
+def _about(spec: DatasetSpec) -> tuple[float, float]:
+    if spec.path == "pydocs" and spec.config is not None:
+        return _ABOUT_PYDOCS.get(spec.config, (math.nan, math.nan))
+    return _ABOUT.get(spec.name, _ABOUT.get(spec.path, (math.nan, math.nan)))
+
+
+def estimate(plan: Plan, entries: Sequence[RunEntry], options: Mapping[str, Any], flops_per_s: float) -> Estimate:
+    """The whole plan. `options`: the launcher's choices; `flops_per_s`: the device's peak, NaN where not known."""
+    earlier = _by_earlier_run(plan, entries)
+    if earlier is not None:
+        return earlier
+    settings = {**plan.train, **options}
+    rows = [about_rows(stage) for stage in plan.stages]
+    tokens = sum(count * _tokens_per_row(stage) for count, stage in zip(rows, plan.stages, strict=True))
+    flops = tokens * _tokens_per_gpt2_token(settings) * _flops_per_token(settings)
+    return Estimate(sum(rows), flops / (_UTILISATION * flops_per_s))
+
+
+def _by_earlier_run(plan: Plan, entries: Sequence[RunEntry]) -> Estimate | None:
+    names = [stage.name for stage in plan.stages]
+    for entry in entries:
+        stages = [stage for stage in entry.status.get("stages") or [] if isinstance(stage, dict)]
+        rows = [total for total in (stage.get("rows_total") for stage in stages) if isinstance(total, int)]
+        same = [stage.get("name") for stage in stages] == names and entry.folder.name.endswith(plan.name)
+        if same and len(rows) == len(names):
+            return Estimate(float(sum(rows)), sum(rows) / _rows_per_s(entry), measured=True)
+    return None
+
+
+def _rows_per_s(entry: RunEntry) -> float:
+    tokens, samples = number(entry.status.get("tokens")), number(entry.status.get("samples"))
+    speed = number(entry.status.get("tokens_per_s"))
+    rate = speed * samples / tokens if tokens and tokens > 0 else math.nan
+    return rate if rate > 0 else math.nan
+
+
+def _vocabulary(settings: Mapping[str, Any]) -> float:
+    name, _, ranks = str(settings.get("tokenizer", "gpt2")).partition(":")
+    return float(ranks) if ranks.isdigit() else _VOCABULARIES.get(name, math.nan)
+
+
+def _tokens_per_gpt2_token(settings: Mapping[str, Any]) -> float:
+    """A smaller vocabulary needs more tokens for the same text: a tenth for each halving, measured on `pydocs`."""
+    size = _vocabulary(settings)
+    return 4.0 if size < 1000 else 1 + 0.093 * math.log2(50_257 / size)
+
+
+def _flops_per_token(settings: Mapping[str, Any]) -> float:
+    """6 x parameters in matrix products + 12 x blocks x width x length (the PaLM paper, appendix B)."""
+    blocks, width = SHAPES.get(str(settings.get("exp", "gpt2ish")), (math.nan, math.nan))
+    blocks, width = settings.get("num_blocks", blocks), settings.get("embed_dim", width)
+    length = settings.get("context_len", 1024) / 2
+    return float(6 * (12 * blocks * width**2 + _vocabulary(settings) * width) + 12 * blocks * width * length)
+
+
+def device_flops(device: str, *, half: bool) -> float:
+    """Peak FLOP/s of the device that `--device` names, without torch; NaN for one that does not tell.
+
+    A processor is asked to multiply for some hundredths of a second.
+    """
+    if device.startswith("cuda"):
+        return _gpu_flops(device, half=half)
+    return math.nan if device == "mps" else _processor_flops()
+
+
+def _gpu_flops(device: str, *, half: bool) -> float:
+    import pynvml
+
+    with contextlib.suppress(pynvml.NVMLError, ValueError):
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByIndex(int(device.partition(":")[2] or 0))
+        return vendor_peak(str(pynvml.nvmlDeviceGetName(handle)), half=half) or math.nan
+    return math.nan
+
+
+def _processor_flops(size: int = 768) -> float:
+    a = np.ones((size, size), np.float32)
+    seconds = []
+    for _ in range(5):
+        begun = time.perf_counter()
+        a @ a
+        seconds.append(time.perf_counter() - begun)
+    return 2 * size**3 / min(seconds)

@@ -1,0 +1,166 @@
+"""What the launcher says of plans and runs before anything is opened."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmplay_tui.models.registry import experiments
+from lmplay_tui.plan.reading import parse_plan, read_plan, shipped_plans
+from lmplay_tui.plan.schema import Plan
+from lmplay_tui.run.device_peaks import vendor_peak
+from lmplay_tui.run.folder import RunFolder
+from lmplay_tui.ui.app import LmplayApp
+from lmplay_tui.ui.plan_estimate import SHAPES, about_rows, device_flops, estimate
+from lmplay_tui.ui.plan_list import plan_detail, plan_head, plan_row, roughly, rows_text
+from lmplay_tui.ui.run_list import RunEntry, find_runs, run_detail, run_head, run_rows
+from lmplay_tui.ui.widgets.lines import Row, row_width
+
+SPEED = 150e9
+
+
+def text_of(rows: list[Row]) -> str:
+    return "\n".join("".join(text for text, _ in row) for row in rows)
+
+
+def plan_of(text: str) -> Plan:
+    return parse_plan(text, name="p", file="p.toml", folder=Path("/"))
+
+
+def entry(**status: Any) -> RunEntry:
+    return RunEntry(RunFolder(Path("gpt2ish_p.lmp")), status.get("state", "stopped"), status, age_s=60.0)
+
+
+def test_the_shapes_are_the_registry_s() -> None:
+    assert {name: (e.num_blocks, e.embed_dim) for name, e in experiments().items()} == SHAPES
+
+
+@pytest.mark.parametrize("name", sorted(shipped_plans()))
+def test_every_shipped_plan_is_estimated(name: str) -> None:
+    about = estimate(read_plan(name), [], {}, SPEED)
+    assert about.rows > 1000 and about.seconds > 60 and not about.measured
+
+
+def test_the_demo_takes_minutes_and_wikipedia_does_not() -> None:
+    assert 60 < estimate(read_plan("demo"), [], {}, SPEED).seconds < 600
+    assert estimate(read_plan("default"), [], {}, SPEED).seconds > 30 * 86_400
+
+
+def test_time_grows_with_the_model_and_shrinks_with_the_device() -> None:
+    plan = plan_of('[stages.a]\ndataset = "tinystories"\n')
+    small, large = (estimate(plan, [], {"exp": exp}, SPEED).seconds for exp in ("test_runner", "gpt2ish_large"))
+    assert 20 < large / small < 1000
+    assert estimate(plan, [], {"exp": "test_runner"}, 10 * SPEED).seconds == pytest.approx(small / 10)
+    assert math.isnan(estimate(plan, [], {}, math.nan).seconds)
+    assert math.isnan(estimate(plan, [], {"exp": "own.py:Model"}, SPEED).seconds)
+
+
+def test_rows_of_mixtures_end_as_the_plan_says() -> None:
+    text = '[stages.a]\ndatasets = ["wikitext:2", "orcamath"]\n'
+    first = plan_of(text).stages[0]
+    every = plan_of(text + 'stopping = "all_exhausted"\n').stages[0]
+    shares = plan_of(text + "weights = [0.5, 0.5]\nepochs = 2\n").stages[0]
+    assert about_rows(first) == pytest.approx(0.9 * 2 * 36_700)
+    assert about_rows(every) == pytest.approx(0.9 * 2 * 200_000)
+    assert about_rows(shares) == pytest.approx(0.9 * 4 * 36_700)
+    unknown = plan_of('[stages.a]\ndatasets = ["wikitext:2", "some/thing"]\n').stages[0]
+    assert math.isnan(about_rows(unknown))
+
+
+def test_an_earlier_run_of_the_plan_knows_better() -> None:
+    plan = plan_of('[stages.a]\ndataset = "wikitext"\n')
+    stages = [{"name": "a", "rows_total": 1000, "rows_done": 500}]
+    earlier = entry(stages=stages, tokens=10_000, samples=500, tokens_per_s=200.0)
+    about = estimate(plan, [earlier], {}, SPEED)
+    assert (about.rows, about.seconds, about.measured) == (1000, 100.0, True)  # 500 rows in 50 s
+    other = entry(stages=[{"name": "b", "rows_total": 1000}], tokens=1, samples=1, tokens_per_s=1.0)
+    assert not estimate(plan, [other], {}, SPEED).measured
+
+
+def test_devices_are_asked_without_torch() -> None:
+    assert device_flops("cpu", half=False) > 1e8
+    assert math.isnan(device_flops("mps", half=False))
+    assert math.isnan(device_flops("cuda:7", half=True))  # no GPU here, or none with such a number
+    assert vendor_peak("NVIDIA H100 80GB HBM3", half=True) == 989e12
+    assert vendor_peak("NVIDIA A100-SXM4-40GB", half=False) == 156e12
+    assert vendor_peak("Quadro 4000", half=True) is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(42, "42 s"), (180, "3 min"), (7200, "2 h"), (400_000, "5 d"), (1e8, "3 y"), (math.nan, "–")],
+)
+def test_guessed_durations(seconds: float, said: str) -> None:
+    assert roughly(seconds) == said
+
+
+def test_guessed_rows_have_two_figures() -> None:
+    assert [rows_text(rows) for rows in (4914, 3_312_000, 149, math.nan)] == ["~4,900", "~3.3M", "~150", "–"]
+    assert rows_text(4914, measured=True) == "4,914"
+
+
+@pytest.mark.parametrize("width", [40, 74, 114, 194])
+def test_columns_stand_below_their_titles(width: int) -> None:
+    plan = read_plan("full")
+    about = estimate(plan, [], {}, SPEED)
+    assert row_width(plan_head(width)) == row_width(plan_row("full", plan, about, width)) == max(width, 46)
+    assert row_width(run_head(width)) == row_width(run_rows([entry(step=3)], width)[0])
+    for row in (*plan_detail(plan, about, width), *run_detail(entry(stages=[{"name": "a"}]), width)):
+        assert row_width(row) <= max(width, 50)
+
+
+def test_a_run_in_detail() -> None:
+    stages = [{"name": "a", "rows_total": 200, "rows_done": 50}, {"name": "b", "rows_total": None, "rows_done": 0}]
+    shown = text_of(
+        run_detail(
+            entry(
+                state="failed", message="the disk\x1b is full", stages=stages, train_loss=3.25, tokens=12_345_678,
+                checkpoint={"step": 120, "path": "/x/m.lmp"},
+            ),
+            60,
+        )
+    )  # fmt: skip
+    for said in ("the disk␛ is full", "25 %", "50/200", "3.250", "12.35M", "step 120, /x/m.lmp"):
+        assert said in shown
+    assert "nothing is known" in text_of(run_detail(entry(), 60))
+
+
+async def test_the_detail_is_that_of_the_list_with_the_focus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = RunFolder(Path("mine.lmp"))
+    run.create()
+    run.write_status({"state": "stopped", "step": 40, "val_loss": 3.2, "heartbeat": 0, "tokens": 777})
+    assert [found.folder.name for found in find_runs(None)] == ["mine"]
+    app = LmplayApp({}, launcher=True, timers=False)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await pilot.pause()
+        detail = app.screen.query_one("#detail")
+        assert "Python" in text_of(detail.rows)  # type: ignore[attr-defined]
+        await pilot.press("tab")
+        await pilot.pause()
+        assert "777" in text_of(detail.rows)  # type: ignore[attr-defined]
+        await pilot.press("shift+tab", "down", "down")
+        await pilot.pause()
+        assert "Spanish" in text_of(detail.rows)  # type: ignore[attr-defined]
+
+
+async def test_times_come_with_the_device_s_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked: list[str] = []
+
+    def speed(device: str, *, half: bool) -> float:
+        asked.append(device)
+        return SPEED
+
+    monkeypatch.setattr("lmplay_tui.ui.screens.launcher.devices", lambda: ["auto", "cpu"])
+    monkeypatch.setattr("lmplay_tui.ui.screens.launcher.device_flops", speed)
+    app = LmplayApp({}, launcher=True, timers=False)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await pilot.pause()
+        await app.workers.wait_for_complete()
+        await pilot.pause()
+        assert "~3 min" in text_of(app.screen.query_one("#plans").rows)  # type: ignore[attr-defined]
+        await pilot.press("d", "d", "d")
+        await app.workers.wait_for_complete()
+    assert asked == ["cpu", "cpu"]  # once for each: `auto` is the processor here
