@@ -16,11 +16,11 @@ from textual.screen import Screen
 from lmplay_tui.errors import EXIT_LEFT_AT_ONCE, EXIT_OK
 from lmplay_tui.run.controls import HandOver, Stop
 from lmplay_tui.run.folder import RunFolder
-from lmplay_tui.text import one_line
 from lmplay_tui.ui import themes
 from lmplay_tui.ui.ascii import AsciiFilter, terminal_needs_ascii
+from lmplay_tui.ui.desktop import notification, title_sequence
 from lmplay_tui.ui.ending import ending_lines
-from lmplay_tui.ui.messages import LeaveAsked, StartAsked, TitleChanged
+from lmplay_tui.ui.messages import LeaveAsked, Rang, StartAsked, TitleChanged
 from lmplay_tui.ui.screens.dashboard import Dashboard
 from lmplay_tui.ui.screens.launcher import Launcher
 from lmplay_tui.ui.session import LiveSource, end_anyway
@@ -152,8 +152,17 @@ class LmplayApp(App[int]):
     @on(TitleChanged)
     def _set_title(self, message: TitleChanged) -> None:
         """Not by Textual's `title`, whose change paints the whole screen again."""
-        if self._driver is not None and not self.is_headless:
-            self._driver.write(f"\x1b]2;{one_line(message.text, 100)}\x07")
+        self._to_terminal(title_sequence(message.text, os.environ))
+
+    @on(Rang)
+    def _ring(self, message: Rang) -> None:
+        """The bell, which tmux marks the window with, and a notification on the desktop."""
+        self.bell()
+        self._to_terminal(notification(message.text, os.environ))
+
+    def _to_terminal(self, sequence: str) -> None:
+        if sequence and self._driver is not None and not self.is_headless:
+            self._driver.write(sequence)
 
     # ---- leaving
 

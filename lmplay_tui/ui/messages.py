@@ -84,6 +84,20 @@ class TitleChanged(Message):
 
 
 @dataclass
+class PredictionsAsked(Message):
+    """Show the newest prediction of this kind."""
+
+    kind: str
+
+
+@dataclass
+class Rang(Message):
+    """Something happened that one would come back for."""
+
+    text: str
+
+
+@dataclass
 class StartAsked(Message):
     """Train with these options, or look at the run whose checkpoint has this path."""
 

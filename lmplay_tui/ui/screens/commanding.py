@@ -13,7 +13,7 @@ from lmplay_tui.run import controls
 from lmplay_tui.run.journal import number
 from lmplay_tui.run.view import RunView
 from lmplay_tui.ui import notices
-from lmplay_tui.ui.messages import GhostAsked, LeaveAsked, TitleChanged
+from lmplay_tui.ui.messages import GhostAsked, LeaveAsked, PredictionsAsked, Rang, TitleChanged
 from lmplay_tui.ui.screens import questions
 from lmplay_tui.ui.screens.runs import Runs
 from lmplay_tui.ui.source import Source
@@ -164,6 +164,7 @@ class Commanding(Screen[None]):
         def answered(answers: list[str] | None) -> None:
             if answers is not None:
                 self._tell(questions.asked(answers), "asked: the answer comes with the next step")
+                self.post_message(PredictionsAsked("asked"))
 
         self.app.push_screen(questions.ask_dialog(), answered)
 
@@ -186,7 +187,7 @@ class Commanding(Screen[None]):
         for notice in self._news.of(self.view):
             self.notify(notice.text, title=notice.title, severity=notice.severity, timeout=notice.seconds, markup=False)
             if notice.rings:
-                self.app.bell()
+                self.post_message(Rang(f"{self.view.name}: {notice.text}"))
         title = notices.terminal_title(self.view)
         if title != self._terminal_title:
             self._terminal_title = title

@@ -17,7 +17,7 @@ from lmplay_tui.run.view import RunView
 from lmplay_tui.text import one_line
 from lmplay_tui.ui.clock import time_zone
 from lmplay_tui.ui.machine import Machine
-from lmplay_tui.ui.messages import ActionAsked, CommandAsked, GhostAsked, PaneAsked
+from lmplay_tui.ui.messages import ActionAsked, CommandAsked, GhostAsked, PaneAsked, PredictionsAsked
 from lmplay_tui.ui.screens import questions
 from lmplay_tui.ui.screens.help import bindings_of, key_sign
 from lmplay_tui.ui.screens.planning import Planning
@@ -180,6 +180,12 @@ class Dashboard(Planning):
     @on(PaneAsked)
     def _pane_asked(self, message: PaneAsked) -> None:
         self._choose_pane(message.number)
+
+    @on(PredictionsAsked)
+    def _predictions_asked(self, message: PredictionsAsked) -> None:
+        """An answer shall not be gone with the next validation."""
+        self.query_one(Predictions).choose_kind(message.kind)
+        self._choose_pane(3)
 
     def on_descendant_focus(self, event: events.DescendantFocus) -> None:
         """The pane with the focus is the one that is shown where there is room for one."""

@@ -21,6 +21,10 @@ KINDS = ("all", "validation", "pinned", "asked")
 SHADES = (0.01, 0.1, 0.4, 0.8)  # probabilities between the shades p0 to p4
 LEAST_LISTED = 4  # predictions: for fewer the space below one is left free
 MAX_SHOWN = 4000  # characters of a text
+_FIRST = {  # what makes the first prediction of a kind
+    "all": "the first validation makes one", "validation": "the first validation makes one",
+    "pinned": "i pins the prompt of a prediction; each evaluation answers it", "asked": "g asks the model",
+}  # fmt: skip
 _SPOKEN = {"validation": "argmax", "pinned": "says", "asked": "says"}
 
 
@@ -139,7 +143,7 @@ class Predictions(Lines):
         kind = "" if self._kind == "all" else f"{self._kind} only · "
         if not listed:
             set_titles(self, subtitle=kind.rstrip("· "))
-            self.show_rows([((" none yet: the first validation makes one", "dim"),)])
+            self.show_rows([((f" none yet: {_FIRST[self._kind]}", "dim"),)])
             return
         index = self._index(listed)
         place = f"{index + 1}/{len(listed)}" if self._number is not None else f"newest of {len(listed)}"
@@ -258,8 +262,11 @@ class Predictions(Lines):
             self._look_at(listed, index % len(listed))
 
     def action_kind(self, by: int) -> None:
-        self._kind = KINDS[(KINDS.index(self._kind) + by) % len(KINDS)]
-        self._number = self._token = None
+        self.choose_kind(KINDS[(KINDS.index(self._kind) + by) % len(KINDS)])
+
+    def choose_kind(self, kind: str) -> None:
+        """Show predictions of one kind only, the newest first."""
+        self._kind, self._number, self._token = kind, None, None
         self._update()
 
     def action_same_prompt(self, by: int) -> None:
