@@ -94,7 +94,8 @@ def _stopped(record: Record) -> str:
 def _plan_changed(record: Record) -> str:
     changes = record.get("what")
     changes = changes if isinstance(changes, list | tuple) else ()
-    return f"plan changed at {_step(record)}: " + "; ".join(one_line(change) for change in changes)
+    told = "; ".join(one_line(change) for change in changes) or "nothing that trains, only its text"
+    return f"plan changed at {_step(record)}: {told}"
 
 
 def _bookmarked(record: Record) -> str:

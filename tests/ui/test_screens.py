@@ -251,3 +251,11 @@ def test_no_screen_imports_torch() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
     )
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("last", [1, 3, 9, 10, 13, 24, 70, 999, 1e6])
+@pytest.mark.parametrize("parts", [2, 4, 9])
+def test_steps_are_counted_in_whole_numbers(last: float, parts: int) -> None:
+    found = ticks(0, last, parts, whole=True)
+    assert found and all(tick == int(tick) for tick in found)
+    assert len(found) <= parts + 2

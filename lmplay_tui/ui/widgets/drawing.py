@@ -68,8 +68,11 @@ def nice_step(span: float, parts: int) -> float:
     return 10 * power
 
 
-def ticks(low: float, high: float, parts: int) -> list[float]:
+def ticks(low: float, high: float, parts: int, *, whole: bool = False) -> list[float]:
+    """At most about `parts` round numbers from `low` to `high`; `whole`: of things that are counted."""
     step = nice_step(high - low, parts)
+    if whole and step != int(step):
+        step = 5.0 if step > 2 else 1.0
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
     return [i * step for i in range(first, min(last, first + 50) + 1)]
@@ -154,7 +157,7 @@ def _plotted(chart: Chart, width: int, height: int) -> list[list[Cell]]:
     plot.ylim(low, high)
     y_ticks = ticks(low, high, max((height - 2) // 2, 3))
     plot.yticks(y_ticks, [_y_label(y, chart.log).rjust(LABEL_CELLS) for y in y_ticks])
-    x_ticks = ticks(first, last, max((width - LABEL_CELLS) // 14, 2))
+    x_ticks = ticks(first, last, max((width - LABEL_CELLS) // 14, 2), whole=not chart.time_axis)
     plot.xticks(x_ticks, [short_time(x) if chart.time_axis else short_number(x) for x in x_ticks])
     if not y_ticks:
         plot.yticks([low], [_y_label(low, chart.log).rjust(LABEL_CELLS)])
