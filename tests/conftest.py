@@ -9,6 +9,10 @@ os.environ["GOMP_SPINCOUNT"] = "1000"  # as the commands do: tests run side by s
 os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-snapshots", action="store_true", help="store the screens as they are now")
+
+
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("LMP_DATASETS", "NO_COLOR", "COLORTERM", "SSH_CONNECTION"):

@@ -59,7 +59,7 @@ def broken_row(name: str, problem: str, width: int) -> Row:
     return (
         (fitted(one_line(name, 40), NAME_CELLS), ""),
         (" ✗ ", "bad"),
-        (fitted(problem, max(width - NAME_CELLS - 3, 0)), "bad"),
+        (fitted(one_line(problem), max(width - NAME_CELLS - 3, 0)), "bad"),
     )
 
 

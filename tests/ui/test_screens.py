@@ -18,7 +18,12 @@ from lmplay_tui.ui.messages import StartAsked
 from lmplay_tui.ui.notices import News, terminal_title
 from lmplay_tui.ui.palette import NAMES, styles_of
 from lmplay_tui.ui.screens.dashboard import Dashboard
+<<<<<<< HEAD
 from lmplay_tui.ui.widgets.drawing import Chart, Curve, Note, draw, rounded_range, ticks
+=======
+from lmplay_tui.ui.screens.launcher import EXPERIMENTS
+from lmplay_tui.ui.widgets.drawing import Chart, Curve, Note, _painted, draw, rounded_range, ticks
+>>>>>>> bf6a546 (Every screen at three sizes as a stored snapshot; charts no longer believe COLUMNS, what they showed is mended)
 from lmplay_tui.ui.widgets.flowing import flow
 from lmplay_tui.ui.widgets.lines import Lines, changed_spans, fitted, row_width, wrapped
 from lmplay_tui.ui.widgets.predictions import alignment_pieces
@@ -208,6 +213,22 @@ def test_any_numbers_can_be_drawn(values: list[float], width: int, height: int, 
     rows = draw(chart, width, height)
     assert len(rows) in (0, height)
     assert all(row_width(row) <= width for row in rows)
+
+
+def test_a_chart_is_as_wide_as_it_shall_be_whatever_the_shell_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """plotext takes COLUMNS for the terminal's width, and would draw many cells over each other."""
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("LINES", "10")
+    x = np.arange(0.0, 150.0)
+    curves = [Curve(x, np.sin(x / 9), "train"), Curve(x[::3], np.cos(x[::3] / 9), "val", "•")]
+    chart = Chart(curves, (0.0, 149.0), (-1.0, 1.0))
+    columns, rows, signs, _ = _painted(chart, 150, 18)
+    shown = [pad("".join(text for text, _ in row)) for row in draw(chart, 158, 20)]
+    assert all(shown[row][8 + column] == sign for row, column, sign in zip(rows, columns, signs, strict=True))
+
+
+def pad(line: str) -> str:
+    return line.ljust(158)
 
 
 def test_a_spike_of_one_point_reaches_its_height() -> None:

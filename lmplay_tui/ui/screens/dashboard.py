@@ -1,7 +1,7 @@
 """The dashboard: six panes on one run, live or attached."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.run.view import RunView
 from lmplay_tui.text import one_line
 from lmplay_tui.ui.clock import time_zone
-from lmplay_tui.ui.machine import Machine
+from lmplay_tui.ui.machine import Machine, Reading
 from lmplay_tui.ui.messages import ActionAsked, CommandAsked, GhostAsked, PaneAsked, PredictionsAsked
 from lmplay_tui.ui.screens import questions
 from lmplay_tui.ui.screens.help import bindings_of, key_sign
@@ -51,6 +51,7 @@ class Dashboard(Planning):
         self._ascii_only = ascii_only
         self._zone = time_zone(options.get("tz"))
         self._machine = Machine()
+        self._readings: Sequence[Reading] = ()
         self._curves_at = self._machine_at = -1e9
         self._shown_pane = 1
         self._cells: tuple[int, int] = (0, 0)
@@ -105,12 +106,15 @@ class Dashboard(Planning):
         if now - self._curves_at >= CURVES_EVERY_S:
             self._curves_at = now
             self._draw_if_seen(Curves, lambda pane: pane.show(view, self.ghost))
-        readings = None
+        self._draw_if_seen(System, lambda pane: pane.show(view, self._read_machine(now)))
+        self._lay_rows(view)
+
+    def _read_machine(self, now: float) -> Sequence[Reading]:
+        """Its newest readings; asked for only while somebody sees them."""
         if now - self._machine_at >= MACHINE_EVERY_S:
             self._machine_at = now
-            readings = self._machine.read(view.device)
-        self._draw_if_seen(System, lambda pane: pane.show(view, readings))
-        self._lay_rows(view)
+            self._readings = self._machine.read(self.view.device)
+        return self._readings
 
     def _draw_if_seen(self, kind: type[Any], show: Callable[[Any], None]) -> None:
         pane = self.query_one(kind)

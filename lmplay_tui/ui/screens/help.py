@@ -18,18 +18,23 @@ from lmplay_tui.ui.widgets.titles import set_titles
 _SIGNS = {
     "left": "←", "right": "→", "up": "↑", "down": "↓", "question_mark": "?", "slash": "/", "plus": "+", "minus": "-",
     "equals_sign": "=", "comma": ",", "full_stop": ".", "left_square_bracket": "[",
-    "right_square_bracket": "]",     "shift+left": "shift+←", "shift+right": "shift+→", "escape": "esc",
+    "right_square_bracket": "]", "shift+left": "shift+←", "shift+right": "shift+→", "escape": "esc",
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Action:
-    """Something that a key does: its place, keys, name, and how to do it."""
+    """Something that a key does: its place, keys, what it does, and how to do it."""
 
     place: str
     keys: str
-    label: str
+    said: str
     call: Callable[[], Any]
+
+    @property
+    def label(self) -> str:
+        """Its name in a list of all: with the pane that it belongs to."""
+        return self.said if self.place in ("everywhere", "screen") else f"{self.place}: {self.said}"
 
 
 def key_sign(binding: Binding) -> str:
@@ -64,8 +69,7 @@ def actions_of(screen: Screen[Any]) -> list[Action]:
         for binding in bindings_of(node):
             keys = " ".join(_SIGNS.get(key, key) for key in binding.key.split(","))
             said = binding.tooltip or binding.description
-            label = said if place in ("everywhere", "screen") else f"{place}: {said}"
-            actions.append(Action(place, keys, label, partial(_call, node, binding.action)))
+            actions.append(Action(place, keys, said, partial(_call, node, binding.action)))
     return actions
 
 
@@ -85,8 +89,7 @@ class HelpText(Lines):
     def on_resize(self) -> None:
         blocks: dict[str, list[Row]] = {}
         for action in self._actions:
-            label = action.label.partition(": ")[2] or action.label
-            row: Row = ((f" {fitted(action.keys, 13)} ", "key"), (fitted(label, 36), ""))
+            row: Row = ((f" {fitted(action.keys, 13)} ", "key"), (fitted(action.said, 36), ""))
             blocks.setdefault(action.place, []).append(row)
         columns = max(self.size.width // 53, 1)
         heights = [0] * columns

@@ -16,7 +16,7 @@ from textual.widgets import Button
 from lmplay_tui.errors import UserError
 from lmplay_tui.plan.reading import read_plan, shipped_plans
 from lmplay_tui.plan.schema import Plan
-from lmplay_tui.text import one_line
+from lmplay_tui.text import one_line, printable
 from lmplay_tui.ui.messages import ActionAsked, LeaveAsked, StartAsked
 from lmplay_tui.ui.plan_estimate import SHAPES, Estimate, device_flops, estimate
 from lmplay_tui.ui.plan_list import broken_row, plan_detail, plan_head, plan_row
@@ -143,7 +143,7 @@ class Launcher(Screen[None]):
         try:
             return read_plan(name), ""
         except UserError as error:
-            return None, one_line(error, 400)
+            return None, printable(error, 2000)
 
     def _draw_detail(self) -> None:
         """The plan or the run that is chosen in the list with the focus."""
@@ -227,7 +227,7 @@ class Launcher(Screen[None]):
 
         resume = Choice("r", "resume", "go on where it was saved", "resume")
         view = Choice("v", "view", "look at its curves, predictions and log", "view")
-        anew = Choice("n", "start anew", "its checkpoints move to NAME.past; nothing is deleted", "anew")
+        anew = Choice("n", "start anew", "its checkpoints move to NAME.past, none is lost", "anew")
         first = [view, resume] if entry.state == "finished" else [resume, view]
         self.app.push_screen(ChoiceDialog(one_line(entry.folder.name, 60), "", [*first, anew]), answered)
 

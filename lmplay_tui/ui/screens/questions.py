@@ -20,7 +20,7 @@ def stop_dialog(stage: str) -> ChoiceDialog[StopAnswer]:
         "Stop training?",
         "What has been trained is saved; the command that resumes is shown when the run has stopped.",
         [
-            Choice("n", "now", "after the mini-batch under way: some seconds", "now"),
+            Choice("n", "now", "after this mini-batch: some seconds", "now"),
             Choice("e", "at the stage's end", at_end, "stage_end"),
         ],
     )
@@ -32,7 +32,7 @@ def quit_dialog() -> ChoiceDialog[QuitAnswer]:
         "The run goes on unless you stop it.",
         [
             Choice("s", "stop and save", "resume later with the command that is shown", "stop"),
-            Choice("d", "detach", "goes on in a process of its own; lmplay-tui attach shows it", "detach"),
+            Choice("d", "detach", "goes on by itself; see lmplay-tui attach", "detach"),
             Choice("c", "stay", "go on looking", "stay"),
         ],
     )

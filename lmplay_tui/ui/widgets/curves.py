@@ -258,7 +258,7 @@ class Curves(Lines):
     def _at_cursor(self, view: RunView, group: Group, groups: list[Group]) -> list[Piece]:
         x = self.window.cursor
         if x is None:
-            position = f"{groups.index(group) + 1}/{len(groups)} " if len(groups) > self._num_charts else ""
+            position = f" {groups.index(group) + 1}/{len(groups)} " if len(groups) > self._num_charts else ""
             return [(position, "dim")]
         where = short_time(x) if self.window.axis == "time" else f"{x:,.0f}"
         text = f"{self.window.axis} {where}"

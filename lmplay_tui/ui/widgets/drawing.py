@@ -148,6 +148,7 @@ def _plotted(chart: Chart, width: int, height: int) -> list[list[Cell]]:
     low, high = chart.y_range
     first, last = chart.x_range
     plot: Any = Plot()
+    plot._limit_size(False, False)  # it takes COLUMNS, or 80, for the width that there is
     plot._set_size(width, height)
     plot.plotsize(width, height)
     plot.theme("clear")

@@ -94,7 +94,7 @@ class PlanPane(Vertical):
 
     def compose(self) -> ComposeResult:
         yield PlanText(
-            "", id="plan-text", show_line_numbers=True, compact=True, tab_behavior="indent", soft_wrap=False,
+            "", id="plan-text", show_line_numbers=True, compact=True, tab_behavior="focus", soft_wrap=False,
             language="toml" if _toml_can_be_coloured() else None, theme="css",
         )  # fmt: skip
         yield PlanNotes()
