@@ -18,12 +18,7 @@ from lmplay_tui.ui.messages import StartAsked
 from lmplay_tui.ui.notices import News, terminal_title
 from lmplay_tui.ui.palette import NAMES, styles_of
 from lmplay_tui.ui.screens.dashboard import Dashboard
-<<<<<<< HEAD
-from lmplay_tui.ui.widgets.drawing import Chart, Curve, Note, draw, rounded_range, ticks
-=======
-from lmplay_tui.ui.screens.launcher import EXPERIMENTS
 from lmplay_tui.ui.widgets.drawing import Chart, Curve, Note, _painted, draw, rounded_range, ticks
->>>>>>> bf6a546 (Every screen at three sizes as a stored snapshot; charts no longer believe COLUMNS, what they showed is mended)
 from lmplay_tui.ui.widgets.flowing import flow
 from lmplay_tui.ui.widgets.lines import Lines, changed_spans, fitted, row_width, wrapped
 from lmplay_tui.ui.widgets.predictions import alignment_pieces
