@@ -52,8 +52,15 @@ class _Ahead(Generic[T]):
         except queue.Empty:
             return None
 
-    def leave(self) -> None:
+    def leave(self) -> list[T]:
+        """Have the thread end when it can, without waiting for it; the values that lie ready."""
         self._stop.set()
+        ready: list[T] = []
+        while (found := self.get(0)) is not None:
+            if isinstance(found, _End):
+                break
+            ready.append(found)
+        return ready
 
     def close(self) -> None:
         self._stop.set()
@@ -75,6 +82,19 @@ class Ahead(Generator[T, None, None]):
             self._running = self._running or _Ahead(self._source, self._depth)
             self._next = self._running.get(seconds)
         return self._over or self._next is not None
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What the next call will raise instead of giving a value, as far as is known by now."""
+        return self._next.error if isinstance(self._next, _End) else None
+
+    def leave(self) -> list[T]:
+        """End here, without waiting for the thread; the values that lie ready, in order."""
+        found = [] if self._next is None or isinstance(self._next, _End) else [self._next]
+        if self._running is not None and not self._over:
+            found += self._running.leave()
+        self._over, self._next = True, None
+        return found
 
     def send(self, value: None) -> T:
         while not self.ready(_JOIN_S):

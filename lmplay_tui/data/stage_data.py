@@ -67,13 +67,16 @@ class StageData:
         )
         return hashlib.sha256("\n".join(str(part) for part in said).encode()).hexdigest()
 
-    def batches(self, start: Position) -> Ahead[Batch]:
-        """The batches from `start` to the stage's end, cut ahead in a thread that ends with the generator."""
+    def reading(self, start: Position) -> Iterator[Batch]:
+        """The batches from `start` to the stage's end, each cut when it is asked for."""
         options = self._options
-        found = batches(
+        return batches(
             self._order(), self._cutter, start, batch_size=options.batch_size, continue_rows=options.continue_rows
         )
-        return ahead(found, BATCHES_AHEAD)
+
+    def batches(self, start: Position) -> Ahead[Batch]:
+        """The batches from `start` to the stage's end, cut ahead in a thread that ends with the generator."""
+        return ahead(self.reading(start), BATCHES_AHEAD)
 
     def validation(self, position: int, count: int) -> tuple[list[Sample], int]:
         """The next `count` samples to validate on, and the position after them; round and round.

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lmplay_tui.models.packed_attention import packed_attention
+from lmplay_tui.models.packed_attention import can_pack, packed_attention
 
 
 class KeyValueCache:
@@ -65,11 +65,11 @@ class Attention(nn.Module):
         out: Tensor = self.dropout(self.proj(y_BTC))
         return out
 
-    def packed(self, x_PC: Tensor, offsets: Tensor) -> Tensor:
-        """The same for samples one behind the other; `offsets` says where each begins."""
+    def packed(self, x_PC: Tensor, offsets: Tensor, longest: int) -> Tensor:
+        """The same for samples one behind the other; `offsets`: where each begins, `longest`: what one may have."""
         P, C = x_PC.shape
         q, k, v = self.qkv(x_PC).view(P, 3, self.num_heads, C // self.num_heads).unbind(1)
-        out: Tensor = self.dropout(self.proj(packed_attention(q, k, v, offsets).view(P, C)))
+        out: Tensor = self.dropout(self.proj(packed_attention(q, k, v, offsets, longest).view(P, C)))
         return out
 
 
@@ -102,9 +102,9 @@ class Block(nn.Module):
         out: Tensor = x_BTC + self.mlp(self.ln_mlp(x_BTC))
         return out
 
-    def packed(self, x_PC: Tensor, offsets: Tensor) -> Tensor:
+    def packed(self, x_PC: Tensor, offsets: Tensor, longest: int) -> Tensor:
         """The same for samples one behind the other."""
-        x_PC = x_PC + self.attn.packed(self.ln_attn(x_PC), offsets)
+        x_PC = x_PC + self.attn.packed(self.ln_attn(x_PC), offsets, longest)
         out: Tensor = x_PC + self.mlp(self.ln_mlp(x_PC))
         return out
 
@@ -162,6 +162,10 @@ class GPT2ish(nn.Module):
         out: Tensor = self.ln_final(x_BTC)
         return out
 
+    def can_pack(self, device: torch.device, dtype: torch.dtype) -> bool:
+        """Whether `trunk` runs on `device` with queries, keys and values in `dtype`."""
+        return can_pack(device, dtype, self.head.weight.shape[1] // self.num_heads)
+
     @torch.no_grad()
     def embed(self, ids_P: Tensor, positions_P: Tensor) -> Tensor:
         """What samples that lie one behind the other put into the stream, (P, C), without a graph behind it."""
@@ -181,13 +185,13 @@ class GPT2ish(nn.Module):
                 weight.grad.index_add_(0, index_P, grad_PC.to(weight.dtype))
 
     def trunk(self, x_PC: Tensor, offsets: Tensor) -> Tensor:
-        """`hidden` for samples one behind the other, of what `embed` gave: (P, C). On a processor.
+        """`hidden` for samples one behind the other, of what `embed` gave: (P, C). Where `can_pack` says so.
 
-        `offsets`: int64 (samples + 1), where each begins, and P.
+        `offsets`: (samples + 1), where each begins, and P; int64 on a processor, int32 on a GPU.
         """
         x_PC = self.dropout(x_PC)
         for block in self.blocks:
-            x_PC = cast(Block, block).packed(x_PC, offsets)
+            x_PC = cast(Block, block).packed(x_PC, offsets, self.context_len)
         out: Tensor = self.ln_final(x_PC)
         return out
 

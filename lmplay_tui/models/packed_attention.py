@@ -1,16 +1,19 @@
-"""Causal attention of samples that lie one behind the other, without padding, on a processor.
+"""Causal attention of samples that lie one behind the other, without padding.
 
-Each sample is attended to by torch's own kernel for processors. One operator around them all, so that a compiled body
-sees a single step whatever the samples' lengths are.
+On a processor each sample is attended to by torch's own kernel; one operator around them all, so that a compiled body
+sees a single step whatever the samples' lengths are. A GPU has a kernel that reads them all at once.
 
 Axes: P positions of all samples, H heads, D width of a head, S samples.
 """
 
+import inspect
 import itertools
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 _attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _attend_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
@@ -83,10 +86,62 @@ def _backward(ctx: Any, grad_y_PHD: Tensor, _grad_log_sum: Tensor) -> tuple[Tens
 _packed_attention.register_autograd(_backward, setup_context=_keep)
 
 
-def packed_attention(q_PHD: Tensor, k_PHD: Tensor, v_PHD: Tensor, offsets: Tensor) -> Tensor:
+def _flash(q_PHD: Tensor, k_PHD: Tensor, v_PHD: Tensor, offsets: Tensor, longest: int) -> Tensor:
+    """torch's kernel for GPUs, from torch 2.10 on; which word says that it is causal differs between versions."""
+    from torch.nn.attention import varlen
+
+    attend: Any = varlen.varlen_attn
+    causal = {"window_size": (-1, 0)} if "window_size" in inspect.signature(attend).parameters else {"is_causal": True}
+    y_PHD: Tensor = attend(q_PHD, k_PHD, v_PHD, offsets, offsets, longest, longest, **causal)
+    return y_PHD
+
+
+def packed_attention(q_PHD: Tensor, k_PHD: Tensor, v_PHD: Tensor, offsets: Tensor, longest: int) -> Tensor:
     """What each position reads of its own sample up to itself, (P, H, D).
 
-    `offsets`: int64 (S + 1), where each sample begins, and P.
+    `offsets`: where each sample begins, and P; int64 on a processor, int32 on a GPU (samples + 1). `longest`: no
+    sample is longer.
     """
+    if q_PHD.device.type != "cpu":
+        return _flash(q_PHD, k_PHD, v_PHD, offsets, longest)
     y_PHD: Tensor = _packed_attention(q_PHD, k_PHD, v_PHD, offsets)[0]
     return y_PHD
+
+
+@cache
+def can_pack(device: torch.device, dtype: torch.dtype, head_width: int) -> bool:
+    """Whether `packed_attention` is to be had there: on a processor, and on a GPU whose kernel gives the right numbers.
+
+    A GPU's kernel needs a half-precision format, a torch that has it, and a GPU that it was built for. All this shows
+    when it is tried, once.
+    """
+    if device.type == "cpu":
+        return True
+    if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
+        return False
+    try:
+        return is_right(device, dtype, head_width)
+    except Exception:  # no such module, no kernel for this GPU or width: whatever it is, padded samples need none of it
+        return False
+
+
+def is_right(device: torch.device, dtype: torch.dtype, head_width: int) -> bool:
+    """Whether three samples of different lengths, one of them empty, get what each gets alone, and its gradients."""
+    lengths = (40, 0, 16, 72)
+    ends = list(itertools.accumulate(lengths, initial=0))
+    generator = torch.Generator().manual_seed(0)
+    numbers = torch.randn(3, ends[-1], 2, head_width, generator=generator)
+    weights_PHD = torch.randn(ends[-1], 2, head_width, generator=generator).to(device, dtype)
+    qkv = numbers.to(device, dtype).requires_grad_()
+    offsets = torch.tensor(ends, dtype=torch.int64 if device.type == "cpu" else torch.int32, device=device)
+    q, k, v = qkv.unbind(0)
+    packed_PHD = packed_attention(q, k, v, offsets, max(lengths))
+    alone = []
+    for rows in _samples(offsets):
+        q1, k1, v1 = (_as_batch(x_PHD, rows) for x_PHD in (q, k, v))
+        alone.append(functional.scaled_dot_product_attention(q1, k1, v1, is_causal=True)[0].transpose(0, 1))
+    alone_PHD = torch.cat(alone)
+    pairs = [(packed_PHD, alone_PHD)]
+    pairs += zip(*(torch.autograd.grad((y * weights_PHD).sum(), qkv) for y in (packed_PHD, alone_PHD)), strict=True)
+    most = 0.05 if dtype.itemsize == 2 else 1e-4
+    return all(torch.allclose(mine.float(), expected.float(), rtol=most, atol=most) for mine, expected in pairs)

@@ -16,14 +16,15 @@ from lmplay_tui.train.loss import Kernel, softmax_gradient, traced_softmax_gradi
 from lmplay_tui.train.state import TrainState, restore_rng, rng_state
 from lmplay_tui.train.steps import StepSettings, accumulate_gradients
 
-GRAPH_WIDTHS = 4  # CUDA graphs are recorded for each width: few of them
+GRAPH_WIDTHS = 4  # CUDA graphs are recorded for each shape: few of them
+_WITH_GRAPHS = ("reduce-overhead", "max-autotune")
 
 
 class Compilation:
     """What `--compile-model` asks for. The modules are untouched, so the names in their state stay what they are."""
 
-    def __init__(self, options: TrainOptions) -> None:
-        self._graphs = options.compile_mode == "reduce-overhead"
+    def __init__(self, options: TrainOptions, device: torch.device) -> None:
+        self._graphs = device.type == "cuda" and options.compile_mode in _WITH_GRAPHS
         # One program for all lengths: it is the same whichever batch comes first, and so a resumed run computes the
         # same bits. CUDA graphs need fixed shapes instead.
         self._how: dict[str, Any] = {

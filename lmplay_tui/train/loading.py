@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lmplay_tui.data.counting import count_rows
+from lmplay_tui.data.reader import Job
 from lmplay_tui.data.stage_data import StageData, open_stage
 from lmplay_tui.data.tokenizer import Tokenizer
 from lmplay_tui.options import TrainOptions
@@ -88,6 +89,10 @@ class LoadedData:
     def count(self, stage: Stage) -> int | None:
         """The rows of a stage that is not open, where they are known without downloading anything."""
         return count_rows(stage, self._options_of(stage), datasets_folder=self._datasets_folder)
+
+    def job(self, stage: Stage) -> Job:
+        """What another process needs to open the same data."""
+        return Job(stage, self._options_of(stage), self._tokenizer.name, self._datasets_folder)
 
     def is_open(self, stage: Stage) -> bool:
         return stage.name in self._opened

@@ -21,7 +21,7 @@ class MiniBatch:
 
     `ids` int64 (B, T), or (P,): what the model reads (each sample without its last token). `index_N`: the flat
     positions whose next token counts in the loss; `targets_N`: those tokens. `truth_rows`: for each sample the slice
-    of N that holds its truth. `offsets` int64: where each packed sample begins, and P; None: padded.
+    of N that holds its truth. `offsets`: where each packed sample begins, and P (int64, on a GPU int32); None: padded.
     """
 
     samples: tuple[Sample, ...]
@@ -68,17 +68,42 @@ def collate(
     )
 
 
-def pack(samples: Sequence[Sample], *, include_prompts: bool, device: torch.device) -> MiniBatch:
+@dataclass(frozen=True)
+class FewShapes:
+    """What packed samples are filled up to with samples of nothing, so that a recorded program fits many of them.
+
+    `total_multiple` positions; as many samples always as `num_samples` and what a fill needs, none over `longest`.
+    """
+
+    num_samples: int
+    total_multiple: int
+    longest: int
+
+    def filled(self, offsets: np.ndarray) -> np.ndarray:
+        """Where all samples begin, and the end."""
+        end = -(-int(offsets[-1]) // self.total_multiple) * self.total_multiple
+        begins = np.append(offsets, np.arange(offsets[-1] + self.longest, end, self.longest))
+        most = self.num_samples + -(-self.total_multiple // self.longest)
+        return np.append(begins, np.full(most + 1 - len(begins), end))
+
+
+def pack(
+    samples: Sequence[Sample], *, include_prompts: bool, device: torch.device, few_shapes: FewShapes | None = None
+) -> MiniBatch:
     """Lay samples one behind the other, each from a multiple of `PACKED_MULTIPLE` on.
 
     Attention and matrix products prepare code for each length that they meet, and keep it: with lengths of all kinds
     that takes more time and memory than the few positions between the samples.
     """
     lengths = [_num_positions(s) for s in samples]
-    offsets = np.cumsum([0, *(-(-length // PACKED_MULTIPLE) * PACKED_MULTIPLE for length in lengths)])
+    begins = np.cumsum([0, *(-(-length // PACKED_MULTIPLE) * PACKED_MULTIPLE for length in lengths)])
+    offsets = begins if few_shapes is None else few_shapes.filled(begins)
     P = int(offsets[-1])
-    positions_P = np.arange(P) - np.repeat(offsets[:-1], np.diff(offsets))  # behind a sample none that a model has not
-    ids, index, targets, truth_rows = _laid_out(samples, offsets[:-1].tolist(), P, include_prompts=include_prompts)
+    sizes = np.diff(offsets)
+    positions_P = np.arange(P) - np.repeat(offsets[:-1], sizes)
+    last = np.zeros(len(sizes), dtype=np.int64)  # behind a sample no position that a model has not
+    last[: len(lengths)] = np.array(lengths) - 1
+    ids, index, targets, truth_rows = _laid_out(samples, begins[:-1].tolist(), P, include_prompts=include_prompts)
     return MiniBatch(
         samples=tuple(samples),
         ids=_on(ids, device),
@@ -86,8 +111,8 @@ def pack(samples: Sequence[Sample], *, include_prompts: bool, device: torch.devi
         targets_N=_on(targets, device),
         truth_rows=truth_rows,
         num_tokens=sum(lengths),
-        offsets=torch.from_numpy(offsets),
-        positions_P=_on(np.minimum(positions_P, np.repeat(np.array(lengths) - 1, np.diff(offsets))), device),
+        offsets=_on(offsets if device.type == "cpu" else offsets.astype(np.int32), device),
+        positions_P=_on(np.minimum(positions_P, np.repeat(last, sizes)), device),
     )
 
 

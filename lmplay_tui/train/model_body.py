@@ -32,31 +32,39 @@ def _is_as_new(module: nn.Module, name: str, than: str) -> bool:
     return True  # one that the object itself carries
 
 
-def trunk_of(model: nn.Module, device: torch.device) -> Callable[[Tensor, Tensor], Tensor] | None:
-    """The model's body for packed samples, where the model has one that runs on `device`.
+def trunk_of(
+    model: nn.Module, device: torch.device, dtype: torch.dtype | None = None
+) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """The model's body for packed samples, where the model has one that runs on `device` under autocast to `dtype`.
 
     A linear head of torch's own is needed too: any other is called with what the model's author expects. A model or a
     block that inherits it, and computes in a way of its own, has none.
     """
-    names = ("embed", "embed_backward", "trunk")
-    if device.type != "cpu" or type(getattr(model, "head", None)) is not nn.Linear:
+    names = ("can_pack", "embed", "embed_backward", "trunk")
+    if type(getattr(model, "head", None)) is not nn.Linear:
         return None
     if not all(callable(getattr(model, name, None)) for name in names):
         return None
+    if not cast(Packable, model).can_pack(device, dtype or torch.float32):
+        return None
     own = (_is_as_new(model, "trunk", "hidden"), _is_as_new(model, "trunk", "forward"))
     parts = (_is_as_new(part, "packed", "forward") for part in model.modules() if hasattr(part, "packed"))
-    return cast(Packable, model).trunk if all(own) and all(parts) and _packs(model) else None
+    return cast(Packable, model).trunk if all(own) and all(parts) and _packs(model, device, dtype) else None
 
 
-def _packs(model: nn.Module) -> bool:
+def _packs(model: nn.Module, device: torch.device, dtype: torch.dtype | None) -> bool:
     """Whether `trunk` gives what `hidden` gives: tried, for an heir may have put other parts into the model."""
     packed, was_training = cast(Packable, model), model.training
-    ids, offsets = torch.arange(3), torch.tensor([0, 3])
+    on_processor = device.type == "cpu"  # where it is tried in the weights' own format, which shows more
+    ids = torch.arange(3, device=device)
+    offsets = torch.tensor([0, 3], dtype=torch.int64 if on_processor else torch.int32, device=device)
+    rtol, atol = (1e-3, 1e-4) if on_processor else (0.1, 0.1)
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(device.type, dtype=dtype, enabled=not on_processor and dtype is not None):
             wanted = cast(Any, model).hidden(ids[None])[0]
-            return bool(torch.allclose(packed.trunk(packed.embed(ids, ids), offsets), wanted, rtol=1e-3, atol=1e-4))
+            found = packed.trunk(packed.embed(ids, ids), offsets)
+            return bool(torch.allclose(found.float(), wanted.float(), rtol=rtol, atol=atol))
     except Exception:  # whatever an heir's parts raise; should `hidden` itself fail, the first step says it
         return False
     finally:

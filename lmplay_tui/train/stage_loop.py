@@ -87,6 +87,7 @@ class StageLoop:
                     self.window.add(done)
                     yield done
                     yield from self._watch.step_done(done, first_row)
+                    yield from run.feed.step_done(done)
                     while self.stepper.said:
                         yield self.stepper.said.pop(0)
                     if self.stepper.steps_here == 1:
@@ -162,7 +163,7 @@ class StageLoop:
             stage=stage,
             options=options,
             data=data,
-            feed=Feed(data, state.progress.of(stage.name).position, options.batch_size),
+            feed=Feed(data, state.progress.of(stage.name).position, options.batch_size, self.data.job(stage)),
             step_settings=StepSettings(
                 device=state.device,
                 mini_batch_size=size,

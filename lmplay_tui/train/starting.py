@@ -198,7 +198,7 @@ def build_trainer(start: Start, controls: Controls, prog: str) -> Generator[Even
         statistics_folder=statistics_folder(options.out_dir),
         resume_command=resume_command(prog, run, given),
         resumed_from=state.progress.step if start.checkpoint is not None else None,
-        note=", ".join(chosen),
+        note=", ".join((*chosen, "samples padded" if state.trunk is None else "samples packed")),
     )
 
 

@@ -64,7 +64,7 @@ class TrainState:
 
     def __post_init__(self) -> None:
         self.network = self.model
-        self.trunk = trunk_of(self.model, self.device)
+        self.trunk = trunk_of(self.model, self.device, self.precision.dtype)
 
     @property
     def device(self) -> torch.device:

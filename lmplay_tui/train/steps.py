@@ -13,12 +13,15 @@ from torch import Tensor, nn
 
 from lmplay_tui.data.samples import Sample
 from lmplay_tui.train.loss import HeadLoss, loss_and_argmax
-from lmplay_tui.train.mini_batches import MiniBatch, collate, mini_batches, pack
+from lmplay_tui.train.mini_batches import FewShapes, MiniBatch, collate, mini_batches, pack
 from lmplay_tui.train.step_clock import StepClock
 
 
 class Packable(Protocol):
     """A model that reads samples one behind the other: P positions without padding."""
+
+    def can_pack(self, device: torch.device, dtype: torch.dtype) -> bool:
+        """Whether `trunk` runs there."""
 
     def embed(self, ids_P: Tensor, positions_P: Tensor) -> Tensor:
         """What goes into `trunk`, (P, C), without a graph."""
@@ -27,7 +30,7 @@ class Packable(Protocol):
         """Add what the gradient of `embed`'s output gives to its parameters."""
 
     def trunk(self, x_PC: Tensor, offsets: Tensor) -> Tensor:
-        """What goes into the head, (P, C); `offsets` int64: where each sample begins, and P."""
+        """What goes into the head, (P, C); `offsets`: where each sample begins, and P."""
 
 
 class StopRequested(Exception):
@@ -96,6 +99,13 @@ class StepSettings:
         self.clock = StepClock(self.device)
 
     @property
+    def few_shapes(self) -> FewShapes | None:
+        """What packed samples are filled up to; None: nothing asks for it."""
+        if self.width_multiple == 1 or self.longest is None:
+            return None
+        return FewShapes(self.mini_batch_size, self.width_multiple * self.mini_batch_size, self.longest)
+
+    @property
     def exact(self) -> torch.dtype:
         """What the losses of a batch are summed in."""
         return torch.float32 if self.device.type == "mps" else torch.float64
@@ -132,7 +142,10 @@ def accumulate_gradients(
                 multiple=settings.width_multiple, most=settings.longest, least_rows=settings.least_rows,
             )  # fmt: skip
         else:
-            mini = pack(part, include_prompts=settings.include_prompts, device=settings.device)
+            mini = pack(
+                part, include_prompts=settings.include_prompts, device=settings.device,
+                few_shapes=settings.few_shapes,
+            )  # fmt: skip
         if by_tokens:
             # Divide by the whole batch's tokens, not the mini-batch's: a mean of means depends on the cut.
             scale = 1.0 / batch_loss_tokens

@@ -66,7 +66,7 @@ class Trainer:
                 saves=self.saves,
                 window=self.window,
                 row_counts=row_counts,
-                compilation=Compilation(options) if options.compile_model else None,
+                compilation=Compilation(options, state.device) if options.compile_model else None,
             )
         )
         self.go_on_elsewhere: Callable[[], int] | None = None  # starts a process that resumes the run; its number

@@ -1,6 +1,7 @@
 """The arithmetic of a step: gradients do not depend on the cut, and the document's formula is the document's."""
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -8,11 +9,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lmplay_tui.data.samples import Sample
 from lmplay_tui.models.gpt2ish import GPT2ish
+from lmplay_tui.train import steps
 from lmplay_tui.train.device import Precision
-from lmplay_tui.train.mini_batches import collate, mini_batches, pack
+from lmplay_tui.train.mini_batches import FewShapes, collate, mini_batches, pack
 from lmplay_tui.train.model_body import body_of, trunk_of
 from lmplay_tui.train.steps import (
     StepResult,
@@ -49,11 +52,14 @@ def step_settings(mini_batch_size: int, normalization: str = "tokens", include_p
     )  # fmt: skip
 
 
-def gradients(model, samples, *, packed: bool = False, **kwargs) -> tuple[StepResult, dict[str, torch.Tensor]]:
+def gradients(
+    model, samples, *, packed: bool = False, width_multiple: int = 1, **kwargs
+) -> tuple[StepResult, dict[str, torch.Tensor]]:
     model.zero_grad()
     trunk = trunk_of(model, CPU) if packed else None
     assert packed is (trunk is not None)
-    result = accumulate_gradients(model, body_of(model), samples, step_settings(**kwargs), trunk=trunk)
+    how = dataclasses.replace(step_settings(**kwargs), width_multiple=width_multiple, longest=model.context_len)
+    result = accumulate_gradients(model, body_of(model), samples, how, trunk=trunk)
     return result, {name: p.grad.clone() for name, p in model.named_parameters()}
 
 
@@ -61,13 +67,13 @@ lengths = st.lists(st.tuples(st.integers(1, 12), st.integers(1, 15)), min_size=1
 
 
 @settings(max_examples=60, deadline=None)
-@given(lengths, st.integers(1, 10), st.booleans(), st.booleans())
-def test_gradient_does_not_depend_on_the_cut(shapes, mini_batch_size, include_prompts, packed):
+@given(lengths, st.integers(1, 10), st.booleans(), st.booleans(), st.sampled_from([1, 8, 20]))
+def test_gradient_does_not_depend_on_the_cut(shapes, mini_batch_size, include_prompts, packed, width_multiple):
     model = model64()
     samples = [sample(p, t, seed=i) for i, (p, t) in enumerate(shapes)]
     whole, expected = gradients(model, samples, mini_batch_size=len(samples), include_prompts=include_prompts)
     how = {"mini_batch_size": mini_batch_size, "include_prompts": include_prompts}
-    cut, got = gradients(model, samples, packed=packed, **how)
+    cut, got = gradients(model, samples, packed=packed, width_multiple=width_multiple, **how)
     assert cut.loss == pytest.approx(whole.loss, abs=1e-12)
     for name in expected:
         assert torch.allclose(expected[name], got[name], rtol=0, atol=1e-12), name
@@ -205,3 +211,61 @@ def test_numbers_that_are_not_finite_move_no_weight(bad, where):
     assert not is_finite(result)
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name]), name
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 48), min_size=1, max_size=6), st.sampled_from([16, 24, 48]))
+def test_few_shapes_of_packed_samples_for_programs_that_are_recorded(lengths, width_multiple):
+    few = FewShapes(num_samples=6, total_multiple=6 * width_multiple, longest=48)
+    mini = pack([sample(1, n) for n in lengths], include_prompts=False, device=CPU, few_shapes=few)
+    plain = pack([sample(1, n) for n in lengths], include_prompts=False, device=CPU)
+    assert mini.ids.numel() in range(6 * width_multiple, 48 * 6 + 6 * width_multiple, 6 * width_multiple)
+    sizes = np.diff(mini.offsets.numpy())
+    assert len(sizes) == len(np.diff(few.filled(np.array([0, 16])))), "always as many samples"
+    assert sizes.min() >= 0 and sizes.max() <= 48 and sizes.sum() == mini.ids.numel()
+    assert torch.equal(mini.index_N, plain.index_N) and torch.equal(mini.targets_N, plain.targets_N)
+    filled = len(plain.ids)
+    assert torch.equal(mini.ids[:filled], plain.ids) and torch.equal(mini.positions_P[:filled], plain.positions_P)
+    assert not mini.ids[filled:].any() and not mini.positions_P[filled:].any()
+
+
+class Reads(TorchDispatchMode):
+    """Counts the operations that a GPU would have to be waited for."""
+
+    WAITED_FOR = ("_local_scalar_dense", "nonzero", "equal", "is_nonzero", "masked_select", "unique")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        if name in self.WAITED_FOR:
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_step_reads_its_numbers_once(packed, monkeypatch):
+    """One wait for the device, before the optimizer, where loss and gradient norm are read together."""
+    model = model64()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    how = dataclasses.replace(step_settings(2), grad_clip=1e-3)
+    trunk = trunk_of(model, CPU) if packed else None
+    waited: list[int] = []
+    wait = steps._wait_for_numbers
+
+    def counted(*args) -> None:
+        waited.append(len(reads.found))
+        wait(*args)
+
+    monkeypatch.setattr(steps, "_wait_for_numbers", counted)
+    samples = [sample(2, 5, seed=i) for i in range(5)]
+    with Reads() as reads:
+        result = accumulate_gradients(model, body_of(model), samples, how, trunk=trunk)
+        apply_update(optimizer, result, how, lr=0.1)
+    assert (waited, reads.found) == ([0], [])
+    assert result.grad_norm > 1e-3
+    with Reads() as reads:
+        float(torch.ones(()))
+    assert reads.found == ["_local_scalar_dense"]

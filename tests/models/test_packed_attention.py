@@ -1,0 +1,76 @@
+"""Samples one behind the other attend each to itself; where a device's kernel does not, samples are padded."""
+
+import itertools
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from lmplay_tui.models import gpt2ish, packed_attention
+from lmplay_tui.models.packed_attention import can_pack, is_right
+from tests.train.test_steps import CPU, gradients, model64, sample
+
+varlen = pytest.importorskip("torch.nn.attention.varlen", reason="torch 2.10 and later")
+
+
+def of_each(q, k, v, offsets, longest: int, *, causal: bool):
+    """What a GPU's kernel computes, by the plain attention of each sample."""
+    assert offsets.dtype in (torch.int32, torch.int64)
+    parts = []
+    for begin, end in itertools.pairwise(offsets.tolist()):
+        assert 0 <= end - begin <= longest
+        q1, k1, v1 = (x[begin:end].transpose(0, 1)[None] for x in (q, k, v))
+        parts.append(F.scaled_dot_product_attention(q1, k1, v1, is_causal=causal)[0].transpose(0, 1))
+    return torch.cat(parts)
+
+
+def by_window(q, k, v, cu_seq_q, cu_seq_k, max_q, max_k, *, window_size=(-1, -1)):  # noqa: PLR0917 - as torch has it
+    """torch 2.11's signature, and later."""
+    assert (cu_seq_q is cu_seq_k, max_q) == (True, max_k)
+    return of_each(q, k, v, cu_seq_q, max_q, causal=window_size == (-1, 0))
+
+
+def by_flag(q, k, v, cu_seq_q, cu_seq_k, max_q, max_k, is_causal=False):  # noqa: PLR0917
+    """torch 2.10's."""
+    return of_each(q, k, v, cu_seq_q, max_q, causal=is_causal)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_a_processors_kernel_is_right(dtype) -> None:
+    assert is_right(CPU, dtype, 16)
+
+
+@pytest.mark.parametrize("kernel", [by_window, by_flag])
+def test_a_gpus_kernel_is_called_as_its_torch_wants_it(monkeypatch, kernel) -> None:
+    """The model's numbers by the GPU's way, on a processor: those of padded samples."""
+    monkeypatch.setattr(varlen, "varlen_attn", kernel)
+    monkeypatch.setattr(gpt2ish, "packed_attention", packed_attention._flash)
+    model = model64()
+    samples = [sample(1 + i % 3, 2 + 3 * i, seed=i) for i in range(7)]
+    padded, expected = gradients(model, samples, mini_batch_size=3)
+    for width_multiple in (1, 16):
+        packed, got = gradients(model, samples, packed=True, mini_batch_size=3, width_multiple=width_multiple)
+        assert packed.loss == pytest.approx(padded.loss, abs=1e-12)
+        for name in expected:
+            assert torch.allclose(expected[name], got[name], rtol=0, atol=1e-12), name
+
+
+def not_causal(*arguments):
+    return of_each(*arguments, causal=False)
+
+
+def without_borders(q, k, v, offsets, longest):
+    return of_each(q, k, v, offsets[[0, -1]], len(q), causal=True)
+
+
+@pytest.mark.parametrize("wrong", [not_causal, without_borders])
+def test_a_kernel_that_is_wrong_is_found_out(monkeypatch, wrong) -> None:
+    monkeypatch.setattr(packed_attention, "packed_attention", wrong)
+    assert not is_right(CPU, torch.bfloat16, 16)
+
+
+def test_where_there_is_no_kernel_samples_are_padded() -> None:
+    assert can_pack(CPU, torch.float32, 16)
+    assert not can_pack(torch.device("cuda"), torch.float32, 16)
+    assert not can_pack(torch.device("cuda"), torch.bfloat16, 16), "this machine has none"
+    assert not can_pack(torch.device("mps"), torch.bfloat16, 16)

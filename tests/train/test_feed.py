@@ -1,0 +1,209 @@
+"""Where steps wait for their batches a process takes over, at an exact place; where it is lost, the thread again."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from lmplay_tui.data import reader
+from lmplay_tui.data.reader import ReaderProcess
+from lmplay_tui.data.table import Rows
+from lmplay_tui.errors import DataError
+from lmplay_tui.run.events import Event, LogLine, RunDone, RunFailed, RunStopped, StepDone, Warned
+from lmplay_tui.train import feed
+from tests.train.runs import differences, last, losses, state_of, statistics_of, stop_after, train, write_plan
+
+PLAN = """\
+[train]
+exp = "test_runner"
+num_blocks = 1
+embed_dim = 16
+num_heads = 2
+context_len = 64
+tokenizer = "bytes"
+batch_size = 3
+dropout = 0.1
+validation_interval = 1000
+eval_interval = 1000
+[stages.both]
+datasets = ["stories.jsonl", "pairs.jsonl"]
+weights = [0.3, 0.7]
+epochs = 3
+shuffle = true
+continue_rows = true
+"""
+
+
+@pytest.fixture
+def undisturbed(place: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[list, dict, dict]:
+    monkeypatch.setenv("HF_HOME", str(place / "hf"))
+    plan = write_plan(place, PLAN)
+    events = train(training_plan=plan, model="whole/m.lmp", out_dir="whole")
+    assert isinstance(last(events), RunDone), last(events)
+    assert not said(events)
+    return losses(events), state_of(place / "whole/m.lmp"), statistics_of(place / "whole")
+
+
+@pytest.fixture
+def slow(undisturbed: tuple[list, dict, dict], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A source that each step waits for, and a trainer that soon looks."""
+    items = Rows.items
+
+    def slowly(self: Rows, row: int):
+        time.sleep(0.01)
+        return items(self, row)
+
+    monkeypatch.setattr(Rows, "items", slowly)
+    monkeypatch.setattr(feed, "WINDOW_S", 0.01)
+    monkeypatch.setattr(feed, "WINDOW_STEPS", 3)
+    start = feed.Feed._start_process
+
+    def and_wait(self: feed.Feed, job: reader.Job) -> None:
+        start(self, job)  # a run of seconds would be over before the process has opened anything
+        assert self._messages is None or self._messages.ready(60)
+
+    monkeypatch.setattr(feed.Feed, "_start_process", and_wait)
+
+
+@pytest.fixture
+def pids(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The numbers of the processes that were started."""
+    started: list[int] = []
+
+    class Noted(ReaderProcess):
+        def __init__(self, job: reader.Job) -> None:
+            super().__init__(job)
+            started.append(self.pid)
+
+    monkeypatch.setattr(feed, "ReaderProcess", Noted)
+    return started
+
+
+def said(events: list[Event]) -> list[str]:
+    return [e.message for e in events if isinstance(e, LogLine | Warned) and "data" in e.message]
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def taken_over_at(events: list[Event]) -> int:
+    """The step after which the process had taken over."""
+    done = 0
+    for event in events:
+        done = event.step if isinstance(event, StepDone) else done
+        if isinstance(event, LogLine) and event.message.startswith("data reader: process"):
+            return done
+    raise AssertionError(said(events))
+
+
+@pytest.mark.usefixtures("slow")
+def test_a_slow_source_gets_a_process_and_the_batches_stay_the_same(place, undisturbed, pids) -> None:
+    whole, state, statistics = undisturbed
+    events = train(training_plan="plan.toml", model="slow/m.lmp", out_dir="slow")
+    assert isinstance(last(events), RunDone), last(events)
+    assert 3 < taken_over_at(events) < len(whole)
+    assert any("waiting for data takes" in line for line in said(events))
+    assert losses(events) == whole
+    assert not list(differences(state, state_of(place / "slow/m.lmp")))
+    assert statistics_of(place / "slow") == statistics
+    assert len(pids) == 1 and not alive(pids[0])
+
+
+@pytest.mark.usefixtures("slow")
+def test_a_run_stopped_under_it_resumes_exactly(place, undisturbed, pids) -> None:
+    whole, state, _ = undisturbed
+    first = stop_after(20, training_plan="plan.toml", model="slow/m.lmp", out_dir="slow")
+    assert isinstance(last(first), RunStopped)
+    assert taken_over_at(first) < 20
+    second = train(model="slow/m.lmp", out_dir="slow")
+    assert losses(first) + losses(second) == whole
+    assert [e for e in second if isinstance(e, LogLine) and "the one the checkpoint names" in e.message]
+    assert not list(differences(state, state_of(place / "slow/m.lmp")))
+    assert not any(map(alive, pids))
+
+
+@pytest.mark.usefixtures("slow")
+def test_where_the_process_is_killed_the_thread_goes_on(place, undisturbed, pids, monkeypatch) -> None:
+    whole, state, _ = undisturbed
+    go_on = feed.Feed._go_on_in_process
+
+    def and_die(self, messages) -> None:
+        go_on(self, messages)
+        os.kill(pids[0], signal.SIGKILL)
+
+    monkeypatch.setattr(feed.Feed, "_go_on_in_process", and_die)
+    events = train(training_plan="plan.toml", model="slow/m.lmp", out_dir="slow")
+    warned = [e.message for e in events if isinstance(e, Warned)]
+    assert len(warned) == 1
+    assert "a thread again, its process is lost (it was ended by SIGKILL)" in warned[0]
+    assert losses(events) == whole
+    assert not list(differences(state, state_of(place / "slow/m.lmp")))
+
+
+def other_rows(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def after_a_change(job: reader.Job):
+        (place / "pairs.jsonl").write_text('{"prompt": "New?", "truth": "Yes."}\n' * 20, encoding="utf-8")
+        return ReaderProcess(job)
+
+    monkeypatch.setattr(feed, "ReaderProcess", after_a_change)
+
+
+def nothing_starts(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(*_: object, **__: object):
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr("subprocess.Popen", no_memory)
+
+
+def no_program(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader, "_PROGRAM", "lmplay_tui.no_such_program")
+
+
+@pytest.mark.usefixtures("slow")
+@pytest.mark.parametrize(
+    ("trouble", "why"),
+    [(other_rows, "finds other data"), (nothing_starts, "Cannot allocate"), (no_program, "ended with status 1")],
+)
+def test_where_the_process_is_no_use_the_thread_stays(place, undisturbed, monkeypatch, trouble, why) -> None:
+    whole, _, _ = undisturbed
+    trouble(place, monkeypatch)
+    events = train(training_plan="plan.toml", model="slow/m.lmp", out_dir="slow")
+    warned = [e.message for e in events if isinstance(e, Warned)]
+    assert len(warned) == 1, warned
+    assert "data reader: stays a thread" in warned[0] and why in warned[0]
+    assert losses(events) == whole
+
+
+@pytest.mark.usefixtures("slow")
+def test_a_damaged_row_ends_the_run_as_it_does_in_a_thread(place, undisturbed, pids, monkeypatch) -> None:
+    messages = ReaderProcess.messages
+
+    def damaged(self: ReaderProcess):
+        reading = messages(self)
+        yield next(reading)
+        yield next(reading)
+        raise DataError("dataset pairs: row 7 cannot be read (disk)")
+
+    monkeypatch.setattr(ReaderProcess, "messages", damaged)
+    events = train(training_plan="plan.toml", model="slow/m.lmp", out_dir="slow")
+    end = last(events)
+    assert isinstance(end, RunFailed)
+    assert (end.exit_code, end.message) == (3, "dataset pairs: row 7 cannot be read (disk)")
+    assert state_of(place / "slow/m.lmp")["runner"]["state"]["progress"]["step"] == len(losses(events))
+    assert not any(map(alive, pids))
+
+
+def test_steps_that_do_not_wait_get_no_process(undisturbed, pids, monkeypatch) -> None:
+    monkeypatch.setattr(feed, "WINDOW_S", 0.0)
+    monkeypatch.setattr(feed, "WINDOW_STEPS", 3)
+    monkeypatch.setattr(feed, "MOST_WAITING", 1.0)
+    events = train(training_plan="plan.toml", model="m.lmp")
+    assert losses(events) == undisturbed[0]
+    assert not pids and not said(events)
