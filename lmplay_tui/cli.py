@@ -54,8 +54,21 @@ def _run_command(name: str, words: list[str], prog: str) -> int:
     return status
 
 
+def _open_standard_streams() -> None:
+    """Where the caller has closed them: the next file to be opened, a checkpoint say, would take their numbers."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            stream = open(os.devnull, mode, encoding="utf-8")  # noqa: SIM115, PTH123  (for the life of the process)
+            setattr(sys, name, stream)
+            setattr(sys, f"__{name}__", stream)
+
+
 def _guarded(work: Callable[[], int]) -> int:
     """Turn what went wrong into one line and an exit status."""
+    _open_standard_streams()
     wait_briefly()
     try:
         if any(word in ("-V", "--version") for word in sys.argv[1:2]):

@@ -13,7 +13,7 @@ from lmplay_tui.commands.lines import Lines
 from lmplay_tui.errors import EXIT_LEFT_AT_ONCE, EXIT_OK
 from lmplay_tui.options import add_options, given_options, new_parser, parse_line
 from lmplay_tui.run import events as told
-from lmplay_tui.run.controls import Controls, Stop
+from lmplay_tui.run.controls import Controls, SaveNow, Stop
 from lmplay_tui.run.folder import LOCK_FROM, utc_now
 from lmplay_tui.run.journal import encode
 from lmplay_tui.run.telling import shown_seconds
@@ -97,7 +97,7 @@ def _detach(given: Mapping[str, Any]) -> int:
 def catch_signals(controls: Controls, *, stop_on_hangup: bool) -> None:
     """SIGINT and SIGTERM stop the run with its checkpoint saved; a second SIGINT soon after leaves at once.
 
-    SIGHUP stops too, unless the run shall go on without a terminal.
+    SIGHUP stops too, unless the run shall go on without a terminal. SIGUSR1, a cluster's warning, saves.
     """
     interrupted_at = -AT_ONCE_WITHIN_S
 
@@ -113,6 +113,7 @@ def catch_signals(controls: Controls, *, stop_on_hangup: bool) -> None:
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGHUP, stop if stop_on_hangup else signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, lambda *_: controls.send(SaveNow()))
 
 
 class JsonLines:

@@ -177,7 +177,7 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
     records: list[dict[str, Any]] = []
     while new := tail.read():
         for record in new:
-            if isinstance(record.get("resumed_from"), int):
+            if isinstance(record.get("resumed_from"), int) and "event" not in record:
                 records = drop_beyond(records, record["resumed_from"])
             else:
                 records.append(record)

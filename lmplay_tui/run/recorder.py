@@ -65,12 +65,21 @@ class Recorder:
         if (sentence := told(record)) is not None:
             level, text = sentence
             self._log.write(f"{record['time']} {level:<7} {text}")
+        at_once = isinstance(event, _TOLD_AT_ONCE) or self._may_take_long(event)
         self._follow(event)
-        due = isinstance(event, _TOLD_AT_ONCE) or time.monotonic() - self._written_at >= STATUS_EVERY_S
+        due = at_once or time.monotonic() - self._written_at >= STATUS_EVERY_S
         if due and not self._ended:  # after the end another process may hold the run, and write its own
             self._write_status()
         self._ended = self._ended or isinstance(event, said.LAST_EVENTS)
         return [event, *self._complaints()]
+
+    def _may_take_long(self, event: said.Event) -> bool:
+        """Whether something begins after which nothing may be heard for minutes: compiling, validating, loading."""
+        return (
+            isinstance(event, said.ActivityChanged)
+            and event.activity != "training"
+            and event.activity != self.status["activity"]
+        )
 
     def close(self) -> None:
         for journal in (self._metrics, self._events, self._predictions):

@@ -15,14 +15,17 @@ from typing import Any
 
 import torch
 
-from lmplay_tui.errors import DamagedFileError, UserError, unchain
+from lmplay_tui.errors import DamagedFileError, OutOfMemoryError, UserError, unchain
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.text import one_line
+from lmplay_tui.train.memory import is_out_of_memory
 from lmplay_tui.train.progress import Progress
 
 COMPONENTS = ("curriculum", "model", "runner", "optimizers", "lr_schedulers")
 FORMAT = 1
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_DOS_FOLDER = 0x10
+_NO_MEMORY_TO_LOAD = "no memory to load it; close other programs"
 
 
 class SaveError(OSError):
@@ -51,7 +54,7 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path, previous: Path | No
             link_whole(path, previous)
         temporary.replace(path)
         sync_folder(path.parent)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, MemoryError) as error:
         # A full disk reaches us as torch's RuntimeError about positions in the file, the OSError beneath it.
         raise SaveError(_why_not_saved(error)) from error
     finally:
@@ -81,6 +84,8 @@ def num_bytes(tree: Any) -> int:
 
 def _why_not_saved(error: BaseException) -> str:
     cause = unchain(error)
+    if is_out_of_memory(cause):
+        return "no memory for it"
     if isinstance(cause, OSError) and cause.strerror:
         full = cause.errno in _FULL and not cause.strerror.startswith("disk full")
         return f"disk full ({cause.strerror})" if full else cause.strerror
@@ -129,11 +134,14 @@ def damage_of(path: Path) -> str | None:
             members = archive.infolist()
             if any(member.compress_type != zipfile.ZIP_STORED for member in members):
                 return "it holds compressed parts, which no checkpoint does"
+            # One bit outside of all checksums makes a part a folder, and torch then reads nothing where numbers were.
+            if any(member.is_dir() or member.external_attr & _DOS_FOLDER for member in members):
+                return "one of its parts claims to be a folder"
             if sum(member.file_size for member in members) > path.stat().st_size:
                 return "its parts claim to be larger than the file"
             bad = archive.testzip()
             return None if bad is None else f"the checksum of {one_line(bad)} is wrong"
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError, MemoryError):  # these say nothing about the file's bytes
         raise
     except Exception as error:  # zipfile raises a dozen kinds for what is cut or altered
         return one_line(unchain(error)) or type(error).__name__
@@ -195,16 +203,26 @@ def _lacking(checkpoint: dict[str, Any]) -> str | None:
 
 
 def load_archive(path: Path) -> dict[str, Any]:
-    """Any dictionary that torch saved, checksums verified, without running code in it (`weights_only`)."""
+    """Any dictionary that torch saved, checksums verified, without running code in it (`weights_only`).
+
+    Raises `DamagedFileError`; another `UserError` where the file may be whole, but this process cannot read it: it is
+    not set aside then.
+    """
     try:
         damage = damage_of(path)
     except FileNotFoundError:
         raise UserError(f"{one_line(path)}: no such file") from None
+    except PermissionError:
+        raise UserError(f"{one_line(path)}: cannot be read (permission denied); is the file yours?") from None
+    except MemoryError:
+        raise OutOfMemoryError(f"{one_line(path)}: {_NO_MEMORY_TO_LOAD}") from None
     if damage is not None:
         raise DamagedFileError(f"{one_line(path)}: damaged: {damage}")
     try:
         value = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a pickle that asks for anything but plain values, or lies about its shapes
+        if is_out_of_memory(error):
+            raise OutOfMemoryError(f"{one_line(path)}: {_NO_MEMORY_TO_LOAD}") from None
         raise DamagedFileError(f"{one_line(path)}: cannot be loaded safely: {one_line(error, 120)}") from None
     if not isinstance(value, dict):
         raise DamagedFileError(f"{one_line(path)}: not a checkpoint")

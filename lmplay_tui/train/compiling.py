@@ -13,6 +13,7 @@ from lmplay_tui.options import TrainOptions
 from lmplay_tui.run.events import ActivityChanged, Event, Warned
 from lmplay_tui.text import one_line
 from lmplay_tui.train.loss import Kernel, softmax_gradient, traced_softmax_gradient
+from lmplay_tui.train.memory import fits
 from lmplay_tui.train.state import TrainState, restore_rng, rng_state
 from lmplay_tui.train.steps import StepSettings, accumulate_gradients
 
@@ -51,9 +52,8 @@ class Compilation:
         hidden, trunk = state.hidden, state.trunk
         try:
             self._compile(state)
-            rehearse(state, replace(settings, mini_batch_size=rows))
-        except torch.OutOfMemoryError:
-            pass  # the step will meet it, and knows what to do
+            # Where memory lacks, the step will meet it, and knows what to do.
+            fits(lambda: rehearse(state, replace(settings, mini_batch_size=rows)))
         except Exception as error:  # whatever the compiler or its toolchain throws: training goes on without
             state.hidden, state.trunk, state.network = hidden, trunk, state.model
             state.head_loss.kernel = softmax_gradient

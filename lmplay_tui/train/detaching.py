@@ -31,11 +31,14 @@ def start_detached(given: Mapping[str, Any]) -> tuple[RunFolder, int]:
         lock.release()
     deadline = time.monotonic() + BEGINS_WITHIN_S
     while time.monotonic() < deadline:
+        lives = _lives(pid)  # before the look: what it said last is then seen for certain
         status = run.status()
         if status.get("pid") == pid and status.get("state") == "failed":
             raise UserError(one_line(status.get("message", "failed"), 1000))
-        if status.get("pid") == pid or not _lives(pid):
+        if status.get("pid") == pid:
             break
+        if not lives:
+            raise TrainingError(f"the run's process has ended before it began; see {one_line(run.log)}")
         time.sleep(0.05)
     return run, pid
 

@@ -2,38 +2,40 @@
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import psutil
-import torch
 
 from lmplay_tui.run.events import ActivityChanged, Event, LogLine
 from lmplay_tui.train.compiling import rehearse
+from lmplay_tui.train.memory import fits, give_memory_back
 from lmplay_tui.train.state import TrainState
-from lmplay_tui.train.steps import StepSettings
+from lmplay_tui.train.steps import StepSettings, StopRequested
 
 WORTH_IT = 1.03  # a larger mini-batch takes more memory: it must be faster by more than what measuring is off by
 
 
-def probe(state: TrainState, settings: StepSettings, batch_size: int) -> Iterator[Event]:
+def probe(
+    state: TrainState, settings: StepSettings, batch_size: int, should_stop: Callable[[], bool]
+) -> Iterator[Event]:
     """Time one mini-batch of the longest samples at sizes 1, 2, 4, ... and set the fastest, of those that fit.
 
     What was found stands in the progress: a resumed run keeps it. Weights and random numbers stay as they are.
+    Raises `StopRequested` between two sizes; nothing has been found then.
     """
     length = state.model_args["context_len"]
     best_size, best_s = 1, float("inf")
     before_bytes = psutil.Process().memory_info().rss
     for size in _sizes(batch_size):
         yield ActivityChanged("probing", f"mini-batches of {size}")
+        if should_stop():
+            raise StopRequested
         tried = dataclasses.replace(settings, mini_batch_size=size)
-        try:
-            rehearse(state, tried, length)  # the first one also allocates
-            begun = time.perf_counter()
-            rehearse(state, tried, length)
-            seconds = (time.perf_counter() - begun) / size
-        except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()
+        _, seconds_all = fits(lambda: _timed(state, tried, length))  # noqa: B023  (called at once)
+        if seconds_all is None:
+            give_memory_back(state.device)
             break
+        seconds = seconds_all / size
         if seconds * WORTH_IT < best_s:
             best_size, best_s = size, seconds
         elif size > 2 * best_size:
@@ -44,6 +46,14 @@ def probe(state: TrainState, settings: StepSettings, batch_size: int) -> Iterato
     state.progress.probed_mini_batch_size = settings.mini_batch_size = best_size
     yield LogLine(f"--mini-batch-size auto: {best_size}, {best_s * 1000:.0f} ms a sample of {length} tokens")
     yield ActivityChanged("training")
+
+
+def _timed(state: TrainState, settings: StepSettings, length: int) -> float:
+    """Seconds of a mini-batch, the second time: the first one also allocates."""
+    rehearse(state, settings, length)
+    begun = time.perf_counter()
+    rehearse(state, settings, length)
+    return time.perf_counter() - begun
 
 
 def _sizes(batch_size: int) -> Iterator[int]:

@@ -45,6 +45,7 @@ class Saves:
         """
         yield from self.close()
         yield from self._start(reason, keep)
+        yield ActivityChanged("training")
 
     def outcomes(self) -> Iterator[Event]:
         """What has been written since the last look. Raises `TrainingError` at the third failure in a row."""
@@ -89,7 +90,6 @@ class Saves:
         yield ActivityChanged("saving")
         request = SaveRequest(progress.step, progress.rows, progress.stage, reason, keep, is_best)
         self._saver.start(self._state.checkpoint(), request)
-        yield ActivityChanged("training")
 
     def _told(self, outcome: Outcome | None) -> Iterator[Event]:
         if outcome is None:

@@ -17,6 +17,7 @@ from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.run.statistics import RunStatistics
 from lmplay_tui.text import one_line
 from lmplay_tui.train.checkpoint import SaveError, cpu_copy, link_whole, write_checkpoint
+from lmplay_tui.train.memory import fits
 
 
 @dataclass(frozen=True)
@@ -82,12 +83,18 @@ class Saver:
 
     def start(self, checkpoint: dict[str, Any], request: SaveRequest) -> None:
         """Copy the state and begin to write it. The write before must have been waited for."""
-        assert self._thread is None
+        assert not self.busy
         begun = time.perf_counter()
         if self._preparing is not None:
             self._preparing.join()
             self._preparing = None
-        copy = checkpoint | self._copied(checkpoint)  # everything else was made for this checkpoint
+        _, copied = fits(lambda: self._copied(checkpoint))
+        if copied is None:
+            self._buffers.clear()
+            said = f"{one_line(self._run.model)}: not saved: no memory for a copy of the weights"
+            self._outcome = Outcome(request, None, (said,))
+            return
+        copy = checkpoint | copied  # everything else was made for this checkpoint
         if torch.cuda.is_available():
             torch.cuda.synchronize()  # the copies are asynchronous
         blocked_s = time.perf_counter() - begun
@@ -99,20 +106,19 @@ class Saver:
     @property
     def busy(self) -> bool:
         """A write is under way, or its outcome has not been handed out."""
-        return self._thread is not None
+        return self._thread is not None or self._outcome is not None
 
     def finished(self) -> Outcome | None:
         """The outcome of the write, if it is done."""
-        if self._thread is None or self._thread.is_alive():
+        if self._thread is not None and self._thread.is_alive():
             return None
         return self.wait()
 
     def wait(self) -> Outcome | None:
         """Wait for the write under way and hand out its outcome; None if there is none."""
-        if self._thread is None:
-            return None
-        self._thread.join()
-        self._thread = None
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
         outcome, self._outcome = self._outcome, None
         return outcome
 

@@ -42,6 +42,7 @@ from lmplay_tui.train.watching import Watch
 PROBED_FROM = 4  # the mini-batch size before another has been found
 
 FEED_POLL_S = 0.2
+PROOF_SHOWN_S = 15.0  # in the state line; the log keeps it
 
 
 @dataclass
@@ -74,6 +75,7 @@ class StageLoop:
         self.window = parts.window
         self._parts = parts
         self._watch = Watch()
+        self._proof_until = 0.0
 
     def run(self, stage: Stage) -> Iterator[Event]:
         """The stage from where it stands to its end. Raises `StopRequested` with a state that can be saved."""
@@ -139,10 +141,7 @@ class StageLoop:
             rows=progress.rows,
             unigram_entropy=data.unigram_entropy(),
         )
-        if (proof := run.feed.compare(progress.next_batch)) is not None:
-            same, said = proof
-            yield LogLine(said) if same else Warned(said, progress.step)
-        progress.next_batch = ""
+        yield from self._prove(run)
         if run.accuracy_interval > 1:
             yield LogLine(f"word accuracy of one training batch in {run.accuracy_interval} (all: over 1 % of the time)")
         self._count_ahead()
@@ -153,6 +152,19 @@ class StageLoop:
         """Have the rows counted of the stages that have not been opened, so that the plan's end is known."""
         stages = self.state.settings.plan.stages
         self._parts.row_counts.begin(stage for stage in stages if self.state.progress.of(stage.name).rows_total is None)
+
+    def _prove(self, run: StageRun) -> Iterator[Event]:
+        """After a resume: say where it goes on, and whether the next batch is the one that the checkpoint names."""
+        progress = self.state.progress
+        proof, progress.next_batch = run.feed.compare(progress.next_batch), ""
+        if proof is None:
+            return
+        same, said = proof
+        row = progress.of(run.stage.name).position.row
+        where = f"stage {run.stage.name}, row {row:,}, step {progress.step:,}"
+        yield LogLine(f"goes on at {where}: {said}") if same else Warned(f"{where}: {said}", progress.step)
+        self._proof_until = time.monotonic() + PROOF_SHOWN_S
+        yield ActivityChanged("training", f"from row {row:,} " + ("as recorded" if same else "NOT as recorded"))
 
     def _prepared(self, stage: Stage, data: StageData, *, is_new: bool) -> StageRun:
         state = self.state
@@ -195,7 +207,7 @@ class StageLoop:
             rows = PROBED_FROM if wanted == "auto" else min(wanted, PROBED_FROM)
             yield from self._parts.compilation.prepare(self.state, run.step_settings, rows)
         if wanted == "auto" and self.state.progress.probed_mini_batch_size is None:
-            yield from probe(self.state, run.step_settings, run.options.batch_size)
+            yield from probe(self.state, run.step_settings, run.options.batch_size, self.controls.wants_stop)
 
     def _end_stage(self, run: StageRun) -> Iterator[Event]:
         """What belongs to a stage's end: evaluation of this and the earlier stages, and a checkpoint that stays."""
@@ -239,6 +251,9 @@ class StageLoop:
         """Validate, evaluate, save, each when it is due."""
         if self._parts.row_counts.take_news():
             yield StagesCounted(self.obeyer.stage_infos())
+        if self._proof_until and time.monotonic() > self._proof_until:  # somebody may have read it by now
+            self._proof_until = 0.0
+            yield ActivityChanged("training")
         progress, options = self.state.progress, run.options
         of_stage = progress.of(run.stage.name)
         if is_due(options.validation_interval, progress.rows, of_stage.validated_rows):

@@ -190,7 +190,10 @@ def build_trainer(start: Start, controls: Controls, prog: str) -> Generator[Even
     )  # fmt: skip
     torch.manual_seed(options.seed)
     yield from _take_up(start, state, options)
-    write_whole(run.plan, settings.plan.text.encode("utf-8"))
+    try:
+        write_whole(run.plan, settings.plan.text.encode("utf-8"))
+    except OSError as error:  # viewers miss its text, the run does not
+        yield Warned(f"{one_line(run.plan)}: cannot be written ({error.strerror}); training goes on")
     return Trainer(
         state,
         LoadedData(state.stage_options, tokenizer, datasets_folder(options.out_dir)),

@@ -88,6 +88,7 @@ class Trainer:
             except StopRequested:
                 if (yield from self._leave()):
                     return
+                yield ActivityChanged("training")
             except Exception as error:
                 # Where data or memory lack, the last finished step's state is whole: it shall not be lost.
                 yield from self._keep_what_is_done(is_whole=isinstance(error, DataError | OutOfMemoryError))
@@ -147,6 +148,8 @@ class Trainer:
             if problem is not None:
                 yield from not_handed_over("nothing could be saved", step, self.controls)
                 return False
+        if not self.controls.hands_over:  # somebody has asked to stop meanwhile
+            return False
         return (yield from hand_over(step, self.controls, go_on_elsewhere))
 
     def _keep_what_is_done(self, *, is_whole: bool) -> Iterator[Event]:

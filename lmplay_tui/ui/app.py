@@ -4,23 +4,26 @@ import contextlib
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any, ClassVar
 
 from textual import on
+from textual.actions import SkipAction
 from textual.app import App, SystemCommand
 from textual.binding import Binding
-from textual.screen import Screen
+from textual.screen import ModalScreen, Screen
 
 from lmplay_tui.errors import EXIT_LEFT_AT_ONCE, EXIT_OK
-from lmplay_tui.run.controls import HandOver, Stop
+from lmplay_tui.run.controls import HandOver, SaveNow, Stop
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.ui import themes
 from lmplay_tui.ui.ascii import AsciiFilter, terminal_needs_ascii
 from lmplay_tui.ui.desktop import notification, title_sequence
 from lmplay_tui.ui.ending import ending_lines
 from lmplay_tui.ui.messages import LeaveAsked, Rang, StartAsked, TitleChanged
+from lmplay_tui.ui.screens.commanding import TWICE_WITHIN_S
 from lmplay_tui.ui.screens.dashboard import Dashboard
 from lmplay_tui.ui.screens.launcher import Launcher
 from lmplay_tui.ui.session import LiveSource, end_anyway
@@ -45,6 +48,8 @@ class LmplayApp(App[int]):
     BINDINGS: ClassVar[list[Any]] = [
         Binding("t", "next_theme", "theme", show=False),
         Binding("ctrl+p", "command_palette", "palette", show=False),
+        Binding("ctrl+c", "interrupt", "stop gracefully", show=False, priority=True),
+        Binding("ctrl+z", "suspend_process", "to the shell, until fg", show=False),
     ]
 
     def __init__(
@@ -65,6 +70,7 @@ class LmplayApp(App[int]):
         self._ticks = timers
         self.leave_wanted = False  # set by signal handlers, looked at by `tick`
         self.left_at_once = False
+        self._interrupted_at = -TWICE_WITHIN_S
         self.ascii_only = bool(given.get("ascii")) or terminal_needs_ascii()
         if self.ascii_only:
             self._filters.append(AsciiFilter())
@@ -119,6 +125,9 @@ class LmplayApp(App[int]):
     def tick(self) -> None:
         """Some times a second: take in what is new, leave when it is over."""
         source = self.source
+        if self.left_at_once:
+            self.exit(EXIT_LEFT_AT_ONCE)
+            return
         if source is None:
             if self.leave_wanted:
                 self.exit(EXIT_OK)
@@ -176,10 +185,19 @@ class LmplayApp(App[int]):
             self.exit(EXIT_OK if done is None else done)
 
     def stop_by_signal(self, name: str) -> None:
-        """From a signal handler: only sets flags."""
+        """From a signal handler: only sets flags. A second SIGINT soon after leaves at once, as the key does."""
         self.leave_wanted = True
+        if name == signal.SIGINT.name:
+            now = time.monotonic()
+            self.left_at_once = now - self._interrupted_at < TWICE_WITHIN_S
+            self._interrupted_at = now
         if isinstance(self.source, LiveSource):
             self.source.send(Stop(reason=name))
+
+    def save_by_signal(self) -> None:
+        """From a signal handler: only leaves a command."""
+        if isinstance(self.source, LiveSource):
+            self.source.send(SaveNow())
 
     def line_lost(self) -> None:
         """From a signal handler: the terminal is gone. Whatever becomes of the run, nobody will look at its end."""
@@ -188,6 +206,18 @@ class LmplayApp(App[int]):
             self.source.send(HandOver(reason="the line was lost"))
         else:
             self.stop_by_signal(signal.SIGHUP.name)
+
+    def action_interrupt(self) -> None:
+        """Ctrl+C while a dialog is open: what it means on the screen below."""
+        if isinstance(self.screen, ModalScreen):
+            for screen in reversed(self.screen_stack):
+                if isinstance(screen, Dashboard):
+                    screen.action_interrupt()
+                    return
+                if isinstance(screen, Launcher):
+                    screen.action_leave()
+                    return
+        raise SkipAction
 
     async def action_quit(self) -> None:
         """Ctrl+Q, which Textual takes to leave at once: ask as `q` does; in a dialog, nothing."""
@@ -226,7 +256,7 @@ def run_dashboard(given: Mapping[str, Any], *, attach: RunFolder | None = None, 
     live = LiveSource(given) if source is None and not launcher else None
     stray = StrayPrints()
     app = LmplayApp(given, source=live or source, launcher=launcher, stray=stray)
-    signals = Signals(app.stop_by_signal, app.line_lost)
+    signals = Signals(app.stop_by_signal, app.line_lost, app.save_by_signal)
     signals.install()
     with stray.caught():
         status = app.run(mouse=not given.get("no_mouse"))

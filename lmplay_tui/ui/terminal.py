@@ -6,10 +6,12 @@ must happen may depend on it.
 
 import contextlib
 import os
+import select
 import signal
 import stat
 import sys
 import tempfile
+import termios
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import IO, Any
@@ -22,7 +24,7 @@ from textual.drivers._writer_thread import WriterThread
 
 
 class SafeWriter(WriterThread):
-    """A writer that outlives its terminal.
+    """A writer that outlives its terminal, and says that it is gone where no signal does.
 
     Textual's own dies at the first write to a closed line; its queue of 30 fills and blocks the event loop for ever.
     """
@@ -38,6 +40,7 @@ class SafeWriter(WriterThread):
                     self._file.flush()
             except (OSError, ValueError):
                 dead = True
+                os.kill(os.getpid(), signal.SIGHUP)
         with contextlib.suppress(OSError, ValueError):
             self._file.flush()
 
@@ -66,11 +69,33 @@ def use_our_output() -> None:
 _kept_open: list[int] = []
 
 
-def let_go_of_terminal() -> None:
-    """The line is gone: input from a pipe that stays silent, output to nowhere.
+# What Textual switches on, the other way round: attributes, keyboard, mouse, pasting, resizes, focus, screen, cursor.
+_AS_BEFORE = (
+    b"\x1b[0m\x1b[<u\x1b[?1000l\x1b[?1003l\x1b[?1015l\x1b[?1006l\x1b[?1016l\x1b[?2004l\x1b[?2048l\x1b[?1004l\x1b[?1049l"
+    b"\x1b[?25h"
+)
 
+
+def terminal_settings() -> list[Any] | None:
+    """The terminal's line settings, before anything changes them; None where there is no terminal."""
+    try:
+        return termios.tcgetattr(0)
+    except termios.error:
+        return None
+
+
+def let_go_of_terminal(settings: list[Any] | None) -> None:
+    """The line is lost: the terminal as it was, should it still be there; never waits for one that is not.
+
+    From then on input is a pipe that stays silent, and output goes nowhere.
     Not /dev/null for input: at its end of file the input thread would spin. One NUL frees a read that is under way.
     """
+    with contextlib.suppress(OSError, ValueError, termios.error):
+        screen = sys.__stderr__.fileno() if sys.__stderr__ else 2
+        if settings is not None:
+            termios.tcsetattr(0, termios.TCSANOW, settings)
+        if os.isatty(screen) and select.select([], [screen], [], 0)[1]:
+            os.write(screen, _AS_BEFORE)
     reader, writer = os.pipe()
     _kept_open.append(writer)
     os.dup2(reader, 0)
@@ -86,17 +111,23 @@ def let_go_of_terminal() -> None:
 class Signals:
     """What signals have asked for, as flags, and calls that only append.
 
-    `on_stop(name)` is called for SIGINT and SIGTERM, `on_hangup()` for SIGHUP; both must take no lock.
+    `on_stop(name)` is called for SIGINT and SIGTERM, `on_hangup()` for SIGHUP, `on_save()` for SIGUSR1; they must take
+    no lock.
     """
 
-    def __init__(self, on_stop: Callable[[str], None], on_hangup: Callable[[], None]) -> None:
+    def __init__(
+        self, on_stop: Callable[[str], None], on_hangup: Callable[[], None], on_save: Callable[[], None]
+    ) -> None:
         self._on_stop = on_stop
         self._on_hangup = on_hangup
+        self._on_save = on_save
         self.line_lost = False
         self._before: dict[int, Any] = {}
+        self._settings: list[Any] | None = None
 
     def install(self) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        self._settings = terminal_settings()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
             self._before[number] = signal.getsignal(number)
             signal.signal(number, self._handle)
 
@@ -106,6 +137,9 @@ class Signals:
         self._before.clear()
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGUSR1:
+            self._on_save()
+            return
         if number != signal.SIGHUP:
             self._on_stop(signal.Signals(number).name)
             return
@@ -115,7 +149,7 @@ class Signals:
         # A hang-up sends SIGCONT too, and Textual would enter its application mode a second time.
         signal.signal(signal.SIGCONT, signal.SIG_IGN)
         signal.signal(signal.SIGTSTP, signal.SIG_IGN)
-        let_go_of_terminal()
+        let_go_of_terminal(self._settings)
         self._on_hangup()
 
 

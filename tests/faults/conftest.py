@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lmplay_tui.run.folder import RunFolder
+from tests.faults.programs import PLAN
 from tests.train.conftest import _one_thread, place  # noqa: F401  (fixtures)
 from tests.train.runs import stop_after, write_plan
 
@@ -53,3 +54,10 @@ def run(trained: Path, tmp_path: Path) -> RunFolder:
     for path in trained.glob("*.lmp"):
         shutil.copyfile(path, tmp_path / path.name)
     return RunFolder(tmp_path / "m.lmp")
+
+
+@pytest.fixture
+def long_run(place: Path) -> RunFolder:
+    """A run that would take hours; every step is in its journal."""
+    write_plan(place, PLAN)
+    return RunFolder(place / "m.lmp")

@@ -89,6 +89,16 @@ class Terminal:
         """Read no more: the line is frozen."""
         self._reading.clear()
 
+    def go_on(self) -> None:
+        """Read again."""
+        self._reading.set()
+
+    @property
+    def suspended(self) -> bool:
+        """Whether it has stopped itself, as Ctrl+Z asks."""
+        pid, status = os.waitpid(self.pid, os.WNOHANG | os.WUNTRACED)
+        return bool(pid) and os.WIFSTOPPED(status)
+
     def hang_up(self) -> None:
         """Close the line, as a lost connection does."""
         if not self._closed:

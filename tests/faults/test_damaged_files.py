@@ -8,6 +8,7 @@ import resource
 import shutil
 import time
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,56 @@ def test_flipped_bits(run, count):
 @pytest.mark.slow
 def test_flipped_bits_5000(run, count):
     check_flips(run, 5000, count)
+
+
+def headers(data: bytes) -> Iterator[int]:
+    """Where the bytes lie that no checksum covers: the directory at the archive's end, and the end's own record."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        yield from range(archive.start_dir, len(data))
+
+
+def entry_of(data: bytes, name: str) -> int:
+    """Where the directory's entry of a part begins."""
+    return data.rindex(b"PK\x01\x02", 0, data.rindex(name.encode()))
+
+
+@pytest.mark.parametrize("name", ["data.pkl", "data/0", "byteorder"])
+def test_a_part_that_claims_to_be_a_folder(run, name):
+    """One flipped bit of the archive's directory: torch reads nothing where numbers were, and says nothing."""
+    data = bytearray(run.model.read_bytes())
+    data[entry_of(bytes(data), f"archive/{name}") + 38] ^= 0x10
+    run.model.write_bytes(data)
+    assert outcome_of(run)[0] == "previous"
+
+
+def check_headers(run: RunFolder, places: list[int], count) -> None:
+    data, newest = run.model.read_bytes(), load_checkpoint(run.model)
+    found = 0
+    for place in places:
+        for bit in range(8):
+            altered = bytearray(data)
+            altered[place] ^= 1 << bit
+            run.model.write_bytes(altered)
+            try:
+                checkpoint = load_checkpoint(run.model)
+            except DamagedFileError:
+                found += 1
+            else:
+                assert not list(differences(checkpoint, newest)), f"a silent difference: byte {place}, bit {bit}"
+    count(f"every bit of {len(places)} bytes of headers flipped: {found} of {8 * len(places)} found, 0 silent")
+
+
+def test_flipped_bits_of_headers(run, count):
+    """All of one entry of the directory."""
+    begin = entry_of(run.model.read_bytes(), "archive/data/1")
+    check_headers(run, list(range(begin + 6, begin + 46)), count)
+
+
+@pytest.mark.slow
+def test_flipped_bits_of_all_headers(run, count):
+    """Each byte of the directory's first entries, of its last ones and of what ends the file."""
+    places = list(headers(run.model.read_bytes()))
+    check_headers(run, places[:400] + places[-400:], count)
 
 
 def test_both_damaged_is_one_line_and_nothing_is_touched(run):

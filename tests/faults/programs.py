@@ -1,0 +1,67 @@
+"""The real programs as a user starts them, on a run that would take hours, and what is asked of their end."""
+
+from lmplay_tui.cli import main
+from lmplay_tui.commands.train import main as trainer_main
+from lmplay_tui.run.folder import RunFolder
+from lmplay_tui.run.journal import read_journal
+from lmplay_tui.train.checkpoint import load_checkpoint
+from lmplay_tui.train.saving import strays
+from tests.faults.terminals import Terminal, until
+
+PLAN = """\
+[train]
+exp = "test_runner"
+num_blocks = 2
+embed_dim = 16
+num_heads = 2
+context_len = 64
+tokenizer = "bytes"
+batch_size = 6
+validation_interval = 40
+eval_interval = 200
+eval_samples = 8
+log_interval = 1
+[stages.stories]
+dataset = "stories.jsonl"
+epochs = 100000
+"""
+LINE = ["--training-plan", "plan.toml", "--model", "m.lmp", "--device", "cpu", "--mini-batch-size", "2"]
+
+
+def headless(*options: str):
+    return lambda: trainer_main([*LINE, *options], "lmp_trainer")
+
+
+def dashboard(*options: str):
+    """As the real program starts it: the trainer's modules come in its thread."""
+    return lambda: main([*LINE, "--refresh-hz", "10", *options])
+
+
+def steps_in_journal(run: RunFolder) -> int:
+    rows = read_journal(run.metrics)
+    return max((row["step"] for row in rows if "step" in row), default=0)
+
+
+def saved_step(run: RunFolder) -> int:
+    return int(load_checkpoint(run.model)["runner"]["state"]["progress"]["step"])
+
+
+def trains(run: RunFolder, steps: int = 3):
+    return lambda: steps_in_journal(run) >= steps
+
+
+def assert_stopped_in_order(terminal: Terminal, run: RunFolder) -> None:
+    assert terminal.wait() == 0, terminal.output[-3000:]
+    assert terminal.restored, terminal.output[-500:]
+    assert b"Traceback" not in terminal.output
+    if run.model.exists() or steps_in_journal(run):
+        assert saved_step(run) == steps_in_journal(run)
+    assert not strays(run)
+    assert not run.alive()
+
+
+def stop_and_wait(run: RunFolder) -> None:
+    """End a run that nobody hosts for us any more."""
+    if run.alive():
+        (run.control / "stop").touch()
+        until(lambda: not run.alive())
