@@ -8,8 +8,8 @@ import pytest
 from lmplay_tui.cli import main
 from lmplay_tui.commands.train import main as trainer_main
 from lmplay_tui.run.folder import RunFolder
+from tests.faults.programs import LINE, PLAN, assert_stopped_in_order, trains
 from tests.faults.terminals import Terminal, until
-from tests.faults.test_signals import LINE, PLAN, assert_stopped_in_order, trains
 from tests.train.runs import write_plan
 
 NOISY = '''\

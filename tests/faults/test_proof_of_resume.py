@@ -1,0 +1,164 @@
+"""What a resume says of itself: where it goes on, that the next batch is as recorded, and what is not as it was."""
+
+import json
+from pathlib import Path
+
+import torch
+
+from lmplay_tui.run.controls import ChangePlan, Controls, Stop
+from lmplay_tui.run.events import ActivityChanged, LogLine, RunDone, RunFailed, StageStarted, StepDone, Warned
+from lmplay_tui.run.folder import RunFolder
+from lmplay_tui.train import device, stage_loop, starting
+from lmplay_tui.train.checkpoint import load_checkpoint
+from lmplay_tui.train.hosting import run_events
+from tests.train.runs import PLAN, given, last, stop_after, train, write_plan
+
+
+def recorded(path: str = "m.lmp") -> str:
+    """The next batch's name in a checkpoint."""
+    name = load_checkpoint(Path(path))["runner"]["state"]["progress"]["next_batch"]
+    assert name
+    return str(name)
+
+
+def test_log_and_state_line_say_where_it_goes_on_and_that_the_next_batch_is_the_recorded_one(place):
+    plan = write_plan(place)
+    stop_after(3, training_plan=plan, model="m.lmp")
+    digest = recorded().rpartition("/")[2]
+    events = stop_after(5, model="m.lmp")
+    row = next(e.rows_done for e in events if isinstance(e, StageStarted))
+    said = [e.message for e in events if isinstance(e, LogLine)]
+    assert f"goes on at stage stories, row {row}, step 3: the next batch is the one the checkpoint names " in said[0]
+    assert digest.startswith(said[0].rpartition("(")[2].rstrip(")"))
+    before_a_step = events[: next(i for i, e in enumerate(events) if isinstance(e, StepDone))]
+    assert ActivityChanged("training", f"from row {row} as recorded") in before_a_step
+    assert "the next batch is the one the checkpoint names" in RunFolder(place / "m.lmp").log.read_text("utf-8")
+
+
+def test_the_state_line_does_not_say_it_for_ever(place, monkeypatch):
+    plan = write_plan(place)
+    stop_after(3, training_plan=plan, model="m.lmp")
+    monkeypatch.setattr(stage_loop, "PROOF_SHOWN_S", 0.0)
+    events = stop_after(4, model="m.lmp")
+    shown = next(i for i, e in enumerate(events) if isinstance(e, ActivityChanged) and "recorded" in e.detail)
+    assert ActivityChanged("training") in events[shown:]
+
+
+def test_another_next_batch_is_said(place):
+    """The rows are as many as before, and the checkpoint names another batch."""
+    plan = write_plan(place)
+    stop_after(3, training_plan=plan, model="m.lmp")
+    checkpoint = load_checkpoint(Path("m.lmp"))
+    progress = checkpoint["runner"]["state"]["progress"]
+    progress["next_batch"] = progress["next_batch"][:-4] + "0000"
+    torch.save(checkpoint, "m.lmp")
+    events = stop_after(4, model="m.lmp")
+    said = [e.message for e in events if isinstance(e, Warned)]
+    assert "step 3: the next batch is not the one the checkpoint names: the dataset has changed since" in said[0]
+    assert [e for e in events if isinstance(e, ActivityChanged) and "NOT as recorded" in e.detail]
+
+
+def test_another_machine_is_named_with_what_it_means(place, monkeypatch):
+    """Thread count, torch and device: the same numbers but for rounding."""
+    plan = write_plan(place)
+    stop_after(3, training_plan=plan, model="m.lmp")
+    note = device.hardware_note()
+    monkeypatch.setattr(starting, "hardware_note", lambda: note | {"threads": 7, "torch": "9.9.9"})
+    events = stop_after(4, model="m.lmp")
+    [said] = [e.message for e in events if isinstance(e, Warned)]
+    assert f"threads {note['threads']} -> 7" in said
+    assert f"torch {note['torch']} -> 9.9.9" in said
+    assert said.endswith("results agree but for rounding")
+
+
+def test_another_device_and_precision_are_named(place):
+    plan = write_plan(place)
+    stop_after(3, training_plan=plan, model="m.lmp")
+    checkpoint = load_checkpoint(Path("m.lmp"))
+    hardware = checkpoint["runner"]["state"]["hardware"]
+    assert hardware["device"] == "cpu"
+    hardware |= {"device": "cuda", "precision": "mixed bfloat16"}
+    torch.save(checkpoint, "m.lmp")
+    [said] = [e.message for e in stop_after(4, model="m.lmp") if isinstance(e, Warned)]
+    assert "device cuda -> cpu, precision mixed bfloat16 -> float32" in said
+
+
+def test_the_same_machine_is_not_named(place):
+    plan = write_plan(place)
+    stop_after(3, training_plan=plan, model="m.lmp")
+    assert not [e for e in stop_after(4, model="m.lmp") if isinstance(e, Warned)]
+
+
+def test_another_tokenizer_is_refused(place):
+    """Its tokens mean other things to the model."""
+    plan = write_plan(place)
+    stop_after(3, training_plan=plan, model="m.lmp")
+    checkpoint = load_checkpoint(Path("m.lmp"))
+    checkpoint["runner"]["state"]["tokenizer_fingerprint"] = "of another version"
+    torch.save(checkpoint, "m.lmp")
+    before = Path("m.lmp").read_bytes()
+    end = last(train(model="m.lmp"))
+    assert isinstance(end, RunFailed)
+    assert end.exit_code == 2
+    assert "tokenizer bytes is not the one that the checkpoint was trained with" in end.message
+    assert Path("m.lmp").read_bytes() == before
+
+
+def test_more_rows_are_said(place):
+    """Rows added at a dataset's end: another fingerprint, though the next batch is what it was."""
+    plan = write_plan(place)
+    stop_after(3, training_plan=plan, model="m.lmp")
+    with Path("stories.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"title": "New", "text": "A new story. It is short."}) + "\n")
+    said = [e.message for e in stop_after(5, model="m.lmp") if isinstance(e, Warned)]
+    assert [message for message in said if "its data are not those of the checkpoint" in message]
+
+
+def test_a_resume_on_other_data_is_said(place):
+    plan = write_plan(place)
+    stop_after(3, training_plan=plan, model="m.lmp")
+    rows = Path("stories.jsonl").read_text(encoding="utf-8")
+    Path("stories.jsonl").write_text(rows.replace("mill", "house"), encoding="utf-8")
+    said = [e.message for e in stop_after(5, model="m.lmp") if isinstance(e, Warned)]
+    assert [message for message in said if "its data are not those of the checkpoint" in message]
+
+
+# ---------------------------------------------------------------------------- whose plan a resume goes on with
+
+
+def edited_while_running(plan: str, text: str) -> None:
+    """Stop after step 4 of a run whose plan became `text` at step 2."""
+    controls = Controls()
+    for event in run_events(given(training_plan=plan, model="m.lmp"), controls):
+        if isinstance(event, StepDone) and event.step == 2:
+            controls.send(ChangePlan(text))
+        if isinstance(event, StepDone) and event.step == 4:
+            controls.send(Stop())
+
+
+def test_a_plan_edited_while_it_ran_is_not_undone_by_its_own_file(place):
+    plan = write_plan(place)
+    edited_while_running(plan, PLAN.replace("lr = 0.01", "lr = 0.005"))
+    events = train(training_plan=plan, model="m.lmp")
+    assert [e for e in events if isinstance(e, Warned) and "going on with the edited plan" in e.message]
+    assert isinstance(last(events), RunDone)
+    assert {e.lr for e in events if isinstance(e, StepDone) and e.stage == "stories"} == {0.005}
+
+
+def test_a_plan_that_changed_in_the_file_alone_is_taken(place):
+    stop_after(4, training_plan=write_plan(place), model="m.lmp")
+    events = train(training_plan=write_plan(place, PLAN.replace("lr = 0.01", "lr = 0.002")), model="m.lmp")
+    assert [e for e in events if isinstance(e, Warned) and "lr 0.01 -> 0.002" in e.message]
+    assert {e.lr for e in events if isinstance(e, StepDone) and e.stage == "stories"} == {0.002}
+
+
+def test_a_plan_that_changed_in_both_places_is_refused_with_the_difference(place):
+    edited_while_running(write_plan(place), PLAN.replace("lr = 0.01", "lr = 0.005"))
+    before = Path("m.lmp").read_bytes()
+    end = last(train(training_plan=write_plan(place, PLAN.replace("epochs = 1.2", "epochs = 2")), model="m.lmp"))
+    assert isinstance(end, RunFailed)
+    assert end.exit_code == 2
+    assert "stage pairs: epochs 1.2 -> 2" in end.message
+    assert "lr 0.005 -> 0.01" in end.message
+    assert Path("m.lmp").read_bytes() == before
+    assert isinstance(last(train(model="m.lmp")), RunDone)
