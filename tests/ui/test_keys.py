@@ -1,16 +1,15 @@
-"""Every key and button of the dashboard, on a fake run."""
+"""What keys and buttons send and ask, on a fake run; that none is forgotten: test_every_key.py."""
 
 from pathlib import Path
 
 import pytest
-from textual.widgets import Input, TextArea
+from textual.widgets import Input
 
 from lmplay_tui.run import controls
 from lmplay_tui.run import events as happened
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.ui.app import LmplayApp
 from lmplay_tui.ui.screens.dashboard import PANES, Dashboard
-from lmplay_tui.ui.screens.dialogs import ChoiceDialog
 from lmplay_tui.ui.screens.help import Help, actions_of
 from lmplay_tui.ui.widgets.curves import Curves
 from lmplay_tui.ui.widgets.predictions import Predictions
@@ -159,18 +158,6 @@ async def test_asking_takes_a_prompt_temperature_and_top_k(dashboard: Open, sour
         assert source.sent == [controls.Ask("Once upon", 32, 0.7, 40)]
 
 
-async def test_letters_do_not_act_while_text_is_typed(dashboard: Open, source: FakeSource) -> None:
-    async with dashboard(source) as pilot:
-        await pilot.press("b", *"sxpvq", "enter")
-        await pilot.pause()
-        assert source.sent == [controls.Bookmark("sxpvq")]
-        await pilot.press("e", *"sxpvqt1?/")
-        await pilot.pause()
-        assert pilot.app.screen.query_one(TextArea).text == "sxpvqt1?/"
-        assert len(source.sent) == 1
-        assert isinstance(pilot.app.screen, Dashboard)
-
-
 @pytest.mark.parametrize("size", [(80, 24), (120, 40), (200, 60)])
 async def test_numbers_show_and_focus_panes(dashboard: Open, source: FakeSource, size: tuple[int, int]) -> None:
     async with dashboard(source, size) as pilot:
@@ -192,16 +179,6 @@ async def test_zoom_shows_one_pane_and_back_all(dashboard: Open, source: FakeSou
         await pilot.press("escape")
         await tick(pilot)
         assert pilot.app.screen.query_one("#curves").display
-
-
-async def test_tab_goes_through_all_panes_of_a_small_screen(dashboard: Open, source: FakeSource) -> None:
-    async with dashboard(source, (120, 40)) as pilot:
-        seen = set()
-        for _ in range(12):
-            await pilot.press("tab")
-            if pilot.app.focused is not None:
-                seen.add(pilot.app.focused.id)
-        assert {"curriculum", "curves", "predictions", "system", "log", "save", "pause", "stop"} <= seen
 
 
 async def test_help_lists_every_binding(dashboard: Open, source: FakeSource) -> None:
@@ -245,40 +222,6 @@ async def test_themes_go_round(dashboard: Open, source: FakeSource) -> None:
         assert {"lmplay-light", "ansi-dark", "ansi-light"} <= set(names)
 
 
-async def test_curves_follow_their_keys(dashboard: Open, source: FakeSource) -> None:
-    async with dashboard(source) as pilot:
-        curves = pilot.app.screen.query_one(Curves)
-        window = curves.window
-        await pilot.press("right")
-        assert window.selected == 1
-        await pilot.press("left")
-        assert window.selected == 0
-        await pilot.press("up")
-        assert window.view == "stage"
-        await pilot.press("down")
-        assert window.view == "full"
-        await pilot.press("y")
-        assert window.log
-        await pilot.press("m")
-        assert window.span == 100
-        await pilot.press("a")
-        assert window.axis == "rows"
-        await pilot.press("plus", "plus", "minus")
-        assert window.zoom == 1
-        await pilot.press("comma")
-        assert window.pan > 0
-        await pilot.press("full_stop", "minus", "enter")
-        assert window.cursor == 3300
-        before = window.cursor
-        await pilot.press("left")
-        assert window.cursor < before
-        await pilot.press("left_square_bracket")
-        assert window.cursor == 3000
-        assert "saved" in text_of(pilot.app)
-        await pilot.press("escape")
-        assert window.cursor is None
-
-
 async def test_the_filter_keeps_matching_curves(dashboard: Open, source: FakeSource) -> None:
     async with dashboard(source) as pilot:
         await pilot.press("slash", *"time/", "enter")
@@ -286,29 +229,6 @@ async def test_the_filter_keeps_matching_curves(dashboard: Open, source: FakeSou
         shown = text_of(pilot.app)
         assert "time/backward_s" in shown
         assert "▸ loss" not in shown
-
-
-async def test_predictions_step_through_the_run(dashboard: Open, source: FakeSource) -> None:
-    async with dashboard(source) as pilot:
-        await pilot.press("3")
-        pane = pilot.app.screen.query_one(Predictions)
-        await pilot.press("left", "left")
-        assert "31/33" in str(pane._border_subtitle)
-        await pilot.press("home")
-        assert "1/33" in str(pane._border_subtitle)
-        await pilot.press("end")
-        assert "newest" in str(pane._border_subtitle)
-        await pilot.press("left_square_bracket")
-        assert "32/33" in str(pane._border_subtitle)
-        await pilot.press("up")
-        assert "validation only" in str(pane._border_subtitle)
-        await pilot.press("i")
-        await pilot.pause()
-        assert source.sent == [controls.Pin("Title: collections.OrderedDict")]
-        await pilot.press("enter", "right", "right")
-        assert any("true" in text for row in pane.rows for text, _ in row)
-        await pilot.press("escape")
-        assert not any("true " in text for row in pane.rows for text, _ in row)
 
 
 async def test_a_ghost_is_chosen_and_dropped(dashboard: Open, source: FakeSource, tmp_path: Path) -> None:
@@ -331,24 +251,6 @@ async def test_a_ghost_is_chosen_and_dropped(dashboard: Open, source: FakeSource
         await pilot.press("r", "n")
         await tick(pilot)
         assert "earlier" not in text_of(pilot.app)
-
-
-async def test_the_key_bar_can_be_clicked(dashboard: Open, source: FakeSource) -> None:
-    async with dashboard(source) as pilot:
-        await pilot.click("#keys", offset=(118, 0))
-        await pilot.pause()
-        assert isinstance(pilot.app.screen, ChoiceDialog)
-
-
-async def test_choices_and_tabs_can_be_clicked(dashboard: Open, source: FakeSource) -> None:
-    async with dashboard(source, (80, 24)) as pilot:
-        await pilot.click("#tabs", offset=(20, 0))
-        await tick(pilot)
-        assert pilot.app.screen.query_one("#curves").has_class("-shown")
-        await pilot.press("x")
-        await pilot.click("#choices", offset=(10, 1))
-        await pilot.pause()
-        assert source.sent == [controls.Stop(when="stage_end")]
 
 
 def test_no_binding_is_declared_twice_for_a_key() -> None:

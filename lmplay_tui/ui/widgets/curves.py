@@ -7,6 +7,7 @@ from typing import ClassVar
 import numpy as np
 from rich.cells import cell_len
 from textual import events
+from textual.actions import SkipAction
 from textual.binding import Binding, BindingType
 
 from lmplay_tui.run.history import Points, in_bins, smoothed, smoothed_at, to_columns, value_range
@@ -318,6 +319,8 @@ class Curves(Lines):
             self._redraw()
 
     def action_leave_cursor(self) -> None:
+        if self.window.cursor is None:
+            raise SkipAction  # the screen's own way back
         self.window.cursor = self._mark = None
         self._redraw()
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+from textual.actions import SkipAction
 from textual.binding import Binding, BindingType
 
 from lmplay_tui.run.alignment import align
@@ -295,6 +296,8 @@ class Predictions(Lines):
         self._update()
 
     def action_leave_cursor(self) -> None:
+        if self._token is None:
+            raise SkipAction  # the screen's own way back
         self._token = None
         self._update()
 
