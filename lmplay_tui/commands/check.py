@@ -30,11 +30,11 @@ def main(arguments: Sequence[str], prog: str) -> int:
         report = check_plan(given)
     except UserError as error:
         if as_json:
-            print(json.dumps({"ok": False, "problems": str(error).splitlines()}, ensure_ascii=False))
+            print(json.dumps({"ok": False, "problems": str(error).splitlines()}))
             return error.exit_code
         raise
     if as_json:
-        print(json.dumps(report, ensure_ascii=False, allow_nan=False))
+        print(json.dumps(report, allow_nan=False))
     else:
         print(printable(as_text(report)))
     return EXIT_OK if report["ok"] else EXIT_USAGE

@@ -26,7 +26,7 @@ def main(arguments: Sequence[str], prog: str) -> int:
     for run in found:
         status = status_of(run)
         if line.json:
-            print(json.dumps(status | {"model": str(run.model)}, ensure_ascii=False))
+            print(json.dumps(status | {"model": str(run.model)}))
         else:
             said = short_line(status | {"name": str(run.model)}, fraction_done(run))
             print(f"{one_line(said)}, {age(run)}")

@@ -32,7 +32,7 @@ def main(arguments: Sequence[str], prog: str) -> int:
     run = find_run(line.run, line.out_dir)
     status = status_of(run)
     if line.json:
-        print(json.dumps(status, ensure_ascii=False))
+        print(json.dumps(status))
     elif line.line:
         print(short_line(status, fraction_done(run)))
     else:

@@ -126,7 +126,7 @@ class JsonLines:
         """Print what the journals take of `event`."""
         if event.journaled or isinstance(event, told.MetricsLogged | told.Predicted):
             record = event.values if isinstance(event, told.MetricsLogged) else event.record()
-            self._out.write(encode({"time": utc_now(), **record}))
+            self._out.write(encode({"time": utc_now(), **record}, ascii_only=True))
 
 
 class Headless:

@@ -24,12 +24,12 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def encode(record: dict[str, Any]) -> str:
-    """The record as one line of strict JSON, without the line's end."""
+def encode(record: dict[str, Any], *, ascii_only: bool = False) -> str:
+    """The record as one line of strict JSON, without the line's end. `ascii_only`: nothing that a terminal obeys."""
     try:
-        return json.dumps(record, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        return json.dumps(record, ensure_ascii=ascii_only, separators=(",", ":"), allow_nan=False)
     except ValueError:  # rare: only then is a copy with strings for NaN worth its time
-        return json.dumps(_plain(record), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        return json.dumps(_plain(record), ensure_ascii=ascii_only, separators=(",", ":"), allow_nan=False)
 
 
 def number(value: object) -> float:
