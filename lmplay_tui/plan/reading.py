@@ -20,7 +20,7 @@ from lmplay_tui.plan.parsing import MAX_BYTES, decoded, parsed
 from lmplay_tui.plan.positions import Form
 from lmplay_tui.plan.problems import PlanError, Problem, Report
 from lmplay_tui.plan.schema import Plan
-from lmplay_tui.plan.stage_tables import StageTable, finished_stages, stage_table, train_options
+from lmplay_tui.plan.stage_tables import StageTable, check_held_out, finished_stages, stage_table, train_options
 from lmplay_tui.plan.writing import plan_text
 from lmplay_tui.text import one_line
 
@@ -111,6 +111,7 @@ def _plan(document: dict[str, Any], report: Report, *, name: str, folder: Path) 
     else:
         define_own(report, _table(report, document, "datasets"), shelf, dataset_spec)
         tables = _stages(document, report)
+    check_held_out(report, tables, train)
     stages = finished_stages(report, tables, shelf)
     return Plan(name=name, stages=stages, train=train, title=title, folder=str(shelf.folder))
 

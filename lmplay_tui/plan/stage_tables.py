@@ -89,6 +89,23 @@ def finished_stages(report: Report, tables: Sequence[StageTable], shelf: Shelf) 
     return tuple(stages)
 
 
+def check_held_out(report: Report, tables: Sequence[StageTable], train: Mapping[str, Any]) -> None:
+    """One `validation_split` for the whole plan: else rows held out of one stage are trained in another."""
+    name = "validation_split"
+    own = [table for table in tables if name in table.options]
+    if name in train or len(own) < len(tables):
+        held = train.get(name, options.TrainOptions().validation_split)
+    else:
+        held = own[0].options[name] if own else None
+    for table in own:
+        if table.options[name] != held:
+            report.add(
+                (*table.path, name),
+                f"must be the same in every stage, {held:g} as in the others: else rows held out of one stage are "
+                "trained in another; set it once, in [train]",
+            )
+
+
 def _found(report: Report, names: Sequence[tuple[KeyPath, str]], shelf: Shelf) -> tuple[DatasetSpec, ...]:
     specs: dict[str, DatasetSpec | None] = {}
     for path, name in names:

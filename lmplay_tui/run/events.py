@@ -190,6 +190,16 @@ class LearningRateChanged(Event):
 
 
 @dataclass(frozen=True)
+class OptionChanged(Event):
+    """A start's command line gave another value than the run had. `option`: as it is typed."""
+
+    step: int
+    option: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
 class PlanChanged(Event):
     """`what`: one line a change. `text`: the new plan."""
 

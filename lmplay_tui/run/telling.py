@@ -98,6 +98,10 @@ def _plan_changed(record: Record) -> str:
     return f"plan changed at {_step(record)}: {told}"
 
 
+def _option_changed(record: Record) -> str:
+    return f"{_text(record, 'option')}: {_text(record, 'before')} -> {_text(record, 'after')} from {_step(record)} on"
+
+
 def _bookmarked(record: Record) -> str:
     note = _text(record, "note")
     return f"bookmark at {_step(record)}" + (f": {note}" if note else "")
@@ -136,6 +140,7 @@ _SENTENCES: dict[str, tuple[Level, Callable[[Record], str]]] = {
         "info",
         lambda r: f"learning rate x {number(r.get('factor')):g} of the schedule from {_step(r)}",
     ),
+    "OptionChanged": ("info", _option_changed),
     "PlanChanged": ("info", _plan_changed),
     "Bookmarked": ("info", _bookmarked),
     "Paused": ("info", lambda r: f"paused at {_step(r)}"),

@@ -9,6 +9,7 @@ from typing import Any
 
 from lmplay_tui.run.history import At, History
 from lmplay_tui.run.journal import number
+from lmplay_tui.run.marks import mark_of
 from lmplay_tui.run.pace import Pace, StepTime
 from lmplay_tui.run.telling import Level, told
 from lmplay_tui.run.view_parts import LogEntry, Mark, PredictionSeen, StageView
@@ -97,6 +98,7 @@ class RunView:
             handler = _HANDLERS.get(str(event))
             if handler is not None:
                 handler(self, record)
+            self._mark(record)
             self._tell(record)
         elif isinstance(record.get("resumed_from"), int):
             self._drop_beyond(record["resumed_from"])
@@ -127,9 +129,11 @@ class RunView:
         if sentence is not None:
             self.say(*sentence, at=_stamp(record.get("time")), event=str(record["event"]))
 
-    def _mark(self, kind: str, record: Record, text: str = "") -> None:
-        step = record.get("step")
-        self.marks.append(Mark(kind, step if isinstance(step, int) else int(self.at.step), one_line(text)))
+    def _mark(self, record: Record) -> None:
+        mark = mark_of(record)
+        if mark is not None:
+            step = record.get("step")
+            self.marks.append(Mark(mark[0], step if isinstance(step, int) else int(self.at.step), mark[1]))
 
     def _drop_beyond(self, step: int) -> None:
         self.history.drop_beyond(step)
@@ -164,7 +168,6 @@ class RunView:
         resumed_from = record.get("resumed_from")
         if isinstance(resumed_from, int):
             self._drop_beyond(resumed_from)
-            self._mark("resume", record, f"resumed at step {resumed_from}")
 
     def _take_stages(self, record: Record) -> None:
         known = {stage.name: stage for stage in self.stages}
@@ -199,7 +202,6 @@ class RunView:
         stage.rows_done = int(number(record.get("rows_done", 0)))
         stage.unigram_entropy = number(record.get("unigram_entropy"))
         self.pace.clear()
-        self._mark("stage", record, f"stage {stage.name}")
 
     def _step_done(self, record: Record) -> None:
         self.at = At(
@@ -308,17 +310,6 @@ class RunView:
     def _checkpoint_saved(self, record: Record) -> None:
         self.checkpoint = record
         self.step_time.add("save", number(record.get("blocked_s", 0)))
-        self._mark("save", record, "saved")
-
-    def _loss_spiked(self, record: Record) -> None:
-        first, last = (int(number(record.get(key, 0))) for key in ("first_row", "last_row"))
-        jump = f"{number(record.get('loss')):.3f} after {number(record.get('usual_loss')):.3f}"
-        self._mark("spike", record, f"spike {jump}, rows {first}–{last}")
-
-    def _stalled(self, record: Record) -> None:
-        sentence = told(record)
-        assert sentence is not None
-        self._mark("warning", record, sentence[1])
 
     def _take_pins(self, record: Record) -> None:
         pinned = record.get("pinned")
@@ -326,13 +317,11 @@ class RunView:
 
     def _learning_rate_changed(self, record: Record) -> None:
         self.lr_factor = number(record.get("factor", 1))
-        self._mark("lr", record, f"learning rate x {self.lr_factor:g}")
 
     def _plan_changed(self, record: Record) -> None:
         text = record.get("text")
         self.plan_text = text if isinstance(text, str) else self.plan_text
         self._take_stages(record)
-        self._mark("plan", record, "plan changed")
 
     def _paused(self, record: Record) -> None:
         self.state = "paused"
@@ -358,8 +347,6 @@ class RunView:
         self.result = record
         self.state = {"RunStopped": "stopped", "RunFailed": "failed", "RunDone": "finished"}[str(record["event"])]
         self._set_activity(self.state)
-        if self.state == "failed":
-            self._mark("warning", record, str(record.get("message", "")))
 
 
 _STEP_METRICS = {
@@ -389,10 +376,6 @@ _HANDLERS: dict[str, Callable[[RunView, Record], None]] = {
     "LearningRateChanged": RunView._learning_rate_changed,
     "PlanChanged": RunView._plan_changed,
     "StagesCounted": RunView._take_stages,
-    "Bookmarked": lambda view, record: view._mark("bookmark", record, str(record.get("note", ""))),
-    "Warned": lambda view, record: view._mark("warning", record, str(record.get("message", ""))),
-    "LossSpiked": RunView._loss_spiked,
-    "Stalled": RunView._stalled,
     "PinsChanged": RunView._take_pins,
     "Paused": RunView._paused,
     "Resumed": RunView._resumed,

@@ -19,6 +19,8 @@ def describe_changes(old: Plan, new: Plan, progress: Progress) -> list[str]:
             problems.append(f"stages.{stage.name}: has begun, so it stays where it is, as stage {i + 1}")
             continue
         problems += _problems_of(stage, new.stages[i], progress)
+    if begun:
+        problems += _held_out_problems(old, new)
     if old.train != new.train:
         problems += _train_problems(old, new)
     if problems:
@@ -36,7 +38,7 @@ def _problems_of(old: Stage, new: Stage, progress: Progress) -> list[str]:
         problems.append(f"stages.{old.name}: has begun, so its datasets stay; add a stage for other data")
     problems += [
         f"stages.{old.name}.{name}: has begun, so the order of its rows stays"
-        for name in ("shuffle", "validation_split")
+        for name in ("shuffle",)
         if old.options.get(name) != new.options.get(name)
     ]
     of_stage = progress.stages[old.name]
@@ -46,6 +48,22 @@ def _problems_of(old: Stage, new: Stage, progress: Progress) -> list[str]:
             done = of_stage.position.row / of_stage.rows_per_epoch
             problems.append(f"stages.{old.name}.epochs: {done:.4g} epochs are done already, so at least that many")
     return problems
+
+
+def _held_out_problems(old: Plan, new: Plan) -> list[str]:
+    """What says which rows are held out: it holds for the whole run, or validation would have been trained."""
+    problems = []
+    if _held_out(old) != _held_out(new):
+        problems.append("validation_split: rows have been held out by it, so it stays for the whole run")
+    if old.train.get("seed") != new.train.get("seed"):
+        problems.append("train.seed: rows have been held out by it, so it stays for the whole run")
+    return problems
+
+
+def _held_out(plan: Plan) -> object:
+    """The plan's one `validation_split`; None where it names none."""
+    values = [plan.train, *(stage.options for stage in plan.stages)]
+    return next((options["validation_split"] for options in values if "validation_split" in options), None)
 
 
 _SHAPE = ("exp", "num_blocks", "embed_dim", "num_heads", "context_len", "tokenizer")

@@ -3,8 +3,8 @@
 import re
 import shlex
 import time
-from collections.abc import Generator, Mapping
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from lmplay_tui.plan.problems import PlanError
 from lmplay_tui.plan.reading import check_name, parse_plan, read_plan
 from lmplay_tui.plan.schema import Plan
 from lmplay_tui.run.controls import Controls
-from lmplay_tui.run.events import ActivityChanged, Event, LogLine, Warned
+from lmplay_tui.run.events import ActivityChanged, Event, OptionChanged, Warned
 from lmplay_tui.run.folder import RunFolder, datasets_folder, output_folder, statistics_folder, write_whole
 from lmplay_tui.run.statistics import RunStatistics
 from lmplay_tui.text import one_line
@@ -248,10 +248,20 @@ def _say_differences(start: Start, state: TrainState) -> Generator[Event, None, 
     if differing:
         said = f"not the machine of the checkpoint ({one_line(', '.join(differing))})"
         yield Warned(f"{said}: results agree but for rounding", state.progress.step)
-    remembered = start.settings.remembered
+    yield from _say_changed_options(start, state.progress)
+
+
+def _say_changed_options(start: Start, progress: Progress) -> Iterator[Event]:
+    """Name what the command line gives and the run so far had otherwise, in the stage that it stands in."""
+    so_far = replace(start.settings, line={})
+    stage = next((stage for stage in so_far.plan.stages if stage.name == progress.stage), None)
+    before = so_far.for_run() if stage is None else so_far.for_stage(stage)
     for name, value in start.given.items():
-        if on_resume(name) is OnResume.KEPT and remembered.get(name, value) != value:
-            yield LogLine(f"{flag(name)}: {one_line(remembered[name])} -> {one_line(value)} from here on")
+        then = getattr(before, name)
+        if on_resume(name) is OnResume.KEPT and then != value:
+            yield OptionChanged(progress.step, flag(name), one_line(then), one_line(value))
+            if name in ("seed", "validation_split"):
+                yield Warned(f"{flag(name)}: rows that were held out until now may be trained", progress.step)
 
 
 def load_weights(model: torch.nn.Module, weights: Mapping[str, Any], path: Path) -> None:

@@ -108,9 +108,18 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
     document["datasets"] = {name: draw(own_datasets()) for name in own}
     choice = known | local | st.sampled_from(own) if own else known | local
     tables = {name: draw(stages(choice)) for name in stage_names}
+    hold_out_alike(document.get("train", {}), tables)
     if draw(st.booleans()) or set(stage_names) & {*keys.PLAN_KEYS, "steps"}:
         return document | {"stages": tables}
     return document | tables
+
+
+def hold_out_alike(train: dict[str, Any], tables: dict[str, dict[str, Any]]) -> None:
+    """One `validation_split` for the whole plan."""
+    name = "validation_split"
+    own = [table for table in tables.values() if name in table]
+    for table in own if name in train else tables.values() if own else ():
+        table[name] = train.get(name, own[0][name])
 
 
 loaders = st.sampled_from(

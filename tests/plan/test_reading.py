@@ -210,3 +210,32 @@ def test_a_plan_and_a_path_of_one_name(tmp_path, monkeypatch):
     assert read_plan("./demo.toml").folder == str(tmp_path)
     with pytest.raises(PlanError, match="unknown plan"):
         read_plan("DEMO")
+
+
+def stages(*splits: float | None) -> str:
+    tables = (
+        f'[stages.s{i}]\ndataset = "pydocs"\n' + ("" if split is None else f"validation_split = {split}\n")
+        for i, split in enumerate(splits)
+    )
+    return "".join(tables)
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        (stages(0.2, 0.2), []),
+        (stages(0.2), []),
+        (stages(None, 0.1), []),  # 0.1 is the default
+        ("[train]\nvalidation_split = 0.3\n" + stages(None, 0.3), []),
+        (stages(0.2, 0.3, 0.2), [6]),
+        (stages(None, 0.2), [5]),
+        ("[train]\nvalidation_split = 0.3\n" + stages(0.3, 0.2, 0.25), [8, 11]),
+        ("[train]\nvalidation_split = 0.3\n" + stages(0.2, 0.2), [5, 8]),
+    ],
+)
+def test_rows_are_held_out_alike_in_every_stage(text, lines):
+    problems = problems_of(text, file="mine.toml", folder=Path("/nowhere"))
+    assert [problem.line for problem in problems] == lines
+    for problem in problems:
+        assert problem.key.endswith(".validation_split")
+        assert "trained in another; set it once, in [train]" in problem.sentence

@@ -165,6 +165,18 @@ def test_a_silent_server_holds_nothing_up(server: Server, monkeypatch: pytest.Mo
     assert complaint is not None
 
 
+def test_the_end_of_a_run_waits_for_no_answer_for_long(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notifying, "LAST_WORDS_S", 0.2)
+    server.holds.clear()
+    notifier = Notifier(server.url, "r")
+    notifier.hear(RunDone(1, "m.lmp", 1.0))
+    begun = time.monotonic()
+    notifier.close()
+    assert time.monotonic() - begun < notifying.ANSWER_WITHIN_S / 2
+    complaint = notifier.complaint()
+    assert complaint is not None and "longer than the end of the run waits" in complaint.message
+
+
 def test_an_answer_that_does_not_come_is_called_so(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(notifying, "ANSWER_WITHIN_S", 0.2)
     server.holds.clear()

@@ -52,10 +52,10 @@ def test_the_command_is_told_how_the_run_ended(place):
 
 
 def test_its_output_is_in_the_log_and_nobody_holds_the_run_any_more(place):
-    command = "echo to-out; echo to-err >&2; cat m.run/run.json; flock -n m.run/lock echo free"
+    command = "echo to-out; echo to-err >&2; cat m.run/run.json; flock -n m.run/lock echo nobody-holds-it"
     train(training_plan=write_plan(place), model="m.lmp", on_done=command)
     log = (place / "m.run/log.txt").read_text("utf-8")
-    for said in ("to-out", "to-err", '"state": "finished"', "free"):
+    for said in ("to-out", "to-err", '"state": "finished"', "nobody-holds-it"):
         assert said in log
     assert log.index("the plan is done") < log.index("--on-done begins") < log.index("to-out")
 

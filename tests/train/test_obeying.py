@@ -146,6 +146,8 @@ def test_the_rest_of_the_plan_may_change_and_its_past_may_not(place):
         (PLAN.replace("epochs = 0.4", "epochs = 0.001"), "stages.stories.epochs"),
         (PLAN.replace("embed_dim = 16", "embed_dim = 32"), "train.embed_dim"),
         (PLAN.replace("epochs = 1.2", "epochs = -1"), "epochs"),
+        (PLAN.replace("lr = 0.01", "lr = 0.01\nvalidation_split = 0.2"), "validation_split: rows have been held out"),
+        (PLAN.replace("lr = 0.01", "lr = 0.01\nseed = 3"), "train.seed: rows have been held out"),
         ("nonsense", "nonsense"),
     ):
         events = ask_at(2, asked.ChangePlan(bad), training_plan=plan, model=f"bad{len(bad)}.lmp")

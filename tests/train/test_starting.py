@@ -5,7 +5,8 @@ import json
 import pytest
 import torch
 
-from lmplay_tui.run.events import RunDone, RunFailed, StepDone
+from lmplay_tui.run.events import OptionChanged, RunDone, RunFailed, StepDone, Warned
+from lmplay_tui.run.view import RunView
 from lmplay_tui.train.checkpoint import load_checkpoint
 from tests.models.test_lmplay_weights import their_state, with_components
 from tests.train.runs import PLAN, differences, last, losses, state_of, stop_after, train, write_plan
@@ -177,3 +178,29 @@ def test_journals_of_a_run_that_died_are_continued_without_a_break(place):
     train(resume=str(place / "m.prev.lmp"))
     again = [json.loads(line) for line in (place / "m.run/metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     assert {"resumed_from"} == again[len(lines)].keys()
+
+
+def changes(events) -> list[tuple[str, str, str]]:
+    return [(e.option, e.before, e.after) for e in events if isinstance(e, OptionChanged)]
+
+
+def test_what_a_resume_gives_otherwise_is_said_and_marked(place):
+    plan = write_plan(place)
+    assert changes(stop_after(2, training_plan=plan, model="m.lmp", weight_decay=0.1)) == []
+    assert changes(stop_after(3, model="m.lmp", weight_decay=0.1, lr=0.01)) == [], "as it was"
+    events = stop_after(4, model="m.lmp", lr=0.02, weight_decay=0.2)
+    assert changes(events) == [("--lr", "0.01", "0.02"), ("--weight-decay", "0.1", "0.2")]
+    assert changes(stop_after(5, model="m.lmp")) == []
+    assert "--lr: 0.01 -> 0.02 from step 3 on" in (place / "m.run/log.txt").read_text("utf-8")
+    view = RunView()
+    for line in (place / "m.run/events.jsonl").read_text("utf-8").splitlines():
+        view.apply(json.loads(line))
+    assert ("plan", 3, "--lr: 0.01 -> 0.02 from step 3 on") in [(m.kind, m.step, m.text) for m in view.marks]
+
+
+@pytest.mark.parametrize("option", [{"seed": 7}, {"validation_split": 0.3}])
+def test_other_rows_held_out_on_a_resume_are_warned_of(place, option):
+    stop_after(2, training_plan=write_plan(place), model="m.lmp")
+    said = [e.message for e in stop_after(3, model="m.lmp", **option) if isinstance(e, Warned)]
+    assert any("rows that were held out until now may be trained" in line for line in said)
+    assert not any("held out" in e.message for e in stop_after(4, model="m.lmp") if isinstance(e, Warned))

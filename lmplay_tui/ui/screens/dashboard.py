@@ -167,6 +167,8 @@ class Dashboard(Planning):
             body.styles.grid_rows = rows
 
     def _choose_pane(self, number: int, *, focus: bool = True) -> None:
+        if focus:  # else the pane that is hidden hands its focus to the next one, and that one would be chosen
+            self.set_focus(None)
         self._shown_pane = number
         self.query_one(PaneTabs).choose(number - 1)
         for i, name in enumerate(PANES, start=1):
