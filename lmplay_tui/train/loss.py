@@ -78,6 +78,11 @@ class HeadLoss:
     def __init__(self, kernel: Kernel = softmax_gradient) -> None:
         self.kernel = kernel
         self._memory: dict[str, Tensor] = {}
+        self._converted: Tensor | None = None  # the weight whose copy in another format holds for this step
+
+    def begin_step(self) -> None:
+        """The weights have moved since the last call: nothing made of them holds any more."""
+        self._converted = None
 
     def __call__(
         self, head: nn.Linear, x_NC: Tensor, targets_N: Tensor, factor: Tensor
@@ -134,11 +139,17 @@ class HeadLoss:
         return memory
 
     def _in_format(self, weight_VC: Tensor, dtype: torch.dtype) -> Tensor:
-        """The weight in the number format of the products."""
+        """The weight in the number format of the products; made once a step, for all of its mini-batches."""
         if weight_VC.dtype == dtype:
             return weight_VC.detach()
         size = weight_VC.numel()
-        return self._kept("weight", size, dtype, weight_VC.device)[:size].view(weight_VC.shape).copy_(weight_VC)
+        known = self._memory.get("weight")
+        memory = self._kept("weight", size, dtype, weight_VC.device)
+        converted_VC = memory[:size].view(weight_VC.shape)
+        if memory is not known or self._converted is not weight_VC:
+            converted_VC.copy_(weight_VC)
+            self._converted = weight_VC
+        return converted_VC
 
     def _add_product(self, weight_VC: Tensor, grad_nV: Tensor, x_nC: Tensor) -> None:
         """Add the weight's gradient of a chunk; sums of half-precision products are kept in the weight's format."""

@@ -129,6 +129,7 @@ def accumulate_gradients(
     """
     by_tokens = settings.normalization == "tokens"
     batch_loss_tokens = num_loss_tokens(samples, include_prompts=settings.include_prompts)
+    settings.head_loss.begin_step()
     result = StepResult(num_samples=len(samples), num_loss_tokens=batch_loss_tokens)
     loss = torch.zeros((), dtype=settings.exact, device=settings.device)
     argmaxes: list[Tensor] = []

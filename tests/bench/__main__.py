@@ -1,4 +1,4 @@
-"""Measurements: `python -m tests.bench train|resume|save|tokenize|cut|ui|all`. Needs nothing but the plain install.
+"""Measurements: `python -m tests.bench PART`, or `all`. Needs nothing but the plain install.
 
 Times on a busy machine are noise: contenders are run in turn, compared with each other in the same run, and by medians.
 """
@@ -7,7 +7,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from tests.bench import runs, texts, training, ui
+from tests.bench import journals, runs, texts, training, ui
 
 Measurement = Callable[[argparse.Namespace], dict[str, str]]
 
@@ -23,7 +23,7 @@ def _train_both(arguments: argparse.Namespace) -> dict[str, str]:
 
 ALL: dict[str, Measurement] = {
     "train": _train_both, "resume": runs.run_resume, "save": runs.run_save, "tokenize": texts.run_tokenize,
-    "cut": texts.run_cut, "ui": ui.run,
+    "cut": texts.run_cut, "journal": journals.run, "ui": ui.run,
 }  # fmt: skip
 
 

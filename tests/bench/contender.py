@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from lmplay_tui.threads import wait_briefly
-from tests.bench.settings import LR, SETTINGS, WARM_UP_STEPS, WEIGHT_DECAY, Setting, cpu_s, line, plan_text
+from tests.bench.settings import LR, SETTINGS, WARM_UP_STEPS, WEIGHT_DECAY, Setting, cpu_s, line, plan_text, rss_mb
+
+MEMORY_LOOKS = (0.25, 0.5, 1.0)  # when, of the measured time, it is looked how much memory is held: growth shows
 
 
 def run_trainer(setting: Setting, asked: dict[str, Any]) -> dict[str, Any]:
@@ -27,6 +29,7 @@ def run_trainer(setting: Setting, asked: dict[str, Any]) -> dict[str, Any]:
         given: dict[str, Any] = {"training_plan": str(plan), "model": f"{folder}/bench.lmp", "out_dir": folder}
         given |= {name: True for name in ("amp", "compile_model") if asked[name]}
         controls, steps, note = Controls(), [], ""
+        held: list[int] = []
         begun = began_cpu = 0.0
         for event in run_events(given, controls):
             match event:
@@ -35,6 +38,8 @@ def run_trainer(setting: Setting, asked: dict[str, Any]) -> dict[str, Any]:
                 case StepDone():
                     steps.append(event)
                     seconds, cpu = time.perf_counter() - begun, cpu_s() - began_cpu
+                    if seconds >= asked["seconds"] * MEMORY_LOOKS[min(len(held), len(MEMORY_LOOKS) - 1)]:
+                        held.append(round(rss_mb()))
                     if seconds >= asked["seconds"]:
                         controls.send(Stop())
                         break
@@ -56,7 +61,7 @@ def run_trainer(setting: Setting, asked: dict[str, Any]) -> dict[str, Any]:
         tokens=sum(s.step_tokens for s in steps), samples=sum(s.samples for s in steps), seconds=seconds, cpu=cpu,
         flops=sum(count.of(s.step_tokens, s.loss_tokens, s.step_tokens / s.samples) for s in steps),
         peak_flops=peak_flops(choose_device("auto"), _dtype(asked))[0], final_loss=steps[-1].loss,
-        other_share=round(1 - worked / seconds, 4), steps=len(steps), note=note,
+        other_share=round(1 - worked / seconds, 4), steps=len(steps), rss_mb=held, note=note,
     )  # fmt: skip
 
 

@@ -64,6 +64,13 @@ def peak_rss_mb() -> float:
     return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
 
 
+def rss_mb() -> float:
+    """The memory that this process holds now."""
+    import psutil
+
+    return float(psutil.Process().memory_info().rss) / (1 << 20)
+
+
 def cpu_s() -> float:
     """Processor seconds of this process, all threads: what a busy machine does not blur."""
     times = os.times()

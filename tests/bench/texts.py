@@ -16,16 +16,21 @@ def _ignored(activity: str, detail: str, fraction: float | None) -> None:
     """Nobody watches the loading here."""
 
 
-def stage_data(setting: Setting, data: str) -> Any:
-    """The data of the comparison's one stage."""
-    from lmplay_tui.data.stage_data import open_stage
-    from lmplay_tui.data.tokenizer import load_tokenizer
+def stage_and_options(setting: Setting, data: str) -> tuple[Any, Any]:
+    """The comparison's one stage, and what holds in it."""
     from lmplay_tui.plan.reading import parse_plan
     from lmplay_tui.train.settings import Settings
 
     plan = parse_plan(plan_text(setting, data), name="bench", file="bench", folder=Path.cwd())
-    stage = plan.stages[0]
-    options = Settings(plan, {}).for_stage(stage)
+    return plan.stages[0], Settings(plan, {}).for_stage(plan.stages[0])
+
+
+def stage_data(setting: Setting, data: str) -> Any:
+    """The data of the comparison's one stage."""
+    from lmplay_tui.data.stage_data import open_stage
+    from lmplay_tui.data.tokenizer import load_tokenizer
+
+    stage, options = stage_and_options(setting, data)
     return open_stage(
         stage, options, load_tokenizer(TOKENIZER), datasets_folder=Path(tempfile.gettempdir()), report=_ignored
     )
@@ -63,8 +68,34 @@ def run_cut(arguments: Any) -> dict[str, str]:
         seconds = time.perf_counter() - begun
         tokens = sum(len(s.prompt_ids) + len(s.truth_ids) for batch in batches for s in batch.samples)
         rows[f"cut {setting.name}: tokens/s"] = f"{tokens / seconds:,.0f}"
+        rows |= _in_process(setting, [batch.digest() for batch in batches])
         rows[f"padding {setting.name}"] = f"{100 * _padding(batches, setting):.1f} %"
     return rows
+
+
+def _in_process(setting: Setting, digests: list[str]) -> dict[str, str]:
+    """The same by the process that takes over where steps wait: until it has opened the data, and its rate."""
+    from lmplay_tui.data.batches import Position
+    from lmplay_tui.data.reader import Job, ReaderProcess
+
+    stage, options = stage_and_options(setting, "pydocs")
+    begun = time.perf_counter()
+    process = ReaderProcess(Job(stage, options, TOKENIZER, Path(tempfile.gettempdir())))
+    messages = process.messages()
+    next(messages)
+    opened = time.perf_counter()
+    process.begin(Position())
+    found = list(itertools.islice(messages, BATCHES))
+    seconds = time.perf_counter() - opened
+    process.kill()
+    process.close()
+    if [batch.digest() for batch in found] != digests:
+        raise SystemExit("the reader's process cuts other batches than its thread")
+    tokens = sum(len(s.prompt_ids) + len(s.truth_ids) for batch in found for s in batch.samples)
+    return {
+        f"cut {setting.name} in a process: until it is open": f"{opened - begun:.2f} s",
+        f"cut {setting.name} in a process: tokens/s": f"{tokens / seconds:,.0f}",
+    }
 
 
 def _padding(batches: list[Any], setting: Setting) -> float:

@@ -178,3 +178,24 @@ def test_a_head_of_the_users_own_is_called_as_it_is() -> None:
     ids, index, targets = torch.randint(0, 20, (1, 8)), torch.arange(8), torch.randint(0, 20, (8,))
     loss, _ = loss_and_argmax(model, body_of(model), ids, index, targets)
     torch.testing.assert_close(loss, F.cross_entropy(model(ids)[0], targets, reduction="sum"))
+
+
+def test_the_weights_copy_in_half_precision_is_of_this_step() -> None:
+    """It is made once for all mini-batches of a step, and anew once the optimizer has moved the weights."""
+    torch.manual_seed(0)
+    model = GPT2ish(vocab_size=3000, context_len=40, num_blocks=1, embed_dim=32, num_heads=2, dropout=0.0)
+    cpu = torch.device("cpu")
+
+    def settings_with(head_loss: HeadLoss) -> StepSettings:
+        return StepSettings(
+            device=cpu, mini_batch_size=1, normalization="tokens", include_prompts=False, grad_clip=None,
+            autocast=Precision(cpu, torch.bfloat16).autocast, head_loss=head_loss,
+        )  # fmt: skip
+
+    kept = settings_with(HeadLoss())
+    for step in range(3):
+        found = accumulate_gradients(model, body_of(model), a_step(step), kept).loss
+        fresh = accumulate_gradients(model, body_of(model), a_step(step), settings_with(HeadLoss())).loss
+        assert found == fresh
+        with torch.no_grad():
+            model.head.weight *= 3
