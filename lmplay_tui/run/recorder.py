@@ -43,6 +43,7 @@ class Recorder:
             "host": socket.gethostname(),
             "boot": boot_id(),
             "started": utc_now(),
+            "plan_folder": run.status().get("plan_folder", ""),
         }
 
     def record(self, event: said.Event) -> list[said.Event]:

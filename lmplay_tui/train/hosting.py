@@ -115,12 +115,17 @@ def _aftermath(
 
 
 def _start_anew(run: RunFolder, lock: RunLock, given: Mapping[str, Any]) -> RunLock:
-    """Move what there is out of the way, the run's folder with its lock included."""
+    """Move what there is out of the way, the run's folder with its lock included; its plan holds without another."""
+    plan = run.plan.read_bytes() if run.plan.is_file() else None
+    folder = run.status().get("plan_folder", "")
     set_aside(run, statistics_folder(given.get("out_dir")))
     lock.release()
     run.create()
     fresh = RunLock(run)
     fresh.take()
+    if plan is not None:
+        write_whole(run.plan, plan)
+        run.write_status({"name": run.name, "plan_folder": folder})
     return fresh
 
 

@@ -114,9 +114,7 @@ def read_start(run: RunFolder, given: Mapping[str, Any], warnings: list[str]) ->
         found = newest_checkpoint(run, warnings.append)
         checkpoint = found[0] if found else None
     if checkpoint is None:
-        if not given.get("training_plan") and not given.get("initial_model") and "model" in given:
-            warnings.append(f"{one_line(run.model)} is not there yet: training anew with plan {DEFAULT_PLAN}")
-        plan = read_plan(given.get("training_plan", DEFAULT_PLAN))
+        plan = _plan_to_begin_with(run, given, warnings)
         return Start(run, given, Settings(plan, given, plan_as_given=plan.text), None)
     curriculum = checkpoint["curriculum"]["state_args"]
     try:
@@ -138,6 +136,21 @@ def read_start(run: RunFolder, given: Mapping[str, Any], warnings: list[str]) ->
     if plan is not plan_before:
         warnings += [f"changed plan: {line}" for line in describe_changes(plan_before, plan, start.progress)]
     return start
+
+
+def _plan_to_begin_with(run: RunFolder, given: Mapping[str, Any], warnings: list[str]) -> Plan:
+    """The plan that was asked for, else the one that this run had, else the default. Raises `PlanError`."""
+    if "training_plan" in given or "model" not in given:
+        return read_plan(given.get("training_plan", DEFAULT_PLAN))
+    try:
+        text = run.plan.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        if not given.get("initial_model"):
+            warnings.append(f"{one_line(run.model)} is not there yet: training anew with plan {DEFAULT_PLAN}")
+        return read_plan(DEFAULT_PLAN)
+    folder = run.status().get("plan_folder")
+    start = Path(folder) if isinstance(folder, str) and folder else run.model.parent
+    return parse_plan(text, name=run.name, file=str(run.plan), folder=start)
 
 
 def choose_plan(own: Plan, file: Plan, as_given: str, warnings: list[str]) -> Plan:

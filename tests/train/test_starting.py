@@ -204,3 +204,26 @@ def test_other_rows_held_out_on_a_resume_are_warned_of(place, option):
     said = [e.message for e in stop_after(3, model="m.lmp", **option) if isinstance(e, Warned)]
     assert any("rows that were held out until now may be trained" in line for line in said)
     assert not any("held out" in e.message for e in stop_after(4, model="m.lmp") if isinstance(e, Warned))
+
+
+@pytest.mark.parametrize("way", [{"reset_history": True}, {"resume": "none"}])
+def test_a_start_anew_has_the_runs_own_plan(place, way):
+    """Its relative paths too, wherever the plan lay and the run lies."""
+    (place / "plans").mkdir()
+    text = PLAN.replace('"stories.', '"../stories.').replace('"pairs.', '"../pairs.')
+    plan = write_plan(place / "plans", text)
+    first = stop_after(2, training_plan=plan, model="runs/m.lmp")
+    again = stop_after(2, model="runs/m.lmp", **way)
+    assert losses(again) == losses(first), last(again)
+    assert (place / "runs/m.run/plan.toml").read_text("utf-8") == text
+    assert [path.name for path in (place / "runs/m.past").glob("*/m.run/plan.toml")] == ["plan.toml"]
+    third = stop_after(2, model="runs/m.lmp", **way)
+    assert losses(third) == losses(first), "and once more"
+
+
+def test_a_run_that_died_before_its_first_checkpoint_begins_with_its_own_plan(place):
+    stop_after(1, training_plan=write_plan(place), model="m.lmp")
+    (place / "m.lmp").unlink()
+    events = stop_after(2, model="m.lmp")
+    assert [step for step, *_ in losses(events)] == [1, 2], last(events)
+    assert not [e for e in events if isinstance(e, Warned)]

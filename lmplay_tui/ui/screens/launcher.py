@@ -220,10 +220,7 @@ class Launcher(Screen[None]):
             elif what == "resume":
                 self.post_message(StartAsked({"model": path, "device": self._device}))
             elif what == "anew":
-                given = {"model": path, "device": self._device, "reset_history": True}
-                if entry.folder.plan.exists():
-                    given["training_plan"] = str(entry.folder.plan)
-                self.post_message(StartAsked(given))
+                self.post_message(StartAsked({"model": path, "device": self._device, "reset_history": True}))
 
         resume = Choice("r", "resume", "go on where it was saved", "resume")
         view = Choice("v", "view", "look at its curves, predictions and log", "view")
