@@ -29,7 +29,14 @@ class Pace:
     def _rate(self, column: int, window_s: float) -> float:
         if self._last is None or not self._marks:
             return math.nan
-        first = next((mark for mark in self._marks if mark[0] >= self._last[0] - window_s), self._marks[-1])
+        since = self._last[0] - window_s
+        first = self._marks[0]
+        if first[0] < since:  # look from the end, where a short window begins
+            first = self._marks[-1]
+            for mark in reversed(self._marks):
+                if mark[0] < since:
+                    break
+                first = mark
         seconds = self._last[0] - first[0]
         return (self._last[column] - first[column]) / seconds if seconds > 0.2 else math.nan
 

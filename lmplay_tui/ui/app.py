@@ -1,5 +1,6 @@
 """The dashboard's application: it starts a run or looks at one, and leaves the terminal as it was."""
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -9,10 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any, ClassVar
 
-from textual import on
+from textual import events, on
 from textual.actions import SkipAction
 from textual.app import App, SystemCommand
 from textual.binding import Binding
+from textual.message import Message
 from textual.screen import ModalScreen, Screen
 
 from lmplay_tui.errors import EXIT_LEFT_AT_ONCE, EXIT_OK
@@ -23,14 +25,16 @@ from lmplay_tui.ui.ascii import AsciiFilter, terminal_needs_ascii
 from lmplay_tui.ui.desktop import notification, title_sequence
 from lmplay_tui.ui.ending import ending_lines
 from lmplay_tui.ui.messages import LeaveAsked, Rang, StartAsked, TitleChanged
+from lmplay_tui.ui.output import QUESTION, Line, use_our_output
 from lmplay_tui.ui.screens.commanding import TWICE_WITHIN_S
 from lmplay_tui.ui.screens.dashboard import Dashboard
 from lmplay_tui.ui.screens.launcher import Launcher
 from lmplay_tui.ui.session import LiveSource, end_anyway
 from lmplay_tui.ui.source import FolderSource, Source
-from lmplay_tui.ui.terminal import Signals, StrayPrints, use_our_output
+from lmplay_tui.ui.terminal import Signals, StrayPrints
 
 SWITCH_INTERVAL_S = 1e-4  # the interpreter's: a refresh holds up the trainer a fiftieth of what it did with 5 ms
+LAST_ANSWER_S = 0.5  # of a terminal, before it is given back
 _HERE = Path(__file__).parent
 
 
@@ -59,6 +63,7 @@ class LmplayApp(App[int]):
         source: Source | None = None,
         launcher: bool = False,
         stray: StrayPrints | None = None,
+        line: Line | None = None,
         timers: bool = True,
     ) -> None:
         """`timers` False: a test calls `tick` itself."""
@@ -67,7 +72,9 @@ class LmplayApp(App[int]):
         self.source = source
         self._launcher = launcher
         self._stray = stray
+        self._line = line  # to a real terminal
         self._ticks = timers
+        self._leaving = False
         self.leave_wanted = False  # set by signal handlers, looked at by `tick`
         self.left_at_once = False
         self._interrupted_at = -TWICE_WITHIN_S
@@ -124,6 +131,7 @@ class LmplayApp(App[int]):
 
     def tick(self) -> None:
         """Some times a second: take in what is new, leave when it is over."""
+        self._paint_held()
         source = self.source
         if self.left_at_once:
             self.exit(EXIT_LEFT_AT_ONCE)
@@ -161,7 +169,8 @@ class LmplayApp(App[int]):
     @on(TitleChanged)
     def _set_title(self, message: TitleChanged) -> None:
         """Not by Textual's `title`, whose change paints the whole screen again."""
-        self._to_terminal(title_sequence(message.text, os.environ))
+        if self._line is not None and not self._line.behind:  # else the next one
+            self._to_terminal(title_sequence(message.text, os.environ))
 
     @on(Rang)
     def _ring(self, message: Rang) -> None:
@@ -172,6 +181,43 @@ class LmplayApp(App[int]):
     def _to_terminal(self, sequence: str) -> None:
         if sequence and self._driver is not None and not self.is_headless:
             self._driver.write(sequence)
+
+    # ---- the line to the terminal
+
+    def post_message(self, message: Message) -> bool:
+        """The terminal's answers are taken at once, whatever else waits."""
+        if not isinstance(message, events.CursorPosition) or self._line is None:
+            return super().post_message(message)
+        self._line.answered()
+        if self._line.held:
+            self.call_later(self._paint_held)
+        self._ask()
+        return True
+
+    def post_display_hook(self) -> None:
+        """A picture has been sent, or has to wait."""
+        self._ask()
+
+    def _ask(self) -> None:
+        if self._line is not None and self._driver is not None and not self._leaving and self._line.wants_to_ask():
+            self._driver.write(QUESTION)
+
+    def _paint_held(self) -> None:
+        """Paint what had to wait, as it is now, once the terminal has caught up."""
+        if self._line is None or not self._line.held:
+            return
+        if self._line.behind:
+            self._ask()
+        else:
+            self.screen._compositor_refresh()
+
+    async def _on_exit_app(self) -> None:
+        """An answer that is still on its way would be typed into the shell."""
+        self._leaving = True
+        end = time.monotonic() + LAST_ANSWER_S
+        while self._line is not None and self._line.awaits_answer and time.monotonic() < end:
+            await asyncio.sleep(0.01)
+        await super()._on_exit_app()
 
     # ---- leaving
 
@@ -251,11 +297,11 @@ def run_dashboard(given: Mapping[str, Any], *, attach: RunFolder | None = None, 
 
     time_zone(given.get("tz"))
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    use_our_output()
+    line = use_our_output()
     source: Source | None = FolderSource(attach) if attach is not None else None
     live = LiveSource(given) if source is None and not launcher else None
     stray = StrayPrints()
-    app = LmplayApp(given, source=live or source, launcher=launcher, stray=stray)
+    app = LmplayApp(given, source=live or source, launcher=launcher, stray=stray, line=line)
     signals = Signals(app.stop_by_signal, app.line_lost, app.save_by_signal)
     signals.install()
     with stray.caught():

@@ -5,6 +5,7 @@ commands go through `Controls`, which takes no lock.
 """
 
 import contextlib
+import gc
 import os
 import threading
 import time
@@ -114,6 +115,8 @@ class LiveSource:
         try:
             for event in self._run_events():
                 self._put(event)
+                if isinstance(event, StepDone) and not gc.get_freeze_count():
+                    gc.freeze()  # what start-up has made stays; to search it for garbage stops both threads for 0.1 s
             self._draw_pictures()
         except BaseException as error:
             self._put(RunFailed(f"a bug: {type(error).__name__}: {one_line(error)}", EXIT_BUG, step=0, path=None))

@@ -16,56 +16,6 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import IO, Any
 
-from rich.console import Console
-from textual import _compositor
-from textual._compositor import ChopsUpdate
-from textual.drivers import linux_driver
-from textual.drivers._writer_thread import WriterThread
-
-
-class SafeWriter(WriterThread):
-    """A writer that outlives its terminal, and says that it is gone where no signal does.
-
-    Textual's own dies at the first write to a closed line; its queue of 30 fills and blocks the event loop for ever.
-    """
-
-    def run(self) -> None:
-        dead = False
-        while (text := self._queue.get()) is not None:
-            if dead:
-                continue
-            try:
-                self._file.write(text)
-                if self._queue.qsize() == 0:
-                    self._file.flush()
-            except (OSError, ValueError):
-                dead = True
-                os.kill(os.getpid(), signal.SIGHUP)
-        with contextlib.suppress(OSError, ValueError):
-            self._file.flush()
-
-
-class ExactUpdate(ChopsUpdate):
-    """Sends the changed cells of a row alone; Textual's own sends all from the widget's left edge to the last one."""
-
-    def render_segments(self, console: Console) -> str:
-        sequences = []
-        for y, first, beyond in self.spans:
-            for end, (x, strip) in zip(self.chop_ends[y], self.chops[y].items(), strict=False):
-                if strip is None or x >= beyond or end <= first:
-                    continue
-                start = max(x, first)
-                part = strip.crop(start - x, min(end, beyond) - x)
-                sequences.append(f"\x1b[{y + 1};{start + 1}H{part.render(console)}")
-        return "".join(sequences)
-
-
-def use_our_output() -> None:
-    """Put our writer and our updates in the place of Textual's; both are looked up when they are needed."""
-    setattr(_compositor, "ChopsUpdate", ExactUpdate)  # noqa: B010  (a name that the module owns)
-    setattr(linux_driver, "WriterThread", SafeWriter)  # noqa: B010  (a name that the module imports)
-
-
 _kept_open: list[int] = []
 
 

@@ -9,6 +9,7 @@ from textual import events, on
 from textual.app import ComposeResult
 from textual.containers import Container, Horizontal
 from textual.dom import DOMNode
+from textual.reactive import Reactive
 from textual.widget import Widget
 from textual.widgets import Button
 
@@ -41,6 +42,7 @@ class Dashboard(Planning):
     """Polls its source and hands what it finds to the panes."""
 
     AUTO_FOCUS = "#curves"
+    focused: Reactive[Widget | None] = Reactive(None, repaint=False)  # Textual's paints the whole screen again
 
     def __init__(self, source: Source, options: Mapping[str, Any], *, ascii_only: bool = False) -> None:
         super().__init__()

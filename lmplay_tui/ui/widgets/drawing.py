@@ -1,22 +1,22 @@
-"""A chart as rows of cells: plotext draws lines and axes, we lay marks, references and the cursor over them."""
+"""A chart as rows of cells: plotext makes axes and labels; curves, marks, references and cursor are laid into it."""
 
 import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lmplay_tui.run.history import Floats
-from lmplay_tui.ui.widgets.lines import Piece, Row
-from lmplay_tui.ui.widgets.raster import BRAILLE, raster
+from lmplay_tui.ui.widgets.lines import Row
+from lmplay_tui.ui.widgets.raster import BRAILLE_SIGNS, raster
 
 LABEL_CELLS = 7  # y labels; the axis follows them
 
-Cell = tuple[str, str]
-
-_STYLES = ("", "ghost", "raw", "train", "val", "eval", "accent")  # plotext's colour numbers stand for these, from 1
+STYLES = ("", "ghost", "raw", "train", "val", "eval", "accent", "axis", "label", "dim", "good", "warn", "bad")
 _COLOUR = re.compile(r"\x1b\[([0-9;]*)m")
 
 
@@ -133,20 +133,72 @@ def draw(chart: Chart, width: int, height: int) -> list[Row]:
     plot_height = height - sign_rows
     if canvas_width < 8 or plot_height < 4:
         return []
-    grid = _plotted(chart, width, plot_height)
-    canvas_height = plot_height - 2
-    _lay_over(grid, chart, canvas_width, canvas_height)
-    rows = [_row(cells) for cells in grid]
+    grid = _framed(chart, width, plot_height)
+    canvas = grid.part(plot_height - 2, LABEL_CELLS + 1)
+    _paint(canvas, chart)
+    for y, label in chart.references:
+        _lay_reference(canvas, chart.y_range, y, label)
+    for note in chart.notes:
+        if note.line:
+            _lay_column(canvas, column_of(note.x, chart.x_range, canvas_width), "┊", "axis")
+    if chart.cursor is not None:
+        _lay_column(canvas, column_of(chart.cursor, chart.x_range, canvas_width), "│", "accent")
+    rows = [_row(signs, styles) for signs, styles in zip(grid.signs, grid.styles, strict=True)]
     if sign_rows:
-        rows.append(_signs(chart, canvas_width))
+        rows.append(_note_signs(chart, canvas_width))
     return rows
 
 
-def _plotted(chart: Chart, width: int, height: int) -> list[list[Cell]]:
-    from textual_plotext.plot import Plot  # 50 ms at first use: not before the first frame
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Cells as arrays of rows and columns: a character each, and the number of its style in `STYLES`."""
 
+    signs: NDArray[np.str_]
+    styles: NDArray[np.int8]
+
+    @classmethod
+    def blank(cls, height: int, width: int) -> "Grid":
+        return cls(np.full((height, width), " "), np.zeros((height, width), np.int8))
+
+    def part(self, rows: int, first_column: int) -> "Grid":
+        """The same cells above and right of there."""
+        return Grid(self.signs[:rows, first_column:], self.styles[:rows, first_column:])
+
+    def put(self, where: Any, signs: Any, style: str) -> None:
+        self.signs[where] = signs
+        self.styles[where] = STYLES.index(style)
+
+
+def _framed(chart: Chart, width: int, height: int) -> Grid:
+    """Axes and labels, nothing drawn yet."""
     low, high = chart.y_range
     first, last = chart.x_range
+    y_ticks = ticks(low, high, max((height - 2) // 2, 3)) or [low]
+    x_ticks = ticks(first, last, max((width - LABEL_CELLS) // 14, 2), whole=not chart.time_axis)
+    lines = _frame(
+        width, height, chart.x_range, chart.y_range,
+        tuple((x, short_time(x) if chart.time_axis else short_number(x)) for x in x_ticks),
+        tuple((y, _y_label(y, chart.log).rjust(LABEL_CELLS)) for y in y_ticks),
+    )  # fmt: skip
+    grid = Grid.blank(height, width)
+    for row, line in zip(grid.signs, lines, strict=False):
+        row[: len(line)] = list(line)
+    grid.styles[:, :LABEL_CELLS] = grid.styles[-1] = STYLES.index("label")
+    grid.styles[:-2, LABEL_CELLS] = grid.styles[-2] = STYLES.index("axis")
+    return grid
+
+
+Labels = tuple[tuple[float, str], ...]
+
+
+@lru_cache(maxsize=64)
+def _frame(  # noqa: PLR0917
+    width: int, height: int, x_range: tuple[float, float], y_range: tuple[float, float], x_labels: Labels,
+    y_labels: Labels,
+) -> tuple[str, ...]:  # fmt: skip
+    """plotext's axes, as lines of text. They take ten times what the curves take, and change when a range does."""
+    from textual_plotext.plot import Plot  # 50 ms at first use: not before the first frame
+
     plot: Any = Plot()
     plot._limit_size(False, False)  # it takes COLUMNS, or 80, for the width that there is
     plot._set_size(width, height)
@@ -154,115 +206,52 @@ def _plotted(chart: Chart, width: int, height: int) -> list[list[Cell]]:
     plot.theme("clear")
     plot.xaxes(True, False)
     plot.yaxes(True, False)
-    plot.xlim(first, last)
-    plot.ylim(low, high)
-    y_ticks = ticks(low, high, max((height - 2) // 2, 3))
-    plot.yticks(y_ticks, [_y_label(y, chart.log).rjust(LABEL_CELLS) for y in y_ticks])
-    x_ticks = ticks(first, last, max((width - LABEL_CELLS) // 14, 2), whole=not chart.time_axis)
-    plot.xticks(x_ticks, [short_time(x) if chart.time_axis else short_number(x) for x in x_ticks])
-    if not y_ticks:
-        plot.yticks([low], [_y_label(low, chart.log).rjust(LABEL_CELLS)])
-    columns, rows, markers, colours = _painted(chart, width - LABEL_CELLS - 1, height - 2)
-    if columns:
-        # plotext puts each sign into the cell of its x and y: the middle of that cell is sure to be inside.
-        xs = [first + column * (last - first) / (width - LABEL_CELLS - 2) for column in columns]
-        ys = [high - row * (high - low) / (height - 3) for row in rows]
-        plot.scatter(xs, ys, marker=markers, color=colours)
-    else:
-        plot.scatter([first], [low], marker=" ")
-    return _cells(plot.build(), width, height)
+    plot.xlim(*x_range)
+    plot.ylim(*y_range)
+    plot.xticks([x for x, _ in x_labels], [label for _, label in x_labels])
+    plot.yticks([y for y, _ in y_labels], [label for _, label in y_labels])
+    plot.scatter([x_range[0]], [y_range[0]], marker=" ")
+    return tuple(line[:width] for line in _COLOUR.sub("", plot.build()).split("\n")[:height])
 
 
-def _painted(chart: Chart, width: int, height: int) -> tuple[list[int], list[int], list[str], list[int]]:
-    """Column, row, sign and colour of each cell that the curves fill; later curves stand before earlier ones."""
-    bits = np.zeros((height, width), np.uint8)
-    style = np.zeros((height, width), np.int64)
-    points: dict[tuple[int, int], tuple[str, int]] = {}
+def _paint(canvas: Grid, chart: Chart) -> None:
+    """The curves as dots of cells, later ones before earlier ones; points of their own before all lines."""
+    height, width = canvas.signs.shape
     (first, last), (low, high) = chart.x_range, chart.y_range
+    points = []
     for curve in chart.curves:
-        colour = _STYLES.index(curve.style)
         if curve.marker == "line" and len(curve.x) > 1:
             dots = raster(curve.x, np.clip(curve.y, low, high), chart.x_range, chart.y_range, width, height)
-            bits[dots > 0] = dots[dots > 0]
-            style[dots > 0] = colour
-            continue
+            filled = dots > 0
+            canvas.put(filled, "*" if chart.ascii_only else BRAILLE_SIGNS[dots[filled]], curve.style)
+        else:
+            points.append(curve)
+    for curve in points:
         inside = np.isfinite(curve.y) & (curve.x >= first) & (curve.x <= last)
         columns = np.rint((curve.x[inside] - first) / (last - first) * (width - 1)).astype(np.int64)
         rows = np.rint((high - np.clip(curve.y[inside], low, high)) / (high - low) * (height - 1)).astype(np.int64)
-        sign = "●" if curve.marker == "line" else curve.marker
-        for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
-            points[row, column] = (sign, colour)
-    filled = [(r, c) for r, c in np.argwhere(bits > 0).tolist() if (r, c) not in points]
-    signs = [chr(BRAILLE + int(bits[r, c])) for r, c in filled] if not chart.ascii_only else ["*"] * len(filled)
-    return (
-        [c for _, c in filled] + [c for _, c in points],
-        [r for r, _ in filled] + [r for r, _ in points],
-        signs + [sign for sign, _ in points.values()],
-        [int(style[r, c]) for r, c in filled] + [colour for _, colour in points.values()],
-    )
+        canvas.put((rows, columns), "●" if curve.marker == "line" else curve.marker, curve.style)
 
 
 def _y_label(value: float, log: bool) -> str:
     return short_number(float(10.0**value) if log else value)
 
 
-def _cells(built: str, width: int, height: int) -> list[list[Cell]]:
-    """plotext's text with its colour codes as a grid of cells."""
-    grid = []
-    for line in built.split("\n")[:height]:
-        cells: list[Cell] = []
-        style = ""
-        pieces = _COLOUR.split(line)
-        for i, piece in enumerate(pieces):
-            if i % 2:
-                code = piece.rsplit(";", 1)[-1]
-                style = _STYLES[int(code)] if piece.startswith("38;5;") and int(code) < len(_STYLES) else ""
-            else:
-                cells.extend((char, style) for char in piece)
-        del cells[width:]
-        cells.extend([(" ", "")] * (width - len(cells)))
-        grid.append(cells)
-    while len(grid) < height:
-        grid.append([(" ", "")] * width)
-    return grid
-
-
-def _lay_over(grid: list[list[Cell]], chart: Chart, canvas_width: int, canvas_height: int) -> None:
-    for row in grid[:canvas_height]:
-        for x in range(LABEL_CELLS):
-            row[x] = (row[x][0], "label")
-        row[LABEL_CELLS] = (row[LABEL_CELLS][0], "axis")
-    for row, style in zip(grid[canvas_height:], ("axis", "label"), strict=False):
-        row[:] = [(char, style) for char, _ in row]
-    for y, label in chart.references:
-        _lay_reference(grid[:canvas_height], chart.y_range, y, label)
-    for note in chart.notes:
-        if note.line:
-            _lay_column(grid, column_of(note.x, chart.x_range, canvas_width), canvas_height, "┊", "axis")
-    if chart.cursor is not None:
-        _lay_column(grid, column_of(chart.cursor, chart.x_range, canvas_width), canvas_height, "│", "accent")
-
-
-def _lay_reference(canvas: list[list[Cell]], y_range: tuple[float, float], y: float, label: str) -> None:
+def _lay_reference(canvas: Grid, y_range: tuple[float, float], y: float, label: str) -> None:
     low, high = y_range
     if not low <= y <= high:
         return
-    row = canvas[min(round((high - y) / (high - low) * (len(canvas) - 1)), len(canvas) - 1)]
-    for x in range(LABEL_CELLS + 1, len(row)):
-        if row[x][0] == " ":
-            row[x] = ("┄", "axis")
-    start = len(row) - len(label) - 1
-    if start > (LABEL_CELLS + len(row)) // 2 and all(char in " ┄" for char, _ in row[start:]):
-        row[start:] = [(char, "dim") for char in label + " "]
+    height, width = canvas.signs.shape
+    row = min(round((high - y) / (high - low) * (height - 1)), height - 1)
+    canvas.put((row, canvas.signs[row] == " "), "┄", "axis")
+    start = width - len(label) - 1
+    if start > width // 2 and np.isin(canvas.signs[row, start:], (" ", "┄")).all():
+        canvas.put((row, slice(start, None)), list(label + " "), "dim")
 
 
-def _lay_column(grid: list[list[Cell]], column: int | None, canvas_height: int, sign: str, style: str) -> None:
-    if column is None:
-        return
-    x = LABEL_CELLS + 1 + column
-    for row in grid[:canvas_height]:
-        if x < len(row) and row[x][0] in " ┄":
-            row[x] = (sign, style)
+def _lay_column(canvas: Grid, column: int | None, sign: str, style: str) -> None:
+    if column is not None and column < canvas.signs.shape[1]:
+        canvas.put((np.isin(canvas.signs[:, column], (" ", "┄")), column), sign, style)
 
 
 def column_of(x: float, x_range: tuple[float, float], canvas_width: int) -> int | None:
@@ -279,21 +268,20 @@ def x_of(column: int, x_range: tuple[float, float], canvas_width: int) -> float:
     return first + min(max(column, 0), canvas_width - 1) / max(canvas_width - 1, 1) * (last - first)
 
 
-def _signs(chart: Chart, canvas_width: int) -> Row:
-    cells: list[Cell] = [(" ", "")] * (LABEL_CELLS + 1 + canvas_width)
+def _note_signs(chart: Chart, canvas_width: int) -> Row:
+    grid = Grid.blank(1, LABEL_CELLS + 1 + canvas_width)
     for note in chart.notes:
         column = column_of(note.x, chart.x_range, canvas_width)
         if column is not None:
-            cells[LABEL_CELLS + 1 + column] = (note.sign, note.style)
-    return _row(cells)
+            grid.put((0, LABEL_CELLS + 1 + column), note.sign, note.style)
+    return _row(grid.signs[0], grid.styles[0])
 
 
-def _row(cells: Sequence[Cell]) -> Row:
-    """Neighbours of one style as one piece; blanks at the end left out."""
-    pieces: list[Piece] = []
-    for char, style in cells:
-        if pieces and (pieces[-1][1] == style or char == " "):
-            pieces[-1] = (pieces[-1][0] + char, pieces[-1][1])
-        else:
-            pieces.append((char, style))
-    return tuple(pieces)
+def _row(signs: NDArray[np.str_], styles: NDArray[np.int8]) -> Row:
+    """Neighbours of one style as one piece; a blank belongs to what stands before it."""
+    seen = np.maximum.accumulate(np.where(signs == " ", 0, np.arange(len(signs))))
+    styles = styles[seen]
+    ends = [*(np.flatnonzero(np.diff(styles)) + 1).tolist(), len(signs)]
+    text = "".join(signs.tolist())
+    starts = [0, *ends[:-1]]
+    return tuple((text[start:end], STYLES[styles[start]]) for start, end in zip(starts, ends, strict=True))

@@ -1,6 +1,8 @@
 """The base of the panes: rows of styled text, of which only what changed is painted again."""
 
+import re
 from collections.abc import Iterable, Sequence
+from itertools import repeat
 
 from rich.cells import cell_len, set_cell_size
 from rich.segment import Segment
@@ -13,6 +15,7 @@ from lmplay_tui.ui.palette import styles_of
 
 Piece = tuple[str, str]  # text without control characters or newlines, and names of styles with spaces between
 Row = tuple[Piece, ...]
+_NARROW = re.compile("[ -~\u00a1-\u00ac\u2500-\u25fc\u2800-\u28ff]*").fullmatch  # one cell each, for sure
 SHORT_GAP = 6  # cells; to go to another place of a row costs about as many bytes
 
 
@@ -95,6 +98,9 @@ def _cells(row: Row) -> list[Piece]:
     """One entry a cell; a character of two cells is followed by an empty one."""
     cells: list[Piece] = []
     for text, style in row:
+        if _NARROW(text):  # many times faster than character by character
+            cells.extend(zip(text, repeat(style)))
+            continue
         for char in text:
             width = cell_len(char)
             if width:

@@ -1,8 +1,10 @@
 """The log: what happened, newest at the bottom."""
 
 from datetime import datetime, tzinfo
+from functools import lru_cache
 
 from lmplay_tui.run.view import RunView
+from lmplay_tui.run.view_parts import LogEntry
 from lmplay_tui.text import one_line
 from lmplay_tui.ui.widgets.curve_window import matches
 from lmplay_tui.ui.widgets.lines import Lines, Row, wrapped
@@ -46,14 +48,19 @@ class LogPane(Lines):
             self.show(self._view)
 
     def _laid_out(self, view: RunView) -> list[Row]:
-        rows: list[Row] = []
         room = max(self.size.width - 12, 10)
         entries = [entry for entry in view.log if matches(self.pattern, (entry.text,))] if self.pattern else view.log
-        for entry in list(entries)[-SHOWN:]:
-            sign, style = _SIGNS[entry.level]
-            at = datetime.fromtimestamp(entry.at).astimezone(self._zone)
-            first, *rest = wrapped(entry.text, room)
-            text_style = style if entry.level in ("warning", "error") else ""
-            rows.append(((f" {at:%H:%M:%S}", "dim"), (f" {sign} ", style), (first, text_style)))
-            rows += [((" " * 12, ""), (line, text_style)) for line in rest]
-        return rows
+        return [row for entry in list(entries)[-SHOWN:] for row in _entry_rows(entry, room, self._zone)]
+
+
+@lru_cache(maxsize=2 * SHOWN)
+def _entry_rows(entry: LogEntry, room: int, zone: tzinfo | None) -> tuple[Row, ...]:
+    """Remembered: at a new line the others are what they were."""
+    sign, style = _SIGNS[entry.level]
+    at = datetime.fromtimestamp(entry.at).astimezone(zone)
+    first, *rest = wrapped(entry.text, room)
+    text_style = style if entry.level in ("warning", "error") else ""
+    return (
+        ((f" {at:%H:%M:%S}", "dim"), (f" {sign} ", style), (first, text_style)),
+        *(((" " * 12, ""), (line, text_style)) for line in rest),
+    )

@@ -1,0 +1,155 @@
+"""What is sent to the terminal, and no more of it than the terminal has shown.
+
+A line that stalls or crawls holds what was sent in buffers that nobody here can see: the kernel's, ssh's, the
+network's. So each picture ends with a question that every terminal answers: where its cursor is. While the answer
+lacks, no further picture is made; what has changed is painted once, as it then is, when the terminal has caught up.
+"""
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable
+from queue import Queue
+from typing import IO, Any, ClassVar
+
+from rich.console import Console, RenderableType
+from textual import _compositor
+from textual import screen as textual_screen
+from textual._compositor import ChopsUpdate, Compositor
+from textual.drivers import linux_driver
+from textual.drivers._writer_thread import WriterThread
+from textual.geometry import Region
+from textual.screen import Screen
+
+ALLOWANCE = 4096  # bytes on their way: half a second of 64 kbit/s; keys that follow each other need not wait
+ASK_AGAIN_S = 5.0  # an answer may get lost
+PATIENCE_S = 60.0  # a terminal that answers no more still gets a picture a minute
+QUESTION = "\x1b[6n"
+MAX_REGIONS = 1000
+
+
+class Line:
+    """How much of what was sent has arrived. Counted in the thread that writes, asked in the one that paints."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self.sent = 0  # bytes handed over to be written
+        self.written = 0  # of these, what the terminal's device has taken
+        self.shown = 0  # of these, what the terminal has answered for
+        self.held = False  # a picture waits
+        self._answers = False  # the terminal has answered once
+        self._asked: int | None = None  # what the answer that is awaited will be for
+        self._asked_at = self._painted_at = -1e9
+
+    @property
+    def behind(self) -> bool:
+        """Whether the next picture has to wait."""
+        if self.sent - self.written > ALLOWANCE:
+            return True
+        return (
+            self._answers and self.sent - self.shown > ALLOWANCE and self._clock() - self._painted_at < PATIENCE_S
+        )
+
+    @property
+    def awaits_answer(self) -> bool:
+        return self._answers and self._asked is not None
+
+    def painted(self) -> None:
+        """A picture is on its way."""
+        self._painted_at = self._clock()
+
+    def wants_to_ask(self) -> bool:
+        """Whether to ask now; if so, the question counts as asked."""
+        now = self._clock()
+        if self.sent == self.shown or (self._asked is not None and now - self._asked_at < ASK_AGAIN_S):
+            return False
+        if self._asked is not None and self.written < self.sent:
+            return False  # the last question has not even left
+        self._asked, self._asked_at = self.sent + len(QUESTION), now
+        return True
+
+    def answered(self) -> None:
+        self._answers = True
+        if self._asked is not None:
+            self.shown, self._asked = self._asked, None
+
+
+class SafeWriter(WriterThread):
+    """A writer that outlives its terminal, says that it is gone where no signal does, and never blocks the event loop.
+
+    Textual's own dies at the first write to a closed line; its queue of 30 fills and blocks the event loop for ever.
+    Here pictures wait before they are made, so that what is queued stays little.
+    """
+
+    line: ClassVar[Line] = Line()
+
+    def __init__(self, file: IO[str]) -> None:
+        super().__init__(file)
+        self._queue = Queue()
+
+    def write(self, text: str) -> None:
+        self.line.sent += len(text)
+        super().write(text)
+
+    def run(self) -> None:
+        dead = False
+        while (text := self._queue.get()) is not None:
+            if not dead:
+                try:
+                    self._file.write(text)
+                    if self._queue.qsize() == 0:
+                        self._file.flush()
+                except (OSError, ValueError):
+                    dead = True
+                    os.kill(os.getpid(), signal.SIGHUP)
+            self.line.written += len(text)
+        with contextlib.suppress(OSError, ValueError):
+            self._file.flush()
+
+
+class PatientCompositor(Compositor):
+    """Makes no picture while the terminal is behind, and remembers what it would have painted."""
+
+    line: ClassVar[Line] = Line()
+
+    def render_update(
+        self, full: bool = False, screen_stack: list[Screen[Any]] | None = None, simplify: bool = False
+    ) -> RenderableType | None:
+        if simplify or not self.line.behind:  # simplified: a screenshot, which is not for the terminal
+            self.line.held = False
+            update = super().render_update(full, screen_stack, simplify)
+            if update is not None:
+                self.line.painted()
+            return update
+        if full:
+            self._dirty_regions.add(self.size.region)
+        if len(self._dirty_regions) > MAX_REGIONS:
+            spans = self._regions_to_spans(self._dirty_regions)
+            self._dirty_regions = {Region(first, y, beyond - first, 1) for y, first, beyond in spans}
+        self.line.held = True
+        return None
+
+
+class ExactUpdate(ChopsUpdate):
+    """Sends the changed cells of a row alone; Textual's own sends all from the widget's left edge to the last one."""
+
+    def render_segments(self, console: Console) -> str:
+        sequences = []
+        for y, first, beyond in self.spans:
+            for end, (x, strip) in zip(self.chop_ends[y], self.chops[y].items(), strict=False):
+                if strip is None or x >= beyond or end <= first:
+                    continue
+                start = max(x, first)
+                part = strip.crop(start - x, min(end, beyond) - x)
+                sequences.append(f"\x1b[{y + 1};{start + 1}H{part.render(console)}")
+        return "".join(sequences)
+
+
+def use_our_output() -> Line:
+    """Put our writer and our updates in the place of Textual's; all are looked up when they are needed."""
+    line = SafeWriter.line = PatientCompositor.line = Line()
+    setattr(_compositor, "ChopsUpdate", ExactUpdate)  # noqa: B010  (a name that the module owns)
+    setattr(linux_driver, "WriterThread", SafeWriter)  # noqa: B010  (a name that the module imports)
+    setattr(textual_screen, "Compositor", PatientCompositor)  # noqa: B010  (the same)
+    return line

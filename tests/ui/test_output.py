@@ -1,0 +1,131 @@
+"""A terminal that reads slowly, or not at all: no picture is made in vain, and the newest one follows at once."""
+
+import io
+import threading
+
+import pytest
+from textual import events
+
+from lmplay_tui.ui.app import LmplayApp
+from lmplay_tui.ui.output import ALLOWANCE, ASK_AGAIN_S, MAX_REGIONS, PATIENCE_S, Line, PatientCompositor, SafeWriter
+from lmplay_tui.ui.screens.dashboard import Dashboard
+from tests.ui.fake import Clock, FakeSource, step_done
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock(0.0)
+
+
+def send(line: Line, count: int) -> None:
+    line.sent += count
+    line.written += count
+
+
+def test_without_answers_only_what_the_device_has_not_taken_counts(clock: Clock) -> None:
+    line = Line(clock)
+    send(line, 100_000)
+    found = [line.behind]
+    line.sent += ALLOWANCE + 1
+    found.append(line.behind)
+    line.written = line.sent
+    assert [*found, line.behind] == [False, True, False]
+
+
+def test_a_terminal_that_answers_is_not_sent_more_than_it_has_shown(clock: Clock) -> None:
+    line = Line(clock)
+    line.painted()
+    send(line, 10)
+    assert line.wants_to_ask()
+    send(line, 4)
+    assert not line.wants_to_ask(), "one question at a time"
+    line.answered()
+    assert line.shown == line.sent
+    assert not line.wants_to_ask(), "nothing to ask about"
+    send(line, ALLOWANCE + 1)
+    line.painted()
+    assert line.behind
+    assert line.wants_to_ask()
+    send(line, 4)
+    line.answered()
+    assert not line.behind
+
+
+def test_a_lost_answer_is_asked_for_again_and_a_picture_a_minute_is_sent_anyway(clock: Clock) -> None:
+    line = Line(clock)
+    line.answered()
+    send(line, ALLOWANCE + 1)
+    line.painted()
+    assert line.wants_to_ask()
+    clock.now += ASK_AGAIN_S - 1
+    assert not line.wants_to_ask()
+    clock.now += 1
+    assert line.wants_to_ask()
+    line.sent += 4  # the question does not leave: the device takes no more
+    clock.now += ASK_AGAIN_S
+    assert not line.wants_to_ask()
+    line.written = line.sent
+    assert line.behind
+    clock.now += PATIENCE_S
+    assert not line.behind
+
+
+class _Stalled(io.StringIO):
+    """A terminal that takes nothing until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.let_go = threading.Event()
+
+    def write(self, text: str) -> int:
+        self.let_go.wait()
+        return super().write(text)
+
+
+def test_the_writer_never_blocks_and_counts_what_was_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    line, terminal = Line(), _Stalled()
+    monkeypatch.setattr(SafeWriter, "line", line)
+    writer = SafeWriter(terminal)
+    writer.start()
+    for _ in range(100):
+        writer.write("x" * 100)
+    assert (line.sent, line.written) == (10_000, 0)
+    terminal.let_go.set()
+    writer.stop()
+    assert line.written == 10_000
+    assert len(terminal.getvalue()) == 10_000
+
+
+async def test_what_changes_while_the_terminal_is_behind_is_painted_once_when_it_has_caught_up(
+    monkeypatch: pytest.MonkeyPatch, source: FakeSource
+) -> None:
+    line = Line()
+    monkeypatch.setattr(PatientCompositor, "line", line)
+    monkeypatch.setattr("textual.screen.Compositor", PatientCompositor)
+    app = LmplayApp({"tz": "UTC"}, source=source, timers=False, line=line)
+    monkeypatch.setattr(app, "_ask", lambda: None)  # the test's terminal is not asked
+    async with app.run_test(size=(120, 40)) as pilot:
+        await pilot.pause()
+        pictures: list[object] = []
+        monkeypatch.setattr(app, "_display", lambda _screen, picture: pictures.append(picture))
+        screen = app.screen
+        assert isinstance(screen, Dashboard)
+        line.answered()
+        line.sent += ALLOWANCE + 1
+        line.written = line.sent
+        line.painted()
+        for step in range(331, 331 + 50):
+            source.waiting = [step_done(step, "docstrings", 10 * step, 10 * step - 1200, 2.6)]
+            app.tick()
+            screen.refresh_now()
+            await pilot.pause(0.02)
+        assert pictures and not any(pictures), "nothing is sent"
+        assert len(screen._compositor._dirty_regions) <= MAX_REGIONS + 500
+        line._asked = line.sent
+        app.post_message(events.CursorPosition(0, 0))
+        await pilot.pause()
+        await pilot.pause(0.05)
+        sent = [picture for picture in pictures if picture]
+        assert len(sent) == 1
+        assert "380" in sent[0].render_segments(app.console)  # type: ignore[attr-defined]
+        assert not line.held
