@@ -113,9 +113,11 @@ class LiveSource:
 
     def _train(self) -> None:
         try:
+            started = False
             for event in self._run_events():
                 self._put(event)
-                if isinstance(event, StepDone) and not gc.get_freeze_count():
+                if isinstance(event, StepDone) and not started:
+                    started = True
                     gc.freeze()  # what start-up has made stays; to search it for garbage stops both threads for 0.1 s
             self._draw_pictures()
         except BaseException as error:

@@ -18,7 +18,7 @@ from lmplay_tui.ui.messages import StartAsked
 from lmplay_tui.ui.notices import News, terminal_title
 from lmplay_tui.ui.palette import NAMES, styles_of
 from lmplay_tui.ui.screens.dashboard import Dashboard
-from lmplay_tui.ui.widgets.drawing import Chart, Curve, Note, _painted, draw, rounded_range, ticks
+from lmplay_tui.ui.widgets.drawing import Chart, Curve, Note, _frame, draw, rounded_range, ticks
 from lmplay_tui.ui.widgets.flowing import flow
 from lmplay_tui.ui.widgets.lines import Lines, changed_spans, fitted, row_width, wrapped
 from lmplay_tui.ui.widgets.predictions import alignment_pieces
@@ -216,14 +216,13 @@ def test_a_chart_is_as_wide_as_it_shall_be_whatever_the_shell_says(monkeypatch: 
     monkeypatch.setenv("LINES", "10")
     x = np.arange(0.0, 150.0)
     curves = [Curve(x, np.sin(x / 9), "train"), Curve(x[::3], np.cos(x[::3] / 9), "val", "•")]
-    chart = Chart(curves, (0.0, 149.0), (-1.0, 1.0))
-    columns, rows, signs, _ = _painted(chart, 150, 18)
-    shown = [pad("".join(text for text, _ in row)) for row in draw(chart, 158, 20)]
-    assert all(shown[row][8 + column] == sign for row, column, sign in zip(rows, columns, signs, strict=True))
-
-
-def pad(line: str) -> str:
-    return line.ljust(158)
+    _frame.cache_clear()
+    rows = draw(Chart(curves, (0.0, 149.0), (-1.0, 1.0)), 158, 20)
+    _frame.cache_clear()
+    assert {row_width(row) for row in rows} == {158}
+    axis, labels = ("".join(text for text, _ in row) for row in rows[-2:])
+    assert axis.strip().startswith("└┬") and axis.count("┬") == 8 and len(axis.rstrip()) > 150
+    assert labels.split()[-1] == "140"
 
 
 def test_a_spike_of_one_point_reaches_its_height() -> None:
