@@ -73,7 +73,7 @@ def _train(given: Mapping[str, Any], controls: Controls, prog: str, out: Lines) 
     quiet = LOCK_FROM in os.environ  # handed over: the log has every line already
     from lmplay_tui.train.hosting import draw_pictures, exit_status, run_events
 
-    printer = JsonLines(out) if given.get("json_lines") else Headless(out, verbose=bool(given.get("verbose")))
+    printer = JsonLines(out) if given.get("json_lines") else Headless(out, given)
     last: told.Event | None = None
     for event in run_events(given, controls, prog):
         if not quiet:
@@ -132,9 +132,10 @@ class JsonLines:
 class Headless:
     """Prints a run for people: one line a log interval, an example at each validation, and what happens besides."""
 
-    def __init__(self, out: Lines, verbose: bool) -> None:
+    def __init__(self, out: Lines, given: Mapping[str, Any]) -> None:
         self._out = out
-        self._verbose = verbose
+        self._verbose = bool(given.get("verbose"))
+        self._price_per_hour: float | None = given.get("price_per_hour")
         self._view = RunView()
         self._activity = ""
 
@@ -185,6 +186,7 @@ class Headless:
             f"acc {accuracy:.3f}" if accuracy is not None else "",
             f"{shown_rate(values['perf/tokens_per_s'])} tok/s",
             f"ETA {shown_seconds(left)}" if math.isfinite(left) else "",
+            f"cost {self._price_per_hour * view.spent_s / 3600:.2f}" if self._price_per_hour is not None else "",
         ]
         return "  ".join(part for part in parts if part)
 

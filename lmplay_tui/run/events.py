@@ -47,6 +47,7 @@ class RunStarted(Event):
     pid: int
     plan_folder: str = ""  # absolute: where relative paths of the plan start
     pinned: tuple[str, ...] = ()  # prompts that are answered at each evaluation
+    elapsed_s: float = 0.0  # training time before this start
 
 
 @dataclass(frozen=True)

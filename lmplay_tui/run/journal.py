@@ -8,6 +8,7 @@ import contextlib
 import json
 import math
 import os
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -182,3 +183,13 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
             else:
                 records.append(record)
     return records
+
+
+def stamp(text: object) -> float | None:
+    """Seconds since 1970 of a journal's time; None where it has none."""
+    if not isinstance(text, str):
+        return None
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        return None

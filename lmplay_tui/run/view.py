@@ -4,11 +4,10 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from datetime import datetime
 from typing import Any
 
 from lmplay_tui.run.history import At, History
-from lmplay_tui.run.journal import number
+from lmplay_tui.run.journal import number, stamp
 from lmplay_tui.run.marks import mark_of
 from lmplay_tui.run.pace import Pace, StepTime
 from lmplay_tui.run.telling import Level, told
@@ -56,6 +55,8 @@ class RunView:
         self.checkpoint: Record | None = None
         self.pace = Pace()
         self.step_time = StepTime()
+        self._elapsed_before = 0.0  # seconds of training before this start
+        self._ended_at: float | None = None
         self.result: Record | None = None  # RunStopped, RunFailed or RunDone
         self.handed_over: Record | None = None
         self.changes = 0  # records applied
@@ -84,6 +85,14 @@ class RunView:
         """Until the stage, or the whole plan, is done, at the pace of the last minutes; NaN where not known."""
         left = stage.rows_left if stage else sum(each.rows_left for each in self.stages)
         return self.pace.seconds_for(left) if math.isfinite(left) else math.nan
+
+    @property
+    def spent_s(self) -> float:
+        """What a machine that is paid by the hour is paid for: earlier starts' training, and all of this one."""
+        if self.state == "dead":  # nobody knows since when
+            return self.at.time
+        end = self._clock() if self._ended_at is None else self._ended_at
+        return self._elapsed_before + max(end - self.started_at, 0.0)
 
     def now(self) -> float:
         return self._clock()
@@ -127,7 +136,7 @@ class RunView:
     def _tell(self, record: Record) -> None:
         sentence = told(record)
         if sentence is not None:
-            self.say(*sentence, at=_stamp(record.get("time")), event=str(record["event"]))
+            self.say(*sentence, at=stamp(record.get("time")), event=str(record["event"]))
 
     def _mark(self, record: Record) -> None:
         mark = mark_of(record)
@@ -158,8 +167,9 @@ class RunView:
         self.note = one_line(record.get("note", ""), 300)
         self.num_parameters = int(number(record.get("num_parameters", 0)))
         self.pid = record.get("pid") if isinstance(record.get("pid"), int) else None
-        self.started_at = _stamp(record.get("time")) or self._clock()
+        self.started_at = stamp(record.get("time")) or self._clock()
         self.at = self.at._replace(step=number(record.get("step", 0)), rows=number(record.get("rows", 0)))
+        self._elapsed_before, self._ended_at = number(record.get("elapsed_s", 0)), None
         self.state, self.result, self.handed_over = "running", None, None
         self.plan_folder = str(record.get("plan_folder") or "")
         self._take_stages(record)
@@ -345,6 +355,7 @@ class RunView:
 
     def _ended(self, record: Record) -> None:
         self.result = record
+        self._ended_at = stamp(record.get("time")) or self._clock()
         self.state = {"RunStopped": "stopped", "RunFailed": "failed", "RunDone": "finished"}[str(record["event"])]
         self._set_activity(self.state)
 
@@ -385,13 +396,3 @@ _HANDLERS: dict[str, Callable[[RunView, Record], None]] = {
     "RunFailed": RunView._ended,
     "RunDone": RunView._ended,
 }
-
-
-def _stamp(text: object) -> float | None:
-    """Seconds since 1970 of a journal's time; None where it has none."""
-    if not isinstance(text, str):
-        return None
-    try:
-        return datetime.fromisoformat(text).timestamp()
-    except ValueError:
-        return None

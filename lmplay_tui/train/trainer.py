@@ -119,6 +119,7 @@ class Trainer:
             pid=os.getpid(),
             plan_folder=state.settings.plan.folder,
             pinned=tuple(progress.pinned),
+            elapsed_s=progress.elapsed_s,
         )
 
     def _leave(self) -> Generator[Event, None, bool]:

@@ -219,3 +219,11 @@ DOCUMENT = (
 def test_every_command_line_of_the_users_document_is_understood(line):
     given = parse(line.split(), parser("lmp_trainer", DESCRIPTION, EPILOG))
     assert len(given) == len([word for word in line.split() if word.startswith("--")])
+
+
+def test_the_price_is_in_each_line(folder, capfd):
+    plan = write_plan(folder, '[stages.s]\ndataset = "local.jsonl"\nlog_interval = 1\n')
+    assert trainer("--training-plan", plan, "--model", "m.lmp", "--price-per-hour", "3600", *TINY) == 0
+    costs = re.findall(r"step \d+ .* cost (\d+\.\d\d)$", capfd.readouterr().out, re.MULTILINE)
+    assert len(costs) > 3
+    assert 0 <= float(costs[0]) < float(costs[-1]) < 120, "a second costs 1"

@@ -211,3 +211,19 @@ def test_what_is_pinned_is_known_live_attached_and_after_a_resume() -> None:
 def test_the_plans_folder_is_the_runs() -> None:
     view = seen([dataclasses.replace(started(), plan_folder="/home/anna/plans")])
     assert view.plan_folder == "/home/anna/plans"
+
+
+def test_what_is_paid_for_counts_from_the_start_to_the_end() -> None:
+    """Validating, saving and pausing cost what training costs; time when nothing ran costs nothing."""
+    clock = Clock()
+    begun = dataclasses.replace(started(resumed_from=2), elapsed_s=100.0)
+    view = seen([begun, step_done(3, "topics", 30, 30, 5.0)], clock)
+    assert view.spent_s == 100.0
+    clock.now += 60
+    view.apply(happened.Paused(3).record())
+    assert view.spent_s == 160.0
+    view.apply(happened.RunStopped(3, "m.lmp", "go on", "asked").record())
+    clock.now += 3600
+    assert view.spent_s == 160.0
+    view.state = "dead"
+    assert view.spent_s == view.at.time

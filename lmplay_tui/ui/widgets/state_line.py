@@ -61,14 +61,14 @@ class StateLine(Lines, can_focus=False):
 
     def _end(self, view: RunView) -> list[Piece]:
         pieces: list[Piece] = []
-        trained_s = view.at.time
         left_s, what = view.seconds_left(), " ends "
         if not math.isfinite(left_s) and view.stage is not None:  # later stages are counted when they are opened
             left_s, what = view.seconds_left(view.stage), " stage ends "
         if self._price_per_hour is not None:
-            cost = f"{self._price_per_hour * trained_s / 3600:.2f}"
+            spent_s = view.spent_s
+            cost = f"{self._price_per_hour * spent_s / 3600:.2f}"
             if math.isfinite(left_s) and what == " ends " and not view.over:
-                cost += f" of {self._price_per_hour * (trained_s + left_s) / 3600:.2f}"
+                cost += f" of {self._price_per_hour * (spent_s + left_s) / 3600:.2f}"
             pieces.append((f" {cost} ", "dim"))
         if not view.over and math.isfinite(left_s) and view.stages:
             pieces += [
