@@ -21,8 +21,9 @@ check: $(VENV)/.installed-dev
 bench: $(VENV)/.installed  ## one table: train, resume, save, tokenize, cut, ui
 	$(BIN)/python -m tests.bench all
 
-faults: $(VENV)/.installed-dev  ## the long form of the fault tests
-	$(BIN)/python -m pytest -m "slow or not slow" --timeout 3600 tests/faults
+faults: $(VENV)/.installed-dev  ## the long form of the fault tests: about half an hour on two cores
+	$(BIN)/python -m pytest -m "slow or not slow" --timeout 3600 --numprocesses 2 --dist worksteal \
+		tests/faults tests/plan/test_fuzz.py
 
 screenshots: $(VENV)/.installed-dev  ## the pictures in docs/
 	$(BIN)/python -m tests.screenshots

@@ -1,6 +1,7 @@
-"""What every test stands on: no network, one thread, no settings of the developer's own."""
+"""What every test stands on: no network, one thread, no settings of the developer's own; counts that are printed."""
 
 import os
+from collections.abc import Callable
 
 import pytest
 
@@ -17,3 +18,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("LMP_DATASETS", "NO_COLOR", "COLORTERM", "SSH_CONNECTION"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def count(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Say a figure that stands at the end of the test session: how often a fault was made, and what held."""
+    return lambda line: record_property("fault", line)
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    reports = terminalreporter.getreports("passed") + terminalreporter.getreports("failed")
+    said = [line for report in reports for name, line in report.user_properties if name == "fault"]
+    if said:
+        terminalreporter.section("faults")
+        for line in said:
+            terminalreporter.write_line(line)

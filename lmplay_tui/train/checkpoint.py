@@ -43,7 +43,9 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path, previous: Path | No
     try:
         path.parent.mkdir(parents=True, exist_ok=True)  # somebody may have removed it under a run of many hours
         check_room(checkpoint, path.parent)
-        with temporary.open("wb") as file:  # a file object: torch then lets other threads run while it writes
+        temporary.unlink(missing_ok=True)
+        # New, so that no link is followed. A file object: torch then lets other threads run while it writes.
+        with temporary.open("xb") as file:
             torch.save(checkpoint, file)
             file.flush()
             os.fsync(file.fileno())

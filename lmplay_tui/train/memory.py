@@ -13,7 +13,8 @@ import torch
 from lmplay_tui.errors import OutOfMemoryError
 
 T = TypeVar("T")
-_SAID_BY_PROCESSORS = ("can't allocate memory", "not enough memory", "out of memory")
+# The last one is oneDNN's, which allocates for itself.
+_SAID_BY_PROCESSORS = ("can't allocate memory", "not enough memory", "out of memory", "could not create a primitive")
 
 
 def is_out_of_memory(error: BaseException) -> bool:

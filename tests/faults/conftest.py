@@ -1,7 +1,6 @@
-"""What the fault tests stand on: small real runs, checkpoints made by them, and counts that are printed."""
+"""What the fault tests stand on: small real runs, and checkpoints made by them."""
 
 import shutil
-from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
@@ -11,21 +10,6 @@ from lmplay_tui.run.folder import RunFolder
 from tests.faults.programs import PLAN
 from tests.train.conftest import _one_thread, place  # noqa: F401  (fixtures)
 from tests.train.runs import stop_after, write_plan
-
-_counts: list[str] = []
-
-
-@pytest.fixture
-def count() -> Callable[[str], None]:
-    """Say a figure that stands at the end of the test session: how often a fault was made, and what held."""
-    return _counts.append
-
-
-def pytest_terminal_summary(terminalreporter) -> None:
-    if _counts:
-        terminalreporter.section("faults")
-        for line in _counts:
-            terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session", autouse=True)
