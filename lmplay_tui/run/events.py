@@ -101,6 +101,10 @@ class StepDone(Event):
     step_s: float
     text_shown: float  # share of the characters read that reached a sample, over the stage
 
+    def record(self) -> dict[str, Any]:
+        """As every event's, without looking for what lies deeper: this one comes with each step."""
+        return {"event": "StepDone"} | vars(self)
+
 
 @dataclass(frozen=True)
 class MetricsLogged(Event):

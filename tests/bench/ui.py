@@ -1,87 +1,30 @@
 """`ui`: the dashboard in a real pseudo-terminal: its first frame, its keys, its bytes, and what it takes from training.
 
-Nothing reads the screen as a person would: a frame is there when the footer's last word has come, a key is answered by
-the first bytes after it, in a moment when the screen was still.
+A frame is there when the footer's last word has come; a key is answered by the first bytes after it, in a moment when
+the screen was still. What is shown is read from the bytes, so that no terminal emulator is needed.
 """
 
-import fcntl
+import itertools
 import json
-import os
-import pty
-import select
 import signal
 import statistics
-import struct
 import subprocess
 import sys
 import tempfile
-import termios
 import time
+from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from tests.bench.terminal import Terminal
+
 ROUNDS = 3
-WARM_UP_S = 8.0  # from the start to steady training
-STILL_S = 0.05  # without a byte: the screen is still
+STEADY_AFTER = 3  # lines of the journal, ten steps each
+STARTS_WITHIN_S = 120.0
+STALL_S = 30.0
 FOOTER = b"quit"
-CURVES = b"2"
-
-
-class Terminal:
-    """A program on a pseudo-terminal of its own; what it writes is counted and thrown away."""
-
-    def __init__(self, command: list[str], folder: Path, columns: int, lines: int) -> None:
-        self.begun = time.perf_counter()
-        self.bytes = 0
-        self.pid, self._master = pty.fork()
-        if self.pid == 0:
-            os.chdir(folder)
-            os.environ |= {"TERM": "xterm-256color", "COLORTERM": "truecolor", "HF_HUB_OFFLINE": "1"}
-            os.execv(command[0], command)
-        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
-
-    def read(self, seconds: float) -> bytes:
-        """What comes next, within `seconds`; nothing where nothing comes or the program is gone."""
-        if not select.select([self._master], [], [], seconds)[0]:
-            return b""
-        try:
-            data = os.read(self._master, 1 << 16)
-        except OSError:
-            return b""
-        self.bytes += len(data)
-        return data
-
-    def drain(self, seconds: float) -> int:
-        """Read for so long; how many bytes came."""
-        before, end = self.bytes, time.perf_counter() + seconds
-        while (left := end - time.perf_counter()) > 0:
-            self.read(left)
-        return self.bytes - before
-
-    def until(self, what: bytes, seconds: float) -> float:
-        """Seconds from the start until `what` has been written."""
-        seen = b""
-        while time.perf_counter() - self.begun < seconds:
-            seen = seen[-len(what) :] + self.read(0.5)
-            if what in seen:
-                return time.perf_counter() - self.begun
-        raise SystemExit(f"the dashboard did not write {what!r} in {seconds:.0f} s")
-
-    def answer(self, key: bytes) -> float | None:
-        """Seconds from a key, pressed while the screen is still, to the first bytes; None where none come."""
-        for _ in range(200):
-            if not self.read(STILL_S):
-                break
-        begun = time.perf_counter()
-        os.write(self._master, key)
-        return time.perf_counter() - begun if self.read(2.0) else None
-
-    def close(self) -> None:
-        os.kill(self.pid, signal.SIGTERM)
-        end = time.perf_counter() + 30
-        while time.perf_counter() < end and os.waitpid(self.pid, os.WNOHANG)[0] == 0:
-            self.read(0.1)
-        os.close(self._master)
+KEYS = (b"3", b"2", b"m", b"y")  # predictions, curves, smoothing, log scale: each changes much of the screen
 
 
 def run(arguments: Any) -> dict[str, str]:
@@ -90,6 +33,8 @@ def run(arguments: Any) -> dict[str, str]:
         folder = Path(name)
         rows = {"ui: first frame (must 0.6 s)": _first_frame(folder)}
         rows |= _beside_training(folder, arguments.seconds)
+        rows |= _slow_line(folder)
+    rows |= _many_points()
     return rows
 
 
@@ -116,6 +61,8 @@ def _beside_training(folder: Path, seconds: float) -> dict[str, str]:
     rates: dict[str, list[float]] = {}
     traffic: dict[str, list[float]] = {}
     answers: list[float] = []
+    ages: list[float] = []
+    pauses: list[float] = []
     for number in range(ROUNDS):
         for where, size in (("headless", None), ("120x40", (120, 40)), ("200x60", (200, 60))):
             model = folder / f"{where}{number}"
@@ -124,18 +71,25 @@ def _beside_training(folder: Path, seconds: float) -> dict[str, str]:
                 rate = _headless(words, model, folder, seconds)
             else:
                 terminal = Terminal([_program("lmplay-tui"), *words], folder, *size)
-                terminal.drain(WARM_UP_S)
-                traffic.setdefault(where, []).append(terminal.drain(seconds) / seconds / 1000)
+                _until_steady(model, terminal.drain)
+                seen, before = [], terminal.bytes
+                terminal.shown.curves_at.clear()
+                for _ in range(round(seconds / 0.2)):
+                    terminal.drain(0.2)
+                    seen.append((time.time(), terminal.shown.step))
+                traffic.setdefault(where, []).append((terminal.bytes - before) / seconds / 1000)
                 rate = _tokens_per_s(model)
+                at = terminal.shown.curves_at
+                pauses += [later - earlier for earlier, later in itertools.pairwise(at)]
                 if where == "120x40":
-                    keys = (terminal.answer(key) for key in (b"3", CURVES) * 8)
+                    keys = (terminal.answer(key) for key in KEYS * 6)
                     answers += [found for found in keys if found is not None]
+                ages += _ages(seen, model)
                 terminal.close()
                 _say(name=where, kB_per_s=round(traffic[where][-1], 2), tokens_per_s=round(rate), round=number + 1)
             rates.setdefault(where, []).append(rate)
     cost = 1 - statistics.median(d / h for d, h in zip(rates["120x40"], rates["headless"], strict=True))
-    answers.sort()
-    p95 = answers[min(int(0.95 * len(answers)), len(answers) - 1)]
+    p95 = _p95(answers)
     middle = statistics.median(answers)
     _say(name="keys", count=len(answers), p50_ms=round(1000 * middle, 1), p95_ms=round(1000 * p95, 1))
     return {
@@ -143,22 +97,102 @@ def _beside_training(folder: Path, seconds: float) -> dict[str, str]:
         "ui: cost at 120x40 in tokens/s (must 3 %)": f"{100 * cost:.1f} %",
         "ui: traffic at 120x40 (must 6 kB/s)": f"{statistics.median(traffic['120x40']):.1f} kB/s",
         "ui: traffic at 200x60 (must 12 kB/s)": f"{statistics.median(traffic['200x60']):.1f} kB/s",
+        "ui: age of the shown step, p95 (must 1 s)": f"{_p95(ages):.2f} s",
+        "ui: pause between new curves, p95 (must 5 s)": f"{_p95(pauses):.1f} s",
     }
+
+
+def _p95(values: list[float]) -> float:
+    """Of a hundred values, that below which 95 lie; 0 of none."""
+    return sorted(values)[min(int(0.95 * len(values)), len(values) - 1)] if values else 0.0
+
+
+def _metrics(model: Path) -> list[dict[str, Any]]:
+    journal = model.parent / f"{model.name}.run" / "metrics.jsonl"
+    lines = journal.read_text(encoding="utf-8").splitlines() if journal.exists() else []
+    return [row for line in lines if "perf/tokens_per_s" in (row := json.loads(line))]
+
+
+def _until_steady(model: Path, wait: Callable[[float], object]) -> None:
+    """Until it has trained for some steps, however long its start takes on this machine."""
+    end = time.monotonic() + STARTS_WITHIN_S
+    while len(_metrics(model)) < STEADY_AFTER:
+        if time.monotonic() > end:
+            raise SystemExit(f"{model.name} has not begun to train in {STARTS_WITHIN_S:.0f} s")
+        wait(0.2)
+
+
+def _ages(seen: list[tuple[float, int]], model: Path) -> list[float]:
+    """How long the step after the shown one had been done when it was looked at; by the journal, between its lines."""
+    rows = _metrics(model)
+    times = [datetime.fromisoformat(row["time"]).timestamp() for row in rows]
+    steps = [row["step"] for row in rows]
+    ages = []
+    for at, shown in seen:
+        after = next((i for i, step in enumerate(steps) if step > shown), None)
+        if after:
+            share = (shown + 1 - steps[after - 1]) / (steps[after] - steps[after - 1])
+            ages.append(max(at - times[after - 1] - share * (times[after] - times[after - 1]), 0.0))
+    return ages
+
+
+def _slow_line(folder: Path) -> dict[str, str]:
+    """A line of 64 kbit/s that stalls while training goes on: how soon afterwards the present step is shown."""
+    found = []
+    for where, size in (("120x40", (120, 40)), ("200x60", (200, 60))):
+        model = folder / f"slow{where}"
+        words = ["--training-plan", "demo", "--model", str(model)]
+        terminal = Terminal([_program("lmplay-tui"), *words], folder, *size)
+        _until_steady(model, terminal.drain)
+        terminal.crawl(5.0)
+        time.sleep(STALL_S)
+        present, begun, before = _metrics(model)[-1]["step"], time.perf_counter(), terminal.bytes
+        while terminal.shown.step < present and time.perf_counter() - begun < 30:
+            terminal.crawl(0.05)
+        found.append(time.perf_counter() - begun)
+        _say(name="slow line", size=where, seconds=round(found[-1], 2), bytes=terminal.bytes - before)
+        terminal.close()
+    return {"ui: 64 kbit/s, stalled for 30 s: the present step after (must 2 s)": f"{found[0]:.1f} / {found[1]:.1f} s"}
+
+
+def _many_points() -> dict[str, str]:
+    """In a process of its own, so that its memory is its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.bench.many_points"], stdout=subprocess.PIPE, text=True, check=False
+    )
+    if done.returncode:
+        raise SystemExit("tests.bench.many_points has failed")
+    rows: dict[str, str] = {}
+    for line in done.stdout.splitlines():
+        figures = json.loads(line)
+        _say(**figures)
+        if figures["name"] == "refresh":
+            title = f"ui: refresh of all panes at {figures['size']}, 1,000,000 points (must 25 ms)"
+            rows[title] = f"{figures['all_panes_ms']:.0f} ms, every cell {figures['every_cell_ms']:.0f} ms"
+        else:
+            rows["ui: memory after 0.1 / 0.5 / 1 million steps (must be flat)"] = (
+                " / ".join(f"{megabytes:.0f}" for megabytes in figures["rss_mb"]) + " MB"
+            )
+    return rows
 
 
 def _headless(words: list[str], model: Path, folder: Path, seconds: float) -> float:
     with subprocess.Popen([_program("lmp_trainer"), *words], cwd=folder, stdout=subprocess.DEVNULL) as trainer:
-        time.sleep(WARM_UP_S + seconds)
-        rate = _tokens_per_s(model)
-        trainer.send_signal(signal.SIGTERM)
+        try:
+            _until_steady(model, time.sleep)
+            time.sleep(seconds)
+            rate = _tokens_per_s(model)
+        finally:
+            trainer.send_signal(signal.SIGTERM)
     _say(name="headless", tokens_per_s=round(rate))
     return rate
 
 
 def _tokens_per_s(model: Path) -> float:
     """By the run's own journal, without its first seconds."""
-    lines = (model.parent / f"{model.name}.run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    steps = [step for line in lines if "perf/tokens_per_s" in (step := json.loads(line))]
-    steady = [step for step in steps if step["elapsed_s"] > steps[0]["elapsed_s"] + 2]
+    steps = _metrics(model)
+    steady = steps[STEADY_AFTER - 1 :]
+    if len(steady) < 2:
+        raise SystemExit(f"{model.name}: too few steps to measure by; give it more --seconds")
     first, last = steady[0], steady[-1]
     return float((last["tokens"] - first["tokens"]) / (last["elapsed_s"] - first["elapsed_s"]))
