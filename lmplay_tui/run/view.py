@@ -4,6 +4,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from lmplay_tui.run.history import At, History
@@ -16,6 +17,7 @@ from lmplay_tui.text import one_line
 
 Record = Mapping[str, Any]
 
+_metric_name = lru_cache(1024)(one_line)  # some twenty names on each of a hundred thousand lines
 MAX_LOG = 2000
 MAX_MARKS = 1000
 MAX_PREDICTIONS = 400
@@ -258,7 +260,7 @@ class RunView:
             if "/" not in name or value is None or name.startswith(("val/", "eval/")):
                 continue  # validation and evaluation come as events, with their own step
             if not (self._lives_by_steps and name in _STEP_METRICS):
-                self.history.add(one_line(name, 60), at, number(value))
+                self.history.add(_metric_name(name, 60), at, number(value))
         if self._lives_by_steps:
             return
         steps = max(int(at.step - self.at.step), 1)

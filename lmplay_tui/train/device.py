@@ -86,7 +86,7 @@ def choose_precision(options: TrainOptions, device: torch.device) -> Precision:
 def speed_choices(options: TrainOptions, precision: Precision) -> list[str]:
     """Set up what is fast and exact on the device; what was chosen, in words. Call before anything large is made."""
     device = precision.device
-    chosen = [device_name(device), precision.name]
+    chosen = [device_name(device), precision.name + (" with scaled gradients" if precision.grad_scale else "")]
     if precision.remark:
         chosen.append(precision.remark)
     if device.type == "cpu":
@@ -94,7 +94,10 @@ def speed_choices(options: TrainOptions, precision: Precision) -> list[str]:
     elif device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0):
         torch.set_float32_matmul_precision("high")
         chosen.append("float32 products in TF32")
-    return [*chosen, "compiled"] if options.compile_model else chosen
+    if options.compile_model:
+        how = ", ".join(filter(None, (options.compile_backend, options.compile_mode)))
+        chosen.append(f"compiled ({one_line(how, 80)})" if how else "compiled")
+    return chosen
 
 
 @cache

@@ -94,6 +94,15 @@ def test_amp_is_left_out_where_it_would_be_slow_and_the_note_says_so(place, monk
     assert choose_precision(TrainOptions(amp=True), cpu).dtype is torch.bfloat16
 
 
+def test_the_note_at_the_start_says_what_was_asked_for(place):
+    how = {"amp": True, "amp_dtype": "float16", "compile_model": True, "compile_backend": "eager"}
+    for more, said in (({}, "mixed float16 with scaled gradients"), ({"no_grad_scale": True}, "mixed float16,")):
+        events = stop_after(1, training_plan=write_plan(place), model=f"m{len(more)}.lmp", **how, **more)
+        note = next(e for e in events if isinstance(e, RunStarted)).note
+        assert said in note
+        assert "compiled (eager)" in note and "samples packed" in note
+
+
 class Switch:
     """torch.backends.mkldnn.matmul: what it is set to decides how far products are off."""
 
