@@ -169,6 +169,7 @@ class PlanPane(Vertical):
 
     def _notes(self, count: int) -> None:
         self.query_one(PlanNotes).styles.height = min(max(count, 1) + 1, 9) if count else 0
+        self.call_after_refresh(self.query_one(TextArea).scroll_cursor_visible)  # it may stand where the notes are now
 
     def _show_title(self) -> None:
         title = "4 plan" + (" · edited" if self.edited else "")

@@ -1,0 +1,45 @@
+"""What a real terminal shows: a program in a pseudo-terminal, its bytes as a screen of cells."""
+
+import os
+from collections.abc import Callable, Mapping
+
+import pyte
+
+from tests.faults.terminals import Terminal, until
+
+
+class ScreenTerminal(Terminal):
+    """A program in a terminal of some size, and what stands on its screen."""
+
+    def __init__(
+        self, work: Callable[[], int], size: tuple[int, int] = (80, 24), environment: Mapping[str, str] | None = None
+    ) -> None:
+        def in_environment() -> int:
+            os.environ.update({"COLUMNS": str(size[0]), "LINES": str(size[1])} | dict(environment or {}))
+            return work()
+
+        self._screen = pyte.Screen(*size)
+        self._stream = pyte.ByteStream(self._screen)
+        self._fed = 0
+        super().__init__(in_environment)
+        self.resize(size[1], size[0])
+
+    @property
+    def screen(self) -> str:
+        """The screen's lines as they stand now."""
+        data = self.output[self._fed :]
+        self._fed += len(data)
+        self._stream.feed(data)
+        return "\n".join(self._screen.display)
+
+    @property
+    def cursor_line(self) -> str:
+        """The line that the terminal's own cursor stands in."""
+        return self.screen.split("\n")[self._screen.cursor.y]
+
+    def shows(self, *texts: str) -> None:
+        """Wait until all of these stand on the screen."""
+        try:
+            until(lambda: all(text in self.screen for text in texts))
+        except TimeoutError:
+            raise TimeoutError(f"{texts} do not stand on the screen:\n{self.screen}") from None
