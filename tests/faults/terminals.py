@@ -13,6 +13,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from typing import Self
 
 ENDS_WITHIN_S = 40.0  # with much headroom: the machine is busy
 
@@ -66,7 +67,7 @@ class Terminal:
                 return
             self.output += data
 
-    def __enter__(self) -> "Terminal":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

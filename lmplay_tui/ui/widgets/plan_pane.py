@@ -66,6 +66,10 @@ class PlanText(TextArea):
         line = self.document.get_line(line_index)
         return Text("".join(map(_visible, line)), end="", no_wrap=True)
 
+    def on_resize(self) -> None:
+        """The cursor may stand where the notes are now."""
+        self.call_after_refresh(self.scroll_cursor_visible)
+
 
 def _visible(char: str) -> str:
     """One sign for one character, so that colours and cursor keep their places; tabs are the text area's to expand."""
@@ -169,7 +173,6 @@ class PlanPane(Vertical):
 
     def _notes(self, count: int) -> None:
         self.query_one(PlanNotes).styles.height = min(max(count, 1) + 1, 9) if count else 0
-        self.call_after_refresh(self.query_one(TextArea).scroll_cursor_visible)  # it may stand where the notes are now
 
     def _show_title(self) -> None:
         title = "4 plan" + (" · edited" if self.edited else "")
