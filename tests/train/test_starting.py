@@ -212,12 +212,12 @@ def test_a_start_anew_has_the_runs_own_plan(place, way):
     (place / "plans").mkdir()
     text = PLAN.replace('"stories.', '"../stories.').replace('"pairs.', '"../pairs.')
     plan = write_plan(place / "plans", text)
-    first = stop_after(2, training_plan=plan, model="runs/m.lmp")
-    again = stop_after(2, model="runs/m.lmp", **way)
+    first = stop_after(2, training_plan=plan, model="runs/deep/m.lmp")
+    again = stop_after(2, model="runs/deep/m.lmp", **way)
     assert losses(again) == losses(first), last(again)
-    assert (place / "runs/m.run/plan.toml").read_text("utf-8") == text
-    assert [path.name for path in (place / "runs/m.past").glob("*/m.run/plan.toml")] == ["plan.toml"]
-    third = stop_after(2, model="runs/m.lmp", **way)
+    assert (place / "runs/deep/m.run/plan.toml").read_text("utf-8") == text
+    assert [path.name for path in (place / "runs/deep/m.past").glob("*/m.run/plan.toml")] == ["plan.toml"]
+    third = stop_after(2, model="runs/deep/m.lmp", **way)
     assert losses(third) == losses(first), "and once more"
 
 
