@@ -58,6 +58,10 @@ def let_go_of_terminal(settings: list[Any] | None) -> None:
     os.close(null)
 
 
+def _nothing(_number: int, _frame: FrameType | None) -> None:
+    """The handler of a signal that means nothing any more."""
+
+
 class Signals:
     """What signals have asked for, as flags, and calls that only append.
 
@@ -97,8 +101,9 @@ class Signals:
             return
         self.line_lost = True
         # A hang-up sends SIGCONT too, and Textual would enter its application mode a second time.
-        signal.signal(signal.SIGCONT, signal.SIG_IGN)
-        signal.signal(signal.SIGTSTP, signal.SIG_IGN)
+        # Not SIG_IGN: Python complains of a signal that came before it was ignored.
+        signal.signal(signal.SIGCONT, _nothing)
+        signal.signal(signal.SIGTSTP, _nothing)
         let_go_of_terminal(self._settings)
         self._on_hangup()
 
