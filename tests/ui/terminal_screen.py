@@ -19,6 +19,7 @@ class ScreenTerminal(Terminal):
             return work()
 
         self._screen = pyte.Screen(*size)
+        self._screen.write_process_input = self.type  # the answer to a question for the cursor's place
         self._stream = pyte.ByteStream(self._screen)
         self._fed = 0
         super().__init__(in_environment)
