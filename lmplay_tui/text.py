@@ -13,6 +13,9 @@ _REPLACED = (  # C1 controls, text direction, line separators, surrogates, priva
     "\U000f0000-\U000fffff\U00100000-\U0010ffff"
 )
 _FOREIGN = re.compile(f"[\x00-\x09\x0b-\x1f\x7f{_DROPPED}{_REPLACED}]")
+# More than a few marks upon one letter pile up over other lines; no language needs them.
+_MARKS = "[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]"
+_PILED_UP = re.compile(f"({_MARKS}{{4}}){_MARKS}+")
 _IS_DROPPED = re.compile(f"[{_DROPPED}]")
 
 
@@ -29,7 +32,7 @@ def _shown(match: re.Match[str]) -> str:
 
 
 def printable(text: object, limit: int | None = None) -> str:
-    """`str(text)` without anything that a terminal obeys; newlines stay, tabs become spaces.
+    """`str(text)` without anything that a terminal obeys; newlines stay, tabs become spaces, marks do not pile up.
 
     `limit`: at most so many characters, the last one an ellipsis where text was cut.
     The result is still not markup: give it to widgets as `Content` or `Text`, never as a markup string.
@@ -37,7 +40,7 @@ def printable(text: object, limit: int | None = None) -> str:
     source = str(text)
     if limit is not None and len(source) > limit:
         source = source[: max(limit - 1, 0)] + "…"
-    shown = _FOREIGN.sub(_shown, source)
+    shown = _PILED_UP.sub(r"\1", _FOREIGN.sub(_shown, source))
     if limit is not None and len(shown) > limit:  # a tab became four
         shown = shown[: max(limit - 1, 0)] + "…"
     return shown

@@ -47,3 +47,8 @@ def test_limits():
     assert printable("abcd", 4) == "abcd"
     assert len(printable("\t" * 50, 20)) == 20
     assert one_line("  a \n\n b ", 10) == "a b"
+
+
+def test_marks_do_not_pile_up() -> None:
+    assert printable("e\u0301te\u0301, vie\u0323\u0302t") == "e\u0301te\u0301, vie\u0323\u0302t"
+    assert printable("Z" + "\u0301\u0489" * 150 + "a\u0301") == "Z" + "\u0301\u0489" * 2 + "a\u0301"

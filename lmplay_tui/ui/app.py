@@ -23,6 +23,7 @@ from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.ui import themes
 from lmplay_tui.ui.ascii import AsciiFilter, terminal_needs_ascii
 from lmplay_tui.ui.desktop import notification, title_sequence
+from lmplay_tui.ui.drafts import keep_draft
 from lmplay_tui.ui.ending import ending_lines
 from lmplay_tui.ui.messages import LeaveAsked, Rang, StartAsked, TitleChanged
 from lmplay_tui.ui.output import QUESTION, Line, use_our_output
@@ -77,6 +78,7 @@ class LmplayApp(App[int]):
         self._leaving = False
         self.leave_wanted = False  # set by signal handlers, looked at by `tick`
         self.left_at_once = False
+        self.unsaved_plan: str | None = None  # what stood in the editor when the screen was left
         self._interrupted_at = -TWICE_WITHIN_S
         self.ascii_only = bool(given.get("ascii")) or terminal_needs_ascii()
         if self.ascii_only:
@@ -253,6 +255,13 @@ class LmplayApp(App[int]):
         else:
             self.stop_by_signal(signal.SIGHUP.name)
 
+    def exit(self, *args: Any, **kwargs: Any) -> None:
+        """However it is left: what has been typed is still known afterwards."""
+        for screen in self.screen_stack:
+            if isinstance(screen, Dashboard):
+                self.unsaved_plan = screen.unsaved_plan
+        super().exit(*args, **kwargs)
+
     def action_interrupt(self) -> None:
         """Ctrl+C while a dialog is open: what it means on the screen below."""
         if isinstance(self.screen, ModalScreen):
@@ -307,6 +316,8 @@ def run_dashboard(given: Mapping[str, Any], *, attach: RunFolder | None = None, 
     with stray.caught():
         status = app.run(mouse=not given.get("no_mouse"))
         app.keep_prints(stray.last_lines())
+    if app.unsaved_plan is not None:
+        _print_lines([keep_draft(app.unsaved_plan, app.source.folder if app.source is not None else None)])
     return _leave(app, status, signals)
 
 

@@ -63,7 +63,8 @@ class Dashboard(Planning):
 
     def compose(self) -> ComposeResult:
         with Horizontal(id="top"):
-            yield StateLine(zone=self._zone, price_per_hour=self.options.get("price_per_hour"))
+            price = self.options.get("price_per_hour")
+            yield StateLine(zone=self._zone, price_per_hour=price, attached=not self.source.live)
             yield Button("Save", id="save", compact=True)
             yield Button("Pause", id="pause", compact=True)
             yield Button("Stop", id="stop", compact=True)
@@ -95,10 +96,7 @@ class Dashboard(Planning):
         """Hand the run to each pane that is in sight."""
         view = self.view
         self.query_one(StateLine).show(view)
-        pause = self.query_one("#pause", Button)
-        label = "Go on" if view.state == "paused" else "Pause"
-        if str(pause.label) != label:
-            pause.label = label
+        self._draw_buttons(view)
         if self.has_class("-tiny"):
             self.query_one(Compact).show(view)
             return
@@ -110,6 +108,15 @@ class Dashboard(Planning):
             self._draw_if_seen(Curves, lambda pane: pane.show(view, self.ghost))
         self._draw_if_seen(System, lambda pane: pane.show(view, self._read_machine(now)))
         self._lay_rows(view)
+
+    def _draw_buttons(self, view: RunView) -> None:
+        pause = self.query_one("#pause", Button)
+        label = "Go on" if view.state == "paused" else "Pause"
+        if str(pause.label) != label:
+            pause.label = label
+        for button in self.query("#top Button"):
+            if button.disabled != view.over:
+                button.disabled = view.over  # nothing listens any more
 
     def _read_machine(self, now: float) -> Sequence[Reading]:
         """Its newest readings; asked for only while somebody sees them."""

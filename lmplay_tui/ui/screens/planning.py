@@ -35,6 +35,12 @@ class Planning(Commanding):
             return Path(self.view.plan_folder)
         return self.source.folder.model.parent if self.source.folder is not None else Path.cwd()
 
+    @property
+    def unsaved_plan(self) -> str | None:
+        """What was typed and has been neither applied nor saved."""
+        pane = self.query_one(PlanPane)
+        return pane.text if pane.edited else None
+
     def check_plan(self, text: str) -> Sequence[Problem]:
         """All that is wrong with a plan's text."""
         return problems_of(text, file="plan", folder=self.plan_folder)

@@ -175,7 +175,8 @@ class Predictions(Lines):
         else:
             rows = [tuple(head), ((" ", ""), *scores)]
         if self._token is not None and truth:  # what the cursor is about comes first
-            rows += [*labelled("truth", self._truth(values, truth), width), (), *self._top_five(values, width), ()]
+            pieces = self._truth(values, truth)  # puts the cursor on a token that there is
+            rows += [*self._top_five(values, width), (), *labelled("truth", pieces, width), ()]
         rows += labelled("prompt", [(shown(prompt), "dim")], width)
         if truth and self._token is None:
             rows += labelled("truth", self._truth(values, truth), width)

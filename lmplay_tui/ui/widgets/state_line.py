@@ -5,7 +5,7 @@ from datetime import datetime, tzinfo
 
 from lmplay_tui.run.telling import shown_seconds
 from lmplay_tui.run.view import RunView
-from lmplay_tui.ui.widgets.lines import Lines, Piece, spread
+from lmplay_tui.ui.widgets.lines import Lines, Piece, row_width, spread
 
 _SIGNS = {  # state -> sign, style: colour is never the only difference
     "starting": ("◌", "warn"),
@@ -33,8 +33,12 @@ def clock_time(now_s: float, in_s: float, zone: tzinfo | None) -> str:
 class StateLine(Lines, can_focus=False):
     """State, activity and for how long; stage, step, when it ends, what it costs."""
 
-    def __init__(self, *, zone: tzinfo | None = None, price_per_hour: float | None = None) -> None:
+    def __init__(
+        self, *, zone: tzinfo | None = None, price_per_hour: float | None = None, attached: bool = False
+    ) -> None:
+        """`attached`: the run belongs to another process, and leaving does not touch it."""
         super().__init__(id="state")
+        self._attached = attached
         self._zone = zone
         self._price_per_hour = price_per_hour
 
@@ -57,23 +61,36 @@ class StateLine(Lines, can_focus=False):
             left += [("  step ", "dim"), (f"{view.at.step:,.0f}", "")]
         if view.name:
             left.append((f"  {view.name}", "dim"))
-        self.show_rows([spread(left, self._end(view) if self.size.width >= 36 else [], self.size.width)])
+        if self._attached and not view.over:
+            left.append(("  attached", "accent"))
+        end = [*self._cost(view), *self._end(view)]
+        if row_width(left) + row_width(end) > self.size.width:  # when it ends is missed more than what it costs
+            end = self._end(view) if self.size.width >= 36 else []
+        self.show_rows([spread(left, end, self.size.width)])
+
+    @staticmethod
+    def _left(view: RunView) -> tuple[float, str]:
+        """Seconds to the plan's end, or to the stage's where later stages are not counted; and which it is."""
+        left_s = view.seconds_left()
+        if not math.isfinite(left_s) and view.stage is not None:
+            return view.seconds_left(view.stage), " stage ends "
+        return left_s, " ends "
+
+    def _cost(self, view: RunView) -> list[Piece]:
+        if self._price_per_hour is None:
+            return []
+        left_s, what = self._left(view)
+        cost = f"{self._price_per_hour * view.spent_s / 3600:.2f}"
+        if math.isfinite(left_s) and what == " ends " and not view.over:
+            cost += f" of {self._price_per_hour * (view.spent_s + left_s) / 3600:.2f}"
+        return [(f" {cost} ", "dim")]
 
     def _end(self, view: RunView) -> list[Piece]:
-        pieces: list[Piece] = []
-        left_s, what = view.seconds_left(), " ends "
-        if not math.isfinite(left_s) and view.stage is not None:  # later stages are counted when they are opened
-            left_s, what = view.seconds_left(view.stage), " stage ends "
-        if self._price_per_hour is not None:
-            spent_s = view.spent_s
-            cost = f"{self._price_per_hour * spent_s / 3600:.2f}"
-            if math.isfinite(left_s) and what == " ends " and not view.over:
-                cost += f" of {self._price_per_hour * (spent_s + left_s) / 3600:.2f}"
-            pieces.append((f" {cost} ", "dim"))
-        if not view.over and math.isfinite(left_s) and view.stages:
-            pieces += [
-                (what, "dim"),
-                (clock_time(view.now(), left_s, self._zone), "strong"),
-                (f" in {shown_seconds(left_s)} " if self.size.width > 70 else " ", "dim"),
-            ]
-        return pieces
+        left_s, what = self._left(view)
+        if view.over or not math.isfinite(left_s) or not view.stages:
+            return []
+        return [
+            (what, "dim"),
+            (clock_time(view.now(), left_s, self._zone), "strong"),
+            (f" in {shown_seconds(left_s)} " if self.size.width > 70 else " ", "dim"),
+        ]
