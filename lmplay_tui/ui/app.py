@@ -31,6 +31,7 @@ from lmplay_tui.ui.screens.commanding import TWICE_WITHIN_S
 from lmplay_tui.ui.screens.dashboard import Dashboard
 from lmplay_tui.ui.screens.launcher import Launcher
 from lmplay_tui.ui.session import LiveSource, end_anyway
+from lmplay_tui.ui.shown import shown
 from lmplay_tui.ui.source import FolderSource, Source
 from lmplay_tui.ui.terminal import Signals, StrayPrints
 
@@ -53,6 +54,7 @@ class LmplayApp(App[int]):
     BINDINGS: ClassVar[list[Any]] = [
         Binding("t", "next_theme", "theme", show=False),
         Binding("ctrl+p", "command_palette", "palette", show=False),
+        Binding("ctrl+l", "redraw", "redraw", show=False, tooltip="paint the whole screen anew"),
         Binding("ctrl+c", "interrupt", "stop gracefully", show=False, priority=True),
         Binding("ctrl+z", "suspend_process", "to the shell, until fg", show=False),
     ]
@@ -280,6 +282,16 @@ class LmplayApp(App[int]):
             self.screen.action_leave()
 
     # ---- manners
+
+    def on_resize(self) -> None:
+        """Terminals differ in what is left of a picture when their size changes."""
+        self.action_redraw()
+
+    def action_redraw(self) -> None:
+        """Send everything anew: something else has written on the screen."""
+        shown.forget()
+        if self.screen_stack:
+            self.screen.refresh()
 
     def action_next_theme(self) -> None:
         """Go to the next of a few themes; the palette has them all."""

@@ -13,14 +13,16 @@ from collections.abc import Callable
 from queue import Queue
 from typing import IO, Any, ClassVar
 
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from textual import _compositor
 from textual import screen as textual_screen
-from textual._compositor import ChopsUpdate, Compositor
+from textual._compositor import Compositor
 from textual.drivers import linux_driver
 from textual.drivers._writer_thread import WriterThread
 from textual.geometry import Region
 from textual.screen import Screen
+
+from lmplay_tui.ui.shown import ExactLayout, ExactUpdate, shown
 
 ALLOWANCE = 4096  # bytes on their way: half a second of 64 kbit/s; keys that follow each other need not wait
 ASK_AGAIN_S = 5.0  # an answer may get lost
@@ -87,6 +89,7 @@ class SafeWriter(WriterThread):
     def __init__(self, file: IO[str]) -> None:
         super().__init__(file)
         self._queue = Queue()
+        shown.forget()  # a writer is made when the terminal is taken, or taken again
 
     def write(self, text: str) -> None:
         self.line.sent += len(text)
@@ -131,25 +134,11 @@ class PatientCompositor(Compositor):
         return None
 
 
-class ExactUpdate(ChopsUpdate):
-    """Sends the changed cells of a row alone; Textual's own sends all from the widget's left edge to the last one."""
-
-    def render_segments(self, console: Console) -> str:
-        sequences = []
-        for y, first, beyond in self.spans:
-            for end, (x, strip) in zip(self.chop_ends[y], self.chops[y].items(), strict=False):
-                if strip is None or x >= beyond or end <= first:
-                    continue
-                start = max(x, first)
-                part = strip.crop(start - x, min(end, beyond) - x)
-                sequences.append(f"\x1b[{y + 1};{start + 1}H{part.render(console)}")
-        return "".join(sequences)
-
-
 def use_our_output() -> Line:
     """Put our writer and our updates in the place of Textual's; all are looked up when they are needed."""
     line = SafeWriter.line = PatientCompositor.line = Line()
     setattr(_compositor, "ChopsUpdate", ExactUpdate)  # noqa: B010  (a name that the module owns)
+    setattr(_compositor, "LayoutUpdate", ExactLayout)  # noqa: B010  (the same)
     setattr(linux_driver, "WriterThread", SafeWriter)  # noqa: B010  (a name that the module imports)
     setattr(textual_screen, "Compositor", PatientCompositor)  # noqa: B010  (the same)
     return line

@@ -8,6 +8,15 @@ import pyte
 from tests.faults.terminals import Terminal, until
 
 
+class _AnsweringScreen(pyte.Screen):
+    """Answers a question for the cursor's place, as terminals do."""
+
+    answer: Callable[[str], None]
+
+    def write_process_input(self, data: str) -> None:
+        self.answer(data)
+
+
 class ScreenTerminal(Terminal):
     """A program in a terminal of some size, and what stands on its screen."""
 
@@ -18,8 +27,8 @@ class ScreenTerminal(Terminal):
             os.environ.update({"COLUMNS": str(size[0]), "LINES": str(size[1])} | dict(environment or {}))
             return work()
 
-        self._screen = pyte.Screen(*size)
-        self._screen.write_process_input = self.type  # the answer to a question for the cursor's place
+        self._screen = _AnsweringScreen(*size)
+        self._screen.answer = self.type
         self._stream = pyte.ByteStream(self._screen)
         self._fed = 0
         super().__init__(in_environment)

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from textual import on
 from textual.binding import Binding
 from textual.dom import DOMNode
 from textual.pilot import Pilot
-from textual.widgets import Input, TextArea
+from textual.strip import Strip
+from textual.widgets import Button, Input, TextArea
 
 import lmplay_tui.ui
 from lmplay_tui.run import controls
@@ -26,6 +28,7 @@ from lmplay_tui.ui.screens.dashboard import PANES, Dashboard
 from lmplay_tui.ui.screens.dialogs import ChoiceDialog, ChoiceList, TypingDialog
 from lmplay_tui.ui.screens.help import Help
 from lmplay_tui.ui.screens.runs import Runs
+from lmplay_tui.ui.shown import shown
 from lmplay_tui.ui.widgets.curves import Curves
 from lmplay_tui.ui.widgets.picker import Picker
 from lmplay_tui.ui.widgets.plan_pane import PlanPane
@@ -112,6 +115,7 @@ STORIES: dict[str, list[Case]] = {
     ],
     "LmplayApp": [
         ("t", lambda s: s.app.theme == "lmplay-light"),
+        ("ctrl+l", lambda s: not shown.known),
         ("ctrl+p", lambda s: "Search for commands" in text_of(s.app)),
         ("escape x ctrl+c", lambda s: s.sent(controls.Stop(reason="ctrl+c"))),
     ],
@@ -307,6 +311,8 @@ async def test_every_key_does_what_it_says(dashboard: Open, planned: FakeSource,
     async with dashboard(planned) as pilot:
         for keys, holds in STORIES[kind]:
             planned.sent.clear()
+            shown.fit(1)
+            list(shown.paint(0, 0, Strip.blank(1), Console()))  # as if a terminal had shown something
             await press(pilot, keys)
             assert holds(Seen(pilot, planned)), (keys, text_of(pilot.app))
 
@@ -345,6 +351,8 @@ async def test_every_button_by_mouse_and_by_keyboard(
     dashboard: Open, planned: FakeSource, launched: Callable[[], Launching]
 ) -> None:
     async with dashboard(planned, (200, 60)) as pilot:
+        for button in pilot.app.screen.query(Button):
+            button.active_effect_duration = 0  # else Enter right after a click is taken for the same press
         for name in sorted(set(BUTTONS) - {"start"}):
             await begin_again(pilot, planned)
             await pilot.click(f"#{name}")

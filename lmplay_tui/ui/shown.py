@@ -1,0 +1,117 @@
+"""The cells that the terminal shows already, so that they are not sent again.
+
+Textual paints whole regions anew; most of their cells are what they were. Each picture is compared with the last one
+cell by cell, and only what differs goes over the line.
+"""
+
+from collections.abc import Iterator
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.style import Style
+from textual._compositor import ChopsUpdate, LayoutUpdate
+from textual.strip import Strip
+
+Cell = tuple[str, Style | None]
+SHORT_GAP = 6  # cells; to go to another place costs about as many bytes
+
+
+class Shown:
+    """What each row of the terminal holds, as it was sent; a row that is not known is sent whole."""
+
+    def __init__(self) -> None:
+        self._rows: dict[int, list[Cell]] = {}
+        self._width = 0
+
+    @property
+    def known(self) -> bool:
+        """Whether anything is known of what the terminal shows."""
+        return bool(self._rows)
+
+    def forget(self) -> None:
+        """Nothing is known of the terminal any more: it is another, its size has changed, or somebody wrote on it."""
+        self._rows.clear()
+
+    def fit(self, width: int) -> None:
+        """The terminal has so many columns."""
+        if width != self._width:
+            self._width = width
+            self._rows.clear()
+
+    def paint(self, y: int, x: int, strip: Strip, console: Console) -> Iterator[str]:
+        """What to send so that the cells of row `y` from column `x` on show `strip`."""
+        new, plain = _cells(strip)
+        if x + len(new) > self._width:  # of a size that the terminal has no more, or not yet
+            self._rows.pop(y, None)
+            yield f"\x1b[{y + 1};{x + 1}H{strip.render(console)}"
+            return
+        row = self._rows.get(y)
+        if row is None:
+            row = self._rows[y] = [("", None)] * self._width  # no cell looks like that
+        old = row[x : x + len(new)]
+        if old == new:
+            return
+        row[x : x + len(new)] = new
+        # How wide terminals take characters of another width is not certain: such a row is sent whole, and so heals.
+        spans = _differences(old, new) if plain and all(len(char) == 1 for char, _ in old) else [(0, len(new))]
+        for first, beyond in spans:
+            yield f"\x1b[{y + 1};{x + first + 1}H{strip.crop(first, beyond).render(console)}"
+
+
+def _cells(strip: Strip) -> tuple[list[Cell], bool]:
+    """One entry a cell (empty for the second one of a wide character), and whether each character takes one cell."""
+    cells: list[Cell] = []
+    plain = True
+    for text, style, _control in strip:
+        if text.isascii() or cell_len(text) == len(text):
+            cells.extend([(char, style) for char in text])
+            continue
+        plain = False
+        for char in text:
+            width = cell_len(char)
+            if width:
+                cells.extend([(char, style), *[("", style)] * (width - 1)])
+            elif cells:  # a mark upon the character before it
+                cells[-1] = (cells[-1][0] + char, style)
+    return cells, plain
+
+
+def _differences(old: list[Cell], new: list[Cell]) -> list[tuple[int, int]]:
+    """The cells that differ, as (first, beyond last); spans with a short gap between them are one."""
+    spans: list[tuple[int, int]] = []
+    for x, (before, after) in enumerate(zip(old, new, strict=True)):
+        if before == after:
+            continue
+        if spans and x - spans[-1][1] <= SHORT_GAP:
+            spans[-1] = (spans[-1][0], x + 1)
+        else:
+            spans.append((x, x + 1))
+    return spans
+
+
+shown = Shown()  # there is one terminal, and Textual makes its updates without asking us
+
+
+class ExactUpdate(ChopsUpdate):
+    """Sends the cells that differ; Textual's own sends all from the widget's left edge to the last changed one."""
+
+    def render_segments(self, console: Console) -> str:
+        sequences: list[str] = []
+        for y, first, beyond in self.spans:
+            for end, (x, strip) in zip(self.chop_ends[y], self.chops[y].items(), strict=False):
+                if strip is None or x >= beyond or end <= first:
+                    continue
+                start = max(x, first)
+                sequences += shown.paint(y, start, strip.crop(start - x, min(end, beyond) - x), console)
+        return "".join(sequences)
+
+
+class ExactLayout(LayoutUpdate):
+    """The whole screen, of which only what differs is sent."""
+
+    def render_segments(self, console: Console) -> str:
+        shown.fit(self.region.width)
+        sequences: list[str] = []
+        for y, strips in enumerate(self.strips, self.region.y):
+            sequences += shown.paint(y, self.region.x, Strip.join(strips), console)
+        return "".join(sequences)

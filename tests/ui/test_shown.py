@@ -1,0 +1,72 @@
+"""Of a picture only the cells that differ are sent, and the terminal shows what it would show if all were."""
+
+import pyte
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.cells import cell_len
+from rich.console import Console
+from rich.segment import Segment
+from rich.style import Style
+from textual.strip import Strip
+
+from lmplay_tui.ui.shown import Shown
+
+WIDTH, HEIGHT = 24, 4
+CONSOLE = Console(color_system="truecolor", force_terminal=True, width=WIDTH)
+STYLES = [Style(), Style(bold=True), Style(color="red"), Style(bgcolor="blue", underline=True)]
+TEXTS = st.text("ab ─█⣿漢é\u0301", max_size=6)
+STRIPS = st.lists(st.tuples(TEXTS, st.sampled_from(STYLES)), max_size=6).map(
+    lambda pieces: Strip([Segment(text, style) for text, style in pieces])
+)
+
+
+def cells(screen: pyte.Screen) -> list[list[pyte.screens.Char]]:
+    return [[screen.buffer[y][x] for x in range(WIDTH)] for y in range(HEIGHT)]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, HEIGHT - 1), st.integers(0, WIDTH - 1), STRIPS), max_size=12))
+def test_the_terminal_ends_as_if_all_had_been_sent(updates: list[tuple[int, int, Strip]]) -> None:
+    shown = Shown()
+    shown.fit(WIDTH)
+    ours, whole = pyte.Screen(WIDTH, HEIGHT), pyte.Screen(WIDTH, HEIGHT)
+    our_stream, whole_stream = pyte.Stream(ours), pyte.Stream(whole)
+    for y, x, strip in updates:
+        part = strip.crop(0, WIDTH - x)
+        if not part.cell_length or not cell_len(part.text[0]):  # no picture of ours begins with half a letter
+            continue
+        our_stream.feed("".join(shown.paint(y, x, part, CONSOLE)))
+        whole_stream.feed(f"\x1b[{y + 1};{x + 1}H{part.render(CONSOLE)}")
+        assert cells(ours) == cells(whole)
+
+
+def paint(shown: Shown, text: str, y: int = 0, x: int = 0) -> str:
+    return "".join(shown.paint(y, x, Strip([Segment(text, STYLES[0])]), CONSOLE))
+
+
+def test_what_stands_there_is_not_sent_again() -> None:
+    shown = Shown()
+    shown.fit(WIDTH)
+    assert paint(shown, "step 1234, loss 3.25") == "\x1b[1;1Hstep 1234, loss 3.25"
+    assert paint(shown, "step 1234, loss 3.25") == ""
+    assert paint(shown, "step 1235, loss 3.24") == "\x1b[1;9H5\x1b[1;20H4"
+    assert paint(shown, "4321", x=5) == "\x1b[1;6H4321"
+    shown.fit(WIDTH)
+    assert paint(shown, "4321", x=5) == ""
+
+
+@pytest.mark.parametrize("forget", [lambda shown: shown.forget(), lambda shown: shown.fit(WIDTH - 1)])
+def test_a_terminal_that_is_not_known_gets_all(forget) -> None:
+    shown = Shown()
+    shown.fit(WIDTH)
+    paint(shown, "all of it")
+    forget(shown)
+    assert paint(shown, "all of it") == "\x1b[1;1Hall of it"
+
+
+def test_beyond_the_size_that_is_known_all_is_sent() -> None:
+    shown = Shown()
+    shown.fit(4)
+    assert paint(shown, "too long") == paint(shown, "too long") == "\x1b[1;1Htoo long"
+    assert paint(shown, "fits") == "\x1b[1;1Hfits", "the row may have been written over"
