@@ -4,6 +4,7 @@ Textual paints whole regions anew; most of their cells are what they were. Each 
 cell by cell, and only what differs goes over the line.
 """
 
+import re
 from collections.abc import Iterator
 
 from rich.cells import cell_len
@@ -13,6 +14,7 @@ from textual._compositor import ChopsUpdate, LayoutUpdate
 from textual.strip import Strip
 
 Cell = tuple[str, Style | None]
+_NARROW = re.compile("[ -~·×±°\u2500-\u259f\u2800-\u28ff]*")  # what our panes are made of: one cell each, surely
 SHORT_GAP = 6  # cells; to go to another place costs about as many bytes
 
 
@@ -63,7 +65,7 @@ def _cells(strip: Strip) -> tuple[list[Cell], bool]:
     cells: list[Cell] = []
     plain = True
     for text, style, _control in strip:
-        if text.isascii() or cell_len(text) == len(text):
+        if _NARROW.fullmatch(text):
             cells.extend([(char, style) for char in text])
             continue
         plain = False

@@ -2,7 +2,7 @@
 
 import pyte
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
@@ -25,7 +25,11 @@ def cells(screen: pyte.Screen) -> list[list[pyte.screens.Char]]:
     return [[screen.buffer[y][x] for x in range(WIDTH)] for y in range(HEIGHT)]
 
 
+WIDE_AND_MARKED = [(0, 12, Strip([Segment("漢█\u0301", STYLES[0])])), (0, 13, Strip([Segment("█", STYLES[0])]))]
+
+
 @settings(max_examples=300, deadline=None)
+@example(WIDE_AND_MARKED)  # as many cells as characters, and yet not one each
 @given(st.lists(st.tuples(st.integers(0, HEIGHT - 1), st.integers(0, WIDTH - 1), STRIPS), max_size=12))
 def test_the_terminal_ends_as_if_all_had_been_sent(updates: list[tuple[int, int, Strip]]) -> None:
     shown = Shown()
