@@ -77,6 +77,22 @@ class Series:
         self._num_recent += 1
         self.version += 1
 
+    def add_many(self, at: Floats, values: Floats) -> None:
+        """`add` for each row of `at` and its value, with the same result."""
+        finite = np.isfinite(values)
+        if not finite.all():
+            at, values = at[finite], values[finite]
+        begin = 0
+        while begin < len(values):
+            if self._num_recent == len(self._recent):
+                self._fold()
+            count = min(len(values) - begin, len(self._recent) - self._num_recent)
+            free = self._recent[self._num_recent : self._num_recent + count]
+            free[:, :-1], free[:, -1] = at[begin : begin + count], values[begin : begin + count]
+            self._num_recent += count
+            begin += count
+        self.version += len(values)
+
     def _fold(self) -> None:
         """Move the older half of the exact points into buckets."""
         while self._num_old + RECENT // self._width > BUCKETS:
@@ -151,17 +167,30 @@ class History:
         self.version = 0
 
     def add(self, metric: str, at: At, value: float) -> None:
-        series = self.series.get(metric)
-        if series is None:
-            if len(self.series) >= MAX_METRICS:
-                return
-            series = self.series[metric] = Series()
-        series.add(at, value)
-        self.version += 1
+        series = self._series(metric)
+        if series is not None:
+            series.add(at, value)
+            self.version += 1
 
-    def drop_beyond(self, step: float) -> None:
-        for series in self.series.values():
-            series.drop_beyond(step)
+    def add_many(self, metric: str, at: Floats, values: Floats) -> None:
+        """`add` for each row of `at` and its value; NaN where there is none."""
+        series = self._series(metric)
+        if series is not None:
+            series.add_many(at, values)
+            self.version += 1
+
+    def _series(self, metric: str) -> Series | None:
+        """The metric's own; None where there are too many to take another."""
+        series = self.series.get(metric)
+        if series is None and len(self.series) < MAX_METRICS:
+            series = self.series[metric] = Series()
+        return series
+
+    def drop_beyond(self, step: float, scores: bool | None = None) -> None:
+        """Forget what came after `step`: validation and evaluation alone, or all but them, where `scores` says so."""
+        for name, series in self.series.items():
+            if scores is None or scores == name.startswith(("val/", "eval/")):
+                series.drop_beyond(step)
         self.version += 1
 
     def __contains__(self, metric: object) -> bool:

@@ -103,13 +103,14 @@ class Tail:
     """Reads a JSONL file as it grows.
 
     `read` gives the whole objects that are new. A torn last line waits for its rest; a line that is no JSON object is
-    passed over. `{"resumed_from": STEP}` is given too: what it means for rows already read is the reader's to do
-    (`drop_beyond` does it for a list). A file that was thinned or replaced is read again from its start, without the
-    rows up to the last step seen.
+    passed over. `{"resumed_from": STEP}` is given too, with the file's name as `journal`: what it means for what that
+    file has told is the reader's to do (`drop_beyond` does it for a list). A file that was thinned or replaced is read
+    again from its start, without the rows up to the last step seen.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.behind = False  # the last read left something in the file
         self._offset = 0
         self._rest = b""
         self._inode: int | None = None
@@ -118,6 +119,11 @@ class Tail:
 
     def read(self, limit_bytes: int = 1 << 22) -> list[dict[str, Any]]:
         """At most `limit_bytes` of the file's new lines; an empty list where there is nothing new (or no file)."""
+        return self._records(self._take(limit_bytes))
+
+    def _take(self, limit_bytes: int) -> bytes:
+        """The whole lines of the file's next `limit_bytes`, and of what was left the last time."""
+        self.behind = False
         try:
             with self.path.open("rb") as file:
                 status = os.fstat(file.fileno())
@@ -125,19 +131,27 @@ class Tail:
                     self._offset, self._rest, self._seen_step = 0, b"", self._last_step
                 self._inode = status.st_ino
                 if status.st_size == self._offset:
-                    return []
+                    return b""
                 file.seek(self._offset)
                 data = file.read(limit_bytes)
         except OSError:
-            return []
+            return b""
         self._offset += len(data)
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        return [record for record in _parsed_all(lines) if self._is_new(record)]
+        self.behind = self._offset < status.st_size
+        data = self._rest + data
+        end = data.rfind(b"\n") + 1
+        self._rest = data[end:]
+        return data[:end]
+
+    def _records(self, lines: bytes) -> list[dict[str, Any]]:
+        return [record for record in _parsed_all(lines.split(b"\n")[:-1]) if self._is_new(record)]
 
     def _is_new(self, record: dict[str, Any]) -> bool:
         resumed_from = record.get("resumed_from")
         if isinstance(resumed_from, int):
             self._last_step = min(self._last_step, resumed_from)
+            if "event" not in record:
+                record["journal"] = self.path.stem
             return True
         step = record.get("step")
         if not isinstance(step, int):

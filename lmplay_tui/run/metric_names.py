@@ -39,3 +39,16 @@ METRICS: Mapping[str, str] = {
     "time/save_s": "seconds that training waited for checkpoints in this interval",
     "data/text_shown": "share of the characters read in this stage that reached a sample",
 }
+
+# Which of them a step says itself: the attribute of `StepDone`, the metric's mean over the interval.
+STEP_METRICS: Mapping[str, str] = {
+    "train/loss": "loss",
+    "train/accuracy": "accuracy",
+    "train/lr": "lr",
+    "train/grad_norm": "grad_norm",
+    "time/data_s": "data_s",
+    "time/forward_s": "forward_s",
+    "time/backward_s": "backward_s",
+    "time/optimizer_s": "optimizer_s",
+    "time/step_s": "step_s",
+}

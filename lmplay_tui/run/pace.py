@@ -2,6 +2,11 @@
 
 import math
 from collections import deque
+from collections.abc import Sequence
+
+import numpy as np
+
+from lmplay_tui.run.history import Floats
 
 
 class Pace:
@@ -25,6 +30,16 @@ class Pace:
             self._marks.append(self._last)
             while self._marks[0][0] < at_s - self._window_s:
                 self._marks.popleft()
+
+    def mark_many(self, at_s: Sequence[float], rows: Sequence[float], tokens: Sequence[float]) -> None:
+        """`mark` for many places of a run's past, in their order."""
+        newest = self._marks[-1][0] if self._marks else -math.inf
+        for i, each_s in enumerate(at_s):
+            if each_s - newest >= 1.0:
+                newest = each_s
+                self.mark(each_s, rows[i], tokens[i])
+        if at_s:
+            self.mark(at_s[-1], rows[-1], tokens[-1])
 
     def _rate(self, column: int, window_s: float) -> float:
         if self._last is None or not self._marks:
@@ -87,6 +102,20 @@ class StepTime:
                 self._seconds[name] += seconds * steps
                 known += seconds
         self._seconds["other"] += max(whole_s - known, 0.0) * steps
+
+    def step_many(self, whole_s: Floats, parts: dict[str, Floats], steps: Floats) -> None:
+        """`step` for many lines of a run's past, in their order; sums differ by rounding alone."""
+        later = np.cumsum(steps[::-1])[::-1] - steps
+        weight = steps * self._keep**later
+        kept = self._keep ** float(steps.sum())
+        for name in PARTS:
+            self._seconds[name] *= kept
+        known = np.zeros(len(steps))
+        for name, seconds in parts.items():
+            positive = np.maximum(seconds, 0.0)
+            self._seconds[name] += float(positive @ weight)
+            known += positive
+        self._seconds["other"] += float(np.maximum(whole_s - known, 0.0) @ weight)
 
     def add(self, part: str, seconds: float) -> None:
         """Add time between steps: validating, saving."""

@@ -4,12 +4,13 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 from typing import Any
 
+from lmplay_tui.run import progress
 from lmplay_tui.run.history import At, History
 from lmplay_tui.run.journal import number, stamp
 from lmplay_tui.run.marks import mark_of
+from lmplay_tui.run.metric_rows import MetricRows
 from lmplay_tui.run.pace import Pace, StepTime
 from lmplay_tui.run.telling import Level, told
 from lmplay_tui.run.view_parts import LogEntry, Mark, PredictionSeen, StageView
@@ -17,7 +18,6 @@ from lmplay_tui.text import one_line
 
 Record = Mapping[str, Any]
 
-_metric_name = lru_cache(1024)(one_line)  # some twenty names on each of a hundred thousand lines
 MAX_LOG = 2000
 MAX_MARKS = 1000
 MAX_PREDICTIONS = 400
@@ -62,7 +62,7 @@ class RunView:
         self.result: Record | None = None  # RunStopped, RunFailed or RunDone
         self.handed_over: Record | None = None
         self.changes = 0  # records applied
-        self._lives_by_steps = False  # StepDone events come: the journal's means would be a second copy
+        self.lives_by_steps = False  # StepDone events come: the journal's means would be a second copy
 
     # ---- what the panes ask
 
@@ -112,15 +112,22 @@ class RunView:
             self._mark(record)
             self._tell(record)
         elif isinstance(record.get("resumed_from"), int):
-            self._drop_beyond(record["resumed_from"])
+            self._drop_beyond(record["resumed_from"], record.get("journal"))
         elif "prompt" in record:
             self._see_prediction(record, record)
         elif "step" in record:
-            self._metrics(record)
+            progress.metrics_line(self, record)
 
-    def apply_past(self, record: Record) -> None:
-        """Take one line of the journals of this run's earlier starts: how those ended is over and done."""
-        if record.get("event") not in _ENDS:
+    def apply_rows(self, rows: MetricRows) -> None:
+        """Take many lines of `metrics.jsonl`: the same as each of them alone."""
+        self.changes += len(rows)
+        progress.metric_rows(self, rows)
+
+    def apply_past(self, record: Record | MetricRows) -> None:
+        """Take what the journals say of this run's earlier starts: how those ended is over and done."""
+        if isinstance(record, MetricRows):
+            self.apply_rows(record)
+        elif record.get("event") not in _ENDS:
             try:
                 self.apply(record)
             except (TypeError, ValueError, KeyError, AttributeError, OverflowError):
@@ -146,12 +153,16 @@ class RunView:
             step = record.get("step")
             self.marks.append(Mark(mark[0], step if isinstance(step, int) else int(self.at.step), mark[1]))
 
-    def _drop_beyond(self, step: int) -> None:
-        self.history.drop_beyond(step)
-        self.marks = deque((mark for mark in self.marks if mark.step <= step), maxlen=MAX_MARKS)
-        self.predictions = [seen for seen in self.predictions if seen.step <= step]
-        self.predictions_count += 1
-        self.pace.clear()
+    def _drop_beyond(self, step: int, journal: str | None = None) -> None:
+        """Forget what came after `step`, all of it or what `journal` has told: the others may be further already."""
+        if journal in (None, "predictions"):
+            self.predictions = [seen for seen in self.predictions if seen.step <= step]
+            self.predictions_count += 1
+        if journal in (None, "events"):
+            self.marks = deque((mark for mark in self.marks if mark.step <= step), maxlen=MAX_MARKS)
+        if journal != "predictions":
+            self.history.drop_beyond(step, None if journal is None else journal == "events")
+            self.pace.clear()
 
     def _set_activity(self, activity: str, detail: str = "", fraction: float | None = None) -> None:
         if activity != self.activity:
@@ -199,12 +210,12 @@ class RunView:
             self.stages.append(stage)
         self.stage_index = next((i for i, stage in enumerate(self.stages) if stage.name == running), -1)
 
-    def _find_stage(self, record: Record) -> StageView | None:
+    def find_stage(self, record: Record) -> StageView | None:
         name = one_line(record.get("stage", ""), 40)
         return next((stage for stage in self.stages if stage.name == name), None)
 
     def _stage_started(self, record: Record) -> None:
-        stage = self._find_stage(record)
+        stage = self.find_stage(record)
         if stage is None:
             stage = StageView(one_line(record.get("stage", ""), 40))
             self.stages.append(stage)
@@ -215,64 +226,10 @@ class RunView:
         stage.unigram_entropy = number(record.get("unigram_entropy"))
         self.pace.clear()
 
-    def _step_done(self, record: Record) -> None:
-        self.at = At(
-            number(record["step"]), number(record["rows"]), number(record["tokens"]), number(record["elapsed_s"])
-        )
-        self._lives_by_steps = True
-        self.last_step = record
-        for metric, key in _STEP_METRICS.items():
-            value = record.get(key)
-            if value is not None:
-                self.history.add(metric, self.at, number(value))
-        stage = self._find_stage(record)
-        if stage is not None:
-            self._follow(stage, int(number(record.get("stage_rows", 0))))
-        self.step_time.step(
-            number(record.get("step_s", 0)),
-            {part: number(record.get(f"{part}_s", 0)) for part in ("data", "forward", "backward", "optimizer")},
-        )
-
-    def _follow(self, stage: StageView, rows_done: int) -> None:
-        """The stage has got so far, now."""
-        if self.state == "starting":
-            self.state = "running"
-        if stage.state != "done":
-            stage.state = "running"
-            self.stage_index = self.stages.index(stage)
-        stage.rows_done = rows_done
-        loss = self.history.get("train/loss")
-        stage.loss = loss.recent_mean(50) if loss else math.nan
-        self.pace.mark(self.at.time if not self._lives_by_steps else self._clock(), self.at.rows, self.at.tokens)
-        stage.tokens_per_s = self.pace.tokens_per_s
-
     def _metrics_logged(self, record: Record) -> None:
         values = record.get("values")
         if isinstance(values, Mapping):
-            self._metrics(values)
-
-    def _metrics(self, row: Record) -> None:
-        """A line of `metrics.jsonl`."""
-        at = At(
-            number(row.get("step")), number(row.get("samples")), number(row.get("tokens")), number(row.get("elapsed_s"))
-        )
-        for name, value in row.items():
-            if "/" not in name or value is None or name.startswith(("val/", "eval/")):
-                continue  # validation and evaluation come as events, with their own step
-            if not (self._lives_by_steps and name in _STEP_METRICS):
-                self.history.add(_metric_name(name, 60), at, number(value))
-        if self._lives_by_steps:
-            return
-        steps = max(int(at.step - self.at.step), 1)
-        self.at, self.last_step = at, row
-        stage = self._find_stage(row)
-        if stage is not None:
-            self._follow(stage, int(number(row.get("stage_samples", 0))))
-        self.step_time.step(
-            number(row.get("time/step_s", 0)),
-            {part: number(row.get(f"time/{part}_s", 0)) for part in ("data", "forward", "backward", "optimizer")},
-            steps,
-        )
+            progress.metrics_line(self, values)
 
     def _scores(self, prefix: str, record: Record, scores: Record) -> None:
         at = At(
@@ -346,7 +303,7 @@ class RunView:
         self.pace.clear()
 
     def _stage_done(self, record: Record) -> None:
-        stage = self._find_stage(record)
+        stage = self.find_stage(record)
         if stage is not None:
             stage.state = "done"
             stage.rows_done = stage.rows_total or stage.rows_done
@@ -362,25 +319,13 @@ class RunView:
         self._set_activity(self.state)
 
 
-_STEP_METRICS = {
-    "train/loss": "loss",
-    "train/accuracy": "accuracy",
-    "train/lr": "lr",
-    "train/grad_norm": "grad_norm",
-    "time/data_s": "data_s",
-    "time/forward_s": "forward_s",
-    "time/backward_s": "backward_s",
-    "time/optimizer_s": "optimizer_s",
-    "time/step_s": "step_s",
-}
-
 _ENDS = ("RunStopped", "RunFailed", "RunDone", "HandedOver", "Paused", "Resumed")
 
 _HANDLERS: dict[str, Callable[[RunView, Record], None]] = {
     "RunStarted": RunView._run_started,
     "ActivityChanged": RunView._activity_changed,
     "StageStarted": RunView._stage_started,
-    "StepDone": RunView._step_done,
+    "StepDone": progress.step_done,
     "MetricsLogged": RunView._metrics_logged,
     "Predicted": RunView._predicted,
     "Validated": RunView._validated,

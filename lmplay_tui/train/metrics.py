@@ -8,17 +8,10 @@ from typing import Any
 from torch import nn
 
 from lmplay_tui.run.events import StepDone
+from lmplay_tui.run.metric_names import STEP_METRICS
 from lmplay_tui.train.device import matmul_parameters
 
-_MEANS = {
-    "train/accuracy": "accuracy",
-    "train/grad_norm": "grad_norm",
-    "time/data_s": "data_s",
-    "time/forward_s": "forward_s",
-    "time/backward_s": "backward_s",
-    "time/optimizer_s": "optimizer_s",
-    "time/step_s": "step_s",
-}
+_MEANS = {name: key for name, key in STEP_METRICS.items() if name not in ("train/loss", "train/lr")}
 
 
 @dataclass(frozen=True)

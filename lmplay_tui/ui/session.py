@@ -18,6 +18,7 @@ from lmplay_tui.run.controls import Command, Controls, HandOver, Stop
 from lmplay_tui.run.events import LAST_EVENTS, ActivityChanged, Event, MetricsLogged, RunFailed, RunStopped, StepDone
 from lmplay_tui.run.folder import RunFolder, utc_now
 from lmplay_tui.run.journal import Tail
+from lmplay_tui.run.metric_rows import MetricRows, MetricsTail
 from lmplay_tui.run.recorder import LogFile
 from lmplay_tui.run.view import RunView
 from lmplay_tui.text import one_line
@@ -43,7 +44,7 @@ class LiveSource:
         self.finished = threading.Event()
         self._given = dict(given)
         self._events = events
-        self._queue: deque[Event | dict[str, Any]] = deque()  # a dict is a line of the run's own past
+        self._queue: deque[Event | MetricRows | dict[str, Any]] = deque()  # what is no event is of the run's own past
         self._lost = 0
         self._prints: deque[str] = deque(maxlen=MAX_PRINTS)  # for the run's log, until it has one
         self.started = False
@@ -62,6 +63,11 @@ class LiveSource:
     @property
     def done(self) -> int | None:
         return None if self._queue or not self.finished.is_set() else self.exit_status
+
+    @property
+    def behind(self) -> bool:
+        """Whether its own past waits to be shown."""
+        return bool(self._queue) and not isinstance(self._queue[0], Event)
 
     @property
     def exit_status(self) -> int:
@@ -148,10 +154,11 @@ class LiveSource:
         """A resumed run's curves begin where the run began: read its journals before it goes on."""
         if self._given.get("reset_history") or self._given.get("resume") == "none" or not folder.model.exists():
             return
-        for path in (folder.events, folder.metrics, folder.predictions):
-            tail = Tail(path)
-            while records := tail.read(1 << 20):
-                self._queue.extend(records)
+        for tail in (Tail(folder.events), MetricsTail(folder.metrics), Tail(folder.predictions)):
+            more = True
+            while more:
+                self._queue.extend(tail.read_rows(1 << 20) if isinstance(tail, MetricsTail) else tail.read(1 << 20))
+                more = tail.behind
 
     def _put(self, event: Event) -> None:
         self._last = event

@@ -12,6 +12,7 @@ from lmplay_tui.errors import EXIT_OK, EXIT_TRAINING
 from lmplay_tui.run import controls
 from lmplay_tui.run.folder import RunFolder, write_whole
 from lmplay_tui.run.journal import Tail
+from lmplay_tui.run.metric_rows import MetricRows, MetricsTail
 from lmplay_tui.run.view import RunView
 
 
@@ -26,6 +27,10 @@ class Source(Protocol):
     def done(self) -> int | None:
         """The exit status once nothing more will come; None before."""
 
+    @property
+    def behind(self) -> bool:
+        """Whether more is there already than the last poll took: the journals of a long run."""
+
     def poll(self) -> bool:
         """Take in what is new; whether there was anything."""
 
@@ -37,7 +42,9 @@ class FolderSource:
     """Reads a run's journals as they grow and leaves control files; never touches the run otherwise."""
 
     live = False
-    CHUNK_BYTES = 1 << 20  # a poll reads at most so much of each journal
+    FIRST_BYTES = 1 << 17  # of a journal before the first frame
+    CHUNK_BYTES = 1 << 21  # of a journal at a time later on
+    POLL_BUDGET_S = 0.03  # of the screen's thread, a poll: no new piece is begun after that
 
     def __init__(self, folder: RunFolder, clock: Callable[[], float] = time.time) -> None:
         self.folder: RunFolder | None = folder
@@ -45,7 +52,10 @@ class FolderSource:
         self.view.name = folder.name
         self._run = folder
         self._clock = clock
-        self._tails = [Tail(folder.events), Tail(folder.metrics), Tail(folder.predictions)]
+        # In this order: an event tells of the stages that the lines of metrics belong to.
+        self._tails = [Tail(folder.events), MetricsTail(folder.metrics), Tail(folder.predictions)]
+        self._first = True
+        self.behind = False
         self._bad = 0
         self._looked_at = -10.0
         self._alive = False
@@ -58,12 +68,28 @@ class FolderSource:
         return EXIT_OK if self.view.over else None
 
     def poll(self) -> bool:
+        first, self._first = self._first, False
+        limit = self.FIRST_BYTES if first else self.CHUNK_BYTES
+        deadline = time.perf_counter() + (0.0 if first else self.POLL_BUDGET_S)
         changed = False
         for tail in self._tails:
-            for record in tail.read(self.CHUNK_BYTES):
-                changed = True
-                self._apply(record)
+            while True:
+                changed = self._read(tail, limit) or changed
+                self.behind = tail.behind
+                if not tail.behind or time.perf_counter() >= deadline:
+                    break
+            if self.behind:
+                break
         return self._look() or changed
+
+    def _read(self, tail: Tail, limit_bytes: int) -> bool:
+        items = tail.read_rows(limit_bytes) if isinstance(tail, MetricsTail) else tail.read(limit_bytes)
+        for item in items:
+            if isinstance(item, MetricRows):
+                self.view.apply_rows(item)
+            else:
+                self._apply(item)
+        return bool(items)
 
     def _apply(self, record: dict[str, Any]) -> None:
         """Take in a record; one that another hand has spoilt is passed over, and said once."""

@@ -31,6 +31,7 @@ class FakeSource:
         self.view = RunView(self.clock)
         self.live = live
         self.folder = folder
+        self.behind = False
         self.waiting: list[happened.Event] = []
         self.sent: list[controls.Command] = []
         self.exit_code: int | None = None

@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,11 +16,13 @@ from lmplay_tui.run import events as happened
 from lmplay_tui.run.folder import RunFolder, RunLock
 from lmplay_tui.run.journal import Journal
 from lmplay_tui.ui.ending import ending_lines
+from lmplay_tui.ui.screens.dashboard import Dashboard
 from lmplay_tui.ui.session import MAX_WAITING, LiveSource
 from lmplay_tui.ui.source import FolderSource
 from lmplay_tui.ui.terminal import StrayPrints
 from tests.run.test_view import journals
-from tests.ui.fake import Clock, step_done, training
+from tests.ui.conftest import Open
+from tests.ui.fake import Clock, FakeSource, started, step_done, training
 
 STOPPED = happened.RunStopped(20, "a.lmp", "lmplay-tui --model a.lmp", "asked")
 
@@ -144,6 +147,81 @@ def test_spoilt_journals_are_passed_over_and_said_once(folder: RunFolder) -> Non
     source.poll()
     assert source.view.at.step == 10
     assert sum("passed over" in entry.text for entry in source.view.log) == 1
+
+
+def test_a_resume_takes_back_in_each_journal_what_that_journal_told(folder: RunFolder) -> None:
+    """The journals are read one behind the other: the last one's resume is older than the first one's last lines."""
+    records = journals(training(150))
+    before = [record for record in records if record.get("step", 0) <= 110]
+    after = [started(resumed_from=95).record(), *(record for record in records if record.get("step", 0) > 95)]
+    for part in (before, after):
+        for record in part:
+            path = folder.events if "event" in record else folder.predictions if "prompt" in record else folder.metrics
+            Journal(path).write(record)
+        if part is before:
+            for path in (folder.events, folder.metrics, folder.predictions):
+                Journal(path).write({"resumed_from": 95})
+    source = FolderSource(folder, Clock())
+    source.poll()
+    view = source.view
+    assert view.history.series["train/loss"].points().x.tolist() == list(range(1, 151))
+    assert view.history.series["val/loss"].last_at("step") == 150
+    told = [record["step"] for record in records if "prompt" in record]
+    assert [seen.step for seen in view.predictions] == told
+    assert max(mark.step for mark in view.marks) > 95
+    live = LiveSource({}, lambda *_: iter(()))
+    folder.model.touch()
+    live._remember(folder)
+    while live.poll():
+        pass
+    assert live.view.history.series["train/loss"].points().x.tolist() == list(range(1, 151))
+
+
+def long_journal(run: RunFolder, steps: int) -> None:
+    line = '{"elapsed_s":%d.5,"step":%d,"samples":%d,"stage_samples":3,"tokens":5,"stage":"topics","train/loss":%d}\n'
+    run.metrics.write_text("".join(line % (i, i, i, i) for i in range(1, steps + 1)), encoding="utf-8")
+
+
+def test_before_the_first_frame_a_long_journal_costs_little_and_imports_nothing(folder: RunFolder) -> None:
+    long_journal(folder, 20_000)
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom lmplay_tui.run.folder import RunFolder\n"
+        "from lmplay_tui.ui.source import FolderSource\n"
+        f"source = FolderSource(RunFolder(Path({str(folder.model)!r})))\nsource.poll()\n"
+        "print(source.behind, 'pyarrow' in sys.modules, source.view.at.step < 2000)\n"
+        "while source.behind: source.poll()\n"
+        "print(source.view.at.step, 'pyarrow' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "False", "True", "20000.0", "True"]
+
+
+class LongSource(FakeSource):
+    """There is always more to read."""
+
+    looks = 0
+
+    def poll(self) -> bool:
+        self.looks += 1
+        return super().poll()
+
+
+async def test_keys_are_answered_while_a_long_journal_is_read(dashboard: Open) -> None:
+    source = LongSource()
+    source.behind = True
+    async with dashboard(source) as pilot:
+        screen = pilot.app.screen
+        assert isinstance(screen, Dashboard)
+        await pilot.press("6")
+        assert screen._shown_pane == 6
+        before = source.looks
+        await pilot.pause(0.2)
+        assert source.looks > before + 5, "looks follow one another, without waiting for a tick"
+        source.behind = False
+        await pilot.pause(0.2)
+        before = source.looks
+        await pilot.pause(0.2)
+        assert source.looks == before
 
 
 def test_native_prints_are_caught_and_the_descriptors_given_back(capfd: pytest.CaptureFixture[str]) -> None:

@@ -50,6 +50,7 @@ class Dashboard(Planning):
         self.options = options
         self.ghost: Ghost | None = None
         self.ghost_source: Source | None = None
+        self._catching_up = self._was_behind = False
         self._ascii_only = ascii_only
         self._zone = time_zone(options.get("tz"))
         self._machine = Machine()
@@ -84,13 +85,29 @@ class Dashboard(Planning):
     def tick(self, now: float | None = None) -> None:
         """Take in what is new and show it; called some times a second."""
         now = asyncio.get_running_loop().time() if now is None else now
-        self.source.poll()
-        if self.ghost_source is not None:
-            self.ghost_source.poll()
+        if not self._catching_up:
+            self.catch_up()
         self.tell_news()
         if self.app.screen is self or not self.is_current:
             self.follow_plan()
         self.draw(now)
+
+    def catch_up(self) -> None:
+        """Take in what is new; the journals of a long run in pieces, one behind the other, with keys between them."""
+        self._catching_up = False
+        sources = [source for source in (self.source, self.ghost_source) if source is not None]
+        for source in sources:
+            source.poll()
+        if any(source.behind for source in sources):
+            self._catch_up_soon()
+        elif self._was_behind:
+            self._was_behind = False
+            self.refresh_now()
+
+    def _catch_up_soon(self) -> None:
+        if not self._catching_up:
+            self._catching_up = self._was_behind = True
+            self.set_timer(0.001, self.catch_up)  # the loop turns meanwhile: keys come first
 
     def draw(self, now: float) -> None:
         """Hand the run to each pane that is in sight."""
@@ -139,6 +156,8 @@ class Dashboard(Planning):
 
     def on_mount(self) -> None:
         self._choose_pane(2, focus=False)
+        if self.source.behind:
+            self.call_after_refresh(self.catch_up)
 
     def on_resize(self, event: events.Resize) -> None:
         width, height = event.size
@@ -246,6 +265,8 @@ class Dashboard(Planning):
             self.ghost_source = FolderSource(folder)
             self.ghost = Ghost(one_line(folder.name, 40), self.ghost_source.view)
             self.ghost_source.poll()
+            if self.ghost_source.behind:
+                self._catch_up_soon()
         self.refresh_now()
 
     def action_filter(self) -> None:
