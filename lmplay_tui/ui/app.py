@@ -14,6 +14,7 @@ from textual import events, on
 from textual.actions import SkipAction
 from textual.app import App, SystemCommand
 from textual.binding import Binding
+from textual.filter import LineFilter, Monochrome, NoColor
 from textual.message import Message
 from textual.screen import ModalScreen, Screen
 
@@ -22,7 +23,8 @@ from lmplay_tui.run.controls import HandOver, SaveNow, Stop
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.ui import themes
 from lmplay_tui.ui.ascii import AsciiFilter, terminal_needs_ascii
-from lmplay_tui.ui.desktop import notification, title_sequence
+from lmplay_tui.ui.colours import NoColours, SixteenColours
+from lmplay_tui.ui.desktop import notification, reads_commands, title_sequence
 from lmplay_tui.ui.drafts import keep_draft
 from lmplay_tui.ui.ending import ending_lines
 from lmplay_tui.ui.messages import LeaveAsked, Rang, StartAsked, TitleChanged
@@ -83,10 +85,19 @@ class LmplayApp(App[int]):
         self.unsaved_plan: str | None = None  # what stood in the editor when the screen was left
         self._interrupted_at = -TWICE_WITHIN_S
         self.ascii_only = bool(given.get("ascii")) or terminal_needs_ascii()
-        if self.ascii_only:
-            self._filters.append(AsciiFilter())
+        self.no_color = bool(os.environ.get("NO_COLOR"))  # an empty one means nothing
+        self._filters = self._our_filters()
         for theme in themes.OURS:
             self.register_theme(theme)
+
+    def _our_filters(self) -> list[LineFilter]:
+        """Textual's and ours, by what the terminal can show and the user wants to see."""
+        filters = [each for each in self._filters if not isinstance(each, Monochrome | NoColor)]
+        if self.no_color:
+            filters.insert(0, NoColours())  # the first: those that make other colours of colours find none
+        elif self.console.color_system == "standard":
+            filters.append(SixteenColours())
+        return [*filters, AsciiFilter()] if self.ascii_only else filters
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
         return themes.variables(self.current_theme)
@@ -185,6 +196,11 @@ class LmplayApp(App[int]):
     def _to_terminal(self, sequence: str) -> None:
         if sequence and self._driver is not None and not self.is_headless:
             self._driver.write(sequence)
+
+    def _set_pointer_shape(self, shape: str) -> None:
+        """The mouse pointer's, which Textual sends to any terminal."""
+        if reads_commands(os.environ):
+            super()._set_pointer_shape(shape)
 
     # ---- the line to the terminal
 

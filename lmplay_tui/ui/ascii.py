@@ -14,6 +14,7 @@ _SIGNS = {
     "▇": "=", "▎": "|", "▌": "|", "▐": "|", "▊": "|", "▍": "|", "▋": "|", "▏": "|", "▕": "|", "▉": "#", "°": "'",
     "▀": "#", "▄": "#", "╸": "-", "╺": "-", "❭": ">", "⌃": "^", "⭘": "o", "◉": "*", "○": "o", "▼": "v", "▲": "^",
     "²": "2", "¹": "1", "’": "'", "⏎": "~", "‘": "'", "“": '"', "”": '"',
+    "🔎": "/ ",  # of two cells
 }  # fmt: skip
 
 
@@ -34,7 +35,7 @@ _TABLE = _table()
 
 
 class AsciiFilter(LineFilter):
-    """Replaces each sign that we draw with by a plain one of one cell; the letters of texts stay."""
+    """Replaces each sign that we draw with by a plain one of as many cells; the letters of texts stay."""
 
     def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
         return [

@@ -43,19 +43,24 @@ _LOOKS: dict[str, tuple[str, str]] = {
     "p3": ("p3", ""),
     "p4": ("p4", ""),
 }
+# where there are no colours: how the letters look instead
+_WITHOUT_COLOURS = {
+    "dim": "dim", "label": "dim", "axis": "dim", "todo": "dim", "raw": "dim", "other": "dim",
+    "p0": "bold underline", "p1": "underline", "p4": "dim",
+}  # fmt: skip
 NAMES = frozenset(_LOOKS) | {"cursor"}
 
 
-def styles_of(variables: Mapping[str, str]) -> dict[str, Style]:
-    """The styles by name, in the colours of a theme's variables."""
+def styles_of(variables: Mapping[str, str], *, colours: bool = True) -> dict[str, Style]:
+    """The styles by name, in the colours of a theme's variables; `colours` False: they will not be seen."""
     styles = {}
     for name, (variable, letters) in _LOOKS.items():
         value, *faded = variables[variable].split() if variable else [""]  # `ansi_default 60%`: only faded letters
         color = Color.parse(value).rich_color if value else None
-        words = letters.split()
+        words = (letters if colours else _WITHOUT_COLOURS.get(name, letters)).split()
         styles[name] = Style(
             color=color,
-            dim=True if faded else None,
+            dim=True if faded or "dim" in words else None,
             bold="bold" in words or None,
             underline="underline" in words or None,
             strike="strike" in words or None,

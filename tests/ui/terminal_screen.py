@@ -1,9 +1,11 @@
 """What a real terminal shows: a program in a pseudo-terminal, its bytes as a screen of cells."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 import pyte
+from pyte.screens import Char
 
 from tests.faults.terminals import Terminal, until
 
@@ -46,6 +48,24 @@ class ScreenTerminal(Terminal):
     def cursor_line(self) -> str:
         """The line that the terminal's own cursor stands in."""
         return self.screen.split("\n")[self._screen.cursor.y]
+
+    @property
+    def cells(self) -> list[list[Char]]:
+        """The screen's cells as they stand now, with their colours and attributes."""
+        assert self.screen
+        return [[self._screen.buffer[y][x] for x in range(self._screen.columns)] for y in range(self._screen.lines)]
+
+    def tour(self, stops: Iterable[tuple[str, str]]) -> None:
+        """Type the keys of each stop and wait for its text; a text after `!` shall be gone."""
+        for keys, seen in stops:
+            self.type(keys)
+            if seen.startswith("!"):
+                until(partial(self._lacks, seen[1:]))
+            else:
+                self.shows(seen)
+
+    def _lacks(self, text: str) -> bool:
+        return text not in self.screen
 
     def shows(self, *texts: str) -> None:
         """Wait until all of these stand on the screen."""

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from textual import events
 from textual.widgets import Input
 
 from lmplay_tui.run import controls
@@ -168,6 +169,17 @@ async def test_numbers_show_and_focus_panes(dashboard: Open, source: FakeSource,
             assert pane.display and pane.region.width > 0 and pane.region.height > 3, name
             assert pilot.app.focused is not None
             assert pane in (pilot.app.focused, *pilot.app.focused.ancestors), name
+
+
+async def test_the_last_of_keys_in_quick_succession_has_the_focus(dashboard: Open, source: FakeSource) -> None:
+    """As a slow line hands them over: else what is typed for the editor would be taken as commands."""
+    async with dashboard(source) as pilot:
+        for key in ("2", "4"):
+            pilot.app.post_message(events.Key(key, key))
+        await tick(pilot)
+        await pilot.pause()
+        assert pilot.app.focused is not None
+        assert pilot.app.focused.id == "plan-text"
 
 
 async def test_zoom_shows_one_pane_and_back_all(dashboard: Open, source: FakeSource) -> None:

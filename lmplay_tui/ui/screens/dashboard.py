@@ -205,7 +205,7 @@ class Dashboard(Planning):
         self._lay_rows(self.view)
         if focus:
             target: Widget = self.query_one("#plan-text" if number == 4 else f"#{PANES[number - 1]}")
-            target.focus()
+            self.set_focus(target)  # at once: `target.focus()` would wait behind the keys that follow
         self.call_after_refresh(self.refresh_now)
 
     def action_pane(self, number: int) -> None:
@@ -223,6 +223,8 @@ class Dashboard(Planning):
 
     def on_descendant_focus(self, event: events.DescendantFocus) -> None:
         """The pane with the focus is the one that is shown where there is room for one."""
+        if event.widget is not self.focused:  # keys in quick succession: the focus has gone on meanwhile
+            return
         pane = next((node for node in (event.widget, *event.widget.ancestors) if node.id in PANES), None)
         if pane is not None and pane.id is not None and PANES.index(pane.id) + 1 != self._shown_pane:
             self._choose_pane(PANES.index(pane.id) + 1, focus=False)

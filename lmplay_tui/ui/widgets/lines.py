@@ -58,7 +58,7 @@ class Lines(ScrollView, can_focus=True):
         style = self._styles.get(names)
         if style is None:
             if not self._named:
-                self._named = styles_of(self.app.theme_variables)
+                self._named = styles_of(self.app.theme_variables, colours=not self.app.no_color)
             style = Style.combine([self.rich_style, *(self._named[name] for name in names.split())])
             self._styles[names] = style
         return style

@@ -1,0 +1,234 @@
+"""Terminals of all kinds: no colours wanted, sixteen of them, ASCII only, tiny, huge, and resized without end."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pyte
+import pytest
+from pyte.screens import Char
+from rich.color import ColorSystem
+from rich.style import Style
+from textual.pilot import Pilot
+from textual.strip import Strip
+
+from lmplay_tui.run.folder import RunFolder
+from lmplay_tui.ui.app import LmplayApp
+from lmplay_tui.ui.output import use_our_output
+from tests.ui.conftest import Open, tick
+from tests.ui.fake import FakeSource, fed
+from tests.ui.terminal_screen import ScreenTerminal
+from tests.ui.test_plan_editor import PLAN
+
+# Every pane and every dialog: keys, and what then stands on the screen, or with `!` no longer does.
+ESCAPE = "\x1b"
+TOUR = (
+    ("1", "change stage"), ("\r", "Stage docstrings"), (ESCAPE, "!Stage docstrings"),
+    ("x", "Stop training?"), (ESCAPE, "!Stop training?"), ("l", "Learning rate"), (ESCAPE, "!Learning rate"),
+    ("b", "Bookmark"), (ESCAPE, "!Bookmark"), ("g", "Ask the model"), (ESCAPE, "!Ask the model"),
+    ("r", "enter draws"), (ESCAPE, "!enter draws"), ("q", "Leave the dashboard?"), (ESCAPE, "!Leave the dashboard?"),
+    ("?", "mouse works"), (ESCAPE, "!mouse works"), ("\x10", "Search for"), (ESCAPE, "!Search for"),
+    ("3", "same prompt"), ("\r", "true"), ("5", "forward"), ("6", "log"), ("v", "validating after"),
+    ("2", "metric"), ("4", "f8 next"),
+)  # fmt: skip
+SGR = re.compile(rb"\x1b\[([0-9;:]*)m")
+SEQUENCE = re.compile("\x1b(?:\\[[0-?]*[ -/]*[@-~]|[\\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\\\)|.)")
+
+
+@pytest.fixture(autouse=True)
+def _colours_of_this_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rich's styles remember their codes, but not for how many colours; here are terminals of several kinds."""
+
+    def render_style(style: Style, text: str, color_system: ColorSystem) -> str:
+        codes = Strip.render_ansi(style, color_system)
+        return f"\x1b[{codes}m{text}\x1b[0m" if codes else text
+
+    monkeypatch.setattr(Strip, "render_style", staticmethod(render_style))
+
+
+def colours_sent(output: bytes) -> set[int]:
+    """The numbers of all attributes that were set: 30 to 49 and 90 to 107 are colours."""
+    return {int(number or 0) for codes in SGR.findall(output) for number in re.split(b"[;:]", codes)}
+
+
+def planned() -> FakeSource:
+    """A run in its second stage, with its plan."""
+    folder = RunFolder(Path("run.lmp"))
+    folder.create()
+    folder.plan.write_text(PLAN, encoding="utf-8")
+    return fed(330, folder=folder)
+
+
+def shown(source: FakeSource | None, **options: object) -> Callable[[], int]:
+    """What a child does in its terminal: the dashboard, or without a source the launcher."""
+
+    def work() -> int:
+        line = use_our_output()
+        app = LmplayApp({"tz": "UTC", "refresh_hz": 10, **options}, source=source, launcher=source is None, line=line)
+        return app.run() or 0
+
+    return work
+
+
+def toured(environment: dict[str, str]) -> ScreenTerminal:
+    """A terminal of that kind after the tour."""
+    terminal = ScreenTerminal(shown(planned()), (120, 40), environment)
+    terminal.shows("2 curves", "6 log")
+    terminal.tour(TOUR)
+    return terminal
+
+
+@pytest.mark.parametrize("environment", [{"TERM": "linux"}, {"TERM": "xterm-256color"}], ids=str)
+def test_the_launcher_in_ascii(environment: dict[str, str]) -> None:
+    with launched(environment, ascii=True) as terminal:
+        pass
+    text = SEQUENCE.sub("", terminal.output.decode("utf-8"))
+    assert text.isascii(), set(re.sub("[ -~]", "", text))
+
+
+def launched(environment: dict[str, str], **options: object) -> ScreenTerminal:
+    """A terminal of that kind with the launcher."""
+    terminal = ScreenTerminal(shown(None, **options), (120, 40), environment)
+    terminal.shows("plans", "runs", "demo")
+    terminal.tour((("\x1b[B", "demo"), ("\t", "demo"), ("?", "mouse works"), (ESCAPE, "!mouse works")))
+    return terminal
+
+
+def row_of(terminal: ScreenTerminal, text: str) -> list[Char]:
+    """The cells of this text, where it first stands."""
+    for line, cells in zip(terminal.screen.split("\n"), terminal.cells, strict=True):
+        if text in line:
+            return cells[line.index(text) : line.index(text) + len(text)]
+    raise AssertionError(f"{text!r} does not stand on the screen:\n{terminal.screen}")
+
+
+# ---- NO_COLOR
+
+
+def test_without_colours_none_is_sent_and_focus_and_cursor_are_seen() -> None:
+    with toured({"NO_COLOR": "1"}) as terminal:
+        assert all(cell.reverse for cell in row_of(terminal, "4 plan"))
+        assert sum(cell.reverse for cell in row_of(terminal, "# What it is for.")) == 1, "the cursor"
+        assert not any(cell.reverse for cell in row_of(terminal, "2 curves"))
+        terminal.tour(((ESCAPE, "metric"), ("1", "change stage")))
+        assert all(cell.reverse for cell in row_of(terminal, "1 curriculum"))
+        assert all(cell.reverse for cell in row_of(terminal, "docstrings  pydo"))
+        assert not any(cell.reverse for cell in row_of(terminal, "finetune"))
+        terminal.tour((("x", "Stop training?"),))
+        assert all(cell.reverse for cell in row_of(terminal, "▸ n  now"))
+        assert not any(cell.reverse for cell in row_of(terminal, "e  at the stage's end"))
+        terminal.tour(((ESCAPE, "!Stop training?"),))
+    assert not [number for number in colours_sent(terminal.output) if 30 <= number <= 49 or 90 <= number <= 107]
+
+
+def test_the_launcher_without_colours() -> None:
+    with launched({"NO_COLOR": "1"}) as terminal:
+        assert all(cell.reverse for cell in row_of(terminal, "runs"))
+    assert not [number for number in colours_sent(terminal.output) if 30 <= number <= 49 or 90 <= number <= 107]
+
+
+@pytest.mark.parametrize(("value", "colours"), [("", True), ("0", False)])
+async def test_an_empty_no_color_means_nothing(
+    dashboard: Open, source: FakeSource, monkeypatch: pytest.MonkeyPatch, value: str, colours: bool
+) -> None:
+    monkeypatch.setenv("NO_COLOR", value)
+    async with dashboard(source) as pilot:
+        sent = colours_sent(painted(pilot).encode())
+        assert any(number in sent for number in (38, 48)) is colours
+
+
+async def test_without_colours_the_button_with_the_focus_is_reversed_and_the_mouse_still_works(
+    dashboard: Open, source: FakeSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    async with dashboard(source) as pilot:
+        pilot.app.screen.query_one("#pause").focus()
+        await pilot.pause()
+        reverse = "".join(cell.data for row in cells_of(pilot) for cell in row[-30:] if cell.reverse)
+        assert "Pause" in reverse
+        assert "Save" not in reverse
+        bar = pilot.app.screen.query_one("#log").vertical_scrollbar
+        assert bar.display
+        style = pilot.app.screen.get_style_at(bar.region.x, bar.region.bottom - 1)
+        assert style.meta.get("@mouse.down") == "grab", "what the mouse does there"
+
+
+# ---- sixteen colours
+
+
+def painted(pilot: Pilot[int]) -> str:
+    """The whole screen as it would be sent to the terminal."""
+    app = pilot.app
+    update = app.screen._compositor.render_update(full=True, screen_stack=app._background_screens)
+    return update.render_segments(app.console)  # type: ignore[union-attr]
+
+
+def cells_of(pilot: Pilot[int]) -> list[list[Char]]:
+    """The cells of a terminal that the screen was sent to."""
+    width, height = pilot.app.size
+    screen = pyte.Screen(width, height)
+    pyte.Stream(screen).feed(painted(pilot).replace("\n", "\r\n"))
+    return [[screen.buffer[y][x] for x in range(width)] for y in range(height)]
+
+
+def unreadable(sent: str) -> list[str]:
+    """The pieces of text whose letters have the same one of the sixteen colours as their ground."""
+    pieces = []
+    for codes, text in re.findall("\x1b\\[([0-9;]*)m([^\x1b]*)", sent):
+        numbers = {int(code or 0) for code in codes.split(";")}
+        letters = {number for number in numbers if 30 <= number <= 37 or 90 <= number <= 97}
+        if text.strip() and any(number + 10 in numbers for number in letters):
+            pieces.append(text)
+    return pieces
+
+
+def test_no_more_than_sixteen_colours_are_sent() -> None:
+    with ScreenTerminal(shown(fed(60)), (120, 40), {"TERM": "xterm"}) as terminal:
+        terminal.shows("2 curves", "6 log")
+    sent = colours_sent(terminal.output)
+    assert sent & set(range(90, 98))
+    assert not sent & {38, 48}
+
+
+STOPS = (
+    "1 enter", "escape r", "escape question_mark", "escape ctrl+p", "escape 3 enter v", "4 shift+down x f8", "f2",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("theme", ["lmplay", "lmplay-light", "ansi-dark"])
+async def test_every_letter_can_be_read_in_sixteen_colours(
+    dashboard: Open, monkeypatch: pytest.MonkeyPatch, theme: str
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("TEXTUAL_THEME", theme)
+    async with dashboard(planned()) as pilot:
+        assert pilot.app.console.color_system == "standard"
+        for keys in STOPS:
+            await pilot.press(*keys.split())
+            await tick(pilot)
+            sent = painted(pilot)
+            assert not colours_sent(sent.encode()) & {38, 48}, keys
+            assert not unreadable(sent), keys
+
+
+# ---- ASCII
+
+
+def texts_sent(output: bytes) -> str:
+    """What was sent but for the sequences that a terminal obeys, of which all are of known kinds."""
+    text = output.decode("utf-8")
+    for sequence in SEQUENCE.findall(text):
+        assert re.fullmatch(KNOWN, sequence), repr(sequence)
+    return SEQUENCE.sub("", text)
+
+
+# Attributes, places, private modes, questions, the keyboard's modes of kitty: what the Linux console takes or drops.
+KNOWN = r"\x1b\[(?:[\d;]*[mHn]|\?[\d;]*(?:h|l|\$p)|[<>]\d*u)"
+
+
+def test_the_linux_console_is_sent_ascii_and_nothing_that_it_would_show() -> None:
+    with toured({"TERM": "linux"}) as terminal:
+        assert "> docstrings" in terminal.screen
+    text = texts_sent(terminal.output)
+    assert text.isascii(), set(re.sub("[ -~]", "", text))
+    assert not colours_sent(terminal.output) & {38, 48}
