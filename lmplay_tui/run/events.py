@@ -151,6 +151,7 @@ class Validated(Event):
     accuracy: float | None
     samples: int
     seconds: float
+    elapsed_s: float | None = None  # of training, until then
 
 
 @dataclass(frozen=True)
@@ -173,6 +174,7 @@ class Evaluated(Event):
     sets: dict[str, EvaluationResult]  # by stage name
     at_stage_end: bool
     seconds: float
+    elapsed_s: float | None = None  # of training, until then
 
 
 @dataclass(frozen=True)

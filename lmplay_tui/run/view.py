@@ -232,11 +232,8 @@ class RunView:
             progress.metrics_line(self, values)
 
     def _scores(self, prefix: str, record: Record, scores: Record) -> None:
-        at = At(
-            number(record.get("step")), number(record.get("rows")), number(record.get("tokens")),
-            self.history.locate(number(record.get("step")), "time"),
-        )  # fmt: skip
-        at = at._replace(time=self.at.time) if math.isnan(at.time) else at
+        step, rows, tokens, elapsed_s = (number(record.get(key)) for key in ("step", "rows", "tokens", "elapsed_s"))
+        at = At(step, rows, tokens, self.at.time if math.isnan(elapsed_s) else elapsed_s)
         for key in ("loss", "accuracy", "bits_per_byte"):
             if scores.get(key) is not None:
                 self.history.add(f"{prefix}/{key}", at, number(scores[key]))

@@ -49,6 +49,7 @@ class Evaluator:
         yield Validated(
             step=progress.step, stage=stage.name, rows=progress.rows, tokens=progress.tokens, loss=score.loss,
             accuracy=score.accuracy, samples=score.num_samples, seconds=time.perf_counter() - begun,
+            elapsed_s=progress.elapsed_s,
         )  # fmt: skip
         yield Predicted(progress.step, stage.name, prediction)
         yield from self._complaints()
@@ -74,7 +75,7 @@ class Evaluator:
         if sets:
             yield Evaluated(
                 step=progress.step, stage=stage.name, rows=progress.rows, tokens=progress.tokens, sets=sets,
-                at_stage_end=at_stage_end, seconds=time.perf_counter() - begun,
+                at_stage_end=at_stage_end, seconds=time.perf_counter() - begun, elapsed_s=progress.elapsed_s,
             )  # fmt: skip
         yield from self._complaints()
         for prompt in progress.pinned:

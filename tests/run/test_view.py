@@ -227,3 +227,15 @@ def test_what_is_paid_for_counts_from_the_start_to_the_end() -> None:
     assert view.spent_s == 160.0
     view.state = "dead"
     assert view.spent_s == view.at.time
+
+
+def test_scores_stand_at_their_time_before_any_metric_has_been_read() -> None:
+    """`attach` reads events first."""
+    view = RunView()
+    view.apply(happened.Validated(50, "topics", 500, 4500, 3.0, 0.2, 4, 0.1, elapsed_s=12.5).record())
+    scores = {"topics": happened.EvaluationResult(2.9, 0.3, 1.4)}
+    view.apply(happened.StageStarted("topics", 0, 1, 1000, 500, 50, 500, None).record())
+    view.apply(happened.Evaluated(60, "topics", 600, 5400, scores, False, 1.0, elapsed_s=15.0).record())
+    for metric, at in (("val/loss", 12.5), ("eval/loss", 15.0)):
+        series = view.history.get(metric)
+        assert series is not None and series.points("time").x.tolist() == [at]

@@ -72,11 +72,11 @@ class Commanding(Screen[None]):
     def _tell(self, command: controls.Command, said: str) -> None:
         """Send a command, and say so; where nothing runs any more, say that."""
         if self.view.over:
-            self.notify(f"the run is {self.view.state}", severity="warning")
+            self.notify(f"the run is {self.view.state}", severity="warning", markup=False)
             return
         self.source.send(command)
         if said:
-            self.notify(said, timeout=3)
+            self.notify(said, timeout=3, markup=False)
 
     # ---- saving, stopping, pausing
 
@@ -94,7 +94,7 @@ class Commanding(Screen[None]):
 
     def action_stop(self) -> None:
         if self.view.over:
-            self.notify(f"the run is {self.view.state}; q leaves", severity="information")
+            self.notify(f"the run is {self.view.state}; q leaves", markup=False)
             return
         stage = self.view.stage.name if self.view.stage else ""
 

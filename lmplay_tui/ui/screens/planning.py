@@ -90,7 +90,7 @@ class Planning(Commanding):
                 self._change_stage(stage, "extend", float(answers[0]))
 
         if self.view.over:
-            self.notify(f"the run is {self.view.state}", severity="warning")
+            self.notify(f"the run is {self.view.state}", severity="warning", markup=False)
         else:
             self.app.push_screen(questions.stage_dialog(stage), answered)
 
