@@ -11,6 +11,8 @@ import termios
 import time
 from pathlib import Path
 
+import psutil
+
 STILL_S = 0.05  # without a byte: the screen is still
 QUESTION, ANSWER = b"\x1b[6n", b"\x1b[1;1R"  # where the cursor is: what the dashboard waits for before it sends more
 SLOW_BYTES_PER_S = 8000  # 64 kbit/s
@@ -73,6 +75,12 @@ class Terminal:
             os.environ |= {"TERM": "xterm-256color", "COLORTERM": "truecolor", "HF_HUB_OFFLINE": "1"}
             os.execv(command[0], command)
         fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+
+    @property
+    def screen_thread_s(self) -> float:
+        """Processor time that the program's first thread has had: the screen's; the trainer has one of its own."""
+        times = psutil.Process(self.pid).threads()[0]
+        return float(times.user_time + times.system_time)
 
     def read(self, seconds: float, most: int = 1 << 16) -> bytes:
         """What comes next, within `seconds`, without questions; nothing where nothing comes or the program is gone."""

@@ -63,6 +63,7 @@ def _beside_training(folder: Path, seconds: float) -> dict[str, str]:
     answers: list[float] = []
     ages: list[float] = []
     pauses: list[float] = []
+    busy: list[float] = []
     for number in range(ROUNDS):
         for where, size in (("headless", None), ("120x40", (120, 40)), ("200x60", (200, 60))):
             model = folder / f"{where}{number}"
@@ -72,12 +73,14 @@ def _beside_training(folder: Path, seconds: float) -> dict[str, str]:
             else:
                 terminal = Terminal([_program("lmplay-tui"), *words], folder, *size)
                 _until_steady(model, terminal.drain)
-                seen, before = [], terminal.bytes
+                seen, before, used = [], terminal.bytes, terminal.screen_thread_s
                 terminal.shown.curves_at.clear()
                 for _ in range(round(seconds / 0.2)):
                     terminal.drain(0.2)
                     seen.append((time.time(), terminal.shown.step))
                 traffic.setdefault(where, []).append((terminal.bytes - before) / seconds / 1000)
+                if where == "120x40":
+                    busy.append((terminal.screen_thread_s - used) / seconds)
                 rate = _tokens_per_s(model)
                 at = terminal.shown.curves_at
                 pauses += [later - earlier for earlier, later in itertools.pairwise(at)]
@@ -95,6 +98,7 @@ def _beside_training(folder: Path, seconds: float) -> dict[str, str]:
     return {
         "ui: key to screen, p95, training (must 50 ms)": f"{1000 * p95:.0f} ms",
         "ui: cost at 120x40 in tokens/s (must 3 %)": f"{100 * cost:.1f} %",
+        "ui: its thread at 120x40, of one core": f"{100 * statistics.median(busy):.1f} %",
         "ui: traffic at 120x40 (must 6 kB/s)": f"{statistics.median(traffic['120x40']):.1f} kB/s",
         "ui: traffic at 200x60 (must 12 kB/s)": f"{statistics.median(traffic['200x60']):.1f} kB/s",
         "ui: age of the shown step, p95 (must 1 s)": f"{_p95(ages):.2f} s",

@@ -27,16 +27,15 @@ def unsafe(source: str) -> list[int]:
     for call, name in calls(tree):
         if name not in READS_MARKUP or not call.args:
             continue
-        plain = any(k.arg == "markup" and isinstance(k.value, ast.Constant) and not k.value.value for k in call.keywords)
+        plain = any(word.arg == "markup" and ast.unparse(word.value) == "False" for word in call.keywords)
         given = call.args[0]
         made = isinstance(given, ast.Call) and getattr(given.func, "id", "") in SAFE
         if not (plain or made or isinstance(given, ast.Constant)):
             found.append(call.lineno)
     for node in ast.walk(tree):
-        targets = node.targets if isinstance(node, ast.Assign) else ()
-        for target in targets:
-            if isinstance(target, ast.Attribute) and target.attr in ("border_title", "border_subtitle"):
-                found.append(node.lineno)  # `set_titles` makes them
+        if isinstance(node, ast.Assign):  # `set_titles` is there for these
+            names = [target.attr for target in node.targets if isinstance(target, ast.Attribute)]
+            found += [node.lineno for name in names if name in ("border_title", "border_subtitle")]
     return found
 
 

@@ -63,6 +63,7 @@ class Launcher(Screen[None]):
         self._devices = devices()
         self._device = str(given.get("device", "auto"))
         self._experiment: str | None = given.get("exp")  # None: the plan's own
+        self._read_plans: dict[str, tuple[Plan | None, str]] = {}
         self._flops: dict[str, float] = {}  # by device; NaN where it does not tell, or not yet
 
     @staticmethod
@@ -90,7 +91,6 @@ class Launcher(Screen[None]):
         keys = [Key(key_sign(b), b.description, b.action, self) for b in bindings_of(self) if b.show]
         self.query_one(KeyBar).show(keys[:-2], keys[-2:])
         self._runs = find_runs(self._given.get("out_dir"))
-        self._draw()
         self.call_after_refresh(self._measure_device)
 
     def on_resize(self, event: events.Resize) -> None:
@@ -138,12 +138,14 @@ class Launcher(Screen[None]):
         self._flops[device] = device_flops(known, half=bool(self._given.get("amp")))
         self.app.call_from_thread(self._draw)
 
-    @staticmethod
-    def _read(name: str) -> tuple[Plan | None, str]:
-        try:
-            return read_plan(name), ""
-        except UserError as error:
-            return None, printable(error, 2000)
+    def _read(self, name: str) -> tuple[Plan | None, str]:
+        """A plan, or what is wrong with it; read once, for a start reads it anew."""
+        if name not in self._read_plans:
+            try:
+                self._read_plans[name] = read_plan(name), ""
+            except UserError as error:
+                self._read_plans[name] = None, printable(error, 2000)
+        return self._read_plans[name]
 
     def _draw_detail(self) -> None:
         """The plan or the run that is chosen in the list with the focus."""
