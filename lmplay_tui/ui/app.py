@@ -36,6 +36,7 @@ from lmplay_tui.ui.session import LiveSource, end_anyway
 from lmplay_tui.ui.shown import shown
 from lmplay_tui.ui.source import FolderSource, Source
 from lmplay_tui.ui.terminal import Signals, StrayPrints
+from lmplay_tui.ui.toasts import use_late_toasts
 
 SWITCH_INTERVAL_S = 1e-4  # the interpreter's: a refresh holds up the trainer a fiftieth of what it did with 5 ms
 LAST_ANSWER_S = 0.5  # of a terminal, before it is given back
@@ -73,6 +74,7 @@ class LmplayApp(App[int]):
     ) -> None:
         """`timers` False: a test calls `tick` itself."""
         super().__init__()
+        use_late_toasts()
         self.given = dict(given)
         self.source = source
         self._launcher = launcher

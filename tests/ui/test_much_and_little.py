@@ -1,12 +1,16 @@
 """Floods of events, terminals of every size, and storms of resizes."""
 
 import random
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
 from textual.events import Resize
 from textual.geometry import Size
+from textual.notifications import Notification
+from textual.widgets import _toast
+from textual.widgets._toast import ToastRack
 
 from lmplay_tui.run import events as happened
 from lmplay_tui.run.controls import Controls, SaveNow
@@ -116,3 +120,17 @@ async def test_two_hundred_resizes(dashboard: Open, source: FakeSource) -> None:
         await pilot.resize_terminal(120, 40)
         await tick(pilot)
         assert "1 curriculum" in text_of(pilot.app) and "training" in text_of(pilot.app)
+
+
+async def test_a_toast_that_comes_too_late_goes_at_once(dashboard: Open, source: FakeSource) -> None:
+    """Textual's timers never end for a time that is over: the whole dashboard would stand still."""
+    late = Notification("saved", timeout=0.0001)
+    time.sleep(0.001)
+    assert late.time_left < 0
+    async with dashboard(source) as pilot:
+        rack = ToastRack()
+        await pilot.app.screen.mount(rack)
+        assert _toast.Toast(late)._timeout > 0, "it would never come back"
+        rack.show([late])  # type: ignore[arg-type]
+        await pilot.pause(0.2)
+        assert not pilot.app.screen.query(_toast.Toast)

@@ -1,0 +1,23 @@
+"""Toasts that may come late: after a stalled line, or while the trainer holds Python's lock."""
+
+from textual.notifications import Notification
+from textual.widgets import _toast
+from textual.widgets._toast import Toast
+
+SHORTEST_S = 0.05
+
+
+class LateToast(Toast):
+    """A toast whose time is over when it is made goes at once.
+
+    Textual's own sets a timer of a negative time, which never ends and never lets the event loop go on.
+    """
+
+    def __init__(self, notification: Notification) -> None:
+        super().__init__(notification)
+        self._timeout = max(self._timeout, SHORTEST_S)
+
+
+def use_late_toasts() -> None:
+    """Put our toasts in the place of Textual's, which are looked up when one is shown."""
+    setattr(_toast, "Toast", LateToast)  # noqa: B010  (a name that the module owns)
