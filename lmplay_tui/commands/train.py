@@ -88,7 +88,7 @@ def _detach(given: Mapping[str, Any]) -> int:
     """Start the run in a process of its own and say where to look."""
     from lmplay_tui.train.detaching import start_detached
 
-    run, pid = start_detached(given)
+    run, pid = start_detached(given, until_it_trains=True)
     name = one_line(run.name)
     print(f"{name}: training in process {pid}; look with: lmplay-tui attach {name}; end: lmplay-tui ctl {name} stop")
     return EXIT_OK

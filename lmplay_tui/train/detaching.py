@@ -12,12 +12,14 @@ from lmplay_tui.train.handing_over import start_process
 from lmplay_tui.train.starting import choose_run
 
 BEGINS_WITHIN_S = 60.0
+LOADS_WITHIN_S = 20.0  # from then on it is a download, which may take hours
 
 
-def start_detached(given: Mapping[str, Any]) -> tuple[RunFolder, int]:
+def start_detached(given: Mapping[str, Any], *, until_it_trains: bool = False) -> tuple[RunFolder, int]:
     """Start the run that a command line speaks of in a process of its own, and wait until it speaks.
 
-    Gives the run and the process's number. Raises `UserError` where it cannot begin.
+    Gives the run and the process's number. Raises `UserError` where it cannot begin. `until_it_trains`: nobody will
+    look at the run, so wait until its data are open, or for as long as people wait.
     """
     run = choose_run(given)
     run.create()
@@ -29,13 +31,14 @@ def start_detached(given: Mapping[str, Any]) -> tuple[RunFolder, int]:
         raise TrainingError(f"no process could be started ({error.strerror})") from None
     finally:
         lock.release()
-    deadline = time.monotonic() + BEGINS_WITHIN_S
+    deadline = time.monotonic() + (LOADS_WITHIN_S if until_it_trains else BEGINS_WITHIN_S)
     while time.monotonic() < deadline:
         lives = _lives(pid)  # before the look: what it said last is then seen for certain
         status = run.status()
         if status.get("pid") == pid and status.get("state") == "failed":
             raise UserError(one_line(status.get("message", "failed"), 1000))
-        if status.get("pid") == pid:
+        begun = not until_it_trains or "stage" in status or status.get("state") != "running"
+        if status.get("pid") == pid and begun:
             break
         if not lives:
             raise TrainingError(f"the run's process has ended before it began; see {one_line(run.log)}")

@@ -153,6 +153,8 @@ async def _looked_at(run: Run, size: tuple[int, int], steps: int) -> None:
     with app._context():
         if steps:
             await _memory(run, app.screen, steps)
+        app.clear_notifications()  # what they cost is not a refresh's
+        await asyncio.sleep(0.2)
         await _refreshes(run, app, size)
     app.exit(0)
     await showing

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from textual.geometry import Region
 from textual.pilot import Pilot
+from textual.widgets import TextArea
 
 from lmplay_tui.run import events as happened
 from lmplay_tui.run.folder import RunFolder
@@ -195,6 +196,9 @@ async def settled(pilot: Pilot[Any]) -> None:
     await tick(pilot)
     for pane in pilot.app.screen.query(PlanPane):
         pane.check_now()  # it would after a while without a key
+        await pilot.pause()
+        text = pane.query_one(TextArea)
+        text.move_cursor(text.cursor_location, center=True)  # how far it has scrolled depends on when notes came
     hold_still(pilot.app)
     await pilot.pause()
 
