@@ -26,6 +26,7 @@ SCENES: tuple[tuple[str, tuple[int, int], tuple[str, ...]], ...] = (
     ("predictions", (120, 40), ("3", "z")),
     ("plan", (120, 40), ("4", "z")),
 )
+LAUNCHER = ("launcher", (120, 40), ())
 
 
 async def take(run: RunFolder, name: str, size: tuple[int, int], keys: tuple[str, ...]) -> None:
@@ -40,6 +41,17 @@ async def take(run: RunFolder, name: str, size: tuple[int, int], keys: tuple[str
                 if isinstance(screen, Dashboard):
                     screen.refresh_now()
             await pilot.pause()
+        app.save_screenshot(str(DOCS / f"{name}.svg"))
+
+
+async def take_launcher(out_dir: str, name: str, size: tuple[int, int], keys: tuple[str, ...]) -> None:
+    """A picture of where a session begins, with the speed of this machine."""
+    app = LmplayApp({"out_dir": out_dir}, launcher=True, timers=False)
+    async with app.run_test(size=size) as pilot:
+        await pilot.pause()
+        await app.workers.wait_for_complete()
+        await pilot.press(*keys)
+        await pilot.pause()
         app.save_screenshot(str(DOCS / f"{name}.svg"))
 
 
@@ -58,6 +70,7 @@ def main() -> None:
             while trainer.poll() is None and (run.status().get("step") or 0) < step:
                 time.sleep(1)
             os.environ.setdefault("TERM", "xterm-256color")
+            asyncio.run(take_launcher(folder, *LAUNCHER))
             for name, size, keys in SCENES:
                 asyncio.run(take(run, name, size, keys))
         finally:
