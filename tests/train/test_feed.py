@@ -52,7 +52,7 @@ def slow(undisturbed: tuple[list, dict, dict], monkeypatch: pytest.MonkeyPatch) 
     items = Rows.items
 
     def slowly(self: Rows, row: int):
-        time.sleep(0.01)
+        time.sleep(0.05)  # longer than a step on any machine
         return items(self, row)
 
     monkeypatch.setattr(Rows, "items", slowly)
