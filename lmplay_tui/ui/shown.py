@@ -13,9 +13,10 @@ from rich.style import Style
 from textual._compositor import ChopsUpdate, LayoutUpdate
 from textual.strip import Strip
 
+from lmplay_tui.ui.widgets.lines import differing_spans
+
 Cell = tuple[str, Style | None]
 _NARROW = re.compile("[ -~·×±°\u2500-\u259f\u2800-\u28ff]*")  # what our panes are made of: one cell each, surely
-SHORT_GAP = 6  # cells; to go to another place costs about as many bytes
 
 
 class Shown:
@@ -55,7 +56,7 @@ class Shown:
             return
         row[x : x + len(new)] = new
         # How wide terminals take characters of another width is not certain: such a row is sent whole, and so heals.
-        spans = _differences(old, new) if plain and all(len(char) == 1 for char, _ in old) else [(0, len(new))]
+        spans = differing_spans(old, new) if plain and all(len(char) == 1 for char, _ in old) else [(0, len(new))]
         for first, beyond in spans:
             yield f"\x1b[{y + 1};{x + first + 1}H{strip.crop(first, beyond).render(console)}"
 
@@ -76,19 +77,6 @@ def _cells(strip: Strip) -> tuple[list[Cell], bool]:
             elif cells:  # a mark upon the character before it
                 cells[-1] = (cells[-1][0] + char, style)
     return cells, plain
-
-
-def _differences(old: list[Cell], new: list[Cell]) -> list[tuple[int, int]]:
-    """The cells that differ, as (first, beyond last); spans with a short gap between them are one."""
-    spans: list[tuple[int, int]] = []
-    for x, (before, after) in enumerate(zip(old, new, strict=True)):
-        if before == after:
-            continue
-        if spans and x - spans[-1][1] <= SHORT_GAP:
-            spans[-1] = (spans[-1][0], x + 1)
-        else:
-            spans.append((x, x + 1))
-    return spans
 
 
 shown = Shown()  # there is one terminal, and Textual makes its updates without asking us

@@ -83,9 +83,14 @@ def changed_spans(old: Row, new: Row) -> list[tuple[int, int]]:
     length = max(len(before), len(after))
     before += [blank] * (length - len(before))
     after += [blank] * (length - len(after))
+    return differing_spans(before, after)
+
+
+def differing_spans(old: Sequence[object], new: Sequence[object]) -> list[tuple[int, int]]:
+    """Where cells of two rows of one length differ, as (first, beyond last); a short gap between spans joins them."""
     spans: list[tuple[int, int]] = []
-    for x, (left, right_cell) in enumerate(zip(before, after, strict=True)):
-        if left == right_cell:
+    for x, (before, after) in enumerate(zip(old, new, strict=True)):
+        if before == after:
             continue
         if spans and x - spans[-1][1] <= SHORT_GAP:
             spans[-1] = (spans[-1][0], x + 1)
