@@ -6,15 +6,17 @@ must happen may depend on it.
 
 import contextlib
 import os
-import select
 import signal
 import stat
 import sys
 import tempfile
 import termios
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import IO, Any
+
+PICTURE_S = 1.0  # a terminal that reads has taken the rest of a picture by then
 
 _kept_open: list[int] = []
 
@@ -35,7 +37,7 @@ def terminal_settings() -> list[Any] | None:
 
 
 def let_go_of_terminal(settings: list[Any] | None) -> None:
-    """The line is lost: the terminal as it was, should it still be there; never waits for one that is not.
+    """The line is lost: the terminal as it was, should it still be there; never waits long for one that is not.
 
     From then on input is a pipe that stays silent, and output goes nowhere.
     Not /dev/null for input: at its end of file the input thread would spin. One NUL frees a read that is under way.
@@ -44,8 +46,8 @@ def let_go_of_terminal(settings: list[Any] | None) -> None:
         screen = sys.__stderr__.fileno() if sys.__stderr__ else 2
         if settings is not None:
             termios.tcsetattr(0, termios.TCSANOW, settings)
-        if os.isatty(screen) and select.select([], [screen], [], 0)[1]:
-            os.write(screen, _AS_BEFORE)
+        if os.isatty(screen):
+            _write_soon(os.ttyname(screen), _AS_BEFORE)
     reader, writer = os.pipe()
     _kept_open.append(writer)
     os.dup2(reader, 0)
@@ -56,6 +58,23 @@ def let_go_of_terminal(settings: list[Any] | None) -> None:
         if not stat.S_ISREG(os.fstat(stream).st_mode):  # what is caught in a file goes on to the log
             os.dup2(null, stream)
     os.close(null)
+
+
+def _write_soon(terminal: str, data: bytes) -> None:
+    """Write to a terminal that may be in the middle of a picture; given up where it does not go on reading.
+
+    By a descriptor of its own: one that other threads write on would make us wait as long as they do.
+    """
+    descriptor = os.open(terminal, os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
+    try:
+        end = time.monotonic() + PICTURE_S
+        while data and time.monotonic() < end:
+            try:
+                data = data[os.write(descriptor, data) :]
+            except BlockingIOError:
+                time.sleep(0.01)
+    finally:
+        os.close(descriptor)
 
 
 def _nothing(_number: int, _frame: FrameType | None) -> None:
@@ -104,8 +123,8 @@ class Signals:
         # Not SIG_IGN: Python complains of a signal that came before it was ignored.
         signal.signal(signal.SIGCONT, _nothing)
         signal.signal(signal.SIGTSTP, _nothing)
-        let_go_of_terminal(self._settings)
         self._on_hangup()
+        let_go_of_terminal(self._settings)
 
 
 READ_BYTES = 1 << 16  # a look

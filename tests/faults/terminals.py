@@ -119,8 +119,17 @@ class Terminal:
                 raise TimeoutError(f"has not ended in {seconds} s: {self.output[-2000:]!r}")
             else:
                 time.sleep(0.01)
-        time.sleep(0.1)  # its last words may still be on their way
+        self._hear_out()
         return self._status
+
+    def _hear_out(self) -> None:
+        """Its last words may still be on their way; a child of its own may keep the line open."""
+        deadline = time.monotonic() + ENDS_WITHIN_S
+        self._reader.join(0.1)
+        while self._reading.is_set() and self._reader.is_alive() and time.monotonic() < deadline:
+            if not select.select([self._master], [], [], 0)[0]:
+                break
+            time.sleep(0.01)
 
     @property
     def restored(self) -> bool:

@@ -1,0 +1,53 @@
+"""The terminal is given back as it was found."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from lmplay_tui.ui import terminal as ours
+from tests.faults.terminals import ENDS_WITHIN_S, Terminal, until
+
+PICTURE = b"\x1b[?1049h" + b"a picture that is on its way " * 100
+
+
+def test_a_terminal_in_the_middle_of_a_picture_is_restored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hang-up that only the process was told of, while the terminal has not yet taken all of a picture."""
+    monkeypatch.setattr(ours, "PICTURE_S", ENDS_WITHIN_S)
+    begins, full = tmp_path / "begins", tmp_path / "full"
+
+    def work() -> int:
+        until(begins.exists)
+        screen = os.open(os.ttyname(1), os.O_WRONLY | os.O_NONBLOCK)
+        with pytest.raises(BlockingIOError):
+            while True:
+                os.write(screen, PICTURE)
+        full.touch()
+        ours.let_go_of_terminal(ours.terminal_settings())
+        return 0
+
+    with Terminal(work) as terminal:
+        terminal.stall()
+        begins.touch()
+        until(full.exists)
+        time.sleep(0.2)  # it finds no room
+        terminal.go_on()
+        assert terminal.wait() == 0
+        assert terminal.restored
+
+
+def test_a_terminal_that_takes_nothing_more_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ours, "PICTURE_S", 0.1)
+
+    def work() -> int:
+        screen = os.open(os.ttyname(1), os.O_WRONLY | os.O_NONBLOCK)
+        with pytest.raises(BlockingIOError):
+            while True:
+                os.write(screen, PICTURE)
+        ours.let_go_of_terminal(ours.terminal_settings())
+        return 3
+
+    with Terminal(work) as terminal:
+        terminal.stall()
+        assert terminal.wait() == 3
