@@ -226,11 +226,13 @@ class LmplayApp(App[int]):
 
     def _paint_held(self) -> None:
         """Paint what had to wait, as it is now, once the terminal has caught up."""
-        if self._line is None or not self._line.held:
+        if self._line is None or not self._line.held or self._batch_count:  # of a batch no picture is sent
             return
         if self._line.behind:
             self._ask()
         else:
+            # What has changed since the last look at the widgets, too: a refresh forgets which of them changed.
+            self.screen._compositor.update_widgets(self.screen._dirty_widgets)
             self.screen._compositor_refresh()
 
     async def _on_exit_app(self) -> None:

@@ -1,5 +1,6 @@
 """Dashboards on fake runs: no threads, no waiting."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -54,6 +55,13 @@ async def tick(pilot: Pilot[Any]) -> None:
         if isinstance(screen, Dashboard):
             screen.refresh_now()
     await pilot.pause()
+
+
+async def until(pilot: Pilot[Any], condition: Callable[[], object], seconds: float = 60.0) -> None:
+    """Let the app go on until `condition()` holds. `TimeoutError` if it does not."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await pilot.pause(0.01)
 
 
 def text_of(app: App[Any]) -> str:

@@ -2,13 +2,20 @@
 
 import io
 import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from textual import events
+from textual.pilot import Pilot
 
 from lmplay_tui.ui.app import LmplayApp
 from lmplay_tui.ui.output import ALLOWANCE, ASK_AGAIN_S, MAX_REGIONS, PATIENCE_S, Line, PatientCompositor, SafeWriter
 from lmplay_tui.ui.screens.dashboard import Dashboard
+from lmplay_tui.ui.widgets.key_bar import Key, KeyBar
+from lmplay_tui.ui.widgets.state_line import StateLine
+from tests.ui.conftest import until
 from tests.ui.fake import Clock, FakeSource, step_done
 
 
@@ -96,9 +103,11 @@ def test_the_writer_never_blocks_and_counts_what_was_taken(monkeypatch: pytest.M
     assert len(terminal.getvalue()) == 10_000
 
 
-async def test_what_changes_while_the_terminal_is_behind_is_painted_once_when_it_has_caught_up(
+@asynccontextmanager
+async def behind(
     monkeypatch: pytest.MonkeyPatch, source: FakeSource
-) -> None:
+) -> AsyncIterator[tuple[Pilot[int], Line, list[Any]]]:
+    """A dashboard whose terminal is behind, its line, and the pictures that are made from now on."""
     line = Line()
     monkeypatch.setattr(PatientCompositor, "line", line)
     monkeypatch.setattr("textual.screen.Compositor", PatientCompositor)
@@ -106,26 +115,58 @@ async def test_what_changes_while_the_terminal_is_behind_is_painted_once_when_it
     monkeypatch.setattr(app, "_ask", lambda: None)  # the test's terminal is not asked
     async with app.run_test(size=(120, 40)) as pilot:
         await pilot.pause()
-        pictures: list[object] = []
+        pictures: list[Any] = []
         monkeypatch.setattr(app, "_display", lambda _screen, picture: pictures.append(picture))
-        screen = app.screen
-        assert isinstance(screen, Dashboard)
         line.answered()
         line.sent += ALLOWANCE + 1
         line.written = line.sent
         line.painted()
+        yield pilot, line, pictures
+
+
+def caught_up(pilot: Pilot[int], line: Line) -> None:
+    """The terminal's answer."""
+    line._asked = line.sent
+    pilot.app.post_message(events.CursorPosition(0, 0))
+
+
+async def test_what_changes_while_the_terminal_is_behind_is_painted_once_when_it_has_caught_up(
+    monkeypatch: pytest.MonkeyPatch, source: FakeSource
+) -> None:
+    async with behind(monkeypatch, source) as (pilot, line, pictures):
+        app, screen = pilot.app, pilot.app.screen
+        assert isinstance(app, LmplayApp) and isinstance(screen, Dashboard)
         for step in range(331, 331 + 50):
             source.waiting = [step_done(step, "docstrings", 10 * step, 10 * step - 1200, 2.6)]
             app.tick()
             screen.refresh_now()
-            await pilot.pause(0.02)
+            await pilot.pause()
+        await until(pilot, lambda: line.held)
         assert pictures and not any(pictures), "nothing is sent"
         assert len(screen._compositor._dirty_regions) <= MAX_REGIONS + 500
-        line._asked = line.sent
-        app.post_message(events.CursorPosition(0, 0))
-        await pilot.pause()
-        await pilot.pause(0.05)
+        caught_up(pilot, line)
+        await until(pilot, lambda: any(pictures))
         sent = [picture for picture in pictures if picture]
         assert len(sent) == 1
-        assert "380" in sent[0].render_segments(app.console)  # type: ignore[attr-defined]
+        assert "380" in sent[0].render_segments(app.console)
         assert not line.held
+
+
+async def test_what_changes_just_before_the_terminal_has_caught_up_is_painted(
+    monkeypatch: pytest.MonkeyPatch, source: FakeSource
+) -> None:
+    async with behind(monkeypatch, source) as (pilot, line, pictures):
+        app, screen = pilot.app, pilot.app.screen
+        assert isinstance(app, LmplayApp)
+        screen.query_one(StateLine).refresh()
+        await until(pilot, lambda: line.held)
+        bar = screen.query_one(KeyBar)
+        bar.show([Key("k", "just now", "help")], [])
+        screen._dirty_widgets.add(bar)  # it has told the screen, which has not yet looked for what to paint
+        line.shown = line.sent
+        app._batch_count += 1
+        app._paint_held()
+        assert line.held and not any(pictures), "a picture in a batch would be lost"
+        app._batch_count -= 1
+        app._paint_held()
+        assert "just now" in pictures[-1].render_segments(app.console)
