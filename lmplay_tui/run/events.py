@@ -29,6 +29,7 @@ class StageInfo:
     epochs: float
     rows_total: int | None
     rows_done: int
+    rows_per_epoch: int | None = None  # known once its data have been opened
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class RunStarted(Event):
     plan_folder: str = ""  # absolute: where relative paths of the plan start
     pinned: tuple[str, ...] = ()  # prompts that are answered at each evaluation
     elapsed_s: float = 0.0  # training time before this start
+    plan_text: str = ""  # the plan that holds now
+    plan_file: str = ""  # absolute: the file that it was given with; empty for a shipped plan, and where none was given
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ class StageStarted(Event):
     step: int
     rows: int
     unigram_entropy: float | None  # nats a token of the evaluation set, by the set's own token frequencies
+    rows_per_epoch: int | None = None
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ MAX_DETAILED = 60  # predictions that keep their token probabilities and top fiv
 
 
 class RunView:
-    """The whole state of a run. `apply` takes records; `versions` say which parts have changed."""
+    """The whole state of a run. `apply` takes records, one at a time."""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
@@ -45,14 +45,15 @@ class RunView:
         self.at = At(0, 0, 0, 0)
         self.last_step: Record = {}
         self.lr_factor = 1.0
-        self.plan_text: str | None = None  # as the run last said it
         self.history = History()
         self.marks: deque[Mark] = deque(maxlen=MAX_MARKS)
         self.log: deque[LogEntry] = deque(maxlen=MAX_LOG)
         self.log_count = 0
         self.predictions: list[PredictionSeen] = []
         self.predictions_count = 0
+        self.plan_text = ""  # the plan that holds, as the run last said it; empty while not known
         self.plan_folder = ""  # where relative paths of the plan start; empty while not known
+        self.plan_file = ""  # that the plan was given with
         self.pinned: list[str] = []
         self.checkpoint: Record | None = None
         self.pace = Pace()
@@ -61,7 +62,6 @@ class RunView:
         self._ended_at: float | None = None
         self.result: Record | None = None  # RunStopped, RunFailed or RunDone
         self.handed_over: Record | None = None
-        self.changes = 0  # records applied
         self.lives_by_steps = False  # StepDone events come: the journal's means would be a second copy
 
     # ---- what the panes ask
@@ -103,7 +103,6 @@ class RunView:
 
     def apply(self, record: Record) -> None:
         """Take one event's record, or one line of a journal."""
-        self.changes += 1
         event = record.get("event")
         if event is not None:
             handler = _HANDLERS.get(str(event))
@@ -120,7 +119,6 @@ class RunView:
 
     def apply_rows(self, rows: MetricRows) -> None:
         """Take many lines of `metrics.jsonl`: the same as each of them alone."""
-        self.changes += len(rows)
         progress.metric_rows(self, rows)
 
     def apply_past(self, record: Record | MetricRows) -> None:
@@ -140,7 +138,6 @@ class RunView:
             self.log.pop()
         self.log.append(LogEntry(self._clock() if at is None else at, level, one_line(text, 1000), event))
         self.log_count += 1
-        self.changes += 1
 
     def _tell(self, record: Record) -> None:
         sentence = told(record)
@@ -184,7 +181,8 @@ class RunView:
         self.at = self.at._replace(step=number(record.get("step", 0)), rows=number(record.get("rows", 0)))
         self._elapsed_before, self._ended_at = number(record.get("elapsed_s", 0)), None
         self.state, self.result, self.handed_over = "running", None, None
-        self.plan_folder = str(record.get("plan_folder") or "")
+        self.plan_folder, self.plan_file = (str(record.get(key) or "") for key in ("plan_folder", "plan_file"))
+        self.plan_text = _whole_text(record.get("plan_text"))
         self._take_stages(record)
         self._take_pins(record)
         self.pace.clear()
@@ -203,6 +201,7 @@ class RunView:
             stage.epochs = number(info.get("epochs", 1))
             stage.rows_total = info.get("rows_total")
             stage.rows_done = int(info.get("rows_done") or 0)
+            stage.rows_per_epoch = _whole(info.get("rows_per_epoch")) or stage.rows_per_epoch
             if stage.rows_total is not None and stage.rows_done >= stage.rows_total:
                 stage.state = "done"
             elif stage.state == "done":
@@ -223,6 +222,7 @@ class RunView:
         stage.state = "running"
         stage.rows_total = int(number(record.get("rows_total", 0)))
         stage.rows_done = int(number(record.get("rows_done", 0)))
+        stage.rows_per_epoch = _whole(record.get("rows_per_epoch"))
         stage.unigram_entropy = number(record.get("unigram_entropy"))
         self.pace.clear()
 
@@ -285,8 +285,7 @@ class RunView:
         self.lr_factor = number(record.get("factor", 1))
 
     def _plan_changed(self, record: Record) -> None:
-        text = record.get("text")
-        self.plan_text = text if isinstance(text, str) else self.plan_text
+        self.plan_text = _whole_text(record.get("text")) or self.plan_text
         self._take_stages(record)
 
     def _paused(self, record: Record) -> None:
@@ -314,6 +313,15 @@ class RunView:
         self._ended_at = stamp(record.get("time")) or self._clock()
         self.state = {"RunStopped": "stopped", "RunFailed": "failed", "RunDone": "finished"}[str(record["event"])]
         self._set_activity(self.state)
+
+
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) else None
+
+
+def _whole_text(value: object) -> str:
+    """A journal's text without halves of characters, which no file could hold."""
+    return str(value or "").encode("utf-8", "replace").decode("utf-8")
 
 
 _ENDS = ("RunStopped", "RunFailed", "RunDone", "HandedOver", "Paused", "Resumed")

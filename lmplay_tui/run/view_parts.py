@@ -17,6 +17,7 @@ class StageView:
     epochs: float = 1.0
     rows_total: int | None = None
     rows_done: int = 0
+    rows_per_epoch: int | None = None
     state: str = "waiting"  # waiting, running, done
     loss: float = math.nan
     eval_at_end: float = math.nan  # its own evaluation set, when it was done
@@ -24,6 +25,11 @@ class StageView:
     unigram_entropy: float = math.nan
     tokens_per_s: float = math.nan
     seconds: float = math.nan
+
+    @property
+    def begun(self) -> bool:
+        """Whether rows of it have been trained: a changed plan then keeps it where it is."""
+        return self.rows_done > 0 or self.state == "done"
 
     @property
     def fraction(self) -> float:

@@ -183,6 +183,7 @@ class Obeyer:
                     epochs=stage.epochs,
                     rows_total=self._expected_rows(stage) if progress.rows_total is None else progress.rows_total,
                     rows_done=progress.position.row,
+                    rows_per_epoch=progress.rows_per_epoch,
                 )
             )
         return tuple(infos)

@@ -140,6 +140,7 @@ class StageLoop:
             step=progress.step,
             rows=progress.rows,
             unigram_entropy=data.unigram_entropy(),
+            rows_per_epoch=data.rows_per_epoch,
         )
         yield from self._prove(run)
         if run.accuracy_interval > 1:

@@ -15,6 +15,7 @@ from lmplay_tui.errors import UserError
 from lmplay_tui.models.lmplay_weights import convert_lmplay
 from lmplay_tui.models.registry import build_model, load_experiment
 from lmplay_tui.options import OnResume, TrainOptions, command_words, flag, on_resume, shown_value
+from lmplay_tui.plan.changes import list_changes
 from lmplay_tui.plan.problems import PlanError
 from lmplay_tui.plan.reading import check_name, parse_plan, read_plan
 from lmplay_tui.plan.schema import Plan
@@ -27,7 +28,7 @@ from lmplay_tui.train.checkpoint import load_archive, load_checkpoint, newest_ch
 from lmplay_tui.train.device import choose_device, choose_precision, hardware_note, speed_choices
 from lmplay_tui.train.loading import LoadedData, patiently
 from lmplay_tui.train.model_body import body_of
-from lmplay_tui.train.plan_changes import describe_changes, list_changes
+from lmplay_tui.train.plan_changes import describe_changes
 from lmplay_tui.train.progress import Progress
 from lmplay_tui.train.settings import Settings, check_fixed
 from lmplay_tui.train.state import TrainState
@@ -164,7 +165,7 @@ def choose_plan(own: Plan, file: Plan, as_given: str, warnings: list[str]) -> Pl
         return own
     if own.text == as_given:
         return file
-    lines = "\n".join(f"  {line}" for line in list_changes(own, file))
+    lines = "\n".join(f"  {change}" for change in list_changes(own, file))
     raise UserError(
         f"plan {one_line(file.name)} has changed, and the run's own was edited while it ran; from its own to the "
         f"file's:\n{lines}\nleave --training-plan out to go on with the run's own"

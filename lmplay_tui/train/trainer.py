@@ -5,10 +5,12 @@ what becomes of the events: the headless command prints them, the dashboard show
 """
 
 import os
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from lmplay_tui.errors import DataError, OutOfMemoryError
+from lmplay_tui.plan.reading import shipped_plans
 from lmplay_tui.run.controls import Controls
 from lmplay_tui.run.events import ActivityChanged, Event, MetricsLogged, RunDone, RunStarted, RunStopped
 from lmplay_tui.train.compiling import Compilation
@@ -120,6 +122,8 @@ class Trainer:
             plan_folder=state.settings.plan.folder,
             pinned=tuple(progress.pinned),
             elapsed_s=progress.elapsed_s,
+            plan_text=state.settings.plan.text,
+            plan_file=_plan_file(state.settings.line),
         )
 
     def _leave(self) -> Generator[Event, None, bool]:
@@ -168,3 +172,9 @@ class Trainer:
     def _keep(self) -> int:
         plan = self.state.settings.plan
         return self.state.settings.for_stage(plan.stage(self.state.progress.stage)).keep
+
+
+def _plan_file(line: Mapping[str, Any]) -> str:
+    """The file that the command line's plan was read from; empty where there is none, or it is a shipped one."""
+    plan = line.get("training_plan")
+    return "" if plan is None or plan in shipped_plans() else str(Path(plan).resolve())

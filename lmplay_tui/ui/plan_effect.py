@@ -1,79 +1,85 @@
-"""What applying an edited plan would change: stage by stage, in rows, time and cost."""
+"""What applying an edited plan would change: stage by stage, in rows, time and cost, or why the run would refuse it."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
-from lmplay_tui.plan.problems import PlanError
+from lmplay_tui.plan.changes import Begun, Change, change_problems, list_changes
+from lmplay_tui.plan.problems import PlanError, Problem
 from lmplay_tui.plan.reading import parse_plan
-from lmplay_tui.plan.schema import Plan, Stage
+from lmplay_tui.plan.schema import Plan
 from lmplay_tui.run.telling import shown_seconds
 from lmplay_tui.run.view import RunView
 from lmplay_tui.run.view_parts import StageView
 from lmplay_tui.ui.widgets.lines import Piece, Row
 
 
+def refusals(old_text: str, new_text: str, view: RunView, folder: Path) -> Sequence[Problem]:
+    """Why the run would refuse the change: what it says itself once it is asked."""
+    plans = _both(old_text, new_text, folder)
+    begun = {stage.name: Begun(stage.rows_done, _rows_per_epoch(stage)) for stage in view.stages if stage.begun}
+    return change_problems(*plans, begun) if plans is not None else ()
+
+
 def effect_rows(old_text: str, new_text: str, view: RunView, folder: Path, price: float | None) -> list[Row]:
-    """One row a stage that changes, and their sum. Nothing where nothing changes or a text is no plan."""
-    if old_text == new_text:
-        return []
-    try:
-        old = parse_plan(old_text, name="plan", file="plan", folder=folder)
-        new = parse_plan(new_text, name="plan", file="plan", folder=folder)
-    except PlanError:
+    """One row a change, and their sum. Nothing where the texts are the same or one is no plan."""
+    plans = _both(old_text, new_text, folder)
+    if plans is None:
         return []
     rows: list[Row] = []
-    total = 0.0
-    for name in dict.fromkeys([s.name for s in old.stages] + [s.name for s in new.stages]):
-        change = _change(name, _stage(old, name), _stage(new, name), view)
-        if change is not None:
-            row, added = change
-            total += added
-            rows.append((*row, *_cost(added, view, price)))
+    total, summed = 0.0, 0
+    for change in list_changes(*plans):
+        cost: list[Piece] = []
+        if change.stage is not None:
+            added = _added_rows(change.stage, *plans, view)
+            cost = _cost(added, view, price)
+            total, summed = total + added, summed + 1
+        rows.append((*_said(change), *cost))
     if not rows:
         return [((" nothing that trains changes", "dim"),)]
-    if len(rows) > 1 and math.isfinite(total):
+    if summed > 1 and math.isfinite(total):
         rows.append(((" all together  ", "dim"), (f"{total:+,.0f} rows", "strong"), *_cost(total, view, price)))
     return rows
 
 
-def _stage(plan: Plan, name: str) -> Stage | None:
-    return next((stage for stage in plan.stages if stage.name == name), None)
-
-
-def _change(name: str, old: Stage | None, new: Stage | None, view: RunView) -> tuple[list[Piece], float] | None:
-    """The row of a stage and the rows that it adds; None where it stays as it is."""
-    seen = next((stage for stage in view.stages if stage.name == name), None)
-    begun = seen is not None and seen.rows_done > 0
-    if new is None:
-        if begun:
-            return [(" ✗ ", "bad"), (f"{name} has begun and cannot be removed", "bad")], 0.0
-        return [(" − ", "warn"), (name, "strong"), (" removed  ", "dim")], -float(
-            seen.rows_total or 0
-        ) if seen else math.nan
-    if old is None:
-        return [(" + ", "good"), (name, "strong"), (f" new, {new.epochs:g} epochs  ", "dim")], math.nan
-    if old == new:
+def _both(old_text: str, new_text: str, folder: Path) -> tuple[Plan, Plan] | None:
+    """The two plans; None where the texts are the same or one is no plan."""
+    if old_text == new_text:
         return None
-    if begun and old.datasets != new.datasets:
-        return [(" ✗ ", "bad"), (f"{name} has begun: its datasets stay", "bad")], 0.0
-    pieces: list[Piece] = [(" ~ ", "accent"), (name, "strong")]
-    if old.epochs == new.epochs:
-        return [*pieces, (" other options, from the next batch", "dim")], 0.0
-    pieces.append((f" {old.epochs:g} → {new.epochs:g} epochs  ", "dim"))
-    per_epoch = _rows_per_epoch(seen, old)
-    if math.isnan(per_epoch) or seen is None:
-        return pieces, math.nan
-    after = new.rows_total(round(per_epoch))
-    if after < seen.rows_done:
-        least = seen.rows_done / per_epoch
-        return [(" ✗ ", "bad"), (f"{name}: {least:.4g} epochs are done already", "bad")], 0.0
-    return pieces, float(after - (seen.rows_total or 0))
+    try:
+        old = parse_plan(old_text, name="plan", file="plan", folder=folder)
+        return old, parse_plan(new_text, name="plan", file="plan", folder=folder)
+    except PlanError:
+        return None
 
 
-def _rows_per_epoch(seen: StageView | None, old: Stage) -> float:
-    if seen is None or not seen.rows_total or not old.epochs:
+def _said(change: Change) -> list[Piece]:
+    """`~ docstrings  epochs 1 → 2`."""
+    sign, style = {"removed": ("−", "warn"), "new": ("+", "good")}.get(change.what.partition(",")[0], ("~", "accent"))
+    place = change.place.removeprefix("stage ")
+    return [(f" {sign} ", style), (place, "strong"), (f" {change.what.replace(' -> ', ' → ')}  ", "dim")]
+
+
+def _added_rows(name: str, old: Plan, new: Plan, view: RunView) -> float:
+    """How many rows more a stage reads; NaN where nobody can say yet."""
+    before = next((stage for stage in old.stages if stage.name == name), None)
+    after = next((stage for stage in new.stages if stage.name == name), None)
+    seen = next((stage for stage in view.stages if stage.name == name), None)
+    if before is None or seen is None or seen.rows_total is None:
         return math.nan
-    return seen.rows_total / old.epochs
+    if after is None:
+        return -float(seen.rows_total)
+    per_epoch = _rows_per_epoch(seen)
+    if per_epoch is None or before.datasets != after.datasets:
+        return math.nan
+    return float(after.rows_total(per_epoch) - seen.rows_total)
+
+
+def _rows_per_epoch(stage: StageView) -> int | None:
+    """As the run says; where it has only counted its stages, from their sum."""
+    if stage.rows_per_epoch is None and stage.rows_total and stage.epochs:
+        return round(stage.rows_total / stage.epochs)
+    return stage.rows_per_epoch
 
 
 def _cost(rows: float, view: RunView, price: float | None) -> list[Piece]:

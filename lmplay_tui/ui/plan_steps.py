@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Collection
 from typing import Any, Literal
 
 import tomlkit
@@ -14,12 +15,14 @@ _NUMBERED = re.compile(r"-\d+$")
 
 
 def changed_plan(
-    text: str, stage: StageView, change: StageChange, *, epochs: float = 1.0, rows_per_s: float = 0
-) -> str:
-    """The plan with one stage changed. `KeyError` if the text has no such stage.
+    text: str, stage: StageView, change: StageChange, *,
+    epochs: float = 1.0, rows_per_s: float = 0, begun: Collection[str] = (),
+) -> str:  # fmt: skip
+    """The plan with one stage changed. `KeyError` if the text has no such stage, `ValueError` if it cannot be.
 
-    `epochs`: how many more, for `extend`. `finish`: the stage ends some seconds from now, at the rate given, because
-    it may not end before what it has read when the change arrives.
+    `epochs`: how many more than the text says, for `extend`. `begun`: the stages that have begun; they stay before all
+    others, so `repeat` puts the copy behind them. `finish`: the stage ends some seconds from now, at the rate given,
+    because it may not end before what it has read when the change arrives.
     """
     document = tomlkit.parse(text)
     tables = _stages(document)
@@ -27,9 +30,10 @@ def changed_plan(
     if change == "skip":
         del tables[stage.name]
     elif change == "extend":
-        table["epochs"] = _rounded(stage.epochs + epochs)
+        table["epochs"] = _rounded(float(table.get("epochs", 1)) + epochs)
     elif change == "repeat":
-        _insert_after(tables, stage.name, _free_name(stage.name, tables), table)
+        last = [name for name in tables if name in begun or name == stage.name][-1]
+        _insert_after(tables, last, _free_name(stage.name, tables), table)
     else:
         table["epochs"] = _end_soon(stage, rows_per_s)
     return tomlkit.dumps(document)
@@ -58,7 +62,7 @@ def _free_name(name: str, tables: Any) -> str:
 
 
 def _insert_after(tables: Any, name: str, new_name: str, table: Any) -> None:
-    """Put a copy behind the stage; the stages that follow keep their order."""
+    """Put a copy of `table` behind the stage called `name`; the stages that follow keep their order."""
     copy = tomlkit.table()
     for key, value in table.unwrap().items():
         copy.add(key, value)

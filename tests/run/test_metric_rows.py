@@ -57,7 +57,7 @@ def picture(view: RunView) -> dict[str, Any]:
         curves[name] = [points.x, points.mean, points.least, points.greatest, points.count, series.points("time").x]
     return {
         "curves": {name: [array.tolist() for array in arrays] for name, arrays in curves.items()},
-        "at": view.at, "last step": encode(dict(view.last_step)), "stage": view.stage_index, "changes": view.changes,
+        "at": view.at, "last step": encode(dict(view.last_step)), "stage": view.stage_index,
         "stages": repr(view.stages), "state": view.state, "log": [each.text for each in view.log],
         "marks": list(view.marks), "predictions": [repr(each.values) for each in view.predictions],
         "pace": (list(view.pace._marks), view.pace._last), "pins": view.pinned,

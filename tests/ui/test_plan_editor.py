@@ -1,19 +1,26 @@
 """The plan editor: problems at their lines, the effect before applying, and no typed text lost."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 import tomlkit
 from textual.widgets import TextArea
 
+from lmplay_tui.data.batches import Position
+from lmplay_tui.errors import UserError
+from lmplay_tui.plan.reading import parse_plan
 from lmplay_tui.run import controls
+from lmplay_tui.run import events as happened
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.run.view_parts import StageView
-from lmplay_tui.ui.plan_effect import effect_rows
+from lmplay_tui.train.plan_changes import describe_changes
+from lmplay_tui.train.progress import Progress, StageProgress
+from lmplay_tui.ui.plan_effect import effect_rows, refusals
 from lmplay_tui.ui.plan_steps import changed_plan
 from lmplay_tui.ui.widgets.plan_pane import PlanNotes, PlanPane
 from tests.ui.conftest import Open, text_of, tick
-from tests.ui.fake import FakeSource, fed
+from tests.ui.fake import STAGES, FakeSource, fed, started
 
 PLAN = """\
 # What it is for.
@@ -52,10 +59,11 @@ async def test_problems_stand_at_their_lines_and_block_applying(dashboard: Open,
         assert [problem.line for problem in pane.problems] == [4, 8]
         notes = joined(pilot.app.screen.query_one(PlanNotes).rows)
         assert "did you mean epochs" in notes
-        await pilot.press("f8")
-        assert pane.query_one(TextArea).cursor_location[0] == 3
+        assert pane.query_one(TextArea).cursor_location[0] == 3  # where the texts part
         await pilot.press("f8")
         assert pane.query_one(TextArea).cursor_location[0] == 7
+        await pilot.press("f8")
+        assert pane.query_one(TextArea).cursor_location[0] == 3
         await pilot.press("ctrl+s")
         await pilot.pause()
         assert planned.sent == []
@@ -68,7 +76,7 @@ async def test_the_effect_is_shown_before_ctrl_s_applies_it(dashboard: Open, pla
         pane.replace_text(PLAN.replace("epochs = 1.5", "epochs = 2"))
         await pilot.pause()
         notes = joined(pilot.app.screen.query_one(PlanNotes).rows)
-        assert "docstrings 1.5 → 2 epochs  +1,600 rows" in notes
+        assert "docstrings epochs 1.5 → 2  +1,600 rows" in notes
         assert "+40 s" in notes
         assert planned.sent == []
         await pilot.press("ctrl+s")
@@ -169,16 +177,164 @@ def test_finishing_never_ends_before_what_is_read() -> None:
     assert 2100 + 120 <= float(epochs) * 3200 <= 2100 + 130
 
 
+def test_repeating_puts_the_copy_behind_what_has_begun() -> None:
+    """Nothing may come between stages that have begun: the run would refuse it."""
+    stage = StageView("topics", rows_total=100, rows_done=100, state="done")
+    text = changed_plan(PLAN, stage, "repeat", begun=["topics", "docstrings"])
+    assert list(tomlkit.parse(text)["stages"]) == ["topics", "docstrings", "topics-2", "finetune"]
+    assert not refusals(PLAN, text, fed(330).view, Path.cwd())
+
+
+async def test_a_finished_stage_is_repeated_from_its_key_as_the_run_allows_it(
+    dashboard: Open, planned: FakeSource
+) -> None:
+    async with dashboard(planned) as pilot:
+        await pilot.press("1", "up", "up", "enter")
+        await pilot.pause()
+        await pilot.press("r")
+        await pilot.pause()
+        pane = pilot.app.screen.query_one(PlanPane)
+        assert "[stages.topics-2]" in pane.text
+        assert not pane.problems
+
+
+def test_extending_adds_to_the_number_in_the_text() -> None:
+    typed = PLAN.replace("epochs = 1.5", "epochs = 4")
+    text = changed_plan(typed, StageView("docstrings", epochs=1.5), "extend", epochs=0.5)
+    assert tomlkit.parse(text)["stages"]["docstrings"]["epochs"] == 4.5
+    unsaid = changed_plan('[a]\ndataset = "pydocs"\n', StageView("a"), "extend", epochs=1)
+    assert tomlkit.parse(unsaid)["a"]["epochs"] == 2
+    with pytest.raises(ValueError, match="could not convert"):
+        changed_plan(typed.replace("epochs = 4", 'epochs = "x"'), StageView("docstrings"), "extend")
+
+
+async def test_a_change_by_key_can_be_undone(dashboard: Open, planned: FakeSource) -> None:
+    async with dashboard(planned) as pilot:
+        await pilot.press("1", "enter")
+        await pilot.pause()
+        await pilot.press("r")
+        await pilot.pause()
+        pane = pilot.app.screen.query_one(PlanPane)
+        assert pane.text != PLAN
+        pane.query_one(TextArea).focus()
+        await pilot.press("ctrl+z")
+        assert pane.text == PLAN
+
+
+def say_plan(source: FakeSource, text: str, plan_file: str = "") -> None:
+    """The run says what its plan is, as it does when it starts."""
+    source.view.apply(dataclasses.replace(started(), plan_text=text, plan_file=plan_file).record())
+
+
+async def test_a_file_of_the_plan_that_another_hand_changes_becomes_an_edit(
+    dashboard: Open, planned: FakeSource
+) -> None:
+    assert planned.folder is not None
+    say_plan(planned, PLAN)
+    async with dashboard(planned) as pilot:
+        await pilot.press("4")
+        pane = pilot.app.screen.query_one(PlanPane)
+        changed = PLAN.replace("epochs = 1.5", "epochs = 2")
+        planned.folder.plan.write_text(changed, encoding="utf-8", newline="\n")
+        await tick(pilot)
+        await tick(pilot)
+        assert pane.text == changed
+        assert "4 plan · edited" in text_of(pilot.app)
+        assert any("plan.toml has changed" in notice.message for notice in pilot.app._notifications)
+        assert pilot.app.screen.unsaved_plan is None  # type: ignore[attr-defined]  # it lies on disk
+        await pilot.press("ctrl+s")
+        await pilot.pause()
+        assert planned.sent == [controls.ChangePlan(changed)]
+
+
+async def test_the_runs_own_writing_of_its_file_is_no_news(dashboard: Open, planned: FakeSource) -> None:
+    assert planned.folder is not None
+    say_plan(planned, PLAN)
+    changed = PLAN.replace("epochs = 1.5", "epochs = 2")
+    async with dashboard(planned) as pilot:
+        planned.folder.plan.write_text(changed, encoding="utf-8", newline="\n")
+        await tick(pilot)
+        planned.waiting.append(happened.PlanChanged(330, (), changed, STAGES))  # said behind it
+        await tick(pilot)
+        pane = pilot.app.screen.query_one(PlanPane)
+        assert (pane.text, pane.edited) == (changed, False)
+        assert not any("has changed:" in notice.message for notice in pilot.app._notifications)
+
+
+async def test_the_file_that_a_run_was_given_is_offered_when_it_changes(
+    dashboard: Open, planned: FakeSource, tmp_path: Path
+) -> None:
+    file = tmp_path / "given.toml"
+    file.write_text(PLAN, encoding="utf-8", newline="\n")
+    say_plan(planned, PLAN, str(file))
+    async with dashboard(planned) as pilot:
+        await pilot.press("4", "a")
+        pane = pilot.app.screen.query_one(PlanPane)
+        file.write_text(PLAN + "# two\n", encoding="utf-8", newline="\n")
+        await tick(pilot)
+        await tick(pilot)
+        assert pane.text == "a" + PLAN
+        assert any("f9 takes in" in notice.message for notice in pilot.app._notifications)
+        await pilot.press("f9")
+        assert pane.text == PLAN + "# two\n"
+        await pilot.press("ctrl+z")
+        assert pane.text == "a" + PLAN
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (("epochs = 1.5", "epochs = 0.1"), "epochs are done already"),
-        (('[stages.topics]\ndataset = "pydocs"\nepochs = 1\n', ""), "topics has begun and cannot be removed"),
-        (("epochs = 0.5", "epochs = 0.5\nlr = 0.1"), "finetune other options"),
+        (("epochs = 0.5", "epochs = 0.5\nlr = 0.1"), "finetune lr (not set) → 0.1"),
+        (("[stages.topics]", "[train]\nlr = 6e-3\n[stages.topics]"), "train lr (not set) → 0.006"),
         (("# What it is for.", "# Else."), "nothing that trains changes"),
     ],
 )
-def test_effects_say_what_cannot_be_and_what_does_not_matter(change: tuple[str, str], said: str) -> None:
+def test_effects_say_all_that_changes(change: tuple[str, str], said: str) -> None:
     view = fed(330).view
     rows = effect_rows(PLAN, PLAN.replace(*change), view, Path.cwd(), None)
     assert said in joined(rows)
+    assert not refusals(PLAN, PLAN.replace(*change), view, Path.cwd())
+
+
+def test_another_order_of_what_has_not_begun_is_said() -> None:
+    text = PLAN + '[stages.last]\ndataset = "pydocs"\n'
+    swapped = text.replace("stages.finetune", "stages.x").replace("stages.last", "stages.finetune")
+    swapped = swapped.replace("stages.x", "stages.last").replace("epochs = 0.5\n", "") + "epochs = 0.5\n"
+    assert "stages another order" in joined(effect_rows(text, swapped, fed(330).view, Path.cwd(), None))
+
+
+REFUSED = [
+    (("epochs = 1.5", "epochs = 0.1"), 8),
+    (('[stages.topics]\ndataset = "pydocs"\nepochs = 1\n', ""), 3),
+    (("epochs = 1.5", "epochs = 1.5\nshuffle = true"), 9),
+    (("[stages.topics]", "[train]\nshuffle = true\n[stages.topics]"), 4),
+    (("[stages.topics]", "[train]\ncontext_len = 64\n[stages.topics]"), 3),
+    (("[stages.topics]", "[train]\nseed = 7\n[stages.topics]"), 3),
+    (('[stages.topics]\ndataset = "pydocs"', '[stages.topics]\ndataset = "wikitext"'), 2),
+]
+
+
+@pytest.mark.parametrize(("change", "line"), REFUSED)
+def test_the_editor_refuses_what_the_trainer_would_refuse_in_its_words(change: tuple[str, str], line: int) -> None:
+    text = PLAN.replace(*change)
+    old, new = (parse_plan(each, name="plan", file="plan", folder=Path.cwd()) for each in (PLAN, text))
+    topics = StageProgress(Position(row=1200), rows_total=1200, rows_per_epoch=1200, done=True)
+    progress = Progress(stages={"topics": topics, "docstrings": StageProgress(Position(row=2100), rows_per_epoch=3200)})
+    with pytest.raises(UserError) as refused:
+        describe_changes(old, new, progress)
+    problems = refusals(PLAN, text, fed(330).view, Path.cwd())
+    assert "\n".join(f"{problem.key}: {problem.sentence}" for problem in problems) == str(refused.value)
+    assert min(problem.line for problem in problems) == line
+
+
+async def test_what_the_run_would_refuse_stands_at_its_line_and_is_not_sent(
+    dashboard: Open, planned: FakeSource
+) -> None:
+    async with dashboard(planned) as pilot:
+        await pilot.press("4")
+        pane = pilot.app.screen.query_one(PlanPane)
+        pane.replace_text(PLAN.replace("epochs = 1.5", "epochs = 0.1"))
+        await pilot.press("ctrl+s")
+        await pilot.pause()
+        assert "epochs are done already" in joined(pilot.app.screen.query_one(PlanNotes).rows)
+        assert planned.sent == []

@@ -13,7 +13,8 @@ from lmplay_tui.run.folder import write_whole
 from lmplay_tui.run.view_parts import StageView
 from lmplay_tui.text import one_line
 from lmplay_tui.ui.messages import PaneAsked, PlanApplied, PlanEdited, SavePlanAsked, StageAsked
-from lmplay_tui.ui.plan_effect import effect_rows
+from lmplay_tui.ui.plan_effect import effect_rows, refusals
+from lmplay_tui.ui.plan_files import PlanFile
 from lmplay_tui.ui.plan_steps import StageChange, changed_plan
 from lmplay_tui.ui.screens import questions
 from lmplay_tui.ui.screens.commanding import Commanding
@@ -25,8 +26,8 @@ class Planning(Commanding):
 
     def __init__(self) -> None:
         super().__init__()
-        self._plan_stamp: tuple[int, int] | None = None  # of the file, as last read
         self._holding = ""  # the plan's text that the run has
+        self._files = [PlanFile(), PlanFile()]  # the run's own, and the one that it was given with
 
     @property
     def plan_folder(self) -> Path:
@@ -39,31 +40,38 @@ class Planning(Commanding):
     def unsaved_plan(self) -> str | None:
         """What was typed and has been neither applied nor saved."""
         pane = self.query_one(PlanPane)
-        return pane.text if pane.edited else None
+        return pane.text if pane.unsaved else None
 
     def check_plan(self, text: str) -> Sequence[Problem]:
-        """All that is wrong with a plan's text."""
-        return problems_of(text, file="plan", folder=self.plan_folder)
+        """All that is wrong with a plan's text, and why the run would refuse it."""
+        problems = problems_of(text, file="plan", folder=self.plan_folder)
+        return problems or refusals(self._holding, text, self.view, self.plan_folder)
 
     def follow_plan(self) -> None:
-        """Take over the run's plan when it is known, and whenever its file changes."""
-        folder = self.source.folder
+        """Take over the run's plan when it is known and whenever it changes; notice when its files change."""
         pane = self.query_one(PlanPane)
         pane.locked = self.view.over
-        if folder is None:
+        own, given = self._files
+        own.look(self.source.folder.plan if self.source.folder is not None else None)
+        given.look(Path(self.view.plan_file) if self.view.plan_file else None)
+        # Before the run has spoken, and of one that never has said its plan, the file has to tell.
+        holding = self.view.plan_text or own.text
+        if holding is not None and holding != self._holding:
+            first, self._holding = not self._holding, holding
+            if not pane.load(holding) and not first:
+                self.notify("the run's plan has changed; your text stays as it is", severity="warning", timeout=8)
+        if self.view.plan_text and self.view.state in ("running", "paused"):
+            for file in (own, given):
+                self._tell_of_file(file, pane)
+
+    def _tell_of_file(self, file: "PlanFile", pane: PlanPane) -> None:
+        """Another hand has changed a file of the plan: what it holds can be applied, like what is typed."""
+        text = file.news()
+        if text is None or file.path is None or text in (self._holding, pane.text):
             return
-        try:
-            status = folder.plan.stat()
-            stamp = (status.st_mtime_ns, status.st_size)
-            if stamp == self._plan_stamp:
-                return
-            text = folder.plan.read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            return
-        first, self._plan_stamp = self._plan_stamp is None, stamp
-        self._holding = text
-        if not pane.load(text) and not first:
-            self.notify("the run's plan has changed; your text stays as it is", severity="warning", timeout=8)
+        taken = pane.offer(text)
+        said = "the editor shows it, ctrl+s applies it" if taken else "your text stays as it is; f9 takes in the file's"
+        self.notify(f"{one_line(file.path, 200)} has changed: {said}", severity="warning", timeout=8, markup=False)
 
     @on(PlanEdited)
     def _plan_edited(self, message: PlanEdited) -> None:
@@ -100,7 +108,8 @@ class Planning(Commanding):
         rate = self.view.pace.rows_per_s
         rows_per_s = 0.0 if math.isnan(rate) else rate
         try:
-            text = changed_plan(pane.text, stage, change, epochs=epochs, rows_per_s=rows_per_s)
+            begun = [each.name for each in self.view.stages if each.begun]
+            text = changed_plan(pane.text, stage, change, epochs=epochs, rows_per_s=rows_per_s, begun=begun)
         except (KeyError, ValueError):  # tomlkit's parse errors are ValueErrors
             self.notify("the plan in the editor cannot be changed like that; mend it first", severity="error")
             return

@@ -1,6 +1,7 @@
 """The plan editor: TOML in colours, what is wrong with it at its lines, and what applying it would change."""
 
 from collections.abc import Callable, Sequence
+from itertools import takewhile
 from typing import ClassVar
 
 from rich.text import Text
@@ -83,6 +84,7 @@ class PlanPane(Vertical):
         Binding("ctrl+s", "apply", "apply", priority=True),
         Binding("f2", "save_as", "save as"),
         Binding("f4", "revert", "revert"),
+        Binding("f9", "take_offered", "take the changed file", show=False),
         Binding("f8", "next_problem", "next problem"),
         Binding("escape", "leave", "back", priority=True),
     ]
@@ -92,9 +94,11 @@ class PlanPane(Vertical):
         set_titles(self, "4 plan")
         self._check = check
         self._base = ""  # the text that holds
+        self._saved: str | None = None  # the text that lies on disk under another name
+        self._offered: str | None = None  # another text for the editor, from a file that has changed
         self._problems: Sequence[Problem] = ()
         self._timer: Timer | None = None
-        self.locked = False  # nothing can be applied: the run is over, or not ours
+        self.locked = False  # nothing can be applied: the run is over
 
     def compose(self) -> ComposeResult:
         yield PlanText(
@@ -120,8 +124,13 @@ class PlanPane(Vertical):
 
     @property
     def edited(self) -> bool:
-        """Whether there is text that is applied or saved nowhere."""
+        """Whether there is text that could be applied."""
         return self.text != self._base
+
+    @property
+    def unsaved(self) -> bool:
+        """Whether there is text that is applied or saved nowhere."""
+        return self.text not in (self._base, self._saved)
 
     @property
     def problems(self) -> Sequence[Problem]:
@@ -133,17 +142,25 @@ class PlanPane(Vertical):
             return True
         keep = self.edited and self.text != text
         self._base = text
-        if self.is_mounted and not keep:
-            area = self.query_one(TextArea)
+        area = self.query_one(TextArea) if self.is_mounted else None
+        if area is not None and not keep and area.text != text:
             place = area.cursor_location
             area.load_text(text)
             area.move_cursor(place)
         self._show_title()
         return not keep
 
-    def saved(self) -> None:
-        """What stands in the editor is on disk under another name: nothing is lost by leaving it."""
-        self._show_title()
+    def saved(self, text: str) -> None:
+        """This text lies on disk under another name: nothing is lost by leaving it."""
+        self._saved = text
+
+    def offer(self, text: str) -> bool:
+        """A file has another text: take it in as an edit where nothing was typed; whether it was."""
+        self._offered = text
+        if self.unsaved:
+            return False
+        self.action_take_offered()
+        return True
 
     def show_effect(self, rows: Sequence[Row]) -> None:
         """What applying the text would change; shown while nothing is wrong with it."""
@@ -152,9 +169,25 @@ class PlanPane(Vertical):
             self.query_one(PlanNotes).show_effect(rows)
 
     def replace_text(self, text: str) -> None:
-        """Put a changed plan into the editor, to be looked at and applied."""
-        self.query_one(TextArea).text = text
+        """Put a changed plan into the editor, to be looked at and applied; undo (ctrl+z) brings back what was there."""
+        area = self.query_one(TextArea)
+        # From the line that differs on: the cursor goes there, and what stands above stays as it is.
+        old, new = area.text.split("\n"), text.split("\n")
+        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(old[:-1], new[:-1], strict=False)))
+        if len(old) == area.document.line_count:
+            area.replace("\n".join(new[same:]), (same, 0), area.document.end)
+            area.move_cursor((same, 0))
+        else:  # there are other line ends, each a character of its own
+            area.replace(text, (0, 0), area.document.end)
         self.check_now()
+
+    def action_take_offered(self) -> None:
+        """The text of the file that has changed."""
+        if self._offered is None:
+            self.notify("no file of this plan has changed")
+        else:
+            self.replace_text(self._offered)
+            self.saved(self._offered)
 
     def check_now(self) -> None:
         """Look for problems at once, and have the effect shown."""
@@ -223,10 +256,8 @@ class PlanPane(Vertical):
     @on(Button.Pressed, "#plan-revert")
     def action_revert(self) -> None:
         """Give up what was typed; undo (ctrl+z) brings it back."""
-        area = self.query_one(TextArea)
         if self.edited:
-            area.replace(self._base, (0, 0), area.document.end)
-            self.check_now()
+            self.replace_text(self._base)
 
     def action_leave(self) -> None:
         self.screen.focus_next("#curves")
