@@ -26,7 +26,7 @@ def main(arguments: Sequence[str], prog: str) -> int:
     run = find_run(line.run, line.out_dir)
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UserError("attach: needs a terminal; without one see: lmplay-tui status")
-    from lmplay_tui.ui.app import run_dashboard
+    from lmplay_tui.ui.running import run_dashboard
 
     names = ("ascii", "no_mouse", "tz", "price_per_hour")
     given = {name: getattr(line, name) for name in names if hasattr(line, name)}

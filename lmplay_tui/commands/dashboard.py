@@ -22,7 +22,7 @@ def main(arguments: Sequence[str], prog: str) -> int:
         if not given.keys() & {"training_plan", "model", "resume"}:
             given["training_plan"] = "demo"
         return run_headless(given, prog)
-    from lmplay_tui.ui.app import run_dashboard
+    from lmplay_tui.ui.running import run_dashboard
 
     launcher = not given.keys() & {"training_plan", "model", "start"}
     if not launcher and not given.keys() & {"training_plan", "model", "resume"}:

@@ -4,9 +4,8 @@ import asyncio
 import contextlib
 import os
 import signal
-import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any, ClassVar
 
@@ -25,20 +24,17 @@ from lmplay_tui.ui import themes
 from lmplay_tui.ui.ascii import AsciiFilter, terminal_needs_ascii
 from lmplay_tui.ui.colours import NoColours, SixteenColours
 from lmplay_tui.ui.desktop import notification, reads_commands, title_sequence
-from lmplay_tui.ui.drafts import keep_draft
-from lmplay_tui.ui.ending import ending_lines
 from lmplay_tui.ui.messages import LeaveAsked, Rang, StartAsked, TitleChanged
-from lmplay_tui.ui.output import QUESTION, Line, use_our_output
+from lmplay_tui.ui.output import QUESTION, Line
 from lmplay_tui.ui.screens.commanding import TWICE_WITHIN_S
 from lmplay_tui.ui.screens.dashboard import Dashboard
 from lmplay_tui.ui.screens.launcher import Launcher
 from lmplay_tui.ui.session import LiveSource, end_anyway
 from lmplay_tui.ui.shown import shown
 from lmplay_tui.ui.source import FolderSource, Source
-from lmplay_tui.ui.terminal import Signals, StrayPrints
+from lmplay_tui.ui.terminal import StrayPrints
 from lmplay_tui.ui.toasts import use_late_toasts
 
-SWITCH_INTERVAL_S = 1e-4  # the interpreter's: a refresh holds up the trainer a fiftieth of what it did with 5 ms
 LAST_ANSWER_S = 0.5  # of a terminal, before it is given back
 _HERE = Path(__file__).parent
 
@@ -70,9 +66,10 @@ class LmplayApp(App[int]):
         launcher: bool = False,
         stray: StrayPrints | None = None,
         line: Line | None = None,
+        give_back: Callable[[], None] = lambda: None,
         timers: bool = True,
     ) -> None:
-        """`timers` False: a test calls `tick` itself."""
+        """`give_back`: the terminal to the shell, should the screen be stuck. `timers` False: a test calls `tick`."""
         super().__init__()
         use_late_toasts()
         self.given = dict(given)
@@ -80,10 +77,12 @@ class LmplayApp(App[int]):
         self._launcher = launcher
         self._stray = stray
         self._line = line  # to a real terminal
+        self._give_back = give_back
         self._ticks = timers
         self._leaving = False
         self.leave_wanted = False  # set by signal handlers, looked at by `tick`
         self.left_at_once = False
+        self.crashed: Exception | None = None  # a bug of the screen's
         self.unsaved_plan: str | None = None  # what stood in the editor when the screen was left
         self._interrupted_at = -TWICE_WITHIN_S
         self.ascii_only = bool(given.get("ascii")) or terminal_needs_ascii()
@@ -118,7 +117,7 @@ class LmplayApp(App[int]):
         """The first frame stands: now torch may take the interpreter for a second."""
         if isinstance(self.source, LiveSource) and not self.source.started:
             self.source.start()
-            end_anyway(self.source)
+            end_anyway(self.source, self._give_back)
 
     # ---- screens
 
@@ -160,7 +159,7 @@ class LmplayApp(App[int]):
         if self._stray is not None:
             self.keep_prints(self._stray.new_lines())
         for screen in self.screen_stack:
-            if isinstance(screen, Dashboard):
+            if isinstance(screen, Dashboard) and screen.composed:
                 screen.tick()
         done, view = source.done, source.view
         gone = source.live and done is not None and (view.state == "stopped" or view.handed_over is not None)
@@ -235,13 +234,15 @@ class LmplayApp(App[int]):
             self.screen._compositor.update_widgets(self.screen._dirty_widgets)
             self.screen._compositor_refresh()
 
-    async def _on_exit_app(self) -> None:
-        """An answer that is still on its way would be typed into the shell."""
-        self._leaving = True
-        end = time.monotonic() + LAST_ANSWER_S
-        while self._line is not None and self._line.awaits_answer and time.monotonic() < end:
-            await asyncio.sleep(0.01)
-        await super()._on_exit_app()
+    async def _process_messages_loop(self) -> None:
+        """However it ends, also by a bug: an answer that is still on its way would be typed into the shell."""
+        try:
+            await super()._process_messages_loop()
+        finally:
+            self._leaving = True
+            end = time.monotonic() + LAST_ANSWER_S
+            while self._line is not None and self._line.awaits_answer and time.monotonic() < end:
+                await asyncio.sleep(0.01)
 
     # ---- leaving
 
@@ -256,7 +257,7 @@ class LmplayApp(App[int]):
 
     def stop_by_signal(self, name: str) -> None:
         """From a signal handler: only sets flags. A second SIGINT soon after leaves at once, as the key does."""
-        self.leave_wanted = True
+        self._leave_when_done()
         if name == signal.SIGINT.name:
             now = time.monotonic()
             self.left_at_once = now - self._interrupted_at < TWICE_WITHIN_S
@@ -271,18 +272,42 @@ class LmplayApp(App[int]):
 
     def line_lost(self) -> None:
         """From a signal handler: the terminal is gone. Whatever becomes of the run, nobody will look at its end."""
-        self.leave_wanted = True
+        self._leave_when_done()
         if isinstance(self.source, LiveSource) and self.given.get("on_hangup", "continue") == "continue":
             self.source.send(HandOver(reason="the line was lost"))
         else:
             self.stop_by_signal(signal.SIGHUP.name)
 
+    def _leave_when_done(self) -> None:
+        """Also from a signal handler."""
+        self.leave_wanted = True
+        if isinstance(self.source, LiveSource):
+            self.source.leaving = True
+
     def exit(self, *args: Any, **kwargs: Any) -> None:
         """However it is left: what has been typed is still known afterwards."""
+        self._leaving = True
+        self._leave_when_done()
+        self._keep_what_was_typed()
+        super().exit(*args, **kwargs)
+
+    def _keep_what_was_typed(self) -> None:
         for screen in self.screen_stack:
             if isinstance(screen, Dashboard):
                 self.unsaved_plan = screen.unsaved_plan
-        super().exit(*args, **kwargs)
+
+    def _handle_exception(self, error: Exception) -> None:
+        """A bug of the screen's ends the screen, never the run; nor is it the end of what was typed."""
+        if self.crashed is None:
+            self.crashed = error
+            self._leave_when_done()
+            with contextlib.suppress(Exception):  # the screen that has failed may be in pieces
+                self._keep_what_was_typed()
+        super()._handle_exception(error)
+
+    def _fatal_error(self) -> None:
+        """Textual would draw the traceback with everybody's variables; ours is written by who has started the app."""
+        self._close_messages_no_wait()
 
     def action_interrupt(self) -> None:
         """Ctrl+C while a dialog is open: what it means on the screen below."""
@@ -327,55 +352,3 @@ class LmplayApp(App[int]):
         for action in actions_of(screen):
             yield SystemCommand(action.label, action.keys, action.call)
         yield SystemCommand("theme", "choose the colours", self.action_change_theme)
-
-
-def run_dashboard(given: Mapping[str, Any], *, attach: RunFolder | None = None, launcher: bool = False) -> int:
-    """Show the dashboard until it is left; the process's exit status.
-
-    Raises `UserError` where an option cannot be meant.
-    """
-    from lmplay_tui.ui.clock import time_zone
-
-    time_zone(given.get("tz"))
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
-    line = use_our_output()
-    source: Source | None = FolderSource(attach) if attach is not None else None
-    live = LiveSource(given) if source is None and not launcher else None
-    stray = StrayPrints()
-    app = LmplayApp(given, source=live or source, launcher=launcher, stray=stray, line=line)
-    signals = Signals(app.stop_by_signal, app.line_lost, app.save_by_signal)
-    signals.install()
-    with stray.caught():
-        status = app.run(mouse=not given.get("no_mouse"))
-        app.keep_prints(stray.last_lines())
-    if app.unsaved_plan is not None:
-        _print_lines([keep_draft(app.unsaved_plan, app.source.folder if app.source is not None else None)])
-    return _leave(app, status, signals)
-
-
-def _leave(app: LmplayApp, status: int | None, signals: Signals) -> int:
-    """The terminal is ours no more: say what became of the run, and wait for its trainer."""
-    source = app.source
-    code = app.return_code if status is None else status
-    if isinstance(source, LiveSource):
-        if app.left_at_once:
-            _print_lines(["left at once; the last checkpoint stands", *ending_lines(source.view)])
-            os._exit(EXIT_LEFT_AT_ONCE)
-        if source.alive:  # the screen ended before the trainer: nothing that was trained shall be lost
-            source.send(Stop(reason="the dashboard has ended"))
-            _print_lines(["saving what has been trained ..."])
-            while not source.wait(0.5):
-                pass
-        while source.poll():
-            pass
-        _print_lines(ending_lines(source.view))
-        code = source.exit_status if code in (0, None) else code
-    signals.restore()
-    return int(code or 0)
-
-
-def _print_lines(lines: list[str]) -> None:
-    with contextlib.suppress(OSError, ValueError):  # the line may be gone
-        for line in lines:
-            sys.stdout.write(line + "\n")
-        sys.stdout.flush()

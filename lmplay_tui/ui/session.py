@@ -15,7 +15,16 @@ from typing import Any
 
 from lmplay_tui.errors import EXIT_BUG, EXIT_OK
 from lmplay_tui.run.controls import Command, Controls, HandOver, Stop
-from lmplay_tui.run.events import LAST_EVENTS, ActivityChanged, Event, MetricsLogged, RunFailed, RunStopped, StepDone
+from lmplay_tui.run.events import (
+    LAST_EVENTS,
+    ActivityChanged,
+    Event,
+    HandedOver,
+    MetricsLogged,
+    RunFailed,
+    RunStopped,
+    StepDone,
+)
 from lmplay_tui.run.folder import RunFolder, utc_now
 from lmplay_tui.run.journal import Tail
 from lmplay_tui.run.metric_rows import MetricRows, MetricsTail
@@ -48,6 +57,7 @@ class LiveSource:
         self._lost = 0
         self._prints: deque[str] = deque(maxlen=MAX_PRINTS)  # for the run's log, until it has one
         self.started = False
+        self.leaving = False  # the screen goes, or shall go when the trainer is done; set by signal handlers too
         self._last: Event | None = None
         # Not a daemon: leaving while torch computes would abort the process.
         self._thread = threading.Thread(target=self._train, name="trainer", daemon=False)
@@ -78,8 +88,8 @@ class LiveSource:
 
     @property
     def leaves(self) -> bool:
-        """Whether nobody wants to look at it any more once the trainer is done."""
-        return isinstance(self._last, RunStopped) or self.controls.stop_now
+        """Whether nobody looks at it any more once the trainer is done; else its screen stays until its user leaves."""
+        return self.leaving or isinstance(self._last, RunStopped | HandedOver)
 
     def poll(self) -> bool:
         deadline = time.perf_counter() + POLL_BUDGET_S
@@ -168,17 +178,18 @@ class LiveSource:
         self._queue.append(event)
 
 
-def end_anyway(source: LiveSource, seconds: float = 10.0) -> None:
+def end_anyway(source: LiveSource, give_back: Callable[[], None], seconds: float = 10.0) -> None:
     """A watchdog: when the trainer has finished but the screen cannot leave (a stalled terminal), end the process.
 
-    The checkpoint is on the disk by then.
+    The checkpoint is on the disk by then. `give_back`: the terminal to the shell, without waiting for it.
     """
 
     def watch() -> None:
         source.finished.wait()
-        while not source.leaves:  # finished or failed: the dashboard stays until its user leaves
+        while not source.leaves:
             time.sleep(1.0)
         time.sleep(seconds)
+        give_back()
         os._exit(source.exit_status)
 
     threading.Thread(target=watch, name="watchdog", daemon=True).start()

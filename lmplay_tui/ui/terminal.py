@@ -36,18 +36,23 @@ def terminal_settings() -> list[Any] | None:
         return None
 
 
-def let_go_of_terminal(settings: list[Any] | None) -> None:
-    """The line is lost: the terminal as it was, should it still be there; never waits long for one that is not.
-
-    From then on input is a pipe that stays silent, and output goes nowhere.
-    Not /dev/null for input: at its end of file the input thread would spin. One NUL frees a read that is under way.
-    """
+def give_back_terminal(settings: list[Any] | None) -> None:
+    """The terminal as it was, should it still be there; never waits long for one that is not."""
     with contextlib.suppress(OSError, ValueError, termios.error):
         screen = sys.__stderr__.fileno() if sys.__stderr__ else 2
         if settings is not None:
             termios.tcsetattr(0, termios.TCSANOW, settings)
         if os.isatty(screen):
             _write_soon(os.ttyname(screen), _AS_BEFORE)
+
+
+def let_go_of_terminal(settings: list[Any] | None) -> None:
+    """The line is lost: the terminal is given back.
+
+    From then on input is a pipe that stays silent, and output goes nowhere.
+    Not /dev/null for input: at its end of file the input thread would spin. One NUL frees a read that is under way.
+    """
+    give_back_terminal(settings)
     reader, writer = os.pipe()
     _kept_open.append(writer)
     os.dup2(reader, 0)
@@ -89,17 +94,21 @@ class Signals:
     """
 
     def __init__(
-        self, on_stop: Callable[[str], None], on_hangup: Callable[[], None], on_save: Callable[[], None]
+        self,
+        on_stop: Callable[[str], None],
+        on_hangup: Callable[[], None],
+        on_save: Callable[[], None],
+        settings: list[Any] | None,
     ) -> None:
+        """`settings`: the terminal's, before anything changed them."""
         self._on_stop = on_stop
         self._on_hangup = on_hangup
         self._on_save = on_save
         self.line_lost = False
         self._before: dict[int, Any] = {}
-        self._settings: list[Any] | None = None
+        self._settings = settings
 
     def install(self) -> None:
-        self._settings = terminal_settings()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
             self._before[number] = signal.getsignal(number)
             signal.signal(number, self._handle)

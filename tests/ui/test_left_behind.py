@@ -3,12 +3,18 @@
 from pathlib import Path
 
 import pytest
+from textual.widgets import Input
 
+from lmplay_tui.run.controls import Command, HandOver, Stop
+from lmplay_tui.run.events import Event, HandedOver, RunDone, RunFailed, RunStopped
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.ui.app import LmplayApp
 from lmplay_tui.ui.drafts import keep_draft
+from lmplay_tui.ui.screens.dashboard import Dashboard
+from lmplay_tui.ui.screens.planning import _wrong_with_name, new_plan_path
+from lmplay_tui.ui.session import LiveSource
 from lmplay_tui.ui.widgets.plan_pane import PlanPane
-from tests.ui.conftest import Open
+from tests.ui.conftest import Open, text_of
 from tests.ui.fake import FakeSource, fed
 
 
@@ -68,3 +74,110 @@ async def test_buttons_of_a_run_that_is_over_say_so(dashboard: Open, source: Fak
         source.view.state = "finished"
         pilot.app.tick()  # type: ignore[attr-defined]
         assert all(button.disabled for button in buttons)
+
+
+def ended(event: Event, *commands: Command) -> LiveSource:
+    """A run that was told something and has ended like this."""
+    source = LiveSource({}, lambda *_: iter([event]))
+    for command in commands:
+        source.send(command)
+    source.start()
+    assert source.wait(20)
+    return source
+
+
+ENDS = (
+    RunStopped(20, "a.lmp", "lmplay-tui --model a.lmp", "asked"),
+    RunFailed("the disk is full", 3, 20, None),
+    RunDone(20, "a.lmp", 5.0),
+    HandedOver(20, 4711),
+)
+
+
+@pytest.mark.parametrize("told", [(), (Stop(),), (HandOver(),)], ids=["by itself", "stop", "hand over"])
+@pytest.mark.parametrize("end", ENDS, ids=lambda end: type(end).__name__)
+async def test_who_waits_for_a_stuck_screen_goes_when_the_screen_would(
+    dashboard: Open, end: Event, told: tuple[Command, ...]
+) -> None:
+    """Else a dashboard that is still read would be ended under its reader's eyes."""
+    source = ended(end, *told)
+    async with dashboard(source) as pilot:
+        app = pilot.app
+        assert isinstance(app, LmplayApp)
+        assert source.leaves == (app.return_value is not None)
+        assert source.leaves == isinstance(end, RunStopped | HandedOver)
+        app.stop_by_signal("SIGTERM")
+        assert source.leaves, "whatever became of the run, nobody waits for its end any more"
+        app.tick()
+        assert app.return_value == source.exit_status
+
+
+async def test_a_run_that_is_looked_at_is_left_by_its_key(dashboard: Open) -> None:
+    source = ended(ENDS[1], Stop())
+    async with dashboard(source) as pilot:
+        assert not source.leaves
+        await pilot.press("q")
+        assert source.leaves
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("/", "a file's name"), (".", "a file's name"), ("..", "a file's name"), ("sub/", "a file's name"),
+        ("  ", "a file's name"), ("x" * 300, "File name too long"), ("nowhere/a", "no folder nowhere"),
+        ("there.toml", "there already"), ("~nobody-of-this-name/a", "no such user"),
+    ],
+)  # fmt: skip
+async def test_a_name_that_cannot_be_a_plans_is_refused_in_its_dialog(
+    dashboard: Open, source: FakeSource, tmp_path: Path, typed: str, said: str
+) -> None:
+    (tmp_path / "there.toml").write_text("mine", encoding="utf-8")
+    (tmp_path / "sub").mkdir()
+    async with dashboard(source) as pilot:
+        await pilot.press("e", *"# x", "f2")
+        pilot.app.screen.query_one(Input).value = typed
+        await pilot.press("enter")
+        await pilot.pause()
+        assert said in text_of(pilot.app)
+        pilot.app.screen.query_one(Input).value = "good"
+        await pilot.press("enter")
+        await pilot.pause()
+        assert (tmp_path / "good.toml").read_text(encoding="utf-8") == "# x"
+        assert (tmp_path / "there.toml").read_text(encoding="utf-8") == "mine"
+
+
+def test_a_plans_name_may_begin_with_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert new_plan_path(" ~/mine ") == tmp_path / "mine.toml"
+    monkeypatch.setattr(Path, "exists", lambda _: raised(PermissionError(13, "Permission denied")))
+    with pytest.raises(PermissionError):
+        new_plan_path("mine")
+    assert _wrong_with_name("mine") == "Permission denied"
+
+
+def raised(error: Exception) -> bool:
+    raise error
+
+
+async def test_a_screen_that_is_not_composed_yet_is_neither_drawn_nor_asked(source: FakeSource) -> None:
+    app = LmplayApp({"tz": "UTC"}, launcher=True, timers=False)
+    async with app.run_test(size=(100, 30)) as pilot:
+        await pilot.pause()
+        app.show_run(source)
+        app.tick()
+        assert isinstance(app.screen, Dashboard) and not app.screen.is_mounted
+        app.exit(0)
+        await pilot.pause()
+    assert app.unsaved_plan is None
+
+
+async def test_a_bug_of_the_screen_keeps_what_was_typed(source: FakeSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = LmplayApp({"tz": "UTC"}, source=source, timers=False)
+    with pytest.raises(ZeroDivisionError):
+        async with app.run_test(size=(100, 30)) as pilot:
+            await pilot.press("e", *"# x")
+            monkeypatch.setattr(Dashboard, "action_save", lambda _: 1 // 0)
+            await pilot.press("escape", "2", "s")
+            await pilot.pause()
+    assert app.unsaved_plan == "# x"
+    assert isinstance(app.crashed, ZeroDivisionError)

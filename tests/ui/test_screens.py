@@ -112,7 +112,7 @@ async def test_the_launcher_starts_the_demo(monkeypatch: pytest.MonkeyPatch) -> 
 
     started: list[Started] = []
     monkeypatch.setattr("lmplay_tui.ui.app.LiveSource", Started)
-    monkeypatch.setattr("lmplay_tui.ui.app.end_anyway", lambda source: None)
+    monkeypatch.setattr("lmplay_tui.ui.app.end_anyway", lambda *_: None)
     app = LmplayApp({}, launcher=True, timers=False)
     async with app.run_test(size=(100, 30)) as pilot:
         await pilot.pause()

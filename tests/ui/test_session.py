@@ -38,7 +38,7 @@ epochs = 1000
 @pytest.fixture
 def warm(place: Path, _one_thread: None) -> Path:  # noqa: F811
     """A folder to work in, and all modules imported: the children are forked from here."""
-    for name in ("ui.app", "ui.screens.dashboard", "train.hosting", "train.starting"):
+    for name in ("ui.running", "ui.screens.dashboard", "train.hosting", "train.starting"):
         import_module(f"lmplay_tui.{name}")
     write_plan(place, PLAN, "tiny.toml")
     return place

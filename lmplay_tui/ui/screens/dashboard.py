@@ -155,11 +155,15 @@ class Dashboard(Planning):
     # ---- layout
 
     def on_mount(self) -> None:
+        if not self.children:  # the app was left before it was composed
+            return
         self._choose_pane(2, focus=False)
         if self.source.behind:
             self.call_after_refresh(self.catch_up)
 
     def on_resize(self, event: events.Resize) -> None:
+        if not self.children:
+            return
         width, height = event.size
         self._cells = (width, height)
         layout = "-large" if width >= 160 and height >= 45 else "-medium"

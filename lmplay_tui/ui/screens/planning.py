@@ -30,6 +30,11 @@ class Planning(Commanding):
         self._files = [PlanFile(), PlanFile()]  # the run's own, and the one that it was given with
 
     @property
+    def composed(self) -> bool:
+        """Whether its panes are there: not yet when it was just pushed, never where the app was left just then."""
+        return self.is_mounted and bool(self.children)
+
+    @property
     def plan_folder(self) -> Path:
         """Where relative paths of the plan start: as the run says; before it has spoken, beside its model."""
         if self.view.plan_folder:
@@ -39,6 +44,8 @@ class Planning(Commanding):
     @property
     def unsaved_plan(self) -> str | None:
         """What was typed and has been neither applied nor saved."""
+        if not self.composed:
+            return None
         pane = self.query_one(PlanPane)
         return pane.text if pane.unsaved else None
 
@@ -121,19 +128,45 @@ class Planning(Commanding):
         def answered(answers: list[str] | None) -> None:
             if answers is None:
                 return
-            path = Path(answers[0].strip())
-            path = path if path.suffix == ".toml" else path.with_name(path.name + ".toml")
-            if path.exists():
-                self.notify(f"{one_line(path)} is there already; choose another name", severity="error", markup=False)
-                return
             try:
+                path = new_plan_path(answers[0])
                 write_whole(path, message.text.encode("utf-8"))
-            except OSError as error:
-                self.notify(f"{one_line(path)}: {error.strerror}", severity="error", markup=False)
+            except (OSError, ValueError) as error:
+                said = error.strerror if isinstance(error, OSError) else error
+                self.notify(
+                    f"not saved: {one_line(answers[0])}: {one_line(said)}; F2 tries again",
+                    severity="error",
+                    markup=False,
+                )
                 return
             self.notify(f"saved {one_line(path)}", markup=False)
 
-        self.app.push_screen(
-            questions.name_dialog("Save the plan", "As a file of its own, for another run.", "file", "my_plan.toml"),
-            answered,
-        )
+        self.app.push_screen(questions.save_plan_dialog("my_plan.toml", _wrong_with_name), answered)
+
+
+def new_plan_path(typed: str) -> Path:
+    """The file that a typed name means: `~` is home, `.toml` is added. Raises `ValueError`, or `OSError`."""
+    typed = typed.strip()
+    try:
+        path = Path(typed).expanduser()
+    except RuntimeError:
+        raise ValueError("there is no such user") from None
+    if path.name in ("", "..") or typed.endswith("/"):
+        raise ValueError("must be a file's name, not a folder's")
+    if path.suffix != ".toml":
+        path = path.with_name(path.name + ".toml")
+    if not path.parent.is_dir():
+        raise ValueError(f"there is no folder {one_line(path.parent)}")
+    if path.exists():
+        raise ValueError(f"{one_line(path.name)} is there already; choose another name")
+    return path
+
+
+def _wrong_with_name(typed: str) -> str | None:
+    try:
+        new_plan_path(typed)
+    except OSError as error:
+        return error.strerror or one_line(error)
+    except ValueError as error:
+        return str(error)
+    return None

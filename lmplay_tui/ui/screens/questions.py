@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Callable
 from typing import Literal
 
 from lmplay_tui.run.controls import Ask, SetLearningRate
@@ -131,5 +132,6 @@ def filter_dialog(what: str, pattern: str) -> TypingDialog:
     return TypingDialog(f"Filter {what}", "Words or regular expressions; nothing: all.", [Field("show", pattern)])
 
 
-def name_dialog(title: str, text: str, label: str, value: str) -> TypingDialog:
-    return TypingDialog(title, text, [Field(label, value, check=lambda t: None if t.strip() else "must not be empty")])
+def save_plan_dialog(name: str, check: Callable[[str], str | None]) -> TypingDialog:
+    text = "As a file of its own, for another run."
+    return TypingDialog("Save the plan", text, [Field("file", name, check=check)])

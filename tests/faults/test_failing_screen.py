@@ -1,0 +1,92 @@
+"""The screen fails, or cannot leave: the run, the terminal and what was typed are none the worse for it."""
+
+from functools import partial
+
+import pytest
+
+from lmplay_tui.cli import main
+from lmplay_tui.run.journal import read_journal
+from lmplay_tui.ui import app as app_module
+from lmplay_tui.ui.screens.dashboard import Dashboard
+from lmplay_tui.ui.session import end_anyway
+from lmplay_tui.ui.widgets.state_line import StateLine
+from tests.faults.programs import (
+    LINE,
+    dashboard,
+    saved_step,
+    steps_in_journal,
+    stop_and_wait,
+    trains,
+)
+from tests.faults.terminals import Terminal, until
+from tests.ui.terminal_screen import ScreenTerminal
+
+
+def failing(*options: str):
+    """A dashboard that fails at the key `b`, in a widget's drawing."""
+
+    def fails(*_: object) -> None:
+        raise ValueError("\x1b[31mno such pane")
+
+    def broken(screen: Dashboard) -> None:
+        StateLine.show = fails  # type: ignore[assignment, method-assign]
+        screen.refresh_now()
+
+    def work() -> int:
+        Dashboard.action_bookmark = broken  # type: ignore[assignment, method-assign]
+        return main([*LINE, "--refresh-hz", "10", *options])
+
+    return work
+
+
+@pytest.mark.parametrize("goes_on", [True, False], ids=["continue", "stop"])
+def test_a_screen_that_fails_says_so_and_the_run_goes_on(long_run, goes_on):
+    """It goes on in a process of its own; with `--on-hangup stop` it is saved and ended."""
+    with ScreenTerminal(failing("--on-hangup", "continue" if goes_on else "stop"), (100, 30)) as terminal:
+        until(trains(long_run))
+        terminal.shows("stories", "training")
+        terminal.type("e")
+        terminal.shows("ctrl+s apply")
+        terminal.type("# mine ")
+        terminal.shows("# mine [train]", "edited")
+        terminal.type("\x1b")
+        terminal.shows("metric")
+        terminal.type("b")
+        try:
+            assert terminal.wait() == 1, terminal.output[-2000:]
+            assert terminal.restored, terminal.output[-500:]
+            said = terminal.output.rpartition(b"\x1b[?1049l")[2].decode()
+            assert "the dashboard has failed: ValueError: ␛[31mno such pane; traceback in m.run/log.txt\r\n" in said
+            assert "\x1b[31m" not in said
+            assert (long_run.folder / "plan.draft.toml").read_text(encoding="utf-8").startswith("# mine")
+            log = long_run.log.read_text(encoding="utf-8")
+            assert "Traceback (most recent call last)" in log
+            assert "refresh_now" in log
+            ends = [e for e in read_journal(long_run.events) if e["event"] in ("HandedOver", "RunStopped")]
+            assert ends[0]["event"] == ("HandedOver" if goes_on else "RunStopped")
+            if goes_on:
+                assert f"goes on in process {ends[0]['pid']}" in said
+                until(trains(long_run, ends[0]["step"] + 3))
+            else:
+                assert "go on with: " in said
+                assert not long_run.alive()
+        finally:
+            stop_and_wait(long_run)
+    assert saved_step(long_run) == steps_in_journal(long_run)
+
+
+def test_a_screen_that_cannot_leave_gives_the_terminal_back(long_run):
+    """The watchdog ends the process when the run is saved: no shell shall be left on the alternate screen."""
+
+    def stuck() -> int:
+        app_module.LmplayApp.exit = lambda *_, **__: None  # type: ignore[method-assign]
+        app_module.end_anyway = partial(end_anyway, seconds=0.1)  # type: ignore[attr-defined]
+        return dashboard()()
+
+    with Terminal(stuck) as terminal:
+        until(trains(long_run))
+        until(lambda: b"\x1b[?1049h" in terminal.output)
+        terminal.type("x\r")
+        assert terminal.wait() == 0
+        assert terminal.restored, terminal.output[-500:]
+    assert saved_step(long_run) == steps_in_journal(long_run)
