@@ -184,7 +184,7 @@ def _train(
     warnings: list[str] = []
     yield ActivityChanged("loading", "the plan and the checkpoint")
     start = read_start(run, given, warnings)
-    for warning in warnings:
+    for warning in (*warnings, *start.complete()):
         yield Warned(warning)
     if start.checkpoint is not None and start.finished():
         name = one_line(run.name)

@@ -21,7 +21,7 @@ class Saves:
         self._saver.sweep()
         self._failed = 0
         self._last = time.monotonic()
-        self._best_before: float | None = None
+        self._best_before: tuple[float | None, int | None] = (None, None)
         self._asked: list[str] = []  # identities of commands that wait for the outcome of the next save to begin
         self._answering: list[str] = []  # ... of the save under way
 
@@ -78,12 +78,12 @@ class Saves:
 
     def _start(self, reason: str, keep: int) -> Iterator[Event]:
         progress = self._state.progress
-        self._best_before = progress.best_eval_loss
+        self._best_before = progress.best_eval_loss, progress.best_step
         is_best = progress.eval_loss is not None and (
             progress.best_eval_loss is None or progress.eval_loss < progress.best_eval_loss
         )
         if is_best:
-            progress.best_eval_loss = progress.eval_loss
+            progress.best_eval_loss, progress.best_step = progress.eval_loss, progress.step
         progress.saved_rows = progress.rows
         self._last = time.monotonic()
         self._answering, self._asked = self._asked, []
@@ -107,7 +107,7 @@ class Saves:
             return
         self._failed += 1
         if outcome.request.is_best:  # the best so far is not on the disk: the next save shall try again
-            self._state.progress.best_eval_loss = self._best_before
+            self._state.progress.best_eval_loss, self._state.progress.best_step = self._best_before
         going_on = "; training goes on, the next save tries again" if self._failed < MAX_FAILED_SAVES else ""
         yield Warned(f"{outcome.problems[0]}{going_on}", step)
 

@@ -1,7 +1,9 @@
 """Saving while training goes on: a snapshot in memory, a thread that writes it, and which files are kept."""
 
 import contextlib
+import os
 import re
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +20,7 @@ from lmplay_tui.run.statistics import RunStatistics
 from lmplay_tui.text import one_line
 from lmplay_tui.train.checkpoint import SaveError, cpu_copy, link_whole, write_checkpoint
 from lmplay_tui.train.memory import fits
+from lmplay_tui.train.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,23 @@ class Saver:
         for stray in strays(self._run):
             with contextlib.suppress(OSError):
                 stray.unlink(missing_ok=True)
+
+    def complete(self, checkpoint: dict[str, Any]) -> Iterator[str]:
+        """Give the run's newest checkpoint, just loaded, its other names and its statistics; a line for what fails.
+
+        A process that was killed just after the rename has not got to them, and no later save would: the next
+        evaluation may be worse, the stage or the plan may be done.
+        """
+        state = checkpoint["runner"]["state"]
+        progress = Progress.from_state(state["progress"])
+        is_best = progress.best_step == progress.step
+        request = SaveRequest(progress.step, progress.rows, progress.stage, "resume", keep=0, is_best=is_best)
+        run = self._run
+        lacking = [name for name in self._names(request) if not _same_bytes(run.model, name)]
+        links = [partial(link_whole, run.model, name) for name in lacking]
+        for work in (*links, partial(self._write_statistics, state)):
+            if (problem := _problem_of(work)) is not None:
+                yield problem
 
     def prepare(self, checkpoint: dict[str, Any]) -> None:
         """Take the memory of the copies, beside the training: the first copy is then as quick as the later ones.
@@ -141,20 +161,36 @@ class Saver:
     def _company(self, checkpoint: dict[str, Any], request: SaveRequest) -> Iterator[Callable[[], object]]:
         """What belongs to a new checkpoint: its other names, fewer old ones, the document's statistics files."""
         run = self._run
-        yield lambda: link_whole(run.model, run.checkpoint(request.stage))
-        if request.is_best:
-            yield lambda: link_whole(run.model, run.checkpoint("best"))
+        for name in self._names(request):
+            yield partial(link_whole, run.model, name)
         if request.keep:
-            yield lambda: link_whole(run.model, run.numbered_checkpoint(request.step))
             for old in run.numbered_checkpoints()[: -request.keep]:
                 yield partial(old.unlink, missing_ok=True)
         yield lambda: self._write_statistics(checkpoint["runner"]["state"])
+
+    def _names(self, request: SaveRequest) -> list[Path]:
+        """What a new checkpoint is called too."""
+        run = self._run
+        names = [run.checkpoint(request.stage)]
+        names += [run.checkpoint("best")] if request.is_best else []
+        return names + ([run.numbered_checkpoint(request.step)] if request.keep else [])
 
     def _write_statistics(self, state: dict[str, Any]) -> None:
         """The document's files, from the same numbers as the checkpoint."""
         statistics = RunStatistics(self._run.name)
         statistics.load({"stats": state["stats"], "step_stats": state["step_stats"]})
         statistics.write(self._statistics_folder)
+
+
+def _same_bytes(path: Path, other: Path) -> bool:
+    """Whether `other` is `path` under another name, or the copy of it that was made where there are no links."""
+    try:
+        there, here = other.lstat(), path.lstat()
+    except OSError:
+        return False
+    if not stat.S_ISREG(there.st_mode):
+        return False
+    return os.path.samestat(here, there) or (here.st_size == there.st_size and here.st_mtime_ns <= there.st_mtime_ns)
 
 
 def _problem_of(work: Callable[[], object]) -> str | None:

@@ -128,7 +128,8 @@ class StageLoop:
             of_stage.validated_rows = of_stage.evaluated_rows = progress.rows
         of_stage.fingerprint, of_stage.begun = data.fingerprint, True
         if progress.stage != stage.name:
-            progress.stage, progress.eval_loss, progress.best_eval_loss = stage.name, None, None
+            progress.stage, progress.eval_loss = stage.name, None
+            progress.best_eval_loss = progress.best_step = None
         run = self._prepared(stage, data, is_new=is_new)
         names = [s.name for s in state.settings.plan.stages]
         yield StageStarted(

@@ -30,6 +30,7 @@ from lmplay_tui.train.loading import LoadedData, patiently
 from lmplay_tui.train.model_body import body_of
 from lmplay_tui.train.plan_changes import describe_changes
 from lmplay_tui.train.progress import Progress
+from lmplay_tui.train.saving import Saver
 from lmplay_tui.train.settings import Settings, check_fixed
 from lmplay_tui.train.state import TrainState
 from lmplay_tui.train.trainer import Trainer
@@ -88,6 +89,7 @@ class Start:
     given: Mapping[str, Any]
     settings: Settings
     checkpoint: dict[str, Any] | None
+    is_newest: bool = False  # the checkpoint is the run's `NAME.lmp`
 
     @property
     def progress(self) -> Progress:
@@ -98,6 +100,13 @@ class Start:
         progress.reopen(self.settings.plan)
         return progress
 
+    def complete(self) -> Iterator[str]:
+        """See to it that `NAME.lmp` has its other names and its statistics; a line each for what fails."""
+        known = {stage.name for stage in self.settings.plan.stages}
+        if self.checkpoint is not None and self.is_newest and self.progress.stage in known:
+            folder = statistics_folder(self.given.get("out_dir"))
+            yield from Saver(self.run, folder).complete(self.checkpoint)
+
     def finished(self) -> bool:
         """Whether every stage of the plan is done."""
         stages = self.progress.stages
@@ -106,14 +115,14 @@ class Start:
 
 def read_start(run: RunFolder, given: Mapping[str, Any], warnings: list[str]) -> Start:
     """Read the checkpoint, if there is one to resume from, and the plan. Raises `UserError`."""
-    resume = given.get("resume", "auto")
+    resume, is_newest = given.get("resume", "auto"), False
     if given.get("reset_history") or resume == "none":
         checkpoint = None
     elif resume != "auto":
         checkpoint = load_checkpoint(Path(resume))
     else:
         found = newest_checkpoint(run, warnings.append)
-        checkpoint = found[0] if found else None
+        checkpoint, is_newest = (found[0], found[1] == run.model) if found else (None, False)
     if checkpoint is None:
         plan = _plan_to_begin_with(run, given, warnings)
         return Start(run, given, Settings(plan, given, plan_as_given=plan.text), None)
@@ -133,7 +142,7 @@ def read_start(run: RunFolder, given: Mapping[str, Any], warnings: list[str]) ->
     remembered = checkpoint["runner"]["state_args"]["options"]
     settings = Settings(plan, given, remembered, plan_before if plan is not plan_before else None, as_given)
     check_fixed(settings, checkpoint["model"]["state_args"])
-    start = Start(run, given, settings, checkpoint)
+    start = Start(run, given, settings, checkpoint, is_newest)
     if plan is not plan_before:
         warnings += [f"changed plan: {line}" for line in describe_changes(plan_before, plan, start.progress)]
     return start

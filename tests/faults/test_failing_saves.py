@@ -5,8 +5,10 @@ import io
 import itertools
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +28,19 @@ EVERY = 150  # writes of a checkpoint to one that may fail
 
 
 class Calls:
-    """Stands in for the system calls of a save: notes each, and lets the n-th fail."""
+    """Stands in for the system calls of a save: notes each, and lets the n-th fail, or kills the process there."""
 
-    def __init__(self, fail_at: int | None = None) -> None:
+    def __init__(self, fail_at: int | None = None, *, kill: bool = False) -> None:
         self.made: list[str] = []
         self.failed: str | None = None
         self._fail_at = fail_at
+        self._kill = kill
 
     def note(self, name: str, path: object = "") -> None:
         self.made.append(f"{name} {Path(str(path)).name}".strip())
         if len(self.made) == self._fail_at:
+            if self._kill:
+                os.kill(os.getpid(), signal.SIGKILL)
             self.failed = self.made[-1]
             raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
 
@@ -76,7 +81,7 @@ class Calls:
 
 
 def save(run: RunFolder, checkpoint, step: int):
-    checkpoint["runner"]["state"]["progress"]["step"] = step
+    checkpoint["runner"]["state"]["progress"] |= {"step": step, "best_step": step}
     saver = Saver(run, run.model.parent / "statistics")
     saver.start(checkpoint, SaveRequest(step, step, "stories", "interval", keep=2, is_best=True))
     return saver.wait()
@@ -132,6 +137,38 @@ def test_each_system_call_failing(run, count):
         assert save(run, checkpoint, step).saved is not None
     count(f"system calls of a save failing in turn: {total}, {refused} saves refused, each time a whole checkpoint")
     assert refused > 10
+
+
+def save_and_die(run: RunFolder, checkpoint, step: int, call: int, report) -> None:
+    with Calls(call, kill=True).watching():
+        save(run, checkpoint, step)
+
+
+def test_kill_9_at_each_system_call(run, count):
+    """Whatever it was doing: every file is whole; the next start finds the newest, and gives it all its names."""
+    checkpoint = load_checkpoint(run.model)
+    with Calls().watching() as calls:
+        save(run, checkpoint, 100)
+    step, behind = 100, 0
+    for n in range(1, len(calls.made) + 1):
+        with Child(partial(save_and_die, run, checkpoint, step + 1, n)) as child:
+            assert child.wait() == -signal.SIGKILL
+        found = newest_checkpoint(run, pytest.fail)
+        assert found is not None
+        at = found[0]["runner"]["state"]["progress"]["step"]
+        assert at in (step, step + 1)
+        names = [run.checkpoint("best"), run.checkpoint("stories")]
+        behind += any(step_of(name) != at for name in names)
+        saver = Saver(run, run.model.parent / "statistics")
+        saver.sweep()
+        assert not list(saver.complete(found[0]))
+        assert not strays(run)
+        assert [step_of(name) for name in names] == [at, at]
+        for path in run.model.parent.glob("*.lmp"):
+            load_checkpoint(path)
+        step = at
+    count(f"kill -9 at each of {n} system calls of a save: 0 unreadable, {behind} times the start set names right")
+    assert behind
 
 
 def test_a_full_device_is_called_by_its_name(run, monkeypatch):

@@ -1,7 +1,9 @@
 """kill -9 at any moment of a save or of a run: what was announced is there, and the run ends as if nothing had been."""
 
 import itertools
+import os
 import random
+import signal
 import time
 from functools import partial
 from pathlib import Path
@@ -12,6 +14,8 @@ import pytest
 from lmplay_tui.run.controls import Controls
 from lmplay_tui.run.events import CheckpointSaved, RunDone
 from lmplay_tui.run.folder import RunFolder
+from lmplay_tui.run.journal import read_journal
+from lmplay_tui.train import saving
 from lmplay_tui.train.checkpoint import load_checkpoint, newest_checkpoint, write_checkpoint
 from lmplay_tui.train.hosting import run_events
 from lmplay_tui.train.saving import Saver, SaveRequest, strays
@@ -128,19 +132,89 @@ def killed_run(folder: Path, plan: str, kills: int, dice: random.Random, length_
     return fell
 
 
+def best_by_journal(run: RunFolder) -> int:
+    """The step of the save with the lowest evaluation of the last stage, by what the run has told."""
+    stage = loss = best = None
+    step = 0
+    for event in read_journal(run.events):
+        match event["event"]:
+            case "StageStarted" if event["stage"] != stage:
+                stage, loss, best = event["stage"], None, None
+            case "Evaluated":
+                loss = event["sets"][stage]["loss"]
+            case "CheckpointSaved" if loss is not None and (best is None or loss < best):
+                best, step = loss, event["step"]
+    return step
+
+
+def assert_same_run(place: Path, folder: Path) -> None:
+    """Weights, statistics and the best checkpoint are those of the undisturbed run."""
+    for name in ("m.lmp", "m.best.lmp", "m.pairs.lmp"):
+        assert not list(differences(state_of(place / "whole" / name), state_of(folder / name))), name
+    assert statistics_of(place / "whole") == statistics_of(folder)
+
+
+def train_undisturbed(place: Path, plan: str) -> None:
+    assert isinstance(last(train(training_plan=plan, model="whole/m.lmp", out_dir="whole", **SAVING)), RunDone)
+    best = load_checkpoint(place / "whole/m.best.lmp")["runner"]["state"]["progress"]
+    assert best["step"] == best["best_step"] == best_by_journal(RunFolder(place / "whole/m.lmp"))
+
+
 def check_killed_runs(place: Path, runs: int, kills: int, count) -> None:
     plan = write_plan(place)
     begun = time.monotonic()
-    assert isinstance(last(train(training_plan=plan, model="whole/m.lmp", out_dir="whole", **SAVING)), RunDone)
+    train_undisturbed(place, plan)
     length_s = time.monotonic() - begun
     fell = 0
     for number in range(runs):
         folder = place / f"run{number}"
         fell += killed_run(folder, plan, kills, random.Random(number), length_s)
-        assert not list(differences(state_of(place / "whole/m.lmp"), state_of(folder / "m.lmp")))
-        assert statistics_of(place / "whole") == statistics_of(folder)
-    count(f"kill -9 in whole runs: {fell} kills in {runs} runs; weights and statistics equal to the undisturbed run")
+        assert_same_run(place, folder)
+    count(f"kill -9 in whole runs: {fell} kills in {runs} runs; weights, statistics, best equal to the undisturbed run")
     assert fell >= runs
+
+
+def die_before(what: str, number: int) -> None:
+    """In a child: be killed when a save is about to do `what` for the n-th time."""
+    left = itertools.count(number, -1)
+
+    def doomed(real):
+        def call(first, *rest):
+            if (what == "statistics" or rest[0].name == f"m.{what}.lmp") and next(left) == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(first, *rest)
+
+        return call
+
+    if what == "statistics":
+        setattr(Saver, "_write_statistics", doomed(Saver._write_statistics))  # noqa: B010
+    else:
+        setattr(saving, "link_whole", doomed(getattr(saving, "link_whole")))  # noqa: B009, B010
+
+
+def killed_after_the_rename(folder: str, plan: str, what: str, number: int, report) -> None:
+    die_before(what, number)
+    train_in_child(folder, report, training_plan=plan)
+
+
+@pytest.mark.parametrize("what", ["best", pytest.param("pairs", marks=pytest.mark.slow), "statistics"])
+def test_what_belongs_to_a_save_that_was_killed(place, what):
+    """A new `NAME.lmp` is there and its other names are not yet: the next start sees to it, of a finished run too."""
+    plan = write_plan(place)
+    train_undisturbed(place, plan)
+    times, finished = 0, False
+    for number in itertools.count(1):
+        folder = place / f"run{number}"
+        with Child(partial(killed_after_the_rename, str(folder), plan, what, number)) as child:
+            if child.wait() == 0:
+                break
+        events = train(model=f"run{number}/m.lmp", out_dir=str(folder), **SAVING)
+        finished = finished or last(events).already
+        times += 1
+        assert isinstance(last(events), RunDone)
+        assert_same_run(place, folder)
+    assert times >= 2
+    assert finished or what != "statistics"
 
 
 def test_kill_9_in_a_run(place, count):

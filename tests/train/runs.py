@@ -132,7 +132,7 @@ def state_of(path: Path) -> dict[str, Any]:
     """A checkpoint without what depends on the clock or on the way there."""
     checkpoint = load_checkpoint(path)
     progress = checkpoint["runner"]["state"]["progress"]
-    del progress["elapsed_s"], progress["saved_rows"], progress["best_eval_loss"]
+    del progress["elapsed_s"], progress["saved_rows"], progress["best_eval_loss"], progress["best_step"]
     for stage in (*progress["stages"].values(), *checkpoint["curriculum"]["state"].values()):
         del stage["elapsed_s"]
     return checkpoint
