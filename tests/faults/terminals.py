@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable
 from typing import Self
 
-ENDS_WITHIN_S = 40.0  # with much headroom: the machine is busy
+ENDS_WITHIN_S = 90.0  # with much headroom: the machine is busy
 
 
 class Terminal:

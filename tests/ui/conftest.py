@@ -26,6 +26,17 @@ def plain_terminal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.fixture(autouse=True)
+def lasting_toasts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine that is busy a toast must not be gone before the test looks. At a real terminal they go as ever."""
+
+    def lasting(app: App[Any], message: str, **how: Any) -> None:
+        notify(app, message, **how | {"timeout": 120} if app.is_headless else how)
+
+    notify = App.notify
+    monkeypatch.setattr(App, "notify", lasting)
+
+
 @pytest.fixture
 def source() -> FakeSource:
     return fed(330)

@@ -19,7 +19,7 @@ from lmplay_tui.ui.screens.dashboard import Dashboard
 from lmplay_tui.ui.session import MAX_WAITING, LiveSource
 from lmplay_tui.ui.widgets.curves import Curves
 from lmplay_tui.ui.widgets.lines import Lines
-from tests.ui.conftest import Open, text_of, tick
+from tests.ui.conftest import Open, text_of, tick, until
 from tests.ui.fake import FakeSource, stage_started, started, step_done
 
 STEPS = 100_000
@@ -58,7 +58,7 @@ async def test_a_flood_is_drained_while_keys_are_answered(monkeypatch: pytest.Mo
                 await pilot.press("s")  # in the middle of it
                 assert isinstance(app.screen, Dashboard)
             await pilot.pause(0.005)
-        source.wait(30)
+        source.wait(90)
         while source.poll():
             pass
         await tick(pilot)
@@ -83,7 +83,7 @@ def test_a_flood_that_nobody_looks_at_does_not_fill_the_memory() -> None:
 
     source = LiveSource({}, events=events)
     source.start()
-    assert source.wait(60)
+    assert source.wait(90)
     assert len(source._queue) <= MAX_WAITING + 2
     while source.poll():
         pass
@@ -132,5 +132,5 @@ async def test_a_toast_that_comes_too_late_goes_at_once(dashboard: Open, source:
         await pilot.app.screen.mount(rack)
         assert _toast.Toast(late)._timeout > 0, "it would never come back"
         rack.show([late])  # type: ignore[arg-type]
-        await pilot.pause(0.2)
-        assert not pilot.app.screen.query(_toast.Toast)
+        await pilot.pause()
+        await until(pilot, lambda: not pilot.app.screen.query(_toast.Toast))

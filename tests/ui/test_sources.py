@@ -21,14 +21,14 @@ from lmplay_tui.ui.session import MAX_WAITING, LiveSource
 from lmplay_tui.ui.source import FolderSource
 from lmplay_tui.ui.terminal import StrayPrints
 from tests.run.test_view import journals
-from tests.ui.conftest import Open
+from tests.ui.conftest import Open, until
 from tests.ui.fake import Clock, FakeSource, started, step_done, training
 
 STOPPED = happened.RunStopped(20, "a.lmp", "lmplay-tui --model a.lmp", "asked")
 
 
 def drained(source: LiveSource) -> LiveSource:
-    assert source.wait(20)
+    assert source.wait(90)
     while source.poll():
         pass
     return source
@@ -75,7 +75,7 @@ def test_a_flood_that_nobody_looks_at_stays_bounded_and_loses_no_event_that_matt
 
     source = LiveSource({}, flood)
     source.start()
-    assert source.wait(30)
+    assert source.wait(90)
     assert len(source._queue) <= MAX_WAITING + 10
     drained(source)
     assert source.view.checkpoint is not None
@@ -215,12 +215,11 @@ async def test_keys_are_answered_while_a_long_journal_is_read(dashboard: Open) -
         await pilot.press("6")
         assert screen._shown_pane == 6
         before = source.looks
-        await pilot.pause(0.2)
-        assert source.looks > before + 5, "looks follow one another, without waiting for a tick"
+        await until(pilot, lambda: source.looks > before + 5)  # one behind the other: nothing ticks here
         source.behind = False
-        await pilot.pause(0.2)
+        await until(pilot, lambda: not screen._catching_up)
         before = source.looks
-        await pilot.pause(0.2)
+        await pilot.pause(0.1)
         assert source.looks == before
 
 

@@ -9,12 +9,14 @@ import pytest
 from pyte.screens import Char
 from rich.color import ColorSystem
 from rich.style import Style
+from textual.app import App
 from textual.pilot import Pilot
 from textual.strip import Strip
 
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.ui.app import LmplayApp
 from lmplay_tui.ui.output import use_our_output
+from tests.faults.terminals import until
 from tests.ui.conftest import Open, tick
 from tests.ui.fake import FakeSource, fed
 from tests.ui.terminal_screen import ScreenTerminal
@@ -31,6 +33,7 @@ TOUR = (
     ("3", "same prompt"), ("\r", "true"), ("5", "forward"), ("6", "log"), ("v", "validating after"),
     ("2", "metric"), ("4", "f8 next"),
 )  # fmt: skip
+MUCH_TIME = pytest.mark.timeout(300)  # a few seconds on a machine that does nothing else
 SGR = re.compile(rb"\x1b\[([0-9;:]*)m")
 SEQUENCE = re.compile("\x1b(?:\\[[0-?]*[ -/]*[@-~]|[\\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\\\)|.)")
 
@@ -44,6 +47,13 @@ def _colours_of_this_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
         return f"\x1b[{codes}m{text}\x1b[0m" if codes else text
 
     monkeypatch.setattr(Strip, "render_style", staticmethod(render_style))
+
+
+@pytest.fixture(autouse=True)
+def _validating_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tour waits for a toast: it must not be gone before a busy machine has looked."""
+    notify = App.notify
+    monkeypatch.setattr(App, "notify", lambda app, message, **how: notify(app, message, **how | {"timeout": 60}))
 
 
 def colours_sent(output: bytes) -> set[int]:
@@ -78,6 +88,7 @@ def toured(environment: dict[str, str]) -> ScreenTerminal:
     return terminal
 
 
+@MUCH_TIME
 @pytest.mark.parametrize("environment", [{"TERM": "linux"}, {"TERM": "xterm-256color"}], ids=str)
 def test_the_launcher_in_ascii(environment: dict[str, str]) -> None:
     with launched(environment, ascii=True) as terminal:
@@ -102,28 +113,35 @@ def row_of(terminal: ScreenTerminal, text: str) -> list[Char]:
     raise AssertionError(f"{text!r} does not stand on the screen:\n{terminal.screen}")
 
 
+def wait_reversed(terminal: ScreenTerminal, text: str) -> None:
+    """Wait until this text stands reversed: its look may come with a later picture than what was waited for."""
+    until(lambda: all(cell.reverse for cell in row_of(terminal, text)))
+
+
 # ---- NO_COLOR
 
 
+@MUCH_TIME
 def test_without_colours_none_is_sent_and_focus_and_cursor_are_seen() -> None:
     with toured({"NO_COLOR": "1"}) as terminal:
-        assert all(cell.reverse for cell in row_of(terminal, "4 plan"))
-        assert sum(cell.reverse for cell in row_of(terminal, "# What it is for.")) == 1, "the cursor"
+        wait_reversed(terminal, "4 plan")
+        until(lambda: sum(cell.reverse for cell in row_of(terminal, "# What it is for.")) == 1)  # the blinking cursor
         assert not any(cell.reverse for cell in row_of(terminal, "2 curves"))
         terminal.tour(((ESCAPE, "metric"), ("1", "change stage")))
-        assert all(cell.reverse for cell in row_of(terminal, "1 curriculum"))
-        assert all(cell.reverse for cell in row_of(terminal, "docstrings  pydo"))
+        wait_reversed(terminal, "1 curriculum")
+        wait_reversed(terminal, "docstrings  pydo")
         assert not any(cell.reverse for cell in row_of(terminal, "finetune"))
         terminal.tour((("x", "Stop training?"),))
-        assert all(cell.reverse for cell in row_of(terminal, "▸ n  now"))
+        wait_reversed(terminal, "▸ n  now")
         assert not any(cell.reverse for cell in row_of(terminal, "e  at the stage's end"))
         terminal.tour(((ESCAPE, "!Stop training?"),))
     assert not [number for number in colours_sent(terminal.output) if 30 <= number <= 49 or 90 <= number <= 107]
 
 
+@MUCH_TIME
 def test_the_launcher_without_colours() -> None:
     with launched({"NO_COLOR": "1"}) as terminal:
-        assert all(cell.reverse for cell in row_of(terminal, "runs"))
+        wait_reversed(terminal, "runs")
     assert not [number for number in colours_sent(terminal.output) if 30 <= number <= 49 or 90 <= number <= 107]
 
 
@@ -182,6 +200,7 @@ def unreadable(sent: str) -> list[str]:
     return pieces
 
 
+@MUCH_TIME
 def test_no_more_than_sixteen_colours_are_sent() -> None:
     with ScreenTerminal(shown(fed(60)), (120, 40), {"TERM": "xterm"}) as terminal:
         terminal.shows("2 curves", "6 log")
@@ -226,6 +245,7 @@ def texts_sent(output: bytes) -> str:
 KNOWN = r"\x1b\[(?:[\d;]*[mHn]|\?[\d;]*(?:h|l|\$p)|[<>]\d*u)"
 
 
+@MUCH_TIME
 def test_the_linux_console_is_sent_ascii_and_nothing_that_it_would_show() -> None:
     with toured({"TERM": "linux"}) as terminal:
         assert "> docstrings" in terminal.screen
