@@ -20,7 +20,7 @@ def main(arguments: Sequence[str], prog: str) -> int:
     parser = new_parser(prog, DESCRIPTION, EPILOG, usage=f"{prog} PLAN [options]")
     parser.add_argument("plan", metavar="PLAN", help="a shipped plan or a .toml/.json file")
     parser.add_argument("--json", action="store_true", default=False, help="one JSON object")
-    add_options(parser, leave_out=("training_plan", "describe", "save_datasets", *hosting_options()))
+    add_options(parser, leave_out=("training_plan", "extend", "describe", "save_datasets", *hosting_options()))
     namespace = parse_line(parser, arguments)
     as_json = namespace.json
     given = given_options(namespace) | {"training_plan": namespace.plan}

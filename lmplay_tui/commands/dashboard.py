@@ -10,28 +10,33 @@ from lmplay_tui.commands.train import parse, parser, run_headless
 DESCRIPTION = """\
 Train small language models under a dashboard in the terminal.
 
-Without options it opens the launcher. With --training-plan, --model or --start it starts at once. Without a
-terminal it trains headless. Commands: attach, ctl, status, runs, check, plot, generate, export; each has --help."""
+Without options it opens the launcher. With --training-plan, --model, --resume FILE or --start it starts at once.
+Without a terminal it trains headless.
+Commands: attach, ctl, status, runs, check, plot, generate, export; each has --help."""
 EPILOG = "Try: lmplay-tui --training-plan demo"
 
 
 def main(arguments: Sequence[str], prog: str) -> int:
     """Parse the line, choose between dashboard and headless, run. Raises `UserError`."""
     given = parse(arguments, parser(prog, DESCRIPTION, EPILOG))
-    if not wants_dashboard(given):
-        if not given.keys() & {"training_plan", "model", "resume"}:
-            given["training_plan"] = "demo"
+    dashboard = wants_dashboard(given)
+    launcher = dashboard and not names_a_run(given) and not given.get("start")
+    if not launcher and not names_a_run(given):
+        given["training_plan"] = "demo"
+    if not dashboard:
         return run_headless(given, prog)
     from lmplay_tui.ui.running import run_dashboard
 
-    launcher = not given.keys() & {"training_plan", "model", "start"}
-    if not launcher and not given.keys() & {"training_plan", "model", "resume"}:
-        given["training_plan"] = "demo"
     if given.get("detach") and not launcher:
         from lmplay_tui.train.detaching import start_detached
 
         return run_dashboard(given, attach=start_detached(given)[0])
     return run_dashboard(given, launcher=launcher)
+
+
+def names_a_run(given: Mapping[str, Any]) -> bool:
+    """Whether the line says what to train: a plan, a model, or the checkpoint to go on from."""
+    return bool(given.keys() & {"training_plan", "model"}) or given.get("resume", "auto") not in ("auto", "none")
 
 
 def wants_dashboard(given: Mapping[str, Any]) -> bool:

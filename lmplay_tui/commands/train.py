@@ -159,6 +159,8 @@ class Headless:
                 self._print(f"go on with: {printable(event.command)}")
             case told.LogLine() if event.level == "traceback":
                 pass  # in log.txt
+            case told.RunDone() if event.already:
+                pass  # one line has said how to go on
             case _ if (sentence := sentence_of(record)) is not None:
                 self._print(sentence[1])
 

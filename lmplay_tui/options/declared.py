@@ -82,6 +82,10 @@ class TrainOptions(BaseModel):
     reset_history: bool = _option(
         False, "train anew; earlier checkpoints and statistics move to NAME.past/", FILES, LINE, FREE
     )
+    extend: float | None = _option(
+        None, "go on with so many epochs more of the plan's last stage", FILES, LINE, FREE, metavar="EPOCHS",
+        gt=0, le=10_000,
+    )
     ignore_optimizer: bool = _option(False, "do not load the optimizer's state", FILES, LINE, FREE)
     out_dir: str | None = _option(
         None, "folder for the model, the run and its statistics", FILES, LINE, FREE, metavar="DIR",

@@ -1,6 +1,7 @@
 """A run from a command line to its last event: what every host of a trainer iterates over."""
 
 import contextlib
+import shlex
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -187,10 +188,10 @@ def _train(
     for warning in (*warnings, *start.complete()):
         yield Warned(warning)
     if start.checkpoint is not None and start.finished():
-        name = one_line(run.name)
+        name, model = one_line(run.name), f"--model {shlex.quote(one_line(run.model))}"
         yield LogLine(
-            f"{name} is finished: its plan is done. To train on, give a longer plan with --training-plan; "
-            f"to start anew: {prog} --model {one_line(run.model)} --reset-history"
+            f"{name} is finished: its plan is done. Look at it: lmplay-tui attach {name}; train on: {prog} {model} "
+            f"--extend EPOCHS, or a longer --training-plan; start anew: {prog} {model} --reset-history"
         )
         yield RunDone(start.progress.step, str(run.model), start.progress.elapsed_s, already=True)
         return

@@ -16,6 +16,7 @@ from lmplay_tui.models.lmplay_weights import convert_lmplay
 from lmplay_tui.models.registry import build_model, load_experiment
 from lmplay_tui.options import OnResume, TrainOptions, command_words, flag, on_resume, shown_value
 from lmplay_tui.plan.changes import list_changes
+from lmplay_tui.plan.extending import extend_plan
 from lmplay_tui.plan.problems import PlanError
 from lmplay_tui.plan.reading import check_name, parse_plan, read_plan
 from lmplay_tui.plan.schema import Plan
@@ -124,6 +125,8 @@ def read_start(run: RunFolder, given: Mapping[str, Any], warnings: list[str]) ->
         found = newest_checkpoint(run, warnings.append)
         checkpoint, is_newest = (found[0], found[1] == run.model) if found else (None, False)
     if checkpoint is None:
+        if "extend" in given:
+            raise UserError(f"--extend: {one_line(run.model)} is not there: there is nothing to go on with")
         plan = _plan_to_begin_with(run, given, warnings)
         return Start(run, given, Settings(plan, given, plan_as_given=plan.text), None)
     curriculum = checkpoint["curriculum"]["state_args"]
@@ -139,6 +142,8 @@ def read_start(run: RunFolder, given: Mapping[str, Any], warnings: list[str]) ->
     if "training_plan" in given:
         plan = choose_plan(plan_before, read_plan(given["training_plan"]), as_given, warnings)
         as_given = plan.text if plan is not plan_before else as_given
+    if "extend" in given:
+        plan = extend_plan(plan, given["extend"])
     remembered = checkpoint["runner"]["state_args"]["options"]
     settings = Settings(plan, given, remembered, plan_before if plan is not plan_before else None, as_given)
     check_fixed(settings, checkpoint["model"]["state_args"])
@@ -324,9 +329,9 @@ def load_initial(model: torch.nn.Module, model_args: Mapping[str, Any], path: Pa
 
 
 _NOT_FOR_A_RESUME = {
-    "training_plan", "model", "initial_model", "resume", "reset_history", "ignore_optimizer", "headless", "start",
-    "detach", "optimizer_warmup_fraction", "optimizer_warmup_steps", "describe", "save_datasets", "check_grads",
-    "notify_url",  # the command is written to the log, and the address may hold a secret
+    "training_plan", "model", "initial_model", "resume", "reset_history", "extend", "ignore_optimizer", "headless",
+    "start", "detach", "optimizer_warmup_fraction", "optimizer_warmup_steps", "describe", "save_datasets",
+    "check_grads", "notify_url",  # the command is written to the log, and the address may hold a secret
 }  # fmt: skip
 
 

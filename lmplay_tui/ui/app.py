@@ -17,9 +17,10 @@ from textual.filter import LineFilter, Monochrome, NoColor
 from textual.message import Message
 from textual.screen import ModalScreen, Screen
 
-from lmplay_tui.errors import EXIT_LEFT_AT_ONCE, EXIT_OK
+from lmplay_tui.errors import EXIT_LEFT_AT_ONCE, EXIT_OK, UserError
 from lmplay_tui.run.controls import HandOver, SaveNow, Stop
 from lmplay_tui.run.folder import RunFolder
+from lmplay_tui.text import printable
 from lmplay_tui.ui import themes
 from lmplay_tui.ui.ascii import AsciiFilter, terminal_needs_ascii
 from lmplay_tui.ui.colours import NoColours, SixteenColours
@@ -29,7 +30,7 @@ from lmplay_tui.ui.output import QUESTION, Line
 from lmplay_tui.ui.screens.commanding import TWICE_WITHIN_S
 from lmplay_tui.ui.screens.dashboard import Dashboard
 from lmplay_tui.ui.screens.launcher import Launcher
-from lmplay_tui.ui.session import LiveSource, end_anyway
+from lmplay_tui.ui.session import LiveSource, detached_source, end_anyway
 from lmplay_tui.ui.shown import shown
 from lmplay_tui.ui.source import FolderSource, Source
 from lmplay_tui.ui.terminal import StrayPrints
@@ -130,18 +131,35 @@ class LmplayApp(App[int]):
         dashboard = Dashboard(source, self.given, ascii_only=self.ascii_only)
         if isinstance(source, FolderSource):
             source.poll()
-        self.push_screen(dashboard)
+        if isinstance(self.screen, Dashboard):
+            self.switch_screen(dashboard)
+        else:
+            self.push_screen(dashboard)
 
     @on(StartAsked)
     def _start(self, message: StartAsked) -> None:
-        """The launcher's answer: train, or look at a run."""
+        """Train, or look at a run: what was chosen in the launcher, or on the screen of a run that is finished."""
         if message.attach is not None:
             self.show_run(FolderSource(RunFolder(Path(message.attach))))
             return
-        self.given |= message.given
-        source = LiveSource(self.given)
-        self.show_run(source)
+        once = ("extend", "reset_history")  # what was chosen for the start before holds no more
+        self.given = {name: value for name, value in self.given.items() if name not in once} | message.given
+        if self.given.get("detach"):
+            self.notify("starting it in a process of its own", timeout=20)
+            self.run_worker(self._start_detached, thread=True, exit_on_error=False)
+            return
+        self.show_run(LiveSource(self.given))
         self.call_after_refresh(self.on_ready)
+
+    def _start_detached(self) -> None:
+        """In a thread, for it waits until the process speaks."""
+        try:
+            source = detached_source(self.given)
+        except UserError as error:
+            said = printable(error, 2000)
+            self.call_from_thread(self.notify, said, title="not started", severity="error", markup=False)
+        else:
+            self.call_from_thread(self.show_run, source)
 
     # ---- time
 

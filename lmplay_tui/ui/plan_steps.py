@@ -6,8 +6,8 @@ from collections.abc import Collection
 from typing import Any, Literal
 
 import tomlkit
-from tomlkit import TOMLDocument
 
+from lmplay_tui.plan.extending import rounded_epochs, stage_tables
 from lmplay_tui.run.view_parts import StageView
 
 StageChange = Literal["finish", "skip", "repeat", "extend"]
@@ -25,12 +25,12 @@ def changed_plan(
     because it may not end before what it has read when the change arrives.
     """
     document = tomlkit.parse(text)
-    tables = _stages(document)
+    tables = stage_tables(document)
     table = tables[stage.name]
     if change == "skip":
         del tables[stage.name]
     elif change == "extend":
-        table["epochs"] = _rounded(float(table.get("epochs", 1)) + epochs)
+        table["epochs"] = rounded_epochs(float(table.get("epochs", 1)) + epochs)
     elif change == "repeat":
         last = [name for name in tables if name in begun or name == stage.name][-1]
         _insert_after(tables, last, _free_name(stage.name, tables), table)
@@ -39,21 +39,12 @@ def changed_plan(
     return tomlkit.dumps(document)
 
 
-def _stages(document: TOMLDocument) -> Any:
-    """The table of stages; without `[stages]` the top level itself is."""
-    return document.get("stages", document)
-
-
 def _end_soon(stage: StageView, rows_per_s: float) -> float:
     if not stage.rows_total:
         return stage.epochs
     per_epoch = stage.rows_total / stage.epochs
     soon = stage.rows_done + max(math.ceil(3 * rows_per_s), 1)
     return min(math.ceil(soon / per_epoch * 1e6) / 1e6, stage.epochs)
-
-
-def _rounded(epochs: float) -> float | int:
-    return int(epochs) if epochs == int(epochs) else round(epochs, 6)
 
 
 def _free_name(name: str, tables: Any) -> str:

@@ -31,6 +31,7 @@ from lmplay_tui.run.metric_rows import MetricRows, MetricsTail
 from lmplay_tui.run.recorder import LogFile
 from lmplay_tui.run.view import RunView
 from lmplay_tui.text import one_line
+from lmplay_tui.ui.source import FolderSource
 
 MAX_WAITING = 50_000
 MAX_PRINTS = 2000  # lines
@@ -176,6 +177,13 @@ class LiveSource:
             self._lost += 1
             return
         self._queue.append(event)
+
+
+def detached_source(given: Mapping[str, Any]) -> FolderSource:
+    """Start the run in a process of its own and look at it. Raises `UserError` where it cannot begin."""
+    from lmplay_tui.train.detaching import start_detached
+
+    return FolderSource(start_detached(given)[0])
 
 
 def end_anyway(source: LiveSource, give_back: Callable[[], None], seconds: float = 10.0) -> None:

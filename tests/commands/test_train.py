@@ -67,7 +67,10 @@ def test_the_users_json_plan_runs_through_both_stages(folder, monkeypatch, capfd
         assert written["columns"] == ["samples", "accuracy", "loss", "tokens"]
     capfd.readouterr()
     assert trainer("--model", "my_model.lmp") == 0
-    assert "finished" in capfd.readouterr().out
+    said = [line for line in capfd.readouterr().out.splitlines() if not line.startswith("loading")]
+    assert len(said) == 1
+    for words in ("is finished", "attach my_model", "--extend EPOCHS", "--model my_model.lmp --reset-history"):
+        assert words in said[0]
 
 
 def test_one_readable_line_a_log_interval_and_an_example_at_each_validation(folder, capfd):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lmplay_tui.run.events import CheckpointSaved, RunDone, RunStopped, StepDone
+from lmplay_tui.run.events import CheckpointSaved, RunDone, RunFailed, RunStopped, StepDone, Warned
 from tests.train.runs import (
     StopsAtLook,
     differences,
@@ -89,6 +89,24 @@ def test_finished_run_trains_nothing(place, undisturbed):
     assert end.already
     assert not losses(events)
     assert_same_end(place, "whole", undisturbed)
+
+
+def test_a_finished_run_is_extended(place, undisturbed):
+    """The plan's last stage goes on; the plan that the run keeps from then on says so."""
+    whole = undisturbed[1]
+    events = train(model="whole/m.lmp", out_dir="whole", extend=0.2)
+    assert isinstance(last(events), RunDone)
+    assert not last(events).already
+    assert {stage for _, stage, *_ in losses(events)} == {"both"}
+    assert losses(events)[0][0] == whole[-1][0] + 1
+    assert any("stage both: epochs 0.2 -> 0.4" in e.message for e in events if isinstance(e, Warned))
+    assert last(train(model="whole/m.lmp", out_dir="whole")).already, "it is not extended once more"
+
+
+def test_there_must_be_a_run_to_extend(place):
+    end = last(train(training_plan=write_plan(place), model="none/m.lmp", extend=1.0))
+    assert isinstance(end, RunFailed)
+    assert (end.exit_code, "--extend: none/m.lmp is not there" in end.message) == (2, True)
 
 
 def test_stop_before_the_first_step_saves_nothing(place):

@@ -13,7 +13,7 @@ from lmplay_tui.run import controls
 from lmplay_tui.run.journal import number
 from lmplay_tui.run.view import RunView
 from lmplay_tui.ui import notices
-from lmplay_tui.ui.messages import GhostAsked, LeaveAsked, PredictionsAsked, Rang, TitleChanged
+from lmplay_tui.ui.messages import GhostAsked, LeaveAsked, PredictionsAsked, Rang, StartAsked, TitleChanged
 from lmplay_tui.ui.screens import questions
 from lmplay_tui.ui.screens.runs import Runs
 from lmplay_tui.ui.source import Source
@@ -64,6 +64,7 @@ class Commanding(Screen[None]):
         self._interrupted_at = -1e9
         self._news = notices.News()
         self._terminal_title = ""
+        self._asked_how_to_go_on = False
 
     @property
     def view(self) -> RunView:
@@ -179,6 +180,28 @@ class Commanding(Screen[None]):
                 self.post_message(GhostAsked(path or None))
 
         self.app.push_screen(Runs(self.options.get("out_dir"), self.view.name), answered)
+
+    # ---- a start of a run that is finished
+
+    def ask_how_to_go_on(self) -> None:
+        """Nothing was trained, for the plan was done before this start: look at it, extend it or start anew."""
+        result = self.view.result or {}
+        if self._asked_how_to_go_on or not (self.source.live and result.get("already")):
+            return
+        self._asked_how_to_go_on = True
+        model = str(result.get("path"))
+
+        def answered(what: questions.FinishedAnswer | None) -> None:
+            if what == "extend":
+                self.app.push_screen(questions.extend_run_dialog(self.view.name), extended)
+            elif what == "anew":
+                self.post_message(StartAsked({"model": model, "reset_history": True}))
+
+        def extended(answers: list[str] | None) -> None:
+            if answers is not None:
+                self.post_message(StartAsked({"model": model, "extend": float(answers[0])}))
+
+        self.app.push_screen(questions.finished_dialog(self.view.name), answered)
 
     # ---- news
 

@@ -88,6 +88,7 @@ class Dashboard(Planning):
         if not self._catching_up:
             self.catch_up()
         self.tell_news()
+        self.ask_how_to_go_on()
         if self.app.screen is self or not self.is_current:
             self.follow_plan()
         self.draw(now)

@@ -21,6 +21,7 @@ from lmplay_tui.ui.messages import ActionAsked, LeaveAsked, StartAsked
 from lmplay_tui.ui.plan_estimate import SHAPES, Estimate, device_flops, estimate
 from lmplay_tui.ui.plan_list import broken_row, plan_detail, plan_head, plan_row
 from lmplay_tui.ui.run_list import RunEntry, find_runs, run_detail, run_head, run_rows
+from lmplay_tui.ui.screens import questions
 from lmplay_tui.ui.screens.dialogs import Choice, ChoiceDialog
 from lmplay_tui.ui.screens.help import Help, actions_of, bindings_of, key_sign
 from lmplay_tui.ui.widgets.key_bar import Key, KeyBar
@@ -221,14 +222,23 @@ class Launcher(Screen[None]):
                 self.post_message(StartAsked({}, attach=path))
             elif what == "resume":
                 self.post_message(StartAsked({"model": path, "device": self._device}))
+            elif what == "extend":
+                self.app.push_screen(questions.extend_run_dialog(name), extended)
             elif what == "anew":
                 self.post_message(StartAsked({"model": path, "device": self._device, "reset_history": True}))
 
+        def extended(answers: list[str] | None) -> None:
+            if answers is not None:
+                self.post_message(StartAsked({"model": path, "device": self._device, "extend": float(answers[0])}))
+
+        name = one_line(entry.folder.name, 60)
+        if entry.state == "finished":
+            self.app.push_screen(questions.finished_dialog(name), answered)
+            return
         resume = Choice("r", "resume", "go on where it was saved", "resume")
         view = Choice("v", "view", "look at its curves, predictions and log", "view")
         anew = Choice("n", "start anew", "its checkpoints move to NAME.past, none is lost", "anew")
-        first = [view, resume] if entry.state == "finished" else [resume, view]
-        self.app.push_screen(ChoiceDialog(one_line(entry.folder.name, 60), "", [*first, anew]), answered)
+        self.app.push_screen(ChoiceDialog(name, "", [resume, view, anew]), answered)
 
     def action_help(self) -> None:
         self.app.push_screen(Help(actions_of(self)))

@@ -128,6 +128,26 @@ def extend_dialog(stage: StageView) -> TypingDialog:
     return TypingDialog(f"Extend {stage.name}", now, [Field("more epochs", "1", check=_epochs)])
 
 
+FinishedAnswer = Literal["view", "extend", "anew"]
+
+
+def finished_dialog(name: str) -> ChoiceDialog[FinishedAnswer]:
+    """A start of a run whose plan is done."""
+    return ChoiceDialog(
+        f"{name} is finished",
+        "Its plan is done.",
+        [
+            Choice("v", "view", "look at its curves, predictions and log", "view"),
+            Choice("e", "extend", "more epochs of its last stage", "extend"),
+            Choice("n", "start anew", "its checkpoints move to NAME.past, none is lost", "anew"),
+        ],
+    )
+
+
+def extend_run_dialog(name: str) -> TypingDialog:
+    return TypingDialog(f"Extend {name}", "The plan's last stage goes on.", [Field("more epochs", "1", check=_epochs)])
+
+
 def filter_dialog(what: str, pattern: str) -> TypingDialog:
     return TypingDialog(f"Filter {what}", "Words or regular expressions; nothing: all.", [Field("show", pattern)])
 
