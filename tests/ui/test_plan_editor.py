@@ -281,6 +281,55 @@ async def test_the_file_that_a_run_was_given_is_offered_when_it_changes(
         assert pane.text == "a" + PLAN
 
 
+async def test_text_that_was_saved_elsewhere_leaves_no_draft_and_can_still_be_applied(
+    dashboard: Open, planned: FakeSource
+) -> None:
+    async with dashboard(planned) as pilot:
+        screen = pilot.app.screen
+        await pilot.press("4", "x")
+        assert screen.unsaved_plan == "x" + PLAN  # type: ignore[attr-defined]
+        await pilot.press("f2", "enter")
+        await pilot.pause()
+        assert Path("my_plan.toml").read_text(encoding="utf-8") == "x" + PLAN
+        assert screen.unsaved_plan is None  # type: ignore[attr-defined]
+        assert screen.query_one(PlanPane).edited
+        await pilot.press("y")
+        assert screen.unsaved_plan is not None  # type: ignore[attr-defined]
+
+
+async def test_a_plan_with_local_data_is_saved_beside_them_or_says_that_it_misses_them(
+    dashboard: Open, planned: FakeSource, tmp_path: Path
+) -> None:
+    plans = tmp_path / "plans"
+    plans.mkdir()
+    (plans / "mine.jsonl").write_text('{"text": "x"}\n', encoding="utf-8")
+    text = PLAN.replace('"pydocs"', '"mine.jsonl"')
+    planned.view.apply(dataclasses.replace(started(), plan_text=text, plan_folder=str(plans)).record())
+    async with dashboard(planned) as pilot:
+        await pilot.press("4", "f2")
+        await pilot.pause()
+        assert "plans/my_plan.toml" in text_of(pilot.app)
+        await pilot.press("enter")
+        await pilot.pause()
+        assert (plans / "my_plan.toml").read_text(encoding="utf-8") == text
+        assert not any("are found from" in notice.message for notice in pilot.app._notifications)
+        await pilot.press("f2", *["delete"] * 30, *"other", "enter")
+        await pilot.pause()
+        assert (tmp_path / "other.toml").exists()
+        assert any(f"are found from {plans}" in notice.message for notice in pilot.app._notifications)
+
+
+async def test_a_number_that_is_none_is_not_extended(dashboard: Open, planned: FakeSource) -> None:
+    async with dashboard(planned) as pilot:
+        pane = pilot.app.screen.query_one(PlanPane)
+        pane.replace_text(PLAN.replace("epochs = 1.5", "epochs = [1]"))
+        await pilot.press("1", "enter")
+        for key in ("e", "enter"):
+            await pilot.press(key)
+            await pilot.pause()
+        assert any("mend it first" in notice.message for notice in pilot.app._notifications)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

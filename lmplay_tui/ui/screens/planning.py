@@ -1,13 +1,16 @@
 """The dashboard's part of the plan editor: which plan holds, what a change would do, applying and saving it."""
 
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from textual import on
 
-from lmplay_tui.plan.problems import Problem
-from lmplay_tui.plan.reading import problems_of
+from lmplay_tui.plan.builtin import shipped_folder
+from lmplay_tui.plan.problems import PlanError, Problem
+from lmplay_tui.plan.reading import parse_plan, problems_of
+from lmplay_tui.plan.schema import DatasetSpec
 from lmplay_tui.run.controls import ChangePlan
 from lmplay_tui.run.folder import write_whole
 from lmplay_tui.run.view_parts import StageView
@@ -117,7 +120,7 @@ class Planning(Commanding):
         try:
             begun = [each.name for each in self.view.stages if each.begun]
             text = changed_plan(pane.text, stage, change, epochs=epochs, rows_per_s=rows_per_s, begun=begun)
-        except (KeyError, ValueError):  # tomlkit's parse errors are ValueErrors
+        except (KeyError, ValueError, TypeError, AttributeError):  # no such stage, no plan, no number, no table
             self.notify("the plan in the editor cannot be changed like that; mend it first", severity="error")
             return
         self.post_message(PaneAsked(4))
@@ -139,9 +142,39 @@ class Planning(Commanding):
                     markup=False,
                 )
                 return
+            self.query_one(PlanPane).saved(message.text)
             self.notify(f"saved {one_line(path)}", markup=False)
+            if _needs_its_place(message.text, here, path.absolute().parent):
+                said = f"its datasets are found from {one_line(here)}, not from there: write their paths whole"
+                self.notify(said, severity="warning", timeout=8, markup=False)
 
-        self.app.push_screen(questions.save_plan_dialog("my_plan.toml", _wrong_with_name), answered)
+        here = self.plan_folder
+        place = str(_place_beside(here) / "my_plan.toml")
+        self.app.push_screen(questions.save_plan_dialog(place, _wrong_with_name), answered)
+
+
+def _place_beside(plan_folder: Path) -> Path:
+    """Where to propose to save a plan: where its relative paths start, if that is a place for a user's files."""
+    here = Path.cwd()
+    if plan_folder == shipped_folder() or not os.access(plan_folder, os.W_OK):
+        return Path()
+    return plan_folder.relative_to(here) if plan_folder.is_relative_to(here) else plan_folder
+
+
+def _needs_its_place(text: str, here: Path, there: Path) -> bool:
+    """Whether a plan means other datasets, or none, in another folder. Of a text that is no plan nobody can say."""
+
+    def datasets(folder: Path) -> list[tuple[DatasetSpec, ...]]:
+        return [stage.datasets for stage in parse_plan(text, name="plan", file="plan", folder=folder).stages]
+
+    try:
+        meant = datasets(here)
+    except PlanError:
+        return False
+    try:
+        return datasets(there) != meant
+    except PlanError:
+        return True
 
 
 def new_plan_path(typed: str) -> Path:
