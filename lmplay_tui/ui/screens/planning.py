@@ -149,7 +149,7 @@ class Planning(Commanding):
                 self.notify(said, severity="warning", timeout=8, markup=False)
 
         here = self.plan_folder
-        place = str(_place_beside(here) / "my_plan.toml")
+        place = str((_place_beside(here) if self.view.plan_folder else Path()) / "my_plan.toml")
         self.app.push_screen(questions.save_plan_dialog(place, _wrong_with_name), answered)
 
 
