@@ -1,12 +1,16 @@
 """Which value of an option holds: command line, plan, and what a checkpoint remembers."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lmplay_tui.errors import UserError
 from lmplay_tui.options import OnResume, TrainOptions, flag, on_resume, recorded, resolve, shown_value
 from lmplay_tui.plan.schema import Plan, Stage
+
+WHOLE_RUN = ""  # among the names of stages: the options that belong to none
+
+Overruled = Mapping[str, Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -14,47 +18,67 @@ class Settings:
     """The layers that a run's options are made of.
 
     `line`: this start's command line. `remembered`: what earlier command lines gave and a resume must not lose.
-    `plan_before`: the plan that the checkpoint was trained with; what a changed plan says anew beats `remembered`.
+    `overruled`: for each stage, what a changed plan has said anew since: there it beats `remembered`.
     `plan_as_given`: the text of the plan as a file last gave it; an edit while the run goes on leaves it as it is.
     """
 
     plan: Plan
     line: Mapping[str, Any]
     remembered: Mapping[str, Any] = field(default_factory=dict)
-    plan_before: Plan | None = None
+    overruled: Overruled = field(default_factory=dict)
     plan_as_given: str = ""
 
     def for_run(self) -> TrainOptions:
         """The options that do not belong to a stage."""
-        return resolve(self.line, self._changed(None), self.remembered, self.plan.train)
+        return resolve(self.line, self._remembered_for(WHOLE_RUN), self.plan.train)
 
     def for_stage(self, stage: Stage) -> TrainOptions:
         """The options that hold while `stage` runs."""
-        return resolve(self.line, self._changed(stage), self.remembered, stage.options, self.plan.train)
+        return resolve(self.line, self._remembered_for(stage.name), stage.options, self.plan.train)
 
     def to_remember(self) -> dict[str, Any]:
         """What a checkpoint keeps of the command lines so far."""
-        overruled = set(self._changed(None))
-        for stage in self.plan.stages:
-            overruled |= self._changed(stage).keys()
-        kept = {name: value for name, value in self.remembered.items() if name not in overruled}
-        return kept | recorded(self.line)
+        return {**self.remembered, **recorded(self.line)}
+
+    def overruled_since(self) -> dict[str, list[str]]:
+        """What a checkpoint keeps of `overruled`: this start's command line is newer."""
+        kept = {stage: [name for name in names if name not in self.line] for stage, names in self.overruled.items()}
+        return {stage: names for stage, names in kept.items() if names}
 
     def with_plan(self, plan: Plan) -> "Settings":
-        """The same with another plan, edited while the run goes on."""
-        return Settings(plan, self.line, self.remembered, self.plan, self.plan_as_given)
+        """The same with another plan, edited while the run goes on or given at a resume."""
+        return replace(self, plan=plan, overruled=_united(self.overruled, _said_anew(self.plan, plan)))
 
-    def _changed(self, stage: Stage | None) -> dict[str, Any]:
-        """What the plan says now that it did not say before."""
-        if self.plan_before is None:
-            return {}
-        train_before = self.plan_before.train
-        changed = {name: value for name, value in self.plan.train.items() if train_before.get(name) != value}
-        if stage is not None:
-            before = next((s.options for s in self.plan_before.stages if s.name == stage.name), None)
-            if before is not None:
-                changed |= {name: value for name, value in stage.options.items() if before.get(name) != value}
-        return changed
+    def _remembered_for(self, stage: str) -> dict[str, Any]:
+        overruled = self.overruled.get(stage, ())
+        return {name: value for name, value in self.remembered.items() if name not in overruled}
+
+
+def overruled_of(state_args: Mapping[str, Any]) -> dict[str, list[str]]:
+    """What a checkpoint's record of the run says of it; empty where it says nothing of the kind."""
+    overruled = state_args.get("overruled")
+    if not isinstance(overruled, dict):
+        return {}
+    return {stage: names for stage, names in overruled.items() if isinstance(names, list)}
+
+
+def _said_anew(before: Plan, plan: Plan) -> dict[str, list[str]]:
+    """For each stage and the whole run: the options to which `plan` gives another value than `before`."""
+    of_run = _changed(before.train, plan.train)
+    options_before = {stage.name: stage.options for stage in before.stages}
+    said = {WHOLE_RUN: of_run}
+    for stage in plan.stages:
+        said[stage.name] = _changed(options_before.get(stage.name, {}), stage.options)
+        said[stage.name] += [name for name in of_run if name not in stage.options]
+    return said
+
+
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    return [name for name, value in now.items() if name not in before or before[name] != value]
+
+
+def _united(one: Overruled, other: Overruled) -> dict[str, list[str]]:
+    return {stage: sorted({*one.get(stage, ()), *other.get(stage, ())}) for stage in {**one, **other}}
 
 
 def check_fixed(settings: Settings, model_args: Mapping[str, Any]) -> None:

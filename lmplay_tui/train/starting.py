@@ -32,7 +32,7 @@ from lmplay_tui.train.model_body import body_of
 from lmplay_tui.train.plan_changes import describe_changes
 from lmplay_tui.train.progress import Progress
 from lmplay_tui.train.saving import Saver
-from lmplay_tui.train.settings import Settings, check_fixed
+from lmplay_tui.train.settings import Settings, check_fixed, overruled_of
 from lmplay_tui.train.state import TrainState
 from lmplay_tui.train.trainer import Trainer
 
@@ -144,8 +144,8 @@ def read_start(run: RunFolder, given: Mapping[str, Any], warnings: list[str]) ->
         as_given = plan.text if plan is not plan_before else as_given
     if "extend" in given:
         plan = extend_plan(plan, given["extend"])
-    remembered = checkpoint["runner"]["state_args"]["options"]
-    settings = Settings(plan, given, remembered, plan_before if plan is not plan_before else None, as_given)
+    of_run = checkpoint["runner"]["state_args"]
+    settings = Settings(plan_before, given, of_run["options"], overruled_of(of_run), as_given).with_plan(plan)
     check_fixed(settings, checkpoint["model"]["state_args"])
     start = Start(run, given, settings, checkpoint, is_newest)
     if plan is not plan_before:

@@ -126,7 +126,11 @@ class TrainState:
             },
             "model": {"state_args": self.model_args, "state": self.model.state_dict()},
             "runner": {
-                "state_args": {"name": self.run.name, "options": self.settings.to_remember()},
+                "state_args": {
+                    "name": self.run.name,
+                    "options": self.settings.to_remember(),
+                    "overruled": self.settings.overruled_since(),
+                },
                 "state": {
                     "format": FORMAT,
                     "version": lmplay_tui.__version__,
