@@ -16,6 +16,7 @@ from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.ui.app import LmplayApp
 from lmplay_tui.ui.screens.dashboard import Dashboard
 from lmplay_tui.ui.source import FolderSource
+from tests.ui.conftest import whole_launcher
 
 DOCS = Path(__file__).parent.parent / "docs"
 SCENES: tuple[tuple[str, tuple[int, int], tuple[str, ...]], ...] = (
@@ -48,7 +49,7 @@ async def take_launcher(out_dir: str, name: str, size: tuple[int, int], keys: tu
     """A picture of where a session begins, with the speed of this machine."""
     app = LmplayApp({"out_dir": out_dir}, launcher=True, timers=False)
     async with app.run_test(size=size) as pilot:
-        await pilot.pause()
+        await whole_launcher(pilot)
         await app.workers.wait_for_complete()
         await pilot.press(*keys)
         await pilot.pause()

@@ -1,11 +1,10 @@
 """`lmplay-tui` without a command: the dashboard, or headless where there is no terminal for it."""
 
+import gc
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
-
-from lmplay_tui.commands.train import parse, parser, run_headless
 
 DESCRIPTION = """\
 Train small language models under a dashboard in the terminal.
@@ -18,13 +17,16 @@ EPILOG = "Try: lmplay-tui --training-plan demo"
 
 def main(arguments: Sequence[str], prog: str) -> int:
     """Parse the line, choose between dashboard and headless, run. Raises `UserError`."""
-    given = parse(arguments, parser(prog, DESCRIPTION, EPILOG))
+    given = _parsed(arguments, prog) if arguments else {}
     dashboard = wants_dashboard(given)
     launcher = dashboard and not names_a_run(given) and not given.get("start")
     if not launcher and not names_a_run(given):
         given["training_plan"] = "demo"
     if not dashboard:
+        from lmplay_tui.commands.train import run_headless
+
         return run_headless(given, prog)
+    gc.disable()  # what is imported stays; searching it for garbage takes a tenth of the time to the first frame
     from lmplay_tui.ui.running import run_dashboard
 
     if given.get("detach") and not launcher:
@@ -37,6 +39,13 @@ def main(arguments: Sequence[str], prog: str) -> int:
 def names_a_run(given: Mapping[str, Any]) -> bool:
     """Whether the line says what to train: a plan, a model, or the checkpoint to go on from."""
     return bool(given.keys() & {"training_plan", "model"}) or given.get("resume", "auto") not in ("auto", "none")
+
+
+def _parsed(arguments: Sequence[str], prog: str) -> dict[str, Any]:
+    """Only where there is something to parse: the options come with pydantic, which the bare launcher needs later."""
+    from lmplay_tui.commands.train import parse, parser
+
+    return parse(arguments, parser(prog, DESCRIPTION, EPILOG))
 
 
 def wants_dashboard(given: Mapping[str, Any]) -> bool:

@@ -2,12 +2,13 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import events, on
 from textual.actions import SkipAction
@@ -18,8 +19,6 @@ from textual.message import Message
 from textual.screen import ModalScreen, Screen
 
 from lmplay_tui.errors import EXIT_LEFT_AT_ONCE, EXIT_OK, UserError
-from lmplay_tui.run.controls import HandOver, SaveNow, Stop
-from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.text import printable
 from lmplay_tui.ui import themes
 from lmplay_tui.ui.ascii import AsciiFilter, terminal_needs_ascii
@@ -27,14 +26,17 @@ from lmplay_tui.ui.colours import NoColours, SixteenColours
 from lmplay_tui.ui.desktop import notification, reads_commands, title_sequence
 from lmplay_tui.ui.messages import LeaveAsked, Rang, StartAsked, TitleChanged
 from lmplay_tui.ui.output import QUESTION, Line
-from lmplay_tui.ui.screens.commanding import TWICE_WITHIN_S
-from lmplay_tui.ui.screens.dashboard import Dashboard
 from lmplay_tui.ui.screens.launcher import Launcher
-from lmplay_tui.ui.session import LiveSource, detached_source, end_anyway
 from lmplay_tui.ui.shown import shown
-from lmplay_tui.ui.source import FolderSource, Source
-from lmplay_tui.ui.terminal import StrayPrints
+from lmplay_tui.ui.terminal import TWICE_WITHIN_S, StrayPrints
 from lmplay_tui.ui.toasts import use_late_toasts
+
+# A run's screen comes with numpy, pydantic and the trainer's events, for which the launcher's first frame does not
+# wait: what needs them imports them in its functions.
+if TYPE_CHECKING:
+    from lmplay_tui.ui.screens.dashboard import Dashboard
+    from lmplay_tui.ui.session import LiveSource
+    from lmplay_tui.ui.source import Source
 
 LAST_ANSWER_S = 0.5  # of a terminal, before it is given back
 _HERE = Path(__file__).parent
@@ -63,7 +65,7 @@ class LmplayApp(App[int]):
         self,
         given: Mapping[str, Any],
         *,
-        source: Source | None = None,
+        source: "Source | None" = None,
         launcher: bool = False,
         stray: StrayPrints | None = None,
         line: Line | None = None,
@@ -74,7 +76,11 @@ class LmplayApp(App[int]):
         super().__init__()
         use_late_toasts()
         self.given = dict(given)
-        self.source = source
+        self.source: Source | None = None
+        self.trainer: LiveSource | None = None  # the source, where it trains in this process
+        self._dashboard: Dashboard | None = None
+        if source is not None:
+            self._take(source)
         self._launcher = launcher
         self._stray = stray
         self._line = line  # to a real terminal
@@ -91,6 +97,9 @@ class LmplayApp(App[int]):
         self._filters = self._our_filters()
         for theme in themes.OURS:
             self.register_theme(theme)
+        # Already here, before any style sheet is read: a change has all of them read again.
+        self.set_reactive(App.theme, themes.DARK.name)
+        self.stylesheet.set_variables(self.get_css_variables())
 
     def _our_filters(self) -> list[LineFilter]:
         """Textual's and ours, by what the terminal can show and the user wants to see."""
@@ -116,29 +125,46 @@ class LmplayApp(App[int]):
 
     def on_ready(self) -> None:
         """The first frame stands: now torch may take the interpreter for a second."""
-        if isinstance(self.source, LiveSource) and not self.source.started:
-            self.source.start()
-            end_anyway(self.source, self._give_back)
+        gc.enable()  # off since the command began
+        trainer = self.trainer
+        if trainer is not None and not trainer.started:
+            from lmplay_tui.ui.session import end_anyway
+
+            trainer.start()
+            end_anyway(trainer, self._give_back)
 
     # ---- screens
 
     def show_launcher(self) -> None:
         self.push_screen(Launcher(self.given))
 
-    def show_run(self, source: Source) -> None:
+    def show_run(self, source: "Source") -> None:
         """Look at a run, whatever was shown before."""
-        self.source = source
+        from lmplay_tui.ui.screens.dashboard import Dashboard
+
+        self._take(source)
         dashboard = Dashboard(source, self.given, ascii_only=self.ascii_only)
-        if isinstance(source, FolderSource):
+        if not source.live:
             source.poll()
+        self._dashboard = dashboard
         if isinstance(self.screen, Dashboard):
             self.switch_screen(dashboard)
         else:
             self.push_screen(dashboard)
 
+    def _take(self, source: "Source") -> None:
+        from lmplay_tui.ui.session import LiveSource
+
+        self.source = source
+        self.trainer = source if isinstance(source, LiveSource) else None
+
     @on(StartAsked)
     def _start(self, message: StartAsked) -> None:
         """Train, or look at a run: what was chosen in the launcher, or on the screen of a run that is finished."""
+        from lmplay_tui.run.folder import RunFolder
+        from lmplay_tui.ui.session import LiveSource
+        from lmplay_tui.ui.source import FolderSource
+
         if message.attach is not None:
             self.show_run(FolderSource(RunFolder(Path(message.attach))))
             return
@@ -153,6 +179,8 @@ class LmplayApp(App[int]):
 
     def _start_detached(self) -> None:
         """In a thread, for it waits until the process speaks."""
+        from lmplay_tui.ui.session import detached_source
+
         try:
             source = detached_source(self.given)
         except UserError as error:
@@ -176,9 +204,8 @@ class LmplayApp(App[int]):
             return
         if self._stray is not None:
             self.keep_prints(self._stray.new_lines())
-        for screen in self.screen_stack:
-            if isinstance(screen, Dashboard) and screen.composed:
-                screen.tick()
+        if self._dashboard is not None and self._dashboard.composed:
+            self._dashboard.tick()
         done, view = source.done, source.view
         gone = source.live and done is not None and (view.state == "stopped" or view.handed_over is not None)
         if gone or (self.leave_wanted and (done is not None or not source.live)):
@@ -190,8 +217,8 @@ class LmplayApp(App[int]):
             return
         for line in lines:
             self.source.view.say("info", line)
-        if isinstance(self.source, LiveSource):
-            self.source.keep_prints(lines)
+        if self.trainer is not None:
+            self.trainer.keep_prints(lines)
 
     def _print(self, text: str, stderr: bool = False) -> None:
         """Python's prints and warnings, which Textual would drop: the same way as those of native code."""
@@ -236,6 +263,8 @@ class LmplayApp(App[int]):
     def post_display_hook(self) -> None:
         """A picture has been sent, or has to wait."""
         self._ask()
+        if isinstance(self.screen, Launcher):
+            self.screen.was_painted()
 
     def _ask(self) -> None:
         if self._line is not None and self._driver is not None and not self._leaving and self._line.wants_to_ask():
@@ -280,27 +309,27 @@ class LmplayApp(App[int]):
             now = time.monotonic()
             self.left_at_once = now - self._interrupted_at < TWICE_WITHIN_S
             self._interrupted_at = now
-        if isinstance(self.source, LiveSource):
-            self.source.send(Stop(reason=name))
+        if self.trainer is not None:
+            self.trainer.stop(name)
 
     def save_by_signal(self) -> None:
         """From a signal handler: only leaves a command."""
-        if isinstance(self.source, LiveSource):
-            self.source.send(SaveNow())
+        if self.trainer is not None:
+            self.trainer.save()
 
     def line_lost(self) -> None:
         """From a signal handler: the terminal is gone. Whatever becomes of the run, nobody will look at its end."""
         self._leave_when_done()
-        if isinstance(self.source, LiveSource) and self.given.get("on_hangup", "continue") == "continue":
-            self.source.send(HandOver(reason="the line was lost"))
+        if self.trainer is not None and self.given.get("on_hangup", "continue") == "continue":
+            self.trainer.hand_over("the line was lost")
         else:
             self.stop_by_signal(signal.SIGHUP.name)
 
     def _leave_when_done(self) -> None:
         """Also from a signal handler."""
         self.leave_wanted = True
-        if isinstance(self.source, LiveSource):
-            self.source.leaving = True
+        if self.trainer is not None:
+            self.trainer.leaving = True
 
     def exit(self, *args: Any, **kwargs: Any) -> None:
         """However it is left: what has been typed is still known afterwards."""
@@ -310,9 +339,8 @@ class LmplayApp(App[int]):
         super().exit(*args, **kwargs)
 
     def _keep_what_was_typed(self) -> None:
-        for screen in self.screen_stack:
-            if isinstance(screen, Dashboard):
-                self.unsaved_plan = screen.unsaved_plan
+        if self._dashboard is not None:
+            self.unsaved_plan = self._dashboard.unsaved_plan
 
     def _handle_exception(self, error: Exception) -> None:
         """A bug of the screen's ends the screen, never the run; nor is it the end of what was typed."""
@@ -331,8 +359,8 @@ class LmplayApp(App[int]):
         """Ctrl+C while a dialog is open: what it means on the screen below."""
         if isinstance(self.screen, ModalScreen):
             for screen in reversed(self.screen_stack):
-                if isinstance(screen, Dashboard):
-                    screen.action_interrupt()
+                if screen is self._dashboard:
+                    self._dashboard.action_interrupt()
                     return
                 if isinstance(screen, Launcher):
                     screen.action_leave()
@@ -341,8 +369,8 @@ class LmplayApp(App[int]):
 
     async def action_quit(self) -> None:
         """Ctrl+Q, which Textual takes to leave at once: ask as `q` does; in a dialog, nothing."""
-        if isinstance(self.screen, Dashboard | Launcher):
-            self.screen.action_leave()
+        if isinstance(self.screen, Launcher) or self.screen is self._dashboard:
+            await self.run_action("screen.leave")
 
     # ---- manners
 

@@ -4,7 +4,7 @@ from datetime import tzinfo
 from zoneinfo import ZoneInfo
 
 from lmplay_tui.errors import UserError
-from lmplay_tui.options import shown_value
+from lmplay_tui.text import one_line
 
 
 def time_zone(name: str | None) -> tzinfo | None:
@@ -14,4 +14,5 @@ def time_zone(name: str | None) -> tzinfo | None:
     try:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError):
-        raise UserError(f"--tz: unknown time zone {shown_value(name)}; for example Europe/Berlin or UTC") from None
+        shown = one_line(repr(name), 60)
+        raise UserError(f"--tz: unknown time zone {shown}; for example Europe/Berlin or UTC") from None

@@ -1,17 +1,19 @@
 """What the parts of the screen say to each other."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from textual.message import Message
 
-from lmplay_tui.run.controls import Command
+if TYPE_CHECKING:
+    from lmplay_tui.run.controls import Command
 
 
 @dataclass
 class CommandAsked(Message):
     """Something for the trainer to do."""
 
-    command: Command
+    command: "Command"
 
 
 @dataclass

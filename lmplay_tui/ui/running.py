@@ -6,26 +6,24 @@ import sys
 import traceback
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lmplay_tui.errors import EXIT_BUG, EXIT_LEFT_AT_ONCE
-from lmplay_tui.run.controls import HandOver, Stop
-from lmplay_tui.run.folder import RunFolder, utc_now
-from lmplay_tui.run.recorder import LogFile
 from lmplay_tui.text import one_line, printable
 from lmplay_tui.ui.app import LmplayApp
 from lmplay_tui.ui.clock import time_zone
-from lmplay_tui.ui.drafts import keep_draft
-from lmplay_tui.ui.ending import ending_lines
 from lmplay_tui.ui.output import use_our_output
-from lmplay_tui.ui.session import LiveSource
-from lmplay_tui.ui.source import FolderSource, Source
 from lmplay_tui.ui.terminal import Signals, StrayPrints, give_back_terminal, terminal_settings
+
+if TYPE_CHECKING:  # a run's modules: the launcher's first frame does not wait for them
+    from lmplay_tui.run.folder import RunFolder
+    from lmplay_tui.ui.session import LiveSource
+    from lmplay_tui.ui.source import Source
 
 SWITCH_INTERVAL_S = 1e-4  # the interpreter's: a refresh holds up the trainer a fiftieth of what it did with 5 ms
 
 
-def run_dashboard(given: Mapping[str, Any], *, attach: RunFolder | None = None, launcher: bool = False) -> int:
+def run_dashboard(given: Mapping[str, Any], *, attach: "RunFolder | None" = None, launcher: bool = False) -> int:
     """Show the dashboard until it is left; the process's exit status.
 
     Raises `UserError` where an option cannot be meant.
@@ -33,9 +31,7 @@ def run_dashboard(given: Mapping[str, Any], *, attach: RunFolder | None = None, 
     time_zone(given.get("tz"))
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     line, settings = use_our_output(), terminal_settings()
-    source: Source | None = FolderSource(attach) if attach is not None else None
-    if source is None and not launcher:
-        source = LiveSource(given)
+    source = None if launcher else _source(given, attach)
     stray = StrayPrints()
     app = LmplayApp(
         given, source=source, launcher=launcher, stray=stray, line=line, give_back=partial(give_back_terminal, settings)
@@ -46,20 +42,31 @@ def run_dashboard(given: Mapping[str, Any], *, attach: RunFolder | None = None, 
         status = app.run(mouse=not given.get("no_mouse"))
         app.keep_prints(stray.last_lines())
     if app.crashed is not None:
-        _print_lines(_crash_lines(app.crashed, app.source))
+        _print_lines(_crash_lines(app.crashed, app.trainer))
     if app.unsaved_plan is not None:
+        from lmplay_tui.ui.drafts import keep_draft
+
         _print_lines([keep_draft(app.unsaved_plan, app.source.folder if app.source is not None else None)])
     code = app.return_code if status is None else status
     if app.crashed is not None:
         code = EXIT_BUG
-    if isinstance(app.source, LiveSource):
-        code = _end_of_run(app, app.source) or code
+    if app.trainer is not None:
+        code = _end_of_run(app, app.trainer) or code
     signals.restore()
     return int(code or 0)
 
 
-def _end_of_run(app: LmplayApp, source: LiveSource) -> int:
+def _source(given: Mapping[str, Any], attach: "RunFolder | None") -> "Source":
+    from lmplay_tui.ui.session import LiveSource
+    from lmplay_tui.ui.source import FolderSource
+
+    return LiveSource(given) if attach is None else FolderSource(attach)
+
+
+def _end_of_run(app: LmplayApp, source: "LiveSource") -> int:
     """Say what became of the run, and wait for its trainer; the run's exit status."""
+    from lmplay_tui.ui.ending import ending_lines
+
     if app.left_at_once:
         _print_lines(["left at once; the last checkpoint stands", *ending_lines(source.view)])
         os._exit(EXIT_LEFT_AT_ONCE)
@@ -71,22 +78,27 @@ def _end_of_run(app: LmplayApp, source: LiveSource) -> int:
     return source.exit_status
 
 
-def _let_go(source: LiveSource, *, goes_on: bool) -> None:
+def _let_go(source: "LiveSource", *, goes_on: bool) -> None:
     """Have the run saved, and wait for that. `goes_on`: in a process of its own, as after a hang-up."""
-    stop = Stop(reason="the dashboard has ended")
-    source.send(HandOver(reason="the dashboard has failed") if goes_on else stop)
+    if goes_on:
+        source.hand_over("the dashboard has failed")
+    else:
+        source.stop("the dashboard has ended")
     _print_lines(["saving what has been trained ..." + (" the run then goes on by itself" if goes_on else "")])
     while not source.wait(0.5):
         if not source.controls.stop_now:  # it could not be handed over
-            source.send(stop)
+            source.stop("the dashboard has ended")
 
 
-def _crash_lines(error: Exception, source: Source | None) -> list[str]:
+def _crash_lines(error: Exception, source: "LiveSource | None") -> list[str]:
     """What has failed, in one line; the traceback is in the run's log, or else here."""
     said = f"the dashboard has failed: {type(error).__name__}: {one_line(error)}"
     lines = [printable(line) for line in "".join(traceback.format_exception(error)).splitlines()]
-    if not isinstance(source, LiveSource) or source.folder is None or not source.folder.folder.is_dir():
+    if source is None or source.folder is None or not source.folder.folder.is_dir():
         return [*lines, said]
+    from lmplay_tui.run.folder import utc_now
+    from lmplay_tui.run.recorder import LogFile
+
     log, stamp = LogFile(source.folder.log), utc_now()
     for line in lines:
         log.write(f"{stamp} error   {line}")

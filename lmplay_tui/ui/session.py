@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from lmplay_tui.errors import EXIT_BUG, EXIT_OK
-from lmplay_tui.run.controls import Command, Controls, HandOver, Stop
+from lmplay_tui.run.controls import Command, Controls, HandOver, SaveNow, Stop
 from lmplay_tui.run.events import (
     LAST_EVENTS,
     ActivityChanged,
@@ -112,6 +112,18 @@ class LiveSource:
         self.controls.send(command)
         if isinstance(command, Stop | HandOver) and not self.view.over:
             self.view.state = "stopping"
+
+    def stop(self, reason: str) -> None:
+        """Save and end; also from a signal handler, as the next two."""
+        self.send(Stop(reason=reason))
+
+    def save(self) -> None:
+        """Save now and go on."""
+        self.send(SaveNow())
+
+    def hand_over(self, reason: str) -> None:
+        """Go on in a process without this terminal."""
+        self.send(HandOver(reason=reason))
 
     def keep_prints(self, lines: Sequence[str]) -> None:
         """Write what was printed into the run's `log.txt`, as soon as there is one."""

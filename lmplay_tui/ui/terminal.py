@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import IO, Any
 
+TWICE_WITHIN_S = 5.0  # ctrl+c again: leave at once
 PICTURE_S = 1.0  # a terminal that reads has taken the rest of a picture by then
 
 _kept_open: list[int] = []

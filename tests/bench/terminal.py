@@ -72,6 +72,7 @@ class Terminal:
         self.pid, self._master = pty.fork()
         if self.pid == 0:
             os.chdir(folder)
+            os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed program is not compiled at each start
             os.environ |= {"TERM": "xterm-256color", "COLORTERM": "truecolor", "HF_HUB_OFFLINE": "1"}
             os.execv(command[0], command)
         fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))

@@ -15,7 +15,7 @@ from tests.train.runs import stop_after, write_plan
 @pytest.fixture(scope="session", autouse=True)
 def _imported(trained: Path) -> None:
     """Children are forked from here: what is imported and tried once, they need not import."""
-    for name in ("lmplay_tui.ui.running", "lmplay_tui.ui.screens.dashboard"):
+    for name in ("lmplay_tui.ui.running", "lmplay_tui.ui.screens.dashboard", "lmplay_tui.ui.session"):
         import_module(name)
 
 

@@ -12,6 +12,7 @@ from textual.pilot import Pilot
 
 from lmplay_tui.ui.app import LmplayApp
 from lmplay_tui.ui.screens.dashboard import Dashboard
+from lmplay_tui.ui.widgets.lines import Lines
 from tests.ui.fake import FakeSource, fed
 
 Open = Callable[..., AbstractAsyncContextManager[Pilot[int]]]
@@ -73,6 +74,12 @@ async def until(pilot: Pilot[Any], condition: Callable[[], object], seconds: flo
     async with asyncio.timeout(seconds):
         while not condition():
             await pilot.pause(0.01)
+
+
+async def whole_launcher(pilot: Pilot[Any]) -> None:
+    """Wait until the launcher has read what it lists: that comes behind its first frame."""
+    await until(pilot, lambda: any(pane.rows for pane in pilot.app.screen.query("#detail").results(Lines)))
+    await pilot.pause()
 
 
 def text_of(app: App[Any]) -> str:

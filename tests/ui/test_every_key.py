@@ -33,7 +33,7 @@ from lmplay_tui.ui.widgets.curves import Curves
 from lmplay_tui.ui.widgets.picker import Picker
 from lmplay_tui.ui.widgets.plan_pane import PlanPane
 from lmplay_tui.ui.widgets.predictions import Predictions
-from tests.ui.conftest import Open, text_of
+from tests.ui.conftest import Open, text_of, whole_launcher
 from tests.ui.fake import FakeSource, fed
 from tests.ui.test_plan_editor import PLAN
 
@@ -332,13 +332,13 @@ class Launching(LmplayApp):
 @pytest.fixture
 def launched(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Launching]:
     monkeypatch.setattr("lmplay_tui.ui.screens.launcher.devices", lambda: ["auto", "cpu"])
-    monkeypatch.setattr("lmplay_tui.ui.screens.launcher.device_flops", lambda device, half: 1e11)
+    monkeypatch.setattr("lmplay_tui.ui.launch_lists.device_flops", lambda device, half: 1e11)
     return lambda: Launching({}, launcher=True, timers=False)
 
 
 async def test_every_key_of_the_launcher(launched: Callable[[], Launching]) -> None:
     async with launched().run_test(size=(100, 30)) as pilot:
-        await pilot.pause()
+        await whole_launcher(pilot)
         for keys, holds in ON_LAUNCHER:
             await press(pilot, keys)
             assert holds(Seen(pilot, None)), (keys, text_of(pilot.app))
@@ -364,6 +364,7 @@ async def test_every_button_by_mouse_and_by_keyboard(
             await press(pilot, "enter")
             assert BUTTONS[name](Seen(pilot, planned)), (name, planned.sent, text_of(pilot.app))
     async with launched().run_test(size=(100, 30)) as pilot:
+        await whole_launcher(pilot)
         await pilot.click("#start")
         await pilot.pause()
         assert BUTTONS["start"](Seen(pilot, None))

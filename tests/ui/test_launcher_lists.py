@@ -16,6 +16,7 @@ from lmplay_tui.ui.plan_estimate import SHAPES, about_rows, device_flops, estima
 from lmplay_tui.ui.plan_list import plan_detail, plan_head, plan_row, roughly, rows_text
 from lmplay_tui.ui.run_list import RunEntry, find_runs, run_detail, run_head, run_rows
 from lmplay_tui.ui.widgets.lines import Row, row_width
+from tests.ui.conftest import whole_launcher
 
 SPEED = 150e9
 
@@ -134,7 +135,7 @@ async def test_the_detail_is_that_of_the_list_with_the_focus(tmp_path: Path, mon
     assert [found.folder.name for found in find_runs(None)] == ["mine"]
     app = LmplayApp({}, launcher=True, timers=False)
     async with app.run_test(size=(120, 40)) as pilot:
-        await pilot.pause()
+        await whole_launcher(pilot)
         detail = app.screen.query_one("#detail")
         assert "Python" in text_of(detail.rows)  # type: ignore[attr-defined]
         await pilot.press("tab")
@@ -154,10 +155,10 @@ async def test_times_come_with_the_device_s_speed(tmp_path: Path, monkeypatch: p
         return SPEED
 
     monkeypatch.setattr("lmplay_tui.ui.screens.launcher.devices", lambda: ["auto", "cpu"])
-    monkeypatch.setattr("lmplay_tui.ui.screens.launcher.device_flops", speed)
+    monkeypatch.setattr("lmplay_tui.ui.launch_lists.device_flops", speed)
     app = LmplayApp({}, launcher=True, timers=False)
     async with app.run_test(size=(120, 40)) as pilot:
-        await pilot.pause()
+        await whole_launcher(pilot)
         await app.workers.wait_for_complete()
         await pilot.pause()
         assert "~3 min" in text_of(app.screen.query_one("#plans").rows)  # type: ignore[attr-defined]

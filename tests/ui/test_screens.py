@@ -24,7 +24,7 @@ from lmplay_tui.ui.widgets.lines import Lines, changed_spans, fitted, row_width,
 from lmplay_tui.ui.widgets.predictions import alignment_pieces
 from lmplay_tui.ui.widgets.raster import raster
 from lmplay_tui.ui.widgets.state_line import clock_time
-from tests.ui.conftest import Open, text_of, tick
+from tests.ui.conftest import Open, text_of, tick, whole_launcher
 from tests.ui.fake import START, FakeSource, fed, step_done
 
 ROWS = st.lists(st.tuples(st.text("ab 漢", max_size=5), st.sampled_from(["", "dim"])), max_size=4).map(tuple)
@@ -111,11 +111,11 @@ async def test_the_launcher_starts_the_demo(monkeypatch: pytest.MonkeyPatch) -> 
             started.append(self)
 
     started: list[Started] = []
-    monkeypatch.setattr("lmplay_tui.ui.app.LiveSource", Started)
-    monkeypatch.setattr("lmplay_tui.ui.app.end_anyway", lambda *_: None)
+    monkeypatch.setattr("lmplay_tui.ui.session.LiveSource", Started)
+    monkeypatch.setattr("lmplay_tui.ui.session.end_anyway", lambda *_: None)
     app = LmplayApp({}, launcher=True, timers=False)
     async with app.run_test(size=(100, 30)) as pilot:
-        await pilot.pause()
+        await whole_launcher(pilot)
         shown = text_of(app)
         assert "▸ demo" in shown
         assert "topics" in shown
@@ -141,7 +141,7 @@ async def test_the_launcher_resumes_and_starts_anew(tmp_path: Path, key: str, gi
 
     app = Listening({}, launcher=True, timers=False)
     async with app.run_test(size=(100, 30)) as pilot:
-        await pilot.pause()
+        await whole_launcher(pilot)
         assert "mine" in text_of(app)
         await pilot.press("tab", "enter", key)
         await pilot.pause()

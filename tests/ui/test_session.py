@@ -38,7 +38,8 @@ epochs = 1000
 @pytest.fixture
 def warm(place: Path, _one_thread: None) -> Path:  # noqa: F811
     """A folder to work in, and all modules imported: the children are forked from here."""
-    for name in ("ui.running", "ui.screens.dashboard", "train.hosting", "train.starting"):
+    of_the_screen = ("ui.running", "ui.launch_lists", "ui.screens.dashboard", "ui.session")
+    for name in (*of_the_screen, "train.hosting", "train.starting"):
         import_module(f"lmplay_tui.{name}")
     write_plan(place, PLAN, "tiny.toml")
     return place

@@ -23,7 +23,7 @@ from lmplay_tui.run.journal import Journal
 from lmplay_tui.ui.app import LmplayApp
 from lmplay_tui.ui.machine import Machine, Reading
 from lmplay_tui.ui.widgets.plan_pane import PlanPane
-from tests.ui.conftest import tick
+from tests.ui.conftest import tick, whole_launcher
 from tests.ui.fake import FakeSource, fed, training
 from tests.ui.snapshot import dump, hold_still
 from tests.ui.test_plan_editor import PLAN
@@ -177,7 +177,7 @@ class FixedMachine(Machine):
 @pytest.fixture(autouse=True)
 def _same_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lmplay_tui.ui.screens.dashboard.Machine", FixedMachine)
-    monkeypatch.setattr("lmplay_tui.ui.screens.launcher.device_flops", lambda device, half: 1.1e11)
+    monkeypatch.setattr("lmplay_tui.ui.launch_lists.device_flops", lambda device, half: 1.1e11)
     monkeypatch.setattr("lmplay_tui.ui.screens.launcher.devices", lambda: ["auto", "cpu", "cuda"])
 
 
@@ -186,6 +186,8 @@ async def opened(sitting: Sitting, size: tuple[int, int]) -> AsyncIterator[Pilot
     source = sitting.source()
     app = LmplayApp({"tz": "UTC", **sitting.options}, source=source, launcher=source is None, timers=False)
     async with app.run_test(size=size) as pilot:
+        if source is None:
+            await whole_launcher(pilot)
         yield pilot
 
 

@@ -17,8 +17,7 @@ from lmplay_tui.ui.messages import GhostAsked, LeaveAsked, PredictionsAsked, Ran
 from lmplay_tui.ui.screens import questions
 from lmplay_tui.ui.screens.runs import Runs
 from lmplay_tui.ui.source import Source
-
-TWICE_WITHIN_S = 5.0
+from lmplay_tui.ui.terminal import TWICE_WITHIN_S
 
 
 class Commanding(Screen[None]):

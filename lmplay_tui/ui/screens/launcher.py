@@ -1,10 +1,9 @@
 """Where a session begins: plans, runs, the device and the experiment; Enter starts."""
 
-import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import events, on
 from textual.app import ComposeResult
@@ -13,23 +12,21 @@ from textual.containers import Container, Horizontal
 from textual.screen import Screen
 from textual.widgets import Button
 
-from lmplay_tui.errors import UserError
-from lmplay_tui.plan.reading import read_plan, shipped_plans
-from lmplay_tui.plan.schema import Plan
-from lmplay_tui.text import one_line, printable
+from lmplay_tui.plan.builtin import shipped_plans
+from lmplay_tui.text import one_line
 from lmplay_tui.ui.messages import ActionAsked, LeaveAsked, StartAsked
-from lmplay_tui.ui.plan_estimate import SHAPES, Estimate, device_flops, estimate
-from lmplay_tui.ui.plan_list import broken_row, plan_detail, plan_head, plan_row
-from lmplay_tui.ui.run_list import RunEntry, find_runs, run_detail, run_head, run_rows
-from lmplay_tui.ui.screens import questions
 from lmplay_tui.ui.screens.dialogs import Choice, ChoiceDialog
 from lmplay_tui.ui.screens.help import Help, actions_of, bindings_of, key_sign
 from lmplay_tui.ui.widgets.key_bar import Key, KeyBar
-from lmplay_tui.ui.widgets.lines import Lines, Row, wrapped
+from lmplay_tui.ui.widgets.lines import Lines, Row
 from lmplay_tui.ui.widgets.picker import Picker
 from lmplay_tui.ui.widgets.titles import set_titles
 
+if TYPE_CHECKING:
+    from lmplay_tui.ui.launch_lists import LaunchLists
+
 FIRST = "demo"
+NO_RUNS = "no runs yet: the first one will stand here"
 
 
 def devices() -> list[str]:
@@ -60,12 +57,20 @@ class Launcher(Screen[None]):
         super().__init__()
         self._given = given
         self._names = self._plan_names()
-        self._runs: list[RunEntry] = []
+        self._read_lists: LaunchLists | None = None
+        self._named = False  # what can be chosen is drawn, and nothing else yet
         self._devices = devices()
         self._device = str(given.get("device", "auto"))
         self._experiment: str | None = given.get("exp")  # None: the plan's own
-        self._read_plans: dict[str, tuple[Plan | None, str]] = {}
-        self._flops: dict[str, float] = {}  # by device; NaN where it does not tell, or not yet
+
+    @property
+    def _lists(self) -> "LaunchLists":
+        """Plans and runs, read when they are first asked for: the first frame shows names and keys without them."""
+        if self._read_lists is None:
+            from lmplay_tui.ui.launch_lists import LaunchLists
+
+            self._read_lists = LaunchLists(self._given)
+        return self._read_lists
 
     @staticmethod
     def _plan_names() -> list[str]:
@@ -80,7 +85,7 @@ class Launcher(Screen[None]):
             yield Button("Start", id="start", compact=True)
         with Container(id="launcher"):
             yield Picker(id="plans", classes="pane")
-            yield Picker(id="runs", classes="pane", empty="no runs yet: the first one will stand here")
+            yield Picker(id="runs", classes="pane", empty=NO_RUNS)
             yield Lines(id="detail", classes="pane")
         yield KeyBar()
 
@@ -91,87 +96,91 @@ class Launcher(Screen[None]):
             self.query_one(f"#{name}", Lines).can_focus = False
         keys = [Key(key_sign(b), b.description, b.action, self) for b in bindings_of(self) if b.show]
         self.query_one(KeyBar).show(keys[:-2], keys[-2:])
-        self._runs = find_runs(self._given.get("out_dir"))
-        self.call_after_refresh(self._measure_device)
 
     def on_resize(self, event: events.Resize) -> None:
-        width, height = event.size
+        self._lay_out(*event.size)
+        self.call_after_refresh(self._draw)
+
+    def _lay_out(self, width: int, height: int) -> None:
         small = width < 100 or height < 28
         self.set_class(small, "-small")
         plans = min(len(self._names) + 3, height // 2)
-        runs = f" {min(max(len(self._runs), 1) + 3, max(height // 4, 4))}" if small else ""
+        num_runs = len(self._read_lists.runs) if self._read_lists else 0
+        runs = f" {min(max(num_runs, 1) + 3, max(height // 4, 4))}" if small else ""
         self.query_one("#launcher").styles.grid_rows = f"{plans}{runs} 1fr"
-        self.call_after_refresh(self._draw)
 
     # ---- drawing
 
-    def _draw(self) -> None:
+    def _draw_names(self) -> None:
+        """The first frame: what can be chosen. What there is to say of it is read and drawn behind it."""
+        self._draw_title()
+        names: list[Row] = [((one_line(name, 40), "strong"),) for name in self._names]
+        self.query_one("#plans", Picker).show_items(names, head=(("plan", "label"),))
+        self._named = True
+
+    def was_painted(self) -> None:
+        """A picture has been sent: once the names are on it, the rest may take its time."""
+        if self._named:
+            self._named = False
+            self.call_later(self._draw_rest)
+
+    def _draw_rest(self) -> None:
+        if len(self._lists.runs) > 1:
+            self._lay_out(*self.size)
+        self._draw()
+        self._measure_device()
+
+    def _draw_title(self) -> None:
         title: Row = (
             (" lmplay-tui ", "accent"), ("  device ", "dim"), (self._device, "strong"),
             ("  experiment ", "dim"), (self._experiment or "as the plan says", "strong" if self._experiment else ""),
         )  # fmt: skip
         self.query_one("#launcher-title", Lines).show_rows([title])
+
+    def _draw(self) -> None:
+        if self._read_lists is None:
+            self._draw_names()
+            return
+        self._draw_title()
         plans = self.query_one("#plans", Picker)
-        width = plans.size.width - 4
-        plans.show_items([self._plan_row(name, width) for name in self._names], head=plan_head(width))
+        head, rows = self._lists.plan_rows(self._names, self._chosen(), plans.size.width - 4)
+        plans.show_items(rows, head=head)
         runs = self.query_one("#runs", Picker)
-        width = runs.size.width - 4
-        runs.show_items(run_rows(self._runs, width), head=run_head(width))
+        head, rows = self._lists.run_rows(runs.size.width - 4)
+        runs.show_items(rows, head=head)
         self._draw_detail()
 
-    def _plan_row(self, name: str, width: int) -> Row:
-        plan, problem = self._read(name)
-        return broken_row(name, problem, width) if plan is None else plan_row(name, plan, self._about(plan), width)
-
-    def _about(self, plan: Plan) -> Estimate:
-        flops = self._flops.get(self._device, math.nan)
-        return estimate(plan, self._runs, self._chosen(), flops)
-
     def _measure_device(self) -> None:
-        """Find out how fast the chosen device computes, behind the first frame; what is known is not asked again."""
-        if self._device not in self._flops:
-            self._flops[self._device] = math.nan
+        """Find out how fast the chosen device computes; what is known is not asked again."""
+        if self._lists.is_new(self._device):
             self.run_worker(self._measured, thread=True, exit_on_error=False)
 
     def _measured(self) -> None:
         device = self._device
         known = next((name for name in self._devices if name in ("cuda", "mps")), "cpu") if device == "auto" else device
-        self._flops[device] = device_flops(known, half=bool(self._given.get("amp")))
+        self._lists.measure(device, known)
         self.app.call_from_thread(self._draw)
-
-    def _read(self, name: str) -> tuple[Plan | None, str]:
-        """A plan, or what is wrong with it; read once, for a start reads it anew."""
-        if name not in self._read_plans:
-            try:
-                self._read_plans[name] = read_plan(name), ""
-            except UserError as error:
-                self._read_plans[name] = None, printable(error, 2000)
-        return self._read_plans[name]
 
     def _draw_detail(self) -> None:
         """The plan or the run that is chosen in the list with the focus."""
         detail = self.query_one("#detail", Lines)
         width = max(detail.size.width - 2, 20)
         runs = self.query_one("#runs", Picker)
-        if runs.has_focus and self._runs:
-            entry = self._runs[runs.index]
-            set_titles(detail, one_line(entry.folder.name, 40))
-            detail.show_rows(run_detail(entry, width))
+        if runs.has_focus and self._lists.runs:
+            set_titles(detail, one_line(self._lists.runs[runs.index].folder.name, 40))
+            detail.show_rows(self._lists.run_rows_in_full(runs.index, width))
             return
         name = self._names[self.query_one("#plans", Picker).index]
-        plan, problem = self._read(name)
         set_titles(detail, one_line(name, 40))
-        if plan is None:
-            detail.show_rows([((f" {line}", "bad"),) for line in wrapped(problem, width)])
-        else:
-            detail.show_rows(plan_detail(plan, self._about(plan), width))
+        detail.show_rows(self._lists.plan_rows_in_full(name, self._chosen(), width))
 
     @on(Picker.Moved)
     def _moved(self) -> None:
         self._draw_detail()
 
     def on_descendant_focus(self) -> None:
-        self._draw_detail()
+        if self._read_lists is not None:
+            self._draw_detail()
 
     # ---- keys
 
@@ -183,7 +192,9 @@ class Launcher(Screen[None]):
 
     def action_experiment(self) -> None:
         """The plan's own, then each that there is."""
-        choices: list[str | None] = [None, *SHAPES]
+        from lmplay_tui.ui.launch_lists import EXPERIMENTS  # here long since, behind the first frame
+
+        choices: list[str | None] = [None, *EXPERIMENTS]
         here = choices.index(self._experiment) if self._experiment in choices else 0
         self._experiment = choices[(here + 1) % len(choices)]
         self._draw()
@@ -199,7 +210,7 @@ class Launcher(Screen[None]):
         self.action_start()
 
     def _start(self, name: str) -> None:
-        plan, problem = self._read(name)
+        plan, problem = self._lists.read(name)
         if plan is None:
             self.notify(problem, severity="error", markup=False)
             return
@@ -211,7 +222,9 @@ class Launcher(Screen[None]):
 
     @on(Picker.Picked, "#runs")
     def _run_picked(self, message: Picker.Picked) -> None:
-        entry = self._runs[message.index]
+        from lmplay_tui.ui.screens import questions  # they know of the trainer's commands; not for the first frame
+
+        entry = self._lists.runs[message.index]
         path = str(entry.folder.model)
         if entry.alive:
             self.post_message(StartAsked({}, attach=path))

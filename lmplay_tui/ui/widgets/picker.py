@@ -40,10 +40,12 @@ class Picker(Lines):
         self._items: list[Row] = []
         self._head: list[Row] = []
         self._empty = empty
+        self._filled = False  # told what can be chosen, be it nothing
         self.index = 0
 
     def show_items(self, items: Sequence[Row], index: int | None = None, head: Row | None = None) -> None:
         """What can be chosen; `index`: which is. `head`: the columns' titles, above what can be chosen."""
+        self._filled = True
         self._items = list(items)
         self._head = [] if head is None else [(("   ", ""), *head)]
         self.index = min(max(self.index if index is None else index, 0), max(len(items) - 1, 0))
@@ -59,6 +61,8 @@ class Picker(Lines):
         self._draw()
 
     def _draw(self) -> None:
+        if not self._filled:
+            return
         rows: list[Row] = list(self._head) if self._items else []
         for i, item in enumerate(self._items):
             here = " cursor" if i == self.index and self.has_focus else ""

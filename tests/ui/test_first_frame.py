@@ -1,0 +1,50 @@
+"""What takes long to import, and is not needed for the first frame, comes behind it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+SLOW = ("numpy", "pydantic", "rapidfuzz", "tomlkit", "psutil", "tree_sitter", "plotext", "torch", "datasets", "pyarrow")
+OF_A_RUN = ("lmplay_tui.options", "lmplay_tui.run", "lmplay_tui.train", "lmplay_tui.ui.session")
+
+# The bare command on a screen of its own; when the launcher would go on behind its first frame, that is looked at.
+PROGRAM = """
+import asyncio, json, sys
+from lmplay_tui.commands import dashboard
+
+def shown(given, *, attach=None, launcher=False):
+    from lmplay_tui.ui.app import LmplayApp
+    from lmplay_tui.ui.screens.launcher import Launcher
+
+    def first_frame(screen):
+        rows = screen._compositor.render_strips()
+        screen.app.first = ["".join(segment.text for segment in row) for row in rows], sorted(sys.modules)
+
+    async def run():
+        app = LmplayApp(given, launcher=launcher, timers=False)
+        app.first = None
+        async with app.run_test(size=(120, 40)) as pilot:
+            while app.first is None:
+                await pilot.pause(0.01)
+        return app.first
+
+    Launcher._draw_rest = first_frame
+    print(json.dumps(asyncio.run(run())))
+    return 0
+
+dashboard.wants_dashboard = lambda given: True
+import lmplay_tui.ui.running
+lmplay_tui.ui.running.run_dashboard = shown
+sys.exit(dashboard.main([], "lmplay-tui"))
+"""
+
+
+def test_launcher_is_painted_before_what_takes_long_is_imported(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True, cwd=tmp_path)
+    rows, modules = json.loads(done.stdout)
+    screen = "\n".join(rows)
+    assert all(words in screen for words in ("demo", "wikitext3", "quit", "device auto"))
+    assert "no runs yet" not in screen  # nobody has looked
+    early = [name for name in modules if name.split(".")[0] in SLOW or name.startswith(OF_A_RUN)]
+    assert early == []
