@@ -9,6 +9,7 @@ from typing import Any
 from lmplay_tui.errors import EXIT_OK
 from lmplay_tui.options import new_parser, parse_line
 from lmplay_tui.run.folder import RunFolder, find_run
+from lmplay_tui.run.journal import number
 from lmplay_tui.run.status import fraction_done, status_of
 from lmplay_tui.run.telling import shown_seconds
 from lmplay_tui.text import one_line
@@ -61,10 +62,10 @@ def full_lines(run: RunFolder, status: Mapping[str, Any]) -> list[str]:
     """One line a figure that is known."""
     fraction = fraction_done(run)
     saved = status["checkpoint"] if isinstance(status["checkpoint"], dict) else {}
+    saved_at = one_line(saved.get("step", "?"), 20)
     said = run.status()
-    heartbeat = said.get("heartbeat")
-    speaks = status["state"] == "running" and isinstance(heartbeat, int | float)
-    silent_s = time.time() - (heartbeat if speaks and heartbeat else time.time())
+    heartbeat = number(said.get("heartbeat"))
+    silent_s = time.time() - heartbeat if status["state"] == "running" and heartbeat > 0 else 0.0
     figures = {
         "state": f"{status['state']} ({one_line(status['activity'])})" if status["activity"] else status["state"],
         "process": f"{status['pid']} on {one_line(said.get('host') or '?')}" if _known(status["pid"]) else None,
@@ -80,7 +81,7 @@ def full_lines(run: RunFolder, status: Mapping[str, Any]) -> list[str]:
         "learning rate": f"{status['lr']:.3g}" if _known(status["lr"]) else None,
         "tokens/s": shown_rate(status["tokens_per_s"]) if _known(status["tokens_per_s"]) else None,
         "left": shown_seconds(status["eta_s"]) if _known(status["eta_s"]) else None,
-        "checkpoint": f"{one_line(saved.get('path', '?'), 400)}, step {saved.get('step', '?')}" if saved else None,
+        "checkpoint": f"{one_line(saved.get('path', '?'), 400)}, step {saved_at}" if saved else None,
     }
     width = max(len(name) for name in figures)
     lines = [f"{name:<{width}}  {value}" for name, value in figures.items() if value is not None]
@@ -96,4 +97,4 @@ def shown_rate(rate: float) -> str:
 
 def _known(value: object) -> bool:
     """A number: `run.json` may have been written by anybody."""
-    return isinstance(value, int | float) and math.isfinite(value)
+    return math.isfinite(number(value))

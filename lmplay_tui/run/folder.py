@@ -107,7 +107,7 @@ class RunFolder:
         """What the run last said of itself; empty if it never did."""
         try:
             value = json.loads(self.run_json.read_bytes())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
         return value if isinstance(value, dict) else {}
 
@@ -229,11 +229,11 @@ def boot_id() -> str:
 
 
 def _process_lives(pid: object) -> bool:
-    if not isinstance(pid, int):
+    if not isinstance(pid, int) or pid <= 0:
         return False
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         return True

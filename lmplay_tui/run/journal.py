@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+LATEST_S = 2.0**33  # the year 2242: far from where `datetime` ends, in any time zone
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -34,9 +35,12 @@ def encode(record: dict[str, Any], *, ascii_only: bool = False) -> str:
 
 
 def number(value: object) -> float:
-    """A journal's number; `"NaN"` and its kin are numbers too. What is none becomes NaN."""
+    """A journal's number; `"NaN"` and its kin are numbers too. What is none, or beyond all measure, becomes NaN."""
     if isinstance(value, int | float):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            return math.nan
     return _NON_FINITE.get(str(value), math.nan)
 
 
@@ -200,10 +204,11 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
 
 
 def stamp(text: object) -> float | None:
-    """Seconds since 1970 of a journal's time; None where it has none."""
+    """Seconds since 1970 of a journal's time; None where it has none, or one that no clock of ours can have shown."""
     if not isinstance(text, str):
         return None
     try:
-        return datetime.fromisoformat(text).timestamp()
-    except ValueError:
+        seconds = datetime.fromisoformat(text).timestamp()
+    except (ValueError, OverflowError):
         return None
+    return seconds if 0 <= seconds < LATEST_S else None

@@ -1,8 +1,11 @@
 """How a run is, for whoever asks once: from `run.json`, and from whether a process holds the run."""
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 from lmplay_tui.run.folder import RunFolder
+from lmplay_tui.run.journal import number
 
 FIELDS = (
     "name", "state", "activity", "pid", "stage", "step", "samples", "tokens", "train_loss", "val_loss", "lr",
@@ -30,10 +33,12 @@ def status_of(run: RunFolder) -> dict[str, Any]:
 
 def fraction_done(run: RunFolder) -> float | None:
     """The share of the plan's rows that has been read; None where not all stages' rows are known."""
-    stages = run.status().get("stages")
-    try:
-        total = sum(stage["rows_total"] for stage in stages or ())
-        done = sum(stage["rows_done"] for stage in stages or ())
-    except (TypeError, KeyError):
-        return None
-    return done / total if total else None
+    stages = stages_of(run.status())
+    done, total = (sum(number(stage.get(key)) for stage in stages) for key in ("rows_done", "rows_total"))
+    return done / total if done >= 0 and 0 < total < math.inf else None
+
+
+def stages_of(status: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The stages that stand in a `run.json`, which anybody may have written."""
+    stages = status.get("stages")
+    return [stage for stage in stages if isinstance(stage, dict)] if isinstance(stages, list) else []

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from lmplay_tui.errors import EXIT_TRAINING
 from lmplay_tui.run import progress
 from lmplay_tui.run.history import At, History
 from lmplay_tui.run.journal import number, stamp
@@ -13,7 +14,7 @@ from lmplay_tui.run.marks import mark_of
 from lmplay_tui.run.metric_rows import MetricRows
 from lmplay_tui.run.pace import Pace, StepTime
 from lmplay_tui.run.telling import Level, told
-from lmplay_tui.run.view_parts import LogEntry, Mark, PredictionSeen, StageView
+from lmplay_tui.run.view_parts import LogEntry, Mark, PredictionSeen, StageView, sound_tokens, without_tokens
 from lmplay_tui.text import one_line
 
 Record = Mapping[str, Any]
@@ -262,7 +263,10 @@ class RunView:
     def _see_prediction(self, record: Record, values: Record) -> None:
         self.predictions_count += 1
         seen = PredictionSeen(
-            self.predictions_count, int(number(record.get("step", 0))), one_line(record.get("stage", ""), 40), values
+            self.predictions_count,
+            int(number(record.get("step", 0))),
+            one_line(record.get("stage", ""), 40),
+            sound_tokens(values),
         )
         self.predictions.append(seen)
         if len(self.predictions) > MAX_PREDICTIONS:  # thin the older half: the whole run stays in reach
@@ -270,8 +274,8 @@ class RunView:
             self.predictions = self.predictions[:half:2] + self.predictions[half:]
         if len(self.predictions) > MAX_DETAILED:
             old = self.predictions[-MAX_DETAILED - 1]
-            slim = {key: value for key, value in old.values.items() if key not in ("truth_tokens", "truth_p", "top5")}
-            self.predictions[-MAX_DETAILED - 1] = PredictionSeen(old.number, old.step, old.stage, slim)
+            slim = PredictionSeen(old.number, old.step, old.stage, without_tokens(old.values))
+            self.predictions[-MAX_DETAILED - 1] = slim
 
     def _checkpoint_saved(self, record: Record) -> None:
         self.checkpoint = record
@@ -309,7 +313,9 @@ class RunView:
         self.handed_over = record
 
     def _ended(self, record: Record) -> None:
-        self.result = record
+        code = record.get("exit_code")
+        known = isinstance(code, int) and 0 < code < 256
+        self.result = record if known else {**record, "exit_code": EXIT_TRAINING}
         self._ended_at = stamp(record.get("time")) or self._clock()
         self.state = {"RunStopped": "stopped", "RunFailed": "failed", "RunDone": "finished"}[str(record["event"])]
         self._set_activity(self.state)

@@ -68,3 +68,25 @@ class PredictionSeen:
     step: int
     stage: str
     values: Mapping[str, Any]  # as events.Prediction names them
+
+
+_BY_TOKEN = ("truth_tokens", "truth_p", "top5")
+
+
+def without_tokens(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A prediction without what is known of each of its tokens."""
+    return {key: value for key, value in values.items() if key not in _BY_TOKEN}
+
+
+def sound_tokens(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A prediction as it is, or without its tokens where another hand has spoilt them in the journal."""
+    tokens, chances, tops = (values.get(key) or () for key in _BY_TOKEN)
+    if not all(isinstance(each, list | tuple) for each in (tokens, chances, tops)):
+        return without_tokens(values)
+    sound = len(tokens) == len(chances) >= len(tops) and all(isinstance(token, str) for token in tokens)
+    return values if sound and all(_is_top(top) for top in tops) else without_tokens(values)
+
+
+def _is_top(top: object) -> bool:
+    """Pairs of a token and its probability."""
+    return isinstance(top, list | tuple) and all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in top)

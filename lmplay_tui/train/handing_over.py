@@ -74,7 +74,7 @@ def hand_over(step: int, controls: Controls, go_on_elsewhere: Callable[[], int])
 
 def not_handed_over(why: str, step: int, controls: Controls) -> Iterator[Event]:
     """Say that this process goes on, to the log and to who has asked."""
-    said = f"{why}: not handed over, this process goes on without a terminal"
+    said = f"{why}: not handed over, the run goes on in this process"
     yield Warned(said, step)
     for command in controls.stay():
         if command.id:

@@ -75,7 +75,7 @@ class LmplayApp(App[int]):
         """`give_back`: the terminal to the shell, should the screen be stuck. `timers` False: a test calls `tick`."""
         super().__init__()
         use_late_toasts()
-        self.given = dict(given)
+        self._first_given = self.given = dict(given)
         self.source: Source | None = None
         self.trainer: LiveSource | None = None  # the source, where it trains in this process
         self._dashboard: Dashboard | None = None
@@ -160,16 +160,24 @@ class LmplayApp(App[int]):
 
     @on(StartAsked)
     def _start(self, message: StartAsked) -> None:
-        """Train, or look at a run: what was chosen in the launcher, or on the screen of a run that is finished."""
+        """Train, or look at a run: what was chosen in the launcher, or on the screen of a run that is finished.
+
+        A second answer, typed before the first was obeyed, is none.
+        """
         from lmplay_tui.run.folder import RunFolder
         from lmplay_tui.ui.session import LiveSource
         from lmplay_tui.ui.source import FolderSource
 
+        if self.leave_wanted or (self.source is not None and self.source.done is None):
+            return
         if message.attach is not None:
             self.show_run(FolderSource(RunFolder(Path(message.attach))))
             return
-        once = ("extend", "reset_history")  # what was chosen for the start before holds no more
-        self.given = {name: value for name, value in self.given.items() if name not in once} | message.given
+        if self.source is None:
+            before = self._first_given
+        else:  # the same run again: what was chosen for its start before holds no more
+            before = {name: value for name, value in self.given.items() if name not in ("extend", "reset_history")}
+        self.given = {**before, **message.given}
         if self.given.get("detach"):
             self.notify("starting it in a process of its own", timeout=20)
             self.run_worker(self._start_detached, thread=True, exit_on_error=False)
@@ -298,9 +306,27 @@ class LmplayApp(App[int]):
         if message.at_once:
             self.left_at_once = True
             self.exit(EXIT_LEFT_AT_ONCE)
+        elif self._launcher and self.source is not None and (self.source.view.over or not self.source.live):
+            self._go_back(self.source)
         else:
             done = self.source.done if self.source is not None and self.source.live else EXIT_OK
             self.exit(EXIT_OK if done is None else done)
+
+    def _go_back(self, source: "Source") -> None:
+        """To the launcher, where a run that is over, or another process's, was chosen; what was typed is kept."""
+        from lmplay_tui.ui.drafts import keep_draft
+
+        self._keep_what_was_typed()
+        if self.unsaved_plan is not None:
+            self.notify(keep_draft(self.unsaved_plan, source.folder), timeout=15, markup=False)
+        self.source = self.trainer = self._dashboard = self.unsaved_plan = None
+        self.given = self._first_given
+        while not isinstance(self.screen, Launcher):
+            self.pop_screen()
+        self.screen.read_anew()
+        self._set_title(TitleChanged(self.TITLE))
+        gc.unfreeze()  # what the run has left, for the next one's sake
+        gc.collect()
 
     def stop_by_signal(self, name: str) -> None:
         """From a signal handler: only sets flags. A second SIGINT soon after leaves at once, as the key does."""

@@ -23,10 +23,16 @@ class LaunchLists:
     """Reads each plan once, for a start reads it anew; the runs as they were when it was made."""
 
     def __init__(self, given: Mapping[str, Any]) -> None:
-        self.runs: Sequence[RunEntry] = find_runs(given.get("out_dir"))
+        self._out_dir = given.get("out_dir")
+        self.runs: Sequence[RunEntry] = find_runs(self._out_dir)
         self._half = bool(given.get("amp"))
         self._plans: dict[str, tuple[Plan | None, str]] = {}
         self._flops: dict[str, float] = {}  # by device; NaN where it does not tell, or not yet
+
+    def read_anew(self) -> None:
+        """Forget what may have changed on disk."""
+        self.runs = find_runs(self._out_dir)
+        self._plans.clear()
 
     def read(self, name: str) -> tuple[Plan | None, str]:
         """A plan, or what is wrong with it."""
@@ -44,30 +50,30 @@ class LaunchLists:
         self._flops[device] = math.nan
         return True
 
-    def measure(self, device: str, known_as: str) -> None:
+    def measure(self, device: str) -> None:
         """Find out how fast it computes; takes a moment, in any thread."""
-        self._flops[device] = device_flops(known_as, half=self._half)
+        self._flops[device] = device_flops(device, half=self._half)
 
-    def _about(self, plan: Plan, chosen: Mapping[str, Any]) -> Estimate:
-        return estimate(plan, self.runs, chosen, self._flops.get(chosen["device"], math.nan))
+    def _about(self, plan: Plan, options: Mapping[str, Any]) -> Estimate:
+        return estimate(plan, self.runs, options, self._flops.get(options["device"], math.nan))
 
-    def plan_rows(self, names: Sequence[str], chosen: Mapping[str, Any], width: int) -> tuple[Row, list[Row]]:
-        """The columns' titles and a row for each plan, under the options that are `chosen`."""
+    def plan_rows(self, names: Sequence[str], options: Mapping[str, Any], width: int) -> tuple[Row, list[Row]]:
+        """The columns' titles and a row for each plan, under these `options`."""
         rows = []
         for name in names:
             plan, problem = self.read(name)
             if plan is None:
                 rows.append(broken_row(name, problem, width))
             else:
-                rows.append(plan_row(name, plan, self._about(plan, chosen), width))
+                rows.append(plan_row(name, plan, self._about(plan, options), width))
         return plan_head(width), rows
 
-    def plan_rows_in_full(self, name: str, chosen: Mapping[str, Any], width: int) -> list[Row]:
+    def plan_rows_in_full(self, name: str, options: Mapping[str, Any], width: int) -> list[Row]:
         """One plan in detail, or what is wrong with it."""
         plan, problem = self.read(name)
         if plan is None:
             return [((f" {line}", "bad"),) for line in wrapped(problem, width)]
-        return plan_detail(plan, self._about(plan, chosen), width)
+        return plan_detail(plan, self._about(plan, options), width)
 
     def run_rows(self, width: int) -> tuple[Row, list[Row]]:
         """The columns' titles and a row for each run."""

@@ -1,6 +1,9 @@
 """Readings of this machine: processor, memory, and GPU where there is one that tells."""
 
+import contextlib
 import os
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,54 +18,95 @@ class Reading:
 
 
 class Machine:
-    """Reads meters on demand; libraries are imported at the first reading, not before the first frame."""
+    """Reads meters on demand.
+
+    At the first reading a thread imports the libraries and asks the GPU's driver: both may take seconds on a busy
+    machine. Until then there are no readings.
+    """
 
     def __init__(self) -> None:
+        self._psutil: Any = None
         self._process: Any = None
-        self._gpus: list[Any] | None = None
+        self._nvml: Any = None
+        self._gpus: list[Any] = []
+        self._preparing: dict[Callable[[], None], threading.Thread] = {}
 
-    def read(self, device: str) -> list[Reading]:
-        """The meters that matter for a run on `device`. What does not tell is left out."""
+    def read(self, device: str, pid: int | None) -> list[Reading]:
+        """The meters that matter for a run on `device` by the process `pid` of this machine; None: it is elsewhere.
+
+        What does not tell is left out.
+        """
+        readings = []
+        if device.startswith("cuda") and self._is_prepared(self._prepare_gpus):
+            readings = [reading for i in range(len(self._gpus)) for reading in self._gpu_readings(i)]
+        return readings + (self._own_readings(pid) if self._is_prepared(self._prepare) else [])
+
+    def _is_prepared(self, prepare: Callable[[], None]) -> bool:
+        if prepare not in self._preparing:
+            self._preparing[prepare] = threading.Thread(target=prepare, name="meters", daemon=True)
+            self._preparing[prepare].start()
+        return not self._preparing[prepare].is_alive()
+
+    def _prepare(self) -> None:
         import psutil
 
-        if self._process is None:
-            self._process = psutil.Process(os.getpid())
-            psutil.cpu_percent()
-        memory = psutil.virtual_memory()
-        used = memory.total - memory.available
-        own = self._process.memory_info().rss
-        readings = self._gpu_readings() if device.startswith("cuda") else []
-        busy = psutil.cpu_percent() / 100
-        return [
-            *readings,
-            Reading("cpu", busy, f"{busy:.0%} of {os.cpu_count() or 1}".replace("%", " %")),
-            Reading(
-                "memory",
-                used / memory.total,
-                f"{used / 2**30:.1f} of {memory.total / 2**30:.0f} GiB, ours {own / 2**30:.1f}",
-            ),
-        ]
+        psutil.cpu_percent()  # what it gives is since the last time it was asked
+        self._psutil = psutil
 
-    def _gpu_readings(self) -> list[Reading]:
+    def _prepare_gpus(self) -> None:
         import pynvml
 
-        try:
-            if self._gpus is None:
-                self._gpus = []
-                pynvml.nvmlInit()
-                self._gpus = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-            readings = []
-            for i, gpu in enumerate(self._gpus):
-                used = pynvml.nvmlDeviceGetMemoryInfo(gpu)
-                busy = pynvml.nvmlDeviceGetUtilizationRates(gpu).gpu / 100
-                watts = pynvml.nvmlDeviceGetPowerUsage(gpu) / 1000
-                degrees = pynvml.nvmlDeviceGetTemperature(gpu, pynvml.NVML_TEMPERATURE_GPU)
-                readings += [
-                    Reading(f"gpu {i}", busy, f"{busy:.0%} {watts:.0f} W {degrees} °C".replace("%", " %")),
-                    Reading(
-                        f"vram {i}", used.used / used.total, f"{used.used / 2**30:.1f} of {used.total / 2**30:.0f} GiB"
-                    ),
-                ]
-        except pynvml.NVMLError:
+        self._nvml = pynvml
+        with contextlib.suppress(pynvml.NVMLError):
+            pynvml.nvmlInit()
+            self._gpus = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+
+    def _own_readings(self, pid: int | None) -> list[Reading]:
+        if self._psutil is None:
             return []
+        memory = self._psutil.virtual_memory()
+        used = memory.total - memory.available
+        said = f"{used / 2**30:.1f} of {memory.total / 2**30:.0f} GiB"
+        own = self._memory_of(pid)
+        if own is not None:
+            said += f", {'ours' if pid == os.getpid() else 'the run'} {own / 2**30:.1f}"
+        busy = self._psutil.cpu_percent() / 100
+        return [
+            Reading("cpu", busy, f"{busy:.0%} of {os.cpu_count() or 1}".replace("%", " %")),
+            Reading("memory", used / memory.total, said),
+        ]
+
+    def _memory_of(self, pid: int | None) -> int | None:
+        """Resident bytes; None where there is no such process, or no more."""
+        if pid is None:
+            return None
+        try:
+            if self._process is None or self._process.pid != pid:
+                self._process = self._psutil.Process(pid)
+            return int(self._process.memory_info().rss)
+        except (self._psutil.Error, ValueError, OverflowError):  # a number that no process can have
+            return None
+
+    def _gpu_readings(self, index: int) -> list[Reading]:
+        nvml, gpu = self._nvml, self._gpus[index]
+        busy = self._told(lambda: nvml.nvmlDeviceGetUtilizationRates(gpu).gpu / 100)
+        watts = self._told(lambda: nvml.nvmlDeviceGetPowerUsage(gpu) / 1000)
+        degrees = self._told(lambda: nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU))
+        memory = self._told(lambda: nvml.nvmlDeviceGetMemoryInfo(gpu))
+        words = [
+            "" if busy is None else f"{busy:.0%}".replace("%", " %"),
+            "" if watts is None else f"{watts:.0f} W",
+            "" if degrees is None else f"{degrees} °C",
+        ]
+        readings = [Reading(f"gpu {index}", busy, " ".join(filter(None, words)))] if any(words) else []
+        if memory is not None:
+            said = f"{memory.used / 2**30:.1f} of {memory.total / 2**30:.0f} GiB"
+            readings.append(Reading(f"vram {index}", memory.used / memory.total, said))
         return readings
+
+    def _told(self, ask: Callable[[], Any]) -> Any:
+        """What the driver answers; None where this GPU, or a part of one, does not tell that."""
+        try:
+            return ask()
+        except self._nvml.NVMLError:
+            return None

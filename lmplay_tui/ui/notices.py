@@ -1,11 +1,13 @@
 """What deserves a toast, the bell, or a word in the terminal's title."""
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Literal
 
 from lmplay_tui.run.telling import shown_seconds
 from lmplay_tui.run.view import RunView
+from lmplay_tui.run.view_parts import LogEntry
 
 Severity = Literal["information", "warning", "error"]
 
@@ -22,7 +24,10 @@ _TITLES: dict[str, tuple[str, Severity, bool]] = {  # event -> title, severity, 
 }
 
 
+_ENDS = ("RunDone", "RunFailed")
 OLD_S = 30.0  # what is older was read from a journal
+MOST = 5  # notices at a time
+RINGS_EVERY_S = 10.0  # a run whose loss spikes at each step shall not ring at each
 
 
 @dataclass(frozen=True)
@@ -38,18 +43,26 @@ class News:
     """Remembers what has been told already."""
 
     def __init__(self) -> None:
-        self._told = 0
+        self._count = 0
+        self._newest: LogEntry | None = None  # that was seen and stays: a validation gives way to the next
+        self._rang_at = -math.inf
 
     def of(self, view: RunView) -> list[Notice]:
-        """Notices for the log's newest lines, at most five at a time."""
-        new, self._told = view.log_count - self._told, view.log_count
-        notices = []
-        for entry in list(view.log)[-min(new, 5) :] if new else ():
-            known = _TITLES.get(entry.event)
-            if known is not None and entry.at > view.now() - OLD_S:
-                title, severity, rings = known
-                notices.append(Notice(title, entry.text, severity, rings, 4 if severity == "information" else 8))
-        return notices
+        """Notices for the log's new lines, the newest five of those that deserve one."""
+        if view.log_count == self._count:
+            return []
+        new = list(itertools.takewhile(lambda entry: entry is not self._newest, reversed(view.log)))
+        self._count = view.log_count
+        self._newest = next((entry for entry in new if entry.event != "Validated"), self._newest)
+        worth = [entry for entry in new if entry.event in _TITLES and entry.at > view.now() - OLD_S]
+        return [self._notice(entry, view.now()) for entry in reversed(worth[:MOST])]
+
+    def _notice(self, entry: LogEntry, now: float) -> Notice:
+        title, severity, rings = _TITLES[entry.event]
+        rings = rings and (entry.event in _ENDS or now - self._rang_at >= RINGS_EVERY_S)
+        if rings:
+            self._rang_at = now
+        return Notice(title, entry.text, severity, rings, 4 if severity == "information" else 8)
 
 
 def terminal_title(view: RunView) -> str:

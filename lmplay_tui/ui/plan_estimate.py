@@ -16,6 +16,7 @@ import numpy as np
 from lmplay_tui.plan.schema import DatasetSpec, Plan, Stage
 from lmplay_tui.run.device_peaks import vendor_peak
 from lmplay_tui.run.journal import number
+from lmplay_tui.run.status import stages_of
 from lmplay_tui.ui.run_list import RunEntry
 
 # Rows, and tokens of GPT-2's vocabulary a row: what the hub's pages say, rounded.
@@ -34,6 +35,7 @@ SHAPES = {
 }  # fmt: skip
 _VOCABULARIES = {"gpt2": 50_257, "r50k_base": 50_257, "p50k_base": 50_281, "cl100k_base": 100_277, "bytes": 257,
                  "o200k_base": 200_019}  # fmt: skip
+_SHAPING = {"num_blocks", "embed_dim", "num_heads", "context_len", "tokenizer"}
 _TRAINED = 0.9  # the share of rows that is not held out
 _UTILISATION = 0.35  # of the peak: what such models reach on a processor and on a GPU alike, roughly
 
@@ -71,8 +73,8 @@ def _about(spec: DatasetSpec) -> tuple[float, float]:
 
 
 def estimate(plan: Plan, entries: Sequence[RunEntry], options: Mapping[str, Any], flops_per_s: float) -> Estimate:
-    """The whole plan. `options`: the launcher's choices; `flops_per_s`: the device's peak, NaN where not known."""
-    earlier = _by_earlier_run(plan, entries)
+    """The whole plan. `options`: of the command line and the launcher; `flops_per_s`: NaN where not known."""
+    earlier = _by_earlier_run(plan, entries, options)
     if earlier is not None:
         return earlier
     settings = {**plan.train, **options}
@@ -82,15 +84,27 @@ def estimate(plan: Plan, entries: Sequence[RunEntry], options: Mapping[str, Any]
     return Estimate(sum(rows), flops / (_UTILISATION * flops_per_s))
 
 
-def _by_earlier_run(plan: Plan, entries: Sequence[RunEntry]) -> Estimate | None:
+def _by_earlier_run(plan: Plan, entries: Sequence[RunEntry], options: Mapping[str, Any]) -> Estimate | None:
+    """Of the same experiment on the same kind of device; its name is the one that such a run gets."""
+    if options.keys() & _SHAPING:  # what an earlier run of that name had is not known here
+        return None
     names = [stage.name for stage in plan.stages]
+    name = f"{str({**plan.train, **options}.get('exp', 'gpt2ish')).rpartition(':')[2]}_{plan.name}"
+    device = options.get("device")
     for entry in entries:
-        stages = [stage for stage in entry.status.get("stages") or [] if isinstance(stage, dict)]
+        if device is not None and _kind(entry.status.get("device")) != _kind(device):
+            continue
+        stages = stages_of(entry.status)
         rows = [total for total in (stage.get("rows_total") for stage in stages) if isinstance(total, int)]
-        same = [stage.get("name") for stage in stages] == names and entry.folder.name.endswith(plan.name)
+        same = [stage.get("name") for stage in stages] == names and entry.folder.name == name
         if same and len(rows) == len(names):
             return Estimate(float(sum(rows)), sum(rows) / _rows_per_s(entry), measured=True)
     return None
+
+
+def _kind(device: object) -> str:
+    """`cuda` of `cuda:1`."""
+    return str(device).partition(":")[0]
 
 
 def _rows_per_s(entry: RunEntry) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 
 from lmplay_tui.run.folder import RunFolder, list_runs, output_folder
 from lmplay_tui.run.journal import number
+from lmplay_tui.run.status import stages_of
 from lmplay_tui.text import one_line
 from lmplay_tui.ui.widgets.curriculum import rate_text, short_count
 from lmplay_tui.ui.widgets.lines import Row, bar, fitted, right, wrapped
@@ -91,7 +92,7 @@ def run_detail(entry: RunEntry, width: int) -> list[Row]:
     status = entry.status
     said = status.get("message") if entry.state == "failed" else None
     rows: list[Row] = [((f" {line}", "bad"),) for line in wrapped(one_line(said, 400), width)] if said else []
-    rows += [_stage_row(stage, width) for stage in status.get("stages") or [] if isinstance(stage, dict)]
+    rows += [_stage_row(stage, width) for stage in stages_of(status)]
     figures: dict[str, str] = {}
     for label, key, form in (("train loss", "train_loss", ".3f"), ("val loss", "val_loss", ".3f")):
         if math.isfinite(value := number(status.get(key))):
@@ -112,8 +113,9 @@ def run_detail(entry: RunEntry, width: int) -> list[Row]:
 
 def _stage_row(stage: Mapping[str, Any], width: int) -> Row:
     done, total = number(stage.get("rows_done")), number(stage.get("rows_total"))
-    share = done / total if total > 0 else 0.0
-    rows = f"{short_count(done)}/{short_count(total)}" if total > 0 else "–"
+    known = math.isfinite(done) and 0 < total < math.inf
+    share = done / total if known else 0.0
+    rows = f"{short_count(done)}/{short_count(total)}" if known else "–"
     filled, left = bar(share, max(width - 34, 4))
     percent = f"{share:.0%}".replace("%", " %")
     return (

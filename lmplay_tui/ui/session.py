@@ -59,9 +59,14 @@ class LiveSource:
         self._prints: deque[str] = deque(maxlen=MAX_PRINTS)  # for the run's log, until it has one
         self.started = False
         self.leaving = False  # the screen goes, or shall go when the trainer is done; set by signal handlers too
+        self._state_before = ""  # the run was told to stop
         self._last: Event | None = None
         # Not a daemon: leaving while torch computes would abort the process.
         self._thread = threading.Thread(target=self._train, name="trainer", daemon=False)
+
+    @property
+    def pid(self) -> int:
+        return os.getpid()
 
     def start(self) -> None:
         self.started = True
@@ -102,16 +107,28 @@ class LiveSource:
             else:
                 self.view.apply_past(item)
             changed = True
+        self._show_stopping()
         if self._lost:
             self.view.say("warning", f"the screen fell behind: {self._lost} steps are in the journals only")
             self._lost = 0
         return changed
 
-    def send(self, command: Command) -> None:
+    def send(self, command: Command) -> bool:
         """Also from a signal handler: only appends."""
         self.controls.send(command)
-        if isinstance(command, Stop | HandOver) and not self.view.over:
-            self.view.state = "stopping"
+        self._show_stopping()
+        if isinstance(command, Stop) and command.when == "stage_end":
+            self.view.say("info", "stops when this stage is done")
+        return True
+
+    def _show_stopping(self) -> None:
+        """The run leaves between two mini-batches; where a hand-over has failed it goes on after all."""
+        view = self.view
+        if self.controls.stop_now:
+            if view.state != "stopping" and not view.over:
+                self._state_before, view.state = view.state, "stopping"
+        elif view.state == "stopping":
+            view.state = self._state_before
 
     def stop(self, reason: str) -> None:
         """Save and end; also from a signal handler, as the next two."""

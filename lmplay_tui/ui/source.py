@@ -1,19 +1,18 @@
 """Where a dashboard's run comes from: a trainer in this process, or a run folder of another one."""
 
-import json
-import os
+import socket
 import time
-import uuid
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any, Protocol
 
 from lmplay_tui.errors import EXIT_OK, EXIT_TRAINING
 from lmplay_tui.run import controls
-from lmplay_tui.run.folder import RunFolder, write_whole
+from lmplay_tui.run.control_files import leave_command
+from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.run.journal import Tail
 from lmplay_tui.run.metric_rows import MetricRows, MetricsTail
 from lmplay_tui.run.view import RunView
+from lmplay_tui.text import one_line
 
 
 class Source(Protocol):
@@ -22,6 +21,10 @@ class Source(Protocol):
     view: RunView
     live: bool  # the trainer is in this process: leaving means to decide what becomes of it
     folder: RunFolder | None  # where it is written down, as soon as that is known
+
+    @property
+    def pid(self) -> int | None:
+        """The trainer's process, where it is on this machine."""
 
     @property
     def done(self) -> int | None:
@@ -34,8 +37,8 @@ class Source(Protocol):
     def poll(self) -> bool:
         """Take in what is new; whether there was anything."""
 
-    def send(self, command: controls.Command) -> None:
-        """Ask the trainer for something."""
+    def send(self, command: controls.Command) -> bool:
+        """Ask the trainer for something; whether it could be asked. If not, the log's last line says why."""
 
 
 class FolderSource:
@@ -49,7 +52,7 @@ class FolderSource:
     def __init__(self, folder: RunFolder, clock: Callable[[], float] = time.time) -> None:
         self.folder: RunFolder | None = folder
         self.view = RunView(clock)
-        self.view.name = folder.name
+        self.view.name = one_line(folder.name, 80)
         self._run = folder
         self._clock = clock
         # In this order: an event tells of the stages that the lines of metrics belong to.
@@ -62,9 +65,15 @@ class FolderSource:
         self._status: dict[str, Any] = {}
 
     @property
+    def pid(self) -> int | None:
+        pid = self._status.get("pid")
+        here = self._alive and self._status.get("host") == socket.gethostname()
+        return pid if here and isinstance(pid, int) else None
+
+    @property
     def done(self) -> int | None:
-        if self.view.state == "failed":
-            return int((self.view.result or {}).get("exit_code") or EXIT_TRAINING)
+        if self.view.state == "failed":  # perhaps by the word of `run.json` alone
+            return int((self.view.result or {}).get("exit_code", EXIT_TRAINING))
         return EXIT_OK if self.view.over else None
 
     def poll(self) -> bool:
@@ -99,7 +108,7 @@ class FolderSource:
             self._bad += 1
             if self._bad == 1:
                 self.view.say(
-                    "warning", f"{self._run.folder}: a journal holds lines that are none of ours; passed over"
+                    "warning", f"{one_line(self._run.folder)}: a journal holds lines that are none of ours; passed over"
                 )
 
     def _look(self) -> bool:
@@ -128,13 +137,13 @@ class FolderSource:
             view.activity, view.detail, view.fraction = view.state, "", None
         return before != (view.state, view.activity, view.detail, view.fraction)
 
-    def send(self, command: controls.Command) -> None:
+    def send(self, command: controls.Command) -> bool:
         if not self._run.alive():
             self.view.say("warning", f"{self._run.name}: no process is training this run")
-            return
-        name = f"{time.time_ns():020d}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        values = {"command": type(command).__name__} | asdict(command) | {"id": name}
+            return False
         try:
-            write_whole(self._run.control / f"{name}.json", json.dumps(values).encode("utf-8"))
+            leave_command(self._run, command)
         except OSError as error:
-            self.view.say("error", f"{self._run.control}: cannot be written ({error.strerror})")
+            self.view.say("error", f"{one_line(self._run.control)}: cannot be written ({error.strerror})")
+            return False
+        return True

@@ -312,7 +312,7 @@ def test_where_handing_over_fails_this_process_goes_on(place, monkeypatch, fails
         events = hand_over_at(3, plan, monkeypatch, start)
     assert isinstance(last(events), RunDone)
     assert losses(events) == losses(whole)
-    assert [e for e in events if isinstance(e, Warned) and "goes on without a terminal" in e.message]
+    assert [e for e in events if isinstance(e, Warned) and "goes on in this process" in e.message]
     assert not answers(events)["h"].ok
 
 

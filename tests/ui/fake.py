@@ -32,6 +32,7 @@ class FakeSource:
         self.live = live
         self.folder = folder
         self.behind = False
+        self.pid: int | None = None
         self.waiting: list[happened.Event] = []
         self.sent: list[controls.Command] = []
         self.exit_code: int | None = None
@@ -46,8 +47,9 @@ class FakeSource:
             self.view.apply(event.record())
         return bool(events)
 
-    def send(self, command: controls.Command) -> None:
+    def send(self, command: controls.Command) -> bool:
         self.sent.append(command)
+        return True
 
 
 STAGES = (

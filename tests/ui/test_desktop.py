@@ -8,6 +8,7 @@ import pytest
 from lmplay_tui.run import events as happened
 from lmplay_tui.ui.app import LmplayApp
 from lmplay_tui.ui.desktop import notification, title_sequence
+from lmplay_tui.ui.notices import News
 from tests.ui.conftest import Open, tick
 from tests.ui.fake import FakeSource, fed, started, step_done
 
@@ -86,3 +87,30 @@ async def test_old_news_of_a_journal_ring_nothing(dashboard: Open, monkeypatch: 
         source.view.apply(RINGS[0].record() | {"time": "2026-09-01T12:00:00.000Z"})
         await tick(pilot)
         assert not bells
+
+
+def test_a_spike_among_a_hundred_lines_keeps_its_toast_and_its_bell() -> None:
+    source, news = fed(30), News()
+    news.of(source.view)
+    source.waiting = [happened.LossSpiked(40, "topics", 8.25, 3.1, 21.0, 390, 399)]
+    source.waiting += [happened.Bookmarked(40, "here")] * 100
+    source.poll()
+    assert [(notice.title, notice.rings) for notice in news.of(source.view)] == [("loss spike", True)]
+    source.waiting = [happened.Validated(40, "topics", 400, 9000, 3.0, 0.4, 4, 0.2)] * 3
+    source.poll()
+    assert news.of(source.view) == [], "what was told is not told again, though a validation gives way to the next"
+
+
+def test_a_run_that_spikes_at_each_step_does_not_ring_at_each() -> None:
+    source, news = fed(30), News()
+    news.of(source.view)
+    rung = 0
+    for step in range(40, 80):
+        source.clock.now += 1
+        source.waiting = [happened.LossSpiked(step, "topics", 8.25, 3.1, 21.0, 390, 399)]
+        source.poll()
+        rung += sum(notice.rings for notice in news.of(source.view))
+    assert rung == 4
+    source.waiting = [happened.RunFailed("no memory", 3, 80, None)]
+    source.poll()
+    assert [notice.rings for notice in news.of(source.view)] == [True]

@@ -93,8 +93,11 @@ async def test_another_start_takes_the_screen_of_the_one_before(monkeypatch: pyt
             super().__init__()
             started.append(dict(given))
 
-    monkeypatch.setattr("lmplay_tui.ui.app.LiveSource", Started)
-    app = LmplayApp({"tz": "UTC", "reset_history": True}, source=finished(already=False), timers=False)
+    monkeypatch.setattr("lmplay_tui.ui.session.LiveSource", Started)
+    before = finished(already=False)
+    before.exit_code = 0
+    before.poll()
+    app = LmplayApp({"tz": "UTC", "reset_history": True}, source=before, timers=False)
     async with app.run_test(size=(120, 40)) as pilot:
         await pilot.pause()
         app.screen.post_message(StartAsked({"model": "m1.lmp", "extend": 1.0}))
@@ -113,7 +116,7 @@ async def test_detach_holds_for_what_the_launcher_starts(monkeypatch: pytest.Mon
             raise UserError("no room [b]here")
         return other
 
-    monkeypatch.setattr("lmplay_tui.ui.app.detached_source", start)
+    monkeypatch.setattr("lmplay_tui.ui.session.detached_source", start)
     app = LmplayApp({"detach": True}, launcher=True, timers=False)
     async with app.run_test(size=(100, 30)) as pilot:
         await pilot.pause()
@@ -163,6 +166,6 @@ def test_headless_without_plan_and_model_trains_the_demo(monkeypatch: pytest.Mon
         plans.append(given.get("training_plan"))
         return 0
 
-    monkeypatch.setattr(command, "run_headless", trained)
+    monkeypatch.setattr("lmplay_tui.commands.train.run_headless", trained)
     assert command.main(["--headless", *words], "lmplay-tui") == 0
     assert plans == ["demo"]

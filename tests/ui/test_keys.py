@@ -294,3 +294,24 @@ async def test_predictions_are_listed_where_there_is_room(dashboard: Open, sourc
         assert "310" in marked()
         await pilot.press("home")
         assert " 10 " in marked()
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40)])
+async def test_escape_leaves_the_editor_and_its_keys(
+    dashboard: Open, source: FakeSource, size: tuple[int, int]
+) -> None:
+    async with dashboard(source, size) as pilot:
+        await pilot.press("e")
+        assert "ctrl+s apply" in text_of(pilot.app)
+        await pilot.press("escape")
+        await pilot.pause()
+        assert pilot.app.focused is not None and pilot.app.focused.id == "curves"
+        assert "ctrl+s apply" not in text_of(pilot.app)
+
+
+async def test_the_keys_that_are_shown_are_those_that_hold(dashboard: Open, source: FakeSource) -> None:
+    async with dashboard(source) as pilot:
+        await pilot.press("e")
+        pilot.app.screen.set_focus(None)
+        await pilot.pause()
+        assert "ctrl+s apply" not in text_of(pilot.app)

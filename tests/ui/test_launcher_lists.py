@@ -1,6 +1,7 @@
 """What the launcher says of plans and runs before anything is opened."""
 
 import math
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,15 @@ from lmplay_tui.plan.schema import Plan
 from lmplay_tui.run.device_peaks import vendor_peak
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.ui.app import LmplayApp
+from lmplay_tui.ui.messages import StartAsked
 from lmplay_tui.ui.plan_estimate import SHAPES, about_rows, device_flops, estimate
 from lmplay_tui.ui.plan_list import plan_detail, plan_head, plan_row, roughly, rows_text
 from lmplay_tui.ui.run_list import RunEntry, find_runs, run_detail, run_head, run_rows
+from lmplay_tui.ui.screens.dialogs import ChoiceDialog
+from lmplay_tui.ui.widgets.key_bar import KeyBar
 from lmplay_tui.ui.widgets.lines import Row, row_width
 from tests.ui.conftest import whole_launcher
+from tests.ui.fake import FakeSource
 
 SPEED = 150e9
 
@@ -77,6 +82,10 @@ def test_an_earlier_run_of_the_plan_knows_better() -> None:
     assert (about.rows, about.seconds, about.measured) == (1000, 100.0, True)  # 500 rows in 50 s
     other = entry(stages=[{"name": "b", "rows_total": 1000}], tokens=1, samples=1, tokens_per_s=1.0)
     assert not estimate(plan, [other], {}, SPEED).measured
+    earlier.status["device"] = "cuda:0"
+    assert estimate(plan, [earlier], {"device": "cuda", "exp": "gpt2ish"}, SPEED).measured
+    for unlike in ({"device": "cpu"}, {"exp": "gpt2ish_med"}, {"exp": "test_runner"}, {"num_blocks": 2}):
+        assert not estimate(plan, [earlier], unlike, SPEED).measured, unlike
 
 
 def test_devices_are_asked_without_torch() -> None:
@@ -164,4 +173,90 @@ async def test_times_come_with_the_device_s_speed(tmp_path: Path, monkeypatch: p
         assert "~3 min" in text_of(app.screen.query_one("#plans").rows)  # type: ignore[attr-defined]
         await pilot.press("d", "d", "d")
         await app.workers.wait_for_complete()
-    assert asked == ["cpu", "cpu"]  # once for each: `auto` is the processor here
+    assert asked == ["cpu"]  # once: `auto` is the processor here
+
+
+@pytest.mark.parametrize("way", ["enter", "button", "key bar"])
+async def test_what_is_chosen_is_what_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = RunFolder(Path("mine.lmp"))
+    run.create()
+    run.write_status({"state": "stopped", "step": 40})
+    app = LmplayApp({}, launcher=True, timers=False)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await pilot.pause()
+        await pilot.press("tab")
+        match way:
+            case "enter":
+                await pilot.press("enter")
+            case "button":
+                await pilot.click("#start")
+            case "key bar":
+                await pilot.click(KeyBar, offset=(3, 0))
+        await pilot.pause()
+        assert isinstance(app.screen, ChoiceDialog)
+        assert app.source is None
+
+
+async def test_an_empty_list_of_runs_takes_no_focus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    app = LmplayApp({}, launcher=True, timers=False)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await pilot.pause()
+        await pilot.press("tab")
+        assert app.focused is not None and app.focused.id == "start"
+        await pilot.press("tab")
+        assert app.focused.id == "plans"
+
+
+async def test_a_start_that_is_asked_for_twice_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    made: list[FakeSource] = []
+
+    class Live(FakeSource):
+        started = True
+
+        def __init__(self, _given: object) -> None:
+            super().__init__()
+            made.append(self)
+
+    monkeypatch.setattr("lmplay_tui.ui.session.LiveSource", Live)
+    app = LmplayApp({}, launcher=True, timers=False)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await pilot.pause()
+        app.post_message(StartAsked({"training_plan": "demo"}))
+        app.post_message(StartAsked({"training_plan": "demo"}))
+        await pilot.pause()
+        assert len(made) == 1
+        assert len(app.screen_stack) == 3
+
+
+async def test_the_command_line_s_options_count_and_a_late_answer_is_its_device_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked: list[str] = []
+    may_answer = threading.Event()
+
+    def speed(device: str, *, half: bool) -> float:
+        asked.append(device)
+        assert may_answer.wait(60)
+        return {"cpu": SPEED, "cuda": 1000 * SPEED}[device]
+
+    monkeypatch.setattr("lmplay_tui.ui.screens.launcher.devices", lambda: ["cpu", "cuda"])
+    monkeypatch.setattr("lmplay_tui.ui.launch_lists.device_flops", speed)
+    shown = {}
+    for given in ({}, {"num_blocks": 24, "embed_dim": 1024, "tokenizer": "gpt2"}):
+        may_answer.clear()
+        app = LmplayApp({"device": "cpu", **given}, launcher=True, timers=False)
+        async with app.run_test(size=(120, 40)) as pilot:
+            await whole_launcher(pilot)
+            await pilot.press("d", "d")
+            may_answer.set()
+            await app.workers.wait_for_complete()
+            await pilot.pause()
+            assert app.screen._lists._flops == {"cpu": SPEED, "cuda": 1000 * SPEED}  # type: ignore[attr-defined]
+            shown[len(given)] = text_of(app.screen.query_one("#plans").rows)  # type: ignore[attr-defined]
+    assert shown[0] != shown[3], "a model of another size takes another time"

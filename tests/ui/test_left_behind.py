@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from textual.screen import Screen
 from textual.widgets import Input
 
 from lmplay_tui.run.controls import Command, HandOver, Stop
@@ -10,7 +11,9 @@ from lmplay_tui.run.events import Event, HandedOver, RunDone, RunFailed, RunStop
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.ui.app import LmplayApp
 from lmplay_tui.ui.drafts import keep_draft
+from lmplay_tui.ui.messages import StartAsked
 from lmplay_tui.ui.screens.dashboard import Dashboard
+from lmplay_tui.ui.screens.launcher import Launcher
 from lmplay_tui.ui.screens.planning import _wrong_with_name, new_plan_path
 from lmplay_tui.ui.session import LiveSource
 from lmplay_tui.ui.widgets.plan_pane import PlanPane
@@ -181,3 +184,61 @@ async def test_a_bug_of_the_screen_keeps_what_was_typed(source: FakeSource, monk
             await pilot.pause()
     assert app.unsaved_plan == "# x"
     assert isinstance(app.crashed, ZeroDivisionError)
+
+
+def shows(app: LmplayApp, kind: type[Screen[None]]) -> bool:
+    return isinstance(app.screen, kind)
+
+
+@pytest.mark.parametrize("key", ["q", "ctrl+c"])
+async def test_from_a_run_of_the_launcher_the_way_leads_back_to_it(tmp_path: Path, key: str) -> None:
+    run = RunFolder(Path("mine.lmp"))
+    run.create()
+    run.write_status({"state": "finished", "step": 40})
+    run.plan.write_text('[stages.a]\ndataset = "pydocs"\n', encoding="utf-8")
+    app = LmplayApp({"seed": 7}, launcher=True, timers=False)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await pilot.pause()
+        await pilot.press("tab", "enter", "enter")  # a finished run: the first choice is to look at it
+        await pilot.pause()
+        assert shows(app, Dashboard)
+        app.tick()
+        await pilot.press("e", *"# x", "escape")
+        other = RunFolder(Path("other.lmp"))
+        other.create()
+        await pilot.press(key)
+        await pilot.pause()
+        assert shows(app, Launcher)
+        assert (app.source, app.unsaved_plan, app.given) == (None, None, {"seed": 7})
+        assert "other" in text_of(app)
+        assert (run.folder / "plan.draft.toml").read_text(encoding="utf-8").startswith("# x")
+        app.tick()
+        await pilot.press(key)
+        await pilot.pause()
+        assert app.return_value == 0
+
+
+async def test_a_second_run_of_the_launcher_has_nothing_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[dict[str, object]] = []
+
+    class Failed(FakeSource):
+        started = True
+
+        def __init__(self, given: dict[str, object]) -> None:
+            super().__init__()
+            made.append(given)
+            self.view.apply(RunFailed("no memory", 3, 0, None).record())
+
+    monkeypatch.setattr("lmplay_tui.ui.session.LiveSource", Failed)
+    app = LmplayApp({"seed": 7}, launcher=True, timers=False)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await pilot.pause()
+        asked: list[dict[str, object]] = [{"model": "a.lmp", "reset_history": True}, {"training_plan": "demo"}]
+        for given in asked:
+            app.post_message(StartAsked(given))
+            await pilot.pause()
+            assert shows(app, Dashboard)
+            await pilot.press("q")
+            await pilot.pause()
+            assert shows(app, Launcher)
+    assert made == [{"seed": 7, "model": "a.lmp", "reset_history": True}, {"seed": 7, "training_plan": "demo"}]

@@ -167,7 +167,7 @@ ALL = [(name, size) for name in SITTINGS for size in SIZES]
 class FixedMachine(Machine):
     """The same readings everywhere."""
 
-    def read(self, device: str) -> list[Reading]:
+    def read(self, device: str, pid: int | None = None) -> list[Reading]:
         memory = Reading("memory", 0.44, "6.9 of 16 GiB, ours 1.2")
         if device != "cuda:0":
             return [Reading("cpu", 0.93, "93 % of 8"), memory]

@@ -234,3 +234,48 @@ def test_native_prints_are_caught_and_the_descriptors_given_back(capfd: pytest.C
     assert (os.fstat(1).st_ino, os.fstat(2).st_ino) == before
     assert (sys.__stdout__, sys.__stderr__) == streams
     assert capfd.readouterr().out == ""
+
+
+def test_stopping_is_said_only_while_it_is_so() -> None:
+    """Whoever has asked: a key, a control file, a time limit. A hand-over that failed leaves the run as it was."""
+    source = LiveSource({}, lambda *_: iter(()))
+    source.view.state = "paused"
+    source.send(controls.Stop(when="stage_end"))
+    assert source.view.state == "paused"
+    assert source.view.log[-1].text == "stops when this stage is done"
+    source.send(controls.HandOver())
+    assert source.view.state == "stopping"
+    source.poll()
+    assert source.view.state == "stopping"
+    source.controls.stay()
+    source.poll()
+    assert source.view.state == "paused"
+    source.controls.send(controls.Stop(reason="max hours"))
+    source.poll()
+    assert source.view.state == "stopping"
+
+
+async def test_what_could_not_be_asked_is_not_said_to_be_done(dashboard: Open, folder: RunFolder) -> None:
+    write(folder, 30)
+    lock = RunLock(folder)
+    lock.take()
+    source = FolderSource(folder)
+    try:
+        async with dashboard(source) as pilot:
+            folder.control.rmdir()
+            await pilot.press("s")
+            await pilot.pause()
+            said = [notice.message for notice in pilot.app._notifications]
+            assert any("cannot be written" in text for text in said)
+            assert not any("saving" in text for text in said)
+            folder.control.mkdir()
+            await pilot.press("s")
+            await pilot.pause()
+            assert any("saving" in notice.message for notice in pilot.app._notifications)
+            folder.control.rename(folder.folder / "other")
+            before = len(pilot.app._notifications)
+            await pilot.press("3", "i")
+            await pilot.pause()
+            assert len(pilot.app._notifications) == before + 1, "a pin too"
+    finally:
+        lock.release()

@@ -74,8 +74,9 @@ class Commanding(Screen[None]):
         if self.view.over:
             self.notify(f"the run is {self.view.state}", severity="warning", markup=False)
             return
-        self.source.send(command)
-        if said:
+        if not self.source.send(command):
+            self.notify(self.view.log[-1].text, severity="warning", markup=False)
+        elif said:
             self.notify(said, timeout=3, markup=False)
 
     # ---- saving, stopping, pausing

@@ -140,7 +140,7 @@ class Dashboard(Planning):
         """Its newest readings; asked for only while somebody sees them."""
         if now - self._machine_at >= MACHINE_EVERY_S:
             self._machine_at = now
-            self._readings = self._machine.read(self.view.device)
+            self._readings = self._machine.read(self.view.device, self.source.pid)
         return self._readings
 
     def _draw_if_seen(self, kind: type[Any], show: Callable[[Any], None]) -> None:
@@ -235,6 +235,10 @@ class Dashboard(Planning):
             self._choose_pane(PANES.index(pane.id) + 1, focus=False)
         self._show_keys(pane)
 
+    def on_descendant_blur(self) -> None:
+        if self.focused is None:  # the keys of the pane that had it mean nothing any more
+            self._show_keys(None)
+
     def _show_keys(self, pane: DOMNode | None) -> None:
         """The pane's keys, then the screen's; help and leaving always."""
         nodes = (self,) if pane is None else (pane, self)
@@ -295,4 +299,4 @@ class Dashboard(Planning):
 
     @on(CommandAsked)
     def _command_asked(self, message: CommandAsked) -> None:
-        self.source.send(message.command)
+        self._tell(message.command, "")

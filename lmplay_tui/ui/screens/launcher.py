@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -24,6 +25,7 @@ from lmplay_tui.ui.widgets.titles import set_titles
 
 if TYPE_CHECKING:
     from lmplay_tui.ui.launch_lists import LaunchLists
+    from lmplay_tui.ui.run_list import RunEntry
 
 FIRST = "demo"
 NO_RUNS = "no runs yet: the first one will stand here"
@@ -59,6 +61,7 @@ class Launcher(Screen[None]):
         self._names = self._plan_names()
         self._read_lists: LaunchLists | None = None
         self._named = False  # what can be chosen is drawn, and nothing else yet
+        self._among_runs = False  # that list has the focus, or had it last
         self._devices = devices()
         self._device = str(given.get("device", "auto"))
         self._experiment: str | None = given.get("exp")  # None: the plan's own
@@ -96,12 +99,20 @@ class Launcher(Screen[None]):
             self.query_one(f"#{name}", Lines).can_focus = False
         keys = [Key(key_sign(b), b.description, b.action, self) for b in bindings_of(self) if b.show]
         self.query_one(KeyBar).show(keys[:-2], keys[-2:])
+        self.query_one("#runs").can_focus = False  # until it is known that there are any
 
     def on_resize(self, event: events.Resize) -> None:
-        self._lay_out(*event.size)
+        self._lay_out()
         self.call_after_refresh(self._draw)
 
-    def _lay_out(self, width: int, height: int) -> None:
+    def read_anew(self) -> None:
+        """Show the runs and plans as they are now."""
+        self._lists.read_anew()
+        self._lay_out()
+        self._draw()
+
+    def _lay_out(self) -> None:
+        width, height = self.size
         small = width < 100 or height < 28
         self.set_class(small, "-small")
         plans = min(len(self._names) + 3, height // 2)
@@ -126,7 +137,7 @@ class Launcher(Screen[None]):
 
     def _draw_rest(self) -> None:
         if len(self._lists.runs) > 1:
-            self._lay_out(*self.size)
+            self._lay_out()
         self._draw()
         self._measure_device()
 
@@ -143,42 +154,54 @@ class Launcher(Screen[None]):
             return
         self._draw_title()
         plans = self.query_one("#plans", Picker)
-        head, rows = self._lists.plan_rows(self._names, self._chosen(), plans.size.width - 4)
+        head, rows = self._lists.plan_rows(self._names, self._wanted(), plans.size.width - 4)
         plans.show_items(rows, head=head)
         runs = self.query_one("#runs", Picker)
         head, rows = self._lists.run_rows(runs.size.width - 4)
         runs.show_items(rows, head=head)
+        runs.can_focus = bool(self._lists.runs)
         self._draw_detail()
+
+    def _meant(self) -> str:
+        """What `auto` will be here."""
+        if self._device != "auto":
+            return self._device
+        return next((name for name in self._devices if name in ("cuda", "mps")), "cpu")
 
     def _measure_device(self) -> None:
         """Find out how fast the chosen device computes; what is known is not asked again."""
-        if self._lists.is_new(self._device):
-            self.run_worker(self._measured, thread=True, exit_on_error=False)
+        if self._lists.is_new(self._meant()):
+            self.run_worker(partial(self._measure, self._meant()), thread=True, exit_on_error=False)
 
-    def _measured(self) -> None:
-        device = self._device
-        known = next((name for name in self._devices if name in ("cuda", "mps")), "cpu") if device == "auto" else device
-        self._lists.measure(device, known)
+    def _measure(self, device: str) -> None:
+        """In a thread: the user may choose another device meanwhile."""
+        self._lists.measure(device)
         self.app.call_from_thread(self._draw)
 
     def _draw_detail(self) -> None:
         """The plan or the run that is chosen in the list with the focus."""
         detail = self.query_one("#detail", Lines)
         width = max(detail.size.width - 2, 20)
-        runs = self.query_one("#runs", Picker)
-        if runs.has_focus and self._lists.runs:
-            set_titles(detail, one_line(self._lists.runs[runs.index].folder.name, 40))
-            detail.show_rows(self._lists.run_rows_in_full(runs.index, width))
+        index = self._chosen_run()
+        if index is not None:
+            set_titles(detail, one_line(self._lists.runs[index].folder.name, 40))
+            detail.show_rows(self._lists.run_rows_in_full(index, width))
             return
         name = self._names[self.query_one("#plans", Picker).index]
         set_titles(detail, one_line(name, 40))
-        detail.show_rows(self._lists.plan_rows_in_full(name, self._chosen(), width))
+        detail.show_rows(self._lists.plan_rows_in_full(name, self._wanted(), width))
+
+    def _chosen_run(self) -> int | None:
+        """The number of the run that is chosen, where the list of runs has the focus or had it last."""
+        return self.query_one("#runs", Picker).index if self._among_runs and self._lists.runs else None
 
     @on(Picker.Moved)
     def _moved(self) -> None:
         self._draw_detail()
 
-    def on_descendant_focus(self) -> None:
+    def on_descendant_focus(self, event: events.DescendantFocus) -> None:
+        if isinstance(event.widget, Picker):  # a button that is clicked acts on what was chosen
+            self._among_runs = event.widget.id == "runs"
         if self._read_lists is not None:
             self._draw_detail()
 
@@ -200,13 +223,18 @@ class Launcher(Screen[None]):
         self._draw()
 
     def action_start(self) -> None:
-        self._start(self._names[self.query_one("#plans", Picker).index])
+        """Start the chosen plan, or ask what to do with the chosen run."""
+        index = self._chosen_run()
+        if index is not None:
+            self._take_run(self._lists.runs[index])
+        else:
+            self._start(self._names[self.query_one("#plans", Picker).index])
 
     def on_button_pressed(self) -> None:
         self.action_start()
 
-    @on(Picker.Picked, "#plans")
-    def _plan_picked(self) -> None:
+    @on(Picker.Picked)
+    def _picked(self) -> None:
         self.action_start()
 
     def _start(self, name: str) -> None:
@@ -220,11 +248,13 @@ class Launcher(Screen[None]):
         chosen: dict[str, object] = {"device": self._device}
         return chosen | ({"exp": self._experiment} if self._experiment else {})
 
-    @on(Picker.Picked, "#runs")
-    def _run_picked(self, message: Picker.Picked) -> None:
+    def _wanted(self) -> dict[str, object]:
+        """What a start would take: the options given, too."""
+        return {**self._given, **self._chosen(), "device": self._meant()}
+
+    def _take_run(self, entry: "RunEntry") -> None:
         from lmplay_tui.ui.screens import questions  # they know of the trainer's commands; not for the first frame
 
-        entry = self._lists.runs[message.index]
         path = str(entry.folder.model)
         if entry.alive:
             self.post_message(StartAsked({}, attach=path))

@@ -30,7 +30,7 @@ def stop_dialog(stage: str) -> ChoiceDialog[StopAnswer]:
 def quit_dialog() -> ChoiceDialog[QuitAnswer]:
     return ChoiceDialog(
         "Leave the dashboard?",
-        "The run goes on unless you stop it.",
+        "The run is in this window: end it here, or let it go on by itself.",
         [
             Choice("s", "stop and save", "resume later with the command that is shown", "stop"),
             Choice("d", "detach", "goes on by itself; see lmplay-tui attach", "detach"),

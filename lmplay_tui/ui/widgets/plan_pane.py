@@ -15,7 +15,7 @@ from textual.widgets import Button, TextArea
 
 from lmplay_tui.plan.problems import Problem
 from lmplay_tui.text import one_line, printable
-from lmplay_tui.ui.messages import PlanApplied, PlanEdited, SavePlanAsked
+from lmplay_tui.ui.messages import PaneAsked, PlanApplied, PlanEdited, SavePlanAsked
 from lmplay_tui.ui.widgets.lines import Lines, Row, wrapped
 from lmplay_tui.ui.widgets.titles import set_titles
 
@@ -260,7 +260,8 @@ class PlanPane(Vertical):
             self.replace_text(self._base)
 
     def action_leave(self) -> None:
-        self.screen.focus_next("#curves")
+        """Back to the curves; where there is room for one pane only, they have to be shown first."""
+        self.post_message(PaneAsked(2))
 
 
 def _toml_can_be_coloured() -> bool:

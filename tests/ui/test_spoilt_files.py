@@ -1,0 +1,150 @@
+"""Journals and a `run.json` in which another hand has left what no trainer writes: said at most, never obeyed."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmplay_tui import cli
+from lmplay_tui.commands import runs as runs_command
+from lmplay_tui.commands import status as status_command
+from lmplay_tui.errors import EXIT_BUG, EXIT_TRAINING
+from lmplay_tui.run.folder import RunFolder
+from lmplay_tui.run.journal import Journal, number, stamp
+from lmplay_tui.run.status import fraction_done, stages_of
+from lmplay_tui.ui.app import LmplayApp
+from lmplay_tui.ui.source import FolderSource
+from tests.run.test_view import journals
+from tests.ui.conftest import Open, text_of, tick
+from tests.ui.fake import Clock, prediction, training
+
+HUGE = 10**400
+
+
+@pytest.mark.parametrize("time", ["0001-01-01", "0001-01-01T00:00:00+00:00", "9999-12-31T23:59:59+00:00", "9999-12-31"])
+def test_a_time_that_no_clock_can_have_shown_is_none(time: str) -> None:
+    assert stamp(time) is None
+    assert stamp("2026-09-21T12:00:00+00:00") == 1_789_992_000
+
+
+def test_a_number_beyond_all_measure_is_none() -> None:
+    assert math.isnan(number(HUGE))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    run = RunFolder(tmp_path / "run.lmp")
+    run.create()
+    for record in journals(training(30)):
+        path = run.events if "event" in record else run.predictions if "prompt" in record else run.metrics
+        Journal(path).write(record)
+    return run
+
+
+@pytest.mark.parametrize("code", ["x", None, [], HUGE, 0, -3, 1.5])
+def test_a_failure_whose_status_is_none_of_ours_is_one_of_training(folder: RunFolder, code: object) -> None:
+    with folder.events.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"event": "RunFailed", "message": "m", "exit_code": code, "step": 30}) + "\n")
+    source = FolderSource(folder, Clock())
+    source.poll()
+    assert (source.view.state, source.done) == ("failed", EXIT_TRAINING)
+
+
+def spoilt_predictions() -> list[dict[str, Any]]:
+    values = {
+        key: list(value) if isinstance(value, tuple) else value for key, value in vars(prediction()).items()
+    }
+    first = values["truth_tokens"][0]
+    spoilt = (
+        {"truth_tokens": 5}, {"truth_p": "abc"}, {"truth_p": [0.5]}, {"top5": 7}, {"top5": [[1]]}, {"top5": [5]},
+        {"top5": [[[first]]]}, {"top5": [[[first, 0.5, 1]]]}, {"top5": {"a": 1}}, {"truth_tokens": [1, 2]},
+        {"accuracy": [], "loss": HUGE}, {"prompt": [], "truth": {}, "prediction": 5}, {"kind": ["x"]},
+        {"truth_p": [HUGE] * len(values["truth_tokens"])},
+    )  # fmt: skip
+    return [{"step": 31, "stage": "topics", **values, **each} for each in spoilt]
+
+
+@pytest.mark.parametrize("record", spoilt_predictions(), ids=lambda record: None)
+async def test_a_spoilt_prediction_is_drawn_without_what_is_wrong(
+    folder: RunFolder, dashboard: Open, record: dict[str, Any]
+) -> None:
+    with folder.predictions.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+    async with dashboard(FolderSource(folder, Clock())) as pilot:
+        await pilot.press("3")
+        await tick(pilot)
+        await pilot.press("enter", "right", "right")
+        await tick(pilot)
+        assert " step 31 " in text_of(pilot.app)
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo", "America/New_York"])
+async def test_impossible_times_do_not_reach_the_log(folder: RunFolder, dashboard: Open, zone: str) -> None:
+    with folder.events.open("a", encoding="utf-8") as file:
+        for time in ("0001-01-01T00:00:00+00:00", "9999-12-31T23:59:59+00:00", "9999-12-31T23:59:59-12:00"):
+            file.write(json.dumps({"event": "Warned", "time": time, "message": f"since {time}", "step": 30}) + "\n")
+    async with dashboard(FolderSource(folder, Clock()), tz=zone) as pilot:
+        await pilot.press("6")
+        await tick(pilot)
+        assert "since 9999" in text_of(pilot.app)
+
+
+SPOILT_STATUS = [
+    {"stages": 5}, {"stages": "abc"}, {"stages": {"a": 1}}, {"stages": [5, None, "x", []]},
+    {"stages": [{"name": ["\x1b[31m"], "rows_done": "x", "rows_total": 5}]},
+    {"stages": [{"name": "a", "rows_done": HUGE, "rows_total": HUGE}]},
+    {"stages": [{"name": "a", "rows_done": "Infinity", "rows_total": "Infinity"}]},
+    {"state": ["failed"], "activity": {"a": 1}, "detail": [], "fraction": "x", "heartbeat": "x", "pid": "x"},
+    {"state": "failed", "message": {"\x1b[31m": 1}, "heartbeat": HUGE, "step": HUGE, "tokens": HUGE},
+    {"checkpoint": 5}, {"checkpoint": {"path": [], "step": "\x1b[31mx", "time": 5}},
+    {"step": "x", "train_loss": [], "val_loss": {}, "tokens": "NaN", "tokens_per_s": "Infinity", "device": 5},
+    {"eta_s": HUGE, "lr": "x", "samples": None, "stage": ["\x1b[31m"], "host": ["\x1b[31m"], "command": 5},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("status", SPOILT_STATUS, ids=",".join)
+async def test_a_spoilt_run_json_breaks_neither_launcher_nor_commands(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], status: dict[str, Any]
+) -> None:
+    run = RunFolder(Path("gpt2ish_demo.lmp"))
+    run.create()
+    run.run_json.write_text(json.dumps(status), encoding="utf-8")
+    app = LmplayApp({}, launcher=True, timers=False)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await pilot.pause()
+        await pilot.press("tab")
+        await pilot.pause()
+        assert "gpt2ish_demo" in text_of(app)
+    for words in ([], ["--line"], ["--json"]):
+        assert status_command.main(words, "lmplay-tui status") == 0
+        assert runs_command.main(words[:0], "lmplay-tui runs") == 0
+        if "--json" not in words:
+            assert "\x1b" not in capsys.readouterr().out
+
+
+def test_what_is_known_of_stages() -> None:
+    assert stages_of({"stages": [{"name": "a"}, 5]}) == [{"name": "a"}]
+    run = RunFolder(Path("m.lmp"))
+    run.create()
+    run.write_status({"stages": [{"rows_done": 5, "rows_total": 10}, {"rows_done": 0, "rows_total": 10}]})
+    assert fraction_done(run) == 0.25
+    run.write_status({"stages": [{"rows_done": 5, "rows_total": 10}, {"rows_done": 0, "rows_total": None}]})
+    assert fraction_done(run) is None
+    run.run_json.write_text("[" * 100_000, encoding="utf-8")
+    assert run.status() == {}
+
+
+def test_a_hostile_name_is_no_ones_to_obey(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "a\x1b[31mb.lmp")
+    assert FolderSource(run).view.name == "a␛[31mb"
+
+
+def test_a_bugs_traceback_is_printable(capsys: pytest.CaptureFixture[str]) -> None:
+    def fails() -> int:
+        raise ValueError("a\x1b[31mb")
+
+    assert cli._guarded(fails) == EXIT_BUG
+    said = capsys.readouterr().err
+    assert "Traceback" in said and "ValueError: a␛[31mb\n" in said and "\x1b" not in said
