@@ -66,7 +66,7 @@ def _portable(error: BaseException) -> BaseException:
     error.add_note("in the data reader's process:\n" + traceback.format_exc())
     try:
         pickle.loads(pickle.dumps(error))  # noqa: S301
-    except Exception:
+    except Exception:  # an exception of a library raises what it likes when it is taken apart and built anew
         return RuntimeError("\n".join((f"{type(error).__name__}: {error}", *error.__notes__)))
     return error
 

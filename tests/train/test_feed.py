@@ -2,8 +2,10 @@
 
 import os
 import signal
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,22 +50,28 @@ def undisturbed(place: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[list, dic
 
 @pytest.fixture
 def slow(undisturbed: tuple[list, dict, dict], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A source that each step waits for, and a trainer that soon looks."""
-    items = Rows.items
+    """A source that each step waits for until a process is started, and a trainer that soon looks."""
+    items, begin, start = Rows.items, feed.Feed.__init__, feed.Feed._start_process
+    is_slow = threading.Event()
 
     def slowly(self: Rows, row: int):
-        time.sleep(0.05)  # longer than a step on any machine
+        if is_slow.is_set():
+            time.sleep(0.05)  # longer than a step on any machine
         return items(self, row)
 
-    monkeypatch.setattr(Rows, "items", slowly)
-    monkeypatch.setattr(feed, "WINDOW_S", 0.01)
-    monkeypatch.setattr(feed, "WINDOW_STEPS", 3)
-    start = feed.Feed._start_process
+    def and_be_slow(self: feed.Feed, *arguments: Any) -> None:
+        is_slow.set()  # not before: opening the data reads rows too
+        begin(self, *arguments)
 
     def and_wait(self: feed.Feed, job: reader.Job) -> None:
         start(self, job)  # a run of seconds would be over before the process has opened anything
         assert self._messages is None or self._messages.ready(60)
+        is_slow.clear()
 
+    monkeypatch.setattr(Rows, "items", slowly)
+    monkeypatch.setattr(feed, "WINDOW_S", 0.01)
+    monkeypatch.setattr(feed, "WINDOW_STEPS", 3)
+    monkeypatch.setattr(feed.Feed, "__init__", and_be_slow)
     monkeypatch.setattr(feed.Feed, "_start_process", and_wait)
 
 
