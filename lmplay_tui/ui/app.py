@@ -17,6 +17,7 @@ from textual.binding import Binding
 from textual.filter import LineFilter, Monochrome, NoColor
 from textual.message import Message
 from textual.screen import ModalScreen, Screen
+from textual.widgets import Input
 
 from lmplay_tui.errors import EXIT_LEFT_AT_ONCE, EXIT_OK, UserError
 from lmplay_tui.text import printable
@@ -399,6 +400,12 @@ class LmplayApp(App[int]):
             await self.run_action("screen.leave")
 
     # ---- manners
+
+    async def on_event(self, event: events.Event) -> None:
+        """What is pasted into a field stands there without what a terminal obeys; the plan editor sees to its own."""
+        if isinstance(event, events.Paste) and isinstance(self.focused, Input):
+            event.text = printable(event.text)
+        await super().on_event(event)
 
     def on_resize(self) -> None:
         """Terminals differ in what is left of a picture when their size changes."""

@@ -92,11 +92,18 @@ def shown(source: FakeSource, **options: object) -> Callable[[], int]:
     return work
 
 
+F2 = "\x1bOQ"
+
+
+PASTED = f"\x1b[200~{EVIL['eight bits']}{EVIL['bidi']}{EVIL['zero width']}asked for\x1b[201~"
 # keys, and what then stands on the screen, or with `!` no longer does: a key right after escape would be alt and a key
 TOUR = (
     ("1", "change stage"), ("\r", "esc back"), ("\x1b", "!esc back"), ("3", "same prompt"),
     ("2", "metric"), ("[", "step"), ("r", "esc back"), ("\x1b", "!esc back"), ("x", "esc back"), ("\x1b", "!esc back"),
-    ("?", "mouse works"), ("\x1b", "!mouse works"), ("6", "log"), ("4", "f8 next"),
+    ("?", "mouse works"), ("\x1b", "!mouse works"), ("6", "log"), ("5", "memory"),
+    ("3", "same prompt"), ("\r", "true"), *[("\x1b[C", "true")] * 12, ("\r", "!true"),
+    ("g", "Ask the model"), (PASTED, "asked for"), ("\x1b", "!Ask the model"),
+    ("4", "f8 next"), (F2, "Save the plan"), (PASTED, "asked for"), ("\x1b", "!Save the plan"),
 )  # fmt: skip
 
 
