@@ -80,7 +80,7 @@ class Saves:
         progress = self._state.progress
         self._best_before = progress.best_eval_loss, progress.best_step
         is_best = progress.eval_loss is not None and (
-            progress.best_eval_loss is None or True
+            progress.best_eval_loss is None or progress.eval_loss < progress.best_eval_loss
         )
         if is_best:
             progress.best_eval_loss, progress.best_step = progress.eval_loss, progress.step
