@@ -69,12 +69,19 @@ class Child:
                 size = int.from_bytes(self._rest[:4], "big")
                 value, self._rest = pickle.loads(self._rest[4 : 4 + size]), self._rest[4 + size :]
                 yield value
-            if not select.select([self._reader], [], [], seconds)[0]:
+            if not can_be_read(self._reader, seconds):
                 return
             data = os.read(self._reader, 1 << 16)
             if not data:
                 return
             self._rest += data
+
+
+def can_be_read(descriptor: int, seconds: float) -> bool:
+    """Wait until there is something to read, or its end. Not by `select`, which takes no descriptor from 1024 on."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
 
 
 def _write_all(writer: int, value: Any) -> None:

@@ -4,7 +4,6 @@ import contextlib
 import fcntl
 import os
 import pty
-import select
 import signal
 import struct
 import sys
@@ -14,6 +13,8 @@ import time
 import traceback
 from collections.abc import Callable
 from typing import Self
+
+from tests.faults.forks import can_be_read
 
 ENDS_WITHIN_S = 90.0  # with much headroom: the machine is busy
 
@@ -57,7 +58,7 @@ class Terminal:
     def _read(self) -> None:
         while not self._closed:
             self._reading.wait()
-            if not select.select([self._master], [], [], 0.05)[0]:
+            if not can_be_read(self._master, 0.05):
                 continue
             try:
                 data = os.read(self._master, 1 << 16)
@@ -127,7 +128,7 @@ class Terminal:
         deadline = time.monotonic() + ENDS_WITHIN_S
         self._reader.join(0.1)
         while self._reading.is_set() and self._reader.is_alive() and time.monotonic() < deadline:
-            if not select.select([self._master], [], [], 0)[0]:
+            if not can_be_read(self._master, 0):
                 break
             time.sleep(0.01)
 
