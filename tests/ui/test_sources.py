@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,8 @@ def folder(tmp_path: Path) -> RunFolder:
 def write(run: RunFolder, steps: int, *more: happened.Event) -> None:
     for record in journals([*training(steps), *more]):
         path = run.events if "event" in record else run.predictions if "prompt" in record else run.metrics
-        Journal(path).write(record)
+        with closing(Journal(path)) as journal:
+            journal.write(record)
 
 
 def test_a_folder_is_followed_while_it_grows(folder: RunFolder) -> None:
@@ -107,14 +109,16 @@ def test_a_folder_is_followed_while_it_grows(folder: RunFolder) -> None:
     assert (source.view.state, source.view.activity, source.view.fraction) == ("running", "validating", 0.25)
     assert source.view.at.step == 30
     assert source.done is None
-    Journal(folder.metrics).write({"step": 31, "samples": 310, "tokens": 1, "elapsed_s": 9, "train/loss": 1.0})
+    with closing(Journal(folder.metrics)) as journal:
+        journal.write({"step": 31, "samples": 310, "tokens": 1, "elapsed_s": 9, "train/loss": 1.0})
     source.poll()
     assert source.view.at.step == 31
     lock.release()
     clock.now += 2
     source.poll()
     assert source.view.state == "dead"
-    Journal(folder.events).write(STOPPED.record())
+    with closing(Journal(folder.events)) as journal:
+        journal.write(STOPPED.record())
     source.poll()
     assert source.view.state == "stopped"
 
@@ -157,10 +161,12 @@ def test_a_resume_takes_back_in_each_journal_what_that_journal_told(folder: RunF
     for part in (before, after):
         for record in part:
             path = folder.events if "event" in record else folder.predictions if "prompt" in record else folder.metrics
-            Journal(path).write(record)
+            with closing(Journal(path)) as journal:
+                journal.write(record)
         if part is before:
             for path in (folder.events, folder.metrics, folder.predictions):
-                Journal(path).write({"resumed_from": 95})
+                with closing(Journal(path)) as journal:
+                    journal.write({"resumed_from": 95})
     source = FolderSource(folder, Clock())
     source.poll()
     view = source.view

@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,8 @@ def folder(tmp_path: Path) -> RunFolder:
     run.create()
     for record in journals(training(30)):
         path = run.events if "event" in record else run.predictions if "prompt" in record else run.metrics
-        Journal(path).write(record)
+        with closing(Journal(path)) as journal:
+            journal.write(record)
     return run
 
 
