@@ -1,6 +1,5 @@
 """The dashboard's application: it starts a run or looks at one, and leaves the terminal as it was."""
 
-import asyncio
 import contextlib
 import gc
 import os
@@ -14,22 +13,18 @@ from textual import events, on
 from textual.actions import SkipAction
 from textual.app import App, SystemCommand
 from textual.binding import Binding
-from textual.filter import LineFilter, Monochrome, NoColor
-from textual.message import Message
 from textual.screen import ModalScreen, Screen
 from textual.widgets import Input
 
 from lmplay_tui.errors import EXIT_LEFT_AT_ONCE, EXIT_OK, UserError
 from lmplay_tui.text import printable
 from lmplay_tui.ui import themes
-from lmplay_tui.ui.ascii import AsciiFilter, terminal_needs_ascii
-from lmplay_tui.ui.colours import NoColours, SixteenColours
-from lmplay_tui.ui.desktop import notification, reads_commands, title_sequence
-from lmplay_tui.ui.messages import LeaveAsked, Rang, StartAsked, TitleChanged
-from lmplay_tui.ui.output import QUESTION, Line
+from lmplay_tui.ui.messages import LeaveAsked, StartAsked, TitleChanged
+from lmplay_tui.ui.output import Line
 from lmplay_tui.ui.screens.launcher import Launcher
 from lmplay_tui.ui.shown import shown
 from lmplay_tui.ui.terminal import TWICE_WITHIN_S, StrayPrints
+from lmplay_tui.ui.terminal_app import TerminalApp
 from lmplay_tui.ui.toasts import use_late_toasts
 
 # A run's screen comes with numpy, pydantic and the trainer's events, for which the launcher's first frame does not
@@ -39,11 +34,10 @@ if TYPE_CHECKING:
     from lmplay_tui.ui.session import LiveSource
     from lmplay_tui.ui.source import Source
 
-LAST_ANSWER_S = 0.5  # of a terminal, before it is given back
 _HERE = Path(__file__).parent
 
 
-class LmplayApp(App[int]):
+class LmplayApp(TerminalApp):
     """One run at a time: from the launcher, at once, or attached."""
 
     TITLE = "lmplay-tui"
@@ -74,7 +68,7 @@ class LmplayApp(App[int]):
         timers: bool = True,
     ) -> None:
         """`give_back`: the terminal to the shell, should the screen be stuck. `timers` False: a test calls `tick`."""
-        super().__init__()
+        super().__init__(line, ascii_only=bool(given.get("ascii")))
         use_late_toasts()
         self._first_given = self.given = dict(given)
         self.source: Source | None = None
@@ -84,32 +78,19 @@ class LmplayApp(App[int]):
             self._take(source)
         self._launcher = launcher
         self._stray = stray
-        self._line = line  # to a real terminal
         self._give_back = give_back
+        self._starting = False  # a process of its own, which takes a while to speak
         self._ticks = timers
-        self._leaving = False
         self.leave_wanted = False  # set by signal handlers, looked at by `tick`
         self.left_at_once = False
         self.crashed: Exception | None = None  # a bug of the screen's
         self.unsaved_plan: str | None = None  # what stood in the editor when the screen was left
         self._interrupted_at = -TWICE_WITHIN_S
-        self.ascii_only = bool(given.get("ascii")) or terminal_needs_ascii()
-        self.no_color = bool(os.environ.get("NO_COLOR"))  # an empty one means nothing
-        self._filters = self._our_filters()
         for theme in themes.OURS:
             self.register_theme(theme)
         # Already here, before any style sheet is read: a change has all of them read again.
         self.set_reactive(App.theme, themes.DARK.name)
         self.stylesheet.set_variables(self.get_css_variables())
-
-    def _our_filters(self) -> list[LineFilter]:
-        """Textual's and ours, by what the terminal can show and the user wants to see."""
-        filters = [each for each in self._filters if not isinstance(each, Monochrome | NoColor)]
-        if self.no_color:
-            filters.insert(0, NoColours())  # the first: those that make other colours of colours find none
-        elif self.console.color_system == "standard":
-            filters.append(SixteenColours())
-        return [*filters, AsciiFilter()] if self.ascii_only else filters
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
         return themes.variables(self.current_theme)
@@ -169,7 +150,7 @@ class LmplayApp(App[int]):
         from lmplay_tui.ui.session import LiveSource
         from lmplay_tui.ui.source import FolderSource
 
-        if self.leave_wanted or (self.source is not None and self.source.done is None):
+        if self.leave_wanted or self._starting or (self.source is not None and self.source.done is None):
             return
         if message.attach is not None:
             self.show_run(FolderSource(RunFolder(Path(message.attach))))
@@ -180,6 +161,7 @@ class LmplayApp(App[int]):
             before = {name: value for name, value in self.given.items() if name not in ("extend", "reset_history")}
         self.given = {**before, **message.given}
         if self.given.get("detach"):
+            self._starting = True
             self.notify("starting it in a process of its own", timeout=20)
             self.run_worker(self._start_detached, thread=True, exit_on_error=False)
             return
@@ -197,6 +179,14 @@ class LmplayApp(App[int]):
             self.call_from_thread(self.notify, said, title="not started", severity="error", markup=False)
         else:
             self.call_from_thread(self.show_run, source)
+        finally:
+            self._starting = False
+
+    def post_display_hook(self) -> None:
+        """A picture has been sent: the launcher reads on behind its first one."""
+        super().post_display_hook()
+        if isinstance(self.screen, Launcher):
+            self.screen.was_painted()
 
     # ---- time
 
@@ -235,70 +225,6 @@ class LmplayApp(App[int]):
             self._stray.write(text)
         else:
             super()._print(text, stderr)
-
-    @on(TitleChanged)
-    def _set_title(self, message: TitleChanged) -> None:
-        """Not by Textual's `title`, whose change paints the whole screen again."""
-        if self._line is not None and not self._line.behind:  # else the next one
-            self._to_terminal(title_sequence(message.text, os.environ))
-
-    @on(Rang)
-    def _ring(self, message: Rang) -> None:
-        """The bell, which tmux marks the window with, and a notification on the desktop."""
-        self.bell()
-        self._to_terminal(notification(message.text, os.environ))
-
-    def _to_terminal(self, sequence: str) -> None:
-        if sequence and self._driver is not None and not self.is_headless:
-            self._driver.write(sequence)
-
-    def _set_pointer_shape(self, shape: str) -> None:
-        """The mouse pointer's, which Textual sends to any terminal."""
-        if reads_commands(os.environ):
-            super()._set_pointer_shape(shape)
-
-    # ---- the line to the terminal
-
-    def post_message(self, message: Message) -> bool:
-        """The terminal's answers are taken at once, whatever else waits."""
-        if not isinstance(message, events.CursorPosition) or self._line is None:
-            return super().post_message(message)
-        self._line.answered()
-        if self._line.held:
-            self.call_later(self._paint_held)
-        self._ask()
-        return True
-
-    def post_display_hook(self) -> None:
-        """A picture has been sent, or has to wait."""
-        self._ask()
-        if isinstance(self.screen, Launcher):
-            self.screen.was_painted()
-
-    def _ask(self) -> None:
-        if self._line is not None and self._driver is not None and not self._leaving and self._line.wants_to_ask():
-            self._driver.write(QUESTION)
-
-    def _paint_held(self) -> None:
-        """Paint what had to wait, as it is now, once the terminal has caught up."""
-        if self._line is None or not self._line.held or self._batch_count:  # of a batch no picture is sent
-            return
-        if self._line.behind:
-            self._ask()
-        else:
-            # What has changed since the last look at the widgets, too: a refresh forgets which of them changed.
-            self.screen._compositor.update_widgets(self.screen._dirty_widgets)
-            self.screen._compositor_refresh()
-
-    async def _process_messages_loop(self) -> None:
-        """However it ends, also by a bug: an answer that is still on its way would be typed into the shell."""
-        try:
-            await super()._process_messages_loop()
-        finally:
-            self._leaving = True
-            end = time.monotonic() + LAST_ANSWER_S
-            while self._line is not None and self._line.awaits_answer and time.monotonic() < end:
-                await asyncio.sleep(0.01)
 
     # ---- leaving
 

@@ -9,6 +9,7 @@ import gc
 import os
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -219,14 +220,20 @@ def end_anyway(source: LiveSource, give_back: Callable[[], None], seconds: float
     """A watchdog: when the trainer has finished but the screen cannot leave (a stalled terminal), end the process.
 
     The checkpoint is on the disk by then. `give_back`: the terminal to the shell, without waiting for it.
+    Nothing is watched any more once nobody holds the source: its user has gone back to the launcher.
     """
+    finished, held = source.finished, weakref.ref(source)
+
+    def leaves() -> bool | None:
+        return None if (source := held()) is None else source.leaves
 
     def watch() -> None:
-        source.finished.wait()
-        while not source.leaves:
+        finished.wait()
+        while leaves() is False:
             time.sleep(1.0)
         time.sleep(seconds)
-        give_back()
-        os._exit(source.exit_status)
+        if (source := held()) is not None:
+            give_back()
+            os._exit(source.exit_status)
 
     threading.Thread(target=watch, name="watchdog", daemon=True).start()

@@ -77,7 +77,7 @@ def _write_soon(terminal: str, data: bytes) -> None:
         while data and time.monotonic() < end:
             try:
                 data = data[os.write(descriptor, data) :]
-            except BlockingIOError:
+            except BlockingIOError:  # it is still at the picture; nothing tells when it has room for all of this
                 time.sleep(0.01)
     finally:
         os.close(descriptor)

@@ -130,7 +130,7 @@ class Terminal:
         while self._reading.is_set() and self._reader.is_alive() and time.monotonic() < deadline:
             if not can_be_read(self._master, 0):
                 break
-            time.sleep(0.01)
+            time.sleep(0.01)  # the reader's thread takes it
 
     @property
     def restored(self) -> bool:

@@ -7,8 +7,8 @@ import pytest
 from lmplay_tui.cli import main
 from lmplay_tui.run.journal import read_journal
 from lmplay_tui.ui import app as app_module
+from lmplay_tui.ui import session
 from lmplay_tui.ui.screens.dashboard import Dashboard
-from lmplay_tui.ui.session import end_anyway
 from lmplay_tui.ui.widgets.state_line import StateLine
 from tests.faults.programs import (
     LINE,
@@ -80,7 +80,7 @@ def test_a_screen_that_cannot_leave_gives_the_terminal_back(long_run):
 
     def stuck() -> int:
         app_module.LmplayApp.exit = lambda *_, **__: None  # type: ignore[method-assign]
-        app_module.end_anyway = partial(end_anyway, seconds=0.1)  # type: ignore[attr-defined]
+        session.end_anyway = partial(session.end_anyway, seconds=0.1)
         return dashboard()()
 
     with Terminal(stuck) as terminal:

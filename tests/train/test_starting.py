@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from lmplay_tui.run.events import OptionChanged, RunDone, RunFailed, StepDone, Warned
+from lmplay_tui.run.events import Evaluated, OptionChanged, RunDone, RunFailed, StepDone, Warned
 from lmplay_tui.run.view import RunView
 from lmplay_tui.train.checkpoint import load_checkpoint
 from tests.models.test_lmplay_weights import their_state, with_components
@@ -227,3 +227,15 @@ def test_a_run_that_died_before_its_first_checkpoint_begins_with_its_own_plan(pl
     events = stop_after(2, model="m.lmp")
     assert [step for step, *_ in losses(events)] == [1, 2], last(events)
     assert not [e for e in events if isinstance(e, Warned)]
+
+
+def test_a_worse_evaluation_is_not_the_best(place):
+    """Weights that a far too high learning rate has spoilt do not take the best checkpoint's place."""
+    plan = write_plan(place, PLAN[: PLAN.index("[stages.pairs]")].replace("epochs = 0.4", "epochs = 4"))
+    stop_after(14, training_plan=plan, model="m.lmp", save_interval=6)
+    events = stop_after(40, model="m.lmp", lr=1.0, save_interval=6)
+    scores = {event.step: event.sets["stories"].loss for event in events if isinstance(event, Evaluated)}
+    best = load_checkpoint(place / "m.best.lmp")["runner"]["state"]["progress"]
+    assert scores
+    assert best["best_step"] == best["step"] <= 14
+    assert min(scores.values()) > best["best_eval_loss"], "the rate has spoilt it"

@@ -1,5 +1,6 @@
 """What is offered where nothing is left to train, and how a start of its own is made from the launcher."""
 
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -109,9 +110,11 @@ async def test_another_start_takes_the_screen_of_the_one_before(monkeypatch: pyt
 async def test_detach_holds_for_what_the_launcher_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     other = FakeSource(live=False)
     given: list[Mapping[str, Any]] = []
+    may_start = threading.Event()
 
     def start(options: Mapping[str, Any]) -> FakeSource:
         given.append(options)
+        assert may_start.wait(60)
         if len(given) == 1:
             raise UserError("no room [b]here")
         return other
@@ -120,9 +123,11 @@ async def test_detach_holds_for_what_the_launcher_starts(monkeypatch: pytest.Mon
     app = LmplayApp({"detach": True}, launcher=True, timers=False)
     async with app.run_test(size=(100, 30)) as pilot:
         await pilot.pause()
-        await pilot.press("enter")
+        await pilot.press("enter", "enter", "enter")  # while the first one waits, the others are none
+        may_start.set()
         await app.workers.wait_for_complete()
         await pilot.pause()
+        assert len(given) == 1
         assert any(notice.message == "no room [b]here" for notice in app._notifications)
         await pilot.press("enter")
         await app.workers.wait_for_complete()

@@ -1,5 +1,9 @@
 """Leaving the dashboard with a plan in the editor that was not applied: the text is never lost silently."""
 
+import gc
+import threading
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +19,7 @@ from lmplay_tui.ui.messages import StartAsked
 from lmplay_tui.ui.screens.dashboard import Dashboard
 from lmplay_tui.ui.screens.launcher import Launcher
 from lmplay_tui.ui.screens.planning import _wrong_with_name, new_plan_path
-from lmplay_tui.ui.session import LiveSource
+from lmplay_tui.ui.session import LiveSource, end_anyway
 from lmplay_tui.ui.widgets.plan_pane import PlanPane
 from tests.ui.conftest import Open, text_of
 from tests.ui.fake import FakeSource, fed
@@ -242,3 +246,20 @@ async def test_a_second_run_of_the_launcher_has_nothing_of_the_first(monkeypatch
             await pilot.pause()
             assert shows(app, Launcher)
     assert made == [{"seed": 7, "model": "a.lmp", "reset_history": True}, {"seed": 7, "training_plan": "demo"}]
+
+
+def test_a_run_that_was_left_for_the_launcher_is_not_kept_by_its_watchdog() -> None:
+    def events(*_: object) -> Iterator[Event]:
+        yield RunFailed("no memory", 3, 0, None)
+
+    source = LiveSource({}, events)
+    held = weakref.ref(source)
+    source.start()
+    end_anyway(source, pytest.fail)
+    assert source.wait(60)
+    watchdogs = [thread for thread in threading.enumerate() if thread.name == "watchdog"]
+    del source
+    gc.collect()
+    assert held() is None
+    watchdogs[-1].join(60)
+    assert not watchdogs[-1].is_alive()
