@@ -15,6 +15,7 @@ from textual.widgets import Input, Static
 from lmplay_tui.ui.messages import ChoiceClicked
 from lmplay_tui.ui.widgets.lines import Lines, Row, fitted
 from lmplay_tui.ui.widgets.titles import set_titles
+from lmplay_tui.ui.widgets.typing_order import TypedLine
 
 Value = TypeVar("Value")
 
@@ -142,7 +143,7 @@ class TypingDialog(ModalScreen[list[str] | None]):
             for i, field in enumerate(self._fields):
                 with Horizontal(classes="dialog-field"):
                     yield Static(Text(field.label), classes="dialog-label")
-                    yield Input(field.value, placeholder=field.placeholder, id=f"field-{i}", compact=True)
+                    yield TypedLine(field.value, placeholder=field.placeholder, id=f"field-{i}", compact=True)
             yield Static("", id="dialog-problem")
 
     def on_mount(self) -> None:

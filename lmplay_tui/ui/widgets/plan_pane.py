@@ -18,6 +18,7 @@ from lmplay_tui.text import one_line, printable
 from lmplay_tui.ui.messages import PaneAsked, PlanApplied, PlanEdited, SavePlanAsked
 from lmplay_tui.ui.widgets.lines import Lines, Row, wrapped
 from lmplay_tui.ui.widgets.titles import set_titles
+from lmplay_tui.ui.widgets.typing_order import act_at_once
 
 CHECK_AFTER_S = 0.3  # without a key
 
@@ -67,6 +68,9 @@ class PlanText(TextArea):
         line = self.document.get_line(line_index)
         return Text("".join(map(_visible, line)), end="", no_wrap=True)
 
+    async def _on_key(self, event: events.Key) -> None:
+        await act_at_once(self, event)
+
     def on_resize(self) -> None:
         """The cursor may stand where the notes are now."""
         self.call_after_refresh(self.scroll_cursor_visible)
@@ -81,12 +85,12 @@ class PlanPane(Vertical):
     """Keeps what was typed until it is applied, saved elsewhere or given up on purpose."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("ctrl+s", "apply", "apply", priority=True),
+        Binding("ctrl+s", "apply", "apply"),
         Binding("f2", "save_as", "save as"),
         Binding("f4", "revert", "revert"),
         Binding("f9", "take_offered", "take the changed file", show=False),
         Binding("f8", "next_problem", "next problem"),
-        Binding("escape", "leave", "back", priority=True),
+        Binding("escape", "leave", "back"),
     ]
 
     def __init__(self, check: Check) -> None:
