@@ -11,6 +11,14 @@ from tests.faults.programs import PLAN
 from tests.train.conftest import _one_thread, place  # noqa: F401  (fixtures)
 from tests.train.runs import stop_after, write_plan
 
+TIMEOUT_S = 900  # of a test: its own limits, which say what was waited for, come first
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent) and not item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.timeout(TIMEOUT_S))
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _imported(trained: Path) -> None:

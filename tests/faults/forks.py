@@ -49,7 +49,7 @@ class Child:
         if number == signal.SIGKILL:
             self.wait()
 
-    def wait(self, seconds: float = 60.0) -> int:
+    def wait(self, seconds: float = 240.0) -> int:
         """Its exit status, negative for a signal. `TimeoutError` if it does not end."""
         deadline = time.monotonic() + seconds
         while self._status is None:
@@ -62,7 +62,7 @@ class Child:
                 time.sleep(0.002)
         return self._status
 
-    def reports(self, seconds: float = 60.0) -> Iterator[Any]:
+    def reports(self, seconds: float = 240.0) -> Iterator[Any]:
         """What it reports, until it ends or nothing comes for so long."""
         while True:
             while len(self._rest) >= 4 and len(self._rest) >= 4 + int.from_bytes(self._rest[:4], "big"):

@@ -12,11 +12,12 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Self
 
 from tests.faults.forks import can_be_read
 
-ENDS_WITHIN_S = 90.0  # with much headroom: the machine is busy
+ENDS_WITHIN_S = 240.0  # with much headroom: the machine is busy
 
 
 class Terminal:
@@ -109,19 +110,46 @@ class Terminal:
             self._reader.join()
             os.close(self._master)
 
-    def wait(self, seconds: float = ENDS_WITHIN_S) -> int:
-        """Its exit status, negative for a signal. `TimeoutError` with the end of its output if it hangs."""
-        deadline = time.monotonic() + seconds
-        while self._status is None:
+    @property
+    def ended(self) -> bool:
+        if self._status is None:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
                 self._status = os.waitstatus_to_exitcode(status)
-            elif time.monotonic() > deadline:
+        return self._status is not None
+
+    def wait(self, seconds: float = ENDS_WITHIN_S) -> int:
+        """Its exit status, negative for a signal. `TimeoutError` with the end of its output if it hangs."""
+        deadline = time.monotonic() + seconds
+        while not self.ended:
+            if time.monotonic() > deadline:
                 raise TimeoutError(f"has not ended in {seconds} s: {self.output[-2000:]!r}")
-            else:
-                time.sleep(0.01)
+            time.sleep(0.01)
         self._hear_out()
+        assert self._status is not None
         return self._status
+
+    def interrupt_until_it_leaves(self) -> int:
+        """Ctrl+C from outside, twice a second, for two soon after each other leave at once; its exit status."""
+
+        def left() -> bool:
+            self.send(signal.SIGINT)
+            time.sleep(0.5)
+            return self.ended
+
+        until(left)
+        return self.wait()
+
+    def until_it_catches(self, *numbers: int) -> None:
+        """Wait until the program has handlers for these signals, or has ended."""
+        wanted = sum(1 << (number - 1) for number in numbers)
+        until(lambda: self.ended or self._caught() & wanted == wanted)
+
+    def _caught(self) -> int:
+        for line in Path(f"/proc/{self.pid}/status").read_text(encoding="ascii", errors="replace").splitlines():
+            if line.startswith("SigCgt:"):
+                return int(line.split()[1], 16)
+        raise AssertionError("the kernel does not say which signals are caught")
 
     def _hear_out(self) -> None:
         """Its last words may still be on their way; a child of its own may keep the line open."""

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from lmplay_tui.run import control_files, controls
 from lmplay_tui.run.control_files import ControlFiles, leave_command
 from lmplay_tui.run.controls import Controls, HandOver, Refused, SaveNow, SetLearningRate, Stop
-from lmplay_tui.run.events import Answered, HandedOver, RunDone, RunFailed, RunStopped, StepDone, Warned
+from lmplay_tui.run.events import Answered, HandedOver, RunDone, RunFailed, RunStopped, Stalled, StepDone, Warned
 from lmplay_tui.run.folder import RunFolder, RunLock
 from lmplay_tui.run.journal import read_journal
 from lmplay_tui.run.status import status_of
@@ -95,7 +95,7 @@ def test_no_strange_file_holds_the_run_up(files):
     (folder / "full" / "x").touch()
     begun = time.monotonic()
     found = files()
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 60
     assert len(found) == 4
     assert all(isinstance(command, Refused) for command in found)
     assert not files(), "what cannot be removed is refused once"
@@ -171,7 +171,7 @@ def hold(plan: str, report) -> None:
     for event in run_events(given(training_plan=plan, model="m.lmp"), Controls()):
         if isinstance(event, StepDone) and event.step == 2:
             report(os.getpid())
-            time.sleep(60)
+            time.sleep(600)
 
 
 def test_a_second_trainer_is_refused_and_a_killed_one_frees_the_run(place):
@@ -230,7 +230,7 @@ def test_a_lock_is_handed_down_without_a_gap(tmp_path):
         inherited = RunLock(run)
         inherited.take()
         report(inherited.inherited)
-        time.sleep(60)
+        time.sleep(600)
 
     with Child(heir) as child:
         assert next(child.reports()) is True
@@ -359,8 +359,13 @@ def test_a_clock_that_goes_back_changes_nothing(place, monkeypatch):
     events = train(training_plan=plan, model="b/m.lmp", out_dir="b", save_interval=9)
     assert isinstance(last(events), RunDone)
     assert statistics_of(place / "a") == statistics_of(place / "b")
-    status = RunFolder(place / "b/m.lmp").status()
-    assert status["state"] == "finished"
+    run = RunFolder(place / "b/m.lmp")
+    assert run.status()["state"] == "finished"
+    assert not [e for e in events if isinstance(e, Stalled)]
+    rows = [row for row in read_journal(run.metrics) if "step" in row]
+    elapsed = [0.0, *(row["elapsed_s"] for row in rows)]
+    assert elapsed == sorted(elapsed), "durations are no differences of clock times"
+    assert all(row["perf/tokens_per_s"] > 0 for row in rows)
 
 
 @pytest.mark.parametrize("what", ["file", "link to nowhere"])

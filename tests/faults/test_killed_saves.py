@@ -56,9 +56,11 @@ def kill_saves(run: RunFolder, times: int) -> tuple[int, int]:
         with Child(partial(save_for_ever, run, checkpoint, announced + 1)) as child:
             reports = child.reports()
             next(reports)
-            time.sleep(dice.uniform(0.0, 0.06))
+            begun_at = time.monotonic()
+            newest = next(reports)
+            announced = newest[1]
+            time.sleep(dice.uniform(0.0, 2.0) * (time.monotonic() - begun_at))  # as long as two saves take here and now
             child.kill()
-            newest = ("begun", announced + 1)
             for newest in reports:
                 if newest[0] == "announced":
                     announced = newest[1]
@@ -117,7 +119,8 @@ def killed_run(folder: Path, plan: str, kills: int, dice: random.Random, length_
             if attempt < kills:
                 # After a first save: the next start has something to resume from.
                 announced = max(announced, next(child.reports(), 0))
-                time.sleep(dice.uniform(0.0, 0.5) * length_s / (kills + 1))
+                # The first one at once: it falls, however much faster the machine has become meanwhile.
+                time.sleep(dice.uniform(0.0, 0.5) * length_s / (kills + 1) if attempt else 0.0)
                 child.kill()
             steps = list(child.reports())
             status = child.wait()

@@ -117,7 +117,7 @@ def test_a_terminal_that_does_not_read_holds_nothing_up(long_run, program):
         until(trains(long_run))
         terminal.stall()
         then = steps_in_journal(long_run)
-        until(trains(long_run, then + 60), 60)
+        until(trains(long_run, then + 60))
         terminal.send(signal.SIGTERM)
         assert terminal.wait() == 0
     assert saved_step(long_run) == steps_in_journal(long_run)
@@ -128,8 +128,7 @@ def test_ctrl_z_gives_the_shell_its_terminal_and_fg_comes_back(long_run):
         until(trains(long_run))
         terminal.type("\x1a")
         until(lambda: terminal.suspended)
-        time.sleep(0.2)  # its last words may still be on their way
-        assert terminal.restored, terminal.output[-500:]
+        until(lambda: terminal.restored)  # its last words may still be on their way
         then, drawn = steps_in_journal(long_run), len(terminal.output)
         terminal.send(signal.SIGCONT)
         until(lambda: b"\x1b[?1049h" in terminal.output[drawn:])

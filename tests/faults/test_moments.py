@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
+from lmplay_tui.run.controls import Command, Controls
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.run.journal import read_journal
 from tests.faults.programs import (
@@ -24,9 +25,23 @@ from tests.faults.terminals import Terminal, until
 
 # What torch's compiler warns of in its own code.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
-HELD_UP_S = 3.0
-
 Moment = Callable[[], None]  # patches the program in its own process
+
+
+def hold_until(*kinds: str) -> Callable[[], None]:
+    """Something that lasts until a command of one of these kinds has been left for the trainer, in this process."""
+    real, asked = Controls.send, set[str]()
+
+    def send(controls: Controls, command: Command) -> None:
+        real(controls, command)
+        asked.add(type(command).__name__)
+
+    def hold() -> None:
+        while not asked & set(kinds):
+            time.sleep(0.01)  # an event's lock could be held by what a signal's handler has interrupted
+
+    setattr(Controls, "send", send)  # noqa: B010
+    return hold
 
 
 def loading() -> None:
@@ -40,8 +55,10 @@ def compiling() -> None:
     """A compiler that takes its time."""
     import torch
 
+    hold = hold_until("Stop")
+
     def slow(module, inputs):
-        time.sleep(HELD_UP_S)
+        hold()
         return module.forward
 
     torch._dynamo.register_backend(name="slow", compiler_fn=slow)
@@ -51,25 +68,39 @@ def validating() -> None:
     from lmplay_tui.train import validation
 
     real = getattr(validation, "collate")  # noqa: B009  (a name that it imports)
+    hold = hold_until("Stop", "HandOver")
 
     def slow(*args, **kwargs):
-        time.sleep(0.5)
+        hold()
         return real(*args, **kwargs)
 
     setattr(validation, "collate", slow)  # noqa: B010
 
 
-def saving() -> None:
-    """A disk that takes its time, for each checkpoint."""
+def _slow_disk(hold: Callable[[], None]) -> None:
     from lmplay_tui.train import saving
 
     real = getattr(saving, "write_checkpoint")  # noqa: B009
 
     def slow(*args, **kwargs):
-        time.sleep(HELD_UP_S)
+        hold()
         return real(*args, **kwargs)
 
     setattr(saving, "write_checkpoint", slow)  # noqa: B010
+
+
+def saving() -> None:
+    """A disk that takes its time."""
+    _slow_disk(hold_until("Stop", "HandOver"))
+
+
+def saving_until_stopped() -> None:
+    """A disk that takes its time also while the run is handed over."""
+    _slow_disk(hold_until("Stop"))
+
+
+def saving_for_ever() -> None:
+    _slow_disk(lambda: time.sleep(600))
 
 
 OPTIONS: dict[Moment, list[str]] = {
@@ -78,6 +109,8 @@ OPTIONS: dict[Moment, list[str]] = {
     validating: ["--validation-interval", "6"],
     saving: ["--save-interval", "12"],
 }
+MOMENTS = list(OPTIONS)
+OPTIONS |= {saving_until_stopped: OPTIONS[saving], saving_for_ever: OPTIONS[saving]}
 
 
 def at(moment: Moment, program) -> Callable[[], int]:
@@ -97,7 +130,7 @@ def is_at(run: RunFolder, moment: Moment) -> Callable[[], bool]:
 
 
 @pytest.mark.parametrize("program", [headless, dashboard])
-@pytest.mark.parametrize("moment", OPTIONS)
+@pytest.mark.parametrize("moment", MOMENTS)
 def test_a_stop(long_run, moment, program):
     """It ends in order, soon, and every finished step is saved."""
     with Terminal(at(moment, program)) as terminal:
@@ -128,7 +161,7 @@ def test_a_hang_up(long_run, moment):
 
 def test_a_stop_beats_a_hang_up_that_is_under_way(long_run):
     """A logout sends SIGHUP, and SIGTERM soon after: the second one holds, while the first is still saving."""
-    with Terminal(at(saving, dashboard)) as terminal:
+    with Terminal(at(saving_until_stopped, dashboard)) as terminal:
         until(trains(long_run))
         terminal.send(signal.SIGHUP)
         terminal.send(signal.SIGHUP)
@@ -161,17 +194,14 @@ def test_ctrl_c_whatever_is_open(long_run, keys):
         until(trains(long_run))
         for key in keys:
             terminal.type(key)
-            time.sleep(0.5)
+            time.sleep(0.5)  # time for it to open; it ends in order if it has not
         assert_stopped_in_order(terminal, long_run)
 
 
 def test_two_interrupts_from_outside_leave_the_dashboard_at_once(long_run):
-    with Terminal(at(saving, dashboard)) as terminal:
+    with Terminal(at(saving_for_ever, dashboard)) as terminal:
         until(trains(long_run))
-        terminal.send(signal.SIGINT)
-        time.sleep(0.5)
-        terminal.send(signal.SIGINT)
-        assert terminal.wait(10) == 130
+        assert terminal.interrupt_until_it_leaves() == 130
         assert terminal.restored
 
 

@@ -315,7 +315,7 @@ def stuck_after(monkeypatch, batches: int) -> threading.Event:
     def source(*args, **kwargs):
         for number, batch in enumerate(real(*args, **kwargs)):
             if number == batches:
-                goes_on.wait(60)
+                goes_on.wait(600)
             yield batch
 
     monkeypatch.setattr(stage_data, "batches", source)
@@ -335,7 +335,7 @@ def test_data_that_stall_are_said_and_a_stop_does_not_wait_for_them(place, monke
             controls.send(Stop())
             begun = time.monotonic()
     goes_on.set()
-    assert time.monotonic() - begun < 20
+    assert time.monotonic() - begun < 200
     assert len(losses(events)) == 3
     late = next(e for e in events if isinstance(e, Stalled))
     assert (late.what, late.step) == ("data", 3)
@@ -347,7 +347,7 @@ def test_data_that_stall_are_said_and_a_stop_does_not_wait_for_them(place, monke
 def test_a_stop_does_not_wait_for_a_silent_hub(place, monkeypatch):
     plan = write_plan(place)
     silent = threading.Event()
-    monkeypatch.setattr(loading, "open_stage", lambda *_, **__: silent.wait(60))
+    monkeypatch.setattr(loading, "open_stage", lambda *_, **__: silent.wait(600))
     controls, events = Controls(), []
     begun = time.monotonic()
     for event in run_events(given(training_plan=plan, model="m.lmp"), controls):
@@ -355,6 +355,6 @@ def test_a_stop_does_not_wait_for_a_silent_hub(place, monkeypatch):
         if "data of stage" in getattr(event, "detail", ""):
             controls.send(Stop())
     silent.set()
-    assert time.monotonic() - begun < 20
+    assert time.monotonic() - begun < 200
     assert isinstance(last(events), RunStopped)
     assert last(events).path is None

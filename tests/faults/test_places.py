@@ -23,7 +23,7 @@ from lmplay_tui.run.journal import read_journal
 from lmplay_tui.train.checkpoint import load_checkpoint
 from lmplay_tui.train.hosting import run_events
 from tests.faults.forks import Child
-from tests.faults.terminals import until
+from tests.faults.terminals import ENDS_WITHIN_S, until
 from tests.train.runs import PLAN, differences, given, last, state_of, statistics_of, stop_after, train, write_plan
 
 LANGUAGES = {"title": "Über Wörter", "text": "Die Mühle stand am Fluß. 磨坊在河边。 Кто там? Niemand war da 🙂."}
@@ -50,7 +50,7 @@ def test_locale_and_time_zone_change_no_byte(place):
         for name, environment in {"plain": {"LC_ALL": "C.UTF-8", "TZ": "UTC"}, "hard": hard}.items()
     }
     for process in runs.values():
-        said = process.communicate(timeout=100)[0]
+        said = process.communicate(timeout=ENDS_WITHIN_S)[0]
         assert process.returncode == 0, said
     assert not list(differences(state_of(place / "plain/m.lmp"), state_of(place / "hard/m.lmp")))
     assert statistics_of(place / "plain") == statistics_of(place / "hard")
@@ -227,10 +227,10 @@ def test_a_stop_while_a_real_hub_is_silent(place, silent_hub):
     )  # fmt: skip
     run = RunFolder(place / "m.lmp")
     try:
-        until(lambda: run.status().get("activity") == "downloading", 90)
-        time.sleep(1.0)
+        until(lambda: run.status().get("activity") == "downloading")
+        time.sleep(1.0)  # in the midst of it, or not quite
         process.send_signal(signal.SIGTERM)
-        said = process.communicate(timeout=30)[0]
+        said = process.communicate(timeout=ENDS_WITHIN_S)[0]
     finally:
         process.kill()
     assert process.returncode == 0, said
