@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 from tests.faults.forks import can_be_read
 
@@ -23,6 +23,8 @@ ENDS_WITHIN_S = 240.0  # with much headroom: the machine is busy
 class Terminal:
     """A child of ours in a terminal of its own, 80x24. `work` gives its exit status. Use as a context."""
 
+    _masters: ClassVar[set[int]] = set()  # the ends of all lines that are open
+
     def __init__(self, work: Callable[[], int]) -> None:
         self._status: int | None = None
         self.output = b""
@@ -30,7 +32,10 @@ class Terminal:
         sys.stderr.flush()
         self.pid, self._master = pty.fork()
         if self.pid == 0:
+            for master in self._masters:  # else a line would stay open in the programs that were started later
+                os.close(master)
             self._run(work)
+        self._masters.add(self._master)
         fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
         self._reading = threading.Event()
         self._reading.set()
@@ -108,6 +113,7 @@ class Terminal:
             self._closed = True
             self._reading.set()
             self._reader.join()
+            self._masters.discard(self._master)
             os.close(self._master)
 
     @property
