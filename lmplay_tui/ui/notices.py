@@ -19,12 +19,13 @@ _TITLES: dict[str, tuple[str, Severity, bool]] = {  # event -> title, severity, 
     "Stalled": ("stalled", "warning", True),
     "RunDone": ("finished", "information", True),
     "RunFailed": ("failed", "error", True),
+    "Died": ("died", "error", True),
     "PlanChanged": ("plan changed", "information", False),
     "LearningRateChanged": ("learning rate", "information", False),
 }
 
 
-_ENDS = ("RunDone", "RunFailed")
+_ENDS = ("RunDone", "RunFailed", "Died")
 OLD_S = 30.0  # what is older was read from a journal
 MOST = 5  # notices at a time
 RINGS_EVERY_S = 10.0  # a run whose loss spikes at each step shall not ring at each

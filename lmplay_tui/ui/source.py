@@ -1,5 +1,6 @@
 """Where a dashboard's run comes from: a trainer in this process, or a run folder of another one."""
 
+import shlex
 import socket
 import time
 from collections.abc import Callable
@@ -135,6 +136,8 @@ class FolderSource:
         elif not view.over:
             view.state = said if said in ("stopped", "finished", "failed") else "dead"
             view.activity, view.detail, view.fraction = view.state, "", None
+            if view.state == "dead":
+                view.say("error", f"its process has ended without a word; {_how_to_go_on(self._run)}", event="Died")
         return before != (view.state, view.activity, view.detail, view.fraction)
 
     def send(self, command: controls.Command) -> bool:
@@ -147,3 +150,10 @@ class FolderSource:
             self.view.say("error", f"{one_line(self._run.control)}: cannot be written ({error.strerror})")
             return False
         return True
+
+
+def _how_to_go_on(run: RunFolder) -> str:
+    """The command that resumes a run, if it has saved."""
+    if not run.model.exists():
+        return "nothing had been saved"
+    return f"go on with: lmplay-tui --model {shlex.quote(one_line(run.model))}"

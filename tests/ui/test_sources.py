@@ -117,6 +117,7 @@ def test_a_folder_is_followed_while_it_grows(folder: RunFolder) -> None:
     clock.now += 2
     source.poll()
     assert source.view.state == "dead"
+    assert source.view.log[-1].text == "its process has ended without a word; nothing had been saved"
     with closing(Journal(folder.events)) as journal:
         journal.write(STOPPED.record())
     source.poll()

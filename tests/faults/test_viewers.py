@@ -1,0 +1,102 @@
+"""Viewers of a run that is killed or handed over, and viewers that are killed themselves, each in a real terminal."""
+
+import re
+import signal
+
+from lmplay_tui.cli import main
+from lmplay_tui.run.journal import read_journal
+from tests.faults.programs import (
+    assert_stopped_in_order,
+    dashboard,
+    headless,
+    saved_step,
+    steps_in_journal,
+    stop_and_wait,
+    trains,
+)
+from tests.faults.terminals import Terminal, until
+from tests.ui.terminal_screen import ScreenTerminal
+
+
+def viewer() -> ScreenTerminal:
+    return ScreenTerminal(lambda: main(["attach", "m.lmp"]), (100, 30))
+
+
+def shown_step(terminal: ScreenTerminal) -> int:
+    """The step that stands in the state line; 0 if none does."""
+    found = re.search(r"step ([\d,]+)", terminal.screen.partition("\n")[0])
+    return int(found[1].replace(",", "")) if found else 0
+
+
+def test_a_run_that_is_killed_while_it_is_looked_at(long_run):
+    """Its viewer says so and how to go on, and stays; it follows the run when somebody has resumed it."""
+    with Terminal(headless("--save-interval", "12")) as trainer, viewer() as looking:
+        until(long_run.model.exists)
+        looking.shows("training", "attached")
+        trainer.send(signal.SIGKILL)
+        assert trainer.wait() == -signal.SIGKILL
+        looking.shows("✗ dead", "died", "its process has ended without a word", "go on with: lmplay-tui --model m.lmp")
+        looking.type("6")  # the toast goes, the log stays
+        looking.shows("6 log", "without a word; go on with: lmplay-tui --model m.lmp")
+        looking.type("s")
+        looking.shows("the run is dead")
+        then = saved_step(long_run)
+        with Terminal(lambda: main(["--headless", "--model", "m.lmp", "--device", "cpu"])) as resumed:
+            until(trains(long_run, then + 3))
+            until(lambda: shown_step(looking) > then)
+            looking.shows("● ", "attached")
+            resumed.send(signal.SIGTERM)
+            assert_stopped_in_order(resumed, long_run)
+        looking.shows("■ stopped")
+        looking.type("q")
+        assert looking.wait() == 0
+        assert looking.restored, looking.output[-500:]
+        assert b"Traceback" not in looking.output
+
+
+def test_several_viewers_of_which_one_is_killed(long_run):
+    """The run and the other viewers do not notice."""
+    with Terminal(headless()) as trainer, viewer() as first, viewer() as second, viewer() as third:
+        for each in (first, second, third):
+            each.shows("training", "attached")
+        second.send(signal.SIGKILL)
+        assert second.wait() == -signal.SIGKILL
+        then = steps_in_journal(long_run)
+        until(lambda: min(shown_step(first), shown_step(third)) > then)
+        first.type("q")
+        assert first.wait() == 0
+        assert first.restored, first.output[-500:]
+        then = steps_in_journal(long_run)
+        until(lambda: shown_step(third) > then)
+        assert not [e for e in read_journal(long_run.events) if e["event"] in ("Warned", "Answered")]
+        assert not list(long_run.control.iterdir())
+        trainer.send(signal.SIGTERM)
+        assert_stopped_in_order(trainer, long_run)
+        third.shows("■ stopped")
+        third.send(signal.SIGTERM)
+        assert third.wait() == 0
+        assert third.restored, third.output[-500:]
+
+
+def test_a_viewer_follows_a_run_that_is_handed_over(long_run):
+    """The dashboard's line is lost; who looks from elsewhere sees it go on, and never a run without a process."""
+    with Terminal(dashboard()) as terminal:
+        until(trains(long_run))
+        with viewer() as looking:
+            looking.shows("training", "attached")
+            terminal.hang_up()
+            assert terminal.wait() == 0
+            try:
+                handed = next(e for e in read_journal(long_run.events) if e["event"] == "HandedOver")
+                until(trains(long_run, handed["step"] + 3))
+                until(lambda: shown_step(looking) > handed["step"])
+                looking.shows("attached")
+                looking.type("q")
+                assert looking.wait() == 0
+                assert looking.restored, looking.output[-500:]
+                for said in ("dead", "died"):
+                    assert said.encode() not in looking.output
+                assert long_run.alive(), "a viewer that leaves stops nothing"
+            finally:
+                stop_and_wait(long_run)
+    assert saved_step(long_run) == steps_in_journal(long_run)
