@@ -45,8 +45,11 @@ _READERS: dict[str, TypeAdapter[asked.Command]] = {
 
 
 def leave_command(run: RunFolder, command: asked.Command) -> str:
-    """Leave a command for the run and give its identity: the `id` of the answer. Raises `OSError`."""
-    identity = f"{time.time_ns():020d}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    """Leave a command for the run and give its identity: the `id` of the answer, its own if it has one.
+
+    Raises `OSError`.
+    """
+    identity = command.id or f"{time.time_ns():020d}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     values = {"command": type(command).__name__} | asdict(command) | {"id": identity}
     write_whole(run.control / f"{identity}.json", json.dumps(values).encode("utf-8"))
     return identity

@@ -145,9 +145,13 @@ class Controls:
         self.stop_reason = self.stop_reason if self.stop_now else ""
         return [command for command in leaving if isinstance(command, HandOver)]
 
+    def take_waiting(self) -> list[Command]:
+        """What nobody has obeyed yet; it is the caller's now."""
+        return _emptied(self._waiting)
+
     def left_over(self) -> list[Command]:
         """What nobody has answered when the run is over."""
-        return _emptied(self._leaving) + _emptied(self._waiting)
+        return _emptied(self._leaving) + self.take_waiting()
 
 
 def _emptied(commands: deque[Command]) -> list[Command]:

@@ -310,12 +310,16 @@ class StageDone(Event):
 
 @dataclass(frozen=True)
 class RunStopped(Event):
-    """Stopped before the plan's end. `path` None: nothing had been trained, nothing was saved."""
+    """Stopped before the plan's end. `path`: the newest checkpoint; None: nothing had been trained, nothing was saved.
+
+    `saved`: by this process; else the checkpoint is the one that was there before.
+    """
 
     step: int
     path: str | None
     command: str  # what to type to go on
     reason: str
+    saved: bool = True
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ HEARTBEAT_S = 3.0
 HEARTBEAT_STALE_S = 30.0
 LOCK_FROM = "LMPLAY_TUI_LOCK"  # environment: `descriptor:path` of a lock that a process was started with
 _CANNOT_LOCK = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
-_OTHER_CHECKPOINT = re.compile(r"\.(prev|best|corrupted|damaged|step-\d{8,})$")
+_OTHER_CHECKPOINT = re.compile(r"\.[A-Za-z0-9_-]+$")  # NAME.prev, NAME.STAGE, ...: no name of a run has a dot
 
 
 def utc_now() -> str:
@@ -279,8 +279,8 @@ def find_run(text: str | None, out_dir: str | None = None) -> RunFolder:
     candidates += [given.with_name(given.name + ".lmp")] if given.name else []
     candidates += [place / f"{text}.lmp" for place in places]
     for candidate in candidates:
-        stem = _OTHER_CHECKPOINT.sub("", candidate.stem)
-        run = RunFolder(candidate.with_name(stem + ".lmp"))
-        if run.folder.is_dir() or run.model.is_file():
-            return run
+        for stem in (_OTHER_CHECKPOINT.sub("", candidate.stem), candidate.stem):
+            run = RunFolder(candidate.with_name(stem + ".lmp"))
+            if run.folder.is_dir() or run.model.is_file():
+                return run
     raise UserError(f"no run called {one_line(text)} in this folder or in {one_line(places[1])}; see: lmplay-tui runs")

@@ -19,6 +19,7 @@ from lmplay_tui.run.events import Event, LossSpiked, RunDone, RunFailed, RunStop
 from lmplay_tui.run.telling import told
 from lmplay_tui.text import one_line
 
+NOTIFY_URL = "LMPLAY_TUI_NOTIFY_URL"  # environment: the address that a process which hands over passes on
 ANSWER_WITHIN_S = 10.0
 LAST_WORDS_S = 10.0  # the end of a run waits no longer for what is still to be sent
 WARNINGS_EVERY_S = 300.0  # spikes and stalls in between are counted, not sent

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from lmplay_tui.errors import EXIT_USAGE
 from lmplay_tui.run import events as said
 from lmplay_tui.run.folder import RunFolder, boot_id, utc_now
 from lmplay_tui.run.journal import Journal
@@ -19,6 +20,12 @@ from lmplay_tui.run.telling import told
 PREDICTIONS_LIMIT_BYTES = 64 << 20
 LOG_LIMIT_BYTES = 4 << 20
 STATUS_EVERY_S = 1.0
+# What `run.json` keeps of the process before, until this one knows better.
+_CARRIED = (
+    "plan_folder", "stages", "stage", "step", "samples", "tokens", "train_loss", "val_loss", "lr", "checkpoint",
+    "device",
+)  # fmt: skip
+_OF_A_CHECKPOINT = ("stage", "train_loss", "val_loss", "lr", "checkpoint")  # nothing of them holds in a new run
 _TOLD_AT_ONCE = (said.RunStarted, said.CheckpointSaved, said.Paused, said.Resumed, *said.LAST_EVENTS)
 
 
@@ -32,9 +39,13 @@ class Recorder:
         self._predictions = Journal(run.predictions, limit_bytes=PREDICTIONS_LIMIT_BYTES)
         self._log = LogFile(run.log)
         self._warned = self._ended = False
+        self._has_started = False
+        self._before = run.status()
+        self._rewinds_to = 0  # the step of this start's checkpoint
+        self._to_rewind: list[Journal] = []  # these still hold what lies beyond it
         self._written_at = 0.0
         self._pace = Pace()
-        self.status: dict[str, Any] = {
+        self.status: dict[str, Any] = {name: self._before[name] for name in _CARRIED if name in self._before} | {
             "name": run.name,
             "model": str(run.model.resolve()),
             "state": "running",
@@ -43,16 +54,17 @@ class Recorder:
             "host": socket.gethostname(),
             "boot": boot_id(),
             "started": utc_now(),
-            "plan_folder": run.status().get("plan_folder", ""),
         }
 
     def record(self, event: said.Event) -> list[said.Event]:
         """Write `event` down; gives it back, and a warning behind it where the disk would not take it."""
         record = event.record()
         record["time"] = utc_now()
+        if isinstance(event, said.StepDone | said.CheckpointSaved):
+            self._rewind()
         match event:
             case said.RunStarted():
-                self._resume_from(event.step)
+                self._rewinds_to, self._to_rewind = event.step, [j for j in self._journals if _has_lines(j.path)]
                 self._events.write(record)
             case said.MetricsLogged():
                 self._metrics.write({"time": record["time"], **event.values})
@@ -61,7 +73,7 @@ class Recorder:
                 self._predictions.write(
                     {"time": record["time"], "step": event.step, "stage": event.stage, **prediction}
                 )
-            case _ if event.journaled:
+            case _ if event.journaled and not self._is_refusal(event):
                 self._events.write(record)
         if (sentence := told(record)) is not None:
             level, text = sentence
@@ -82,20 +94,24 @@ class Recorder:
             and event.activity != self.status["activity"]
         )
 
+    @property
+    def _journals(self) -> tuple[Journal, Journal, Journal]:
+        return self._metrics, self._events, self._predictions
+
     def close(self) -> None:
-        for journal in (self._metrics, self._events, self._predictions):
+        for journal in self._journals:
             journal.close()
 
-    def _resume_from(self, step: int) -> None:
-        """Tell readers to drop what a process that was killed wrote beyond the checkpoint."""
-        for journal in (self._metrics, self._events, self._predictions):
-            if journal.path.exists() and journal.path.stat().st_size:
-                journal.write({"resumed_from": step})
+    def _rewind(self) -> None:
+        """Tell readers to drop what earlier processes wrote beyond the checkpoint: now that it is trained anew."""
+        for journal in self._to_rewind:
+            journal.write({"resumed_from": self._rewinds_to})
+        self._to_rewind = []
 
     def _complaints(self) -> list[said.Event]:
         if self._warned:
             return []
-        for journal in (self._metrics, self._events, self._predictions):
+        for journal in self._journals:
             if journal.failed:
                 self._warned = True
                 return [said.Warned(f"{journal.path}: cannot be written ({journal.last_error}); training goes on")]
@@ -114,13 +130,11 @@ class Recorder:
         status = self.status
         match event:
             case said.RunStarted():
-                status |= {"step": event.step, "samples": event.rows, "tokens": event.tokens, "device": event.device}
-                status["stages"] = [dataclasses.asdict(stage) for stage in event.stages]
-                status["plan_folder"] = event.plan_folder
+                self._begin(event)
             case said.ActivityChanged():
                 status |= {"activity": event.activity, "detail": event.detail, "fraction": event.fraction}
             case said.StageStarted():
-                status["stage"] = event.stage
+                status |= {"stage": event.stage, "has_begun": True}
                 self._set_stage(event.stage, rows_total=event.rows_total, rows_done=event.rows_done)
             case said.StepDone():
                 self._follow_step(event)
@@ -128,6 +142,8 @@ class Recorder:
                 status["val_loss"] = event.loss
             case said.CheckpointSaved():
                 status["checkpoint"] = {"path": event.path, "step": event.step, "time": utc_now()}
+            case said.StageDone():
+                self._finish_stage(event.stage)
             case said.PlanChanged() | said.StagesCounted():
                 status["stages"] = [dataclasses.asdict(stage) for stage in event.stages]
             case said.Paused():
@@ -137,6 +153,23 @@ class Recorder:
                 self._pace.clear()
             case _ if isinstance(event, said.LAST_EVENTS):
                 status |= _end(event)
+                if isinstance(event, said.RunFailed) and self._is_refusal(event):
+                    self.status = self._before | {"pid": os.getpid(), "refused": event.message}
+
+    def _is_refusal(self, event: said.Event) -> bool:
+        """Whether a start has come to nothing by a mistake in what was asked: the run that is there stays as it was."""
+        mistaken = isinstance(event, said.RunFailed) and event.exit_code == EXIT_USAGE
+        return mistaken and not self._has_started and "state" in self._before and self._run.model.exists()
+
+    def _begin(self, event: said.RunStarted) -> None:
+        self._has_started = True
+        if event.resumed_from is None:
+            for name in _OF_A_CHECKPOINT:
+                self.status.pop(name, None)
+        self.status |= {
+            "step": event.step, "samples": event.rows, "tokens": event.tokens, "device": event.device,
+            "stages": [dataclasses.asdict(stage) for stage in event.stages], "plan_folder": event.plan_folder,
+        }  # fmt: skip
 
     def _follow_step(self, event: said.StepDone) -> None:
         self._set_stage(event.stage, rows_done=event.stage_rows)
@@ -154,10 +187,23 @@ class Recorder:
             return math.nan
         return self._pace.seconds_for(sum(stage["rows_total"] - stage["rows_done"] for stage in stages))
 
+    def _finish_stage(self, name: str) -> None:
+        """All its rows have been read, the last ones perhaps without a step."""
+        for stage in self.status.get("stages", []):
+            if stage["name"] == name and stage["rows_total"] is not None:
+                stage["rows_done"] = stage["rows_total"]
+
     def _set_stage(self, name: str, **values: int) -> None:
         for stage in self.status.get("stages", []):
             if stage["name"] == name:
                 stage.update(values)
+
+
+def _has_lines(path: Path) -> bool:
+    try:
+        return path.stat().st_size > 0
+    except OSError:
+        return False
 
 
 def _end(event: said.Event) -> dict[str, Any]:

@@ -88,6 +88,8 @@ def _stopped(record: Record) -> str:
     path = record.get("path")
     if path is None:
         return "stopped before the first step: nothing was saved"
+    if record.get("saved") is False:
+        return f"stopped at {_step(record)} before anything was trained: {one_line(path, 400)} is as it was"
     return f"stopped at {_step(record)}, saved {one_line(path, 400)}"
 
 

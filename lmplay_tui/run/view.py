@@ -59,6 +59,7 @@ class RunView:
         self.checkpoint: Record | None = None
         self.pace = Pace()
         self.step_time = StepTime()
+        self._rewinds_to: int | None = None  # where this start began, until it does anything: then the rest is gone
         self._elapsed_before = 0.0  # seconds of training before this start
         self._ended_at: float | None = None
         self.result: Record | None = None  # RunStopped, RunFailed or RunDone
@@ -106,6 +107,9 @@ class RunView:
         """Take one event's record, or one line of a journal."""
         event = record.get("event")
         if event is not None:
+            if event in _GOES_ON and self._rewinds_to is not None:
+                self._drop_beyond(self._rewinds_to)
+                self._rewinds_to = None
             handler = _HANDLERS.get(str(event))
             if handler is not None:
                 handler(self, record)
@@ -188,8 +192,7 @@ class RunView:
         self._take_pins(record)
         self.pace.clear()
         resumed_from = record.get("resumed_from")
-        if isinstance(resumed_from, int):
-            self._drop_beyond(resumed_from)
+        self._rewinds_to = resumed_from if isinstance(resumed_from, int) else None
 
     def _take_stages(self, record: Record) -> None:
         known = {stage.name: stage for stage in self.stages}
@@ -331,6 +334,8 @@ def _whole_text(value: object) -> str:
 
 
 _ENDS = ("RunStopped", "RunFailed", "RunDone", "HandedOver", "Paused", "Resumed")
+
+_GOES_ON = ("StepDone", "CheckpointSaved", "Validated", "Evaluated")  # a curve's next point, or the end of the old ones
 
 _HANDLERS: dict[str, Callable[[RunView, Record], None]] = {
     "RunStarted": RunView._run_started,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lmplay_tui.errors import TrainingError, UserError
+from lmplay_tui.run.control_files import ControlFiles
 from lmplay_tui.run.folder import RunFolder, RunLock
 from lmplay_tui.text import one_line
 from lmplay_tui.train.handing_over import start_process
@@ -25,6 +26,7 @@ def start_detached(given: Mapping[str, Any], *, until_it_trains: bool = False) -
     run.create()
     lock = RunLock(run)
     lock.take()
+    ControlFiles(run).sweep()  # the process that inherits the lock takes what it finds for its own
     try:
         pid = start_process(run, given, lock, resumes=False)
     except OSError as error:
@@ -35,9 +37,9 @@ def start_detached(given: Mapping[str, Any], *, until_it_trains: bool = False) -
     while time.monotonic() < deadline:
         lives = _lives(pid)  # before the look: what it said last is then seen for certain
         status = run.status()
-        if status.get("pid") == pid and status.get("state") == "failed":
-            raise UserError(one_line(status.get("message", "failed"), 1000))
-        begun = not until_it_trains or "stage" in status or status.get("state") != "running"
+        if status.get("pid") == pid and (status.get("state") == "failed" or "refused" in status):
+            raise UserError(one_line(status.get("refused") or status.get("message", "failed"), 1000))
+        begun = not until_it_trains or status.get("has_begun") or status.get("state") != "running"
         if status.get("pid") == pid and begun:
             break
         if not lives:

@@ -7,17 +7,20 @@ throughout, and no third process can come between.
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import Any
 
 from lmplay_tui.options import OnResume, command_words, on_resume
-from lmplay_tui.run.controls import Controls
+from lmplay_tui.run.control_files import leave_command
+from lmplay_tui.run.controls import Command, Controls
 from lmplay_tui.run.events import Answered, Event, HandedOver, Warned
 from lmplay_tui.run.folder import LOCK_FROM, RunFolder, RunLock
+from lmplay_tui.run.notifying import NOTIFY_URL
 from lmplay_tui.train.time_limit import SPENT
 
 _OF_THIS_PROCESS = {
     "model", "headless", "start", "detach", "on_hangup", "json_lines", "refresh_hz", "ascii", "no_mouse",
+    "notify_url",  # by environment: everybody on the machine can read a command line
 }  # fmt: skip
 # What speaks of a start, not of the run: the process that goes on must not do it once more.
 _ONCE = _OF_THIS_PROCESS | {
@@ -51,6 +54,8 @@ def start_process(
     """
     descriptor = lock.descriptor
     environment = os.environ | {LOCK_FROM: f"{descriptor}:{run.lock_path.resolve()}", SPENT: f"{spent_s:.3f}"}
+    if (url := given.get("notify_url")) is not None:
+        environment[NOTIFY_URL] = url
     with run.log.open("ab") as log:
         process = subprocess.Popen(
             command_of(run, given, resumes=resumes), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
@@ -61,8 +66,24 @@ def start_process(
     return process.pid
 
 
-def hand_over(step: int, controls: Controls, go_on_elsewhere: Callable[[], int]) -> Generator[Event, None, bool]:
-    """Let another process go on from what is saved; whether it does. If it cannot, this one stays."""
+def hand_over(
+    run: RunFolder, step: int, controls: Controls, go_on_elsewhere: Callable[[], int], wanted: Iterable[Command] = ()
+) -> Generator[Event, None, bool]:
+    """Let another process go on from what is saved; whether it does. If it cannot, this one stays.
+
+    `wanted`: what holds here and is in no checkpoint. With what nobody has obeyed yet it is left for that process, as
+    control files; where this one stays, it finds them itself.
+    """
+    left = [*wanted, *controls.take_waiting()]
+    try:
+        while left:
+            leave_command(run, left[0])
+            del left[0]
+    except OSError as error:  # else the other process would train on against what was asked
+        for command in left:
+            controls.send(command)
+        yield from not_handed_over(f"what was asked for cannot be handed down ({error.strerror})", step, controls)
+        return False
     try:
         pid = go_on_elsewhere()
     except OSError as error:

@@ -1,6 +1,7 @@
 """A run from a command line to its last event: what every host of a trainer iterates over."""
 
 import contextlib
+import os
 import shlex
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +16,7 @@ from lmplay_tui.run.events import (
     LAST_EVENTS,
     ActivityChanged,
     Answered,
+    CheckpointSaved,
     Event,
     HandedOver,
     LogLine,
@@ -25,7 +27,7 @@ from lmplay_tui.run.events import (
     Warned,
 )
 from lmplay_tui.run.folder import RunFolder, RunLock, statistics_folder, utc_now, write_whole
-from lmplay_tui.run.notifying import Notifier
+from lmplay_tui.run.notifying import NOTIFY_URL, Notifier
 from lmplay_tui.run.on_done import run_on_done
 from lmplay_tui.run.own_pictures import write_pngs
 from lmplay_tui.run.recorder import Recorder
@@ -50,8 +52,9 @@ def run_events(given: Mapping[str, Any], controls: Controls, prog: str = "lmp_tr
     except UserError as error:
         yield RunFailed(str(error), error.exit_code, step=0, path=None)
         return
+    given = _with_address(given, lock)
     recorder: Recorder | None = None
-    step = 0
+    step, saved = 0, False
     limit, notifier = TimeLimit(given.get("max_hours")), Notifier(given.get("notify_url"), run.name)
     files = ControlFiles(run)
     if not lock.inherited:  # else they were left for this very run
@@ -66,10 +69,13 @@ def run_events(given: Mapping[str, Any], controls: Controls, prog: str = "lmp_tr
             yield from recorder.record(Warned(f"{run.folder}: cannot be locked there; do not start this run twice"))
 
         def go_on_elsewhere() -> int:
-            return start_process(run, given, lock, resumes=run.model.exists(), spent_s=limit.spent_s)
+            # Before the first save the checkpoint knows nothing of this start's command line.
+            return start_process(run, given, lock, resumes=saved, spent_s=limit.spent_s)
 
+        step = (recorder.status.get("step") or 0) if run.model.exists() else 0
         for event in _guarded(run, given, controls, prog, go_on_elsewhere):
             step = getattr(event, "step", None) or step
+            saved = saved or isinstance(event, CheckpointSaved)
             if isinstance(event, PlanChanged):
                 _keep_plan(run, event)
             notifier.hear(event)
@@ -93,8 +99,16 @@ def run_events(given: Mapping[str, Any], controls: Controls, prog: str = "lmp_tr
         lock.release()
 
 
+def _with_address(given: Mapping[str, Any], lock: RunLock) -> Mapping[str, Any]:
+    """With `--notify-url` as the process before has handed it down; no process that this one starts inherits it."""
+    url = os.environ.pop(NOTIFY_URL, None)
+    return {**given, "notify_url": url} if url is not None and lock.inherited else given
+
+
 def _with_place(event: Event, step: int, run: RunFolder) -> Event:
-    """A failure, with where the run was and the checkpoint that stands."""
+    """A failure, or a stop while loading, with where the run was and the checkpoint that stands."""
+    if isinstance(event, RunStopped) and not event.step:  # while it was loading
+        return replace(event, step=step)
     if not isinstance(event, RunFailed):
         return event
     return replace(event, step=step, path=str(run.model) if run.model.exists() else None)
@@ -146,7 +160,7 @@ def _answers(controls: Controls, end: Event) -> Iterator[Answered]:
         if not command.id:
             continue
         if isinstance(command, Stop) and isinstance(end, RunStopped):
-            saved = f"saved {end.path}" if end.path else "nothing had been trained"
+            saved = f"saved {end.path}" if end.path and end.saved else "nothing had been trained"
             yield Answered("Stop", command.id, True, f"stopped at step {end.step}, {saved}")
         elif isinstance(command, HandOver) and isinstance(end, HandedOver):
             yield Answered("HandOver", command.id, True, f"goes on in process {end.pid}")
@@ -167,9 +181,11 @@ def _guarded(
             except StopRequested:  # while loading: nothing has been trained
                 if not controls.hands_over:
                     path = str(run.model) if run.model.exists() else None
-                    yield RunStopped(0, path, resume_command(prog, run, given), controls.stop_reason or "asked")
+                    yield RunStopped(
+                        0, path, resume_command(prog, run, given, False), controls.stop_reason or "asked", saved=False
+                    )
                     return
-                if (yield from hand_over(0, controls, go_on_elsewhere)):
+                if (yield from hand_over(run, 0, controls, go_on_elsewhere)):
                     return
     except UserError as error:
         yield RunFailed(str(error), error.exit_code, 0, None)

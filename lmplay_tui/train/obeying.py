@@ -45,6 +45,7 @@ class Obeyer:
         self._controls = controls
         self.stop_at_stage_end = False
         self.paused = False
+        self.has_changed_the_run = False  # in what a checkpoint keeps
         self._wanted: set[Work] = set()
         self._asked: list[asked.Ask] = []
         self._save_ids: list[str] = []  # control files that wait for the save's outcome
@@ -131,14 +132,18 @@ class Obeyer:
                 yield ActivityChanged("training")
             case asked.SetLearningRate():
                 self._set_lr(command, lr)
+                self.has_changed_the_run = True
                 yield LearningRateChanged(step, self._state.progress.lr_factor)
             case asked.Bookmark():
                 yield Bookmarked(step, command.note)
             case asked.Pin():
                 self._pin(command.prompt)
+                self.has_changed_the_run = True
                 yield PinsChanged(step, tuple(self._state.progress.pinned))
             case asked.ChangePlan():
-                yield self._change_plan(command.text)
+                changed = self._change_plan(command.text)
+                self.has_changed_the_run = True
+                yield changed
             case asked.Refused():
                 raise UserError(command.reason)
 

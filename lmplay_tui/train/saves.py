@@ -19,6 +19,7 @@ class Saves:
         self._state = state
         self._saver = Saver(state.run, statistics_folder)
         self._saver.sweep()
+        self.has_saved = False  # in this process
         self._failed = 0
         self._last = time.monotonic()
         self._best_before: tuple[float | None, int | None] = (None, None)
@@ -100,7 +101,7 @@ class Saves:
             yield Answered("SaveNow", identity, ok, str(self._state.run.model) if ok else outcome.problems[0])
         self._answering = []
         if outcome.saved is not None:
-            self._failed = 0
+            self._failed, self.has_saved = 0, True
             yield outcome.saved
             for problem in outcome.problems:
                 yield Warned(f"{problem}; the checkpoint itself is saved", step)

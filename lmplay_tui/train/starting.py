@@ -5,6 +5,7 @@ import shlex
 import time
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from lmplay_tui.models.registry import build_model, load_experiment
 from lmplay_tui.options import OnResume, TrainOptions, command_words, flag, on_resume, shown_value
 from lmplay_tui.plan.changes import list_changes
 from lmplay_tui.plan.extending import extend_plan
+from lmplay_tui.plan.keys import NAME_PATTERN
 from lmplay_tui.plan.problems import PlanError
 from lmplay_tui.plan.reading import check_name, parse_plan, read_plan
 from lmplay_tui.plan.schema import Plan
@@ -38,7 +40,6 @@ from lmplay_tui.train.trainer import Trainer
 
 DEFAULT_PLAN = "default"
 _NO_NAME = re.compile(r"[^A-Za-z0-9_-]+")
-_OTHER_NAMES = re.compile(r"\.(prev|best|corrupted|damaged|step-\d{8,})$")
 
 
 def choose_run(given: Mapping[str, Any]) -> RunFolder:
@@ -51,7 +52,10 @@ def choose_run(given: Mapping[str, Any]) -> RunFolder:
             raise UserError(f"--model: {shown_value(stem)} {problem}")
     elif resume not in ("auto", "none"):
         path = Path(resume)
-        model = path.with_name(_OTHER_NAMES.sub("", path.stem) + ".lmp")
+        stem, dot, kind = path.stem.partition(".")  # neither a run's nor a stage's name has a dot
+        if check_name("model", stem) is not None or (dot and NAME_PATTERN.match(kind) is None):
+            raise UserError(f"--resume: {shown_value(path.name)} does not tell the run's name; give it with --model")
+        model = path.with_name(f"{stem}.lmp")
     else:
         plan = read_plan(given.get("training_plan", DEFAULT_PLAN))
         exp = given.get("exp", plan.train.get("exp", TrainOptions().exp)).rpartition(":")[2]
@@ -227,7 +231,7 @@ def build_trainer(start: Start, controls: Controls, prog: str) -> Generator[Even
         LoadedData(state.stage_options, tokenizer, datasets_folder(options.out_dir)),
         controls,
         statistics_folder=statistics_folder(options.out_dir),
-        resume_command=resume_command(prog, run, given),
+        resume_command=partial(resume_command, prog, run, given),
         resumed_from=state.progress.step if start.checkpoint is not None else None,
         note=", ".join((*chosen, "samples padded" if state.trunk is None else "samples packed")),
     )
@@ -335,9 +339,13 @@ _NOT_FOR_A_RESUME = {
 }  # fmt: skip
 
 
-def resume_command(prog: str, run: RunFolder, given: Mapping[str, Any]) -> str:
-    """What to type to go on: the model, and what a checkpoint does not remember."""
-    again = {
+def resume_command(prog: str, run: RunFolder, given: Mapping[str, Any], saved: bool) -> str:
+    """What to type to go on: the model, and what a checkpoint does not remember.
+
+    `saved`: by the process that ends; else a checkpoint that was chosen with `--resume` is still to be gone on from.
+    """
+    chosen = {} if saved or given.get("resume", "auto") in ("auto", "none") else {"resume": given["resume"]}
+    again = chosen | {
         name: value
         for name, value in given.items()
         if name not in _NOT_FOR_A_RESUME and (on_resume(name) is OnResume.FREE or (name == "exp" and ":" in value))

@@ -11,7 +11,7 @@ from typing import Any
 
 from lmplay_tui.errors import DataError, OutOfMemoryError
 from lmplay_tui.plan.reading import shipped_plans
-from lmplay_tui.run.controls import Controls
+from lmplay_tui.run.controls import Command, Controls, Pause, Stop
 from lmplay_tui.run.events import ActivityChanged, Event, MetricsLogged, RunDone, RunStarted, RunStopped
 from lmplay_tui.train.compiling import Compilation
 from lmplay_tui.train.device import peak_flops
@@ -33,7 +33,7 @@ class Trainer:
     """Trains a run, stage by stage.
 
     `note`: one line on what was chosen for this device. `resumed_from`: the step of the checkpoint, if there was one.
-    `resume_command`: what a user types to go on.
+    `resume_command`: what a user types to go on, by whether this process has saved.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Trainer:
         controls: Controls,
         *,
         statistics_folder: Path,
-        resume_command: str,
+        resume_command: Callable[[bool], str],
         resumed_from: int | None = None,
         note: str = "",
     ) -> None:
@@ -133,13 +133,16 @@ class Trainer:
         progress, path = self.state.progress, self.state.run.model
         yield ActivityChanged("stopping")
         yield from self._log_rest()
-        if self.stepper.steps_here:
+        if self.stepper.steps_here or (self._resumed_from is not None and self.obeyer.has_changed_the_run):
             yield from self.saves.finish("stop", keep=self._keep())
+        else:
+            yield from self.saves.last_outcome()
         yield RunStopped(
             step=progress.step,
             path=str(path) if path.exists() else None,
-            command=self._resume_command,
+            command=self._resume_command(self.saves.has_saved),
             reason=self.controls.stop_reason or "asked",
+            saved=self.saves.has_saved,
         )
         return True
 
@@ -148,14 +151,19 @@ class Trainer:
         step = self.state.progress.step
         yield ActivityChanged("handing over")
         yield from self._log_rest()
-        if self.stepper.steps_here:
+        if self.stepper.steps_here or self.obeyer.has_changed_the_run:
             problem = yield from self.saves.attempt("handing over", keep=self._keep())
             if problem is not None:
                 yield from not_handed_over("nothing could be saved", step, self.controls)
                 return False
+        else:
+            yield from self.saves.last_outcome()
         if not self.controls.hands_over:  # somebody has asked to stop meanwhile
             return False
-        return (yield from hand_over(step, self.controls, go_on_elsewhere))
+        # No checkpoint knows these. Their names come before those of all other commands: what is newer has its way.
+        wanted: list[Command] = [Pause(id=f"{0:020d}-pause")] if self.obeyer.paused else []
+        wanted += [Stop(when="stage_end", id=f"{0:020d}-stop")] if self.obeyer.stop_at_stage_end else []
+        return (yield from hand_over(self.state.run, step, self.controls, go_on_elsewhere, wanted))
 
     def _keep_what_is_done(self, *, is_whole: bool) -> Iterator[Event]:
         """Training cannot go on: save what is finished, and tell how the save under way has gone."""

@@ -73,6 +73,17 @@ def test_a_resume_drops_later_rows_marks_and_predictions() -> None:
     assert max(each.step for each in view.predictions) <= 95
 
 
+def test_a_start_from_an_older_checkpoint_that_does_nothing_leaves_the_curves() -> None:
+    view = RunView(Clock())
+    for record in journals(training(150)):
+        view.apply(record)
+    view.apply(started(resumed_from=95).record())
+    assert view.history.series["train/loss"].last_at("step") == 150
+    view.apply(step_done(96, "topics", 960, 960, 3.0).record())
+    assert view.history.series["train/loss"].points().x.tolist() == list(range(1, 97))
+    assert max(mark.step for mark in view.marks) <= 95
+
+
 def test_forgetting_is_the_change_since_a_stages_own_end() -> None:
     def scores(**losses: float) -> dict[str, happened.EvaluationResult]:
         return {name: happened.EvaluationResult(loss, None, 1.0) for name, loss in losses.items()}

@@ -46,7 +46,7 @@ def test_the_command_is_told_how_the_run_ended(place):
     lines = (place / "facts.txt").read_text("utf-8").splitlines()
     assert lines[0] == "stopped|0|m|m.lmp|2|stopped at step 2, saved m.lmp"
     assert lines[1] == f"finished|0|m|m.lmp|{steps}|the plan is done at step {steps}, saved m.lmp"
-    assert lines[2].startswith("failed|2|m|m.lmp|0|failed: missing.toml")
+    assert lines[2].startswith(f"failed|2|m|m.lmp|{steps}|failed: missing.toml")
     assert len(lines) == 3
     assert not warnings(done)
 
@@ -108,7 +108,7 @@ def test_handing_over_leaves_it_to_the_process_that_goes_on(place, monkeypatch):
 
     monkeypatch.setattr(hosting, "start_process", start)
     controls, events = Controls(), []
-    options = {"on_done": "echo ran >> ran.txt", "max_hours": 5.0, "notify_url": "http://127.0.0.1:1/x"}
+    options = {"on_done": "echo ran >> ran.txt", "max_hours": 5.0}
     for event in run_events(given(training_plan=write_plan(place), model="m.lmp", **options), controls):
         events.append(event)
         if isinstance(event, StepDone) and event.step == 2:

@@ -1,0 +1,316 @@
+"""A start that trains nothing, or not yet, loses nothing: what was asked, what is told, what is on the disk."""
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from lmplay_tui.errors import TrainingError
+from lmplay_tui.run import controls as asked
+from lmplay_tui.run.control_files import ControlFiles
+from lmplay_tui.run.controls import Controls
+from lmplay_tui.run.events import (
+    Bookmarked,
+    CheckpointSaved,
+    Event,
+    HandedOver,
+    Paused,
+    RunDone,
+    RunFailed,
+    RunStarted,
+    RunStopped,
+    StepDone,
+    Warned,
+)
+from lmplay_tui.run.folder import RunFolder, find_run
+from lmplay_tui.run.journal import read_journal
+from lmplay_tui.run.notifying import NOTIFY_URL
+from lmplay_tui.run.status import fraction_done, status_of
+from lmplay_tui.run.telling import told
+from lmplay_tui.train import detaching, handing_over, hosting
+from lmplay_tui.train.checkpoint import load_checkpoint
+from lmplay_tui.train.handing_over import command_of
+from lmplay_tui.train.hosting import run_events
+from tests.train.runs import PLAN, given, last, losses, stop_after, train, write_plan
+
+
+def resume_and(*commands: asked.Command, **options) -> list[Event]:
+    """Resume, send the commands before the first step, and stop as soon as they are obeyed."""
+    controls, events = Controls(), []
+    for event in run_events(given(**options), controls):
+        events.append(event)
+        if isinstance(event, RunStarted):
+            for command in (*commands, asked.Bookmark("obeyed")):
+                controls.send(command)
+        if isinstance(event, Bookmarked):
+            controls.send(asked.Stop())
+    return events
+
+
+def progress_of(path: str) -> dict:
+    return load_checkpoint(Path(path))["runner"]["state"]["progress"]
+
+
+def steps_of(journal: Path) -> list[int]:
+    return [record["step"] for record in read_journal(journal)]
+
+
+def test_what_is_asked_before_the_first_step_is_kept(place):
+    stop_after(3, training_plan=write_plan(place), model="m.lmp")
+    changed = PLAN.replace("epochs = 0.2", "epochs = 0.4")
+    for command in (asked.SetLearningRate(factor=0.5), asked.Pin("She went"), asked.ChangePlan(changed)):
+        end = last(resume_and(command, model="m.lmp"))
+        assert isinstance(end, RunStopped)
+        assert end.saved, command
+    assert progress_of("m.lmp")["lr_factor"] == 0.5
+    assert progress_of("m.lmp")["pinned"] == ["She went"]
+    assert load_checkpoint(Path("m.lmp"))["curriculum"]["state_args"]["plan"] == changed
+    assert next(e.lr for e in train(model="m.lmp") if isinstance(e, StepDone)) == 0.005
+
+
+def test_a_stop_that_saves_nothing_does_not_say_so(place):
+    stop_after(3, training_plan=write_plan(place), model="m.lmp")
+    before = (place / "m.lmp").stat().st_mtime_ns
+    end = last(resume_and(model="m.lmp"))
+    assert (place / "m.lmp").stat().st_mtime_ns == before
+    assert isinstance(end, RunStopped)
+    assert told(end.record()) == ("good", "stopped at step 3 before anything was trained: m.lmp is as it was")
+
+
+def test_a_stages_checkpoint_goes_on_as_its_run(place):
+    whole = train(training_plan=write_plan(place), model="m1.lmp")
+    stage_end = progress_of("m1.stories.lmp")["step"]
+    stage_file = (place / "m1.stories.lmp").read_bytes()
+    events = stop_after(stage_end + 1, resume="m1.stories.lmp")
+    assert losses(events) == losses(whole)[stage_end : stage_end + 1]
+    assert (place / "m1.stories.lmp").read_bytes() == stage_file
+    assert last(events).path == "m1.lmp"
+    assert not list(place.glob("m1.stories.run"))
+    assert find_run("m1.stories.lmp").name == "m1"
+
+
+def test_a_file_that_does_not_tell_its_run_asks_for_the_name(place):
+    for name in ("a.b.c.lmp", "-x.lmp", "m..lmp"):
+        end = last(train(resume=name))
+        assert isinstance(end, RunFailed)
+        assert end.exit_code == 2
+        assert "give it with --model" in end.message
+        assert "\n" not in end.message
+
+
+def test_an_older_checkpoint_that_is_not_trained_on_leaves_the_journals(place):
+    train(training_plan=write_plan(place), model="m.lmp", save_interval=6, keep=20)
+    run = RunFolder(place / "m.lmp")
+    steps = steps_of(run.metrics)
+    older = str(run.numbered_checkpoints()[0])
+    end = last(resume_and(resume=older))
+    assert isinstance(end, RunStopped)
+    assert steps_of(run.metrics) == steps
+    assert f"--resume {older}" in end.command, "the newest checkpoint is still another one"
+
+    step = progress_of(older)["step"]
+    end = last(stop_after(step + 1, resume=older))
+    assert isinstance(end, RunStopped)
+    assert steps_of(run.metrics) == [s for s in steps if s <= step] + [step + 1]
+    assert "--resume" not in end.command
+
+
+def handed_over(monkeypatch, *commands: asked.Command, after: int, **options) -> list[dict]:
+    """Send the commands after a step (0: before the first), then hand over; how processes were started."""
+    started: list[dict] = []
+
+    def start(run, line, lock, *, resumes, spent_s):
+        left = ControlFiles(run)()
+        started.append({"words": command_of(run, line, resumes=resumes), "left": left})
+        return 4711
+
+    monkeypatch.setattr(hosting, "start_process", start)
+    controls, events = Controls(), []
+    for event in run_events(given(**options), controls):
+        events.append(event)
+        reached = event.step == after if isinstance(event, StepDone) else isinstance(event, RunStarted) and not after
+        if reached:
+            for command in commands or (asked.HandOver(),):
+                controls.send(command)
+        if getattr(event, "activity", "") == "paused":
+            controls.send(asked.HandOver())
+    assert isinstance(last(events), HandedOver), last(events)
+    return started
+
+
+def test_a_pause_and_a_stop_to_come_are_handed_down(place, monkeypatch):
+    commands = (asked.Stop(when="stage_end"), asked.Pause())
+    started = handed_over(monkeypatch, *commands, after=2, training_plan=write_plan(place), model="m.lmp")
+    left = started[0]["left"]
+    assert [type(command).__name__ for command in left] == ["Pause", "Stop"]
+    assert left[1].when == "stage_end"
+
+
+def test_what_nobody_has_obeyed_yet_is_handed_down(place):
+    """A step that is dropped half-way looks at nothing but the hand-over."""
+    run, controls = RunFolder(place / "m.lmp"), Controls()
+    run.create()
+    for command in (asked.HandOver(), asked.Pause(), asked.SetLearningRate(factor=0.5, id="17-from-a-file")):
+        controls.send(command)
+    events = list(handing_over.hand_over(run, 2, controls, lambda: 4711))
+    assert [type(event).__name__ for event in events] == ["HandedOver"]
+    left = {type(command).__name__: command for command in ControlFiles(run)()}
+    assert left.keys() == {"Pause", "SetLearningRate"}
+    assert left["SetLearningRate"].id == "17-from-a-file", "who has asked hears of it"
+
+
+def test_what_is_asked_of_a_new_run_is_in_a_checkpoint_when_it_is_handed_over(place, monkeypatch):
+    commands = (asked.SetLearningRate(factor=0.5), asked.Pause())
+    words = handed_over(monkeypatch, *commands, after=0, training_plan=write_plan(place), model="m.lmp")[0]["words"]
+    assert progress_of("m.lmp")["lr_factor"] == 0.5
+    assert "--training-plan" not in words
+
+
+def test_what_cannot_be_handed_down_keeps_the_run_here(place, monkeypatch):
+    def refuse(run, command):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(handing_over, "leave_command", refuse)
+    monkeypatch.setattr(hosting, "start_process", lambda *_, **__: pytest.fail("a process was started"))
+    controls, events = Controls(), []
+    for event in run_events(given(training_plan=write_plan(place), model="m.lmp"), controls):
+        events.append(event)
+        if isinstance(event, StepDone) and event.step == 2:
+            for command in (asked.HandOver(), asked.Pause()):
+                controls.send(command)
+        if getattr(event, "activity", "") == "paused":
+            controls.send(asked.Stop())
+    assert isinstance(last(events), RunStopped)
+    assert [e for e in events if isinstance(e, Warned) and "cannot be handed down" in e.message]
+    assert [e for e in events if isinstance(e, Paused)], "what was asked for is done here"
+
+
+def test_a_save_under_way_is_waited_for_where_nothing_was_trained(place):
+    stop_after(3, training_plan=write_plan(place), model="m.lmp")
+    controls, events = Controls(), []
+    for event in run_events(given(model="m.lmp"), controls):
+        events.append(event)
+        if isinstance(event, RunStarted):
+            controls.send(asked.SaveNow())
+        if getattr(event, "activity", "") == "saving":
+            controls.send(asked.Stop())
+    end = last(events)
+    assert [e.step for e in events if isinstance(e, CheckpointSaved)] == [3]
+    assert isinstance(end, RunStopped)
+    assert end.saved
+
+
+def test_a_detached_start_finds_no_command_that_was_meant_for_another(place, monkeypatch):
+    run = RunFolder(place / "m.lmp")
+    run.create()
+    (run.control / "stop").touch()
+    found: list[list[str]] = []
+
+    def start(run, line, lock, *, resumes):
+        found.append([path.name for path in run.control.iterdir()])
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(detaching, "start_process", start)
+    with pytest.raises(TrainingError):
+        detaching.start_detached(given(training_plan=write_plan(place), model="m.lmp"))
+    assert found == [[]]
+
+
+def test_before_a_save_the_whole_command_line_is_handed_down(place, monkeypatch):
+    train(training_plan=write_plan(place), model="m.lmp", save_interval=6, keep=20)
+    older = str(RunFolder(place / "m.lmp").numbered_checkpoints()[0])
+    words = handed_over(monkeypatch, after=0, resume=older, lr=0.5)[0]["words"]
+    assert words[words.index("--resume") + 1] == older
+    assert words[words.index("--lr") + 1] == "0.5"
+    step = progress_of(older)["step"]
+    words = handed_over(monkeypatch, after=step + 1, resume=older, lr=0.5)[0]["words"]
+    assert not {"--resume", "--lr"} & set(words)
+
+
+def test_the_address_for_messages_stands_in_no_command_line(place, monkeypatch):
+    url = "http://127.0.0.1:1/s3cret"
+    words = command_of(RunFolder(place / "m.lmp"), given(model="m.lmp", notify_url=url), resumes=False)
+    assert not [word for word in words if "s3cret" in word]
+    heard: list[str | None] = []
+
+    class Heard(hosting.Notifier):
+        def __init__(self, address, name):
+            heard.append(address)
+            super().__init__(None, name)
+
+    monkeypatch.setattr(hosting, "Notifier", Heard)
+    monkeypatch.setenv(NOTIFY_URL, url)
+    stop_after(1, training_plan=write_plan(place), model="m.lmp")
+    assert heard == [None], "only a run that was handed down has it from there"
+    assert NOTIFY_URL not in os.environ
+
+
+KNOWN = ("stage", "step", "samples", "tokens", "train_loss", "val_loss", "lr", "checkpoint")
+
+
+def known(run: RunFolder) -> dict:
+    return {name: value for name, value in status_of(run).items() if name in KNOWN}
+
+
+def test_a_finished_run_that_is_started_again_is_still_known(place):
+    train(training_plan=write_plan(place), model="m.lmp")
+    run = RunFolder(place / "m.lmp")
+    before = known(run)
+    assert None not in before.values()
+    assert isinstance(last(train(model="m.lmp")), RunDone)
+    assert known(run) == before
+    assert fraction_done(run) == 1
+
+
+def test_a_refused_start_leaves_the_run_as_it_was(place):
+    train(training_plan=write_plan(place), model="m.lmp")
+    run = RunFolder(place / "m.lmp")
+    before, ends = known(run), [e["event"] for e in read_journal(run.events)][-1]
+    end = last(train(model="m.lmp", num_blocks=3))
+    assert isinstance(end, RunFailed)
+    assert end.exit_code == 2
+    assert end.step == before["step"], "where the run stands"
+    assert status_of(run)["state"] == "finished"
+    assert known(run) == before
+    assert [e["event"] for e in read_journal(run.events)][-1] == ends
+    assert "num-blocks" in run.log.read_text("utf-8")
+
+
+def test_the_checkpoint_is_known_as_soon_as_a_resume_begins(place):
+    stop_after(3, training_plan=write_plan(place), model="m.lmp")
+    run = RunFolder(place / "m.lmp")
+    saved = status_of(run)["checkpoint"]
+    events = run_events(given(model="m.lmp"), Controls())
+    for event in events:
+        if isinstance(event, RunStarted):
+            assert json.loads(run.run_json.read_bytes())["checkpoint"] == saved
+            break
+    events.close()
+
+
+def test_a_new_run_knows_nothing_of_the_one_whose_checkpoint_is_gone(place):
+    stop_after(6, training_plan=write_plan(place), model="m.lmp")
+    (place / "m.lmp").unlink()
+    run = RunFolder(place / "m.lmp")
+    events = run_events(given(model="m.lmp"), Controls())
+    for event in events:
+        if isinstance(event, RunStarted):
+            assert set(known(run).values()) == {None, 0}
+            break
+    events.close()
+
+
+def test_a_stage_whose_last_rows_have_no_words_is_whole(place):
+    rows = [{"text": "The mill stood by the river."}] * 4 + [{"text": ""}] * 8
+    (place / "stories.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    train(training_plan=write_plan(place, PLAN.replace("epochs = 0.4", "epochs = 1")), model="m.lmp")
+    assert fraction_done(RunFolder(place / "m.lmp")) == 1
+
+
+def test_a_stage_without_a_sample_is_warned_of(place):
+    (place / "empty.jsonl").write_text('{"text": ""}\n' * 8, encoding="utf-8")
+    text = PLAN.replace("[stages.pairs]", '[stages.nothing]\ndataset = "empty.jsonl"\nepochs = 1\n[stages.pairs]')
+    said = [e.message for e in train(training_plan=write_plan(place, text), model="m.lmp") if isinstance(e, Warned)]
+    assert [line for line in said if line.startswith("stage nothing: its") and "no sample" in line], said
