@@ -218,6 +218,10 @@ class StageLoop:
         yield from self._evaluate(run, at_stage_end=True)
         if self.window.steps:
             yield MetricsLogged(self.window.take())
+        if not of_stage.tokens:
+            rows = of_stage.position.row
+            yield Warned(f"stage {run.stage.name}: its {rows:,} rows gave no sample, so nothing was trained in it",
+                         progress.step)  # fmt: skip
         of_stage.done = True
         of_stage.loss_at_end = progress.eval_loss
         progress.next_batch = ""

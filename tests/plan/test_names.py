@@ -30,7 +30,7 @@ def test_plain_names_are_taken(name):
 
 
 def test_names_of_a_runs_own_files_are_refused_in_every_case():
-    for name in ("prev", "best", "past", "corrupted", "run", "Run", "BEST"):
+    for name in ("prev", "best", "past", "corrupted", "run", "Run", "BEST", "damaged", "step-00001200"):
         assert check_name("model", name) == "is no model name: a run's own files are called so"
     assert check_name("stage", "pretraining\n") is not None
 
