@@ -141,9 +141,7 @@ class Obeyer:
                 self.has_changed_the_run = True
                 yield PinsChanged(step, tuple(self._state.progress.pinned))
             case asked.ChangePlan():
-                changed = self._change_plan(command.text)
-                self.has_changed_the_run = True
-                yield changed
+                yield from self._change_plan(command.text)
             case asked.Refused():
                 raise UserError(command.reason)
 
@@ -165,16 +163,20 @@ class Obeyer:
         else:
             pinned.append(prompt)
 
-    def _change_plan(self, text: str) -> PlanChanged:
+    def _change_plan(self, text: str) -> Iterator[Event]:
         """Take another plan from here on. Raises `UserError` (all its problems, or what may not change)."""
         settings = self._state.settings
         old = settings.plan
         new = parse_plan(text, name=old.name, file="plan", folder=Path(old.folder))
         changes = describe_changes(old, new, self._state.progress)
-        self._state.settings = settings.with_plan(new)
+        not_now = self._state.change_plan(settings.with_plan(new))
         self._state.progress.reopen(new)
         self._wanted.add("plan")
-        return PlanChanged(self._state.progress.step, tuple(changes), text, self.stage_infos())
+        self.has_changed_the_run = True
+        step = self._state.progress.step
+        yield PlanChanged(step, tuple(changes), text, self.stage_infos())
+        for line in not_now:
+            yield Warned(line, step)
 
     def stage_infos(self) -> tuple[StageInfo, ...]:
         """The curriculum as screens show it."""

@@ -21,6 +21,8 @@ from lmplay_tui.train.optim import build_optimizer, freeze, schedule, warmup
 from lmplay_tui.train.progress import Progress, WarmUp
 from lmplay_tui.train.settings import Settings
 
+_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+
 
 def rng_state(device: torch.device) -> dict[str, Tensor]:
     """The generators that dropout draws from."""
@@ -164,6 +166,16 @@ class TrainState:
             optimizers = checkpoint["optimizers"]
             self.loaded_optimizer = {"name": optimizers["state_args"]["name"], "state": optimizers["state"]}
 
+    def change_plan(self, settings: Settings) -> list[str]:
+        """Take the settings of a changed plan, from the next batch on; a line for what does not act in this process."""
+        before, self.settings = self.settings.for_run(), settings
+        options = settings.for_run()
+        if _warm_up(options) != _warm_up(before):
+            self.start_warm_up(options)
+        if options.dropout != before.dropout and not set_dropout(self.model, before.dropout, options.dropout):
+            return ["train.dropout: this experiment's cannot be changed while it runs: it acts from the next start on"]
+        return []
+
     def start_warm_up(self, options: TrainOptions) -> None:
         """Begin a warm-up here if the options ask for one."""
         fraction, steps = options.optimizer_warmup_fraction, options.optimizer_warmup_steps
@@ -175,6 +187,18 @@ class TrainState:
             fraction=0.1 if fraction is None else fraction,
             steps=40 if steps is None else steps,
         )
+
+
+def _warm_up(options: TrainOptions) -> object:
+    return options.optimizer_warmup_fraction, options.optimizer_warmup_steps, options.disable_optimizer_warmup
+
+
+def set_dropout(model: nn.Module, before: float, after: float) -> bool:
+    """Give every layer that drops out with `before` another probability; whether there is one."""
+    layers = [layer for layer in model.modules() if isinstance(layer, _DROPOUTS) and layer.p == before]
+    for layer in layers:
+        layer.p = after
+    return bool(layers)
 
 
 def state_by_name(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, dict[str, Any]]:

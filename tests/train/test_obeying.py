@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from lmplay_tui.run import controls as asked
 from lmplay_tui.run.controls import Controls
 from lmplay_tui.run.events import (
@@ -23,9 +25,9 @@ from lmplay_tui.run.events import (
     Validated,
     Warned,
 )
-from lmplay_tui.train import watching
+from lmplay_tui.train import state, watching
 from lmplay_tui.train.hosting import run_events
-from tests.train.runs import PLAN, differences, given, last, losses, state_of, train, write_plan
+from tests.train.runs import PLAN, differences, given, last, losses, state_of, stop_after, train, write_plan
 
 
 def ask_at(step: int, *commands: asked.Command, **options):
@@ -154,6 +156,35 @@ def test_the_rest_of_the_plan_may_change_and_its_past_may_not(place):
         assert not of(PlanChanged, events)
         assert any(said in e.message for e in of(Warned, events)), (said, of(Warned, events))
         assert isinstance(last(events), RunDone)
+
+
+def test_dropout_of_a_changed_plan_acts_from_the_next_batch(place):
+    changed = PLAN.replace("dropout = 0.1", "dropout = 0.5")
+    live = ask_at(2, asked.ChangePlan(changed), training_plan=write_plan(place), model="a.lmp")
+    stop_after(2, training_plan=write_plan(place), model="b.lmp")
+    resumed = train(training_plan=write_plan(place, changed), model="b.lmp")
+    assert losses(live)[2:] == losses(resumed), "as a start with that plan"
+    assert losses(live)[2:] != losses(train(training_plan=write_plan(place), model="c.lmp"))[2:]
+
+
+def test_warm_up_of_a_changed_plan_begins_with_the_next_batch(place):
+    plan = write_plan(place)
+    changed = PLAN.replace("lr = 0.01", "lr = 0.01\noptimizer_warmup_steps = 2\noptimizer_warmup_fraction = 0.5")
+    events = ask_at(2, asked.ChangePlan(changed), training_plan=plan, model="m.lmp")
+    assert [e.lr for e in of(StepDone, events)][:5] == pytest.approx([0.01, 0.01, 0.005, 0.0075, 0.01])
+    stop_after(1, training_plan=write_plan(place, changed), model="n.lmp")
+    events = ask_at(2, asked.ChangePlan(PLAN), model="n.lmp")
+    assert [e.lr for e in of(StepDone, events)][:2] == pytest.approx([0.0075, 0.01]), "and ends with it"
+
+
+def test_dropout_that_cannot_be_changed_now_is_said(place, monkeypatch):
+    monkeypatch.setattr(state, "_DROPOUTS", ())
+    changed = PLAN.replace("dropout = 0.1", "dropout = 0.5")
+    events = ask_at(2, asked.ChangePlan(changed), training_plan=write_plan(place), model="m.lmp")
+    assert of(PlanChanged, events)
+    assert [e.message for e in of(Warned, events)] == [
+        "train.dropout: this experiment's cannot be changed while it runs: it acts from the next start on"
+    ]
 
 
 def test_the_running_stage_can_be_finished_or_extended_by_the_plan(place):
