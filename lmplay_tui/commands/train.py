@@ -75,9 +75,9 @@ def _train(given: Mapping[str, Any], controls: Controls, prog: str, out: Lines) 
 
     printer = JsonLines(out) if given.get("json_lines") else Headless(out, given)
     last: told.Event | None = None
-    for event in run_events(given, controls, prog):
-        if not quiet:
-            printer.say(event)
+    say = (lambda _: None) if quiet else printer.say
+    for event in run_events(given, controls, prog, tell=say):
+        say(event)
         last = event
     assert last is not None
     draw_pictures(last, given)

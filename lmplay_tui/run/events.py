@@ -264,12 +264,13 @@ class LossSpiked(Event):
 
 @dataclass(frozen=True)
 class Stalled(Event):
-    """A step took much longer than those before it, or no batch has come for long."""
+    """A step takes much longer than those before it, or took, or no batch has come for long."""
 
     what: str  # step, data
     seconds: float
     usual_s: float | None  # median of the steps before; None where there are none
     step: int
+    lasts: bool = False  # the step has not ended yet
 
 
 @dataclass(frozen=True)

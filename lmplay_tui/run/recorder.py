@@ -26,7 +26,9 @@ _CARRIED = (
     "device",
 )  # fmt: skip
 _OF_A_CHECKPOINT = ("stage", "train_loss", "val_loss", "lr", "checkpoint")  # nothing of them holds in a new run
-_TOLD_AT_ONCE = (said.RunStarted, said.CheckpointSaved, said.Paused, said.Resumed, *said.LAST_EVENTS)
+_TOLD_AT_ONCE = (
+    said.RunStarted, said.CheckpointSaved, said.Paused, said.Resumed, said.Stalled, *said.LAST_EVENTS,
+)  # fmt: skip
 
 
 class Recorder:

@@ -121,7 +121,8 @@ def _stalled(record: Record) -> str:
     took = shown_seconds(number(record.get("seconds")))
     if record.get("what") == "data":
         return f"no batch for {took} after {_step(record)}: the data (disk, network, cutting) are late"
-    return f"{_step(record)} took {took}, the steps before it {shown_seconds(number(record.get('usual_s')))}"
+    took = f"has not ended after {took}" if record.get("lasts") is True else f"took {took}"
+    return f"{_step(record)} {took}, the steps before it {shown_seconds(number(record.get('usual_s')))}"
 
 
 def _pins_changed(record: Record) -> str:

@@ -5,7 +5,8 @@ import os
 import shlex
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +39,17 @@ from lmplay_tui.train.steps import StopRequested
 from lmplay_tui.train.time_limit import TimeLimit
 
 
-def run_events(given: Mapping[str, Any], controls: Controls, prog: str = "lmp_trainer") -> Iterator[Event]:
+def run_events(
+    given: Mapping[str, Any],
+    controls: Controls,
+    prog: str = "lmp_trainer",
+    tell: Callable[[Event], None] = lambda _: None,
+) -> Iterator[Event]:
     """Train as the options of a command line say, and tell.
 
     Never raises: the last event is `RunDone`, `RunStopped` or `RunFailed` with its exit status. Every event is in the
-    run's journals before it is handed out. `prog`: the command that a resume is typed with.
+    run's journals before it is handed out. `prog`: the command that a resume is typed with. `tell`: called from a
+    thread, while the iterator is at work, with what cannot wait for its next event: a step hangs.
     """
     try:
         run = choose_run(given)
@@ -73,7 +80,8 @@ def run_events(given: Mapping[str, Any], controls: Controls, prog: str = "lmp_tr
             return start_process(run, given, lock, resumes=saved, spent_s=limit.spent_s)
 
         step = (recorder.status.get("step") or 0) if run.model.exists() else 0
-        for event in _guarded(run, given, controls, prog, go_on_elsewhere):
+        host = _Host(prog, go_on_elsewhere, partial(_tell_at_once, notifier, recorder, tell))
+        for event in _guarded(run, given, controls, host):
             step = getattr(event, "step", None) or step
             saved = saved or isinstance(event, CheckpointSaved)
             if isinstance(event, PlanChanged):
@@ -99,6 +107,13 @@ def run_events(given: Mapping[str, Any], controls: Controls, prog: str = "lmp_tr
         lock.release()
 
 
+def _tell_at_once(notifier: Notifier, recorder: Recorder, tell: Callable[[Event], None], event: Event) -> None:
+    """What is told from a thread takes the way of all events."""
+    notifier.hear(event)
+    for each in recorder.record(event):
+        tell(each)
+
+
 def _with_address(given: Mapping[str, Any], lock: RunLock) -> Mapping[str, Any]:
     """With `--notify-url` as the process before has handed it down; no process that this one starts inherits it."""
     url = os.environ.pop(NOTIFY_URL, None)
@@ -111,7 +126,11 @@ def _with_place(event: Event, step: int, run: RunFolder) -> Event:
         return replace(event, step=step)
     if not isinstance(event, RunFailed):
         return event
-    return replace(event, step=step, path=str(run.model) if run.model.exists() else None)
+    return replace(event, step=step, path=_checkpoint_of(run))
+
+
+def _checkpoint_of(run: RunFolder) -> str | None:
+    return str(run.model) if run.model.exists() else None
 
 
 def _aftermath(
@@ -169,23 +188,28 @@ def _answers(controls: Controls, end: Event) -> Iterator[Answered]:
             yield Answered(type(command).__name__, command.id, False, said)
 
 
-def _guarded(
-    run: RunFolder, given: Mapping[str, Any], controls: Controls, prog: str, go_on_elsewhere: Callable[[], int]
-) -> Iterator[Event]:
+@dataclass(frozen=True)
+class _Host:
+    """What a trainer's host does for it: see `run_events` and `Trainer`."""
+
+    prog: str
+    go_on_elsewhere: Callable[[], int]
+    tell: Callable[[Event], None]
+
+
+def _guarded(run: RunFolder, given: Mapping[str, Any], controls: Controls, host: _Host) -> Iterator[Event]:
     """The run's events, the last one always one of the ends."""
     try:
         while True:
             try:
-                yield from _train(run, given, controls, prog, go_on_elsewhere)
+                yield from _train(run, given, controls, host)
                 return
             except StopRequested:  # while loading: nothing has been trained
                 if not controls.hands_over:
-                    path = str(run.model) if run.model.exists() else None
-                    yield RunStopped(
-                        0, path, resume_command(prog, run, given, False), controls.stop_reason or "asked", saved=False
-                    )
+                    path, command = _checkpoint_of(run), resume_command(host.prog, run, given, False)
+                    yield RunStopped(0, path, command, controls.stop_reason or "asked", saved=False)
                     return
-                if (yield from hand_over(run, 0, controls, go_on_elsewhere)):
+                if (yield from hand_over(run, 0, controls, host.go_on_elsewhere)):
                     return
     except UserError as error:
         yield RunFailed(str(error), error.exit_code, 0, None)
@@ -195,9 +219,8 @@ def _guarded(
         yield RunFailed(said, EXIT_BUG, 0, None)
 
 
-def _train(
-    run: RunFolder, given: Mapping[str, Any], controls: Controls, prog: str, go_on_elsewhere: Callable[[], int]
-) -> Iterator[Event]:
+def _train(run: RunFolder, given: Mapping[str, Any], controls: Controls, host: _Host) -> Iterator[Event]:
+    prog = host.prog
     warnings: list[str] = []
     yield ActivityChanged("loading", "the plan and the checkpoint")
     start = read_start(run, given, warnings)
@@ -212,7 +235,7 @@ def _train(
         yield RunDone(start.progress.step, str(run.model), start.progress.elapsed_s, already=True)
         return
     trainer = yield from build_trainer(start, controls, prog)
-    trainer.go_on_elsewhere = go_on_elsewhere
+    trainer.go_on_elsewhere, trainer.tell = host.go_on_elsewhere, host.tell
     yield from trainer.run()
 
 

@@ -74,7 +74,7 @@ class StageLoop:
         self.saves = parts.saves
         self.window = parts.window
         self._parts = parts
-        self._watch = Watch()
+        self.watch = Watch()
         self._proof_until = 0.0
 
     def run(self, stage: Stage) -> Iterator[Event]:
@@ -85,10 +85,11 @@ class StageLoop:
             while (batch := (yield from self._next_batch(run))) is not None:
                 if batch.samples:
                     first_row = self.state.progress.of(stage.name).position.row
-                    done = self.stepper.step(run, batch)
+                    with self.watch.step_under_way(self.state.progress.step + 1):
+                        done = self.stepper.step(run, batch)
                     self.window.add(done)
                     yield done
-                    yield from self._watch.step_done(done, first_row)
+                    yield from self.watch.step_done(done, first_row)
                     yield from run.feed.step_done(done)
                     while self.stepper.said:
                         yield self.stepper.said.pop(0)
@@ -246,9 +247,7 @@ class StageLoop:
         while not run.feed.ready(FEED_POLL_S):  # a disk or a hub may take its time: a stop does not wait for them
             if self.controls.wants_stop():
                 raise StopRequested
-            late = self._watch.data_waited(time.perf_counter() - run.waited_from, self.state.progress.step)
-            if late is not None:
-                yield late
+            yield from self.watch.data_waited(time.perf_counter() - run.waited_from, self.state.progress.step)
         return run.feed.take()
 
     # ------------------------------------------------------------------ between steps

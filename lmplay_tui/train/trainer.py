@@ -6,6 +6,7 @@ what becomes of the events: the headless command prints them, the dashboard show
 
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,7 @@ class Trainer:
             )
         )
         self.go_on_elsewhere: Callable[[], int] | None = None  # starts a process that resumes the run; its number
+        self.tell: Callable[[Event], None] | None = None  # called from a thread, with what cannot wait for a step's end
         self._note = note
         self._resume_command = resume_command
         self._resumed_from = resumed_from
@@ -85,7 +87,8 @@ class Trainer:
         yield self._run_started()
         while True:
             try:
-                yield from self._train()
+                with nullcontext() if self.tell is None else self._stage_loop.watch.aloud(self.tell):
+                    yield from self._train()
                 break
             except StopRequested:
                 if (yield from self._leave()):

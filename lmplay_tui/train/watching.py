@@ -1,12 +1,18 @@
 """What a person who is not looking would want to know: stalls, and losses that jump, with the rows they came from."""
 
+import contextlib
 import statistics
+import threading
+import time
 from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
-from lmplay_tui.run.events import LossSpiked, Stalled, StepDone
+from lmplay_tui.run.events import ActivityChanged, Event, LossSpiked, Stalled, StepDone
 
 STALL_FACTOR = 10  # of the time of the last steps
 LEAST_STALL_S = 5.0  # below it nobody minds
+LOOK_EVERY_S = 1.0  # at a step that has not ended
 REMEMBERED = 100  # steps
 ENOUGH = 30  # steps, before a loss can be called unusual
 SPIKE_Z = 8.0  # robust z-score of a loss that is called a spike
@@ -28,18 +34,32 @@ class Watch:
     """Looks at each step and at each wait for data. Knows nothing that a resume would need."""
 
     def __init__(self) -> None:
+        self._hanging = Hanging()
         self._losses: deque[float] = deque(maxlen=REMEMBERED)
         self._seconds: deque[float] = deque(maxlen=REMEMBERED)
+        self._usual_s: float | None = None  # their median
         self._spiking = False
         self._wait_said = False
 
-    def step_done(self, step: StepDone, first_row: int) -> list[LossSpiked | Stalled]:
+    def aloud(self, tell: Callable[[Event], None]) -> contextlib.AbstractContextManager[None]:
+        """Within it, a step that hangs is told while it does: `tell` is called from a thread."""
+        return self._hanging.watched(tell)
+
+    def step_under_way(self, step: int) -> contextlib.AbstractContextManager[None]:
+        """Within it, step number `step` is done."""
+        if self._usual_s is None:
+            return contextlib.nullcontext()
+        return self._hanging.step(step, _stall_s(self._usual_s), self._usual_s)
+
+    def step_done(self, step: StepDone, first_row: int) -> list[Event]:
         """What is unusual about the step. `first_row`: of the stage, where its batch began."""
-        said: list[LossSpiked | Stalled] = []
+        said: list[Event] = []
+        if self._hanging.told:  # the state line speaks of it
+            self._hanging.told = False
+            said.append(ActivityChanged("training"))
         seconds = step.step_s - step.data_s
-        limit = self._stall_s()
-        if limit is not None and seconds > limit:
-            said.append(Stalled("step", seconds, statistics.median(self._seconds), step.step))
+        if self._usual_s is not None and seconds > _stall_s(self._usual_s):
+            said.append(Stalled("step", seconds, self._usual_s, step.step))
         z = robust_z(step.loss, list(self._losses)) if len(self._losses) >= ENOUGH else 0.0
         if z > SPIKE_Z and not self._spiking:
             usual = statistics.median(self._losses)
@@ -47,19 +67,70 @@ class Watch:
         self._spiking = z > SPIKE_Z
         self._losses.append(step.loss)
         self._seconds.append(seconds)
+        self._usual_s = statistics.median(self._seconds)
         self._wait_said = False
         return said
 
-    def data_waited(self, seconds: float, step: int) -> Stalled | None:
+    def data_waited(self, seconds: float, step: int) -> list[Event]:
         """Say once a wait that no batch has come for so long."""
-        limit = self._stall_s()
-        if self._wait_said or seconds < (limit if limit is not None else 60.0):
-            return None
-        self._wait_said = True
-        usual_s = statistics.median(self._seconds) if self._seconds else None
-        return Stalled("data", seconds, usual_s, step)
+        if self._wait_said or seconds < (60.0 if self._usual_s is None else _stall_s(self._usual_s)):
+            return []
+        self._wait_said = self._hanging.told = True
+        return [ActivityChanged("training", "waits for data"), Stalled("data", seconds, self._usual_s, step)]
 
-    def _stall_s(self) -> float | None:
-        if not self._seconds:
-            return None
-        return max(LEAST_STALL_S, STALL_FACTOR * statistics.median(self._seconds))
+
+def _stall_s(usual_s: float) -> float:
+    return max(LEAST_STALL_S, STALL_FACTOR * usual_s)
+
+
+@dataclass(frozen=True)
+class _Step:
+    number: int
+    begun: float  # monotonic
+    limit_s: float
+    usual_s: float
+
+
+class Hanging:
+    """Tells of a step that hangs, from a thread: the trainer's own can say nothing until the step is over.
+
+    What it tells goes where the trainer's events go. The two never tell at once: the thread does it within a step
+    alone, and a step does not end meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self._step: _Step | None = None
+        self._telling = threading.Lock()
+        self.told = False  # since somebody has set it to False
+
+    @contextlib.contextmanager
+    def watched(self, tell: Callable[[Event], None]) -> Iterator[None]:
+        """A thread looks every second."""
+        over = threading.Event()
+        thread = threading.Thread(target=self._look, args=(tell, over), name="hanging steps", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    @contextlib.contextmanager
+    def step(self, number: int, limit_s: float, usual_s: float) -> Iterator[None]:
+        self._step = _Step(number, time.monotonic(), limit_s, usual_s)
+        try:
+            yield
+        finally:
+            with self._telling:
+                self._step = None
+
+    def _look(self, tell: Callable[[Event], None], over: threading.Event) -> None:
+        told_of: _Step | None = None
+        while not over.wait(LOOK_EVERY_S):
+            with self._telling:
+                step = self._step
+                if step is None or step is told_of or (seconds := time.monotonic() - step.begun) <= step.limit_s:
+                    continue
+                told_of, self.told = step, True
+                tell(ActivityChanged("training", f"step {step.number} has not ended"))
+                tell(Stalled("step", seconds, step.usual_s, step.number, lasts=True))

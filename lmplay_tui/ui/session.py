@@ -183,7 +183,7 @@ class LiveSource:
         with contextlib.suppress(UserError):  # run_events says it as its last event
             self.folder = choose_run(self._given)
             self._remember(self.folder)
-        return run_events(self._given, self.controls, prog="lmplay-tui")
+        return run_events(self._given, self.controls, prog="lmplay-tui", tell=self._queue.append)
 
     def _draw_pictures(self) -> None:
         if self._events is None and self._last is not None:
