@@ -21,4 +21,5 @@ def test_every_name_in_metrics_jsonl_is_declared(place):
             parts = name.split("/")
             seen.add("/".join("STAGE" if part in stages else part for part in parts))
     assert seen <= {*PLACE, *METRICS}
-    assert {*PLACE, "train/loss", "val/loss", "eval/loss", "eval/STAGE/loss", "perf/mfu"} <= seen
+    training = {"train/loss", "val/loss", "eval/loss", "eval/STAGE/loss", "perf/mfu"}
+    assert {*PLACE, *training, "memory/process_bytes", "memory/used", "sys/cpu"} <= seen

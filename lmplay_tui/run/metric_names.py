@@ -37,6 +37,14 @@ METRICS: Mapping[str, str] = {
     "time/optimizer_s": "of it: clipping and update",
     "time/validate_s": "seconds of validation and evaluation in this interval",
     "time/save_s": "seconds that training waited for checkpoints in this interval",
+    "memory/process_bytes": "resident memory of the trainer's process (these and `sys/...` at most once a second)",
+    "memory/used": "share of the machine's memory that is in use, by whomever",
+    "memory/device_bytes": "most that tensors took on the GPU since the last reading",
+    "memory/device_used": "share of the GPU's memory that is in use, by whomever",
+    "sys/cpu": "share of all cores that was busy since the last reading, by whomever",
+    "sys/gpu": "share of the time that the GPU was busy, as its driver tells",
+    "sys/gpu_watts": "what the GPU draws",
+    "sys/gpu_celsius": "its temperature",
     "data/text_shown": "share of the characters read in this stage that reached a sample",
 }
 

@@ -1,7 +1,7 @@
 """What is measured on the way: means over the log interval, throughput, and what share of the device is used."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,6 +45,7 @@ class LogWindow:
 
     flops: FlopCount
     peak_flops: float
+    machine: Callable[[], dict[str, float]] = dict  # what it tells at the end of an interval
     steps: list[StepDone] = field(default_factory=list)
     extras: dict[str, float] = field(default_factory=dict)  # val/*, eval/*, time/validate_s, time/save_s
 
@@ -90,7 +91,7 @@ class LogWindow:
             known = [value for s in steps if (value := getattr(s, attribute)) is not None]
             if known:
                 values[name] = math.fsum(known) / len(known)
-        return values | extras
+        return values | extras | self.machine()
 
 
 # Seconds that decoding, splitting and the edit distance take a truth token, and what a device of a kind computes a

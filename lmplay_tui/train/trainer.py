@@ -19,6 +19,7 @@ from lmplay_tui.train.device import peak_flops
 from lmplay_tui.train.evaluation import Evaluator
 from lmplay_tui.train.handing_over import hand_over, not_handed_over
 from lmplay_tui.train.loading import LoadedData
+from lmplay_tui.train.machine import MachineMetrics
 from lmplay_tui.train.metrics import FlopCount, LogWindow
 from lmplay_tui.train.obeying import Obeyer
 from lmplay_tui.train.row_counts import RowCounts
@@ -55,7 +56,7 @@ class Trainer:
         self.obeyer = Obeyer(state, controls, row_counts.of)
         self.stepper = Stepper(state, controls)
         peak, _ = peak_flops(state.device, state.precision.dtype)
-        self.window = LogWindow(FlopCount.of_model(state.model, state.model_args), peak)
+        self.window = LogWindow(FlopCount.of_model(state.model, state.model_args), peak, MachineMetrics(state.device))
         options = state.settings.for_run()
         scorer = Scorer(state.model, state.hidden, state.tokenizer, state.precision)
         self._stage_loop = StageLoop(
