@@ -56,7 +56,7 @@ class Progress:
     warm_up: WarmUp | None = None
     pinned: list[str] = field(default_factory=list)
     eval_loss: float | None = None  # of the stage under way, newest
-    best_eval_loss: float | None = None  # lowest at a save, within the stage under way
+    best_eval_loss: float | None = None  # lowest at a save, over the run
     best_step: int | None = None  # ... and the step of that save
     mini_batch_size: int | None = None  # what memory allowed, where it was less than asked for
     probed_mini_batch_size: int | None = None  # what `--mini-batch-size auto` found

@@ -130,7 +130,6 @@ class StageLoop:
         of_stage.fingerprint, of_stage.begun = data.fingerprint, True
         if progress.stage != stage.name:
             progress.stage, progress.eval_loss = stage.name, None
-            progress.best_eval_loss = progress.best_step = None
         run = self._prepared(stage, data, is_new=is_new)
         names = [s.name for s in state.settings.plan.stages]
         yield StageStarted(

@@ -136,13 +136,13 @@ def killed_run(folder: Path, plan: str, kills: int, dice: random.Random, length_
 
 
 def best_by_journal(run: RunFolder) -> int:
-    """The step of the save with the lowest evaluation of the last stage, by what the run has told."""
+    """The step of the save with the lowest evaluation, by what the run has told."""
     stage = loss = best = None
     step = 0
     for event in read_journal(run.events):
         match event["event"]:
             case "StageStarted" if event["stage"] != stage:
-                stage, loss, best = event["stage"], None, None
+                stage, loss = event["stage"], None
             case "Evaluated":
                 loss = event["sets"][stage]["loss"]
             case "CheckpointSaved" if loss is not None and (best is None or loss < best):

@@ -229,6 +229,17 @@ def test_a_run_that_died_before_its_first_checkpoint_begins_with_its_own_plan(pl
     assert not [e for e in events if isinstance(e, Warned)]
 
 
+def test_the_best_is_the_best_of_the_whole_run(place):
+    """A later stage whose own set is harder does not take its place: that stage has a checkpoint of its own name."""
+    plan = PLAN[: PLAN.index("[stages.both]")].replace("epochs = 1.2", "epochs = 0.5\nlr = 1e-6")
+    events = train(training_plan=write_plan(place, plan), model="m.lmp", save_interval=6)
+    scores = [(event.sets[event.stage].loss, event.stage) for event in events if isinstance(event, Evaluated)]
+    best = load_checkpoint(place / "m.best.lmp")["runner"]["state"]["progress"]
+    assert best["eval_loss"] == min(scores)[0]
+    assert best["stage"] == min(scores)[1] == "stories"
+    assert scores[-1][1] == "pairs"
+
+
 def test_a_worse_evaluation_is_not_the_best(place):
     """Weights that a far too high learning rate has spoilt do not take the best checkpoint's place."""
     plan = write_plan(place, PLAN[: PLAN.index("[stages.pairs]")].replace("epochs = 0.4", "epochs = 4"))
