@@ -79,7 +79,7 @@ def run_events(
             # Before the first save the checkpoint knows nothing of this start's command line.
             return start_process(run, given, lock, resumes=saved, spent_s=limit.spent_s)
 
-        step = (recorder.status.get("step") or 0) if run.model.exists() else 0
+        step = _step_before(run, recorder)
         host = _Host(prog, go_on_elsewhere, partial(_tell_at_once, notifier, recorder, tell))
         for event in _guarded(run, given, controls, host):
             step = getattr(event, "step", None) or step
@@ -127,6 +127,12 @@ def _with_place(event: Event, step: int, run: RunFolder) -> Event:
     if not isinstance(event, RunFailed):
         return event
     return replace(event, step=step, path=_checkpoint_of(run))
+
+
+def _step_before(run: RunFolder, recorder: Recorder) -> int:
+    """Where the run stands, by its `run.json`, which anybody may have written."""
+    step = recorder.status.get("step")
+    return step if isinstance(step, int) and run.model.exists() else 0
 
 
 def _checkpoint_of(run: RunFolder) -> str | None:
