@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, cast
 
-from rapidfuzz.distance import Levenshtein
-
 Op = Literal["equal", "replace", "insert", "delete"]
 
 
@@ -27,6 +25,8 @@ class Piece(NamedTuple):
 
 def align(prediction: str, truth: str) -> list[Piece]:
     """The fewest edits that make the prediction's words the truth's, in order; every word of both is in one piece."""
+    from rapidfuzz.distance import Levenshtein  # not before a first frame, in which nothing is compared
+
     predicted, true = prediction.split(), truth.split()
     return [
         Piece(cast(Op, step.tag), tuple(predicted[step.src_start : step.src_end]),

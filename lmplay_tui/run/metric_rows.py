@@ -4,40 +4,34 @@ What is not as the trainer writes it (another type, a missing place, a line that
 by line: the columns never say anything else than the lines do.
 """
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from lmplay_tui.run.history import Floats
 from lmplay_tui.run.journal import Tail
-from lmplay_tui.text import one_line
 
-AT_LEAST_BYTES = 1 << 15  # less is read line by line: a run that is followed writes a line at a time
+if TYPE_CHECKING:
+    from lmplay_tui.run.series import Floats
+
 FROM_BYTES = 1 << 18  # less does not pay for importing pyarrow, and none of it is imported before a first frame
-_PLACE = ("step", "samples", "tokens", "elapsed_s")
-_NOT_METRICS = ("event", "prompt", "resumed_from")
-_TEXTS_OF_NUMBERS = (b':"NaN"', b':"Infinity"', b':"-Infinity"')  # a colon and a quote never meet inside a string
 
 
 @dataclass(frozen=True, eq=False)
 class MetricRows:
     """Lines in a row, all of one stage. Arrays are as long as there are lines."""
 
-    at: Floats  # lines x (step, rows, tokens, seconds), all finite
+    at: "Floats"  # lines x (step, rows, tokens, seconds), all finite
     stage_rows: int  # of the last line
-    metrics: Mapping[str, tuple[Floats, int]]  # values, NaN where there is none, and how many lines have one
+    metrics: Mapping[str, "tuple[Floats, int]"]  # values, NaN where there is none, and how many lines have one
     last: Mapping[str, Any]  # the last line
 
     def __len__(self) -> int:
         return len(self.at)
 
-    def values(self, metric: str) -> Floats:
+    def values(self, metric: str) -> "Floats":
         """The metric of each line; 0 where no line knows it, as a line says it that is read alone."""
         found = self.metrics.get(metric)
-        return np.zeros(len(self)) if found is None else found[0]
+        return 0.0 * self.at[:, 0] if found is None else found[0]
 
 
 class MetricsTail(Tail):
@@ -48,116 +42,13 @@ class MetricsTail(Tail):
         data = self._take(limit_bytes)
         if len(data) < FROM_BYTES or self._seen_step >= 0:
             return [*self._records(data)]
+        from lmplay_tui.run.metric_columns import in_columns
+
         items: list[MetricRows | dict[str, Any]] = []
-        for part in _in_columns(data):
+        for part in in_columns(data):
             if isinstance(part, MetricRows):
                 self._last_step = max(self._last_step, int(part.at[:, 0].max()))
                 items.append(part)
             else:
                 items.extend(self._records(part))
         return items
-
-
-def _in_columns(data: bytes) -> Iterator[MetricRows | bytes]:
-    """Whole lines in their order: as columns where they can be, as they are where not."""
-    rows = _columns(data) or _columns(_gaps(data)) if len(data) >= AT_LEAST_BYTES else None
-    if rows is not None:
-        yield from rows
-        return
-    if len(data) < AT_LEAST_BYTES:
-        if data:
-            yield data
-        return
-    resume = data.find(b'"resumed_from"')
-    if resume >= 0:  # this line alone, and what lies around it
-        begin, end = data.rfind(b"\n", 0, resume) + 1, data.find(b"\n", resume) + 1
-        yield from _in_columns(data[:begin])
-        yield data[begin:end]
-        yield from _in_columns(data[end:])
-        return
-    middle = data.find(b"\n", len(data) // 2) + 1
-    if middle == len(data):
-        yield data
-        return
-    yield from _in_columns(data[:middle])
-    yield from _in_columns(data[middle:])
-
-
-def _gaps(data: bytes) -> bytes:
-    """The same with numbers that are not finite as such: they are gaps in the curves. Empty where there are none."""
-    plain = data
-    for text in _TEXTS_OF_NUMBERS:
-        plain = plain.replace(text, b":NaN")
-    return b"" if plain == data else plain
-
-
-def _columns(data: bytes) -> list[MetricRows] | None:
-    """The lines of `data`, cut where the stage changes; None where they are not all as the trainer writes them."""
-    if not data:
-        return None
-    text = np.frombuffer(data, np.uint8)
-    ends = np.flatnonzero(text == ord("\n"))
-    # One object a line: what begins with { behind a line that ends with } is a new document.
-    if text[0] != ord("{") or not ((text[ends - 1] == ord("}")).all() and (text[ends[:-1] + 1] == ord("{")).all()):
-        return None
-    table = _table(data)
-    if table is None or len(table) != len(ends) or not set(_NOT_METRICS).isdisjoint(table.column_names):
-        return None
-    place = [table[name] for name in (*_PLACE, "stage_samples", "stage")]
-    if any(column.null_count for column in place):
-        return None
-    at = np.column_stack([column.to_numpy().astype(np.float64) for column in place[:4]])
-    stage_rows = place[4].to_numpy()
-    metrics = _metrics(table)
-    if metrics is None or not (np.isfinite(at).all() and np.isfinite(stage_rows).all()):
-        return None
-    stages = place[5].combine_chunks().dictionary_encode().indices.to_numpy()
-    begins = np.flatnonzero(np.diff(stages, prepend=-1)).tolist()
-    return [
-        MetricRows(
-            at[begin:end], int(stage_rows[end - 1]),
-            {name: found for name, column in metrics.items() if (found := _part(column, begin, end))[1]},
-            json.loads(data[ends[end - 2] + 1 if end > 1 else 0 : ends[end - 1]]),
-        )
-        for begin, end in zip(begins, [*begins[1:], len(ends)], strict=True)
-    ]  # fmt: skip
-
-
-def _table(data: bytes) -> Any:
-    """A pyarrow table of the lines, or None where pyarrow refuses them."""
-    import pyarrow as pa
-    from pyarrow import json as pa_json
-
-    place = [(name, pa.float64()) for name in (*_PLACE[1:], "stage_samples")]
-    schema = pa.schema([("step", pa.int64()), *place, ("stage", pa.string()), ("time", pa.string())])
-    options = pa_json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="infer")
-    try:
-        data.decode()
-        return pa_json.read_json(pa.BufferReader(data), parse_options=options)
-    except (pa.ArrowException, ValueError):
-        return None
-
-
-def _metrics(table: Any) -> dict[str, tuple[Floats, Any]] | None:
-    """Values and where there are any, by metric, of those that curves are made of; None if one is no number."""
-    import pyarrow as pa
-
-    metrics = {}
-    for name, column in zip(table.column_names, table.columns, strict=True):
-        if "/" not in name or name.startswith(("val/", "eval/")) or pa.types.is_null(column.type):
-            continue
-        if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
-            return None
-        if one_line(name, 60) != name:
-            return None  # two such names may be shown as one
-        values = column.to_numpy().astype(np.float64)
-        if name.startswith("time/") and not np.isfinite(values).all():
-            return None  # the last steps' times are added up: a line alone says what it leaves out
-        known = None if not column.null_count else column.is_valid().to_numpy()
-        metrics[name] = values, known
-    return metrics
-
-
-def _part(column: tuple[Floats, Any], begin: int, end: int) -> tuple[Floats, int]:
-    values, known = column
-    return values[begin:end], end - begin if known is None else int(known[begin:end].sum())

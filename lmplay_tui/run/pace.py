@@ -3,10 +3,10 @@
 import math
 from collections import deque
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from lmplay_tui.run.history import Floats
+if TYPE_CHECKING:
+    from lmplay_tui.run.series import Floats
 
 
 class Pace:
@@ -103,8 +103,10 @@ class StepTime:
                 known += seconds
         self._seconds["other"] += max(whole_s - known, 0.0) * steps
 
-    def step_many(self, whole_s: Floats, parts: dict[str, Floats], steps: Floats) -> None:
+    def step_many(self, whole_s: "Floats", parts: "dict[str, Floats]", steps: "Floats") -> None:
         """`step` for many lines of a run's past, in their order; sums differ by rounding alone."""
+        import numpy as np
+
         later = np.cumsum(steps[::-1])[::-1] - steps
         weight = steps * self._keep**later
         kept = self._keep ** float(steps.sum())

@@ -5,9 +5,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from lmplay_tui.run.history import At
+from lmplay_tui.run.axes import At
 from lmplay_tui.run.journal import number
 from lmplay_tui.run.metric_names import STEP_METRICS
 from lmplay_tui.run.view_parts import StageView
@@ -71,6 +69,8 @@ def metric_rows(view: "RunView", rows: "MetricRows") -> None:
             view.history.add_many(name, rows.at, values)
     if view.lives_by_steps:
         return
+    import numpy as np
+
     steps = np.maximum(np.trunc(np.diff(rows.at[:, 0], prepend=view.at.step)), 1.0)
     view.at, view.last_step = At(*rows.at[-1].tolist()), rows.last
     stage = view.find_stage(rows.last)

@@ -8,7 +8,8 @@ from typing import Any
 
 from lmplay_tui.errors import EXIT_TRAINING
 from lmplay_tui.run import progress
-from lmplay_tui.run.history import At, History
+from lmplay_tui.run.axes import At
+from lmplay_tui.run.history import History
 from lmplay_tui.run.journal import number, stamp
 from lmplay_tui.run.marks import mark_of
 from lmplay_tui.run.metric_rows import MetricRows

@@ -1,12 +1,14 @@
 """What the parts of the screen say to each other."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from textual.message import Message
 
 if TYPE_CHECKING:
     from lmplay_tui.run.controls import Command
+
+StageChange = Literal["finish", "skip", "repeat", "extend"]
 
 
 @dataclass

@@ -3,14 +3,14 @@
 import math
 import re
 from collections.abc import Collection
-from typing import Any, Literal
+from typing import Any
 
 import tomlkit
 
 from lmplay_tui.plan.extending import rounded_epochs, stage_tables
 from lmplay_tui.run.view_parts import StageView
+from lmplay_tui.ui.messages import StageChange
 
-StageChange = Literal["finish", "skip", "repeat", "extend"]
 _NUMBERED = re.compile(r"-\d+$")
 
 

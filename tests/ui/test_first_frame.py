@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 SLOW = ("numpy", "pydantic", "rapidfuzz", "tomlkit", "psutil", "tree_sitter", "plotext", "torch", "datasets", "pyarrow")
+NOT_YET = {*SLOW} - {"pydantic", "tree_sitter"}  # the options are read with one; the plan's editor is there
 OF_A_RUN = ("lmplay_tui.options", "lmplay_tui.run", "lmplay_tui.train", "lmplay_tui.ui.session")
 
 # The bare command on a screen of its own; when the launcher would go on behind its first frame, that is looked at.
@@ -48,3 +49,46 @@ def test_launcher_is_painted_before_what_takes_long_is_imported(tmp_path: Path) 
     assert "no runs yet" not in screen  # nobody has looked
     early = [name for name in modules if name.split(".")[0] in SLOW or name.startswith(OF_A_RUN)]
     assert early == []
+
+
+# The same of a run: what stands there when its trainer may begin to import torch.
+PROGRAM_OF_A_RUN = """
+import asyncio, json, sys
+from lmplay_tui.commands import dashboard
+
+def shown(given, *, attach=None, launcher=False):
+    from lmplay_tui.ui.app import LmplayApp
+    from lmplay_tui.ui.session import LiveSource
+
+    class Looked(LmplayApp):
+        first = None
+
+        def on_ready(self):
+            rows = self.screen._compositor.render_strips()
+            self.first = ["".join(segment.text for segment in row) for row in rows], sorted(sys.modules)
+
+    async def run():
+        app = Looked(given, source=LiveSource(given), timers=False)
+        async with app.run_test(size=(120, 40)) as pilot:
+            while app.first is None:
+                await pilot.pause(0.01)
+        return app.first
+
+    print(json.dumps(asyncio.run(run())))
+    return 0
+
+dashboard.wants_dashboard = lambda given: True
+import lmplay_tui.ui.running
+lmplay_tui.ui.running.run_dashboard = shown
+sys.exit(dashboard.main(["--training-plan", "demo", "--model", "x"], "lmplay-tui"))
+"""
+
+
+def test_a_run_is_painted_before_anything_calculates(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM_OF_A_RUN], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    rows, modules = json.loads(done.stdout)
+    screen = "\n".join(rows)
+    assert all(words in screen for words in ("starting", "the plan is being read", "the first step", "quit"))
+    assert [name for name in modules if name.split(".")[0] in NOT_YET or name.startswith("lmplay_tui.train")] == []

@@ -18,11 +18,12 @@ from lmplay_tui.ui.messages import StartAsked
 from lmplay_tui.ui.notices import News, terminal_title
 from lmplay_tui.ui.palette import NAMES, styles_of
 from lmplay_tui.ui.screens.dashboard import Dashboard
-from lmplay_tui.ui.widgets.drawing import Chart, Curve, Note, _frame, draw, rounded_range, ticks
+from lmplay_tui.ui.widgets.drawing import Chart, Curve, Note, _frame, draw
 from lmplay_tui.ui.widgets.flowing import flow
 from lmplay_tui.ui.widgets.lines import Lines, changed_spans, fitted, row_width, wrapped
 from lmplay_tui.ui.widgets.predictions import alignment_pieces
 from lmplay_tui.ui.widgets.raster import raster
+from lmplay_tui.ui.widgets.scales import rounded_range, ticks
 from lmplay_tui.ui.widgets.state_line import clock_time
 from tests.ui.conftest import Open, text_of, tick, whole_launcher
 from tests.ui.fake import START, FakeSource, fed, step_done

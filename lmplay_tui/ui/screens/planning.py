@@ -15,10 +15,9 @@ from lmplay_tui.run.controls import ChangePlan
 from lmplay_tui.run.folder import write_whole
 from lmplay_tui.run.view_parts import StageView
 from lmplay_tui.text import one_line
-from lmplay_tui.ui.messages import PaneAsked, PlanApplied, PlanEdited, SavePlanAsked, StageAsked
+from lmplay_tui.ui.messages import PaneAsked, PlanApplied, PlanEdited, SavePlanAsked, StageAsked, StageChange
 from lmplay_tui.ui.plan_effect import effect_rows, refusals
 from lmplay_tui.ui.plan_files import PlanFile
-from lmplay_tui.ui.plan_steps import StageChange, changed_plan
 from lmplay_tui.ui.screens import questions
 from lmplay_tui.ui.screens.commanding import Commanding
 from lmplay_tui.ui.widgets.plan_pane import PlanPane
@@ -114,6 +113,8 @@ class Planning(Commanding):
 
     def _change_stage(self, stage: StageView, change: StageChange, epochs: float = 1.0) -> None:
         """Put the changed plan into the editor, where its effect is seen before it is applied."""
+        from lmplay_tui.ui.plan_steps import changed_plan  # with tomlkit: not before a first frame
+
         pane = self.query_one(PlanPane)
         rate = self.view.pace.rows_per_s
         rows_per_s = 0.0 if math.isnan(rate) else rate

@@ -7,7 +7,7 @@ from typing import Literal
 
 from lmplay_tui.run.controls import Ask, SetLearningRate
 from lmplay_tui.run.view_parts import StageView
-from lmplay_tui.ui.plan_steps import StageChange
+from lmplay_tui.ui.messages import StageChange
 from lmplay_tui.ui.screens.dialogs import Choice, ChoiceDialog, Field, TypingDialog
 
 StopAnswer = Literal["now", "stage_end"]

@@ -4,42 +4,18 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
 from rich.cells import cell_len
 from textual import events
 from textual.actions import SkipAction
 from textual.binding import Binding, BindingType
 
-from lmplay_tui.run.history import Points, in_bins, smoothed, smoothed_at, to_columns, value_range
 from lmplay_tui.run.view import RunView
 from lmplay_tui.run.view_parts import Mark
 from lmplay_tui.text import one_line
 from lmplay_tui.ui.widgets.curve_window import CurveWindow, Group, groups_of
-from lmplay_tui.ui.widgets.drawing import (
-    LABEL_CELLS,
-    Chart,
-    Curve,
-    Note,
-    draw,
-    rounded_range,
-    short_number,
-    short_time,
-    x_of,
-)
-from lmplay_tui.ui.widgets.lines import Lines, Piece, Row, fitted, row_width, spread
+from lmplay_tui.ui.widgets.lines import Lines, Piece, Row, fitted, row_width
+from lmplay_tui.ui.widgets.scales import LABEL_CELLS, short_time, x_of
 from lmplay_tui.ui.widgets.titles import set_titles
-
-MARKS = {  # kind -> sign below the axis, style, whether a line is drawn through the chart
-    "stage": ("▶", "accent", True),
-    "save": ("▪", "dim", False),
-    "lr": ("λ", "warn", False),
-    "plan": ("✎", "accent", False),
-    "resume": ("↻", "dim", False),
-    "warning": ("!", "warn", False),
-    "spike": ("▲", "bad", False),
-    "bookmark": ("⚑", "good", False),
-}
-_LEGEND = {"train": "━", "val": "•", "eval": "◆"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,8 +59,6 @@ class Curves(Lines):
         self._chart_width = 0
         self._num_charts = 1
         self._mark: Mark | None = None  # the one at the cursor
-        self._notes: list[Note] = []
-        self._signs = True  # below the chart that is being drawn
 
     # ---- data
 
@@ -129,7 +103,6 @@ class Curves(Lines):
             return
         self.window.selected = min(self.window.selected, len(groups) - 1)
         self._x_range = self.window.x_range(view)
-        self._notes = self._notes_of(view)
         columns = 2 if width >= 130 else 1
         down = max(min(height // 11, 4), 1)
         self._num_charts = columns * down
@@ -137,14 +110,30 @@ class Curves(Lines):
         if len(shown) <= down:
             columns = 1
         self._chart_width = (width - (columns - 1) * 2) // columns
-        rows: list[Row] = []
+        self.show_rows(self._charts(view, groups, shown, columns, down))
+
+    def _charts(self, view: RunView, groups: list[Group], shown: list[Group], columns: int, down: int) -> list[Row]:
+        """The charts that are shown, in `down` rows of `columns`."""
+        from lmplay_tui.ui.widgets.curve_charts import Charts, notes_of
+
+        ghost = None if self._ghost is None else (self._ghost.name, self._ghost.view)
+        charts = Charts(
+            view, self.window, self._x_range, self._chart_width, notes_of(self._places(view)), ghost, self._ascii_only
+        )
+        height, rows = self.size.height, []
         for line in range(down):
-            cells = shown[line * columns : (line + 1) * columns]
-            if cells:
-                chart_height = height * (line + 1) // down - height * line // down
-                self._signs = line == down - 1 or (line + 1) * columns >= len(shown)
-                rows += _beside([self._chart(view, g, groups, chart_height) for g in cells], self._chart_width)
-        self.show_rows(rows)
+            below = line == down - 1 or (line + 1) * columns >= len(shown)  # the marks' signs stand there alone
+            chart_height = height * (line + 1) // down - height * line // down
+            drawn = [
+                charts.rows(
+                    group, chart_height, selected=len(groups) > 1 and groups.index(group) == self.window.selected,
+                    signs=below, right=self._at_cursor(group, groups),
+                )
+                for group in shown[line * columns : (line + 1) * columns]
+            ]  # fmt: skip
+            if drawn:
+                rows += _beside(drawn, self._chart_width)
+        return rows
 
     def _shown(self, groups: list[Group], count: int) -> list[Group]:
         """The chosen chart and those after it; at the list's end those before it, so that the room is used."""
@@ -163,100 +152,13 @@ class Curves(Lines):
             words.append(f"/{one_line(window.pattern, 40)}")
         set_titles(self, subtitle=" · ".join(words))
 
-    def _chart(self, view: RunView, group: Group, groups: list[Group], height: int) -> list[Row]:
-        curves: list[Curve] = []
-        legend: list[Piece] = []
-        selected = groups.index(group) == self.window.selected and len(groups) > 1
-        first, last = self._x_range
-        columns = max(self._chart_width - LABEL_CELLS - 1, 1)
-        if self._ghost is not None:
-            self._add_ghost(self._ghost, view, group.metrics[0], curves, legend)
-        for metric in group.metrics:
-            series = view.history.get(metric)
-            if series is None or not len(series):
-                continue
-            style, sign = self._look(metric, group)
-            points = series.points(self.window.axis)
-            if sign == "━":
-                self._add_line(points, style, columns, curves)
-            else:
-                curves.append(Curve(*_dots(points, first, last, columns), style, sign))
-            name = f"{metric.split('/', maxsplit=1)[0]} " if len(group.metrics) > 1 else ""
-            value = smoothed_at(points, self.window.span if sign == "━" else 1, self.window.cursor)
-            legend += [(f"{sign} ", style), (name, "dim"), (f"{short_number(value)}  ", style)]
-        chart = self._assembled(view, group, curves)
-        title: list[Piece] = [("▸ " if selected else "  ", "accent"), (group.title, "strong"), ("  ", ""), *legend]
-        return [
-            spread(title, self._at_cursor(view, group, groups), self._chart_width),
-            *draw(chart, self._chart_width, height - 1),
-        ]
-
     def _places(self, view: RunView) -> list[tuple[float, Mark]]:
         """The marks and where they lie on the axis, in that order."""
         marks = list(view.marks)
         xs = view.history.locate_all([mark.step for mark in marks], self.window.axis)
         return sorted(((x, mark) for x, mark in zip(xs, marks, strict=True) if math.isfinite(x)), key=lambda p: p[0])
 
-    def _notes_of(self, view: RunView) -> list[Note]:
-        notes = []
-        for x, mark in self._places(view):
-            sign, style, line = MARKS.get(mark.kind, ("·", "dim", False))
-            notes.append(Note(x, sign, style, line))
-        return notes
-
-    @staticmethod
-    def _look(metric: str, group: Group) -> tuple[str, str]:
-        split = metric.split("/", maxsplit=1)[0]
-        if len(group.metrics) == 1 and split not in ("val", "eval"):
-            return "train", "━"
-        return (split, _LEGEND[split]) if split in _LEGEND else ("train", "━")
-
-    def _add_line(self, points: Points, style: str, columns: int, curves: list[Curve], span: float = 0) -> None:
-        """A line, smoothed; what was smoothed stands behind it."""
-        span = span or self.window.span
-        first, last = self._x_range
-        if span > 1 and style != "ghost":
-            curves.append(Curve(*to_columns(points, first, last, 2 * columns), "raw"))
-        if span > 1:
-            bins = in_bins(points, first, last, 2 * columns, span)
-            curves.append(Curve(bins.x, smoothed(bins, span), style))
-        else:
-            curves.append(Curve(*to_columns(points, first, last, 2 * columns), style))
-
-    def _add_ghost(self, ghost: Ghost, view: RunView, metric: str, curves: list[Curve], legend: list[Piece]) -> None:
-        """The earlier run's metric, and how far we are from it at the same place."""
-        columns = max(self._chart_width - LABEL_CELLS - 1, 1)
-        theirs, ours = ghost.view.history.get(metric), view.history.get(metric)
-        if theirs is None or not len(theirs):
-            return
-        points = theirs.points(self.window.axis)
-        span = max(self.window.span, 20)
-        self._add_line(points, "ghost", columns, curves, span)
-        name = f"┈ {fitted(ghost.name, min(len(ghost.name), 16))}"
-        own = ours.points(self.window.axis) if ours is not None else None
-        if own is None or not len(own):
-            return
-        x = float(own.x[-1]) if self.window.cursor is None else self.window.cursor
-        difference = smoothed_at(own, span, x) - smoothed_at(points, span, x)
-        legend.append((f"{name} {difference:+.3f}  " if math.isfinite(difference) else f"{name}  ", "ghost"))
-
-    def _assembled(self, view: RunView, group: Group, curves: list[Curve]) -> Chart:
-        log = self.window.log
-        if log:
-            curves = [_logarithm(curve) for curve in curves]
-        span = value_range(curve.y[np.isfinite(curve.y)] for curve in curves)
-        references = []
-        stage = view.stage
-        if group.title == "loss" and stage is not None and stage.unigram_entropy > 0:
-            entropy = math.log10(stage.unigram_entropy) if log else stage.unigram_entropy
-            references.append((entropy, "unigram entropy"))
-        return Chart(
-            curves, self._x_range, rounded_range(*span) if span else (0.0, 1.0), log=log,
-            time_axis=self.window.axis == "time", notes=self._notes, signs=self._signs, references=references,
-            cursor=self.window.cursor, ascii_only=self._ascii_only,
-        )  # fmt: skip
-
-    def _at_cursor(self, view: RunView, group: Group, groups: list[Group]) -> list[Piece]:
+    def _at_cursor(self, group: Group, groups: list[Group]) -> list[Piece]:
         x = self.window.cursor
         if x is None:
             position = f" {groups.index(group) + 1}/{len(groups)} " if len(groups) > self._num_charts else ""
@@ -357,27 +259,6 @@ class Curves(Lines):
                 column = offset.x % (self._chart_width + 2) - LABEL_CELLS - 1
                 self._set_cursor(x_of(column, self._x_range, self._chart_width - LABEL_CELLS - 1))
                 self._redraw()
-
-
-def _dots(points: Points, first: float, last: float, columns: int) -> tuple[np.ndarray, np.ndarray]:
-    """One point a column, the mean of what lies there."""
-    part = points.between(first, last)
-    if not len(part) or last <= first:
-        return np.empty(0), np.empty(0)
-    inside = (part.x >= first) & (part.x <= last)
-    x, mean, count = part.x[inside], part.mean[inside], part.count[inside]
-    column = np.minimum(((x - first) / (last - first) * columns).astype(np.int64), columns - 1)
-    weight = np.bincount(column, count, minlength=columns)
-    used = np.flatnonzero(weight)
-    return (
-        np.bincount(column, x * count, minlength=columns)[used] / weight[used],
-        np.bincount(column, mean * count, minlength=columns)[used] / weight[used],
-    )
-
-
-def _logarithm(curve: Curve) -> Curve:
-    positive = curve.y > 0
-    return Curve(curve.x[positive], np.log10(curve.y[positive]), curve.style, curve.marker)
 
 
 def _beside(charts: list[list[Row]], width: int) -> list[Row]:

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from lmplay_tui.run.history import Floats
+from lmplay_tui.run.series import Floats
 
 _BITS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]], dtype=np.uint8)
 BRAILLE_SIGNS = np.array([chr(0x2800 + bits) for bits in range(256)])
