@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 SLOW = ("numpy", "pydantic", "rapidfuzz", "tomlkit", "psutil", "tree_sitter", "plotext", "torch", "datasets", "pyarrow")
-NOT_YET = {*SLOW} - {"pydantic", "tree_sitter"}  # the options are read with one; the plan's editor is there
+# Of a run: its options are read with pydantic, the plan's editor is there, and a thread has begun to read the meters.
+NOT_YET = {*SLOW} - {"pydantic", "tree_sitter", "psutil"}
 OF_A_RUN = ("lmplay_tui.options", "lmplay_tui.run", "lmplay_tui.train", "lmplay_tui.ui.session")
 
 # The bare command on a screen of its own; when the launcher would go on behind its first frame, that is looked at.

@@ -36,7 +36,6 @@ from lmplay_tui.ui.widgets.system import System
 PANES = ("curriculum", "curves", "predictions", "plan", "system", "log")
 CURVES_EVERY_S = 4.0  # a slow line: the curves are most of what is sent
 MACHINE_EVERY_S = 2.0
-FIRST_METERS_AFTER_S = 0.5  # their libraries come behind the first frame
 
 
 class Dashboard(Planning):
@@ -160,7 +159,6 @@ class Dashboard(Planning):
         if not self.children:  # the app was left before it was composed
             return
         self._choose_pane(2, focus=False)
-        self._machine_at = asyncio.get_running_loop().time() - MACHINE_EVERY_S + FIRST_METERS_AFTER_S
         if self.source.behind:
             self.call_after_refresh(self.catch_up)
 
