@@ -17,7 +17,6 @@ EPILOG = "Try: lmplay-tui --training-plan demo"
 
 def main(arguments: Sequence[str], prog: str) -> int:
     """Parse the line, choose between dashboard and headless, run. Raises `UserError`."""
-    gc.disable()  # what is imported stays; searching it for garbage takes a tenth of the time to the first frame
     given = _parsed(arguments, prog) if arguments else {}
     dashboard = wants_dashboard(given)
     launcher = dashboard and not names_a_run(given) and not given.get("start")
@@ -26,8 +25,8 @@ def main(arguments: Sequence[str], prog: str) -> int:
     if not dashboard:
         from lmplay_tui.commands.train import run_headless
 
-        gc.enable()
         return run_headless(given, prog)
+    gc.disable()  # what is imported stays; searching it for garbage takes a tenth of the time to the first frame
     from lmplay_tui.ui.running import run_dashboard
 
     if given.get("detach") and not launcher:

@@ -52,10 +52,7 @@ def run_events(
     thread, while the iterator is at work, with what cannot wait for its next event: a step hangs.
     """
     try:
-        run = choose_run(given)
-        run.create()
-        lock = RunLock(run)
-        lock.take()
+        run, lock = _taken(choose_run(given))
     except UserError as error:
         yield RunFailed(str(error), error.exit_code, step=0, path=None)
         return
@@ -63,10 +60,7 @@ def run_events(
     recorder: Recorder | None = None
     step, saved = 0, False
     limit, notifier = TimeLimit(given.get("max_hours")), Notifier(given.get("notify_url"), run.name)
-    files = ControlFiles(run)
-    if not lock.inherited:  # else they were left for this very run
-        files.sweep()
-    controls.sources += [files, limit]
+    controls.sources += [_control_files(run, lock), limit]
     try:
         if given.get("reset_history") or given.get("resume") == "none":
             lock = _start_anew(run, lock, given)
@@ -97,14 +91,28 @@ def run_events(
                 yield from recorded
                 return
             yield from recorder.record(event)
-            if (complaint := notifier.complaint()) is not None:
-                yield from recorder.record(complaint)
+            yield from _complaint(notifier, recorder)
     except (UserError, OSError) as error:  # before there was anything to record into
         yield RunFailed(one_line(error, 1000), 2, step, None)
     finally:
         if recorder is not None:
             recorder.close()
         lock.release()
+
+
+def _taken(run: RunFolder) -> tuple[RunFolder, RunLock]:
+    """The run with its lock, held. Raises `UserError` where another process has it."""
+    run.create()
+    lock = RunLock(run)
+    lock.take()
+    return run, lock
+
+
+def _control_files(run: RunFolder, lock: RunLock) -> ControlFiles:
+    files = ControlFiles(run)
+    if not lock.inherited:  # else they were left for this very run
+        files.sweep()
+    return files
 
 
 def _tell_at_once(notifier: Notifier, recorder: Recorder, tell: Callable[[Event], None], event: Event) -> None:
@@ -150,6 +158,11 @@ def _aftermath(
             else:
                 yield from recorder.record(event)
     notifier.close()
+    yield from _complaint(notifier, recorder)
+
+
+def _complaint(notifier: Notifier, recorder: Recorder) -> Iterator[Event]:
+    """What could not be sent is said once."""
     if (complaint := notifier.complaint()) is not None:
         yield from recorder.record(complaint)
 
@@ -160,9 +173,7 @@ def _start_anew(run: RunFolder, lock: RunLock, given: Mapping[str, Any]) -> RunL
     folder = run.status().get("plan_folder", "")
     set_aside(run, statistics_folder(given.get("out_dir")))
     lock.release()
-    run.create()
-    fresh = RunLock(run)
-    fresh.take()
+    _, fresh = _taken(run)
     if plan is not None:
         write_whole(run.plan, plan)
         run.write_status({"name": run.name, "plan_folder": folder})
