@@ -21,6 +21,7 @@ class Saves:
         self._saver.sweep()
         self.has_saved = False  # in this process
         self._failed = 0
+        self._failed_at: int | None = None  # the step that the newest save was of, where it failed
         self._last = time.monotonic()
         self._best_before: tuple[float | None, int | None] = (None, None)
         self._asked: list[str] = []  # identities of commands that wait for the outcome of the next save to begin
@@ -59,21 +60,28 @@ class Saves:
         self._give_up()
 
     def last_outcome(self) -> Iterator[Event]:
-        """How the write under way has gone, at the end of a run that fails anyway."""
-        yield from self._told(self._saver.wait())
+        """How the write under way has gone, at the end of a run."""
+        yield from self._told(self._saver.wait(), goes_on=False)
 
-    def attempt(self, reason: str, keep: int) -> Generator[Event, None, str | None]:
-        """Save and wait until the bytes are safe; gives what hindered it, None if they are."""
-        yield from self._told(self._saver.wait())
+    def has_failed_at(self, step: int) -> bool:
+        """Whether the newest save was of `step` and has failed: another at once would fail too."""
+        return self._failed_at == step
+
+    def attempt(self, reason: str, keep: int, *, goes_on: bool) -> Generator[Event, None, str | None]:
+        """Save and wait until the bytes are safe; gives what hindered it, None if they are.
+
+        `goes_on`: training does, where they are not.
+        """
+        yield from self._told(self._saver.wait(), goes_on=goes_on)
         yield from self._start(reason, keep)
         outcome = self._saver.wait()
         assert outcome is not None
-        yield from self._told(outcome)
+        yield from self._told(outcome, goes_on=goes_on)
         return None if outcome.saved is not None else outcome.problems[0]
 
     def finish(self, reason: str, keep: int) -> Iterator[Event]:
         """Save and wait until the bytes are safe. `TrainingError` if they are not."""
-        problem = yield from self.attempt(reason, keep)
+        problem = yield from self.attempt(reason, keep, goes_on=False)
         if problem is not None:
             raise TrainingError(f"{problem}; the checkpoint before it is intact")
 
@@ -92,7 +100,7 @@ class Saves:
         request = SaveRequest(progress.step, progress.rows, progress.stage, reason, keep, is_best)
         self._saver.start(self._state.checkpoint(), request)
 
-    def _told(self, outcome: Outcome | None) -> Iterator[Event]:
+    def _told(self, outcome: Outcome | None, *, goes_on: bool = True) -> Iterator[Event]:
         if outcome is None:
             return
         step = outcome.request.step
@@ -101,15 +109,16 @@ class Saves:
             yield Answered("SaveNow", identity, ok, str(self._state.run.model) if ok else outcome.problems[0])
         self._answering = []
         if outcome.saved is not None:
-            self._failed, self.has_saved = 0, True
+            self._failed, self._failed_at, self.has_saved = 0, None, True
             yield outcome.saved
             for problem in outcome.problems:
                 yield Warned(f"{problem}; the checkpoint itself is saved", step)
             return
-        self._failed += 1
+        self._failed, self._failed_at = self._failed + 1, step
         if outcome.request.is_best:  # the best so far is not on the disk: the next save shall try again
             self._state.progress.best_eval_loss, self._state.progress.best_step = self._best_before
-        going_on = "; training goes on, the next save tries again" if self._failed < MAX_FAILED_SAVES else ""
+        goes_on = goes_on and self._failed < MAX_FAILED_SAVES
+        going_on = "; training goes on, the next save tries again" if goes_on else ""
         yield Warned(f"{outcome.problems[0]}{going_on}", step)
 
     def _give_up(self) -> None:

@@ -1,5 +1,6 @@
 """One optimizer step of a stage, and what the run stands behind once it has happened."""
 
+import contextlib
 import math
 import time
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from lmplay_tui.data.batches import Batch
 from lmplay_tui.data.stage_data import StageData
-from lmplay_tui.errors import NonFiniteError, OutOfMemoryError, TrainingError
+from lmplay_tui.errors import NonFiniteError, TrainingError
 from lmplay_tui.options import TrainOptions
 from lmplay_tui.plan.schema import Stage
 from lmplay_tui.run.controls import Controls
@@ -21,7 +22,6 @@ from lmplay_tui.train.state import TrainState, restore_rng, rng_state
 from lmplay_tui.train.steps import (
     StepResult,
     StepSettings,
-    StopRequested,
     accumulate_gradients,
     apply_update,
     is_finite,
@@ -49,17 +49,29 @@ class Stepper:
         self._controls = controls
         self.said: list[Event] = []  # what the loop shall pass on
         self.steps_here = 0  # steps done by this process: without any there is nothing to save
+        self.is_whole = True  # the state is that of a finished step; not while an update is under way
 
     def step(self, run: StageRun, batch: Batch) -> StepDone:
-        """Train on a batch. Raises `StopRequested` (the batch is back in the feed), `NonFiniteError`."""
+        """Train on a batch. Raises `StopRequested`, `NonFiniteError`, and whatever the model's own code raises.
+
+        Until the update begins the batch is then back in the feed and everything as it was before the step.
+        """
         state, progress, optimizer = self._state, self._state.progress, self._state.optimizer
         assert optimizer is not None
         data_s = time.perf_counter() - run.waited_from
-        lr = self.lr(run)
-        run.step_settings.want_argmax = progress.step % run.accuracy_interval == 0
-        state.model.train()
-        optimizer.zero_grad(set_to_none=True)
-        result = self._accumulated(run, batch)
+        rng = rng_state(state.device)
+        try:
+            lr = self.lr(run)
+            run.step_settings.want_argmax = progress.step % run.accuracy_interval == 0
+            state.model.train()
+            optimizer.zero_grad(set_to_none=True)
+            result = self._accumulated(run, batch, rng)
+        except Exception:
+            run.feed.give_back(batch)
+            with contextlib.suppress(RuntimeError):  # a device that has failed takes nothing back: the error is told
+                self._undo(rng)
+            raise
+        self.is_whole = False
         if not fits(lambda: apply_update(optimizer, result, run.step_settings, lr))[0]:
             # Some weights may have moved already: this state is no one's.
             raise TrainingError(
@@ -81,6 +93,7 @@ class Stepper:
             run.stage.name, rows=batch.rows_read, tokens=result.num_tokens, loss_tokens=result.num_loss_tokens,
             loss=result.loss, accuracy=accuracy,
         )  # fmt: skip
+        self.is_whole = True
         step_s = time.perf_counter() - run.waited_from
         progress.elapsed_s += step_s
         of_stage.elapsed_s += step_s
@@ -108,13 +121,12 @@ class Stepper:
             text_shown=of_stage.text_shown,
         )
 
-    def _accumulated(self, run: StageRun, batch: Batch) -> StepResult:
+    def _accumulated(self, run: StageRun, batch: Batch, rng: dict[str, Tensor]) -> StepResult:
         """The batch's gradients. Where memory lacks, the same batch once more in smaller mini-batches.
 
-        Raises `StopRequested` and `OutOfMemoryError`; gradients and random numbers are as before the step then.
+        `rng`: the random numbers to begin each try with. Raises `StopRequested` and `OutOfMemoryError`.
         """
         state, settings = self._state, run.step_settings
-        rng = rng_state(state.device)
 
         def accumulate() -> StepResult:
             return accumulate_gradients(
@@ -122,12 +134,7 @@ class Stepper:
             )
 
         while True:
-            try:
-                fitted, result = fits(accumulate)
-            except StopRequested:
-                self._undo(rng)
-                run.feed.give_back(batch)
-                raise
+            fitted, result = fits(accumulate)
             if fitted:
                 assert result is not None
                 return result
@@ -135,11 +142,7 @@ class Stepper:
             give_memory_back(state.device)
             size = min(settings.mini_batch_size, len(batch.samples))
             what = f"stage {run.stage.name}, step {state.progress.step + 1}"
-            try:
-                settings.mini_batch_size = halved(size, what, "--mini-batch-size")
-            except OutOfMemoryError:
-                run.feed.give_back(batch)
-                raise
+            settings.mini_batch_size = halved(size, what, "--mini-batch-size")
             state.progress.mini_batch_size = settings.mini_batch_size
             settings.least_rows = min(settings.least_rows, settings.mini_batch_size)
             self.said.append(

@@ -10,10 +10,10 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from lmplay_tui.errors import DataError, OutOfMemoryError
 from lmplay_tui.plan.reading import shipped_plans
 from lmplay_tui.run.controls import Command, Controls, Pause, Stop
-from lmplay_tui.run.events import ActivityChanged, Event, MetricsLogged, RunDone, RunStarted, RunStopped
+from lmplay_tui.run.events import ActivityChanged, Event, MetricsLogged, RunDone, RunStarted, RunStopped, Warned
+from lmplay_tui.text import one_line
 from lmplay_tui.train.compiling import Compilation
 from lmplay_tui.train.device import peak_flops
 from lmplay_tui.train.evaluation import Evaluator
@@ -84,8 +84,15 @@ class Trainer:
 
         Raises `UserError` where training cannot go on.
         """
-        state, progress = self.state, self.state.progress
         yield self._run_started()
+        try:
+            yield from self._to_the_end()
+        except Exception:  # whatever it is, and be it a bug: finished steps are not lost
+            yield from self._keep_what_is_done()
+            raise
+
+    def _to_the_end(self) -> Iterator[Event]:
+        state, progress = self.state, self.state.progress
         while True:
             try:
                 with nullcontext() if self.tell is None else self._stage_loop.watch.aloud(self.tell):
@@ -95,10 +102,6 @@ class Trainer:
                 if (yield from self._leave()):
                     return
                 yield ActivityChanged("training")
-            except Exception as error:
-                # Where data or memory lack, the last finished step's state is whole: it shall not be lost.
-                yield from self._keep_what_is_done(is_whole=isinstance(error, DataError | OutOfMemoryError))
-                raise
         yield from self.saves.close()
         yield RunDone(step=progress.step, path=str(state.run.model), seconds=progress.elapsed_s)
 
@@ -137,7 +140,7 @@ class Trainer:
         progress, path = self.state.progress, self.state.run.model
         yield ActivityChanged("stopping")
         yield from self._log_rest()
-        if self.stepper.steps_here or (self._resumed_from is not None and self.obeyer.has_changed_the_run):
+        if self._has_unsaved:
             yield from self.saves.finish("stop", keep=self._keep())
         else:
             yield from self.saves.last_outcome()
@@ -156,7 +159,7 @@ class Trainer:
         yield ActivityChanged("handing over")
         yield from self._log_rest()
         if self.stepper.steps_here or self.obeyer.has_changed_the_run:
-            problem = yield from self.saves.attempt("handing over", keep=self._keep())
+            problem = yield from self.saves.attempt("handing over", keep=self._keep(), goes_on=True)
             if problem is not None:
                 yield from not_handed_over("nothing could be saved", step, self.controls)
                 return False
@@ -169,11 +172,27 @@ class Trainer:
         wanted += [Stop(when="stage_end", id=f"{0:020d}-stop")] if self.obeyer.stop_at_stage_end else []
         return (yield from hand_over(self.state.run, step, self.controls, go_on_elsewhere, wanted))
 
-    def _keep_what_is_done(self, *, is_whole: bool) -> Iterator[Event]:
-        """Training cannot go on: save what is finished, and tell how the save under way has gone."""
-        yield from self._log_rest()
-        if is_whole and self.stepper.steps_here:
-            yield from self.saves.attempt("before the end", keep=self._keep())
+    @property
+    def _has_unsaved(self) -> bool:
+        """Whether this process has anything that no checkpoint knew when it began."""
+        return bool(self.stepper.steps_here) or (self._resumed_from is not None and self.obeyer.has_changed_the_run)
+
+    def _keep_what_is_done(self) -> Iterator[Event]:
+        """Training cannot go on: write down what is finished. What fails in it is told; it is not why the run ends."""
+        for work, what in ((self._save_the_rest, "not saved"), (self._log_rest, "the last metrics are not written")):
+            try:
+                yield from work()
+            except Exception as error:
+                said = f"{what}: {type(error).__name__}: {one_line(error, 160)}"
+                yield Warned(f"{one_line(self.state.run.model)}: {said}", self.state.progress.step)
+
+    def _save_the_rest(self) -> Iterator[Event]:
+        """Save the last finished step, and tell how the save under way has gone.
+
+        Nothing is saved where numbers are bad or an update was broken off: the last checkpoint is better.
+        """
+        if self.stepper.is_whole and self._has_unsaved and not self.saves.has_failed_at(self.state.progress.step):
+            yield from self.saves.attempt("before the end", keep=self._keep(), goes_on=False)
         else:
             yield from self.saves.last_outcome()
 

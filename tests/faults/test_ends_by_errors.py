@@ -1,0 +1,121 @@
+"""Whatever ends a run, a bug included: finished steps are saved, and the first error is the one that is reported."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from lmplay_tui.errors import EXIT_BUG, EXIT_TRAINING
+from lmplay_tui.run.events import Event, RunDone, RunFailed, Warned
+from lmplay_tui.train.checkpoint import load_checkpoint
+from lmplay_tui.train.evaluation import Evaluator
+from lmplay_tui.train.metrics import LogWindow
+from lmplay_tui.train.state import TrainState
+from tests.faults.test_failing_saves import failing
+from tests.faults.test_numbers_and_memory import Steps
+from tests.train.runs import differences, last, losses, state_of, statistics_of, stop_after, train, write_plan
+
+
+def bug(*_: object, **__: object):
+    raise KeyError("no such thing")
+
+
+def in_a_mini_batch(patch: pytest.MonkeyPatch) -> None:
+    def wrong(x, _, number):
+        return bug() if number == 11 else x
+
+    Steps(patch, "packed", wrong)
+
+
+def in_validation(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Evaluator, "validate", bug)
+
+
+def in_the_metrics(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(LogWindow, "take", bug)
+
+
+def saved_step(path: Path) -> int:
+    return load_checkpoint(path)["runner"]["state"]["progress"]["step"]
+
+
+def assert_a_bug_is_reported(events: list[Event]) -> None:
+    end = last(events)
+    assert isinstance(end, RunFailed), end
+    assert end.exit_code == EXIT_BUG
+    assert "KeyError: 'no such thing'" in end.message
+
+
+@pytest.mark.parametrize("place_of_bug", [in_a_mini_batch, in_validation, in_the_metrics])
+def test_a_bug_loses_no_finished_step(place, place_of_bug):
+    """... and the run goes on from there as if nothing had been."""
+    plan = write_plan(place)
+    whole = train(training_plan=plan, model="whole/m.lmp", out_dir="whole")
+    with pytest.MonkeyPatch.context() as patch:
+        place_of_bug(patch)
+        events = train(training_plan=plan, model="run/m.lmp", out_dir="run")
+    assert_a_bug_is_reported(events)
+    assert saved_step(place / "run/m.lmp") == losses(events)[-1][0] > 0
+    rest = train(model="run/m.lmp", out_dir="run")
+    assert isinstance(last(rest), RunDone), last(rest)
+    assert losses(events) + losses(rest) == losses(whole)
+    assert not [e.message for e in rest if isinstance(e, Warned)]
+    assert not list(differences(state_of(place / "whole/m.lmp"), state_of(place / "run/m.lmp")))
+    assert statistics_of(place / "whole") == statistics_of(place / "run")
+
+
+def test_an_update_that_was_broken_off_is_not_saved(place, monkeypatch):
+    """Some weights may have moved: the checkpoint before it stays."""
+    real, updates = torch.optim.AdamW.step, []
+
+    def step(optimizer, *args, **kwargs):
+        real(optimizer, *args, **kwargs)
+        updates.append(optimizer)
+        return bug() if len(updates) == 3 else None
+
+    plan = write_plan(place)
+    stop_after(2, training_plan=plan, model="m.lmp", optimizer="adamw")
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    events = train(model="m.lmp", optimizer="adamw")
+    assert_a_bug_is_reported(events)
+    assert losses(events)[-1][0] == 4
+    assert saved_step(place / "m.lmp") == 2
+
+
+def cannot_be_written(_: pytest.MonkeyPatch):
+    return failing(99)
+
+
+def cannot_be_copied(patch: pytest.MonkeyPatch):
+    patch.setattr(TrainState, "checkpoint", lambda _: (_ for _ in ()).throw(RuntimeError("the device has failed")))
+    return patch.context()
+
+
+@pytest.mark.parametrize(
+    ("trouble", "why"), [(cannot_be_written, "disk full"), (cannot_be_copied, "the device has failed")]
+)
+def test_where_that_save_fails_too_it_is_told_and_the_first_error_is_the_reason(place, monkeypatch, trouble, why):
+    plan = write_plan(place)
+    in_validation(monkeypatch)
+    monkeypatch.setattr("lmplay_tui.train.saves.Saves.prepare", lambda _: None)  # it would meet the same
+    with trouble(monkeypatch):
+        events = train(training_plan=plan, model="m.lmp")
+    assert_a_bug_is_reported(events)
+    said = [e.message for e in events if isinstance(e, Warned)]
+    assert len(said) == 1
+    assert "not saved" in said[0]
+    assert why in said[0]
+    assert "goes on" not in said[0]
+    assert not Path("m.lmp").exists()
+
+
+def test_a_save_that_ends_the_run_is_not_tried_twice(place):
+    plan = write_plan(place)
+    with failing(99):
+        events = train(training_plan=plan, model="m.lmp")
+    end = last(events)
+    assert isinstance(end, RunFailed)
+    assert end.exit_code == EXIT_TRAINING
+    at_the_end = [e for e in events if isinstance(e, Warned) and e.step == losses(events)[-1][0]]
+    assert len(at_the_end) == 1
+    assert "goes on" not in at_the_end[0].message
