@@ -68,8 +68,11 @@ class Feed:
         self._waiting.appendleft(batch)
 
     def next_digest(self) -> str:
-        """A name of the next batch's content, for the checkpoint; empty at the stage's end, or if it is late."""
-        if not self.ready(LATE_S):
+        """A name of the next batch's content, for the checkpoint.
+
+        Empty at the stage's end, and where the batch is late or cannot be read: whoever takes it hears of that.
+        """
+        if not self._is_there():
             return ""
         batch = self.take()
         if batch is None:
@@ -77,9 +80,13 @@ class Feed:
         self.give_back(batch)
         return f"{self._kind}/{batch.digest()}"
 
+    def _is_there(self) -> bool:
+        """Whether `take` would give a batch or the stage's end now, or after a moment."""
+        return self.ready(LATE_S) and (bool(self._waiting) or self._batches.failure is None)
+
     def compare(self, recorded: str) -> tuple[bool, str] | None:
         """Whether the next batch is the one that the checkpoint recorded, and a sentence; None: nothing to compare."""
-        if not recorded or recorded.rpartition("/")[0] != self._kind:
+        if not recorded or recorded.rpartition("/")[0] != self._kind or not self._is_there():
             return None
         if self.next_digest() == recorded:
             return True, f"the next batch is the one the checkpoint names ({recorded[-64:][:12]})"

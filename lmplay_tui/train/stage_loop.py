@@ -105,7 +105,8 @@ class StageLoop:
                     yield MetricsLogged(self.window.take())
                 yield from self._now_and_then(run)
             yield from self._end_stage(run)
-        except StopRequested:
+        except Exception:  # a stop, or what ends the run: what is saved then names the batch that comes then
+            self.state.progress.next_batch = ""
             self.state.progress.next_batch = run.feed.next_digest()
             raise
         finally:

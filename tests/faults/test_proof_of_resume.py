@@ -1,15 +1,30 @@
 """What a resume says of itself: where it goes on, that the next batch is as recorded, and what is not as it was."""
 
+import itertools
 import json
 from pathlib import Path
 
+import pytest
 import torch
 
+from lmplay_tui.data import stage_data
+from lmplay_tui.errors import DataError
 from lmplay_tui.run.controls import ChangePlan, Controls, Stop
-from lmplay_tui.run.events import ActivityChanged, LogLine, RunDone, RunFailed, StageStarted, StepDone, Warned
+from lmplay_tui.run.events import (
+    ActivityChanged,
+    CheckpointSaved,
+    LogLine,
+    RunDone,
+    RunFailed,
+    RunStopped,
+    StageStarted,
+    StepDone,
+    Warned,
+)
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.train import device, stage_loop, starting
 from lmplay_tui.train.checkpoint import load_checkpoint
+from lmplay_tui.train.evaluation import Evaluator
 from lmplay_tui.train.hosting import run_events
 from tests.train.runs import PLAN, given, last, stop_after, train, write_plan
 
@@ -33,6 +48,58 @@ def test_log_and_state_line_say_where_it_goes_on_and_that_the_next_batch_is_the_
     before_a_step = events[: next(i for i, e in enumerate(events) if isinstance(e, StepDone))]
     assert ActivityChanged("training", f"from row {row} as recorded") in before_a_step
     assert "the next batch is the one the checkpoint names" in RunFolder(place / "m.lmp").log.read_text("utf-8")
+
+
+def unreadable_after(patch: pytest.MonkeyPatch, batches: int) -> None:
+    """The disk gives so many batches of a stage and then an error."""
+    real = getattr(stage_data, "batches")  # noqa: B009  (a name that it imports)
+
+    def source(*args, **kwargs):
+        yield from itertools.islice(real(*args, **kwargs), batches)
+        raise DataError("row 7 cannot be read")
+
+    patch.setattr(stage_data, "batches", source)
+
+
+def test_a_stop_needs_no_next_batch(place):
+    """The batch after it cannot be read: whoever goes on will hear of it; the stop saves."""
+    plan = write_plan(place)
+    with pytest.MonkeyPatch.context() as patch:
+        unreadable_after(patch, 3)
+        end = last(stop_after(3, training_plan=plan, model="m.lmp"))
+    assert isinstance(end, RunStopped), end
+    assert end.saved
+    assert not load_checkpoint(Path("m.lmp"))["runner"]["state"]["progress"]["next_batch"]
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_data_that_cannot_be_read_end_the_run_with_their_own_error(place, resumed):
+    """... when their turn has come, not when a save or a resume asks for the next batch's name."""
+    plan = write_plan(place)
+    if resumed:
+        stop_after(1, training_plan=plan, model="m.lmp")
+    with pytest.MonkeyPatch.context() as patch:
+        unreadable_after(patch, 0 if resumed else 3)
+        events = train(training_plan=plan, model="m.lmp", save_interval=1)
+    end = last(events)
+    assert isinstance(end, RunFailed)
+    assert end.message == "row 7 cannot be read"
+    assert not [e for e in events if isinstance(e, Warned)]
+    saved = [e.step for e in events if isinstance(e, CheckpointSaved) and e.reason == "interval"]
+    assert saved == ([] if resumed else [1, 2, 3])
+
+
+def test_after_an_error_the_checkpoint_names_the_batch_that_comes(place):
+    """... and not the one that came after the save before it."""
+    plan = write_plan(place)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Evaluator, "validate", lambda *_: (_ for _ in ()).throw(KeyError("a bug")))
+        events = train(training_plan=plan, model="m.lmp", save_interval=4)
+    assert isinstance(last(events), RunFailed)
+    steps = [e.step for e in events if isinstance(e, CheckpointSaved)]
+    assert len(set(steps)) > 1
+    said = [e.message for e in stop_after(steps[-1] + 1, model="m.lmp") if isinstance(e, LogLine | Warned)]
+    assert "the next batch is the one the checkpoint names" in said[0]
 
 
 def test_the_state_line_does_not_say_it_for_ever(place, monkeypatch):
