@@ -84,12 +84,13 @@ class RunFolder:
         return self.checkpoint(f"step-{step:08d}")
 
     def numbered_checkpoints(self) -> list[Path]:
-        """The numbered checkpoints there are, oldest first."""
-        found = re.compile(re.escape(self.name) + r"\.step-\d{8,}\.lmp")
+        """The numbered checkpoints there are, by their steps."""
+        found = re.compile(re.escape(self.name) + r"\.step-(\d{8,})\.lmp")
         try:
-            return sorted(path for path in self.model.parent.iterdir() if found.fullmatch(path.name))
+            matches = [(found.fullmatch(path.name), path) for path in self.model.parent.iterdir()]
         except OSError:
             return []
+        return [path for _, path in sorted((int(match[1]), path) for match, path in matches if match is not None)]
 
     def create(self) -> None:
         """Make the run's folders. `UserError` if they cannot be made."""

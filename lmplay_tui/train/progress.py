@@ -52,6 +52,7 @@ class Progress:
     stage: str = ""  # the stage that was last worked on
     stages: dict[str, StageProgress] = field(default_factory=dict)
     saved_rows: int = 0
+    numbered: list[int] = field(default_factory=list)  # steps of the newest numbered checkpoints, this one included
     lr_factor: float = 1.0
     warm_up: WarmUp | None = None
     pinned: list[str] = field(default_factory=list)

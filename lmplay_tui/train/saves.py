@@ -94,10 +94,14 @@ class Saves:
         if is_best:
             progress.best_eval_loss, progress.best_step = progress.eval_loss, progress.step
         progress.saved_rows = progress.rows
+        if keep:
+            progress.numbered = [*(step for step in progress.numbered if step != progress.step), progress.step][-keep:]
         self._last = time.monotonic()
         self._answering, self._asked = self._asked, []
         yield ActivityChanged("saving")
-        request = SaveRequest(progress.step, progress.rows, progress.stage, reason, keep, is_best)
+        request = SaveRequest(
+            progress.step, progress.rows, progress.stage, reason, keep, is_best, numbered=tuple(progress.numbered)
+        )
         self._saver.start(self._state.checkpoint(), request)
 
     def _told(self, outcome: Outcome | None, *, goes_on: bool = True) -> Iterator[Event]:

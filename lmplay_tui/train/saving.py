@@ -6,7 +6,7 @@ import re
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,6 +33,7 @@ class SaveRequest:
     reason: str
     keep: int  # numbered checkpoints to keep
     is_best: bool  # its eval/loss is the lowest so far
+    numbered: tuple[int, ...] = ()  # steps of the numbered ones that led to this one, oldest first, its own included
 
 
 @dataclass(frozen=True)
@@ -164,9 +165,18 @@ class Saver:
         for name in self._names(request):
             yield partial(link_whole, run.model, name)
         if request.keep:
-            for old in run.numbered_checkpoints()[: -request.keep]:
+            for old in self._oldest_first(request.numbered)[: -request.keep]:
                 yield partial(old.unlink, missing_ok=True)
         yield lambda: self._write_statistics(checkpoint["runner"]["state"])
+
+    def _oldest_first(self, line: Sequence[int]) -> list[Path]:
+        """The numbered checkpoints: first those that did not lead to the newest one, then those of `line`.
+
+        After going back to an older checkpoint the steps of what came after it say nothing about its age.
+        """
+        own = {self._run.numbered_checkpoint(step): None for step in line}
+        there = dict.fromkeys(self._run.numbered_checkpoints())
+        return [path for path in there if path not in own] + [path for path in own if path in there]
 
     def _names(self, request: SaveRequest) -> list[Path]:
         """What a new checkpoint is called too."""

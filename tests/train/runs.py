@@ -133,6 +133,7 @@ def state_of(path: Path) -> dict[str, Any]:
     checkpoint = load_checkpoint(path)
     progress = checkpoint["runner"]["state"]["progress"]
     del progress["elapsed_s"], progress["saved_rows"], progress["best_eval_loss"], progress["best_step"]
+    del progress["numbered"]
     for stage in (*progress["stages"].values(), *checkpoint["curriculum"]["state"].values()):
         del stage["elapsed_s"]
     return checkpoint

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from lmplay_tui.run.events import Evaluated, OptionChanged, RunDone, RunFailed, StepDone, Warned
+from lmplay_tui.run.events import CheckpointSaved, Evaluated, OptionChanged, RunDone, RunFailed, StepDone, Warned
 from lmplay_tui.run.view import RunView
 from lmplay_tui.train.checkpoint import load_checkpoint
 from tests.models.test_lmplay_weights import their_state, with_components
@@ -34,6 +34,33 @@ def test_any_numbered_checkpoint_can_be_gone_on_from(place):
 def test_keep_holds_so_many_numbered_checkpoints(place):
     train(training_plan=write_plan(place), model="m.lmp", save_interval=6, keep=2)
     assert len(list(place.glob("m.step-*.lmp"))) == 2
+
+
+def numbered_steps(place) -> list[int]:
+    return sorted(int(path.stem.rpartition("-")[2]) for path in place.glob("m.step-*.lmp"))
+
+
+def test_keep_holds_the_newest_after_going_back(place):
+    """What was saved after the checkpoint that is gone back to is older than what is saved from there on."""
+    train(training_plan=write_plan(place), model="m.lmp", save_interval=6, keep=3)
+    left = numbered_steps(place)
+    events = stop_after(left[0] - 1, resume="m.stories.lmp", save_interval=2, keep=2)
+    saved = sorted({event.step for event in events if isinstance(event, CheckpointSaved)})
+    assert len(saved) > 2
+    assert numbered_steps(place) == saved[-2:]
+
+
+def test_while_the_new_line_is_short_what_was_left_fills_up(place):
+    """... and goes first."""
+    train(training_plan=write_plan(place), model="m.lmp", save_interval=6, keep=3)
+    left = numbered_steps(place)
+    back = stop_after(left[0] - 2, resume="m.stories.lmp", save_interval=1000, keep=3)
+    new = [event.step for event in back if isinstance(event, CheckpointSaved)]
+    assert new == [left[0] - 2]
+    assert numbered_steps(place) == [*new, *left[1:]]
+    again = stop_after(left[0] - 1, model="m.lmp", save_interval=1000, keep=3)
+    new += [event.step for event in again if isinstance(event, CheckpointSaved)]
+    assert numbered_steps(place) == [*new, left[2]]
 
 
 def test_initial_model_gives_weights_and_nothing_else(place):
