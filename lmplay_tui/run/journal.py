@@ -48,7 +48,8 @@ class Journal:
     """Writes one JSONL file, line by line.
 
     A write that fails (disk full, folder gone) is counted in `failed` and does not raise: training goes on.
-    `limit_bytes`: beyond it every other record is dropped, the oldest and the newest stay.
+    `limit_bytes`: beyond it every other record is dropped, the oldest and the newest stay. Where a disk has no room
+    for that, it is counted too and all records stay; it is tried again when as much as an eighth has come.
     """
 
     def __init__(self, path: Path, limit_bytes: int | None = None) -> None:
@@ -56,6 +57,7 @@ class Journal:
         self.failed = 0
         self.last_error = ""
         self._limit_bytes = limit_bytes
+        self._thin_beyond = limit_bytes  # the size that is worth a try
         self._descriptor: int | None = None
         self._torn = False  # the last write ended inside a line
 
@@ -70,13 +72,24 @@ class Journal:
             if os.write(descriptor, line) != len(line):
                 raise OSError("the disk took only part of a line")
             self._torn = False
-            self._thin()
+            size = os.fstat(descriptor).st_size
         except OSError as error:
-            self.failed += 1
-            self.last_error = error.strerror or str(error)
-            self.close()
+            self._fail(error)
             return False
+        if self._limit_bytes is not None and self._thin_beyond is not None and size > self._thin_beyond:
+            try:
+                self._thin()
+                self._thin_beyond = self._limit_bytes
+            except OSError as error:  # the record itself is on the disk
+                self._fail(error)
+                self.last_error += ", while it was thinned"
+                self._thin_beyond = size + self._limit_bytes // 8
         return True
+
+    def _fail(self, error: OSError) -> None:
+        self.failed += 1
+        self.last_error = error.strerror or str(error)
+        self.close()
 
     def close(self) -> None:
         if self._descriptor is not None:
@@ -89,17 +102,29 @@ class Journal:
             size = os.fstat(self._descriptor).st_size
             # A process that was killed may have left half a line: end it, so that ours stands alone.
             self._torn = size > 0 and os.pread(self._descriptor, 1, size - 1) != b"\n"
+            if self._limit_bytes is not None:
+                self._temporary.unlink(missing_ok=True)  # it may have been killed while it thinned
         return self._descriptor
 
+    @property
+    def _temporary(self) -> Path:
+        return self.path.with_name(self.path.name + ".tmp")
+
     def _thin(self) -> None:
-        assert self._descriptor is not None
-        if self._limit_bytes is None or os.fstat(self._descriptor).st_size <= self._limit_bytes:
-            return
+        """Leave out every other record. The file is replaced whole, once the new bytes are on the disk, or stays."""
         lines = self.path.read_bytes().splitlines(keepends=True)
         kept = [line for i, line in enumerate(lines) if i % 2 == 0 or i == len(lines) - 1 or b'"resumed_from"' in line]
-        temporary = self.path.with_name(self.path.name + ".tmp")
-        temporary.write_bytes(b"".join(kept))
-        temporary.replace(self.path)
+        temporary = self._temporary
+        temporary.unlink(missing_ok=True)
+        try:
+            with temporary.open("xb") as file:  # new, so that no link is followed
+                file.write(b"".join(kept))
+                file.flush()
+                os.fsync(file.fileno())  # some disks say only now that they are full
+            temporary.replace(self.path)
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)  # there is none after the rename
         self.close()
 
 
