@@ -252,6 +252,7 @@ def _train(run: RunFolder, given: Mapping[str, Any], controls: Controls, host: _
         yield RunDone(start.progress.step, str(run.model), start.progress.elapsed_s, already=True)
         return
     trainer = yield from build_trainer(start, controls, prog)
+    del start  # its checkpoint is as large as the model and the optimizer, which have taken what they need
     trainer.go_on_elsewhere, trainer.tell = host.go_on_elsewhere, host.tell
     yield from trainer.run()
 

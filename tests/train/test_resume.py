@@ -1,13 +1,20 @@
 """A run stopped anywhere and resumed leaves the same bits as one that was never stopped."""
 
+import gc
+import weakref
 from pathlib import Path
 
 import pytest
+import torch
 
+from lmplay_tui.run.controls import Controls
 from lmplay_tui.run.events import CheckpointSaved, RunDone, RunFailed, RunStopped, StepDone, Warned
+from lmplay_tui.train import checkpoint
+from lmplay_tui.train.hosting import run_events
 from tests.train.runs import (
     StopsAtLook,
     differences,
+    given,
     last,
     losses,
     state_of,
@@ -16,6 +23,29 @@ from tests.train.runs import (
     train,
     write_plan,
 )
+
+
+def test_what_was_loaded_is_not_kept(place, monkeypatch):
+    """A checkpoint is as large as model and optimizer together: training shall not lack that memory."""
+    plan = write_plan(place)
+    stop_after(2, training_plan=plan, model="m.lmp")
+    loaded: list[weakref.ref[torch.Tensor]] = []
+    real = checkpoint.load_archive
+
+    def load(path):
+        archive = real(path)
+        loaded.extend(weakref.ref(tensor) for tensor in archive["model"]["state"].values())
+        return archive
+
+    monkeypatch.setattr(checkpoint, "load_archive", load)
+    alive = []
+    for event in run_events(given(model="m.lmp"), Controls()):
+        if isinstance(event, StepDone):
+            gc.collect()
+            alive = [ref for ref in loaded if ref() is not None]
+            break
+    assert loaded
+    assert not alive
 
 
 @pytest.fixture
