@@ -12,7 +12,7 @@ from typing import Any
 
 from lmplay_tui.errors import EXIT_BUG, UserError
 from lmplay_tui.run.control_files import ControlFiles
-from lmplay_tui.run.controls import Controls, HandOver, Stop
+from lmplay_tui.run.controls import Controls, HandOver, SaveNow, Stop
 from lmplay_tui.run.events import (
     LAST_EVENTS,
     ActivityChanged,
@@ -198,6 +198,10 @@ def _answers(controls: Controls, end: Event) -> Iterator[Answered]:
         if isinstance(command, Stop) and isinstance(end, RunStopped):
             saved = f"saved {end.path}" if end.path and end.saved else "nothing had been trained"
             yield Answered("Stop", command.id, True, f"stopped at step {end.step}, {saved}")
+        elif isinstance(command, SaveNow) and isinstance(end, RunStopped | RunDone):
+            # The end's own save came after it was asked for: all that there is, is saved.
+            ok = end.path is not None and (isinstance(end, RunDone) or end.saved)
+            yield Answered("SaveNow", command.id, ok, str(end.path) if ok else "nothing had been trained")
         elif isinstance(command, HandOver) and isinstance(end, HandedOver):
             yield Answered("HandOver", command.id, True, f"goes on in process {end.pid}")
         else:

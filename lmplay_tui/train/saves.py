@@ -35,6 +35,12 @@ class Saves:
         """Answer these commands with the outcome of the save that begins next."""
         self._asked += identities
 
+    def refuse(self, why: str) -> Iterator[Event]:
+        """Answer the commands that wait for a save, now that there will be none."""
+        identities, self._asked, self._answering = self._answering + self._asked, [], []
+        for identity in identities:
+            yield Answered("SaveNow", identity, False, why)
+
     def prepare(self) -> None:
         """Make the first save as quick as the later ones. On a GPU the copies wait for the training anyway."""
         if self._state.device.type == "cpu":

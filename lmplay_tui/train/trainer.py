@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lmplay_tui.plan.reading import shipped_plans
-from lmplay_tui.run.controls import Command, Controls, Pause, Stop
+from lmplay_tui.run.controls import Command, Controls, Pause, SaveNow, Stop
 from lmplay_tui.run.events import ActivityChanged, Event, MetricsLogged, RunDone, RunStarted, RunStopped, Warned
 from lmplay_tui.text import one_line
 from lmplay_tui.train.compiling import Compilation
@@ -87,8 +87,9 @@ class Trainer:
         yield self._run_started()
         try:
             yield from self._to_the_end()
-        except Exception:  # whatever it is, and be it a bug: finished steps are not lost
+        except Exception as error:  # whatever it is, and be it a bug: finished steps are not lost
             yield from self._keep_what_is_done()
+            yield from self.saves.refuse(one_line(error))
             raise
 
     def _to_the_end(self) -> Iterator[Event]:
@@ -140,10 +141,12 @@ class Trainer:
         progress, path = self.state.progress, self.state.run.model
         yield ActivityChanged("stopping")
         yield from self._log_rest()
+        self.saves.promise(self.obeyer.take_save_ids())
         if self._has_unsaved:
             yield from self.saves.finish("stop", keep=self._keep())
         else:
             yield from self.saves.last_outcome()
+            yield from self.saves.refuse("nothing had been trained")
         yield RunStopped(
             step=progress.step,
             path=str(path) if path.exists() else None,
@@ -158,7 +161,10 @@ class Trainer:
         step = self.state.progress.step
         yield ActivityChanged("handing over")
         yield from self._log_rest()
+        save_ids = self.obeyer.take_save_ids()
         if self.stepper.steps_here or self.obeyer.has_changed_the_run:
+            self.saves.promise(save_ids)
+            save_ids = []
             problem = yield from self.saves.attempt("handing over", keep=self._keep(), goes_on=True)
             if problem is not None:
                 yield from not_handed_over("nothing could be saved", step, self.controls)
@@ -170,6 +176,7 @@ class Trainer:
         # No checkpoint knows these. Their names come before those of all other commands: what is newer has its way.
         wanted: list[Command] = [Pause(id=f"{0:020d}-pause")] if self.obeyer.paused else []
         wanted += [Stop(when="stage_end", id=f"{0:020d}-stop")] if self.obeyer.stop_at_stage_end else []
+        wanted += [SaveNow(id=identity) for identity in save_ids]
         return (yield from hand_over(self.state.run, step, self.controls, go_on_elsewhere, wanted))
 
     @property
@@ -191,6 +198,7 @@ class Trainer:
 
         Nothing is saved where numbers are bad or an update was broken off: the last checkpoint is better.
         """
+        self.saves.promise(self.obeyer.take_save_ids())
         if self.stepper.is_whole and self._has_unsaved and not self.saves.has_failed_at(self.state.progress.step):
             yield from self.saves.attempt("before the end", keep=self._keep(), goes_on=False)
         else:

@@ -15,7 +15,17 @@ from hypothesis import strategies as st
 from lmplay_tui.run import control_files, controls
 from lmplay_tui.run.control_files import ControlFiles, leave_command
 from lmplay_tui.run.controls import Controls, HandOver, Refused, SaveNow, SetLearningRate, Stop
-from lmplay_tui.run.events import Answered, HandedOver, RunDone, RunFailed, RunStopped, Stalled, StepDone, Warned
+from lmplay_tui.run.events import (
+    Answered,
+    HandedOver,
+    RunDone,
+    RunFailed,
+    RunStopped,
+    StageStarted,
+    Stalled,
+    StepDone,
+    Warned,
+)
 from lmplay_tui.run.folder import RunFolder, RunLock
 from lmplay_tui.run.journal import read_journal
 from lmplay_tui.run.status import status_of
@@ -292,6 +302,20 @@ def test_handing_over_saves_first(place, monkeypatch):
     monkeypatch.undo()
     monkeypatch.chdir(place)
     assert isinstance(last(train(model="m.lmp")), RunDone)
+
+
+def test_a_save_asked_for_before_a_step_is_handed_over(place, monkeypatch):
+    """There is nothing to save yet: the process that goes on answers it."""
+    monkeypatch.setattr(hosting, "start_process", lambda *_, **__: 4711)
+    bus, events = Controls(), []
+    for event in run_events(given(training_plan=write_plan(place), model="m.lmp"), bus):
+        events.append(event)
+        if isinstance(event, StageStarted):
+            bus.send(SaveNow(id="s"))
+            bus.send(HandOver(id="h"))
+    assert last(events) == HandedOver(0, 4711)
+    assert set(answers(events)) == {"h"}
+    assert [(type(c).__name__, c.id) for c in ControlFiles(RunFolder(place / "m.lmp"))()] == [("SaveNow", "s")]
 
 
 @pytest.mark.parametrize("fails", ["save", "start"])

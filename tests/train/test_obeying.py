@@ -1,5 +1,6 @@
 """What people ask while it runs, and that only what they ask for changes the run."""
 
+import itertools
 import json
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from lmplay_tui.run import controls as asked
 from lmplay_tui.run.controls import Controls
 from lmplay_tui.run.events import (
+    Answered,
     Bookmarked,
     CheckpointSaved,
     Evaluated,
@@ -18,6 +20,7 @@ from lmplay_tui.run.events import (
     Predicted,
     Resumed,
     RunDone,
+    RunFailed,
     RunStarted,
     RunStopped,
     StageDone,
@@ -27,6 +30,8 @@ from lmplay_tui.run.events import (
 )
 from lmplay_tui.train import state, watching
 from lmplay_tui.train.hosting import run_events
+from lmplay_tui.train.obeying import Obeyer
+from lmplay_tui.train.stepping import Stepper
 from tests.train.runs import PLAN, differences, given, last, losses, state_of, stop_after, train, write_plan
 
 
@@ -53,6 +58,38 @@ def test_save_now_makes_a_checkpoint_of_that_step(place):
     assert saved[0].size_bytes > 1000
     answers = [e for e in events if type(e).__name__ == "Answered"]
     assert [(a.id, a.ok) for a in answers] == [("1", True)]
+
+
+@pytest.mark.parametrize("look", range(1, 12))
+def test_a_save_asked_for_with_a_stop_is_answered_by_the_stops_save(place, look):
+    """Whatever look of the trainer brings them together: before a step, between mini-batches, between steps."""
+    controls, looks = Controls(), itertools.count(1)
+    both = [asked.SaveNow(id="save"), asked.Stop(id="stop")]
+    controls.sources.append(lambda: both if next(looks) == look else [])
+    events = list(run_events(given(training_plan=write_plan(place), model="m.lmp"), controls))
+    end = last(events)
+    assert isinstance(end, RunStopped)
+    answered = {e.id: (e.ok, e.message) for e in of(Answered, events) if e.id == "save"}
+    assert answered == {"save": (True, "m.lmp") if end.saved else (False, "nothing had been trained")}
+    assert len(of(CheckpointSaved, events)) == int(end.saved)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_save_asked_for_just_before_an_error_is_answered(place, monkeypatch, whole):
+    """By the save at the end, where there is one."""
+
+    def bug(*_):
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(Obeyer, "_change", bug)
+    if not whole:
+        monkeypatch.setattr(Stepper, "is_whole", property(lambda _: False, lambda *_: None), raising=False)
+    plan = write_plan(place)
+    events = ask_at(3, asked.SaveNow(id="save"), asked.Bookmark(), training_plan=plan, model="m.lmp")
+    assert isinstance(last(events), RunFailed)
+    answer = of(Answered, events)[0]
+    assert (answer.id, answer.ok) == ("save", whole)
+    assert answer.message == ("m.lmp" if whole else "'a bug'")
 
 
 def test_asking_pinning_and_bookmarks_change_no_bit(place):
