@@ -5,11 +5,9 @@ opens the same datasets by what the plan says of them, so that nothing large is 
 that it is told. It lives as long as the pipe to it is open: however this process ends, it ends too.
 """
 
-import os
 import pickle
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ from lmplay_tui.data.batches import Position
 from lmplay_tui.data.stage_data import StageData, open_stage
 from lmplay_tui.data.tokenizer import load_tokenizer
 from lmplay_tui.options import TrainOptions
+from lmplay_tui.own_process import own_command, own_environment
 from lmplay_tui.plan.schema import Stage
 
 _PROGRAM = "lmplay_tui.data.reader_program"
@@ -66,9 +65,8 @@ class ReaderProcess:
         """Start it; it takes seconds to open its data. Raises `ReaderLostError`."""
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", _PROGRAM],
+                own_command(_PROGRAM), env=own_environment(),
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},  # the same code as here
             )  # fmt: skip
         except OSError as error:
             raise ReaderLostError(f"no process could be started ({error.strerror})") from None

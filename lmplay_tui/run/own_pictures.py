@@ -7,8 +7,8 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-import lmplay_tui
 from lmplay_tui.errors import UserError
+from lmplay_tui.own_process import own_command, own_environment
 from lmplay_tui.run.charts import PlotOptions
 from lmplay_tui.run.curves import Curve, load_curves, statistics_in
 from lmplay_tui.run.plots import draw_own
@@ -38,13 +38,10 @@ def write_pngs(folder: Path, name: str) -> threading.Thread | None:
 
     The process lives on if this one ends; the thread returned ends with it. None: it could not be started.
     """
-    package = str(Path(lmplay_tui.__file__).parent.parent)
-    # -P: the working folder is the user's, and a random.py in it is not Python's.
-    words = [sys.executable, "-P", "-m", __spec__.name, str(folder), name]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))}
     try:
         process = subprocess.Popen(
-            words, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            own_command(__spec__.name, str(folder), name), env=own_environment(),
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             start_new_session=True,
         )  # fmt: skip
     except OSError:

@@ -4,13 +4,12 @@ The lock's descriptor is handed down, so there is no moment in which nobody hold
 throughout, and no third process can come between.
 """
 
-import os
 import subprocess
-import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import Any
 
 from lmplay_tui.options import OnResume, command_words, on_resume
+from lmplay_tui.own_process import own_command, own_environment
 from lmplay_tui.run.control_files import leave_command
 from lmplay_tui.run.controls import Command, Controls
 from lmplay_tui.run.events import Answered, Event, HandedOver, Warned
@@ -36,7 +35,7 @@ def command_of(run: RunFolder, given: Mapping[str, Any], *, resumes: bool) -> li
     else:
         options = {n: v for n, v in given.items() if n not in _OF_THIS_PROCESS}
     words = command_words({"model": str(run.model), **options, "headless": True, "on_hangup": "continue"})
-    return [sys.executable, "-m", "lmplay_tui.cli", *words]
+    return own_command("lmplay_tui.cli", *words)
 
 
 def _is_forgotten(name: str, value: Any) -> bool:
@@ -53,7 +52,7 @@ def start_process(
     `--max-hours` are handed down: `spent_s` of the hours are over.
     """
     descriptor = lock.descriptor
-    environment = os.environ | {LOCK_FROM: f"{descriptor}:{run.lock_path.resolve()}", SPENT: f"{spent_s:.3f}"}
+    environment = own_environment() | {LOCK_FROM: f"{descriptor}:{run.lock_path.resolve()}", SPENT: f"{spent_s:.3f}"}
     if (url := given.get("notify_url")) is not None:
         environment[NOTIFY_URL] = url
     with run.log.open("ab") as log:

@@ -275,7 +275,7 @@ def test_the_process_that_goes_on_is_told_what_the_checkpoint_does_not_know(tmp_
         ascii=True, start=True, detach=True, exp="file.py:Mine",
     )  # fmt: skip
     resumed = command_of(run, line, resumes=True)
-    assert resumed[1:3] == ["-m", "lmplay_tui.cli"]
+    assert resumed[1:4] == ["-P", "-m", "lmplay_tui.cli"]
     words = set(resumed)
     assert words >= {"--headless", "--on-hangup", "continue", "--amp", "--keep", "file.py:Mine", "--out-dir"}
     assert not words & {"--reset-history", "--training-plan", "--lr", "--ascii", "--start", "--detach"}

@@ -1,0 +1,82 @@
+"""Processes of our own import our code and Python's, whatever lies in the folder that the user works in."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import lmplay_tui
+from lmplay_tui import own_process
+from lmplay_tui.data.reader import Job, Opened, ReaderProcess
+from lmplay_tui.options import TrainOptions
+from lmplay_tui.plan.schema import DatasetSpec, Stage
+from lmplay_tui.run.status import status_of
+from lmplay_tui.train.detaching import start_detached
+from tests.train.runs import given, write_plan
+
+HOME = Path(lmplay_tui.__file__).parent.parent
+PLAN = """\
+[train]
+exp = "test_runner"
+num_blocks = 1
+embed_dim = 16
+num_heads = 2
+context_len = 64
+tokenizer = "bytes"
+[stages.pairs]
+dataset = "pairs.jsonl"
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's working folder with files that are called as modules are."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    for name in ("torch.py", "random.py", "datasets.py", "numpy.py", "lmplay_tui/__init__.py"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("raise SystemExit('the working folder is not on the path')", encoding="utf-8")
+    rows = [{"prompt": f"What is {i}?", "truth": f"It is {i}."} for i in range(8)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return tmp_path
+
+
+def test_the_data_reader(folder: Path) -> None:
+    stage = Stage("pairs", (DatasetSpec("pairs", str(folder / "pairs.jsonl")),), epochs=1)
+    process = ReaderProcess(Job(stage, TrainOptions(context_len=64), "bytes", folder / "datasets"))
+    try:
+        assert isinstance(next(process.messages()), Opened)
+    finally:
+        process.kill()
+        process.close()
+
+
+def test_a_run_in_a_process_of_its_own(folder: Path) -> None:
+    run, pid = start_detached(given(training_plan=write_plan(folder, PLAN), model="m.lmp"))
+    deadline = time.monotonic() + 90
+    while run.alive() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    status = status_of(run)
+    assert status["state"] == "finished", status
+    assert status["step"] > 0
+    assert isinstance(pid, int)
+    os.waitpid(pid, 0)
+
+
+def test_a_package_that_is_not_installed_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [str(HOME), "/usr/lib/python"])
+    monkeypatch.setenv("PYTHONPATH", "/mine")
+    assert own_process.own_environment()["PYTHONPATH"] == f"{HOME}{os.pathsep}/mine"
+    monkeypatch.delenv("PYTHONPATH")
+    assert own_process.own_environment()["PYTHONPATH"] == str(HOME)
+    monkeypatch.setattr(sys, "path", ["", "/usr/lib/python", str(HOME)])
+    assert own_process.own_environment() == dict(os.environ), "what the user's own commands inherit stays as it is"
+
+
+def test_nobody_starts_python_in_another_way() -> None:
+    users = [path for path in (HOME / "lmplay_tui").rglob("*.py") if "sys.executable" in path.read_text("utf-8")]
+    assert users == [Path(own_process.__file__)]
