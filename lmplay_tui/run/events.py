@@ -190,7 +190,7 @@ class CheckpointSaved(Event):
     rows: int
     size_bytes: int
     seconds: float  # until the bytes were safe
-    blocked_s: float  # that training waited
+    blocked_s: float  # that training waited: for the state and its copy, and for the write where it did
     reason: str  # asked, interval, stage end, stop, end
 
 

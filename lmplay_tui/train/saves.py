@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Generator, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from lmplay_tui.errors import TrainingError
@@ -62,12 +63,12 @@ class Saves:
 
     def close(self) -> Iterator[Event]:
         """Wait for the write under way. Raises `TrainingError` at the third failure in a row."""
-        yield from self._told(self._saver.wait())
+        yield from self._told(self._waited_for())
         self._give_up()
 
     def last_outcome(self) -> Iterator[Event]:
         """How the write under way has gone, at the end of a run."""
-        yield from self._told(self._saver.wait(), goes_on=False)
+        yield from self._told(self._waited_for(), goes_on=False)
 
     def has_failed_at(self, step: int) -> bool:
         """Whether the newest save was of `step` and has failed: another at once would fail too."""
@@ -78,9 +79,9 @@ class Saves:
 
         `goes_on`: training does, where they are not.
         """
-        yield from self._told(self._saver.wait(), goes_on=goes_on)
+        yield from self._told(self._waited_for(), goes_on=goes_on)
         yield from self._start(reason, keep)
-        outcome = self._saver.wait()
+        outcome = self._waited_for()
         assert outcome is not None
         yield from self._told(outcome, goes_on=goes_on)
         return None if outcome.saved is not None else outcome.problems[0]
@@ -90,6 +91,15 @@ class Saves:
         problem = yield from self.attempt(reason, keep, goes_on=False)
         if problem is not None:
             raise TrainingError(f"{problem}; the checkpoint before it is intact")
+
+    def _waited_for(self) -> Outcome | None:
+        """The outcome of the write under way; training stands still until it is there."""
+        begun = time.perf_counter()
+        outcome = self._saver.wait()
+        if outcome is None or outcome.saved is None:
+            return outcome
+        blocked_s = outcome.saved.blocked_s + time.perf_counter() - begun
+        return replace(outcome, saved=replace(outcome.saved, blocked_s=blocked_s))
 
     def _start(self, reason: str, keep: int) -> Iterator[Event]:
         progress = self._state.progress
@@ -108,7 +118,8 @@ class Saves:
         request = SaveRequest(
             progress.step, progress.rows, progress.stage, reason, keep, is_best, numbered=tuple(progress.numbered)
         )
-        self._saver.start(self._state.checkpoint(), request)
+        begun = time.perf_counter()
+        self._saver.start(self._state.checkpoint(), request, begun)
 
     def _told(self, outcome: Outcome | None, *, goes_on: bool = True) -> Iterator[Event]:
         if outcome is None:

@@ -102,10 +102,13 @@ class Saver:
         """The live tensors, weights and the optimizer's, in memory of their own."""
         return {name: cpu_copy(checkpoint[name], self._buffers, name) for name in ("model", "optimizers")}
 
-    def start(self, checkpoint: dict[str, Any], request: SaveRequest) -> None:
-        """Copy the state and begin to write it. The write before must have been waited for."""
+    def start(self, checkpoint: dict[str, Any], request: SaveRequest, begun: float | None = None) -> None:
+        """Copy the state and begin to write it. The write before must have been waited for.
+
+        `begun`: when `checkpoint` began to be made, if not now.
+        """
         assert not self.busy
-        begun = time.perf_counter()
+        begun = time.perf_counter() if begun is None else begun
         if self._preparing is not None:
             self._preparing.join()
             self._preparing = None
