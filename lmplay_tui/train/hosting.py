@@ -75,7 +75,7 @@ def run_events(
 
         step = _step_before(run, recorder)
         host = _Host(prog, go_on_elsewhere, partial(_tell_at_once, notifier, recorder, tell))
-        for event in _guarded(run, given, controls, host):
+        for event in _guarded(run, given, controls, host, step):
             step = getattr(event, "step", None) or step
             saved = saved or isinstance(event, CheckpointSaved)
             if isinstance(event, PlanChanged):
@@ -129,9 +129,7 @@ def _with_address(given: Mapping[str, Any], lock: RunLock) -> Mapping[str, Any]:
 
 
 def _with_place(event: Event, step: int, run: RunFolder) -> Event:
-    """A failure, or a stop while loading, with where the run was and the checkpoint that stands."""
-    if isinstance(event, RunStopped) and not event.step:  # while it was loading
-        return replace(event, step=step)
+    """A failure with where the run was and the checkpoint that stands."""
     if not isinstance(event, RunFailed):
         return event
     return replace(event, step=step, path=_checkpoint_of(run))
@@ -218,8 +216,10 @@ class _Host:
     tell: Callable[[Event], None]
 
 
-def _guarded(run: RunFolder, given: Mapping[str, Any], controls: Controls, host: _Host) -> Iterator[Event]:
-    """The run's events, the last one always one of the ends."""
+def _guarded(
+    run: RunFolder, given: Mapping[str, Any], controls: Controls, host: _Host, step: int
+) -> Iterator[Event]:
+    """The run's events, the last one always one of the ends. `step`: where the run stands before it is loaded."""
     try:
         while True:
             try:
@@ -228,9 +228,9 @@ def _guarded(run: RunFolder, given: Mapping[str, Any], controls: Controls, host:
             except StopRequested:  # while loading: nothing has been trained
                 if not controls.hands_over:
                     path, command = _checkpoint_of(run), resume_command(host.prog, run, given, False)
-                    yield RunStopped(0, path, command, controls.stop_reason or "asked", saved=False)
+                    yield RunStopped(step, path, command, controls.stop_reason or "asked", saved=False)
                     return
-                if (yield from hand_over(run, 0, controls, host.go_on_elsewhere)):
+                if (yield from hand_over(run, step, controls, host.go_on_elsewhere)):
                     return
     except UserError as error:
         yield RunFailed(str(error), error.exit_code, 0, None)

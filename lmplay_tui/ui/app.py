@@ -260,7 +260,7 @@ class LmplayApp(TerminalApp):
         self._leave_when_done()
         if name == signal.SIGINT.name:
             now = time.monotonic()
-            self.left_at_once = now - self._interrupted_at < TWICE_WITHIN_S
+            self.left_at_once = self.left_at_once or now - self._interrupted_at < TWICE_WITHIN_S
             self._interrupted_at = now
         if self.trainer is not None:
             self.trainer.stop(name)

@@ -33,7 +33,7 @@ from lmplay_tui.train import hosting
 from lmplay_tui.train.handing_over import command_of
 from lmplay_tui.train.hosting import run_events
 from tests.faults.forks import Child
-from tests.train.runs import given, last, losses, statistics_of, train, write_plan
+from tests.train.runs import given, last, losses, statistics_of, stop_after, train, write_plan
 
 
 @pytest.fixture
@@ -302,6 +302,14 @@ def test_handing_over_saves_first(place, monkeypatch):
     monkeypatch.undo()
     monkeypatch.chdir(place)
     assert isinstance(last(train(model="m.lmp")), RunDone)
+
+
+def test_a_hand_over_while_a_run_is_loaded_says_the_step_it_stands_at(place, monkeypatch):
+    stop_after(3, training_plan=write_plan(place), model="m.lmp")
+    monkeypatch.setattr(hosting, "start_process", lambda *_, **__: 4711)
+    bus = Controls()
+    bus.send(HandOver())
+    assert list(run_events(given(model="m.lmp"), bus))[-1] == HandedOver(3, 4711)
 
 
 def test_a_save_asked_for_before_a_step_is_handed_over(place, monkeypatch):

@@ -1,6 +1,7 @@
 """What keys and buttons send and ask, on a fake run; that none is forgotten: test_every_key.py."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from textual import events
@@ -105,6 +106,23 @@ async def test_ctrl_c_stops_and_again_leaves_at_once(dashboard: Open, source: Fa
         assert isinstance(pilot.app, LmplayApp)
         assert pilot.app.left_at_once
         assert pilot.app.return_value == 130
+
+
+async def test_a_third_interrupt_takes_nothing_back(
+    dashboard: Open, source: FakeSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The screen has no time to look between the signals: the second one still means to leave at once."""
+    async with dashboard(source) as pilot:
+        app = pilot.app
+        assert isinstance(app, LmplayApp)
+        with monkeypatch.context() as patch:
+            patch.setattr(app, "tick", lambda: None)
+            for now in (100.0, 101.0, 110.0):
+                patch.setattr("lmplay_tui.ui.app.time", SimpleNamespace(monotonic=lambda now=now: now))
+                app.stop_by_signal("SIGINT")
+        assert app.left_at_once
+        app.tick()
+        assert app.return_value == 130
 
 
 async def test_leaving_an_attached_run_never_touches_it(dashboard: Open) -> None:
