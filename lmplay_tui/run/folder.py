@@ -221,6 +221,14 @@ class RunLock:
             self._descriptor = None
 
 
+def taken(run: RunFolder) -> RunLock:
+    """The run's lock, held; its folders are there. Raises `UserError`, also where another process has the run."""
+    run.create()
+    lock = RunLock(run)
+    lock.take()
+    return lock
+
+
 def boot_id() -> str:
     """A name of this start of the machine: a process number means nothing after the next one."""
     try:

@@ -7,7 +7,7 @@ from typing import Any
 
 from lmplay_tui.errors import TrainingError, UserError
 from lmplay_tui.run.control_files import ControlFiles
-from lmplay_tui.run.folder import RunFolder, RunLock
+from lmplay_tui.run.folder import RunFolder, taken
 from lmplay_tui.text import one_line
 from lmplay_tui.train.handing_over import start_process
 from lmplay_tui.train.starting import choose_run
@@ -23,9 +23,7 @@ def start_detached(given: Mapping[str, Any], *, until_it_trains: bool = False) -
     look at the run, so wait until its data are open, or for as long as people wait.
     """
     run = choose_run(given)
-    run.create()
-    lock = RunLock(run)
-    lock.take()
+    lock = taken(run)
     ControlFiles(run).sweep()  # the process that inherits the lock takes what it finds for its own
     try:
         pid = start_process(run, given, lock, resumes=False)

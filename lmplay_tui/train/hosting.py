@@ -27,7 +27,7 @@ from lmplay_tui.run.events import (
     RunStopped,
     Warned,
 )
-from lmplay_tui.run.folder import RunFolder, RunLock, statistics_folder, utc_now, write_whole
+from lmplay_tui.run.folder import RunFolder, RunLock, statistics_folder, taken, utc_now, write_whole
 from lmplay_tui.run.notifying import NOTIFY_URL, Notifier
 from lmplay_tui.run.on_done import run_on_done
 from lmplay_tui.run.own_pictures import write_pngs
@@ -52,7 +52,8 @@ def run_events(
     thread, while the iterator is at work, with what cannot wait for its next event: a step hangs.
     """
     try:
-        run, lock = _taken(choose_run(given))
+        run = choose_run(given)
+        lock = taken(run)
     except UserError as error:
         yield RunFailed(str(error), error.exit_code, step=0, path=None)
         return
@@ -98,14 +99,6 @@ def run_events(
         if recorder is not None:
             recorder.close()
         lock.release()
-
-
-def _taken(run: RunFolder) -> tuple[RunFolder, RunLock]:
-    """The run with its lock, held. Raises `UserError` where another process has it."""
-    run.create()
-    lock = RunLock(run)
-    lock.take()
-    return run, lock
 
 
 def _control_files(run: RunFolder, lock: RunLock) -> ControlFiles:
@@ -171,7 +164,7 @@ def _start_anew(run: RunFolder, lock: RunLock, given: Mapping[str, Any]) -> RunL
     folder = run.status().get("plan_folder", "")
     set_aside(run, statistics_folder(given.get("out_dir")))
     lock.release()
-    _, fresh = _taken(run)
+    fresh = taken(run)
     if plan is not None:
         write_whole(run.plan, plan)
         run.write_status({"name": run.name, "plan_folder": folder})
