@@ -23,6 +23,7 @@ class StageProgress:
     evaluated_rows: int = 0
     fingerprint: str | None = None
     begun: bool = False  # its options have been set up once
+    mini_batch_size: int | None = None  # what memory allowed, where it was less than asked for
     done: bool = False  # its last batch is trained and what belongs to its end has happened
     loss_at_end: float | None = None  # eval/loss of its own set when it ended: what forgetting is measured against
 
@@ -59,7 +60,6 @@ class Progress:
     eval_loss: float | None = None  # of the stage under way, newest
     best_eval_loss: float | None = None  # lowest at a save, over the run
     best_step: int | None = None  # ... and the step of that save
-    mini_batch_size: int | None = None  # what memory allowed, where it was less than asked for
     probed_mini_batch_size: int | None = None  # what `--mini-batch-size auto` found
     next_batch: str = ""  # digest of the batch that comes next: a resume proves with it that its data are the same
 
@@ -87,6 +87,9 @@ class Progress:
             name: StageProgress(**{**stage, "position": Position(**stage["position"])})
             for name, stage in values["stages"].items()
         }
+        lowered = values.pop("mini_batch_size", None)  # of the whole run, as versions before had it
+        if lowered is not None and values["stage"] in values["stages"]:
+            values["stages"][values["stage"]].mini_batch_size = lowered
         values["warm_up"] = WarmUp(**values["warm_up"]) if values["warm_up"] else None
         return cls(**values)
 

@@ -173,7 +173,7 @@ class StageLoop:
         state = self.state
         options = state.enter_stage(stage, is_new=is_new)
         context_len, compilation = state.model_args["context_len"], self._parts.compilation
-        size = self._mini_batch_size(options)
+        size = self._mini_batch_size(stage, options)
         return StageRun(
             stage=stage,
             options=options,
@@ -196,12 +196,12 @@ class StageLoop:
             accuracy_interval=accuracy_interval(self.window.flops, state.device.type),
         )
 
-    def _mini_batch_size(self, options: TrainOptions) -> int:
-        """What was asked for or found, and what memory then allowed."""
+    def _mini_batch_size(self, stage: Stage, options: TrainOptions) -> int:
+        """What was asked for or found, and what memory then allowed in this stage: another's samples may be shorter."""
         progress, size = self.state.progress, options.mini_batch_size
         if size == "auto":
             size = progress.probed_mini_batch_size or PROBED_FROM
-        return min(size, progress.mini_batch_size or size)
+        return min(size, progress.of(stage.name).mini_batch_size or size)
 
     def _make_ready(self, run: StageRun) -> Iterator[Event]:
         """Compile and find the mini-batch size, each once a run and where it was asked for."""

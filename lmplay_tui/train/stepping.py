@@ -143,7 +143,7 @@ class Stepper:
             size = min(settings.mini_batch_size, len(batch.samples))
             what = f"stage {run.stage.name}, step {state.progress.step + 1}"
             settings.mini_batch_size = halved(size, what, "--mini-batch-size")
-            state.progress.mini_batch_size = settings.mini_batch_size
+            state.progress.of(run.stage.name).mini_batch_size = settings.mini_batch_size
             settings.least_rows = min(settings.least_rows, settings.mini_batch_size)
             self.said.append(
                 Warned(

@@ -148,13 +148,63 @@ def test_a_lack_of_memory_halves_the_mini_batch(place, monkeypatch, way, error, 
     Steps(monkeypatch, way, lacking(1, error, validation=False))
     events = train(training_plan=plan, model="m.lmp", mini_batch_size=4, **steps.options)
     said = [e.message for e in events if isinstance(e, Warned)]
-    assert len(said) == 2
-    assert "mini-batches of 4; going on with 2" in said[0]
-    assert "mini-batches of 2; going on with 1" in said[1]
+    stages = ("stories", "pairs", "both")
+    assert len(said) == 2 * len(stages), "each stage begins with what was asked for: its samples may be shorter"
+    for stage, first, second in zip(stages, said[::2], said[1::2], strict=True):
+        assert stage in first
+        assert "mini-batches of 4; going on with 2" in first
+        assert "mini-batches of 2; going on with 1" in second
     assert isinstance(last(events), RunDone)
     assert losses(events) == losses(small), "gradients cleared, random numbers put back"
-    assert load_checkpoint(Path("m.lmp"))["runner"]["state"]["progress"]["mini_batch_size"] == 1
+    assert [lowered(stage) for stage in stages] == [1, 1, 1]
     count(f"out of memory, {way}: 4 -> 2 -> 1, losses equal to a run with 1 from the start")
+
+
+def lowered(stage: str) -> int | None:
+    return load_checkpoint(Path("m.lmp"))["runner"]["state"]["progress"]["stages"][stage]["mini_batch_size"]
+
+
+def test_a_smaller_mini_batch_holds_for_its_stage_also_after_a_resume(place, monkeypatch):
+    """The next stage begins with what was asked for."""
+    plan, sizes = write_plan(place), []
+
+    def lacks_at_first(x, samples, number):
+        sizes.append((samples, number))
+        if number == 1:
+            raise KINDS[0]
+        return x
+
+    Steps(monkeypatch, "padded", lacks_at_first)
+    first = stop_after(3, training_plan=plan, model="m.lmp", mini_batch_size=4)
+    assert [e.message for e in first if isinstance(e, Warned)]
+    assert lowered("stories") == 2
+    sizes.clear()
+    at_stage: dict[str, int] = {}
+    for event in run_events(given(model="m.lmp", mini_batch_size=4), Controls()):
+        if isinstance(event, StepDone):
+            trained = [samples for samples, number in sizes if number is not None]
+            at_stage[event.stage] = max(at_stage.get(event.stage, 0), *trained)
+            sizes.clear()
+        assert not isinstance(event, Warned)
+    assert at_stage["stories"] == 2
+    assert at_stage["pairs"] == 4
+    assert lowered("pairs") is None
+
+
+def test_a_checkpoint_that_has_one_mini_batch_size_for_the_run_is_read(place):
+    """As versions before wrote it: it is the stage's that is under way."""
+    plan = write_plan(place)
+    stop_after(3, training_plan=plan, model="m.lmp")
+    checkpoint = load_checkpoint(Path("m.lmp"))
+    progress = checkpoint["runner"]["state"]["progress"]
+    progress["mini_batch_size"] = 1
+    for stage in progress["stages"].values():
+        del stage["mini_batch_size"]
+    torch.save(checkpoint, "m.lmp")
+    stop_after(4, model="m.lmp", mini_batch_size=4)
+    assert lowered("stories") == 1
+    assert isinstance(last(train(model="m.lmp", mini_batch_size=4)), RunDone)
+    assert lowered("pairs") is None
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -38,13 +38,13 @@ def test_what_a_stop_waits_for_is_counted(place, monkeypatch, part, name):
 
 
 def test_a_save_that_the_next_one_waits_for_counts_it(tmp_path):
-    saves = Saves(SimpleNamespace(run=RunFolder(tmp_path / "m.lmp")), tmp_path)  # type: ignore[arg-type]
+    saves = Saves(SimpleNamespace(run=RunFolder(tmp_path / "m.lmp")), tmp_path)
     request = SaveRequest(step=3, rows=6, stage="a", reason="interval", keep=0, is_best=False)
     saved = CheckpointSaved(
         path="m.lmp", step=3, rows=6, size_bytes=1, seconds=9.0, blocked_s=1.0, reason="interval"
     )  # fmt: skip
     outcomes = [Outcome(request, saved)]
-    saves._saver.wait = slowly(outcomes.pop)  # type: ignore[method-assign]
+    saves._saver.wait = slowly(outcomes.pop)
     (event,) = saves.close()
     assert isinstance(event, CheckpointSaved)
     assert event.blocked_s >= 1.0 + SLOW_S
