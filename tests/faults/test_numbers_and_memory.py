@@ -110,6 +110,7 @@ def test_numbers_that_are_not_finite(place, monkeypatch, wrong, what, way):
     assert f"step {done + 1}, rows " in end.message
     assert "stage stories" in end.message
     saved = [e for e in events if isinstance(e, CheckpointSaved)]
+    assert "before the end" not in {e.reason for e in saved}
     assert load_checkpoint(Path("m.lmp"))["runner"]["state"]["progress"]["step"] == saved[-1].step
     corrupted = load_checkpoint(Path("m.corrupted.lmp"))
     Steps(monkeypatch, way)
