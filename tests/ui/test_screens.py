@@ -235,6 +235,15 @@ def test_a_spike_of_one_point_reaches_its_height() -> None:
     assert dots[9].all(), "the rest lies at the bottom, joined"
 
 
+def test_what_lies_between_two_dots_is_one_line() -> None:
+    """A mean of equal values differs from them by a float's last bit, on each processor by another."""
+    y = np.full(100, 0.5)
+    y[::3], y[1::3] = np.nextafter(0.5, 1), np.nextafter(0.5, 0)
+    dots = raster(np.arange(100.0), y, (0.0, 99.0), (0.0, 1.0), 40, 10)
+    assert ((dots > 0).sum(axis=0) == 1).all()
+    assert len(np.unique(dots[dots > 0])) == 1
+
+
 def test_ticks_are_nice_and_inside() -> None:
     assert ticks(0, 8, 4) == [0, 2, 4, 6, 8]
     assert all(0.13 <= tick <= 0.98 for tick in ticks(0.13, 0.98, 5))

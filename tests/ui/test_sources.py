@@ -1,9 +1,11 @@
 """Where runs come from: a trainer's thread, a folder of journals; and what native code prints meanwhile."""
 
+import itertools
 import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -228,6 +230,17 @@ async def test_keys_are_answered_while_a_long_journal_is_read(dashboard: Open) -
         before = source.looks
         await pilot.pause(0.1)
         assert source.looks == before
+
+
+async def test_a_long_journal_is_read_on_by_a_slow_machine(dashboard: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A timer of Textual's that is held up for as long as it should wait rings never."""
+    clock = itertools.count(time.monotonic(), 0.01)
+    monkeypatch.setattr("textual.timer._time.get_time", lambda: next(clock))
+    source = LongSource()
+    source.behind = True
+    async with dashboard(source) as pilot:
+        before = source.looks
+        await until(pilot, lambda: source.looks > before + 5, seconds=10)
 
 
 def test_native_prints_are_caught_and_the_descriptors_given_back(capfd: pytest.CaptureFixture[str]) -> None:

@@ -108,7 +108,8 @@ class Dashboard(Planning):
     def _catch_up_soon(self) -> None:
         if not self._catching_up:
             self._catching_up = self._was_behind = True
-            self.set_timer(0.001, self.catch_up)  # the loop turns meanwhile: keys come first
+            # The loop turns meanwhile: keys come first. Not by a timer of Textual's: one that begins late never rings.
+            asyncio.get_running_loop().call_later(0.001, self.call_next, self.catch_up)
 
     def draw(self, now: float) -> None:
         """Hand the run to each pane that is in sight."""

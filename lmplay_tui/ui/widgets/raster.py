@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from lmplay_tui.run.series import Floats
 
 _BITS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]], dtype=np.uint8)
+_HAIR = 1e-6  # of a dot: what lies between two falls on the same one, whatever the last bit of its float is
 BRAILLE_SIGNS = np.array([chr(0x2800 + bits) for bits in range(256)])
 
 
@@ -30,8 +31,8 @@ def raster(  # noqa: PLR0917
     np.maximum.at(greatest, column[seen], values[seen])
     _join(least, greatest)
     scale = (rows - 1) / (high - low)
-    top = np.clip(np.rint((high - greatest) * scale), 0, rows - 1)
-    bottom = np.clip(np.rint((high - least) * scale), 0, rows - 1)
+    top = np.clip(np.rint((high - greatest) * scale + _HAIR), 0, rows - 1)
+    bottom = np.clip(np.rint((high - least) * scale + _HAIR), 0, rows - 1)
     row = np.arange(rows)[:, None]
     dots = (row >= top) & (row <= bottom) & np.isfinite(greatest)
     cells = dots.reshape(height, 4, width, 2).astype(np.uint8) * _BITS[None, :, None, :]
