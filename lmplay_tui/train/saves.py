@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Generator, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from lmplay_tui.errors import TrainingError
@@ -42,13 +41,12 @@ class Saves:
         for identity in identities:
             yield Answered("SaveNow", identity, False, why)
 
-    def prepare(self) -> None:
-        """Make the first save as quick as the later ones. On a GPU the copies wait for the training anyway."""
-        if self._state.device.type == "cpu":
-            self._saver.prepare(self._state.checkpoint())
+    def wait_for_copy(self) -> None:
+        """Return when weights and optimizer may be changed again: a save may be copying them."""
+        self._saver.wait_for_copy()
 
     def begin(self, reason: str, keep: int) -> Iterator[Event]:
-        """Copy the state and write it beside the training; `outcomes` tells how it went.
+        """Copy and write the state beside the training; `outcomes` tells how it went. See `wait_for_copy`.
 
         Raises `TrainingError` if the save before was the third in a row that failed.
         """
@@ -63,12 +61,12 @@ class Saves:
 
     def close(self) -> Iterator[Event]:
         """Wait for the write under way. Raises `TrainingError` at the third failure in a row."""
-        yield from self._told(self._waited_for())
+        yield from self._told(self._saver.wait())
         self._give_up()
 
     def last_outcome(self) -> Iterator[Event]:
         """How the write under way has gone, at the end of a run."""
-        yield from self._told(self._waited_for(), goes_on=False)
+        yield from self._told(self._saver.wait(), goes_on=False)
 
     def has_failed_at(self, step: int) -> bool:
         """Whether the newest save was of `step` and has failed: another at once would fail too."""
@@ -79,9 +77,9 @@ class Saves:
 
         `goes_on`: training does, where they are not.
         """
-        yield from self._told(self._waited_for(), goes_on=goes_on)
+        yield from self._told(self._saver.wait(), goes_on=goes_on)
         yield from self._start(reason, keep)
-        outcome = self._waited_for()
+        outcome = self._saver.wait()
         assert outcome is not None
         yield from self._told(outcome, goes_on=goes_on)
         return None if outcome.saved is not None else outcome.problems[0]
@@ -91,15 +89,6 @@ class Saves:
         problem = yield from self.attempt(reason, keep, goes_on=False)
         if problem is not None:
             raise TrainingError(f"{problem}; the checkpoint before it is intact")
-
-    def _waited_for(self) -> Outcome | None:
-        """The outcome of the write under way; training stands still until it is there."""
-        begun = time.perf_counter()
-        outcome = self._saver.wait()
-        if outcome is None or outcome.saved is None:
-            return outcome
-        blocked_s = outcome.saved.blocked_s + time.perf_counter() - begun
-        return replace(outcome, saved=replace(outcome.saved, blocked_s=blocked_s))
 
     def _start(self, reason: str, keep: int) -> Iterator[Event]:
         progress = self._state.progress
@@ -118,8 +107,7 @@ class Saves:
         request = SaveRequest(
             progress.step, progress.rows, progress.stage, reason, keep, is_best, numbered=tuple(progress.numbered)
         )
-        begun = time.perf_counter()
-        self._saver.start(self._state.checkpoint(), request, begun)
+        self._saver.start(self._state.checkpoint, request)
 
     def _told(self, outcome: Outcome | None, *, goes_on: bool = True) -> Iterator[Event]:
         if outcome is None:

@@ -7,7 +7,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,8 @@ class Outcome:
 class Saver:
     """Writes a run's checkpoints, one at a time, beside the training.
 
-    Only copying the state into buffers holds training up. `finished` hands out each outcome once.
+    The state is copied beside the next step's passes, which only read it: training waits for the copy, at most, before
+    it moves the weights (`wait_for_copy`). On a GPU it waits at once. `finished` hands out each outcome once.
     """
 
     def __init__(self, run: RunFolder, statistics_folder: Path) -> None:
@@ -59,7 +60,9 @@ class Saver:
         self._statistics_folder = statistics_folder
         self._buffers: dict[str, torch.Tensor] = {}
         self._thread: threading.Thread | None = None
-        self._preparing: threading.Thread | None = None
+        self._copied = threading.Event()
+        self._copied.set()
+        self._blocked_s = 0.0
         self._outcome: Outcome | None = None
 
     def sweep(self) -> None:
@@ -85,47 +88,31 @@ class Saver:
             if (problem := _problem_of(work)) is not None:
                 yield problem
 
-    def prepare(self, checkpoint: dict[str, Any]) -> None:
-        """Take the memory of the copies, beside the training: the first copy is then as quick as the later ones.
+    def start(self, checkpoint: Callable[[], dict[str, Any]], request: SaveRequest) -> None:
+        """Begin to copy the state and to write it. The write before must have been waited for.
 
-        What is copied meanwhile is of no use: weights may be half-way through a step.
-        """
-
-        def take_memory() -> None:
-            with contextlib.suppress(RuntimeError, MemoryError):  # the save itself will tell
-                self._copied(checkpoint)
-
-        self._preparing = threading.Thread(target=take_memory, name="memory of checkpoints", daemon=True)
-        self._preparing.start()
-
-    def _copied(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
-        """The live tensors, weights and the optimizer's, in memory of their own."""
-        return {name: cpu_copy(checkpoint[name], self._buffers, name) for name in ("model", "optimizers")}
-
-    def start(self, checkpoint: dict[str, Any], request: SaveRequest, begun: float | None = None) -> None:
-        """Copy the state and begin to write it. The write before must have been waited for.
-
-        `begun`: when `checkpoint` began to be made, if not now.
+        `checkpoint` makes it: tensors of the model and the optimizer are those that training moves, all else belongs
+        to this save.
         """
         assert not self.busy
-        begun = time.perf_counter() if begun is None else begun
-        if self._preparing is not None:
-            self._preparing.join()
-            self._preparing = None
-        _, copied = fits(lambda: self._copied(checkpoint))
-        if copied is None:
-            self._buffers.clear()
-            said = f"{one_line(self._run.model)}: not saved: no memory for a copy of the weights"
-            self._outcome = Outcome(request, None, (said,))
-            return
-        copy = checkpoint | copied  # everything else was made for this checkpoint
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()  # the copies are asynchronous
-        blocked_s = time.perf_counter() - begun
+        begun = time.perf_counter()
+        state = checkpoint()
+        self._copied.clear()
         self._thread = threading.Thread(
-            target=self._write, args=(copy, request, begun, blocked_s), name="checkpoint", daemon=False
+            target=self._copy_and_write, args=(state, request, begun), name="checkpoint", daemon=False
         )
         self._thread.start()
+        self._blocked_s = time.perf_counter() - begun
+        if torch.cuda.is_available():  # copies and passes would share the device's queue
+            self.wait_for_copy()
+
+    def wait_for_copy(self) -> None:
+        """Return when weights and optimizer may be changed again."""
+        if self._copied.is_set():
+            return
+        begun = time.perf_counter()
+        self._copied.wait()
+        self._blocked_s += time.perf_counter() - begun
 
     @property
     def busy(self) -> bool:
@@ -141,24 +128,50 @@ class Saver:
     def wait(self) -> Outcome | None:
         """Wait for the write under way and hand out its outcome; None if there is none."""
         if self._thread is not None:
+            begun = time.perf_counter()
             self._thread.join()
+            self._blocked_s += time.perf_counter() - begun
             self._thread = None
         outcome, self._outcome = self._outcome, None
+        if outcome is not None and outcome.saved is not None:
+            outcome = replace(outcome, saved=replace(outcome.saved, blocked_s=self._blocked_s))
         return outcome
 
-    def _write(self, checkpoint: dict[str, Any], request: SaveRequest, begun: float, blocked_s: float) -> None:
+    def _copy_and_write(self, checkpoint: dict[str, Any], request: SaveRequest, begun: float) -> None:
+        try:
+            _, copies = fits(lambda: self._copies(checkpoint))
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()  # the copies are asynchronous
+        except Exception as error:  # a thread never dies silently
+            self._fail(request, f"{type(error).__name__}: {error}")
+            return
+        finally:
+            self._copied.set()
+        if copies is None:
+            self._buffers.clear()
+            self._fail(request, "no memory for a copy of the weights")
+            return
+        self._write(checkpoint | copies, request, begun)
+
+    def _copies(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
+        """The live tensors, weights and the optimizer's, in memory of their own."""
+        return {name: cpu_copy(checkpoint[name], self._buffers, name) for name in ("model", "optimizers")}
+
+    def _fail(self, request: SaveRequest, why: str) -> None:
+        self._outcome = Outcome(request, None, (f"{one_line(self._run.model)}: not saved: {one_line(why)}",))
+
+    def _write(self, checkpoint: dict[str, Any], request: SaveRequest, begun: float) -> None:
         run = self._run
         try:
             size = write_checkpoint(checkpoint, run.model, previous=run.checkpoint("prev"))
         except Exception as error:  # a thread never dies silently
-            said = str(error) if isinstance(error, SaveError) else f"{type(error).__name__}: {error}"
-            self._outcome = Outcome(request, None, (f"{one_line(run.model)}: not saved: {one_line(said)}",))
+            self._fail(request, str(error) if isinstance(error, SaveError) else f"{type(error).__name__}: {error}")
             return
         # From here on it is saved, whatever becomes of its other names.
         problems = [problem for work in self._company(checkpoint, request) if (problem := _problem_of(work))]
         saved = CheckpointSaved(
             path=str(run.model), step=request.step, rows=request.rows, size_bytes=size,
-            seconds=time.perf_counter() - begun, blocked_s=blocked_s, reason=request.reason,
+            seconds=time.perf_counter() - begun, blocked_s=0.0, reason=request.reason,
         )  # fmt: skip
         self._outcome = Outcome(request, saved, tuple(problems))
 

@@ -93,8 +93,6 @@ class StageLoop:
                     yield from run.feed.step_done(done)
                     while self.stepper.said:
                         yield self.stepper.said.pop(0)
-                    if self.stepper.steps_here == 1:
-                        self.saves.prepare()
                     if run.options.check_grads and self.stepper.steps_here == 1:
                         names = ", ".join(without_gradient(self.state.model)) or "none"
                         yield LogLine(f"parameters without a gradient: {names}")

@@ -112,7 +112,11 @@ class TrainState:
         return options.lr * factor
 
     def checkpoint(self) -> dict[str, Any]:
-        """All that a resume needs, as the document lays it out. Tensors are the live ones: copy before training on."""
+        """All that a resume needs, as the document lays it out.
+
+        Parameters and the optimizer's tensors are the live ones: copy them before the next update. All else is a copy
+        already, the model's buffers too, which a forward pass may change.
+        """
         plan = self.settings.plan
         statistics = self.statistics.state()
         return {
@@ -126,7 +130,7 @@ class TrainState:
                 },
                 "state": {name: asdict(stage) for name, stage in self.progress.stages.items()},
             },
-            "model": {"state_args": self.model_args, "state": self.model.state_dict()},
+            "model": {"state_args": self.model_args, "state": _weights(self.model)},
             "runner": {
                 "state_args": {
                     "name": self.run.name,
@@ -187,6 +191,12 @@ class TrainState:
             fraction=0.1 if fraction is None else fraction,
             steps=40 if steps is None else steps,
         )
+
+
+def _weights(model: nn.Module) -> dict[str, Tensor]:
+    """The model's state: its parameters, and copies of its buffers."""
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    return {name: value if name in parameters else value.clone() for name, value in model.state_dict().items()}
 
 
 def _warm_up(options: TrainOptions) -> object:

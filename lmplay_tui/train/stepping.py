@@ -3,6 +3,7 @@
 import contextlib
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -42,11 +43,15 @@ class StageRun:
 
 
 class Stepper:
-    """Does the steps of a run. On a stop between mini-batches everything is as it was before the step."""
+    """Does the steps of a run. On a stop between mini-batches everything is as it was before the step.
 
-    def __init__(self, state: TrainState, controls: Controls) -> None:
+    `before_update`: called when the gradients are there and the weights are about to move.
+    """
+
+    def __init__(self, state: TrainState, controls: Controls, before_update: Callable[[], None]) -> None:
         self._state = state
         self._controls = controls
+        self._before_update = before_update
         self.said: list[Event] = []  # what the loop shall pass on
         self.steps_here = 0  # steps done by this process: without any there is nothing to save
         self.is_whole = True  # the state is that of a finished step; not while an update is under way
@@ -71,6 +76,7 @@ class Stepper:
             with contextlib.suppress(RuntimeError):  # a device that has failed takes nothing back: the error is told
                 self._undo(rng)
             raise
+        self._before_update()
         self.is_whole = False
         if not fits(lambda: apply_update(optimizer, result, run.step_settings, lr))[0]:
             # Some weights may have moved already: this state is no one's.

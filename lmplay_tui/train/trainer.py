@@ -54,7 +54,7 @@ class Trainer:
         self.saves = Saves(state, statistics_folder)
         row_counts = RowCounts(data.count)
         self.obeyer = Obeyer(state, controls, row_counts.of)
-        self.stepper = Stepper(state, controls)
+        self.stepper = Stepper(state, controls, self.saves.wait_for_copy)
         peak, _ = peak_flops(state.device, state.precision.dtype)
         self.window = LogWindow(FlopCount.of_model(state.model, state.model_args), peak, MachineMetrics(state.device))
         options = state.settings.for_run()

@@ -36,7 +36,7 @@ def save_for_ever(run: RunFolder, checkpoint, first: int, report) -> None:
     for step in itertools.count(first):
         mark(checkpoint, step)
         report(("begun", step))
-        saver.start(checkpoint, SaveRequest(step, step, "stories", "interval", keep=2, is_best=True))
+        saver.start(lambda: checkpoint, SaveRequest(step, step, "stories", "interval", keep=2, is_best=True))
         outcome = saver.wait()
         assert outcome is not None
         assert outcome.saved is not None, outcome.problems

@@ -1,18 +1,15 @@
 """What a save tells of itself."""
 
+import threading
 import time
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from lmplay_tui.run.events import CheckpointSaved
-from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.train import saving
-from lmplay_tui.train.saves import Saves
-from lmplay_tui.train.saving import Outcome, SaveRequest
 from lmplay_tui.train.state import TrainState
-from tests.train.runs import stop_after, write_plan
+from tests.train.runs import PLAN, stop_after, write_plan
 
 SLOW_S = 0.05
 
@@ -37,14 +34,23 @@ def test_what_a_stop_waits_for_is_counted(place, monkeypatch, part, name):
     assert saved.seconds >= SLOW_S
 
 
-def test_a_save_that_the_next_one_waits_for_counts_it(tmp_path):
-    saves = Saves(SimpleNamespace(run=RunFolder(tmp_path / "m.lmp")), tmp_path)
-    request = SaveRequest(step=3, rows=6, stage="a", reason="interval", keep=0, is_best=False)
-    saved = CheckpointSaved(
-        path="m.lmp", step=3, rows=6, size_bytes=1, seconds=9.0, blocked_s=1.0, reason="interval"
-    )  # fmt: skip
-    outcomes = [Outcome(request, saved)]
-    saves._saver.wait = slowly(outcomes.pop)
-    (event,) = saves.close()
-    assert isinstance(event, CheckpointSaved)
-    assert event.blocked_s >= 1.0 + SLOW_S
+def test_a_save_that_the_next_one_waits_for_counts_it(place, monkeypatch):
+    waited_for = threading.Event()
+    write, wait = saving.write_checkpoint, saving.Saver.wait
+
+    def written(*args: Any, **kwargs: Any) -> int:
+        waited_for.wait(60)
+        time.sleep(SLOW_S)
+        return write(*args, **kwargs)
+
+    def waiting(saver: saving.Saver) -> saving.Outcome | None:
+        waited_for.set()
+        return wait(saver)
+
+    monkeypatch.setattr(saving, "write_checkpoint", written)
+    monkeypatch.setattr(saving.Saver, "wait", waiting)
+    plan = write_plan(place, PLAN.replace("log_interval = 2\n", "log_interval = 2\nsave_interval = 1\n"))
+    events = stop_after(2, training_plan=plan, model="m.lmp")
+    first = next(e for e in events if isinstance(e, CheckpointSaved))
+    assert first.reason == "interval"
+    assert first.blocked_s >= SLOW_S / 2  # the wait had not begun when it was told
