@@ -202,7 +202,7 @@ def _train(state: TrainState, options: TrainOptions, samples: list[Sample], mini
         result = accumulate_gradients(state.model, state.hidden, samples, settings, trunk=state.trunk)
         apply_update(optimizer, result, settings, options.lr)
         if state.device.type == "cuda":
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(state.device)
         seconds = time.perf_counter() - begun
         if not is_finite(result):
             raise UserError("the loss or its gradient is not finite in the first step")

@@ -17,7 +17,11 @@ from lmplay_tui.train.processor import has_fast_bfloat16, processor_choices, pro
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is cuda, else mps, else cpu. `UserError` if the one asked for is not there."""
+    """`auto` is cuda, else mps, else cpu. `UserError` if the one asked for is not there.
+
+    A numbered GPU becomes this thread's current one: its streams, events and waiting are then meant wherever none is
+    named, in torch and in libraries below it, and no other GPU is touched. So call it in the thread that computes.
+    """
     has_mps = torch.backends.mps.is_available()
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu")
@@ -28,6 +32,8 @@ def choose_device(name: str) -> torch.device:
             raise UserError("--device: cuda is not available here; use --device cpu, or a CUDA build of torch")
         if (device.index or 0) >= count:
             raise UserError(f"--device: {one_line(name)} is not there; this machine has cuda:0 to cuda:{count - 1}")
+        if device.index is not None:
+            torch.cuda.set_device(device)
     if device.type == "mps" and not has_mps:
         raise UserError("--device: mps is not available on this machine; use --device cpu")
     return device
@@ -78,7 +84,9 @@ def choose_precision(options: TrainOptions, device: torch.device) -> Precision:
     if options.amp_dtype is not None:
         dtype = getattr(torch, options.amp_dtype)
     else:
-        has_bf16 = torch.cuda.is_bf16_supported() if device.type == "cuda" else device.type == "cpu"
+        # Emulated, it is slower than float32: a GPU without it is better off with float16.
+        native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        has_bf16 = native or device.type == "cpu"
         dtype = torch.bfloat16 if has_bf16 else torch.float16
     return Precision(device, dtype, dtype is torch.float16 and not options.no_grad_scale)
 

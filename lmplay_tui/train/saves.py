@@ -17,7 +17,7 @@ class Saves:
 
     def __init__(self, state: TrainState, statistics_folder: Path) -> None:
         self._state = state
-        self._saver = Saver(state.run, statistics_folder)
+        self._saver = Saver(state.run, statistics_folder, state.device)
         self._saver.sweep()
         self.has_saved = False  # in this process
         self._failed = 0

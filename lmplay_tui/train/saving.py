@@ -22,6 +22,8 @@ from lmplay_tui.train.checkpoint import SaveError, cpu_copy, link_whole, write_c
 from lmplay_tui.train.memory import fits
 from lmplay_tui.train.progress import Progress
 
+_CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True)
 class SaveRequest:
@@ -55,8 +57,9 @@ class Saver:
     it moves the weights (`wait_for_copy`). On a GPU it waits at once. `finished` hands out each outcome once.
     """
 
-    def __init__(self, run: RunFolder, statistics_folder: Path) -> None:
+    def __init__(self, run: RunFolder, statistics_folder: Path, device: torch.device = _CPU) -> None:
         self._run = run
+        self._device = device  # where the weights lie
         self._statistics_folder = statistics_folder
         self._buffers: dict[str, torch.Tensor] = {}
         self._thread: threading.Thread | None = None
@@ -103,7 +106,7 @@ class Saver:
         )
         self._thread.start()
         self._blocked_s = time.perf_counter() - begun
-        if torch.cuda.is_available():  # copies and passes would share the device's queue
+        if self._device.type != "cpu":  # copies and passes would share the device's queue
             self.wait_for_copy()
 
     def wait_for_copy(self) -> None:
@@ -140,8 +143,8 @@ class Saver:
     def _copy_and_write(self, checkpoint: dict[str, Any], request: SaveRequest, begun: float) -> None:
         try:
             _, copies = fits(lambda: self._copies(checkpoint))
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()  # the copies are asynchronous
+            if self._device.type == "cuda":
+                torch.cuda.synchronize(self._device)  # the copies are asynchronous
         except Exception as error:  # a thread never dies silently
             self._fail(request, f"{type(error).__name__}: {error}")
             return

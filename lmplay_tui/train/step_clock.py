@@ -13,16 +13,16 @@ class StepClock:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._on_cuda = device.type == "cuda"
+        self._device = device
         self._seconds: dict[str, float] = {}
         self._last = time.perf_counter()
         self._marks: list[tuple[str, torch.cuda.Event]] = []
 
     def mark(self, part: str = "") -> None:
         """The time since the last mark belongs to `part`; to none without a name."""
-        if self._on_cuda:
+        if self._device.type == "cuda":
             event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-            event.record()
+            event.record(torch.cuda.current_stream(self._device))
             self._marks.append((part, event))
             return
         now = time.perf_counter()
