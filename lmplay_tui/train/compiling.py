@@ -25,19 +25,20 @@ class Compilation:
     """What `--compile-model` asks for. The modules are untouched, so the names in their state stay what they are."""
 
     def __init__(self, options: TrainOptions, device: torch.device) -> None:
-        self._graphs = device.type == "cuda" and options.compile_mode in _WITH_GRAPHS
+        recorded = options.compile_mode in _WITH_GRAPHS or options.compile_backend == "cudagraphs"
+        self.graphs = device.type == "cuda" and recorded
         # One program for all lengths: it is the same whichever batch comes first, and so a resumed run computes the
         # same bits. CUDA graphs need fixed shapes instead.
         self._how: dict[str, Any] = {
             "backend": options.compile_backend or "inductor",
             "mode": None if options.compile_mode in (None, "default") else options.compile_mode,
-            "dynamic": not self._graphs,
+            "dynamic": not self.graphs,
         }
         self._proved = False
 
     def width_multiple(self, context_len: int) -> int:
         """What lengths are rounded up to."""
-        return max(64, context_len // GRAPH_WIDTHS) if self._graphs else 1
+        return max(64, context_len // GRAPH_WIDTHS) if self.graphs else 1
 
     def prepare(self, state: TrainState, settings: StepSettings, rows: int) -> Iterator[Event]:
         """Compile, and train on `rows` samples that are thrown away: what fails, fails here; the run goes on without.

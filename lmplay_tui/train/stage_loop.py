@@ -189,6 +189,7 @@ class StageLoop:
                 longest=context_len,
                 # A program for one row is another program, and a batch's last mini-batch may have one.
                 least_rows=min(size, 2) if compilation else 1,
+                graphs=compilation is not None and compilation.graphs,
                 head_loss=state.head_loss,
             ),
             accuracy_interval=accuracy_interval(self.window.flops, state.device.type),

@@ -91,6 +91,7 @@ class StepSettings:
     width_multiple: int = 1
     longest: int | None = None  # positions that the model can read
     least_rows: int = 1
+    graphs: bool = False  # mini-batches run as recorded CUDA graphs
     want_argmax: bool = True
     head_loss: HeadLoss = field(default_factory=HeadLoss)
     clock: StepClock = field(init=False)
@@ -137,6 +138,8 @@ def accumulate_gradients(
     for part in mini_batches(samples, settings.mini_batch_size, by_length=by_tokens):
         if should_stop():
             raise StopRequested
+        if settings.graphs:  # torch guesses where a run begins, wrongly where a pass ended before its backward
+            torch.compiler.cudagraph_mark_step_begin()
         if trunk is None:
             mini = collate(
                 part, include_prompts=settings.include_prompts, device=settings.device,
@@ -203,7 +206,13 @@ def _forward_and_backward(
             x_NC, grad_x_NC = loss_sum, factor
     clock.mark("forward")
     if grad_x_NC is not None:
+        fresh = [p for p in model.parameters() if p.grad is None] if settings.graphs else []
         torch.autograd.backward(x_NC, grad_x_NC.to(x_NC.dtype))
+        # Autograd keeps a parameter's first gradient without a copy. A graph's lies in memory that its next run
+        # overwrites: mini-batches would replace each other instead of adding up.
+        for parameter in fresh:
+            if parameter.grad is not None:
+                parameter.grad = parameter.grad.clone()
     if embedded_PC is not None:
         cast(Packable, model).embed_backward(_there(embedded_PC.grad), mini.ids, _there(mini.positions_P))
     clock.mark("backward")
