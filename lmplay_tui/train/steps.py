@@ -253,13 +253,13 @@ def apply_update(
         group["lr"] = lr
     if finite and result.grad_norm > limit:
         nn.utils.clip_grads_with_norm_(parameters, limit, norm)
-    if scaler is not None:
-        before = scaler.get_scale()
-        scaler.step(optimizer)  # steps only where no gradient overflowed
-        scaler.update()
-        result.skipped = scaler.get_scale() < before
-    elif finite:
+    if finite:
         optimizer.step()
+    if scaler is not None:
+        # Neither its `step` nor its scale is asked whether a gradient overflowed: each would wait for the device once
+        # more. The norm has said it: it is finite only where all of them are.
+        result.skipped = not np.isfinite(result.grad_norm)
+        scaler.update()
     clock.mark("optimizer")
     result.seconds = clock.read()
 

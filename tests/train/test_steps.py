@@ -245,12 +245,14 @@ class Reads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.parametrize("scaled", [False, True])
 @pytest.mark.parametrize("packed", [False, True])
-def test_a_step_reads_its_numbers_once(packed, monkeypatch):
+def test_a_step_reads_its_numbers_once(packed, scaled, monkeypatch):
     """One wait for the device, before the optimizer, where loss and gradient norm are read together."""
     model = model64()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    how = dataclasses.replace(step_settings(2), grad_clip=1e-3)
+    scaler = torch.amp.GradScaler("cpu") if scaled else None
+    how = dataclasses.replace(step_settings(2), grad_clip=1e-3, scaler=scaler)
     trunk = trunk_of(model, CPU) if packed else None
     waited: list[int] = []
     wait = steps._wait_for_numbers
@@ -269,3 +271,20 @@ def test_a_step_reads_its_numbers_once(packed, monkeypatch):
     with Reads() as reads:
         float(torch.ones(()))
     assert reads.found == ["_local_scalar_dense"]
+
+
+@pytest.mark.parametrize("overflows", [False, True])
+def test_an_overflow_skips_the_update_and_halves_the_scale(overflows):
+    model = model64()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    how = dataclasses.replace(step_settings(2), scaler=scaler)
+    result = accumulate_gradients(model, body_of(model), [sample(2, 5)], how)
+    if overflows:
+        model.head.weight.grad[3, 2] = float("inf")
+    before = copy.deepcopy(model.state_dict())
+    apply_update(optimizer, result, how, lr=0.1)
+    moved = [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])]
+    assert (result.skipped, bool(moved)) == (overflows, not overflows)
+    assert scaler.get_scale() == (512.0 if overflows else 1024.0)
+    assert is_finite(result)
