@@ -21,6 +21,7 @@ Kernel: TypeAlias = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 _CHUNK_BYTES = {"cpu": 128 << 20, "cuda": 512 << 20, "mps": 256 << 20}
 # Matrix products prepare code for each shape that they meet, and keep it: few shapes cost less time and memory.
 _ROW_MULTIPLE = 64
+SCORED_ROWS = 512  # without gradients, also of a head of the user's own, whose logits' width is not known beforehand
 
 
 def softmax_gradient(logits_nV: Tensor, targets_n: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
@@ -190,12 +191,23 @@ def loss_and_argmax(
 
     `hidden`: the model's body where it has body and `head` apart: then only positions that count meet the head.
     """
-    if hidden is None:
-        logits_NV = model(ids_BT).flatten(0, 1).index_select(0, index_N)
-    else:
-        head = model.head
-        assert isinstance(head, nn.Module)
-        logits_NV = head(hidden(ids_BT).flatten(0, 1).index_select(0, index_N))
-    # Softmax over half-precision logits loses the small differences that the loss is made of.
-    exact_NV = logits_NV if logits_NV.dtype.itemsize >= 4 else logits_NV.float()
-    return F.cross_entropy(exact_NV, targets_N, reduction="sum"), logits_NV.detach().argmax(dim=-1)
+    losses, argmaxes = [], []
+    for part, exact_nV in logits_by_rows(model, hidden, ids_BT, index_N):
+        losses.append(F.cross_entropy(exact_nV, targets_N[part], reduction="sum"))
+        argmaxes.append(_argmax(exact_nV.detach()))
+    return torch.stack(losses).sum(), torch.cat(argmaxes)
+
+
+def logits_by_rows(
+    model: nn.Module, hidden: Callable[[Tensor], Tensor] | None, ids_BT: Tensor, index_N: Tensor
+) -> Iterator[tuple[slice, Tensor]]:
+    """Logits of the positions that count, in float32 or more, a few hundred at a time; all at once for a gradient.
+
+    For a gradient all of them are kept in any case.
+    """
+    head: Callable[[Tensor], Tensor] = (lambda logits_NV: logits_NV) if hidden is None else model.get_submodule("head")
+    x_PC = (model if hidden is None else hidden)(ids_BT).flatten(0, 1)
+    for part in _blocks(len(index_N), len(index_N) if torch.is_grad_enabled() else SCORED_ROWS):
+        logits_nV = head(x_PC.index_select(0, index_N[part]))
+        # Softmax over half-precision logits loses the small differences that the loss is made of.
+        yield part, logits_nV if logits_nV.dtype.itemsize >= 4 else logits_nV.float()

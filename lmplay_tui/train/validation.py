@@ -13,7 +13,7 @@ from lmplay_tui.data.tokenizer import Tokenizer
 from lmplay_tui.run.events import EvaluationResult, Prediction
 from lmplay_tui.train.accuracy import word_accuracy
 from lmplay_tui.train.device import Precision
-from lmplay_tui.train.loss import loss_and_argmax
+from lmplay_tui.train.loss import logits_by_rows, loss_and_argmax
 from lmplay_tui.train.memory import fits, give_memory_back, halved
 from lmplay_tui.train.mini_batches import collate, mini_batches
 from lmplay_tui.train.steps import StopRequested
@@ -117,19 +117,26 @@ class Scorer:
         """One sample with the likeliest token at each truth position, given the truth before it."""
         with evaluating(self._model):
             mini = collate([sample], include_prompts=False, device=self._precision.device)
+            argmax: list[int] = []
+            truth_log_p: list[float] = []
+            top_ids: list[list[int]] = []
+            top_log_p: list[list[float]] = []
             with self._precision.autocast():
-                logits_TV = self._model(mini.ids)[0]
-            log_p_NV = logits_TV.index_select(0, mini.index_N).float().log_softmax(dim=-1)
-            truth_log_p = log_p_NV.gather(1, mini.targets_N[:, None])[:, 0]
-            argmax = log_p_NV.argmax(dim=-1).tolist()
-            top = log_p_NV[:SHOWN_TOKENS].topk(min(5, log_p_NV.shape[1]), dim=-1)
+                for part, logits_nV in logits_by_rows(self._model, self._hidden, mini.ids, mini.index_N):
+                    log_p_nV = logits_nV.log_softmax(dim=-1)
+                    truth_log_p += log_p_nV.gather(1, mini.targets_N[part, None])[:, 0].tolist()
+                    argmax += log_p_nV.argmax(dim=-1).tolist()
+                    shown = max(SHOWN_TOKENS - part.start, 0)
+                    top = log_p_nV[:shown].topk(min(5, log_p_nV.shape[1]), dim=-1)
+                    top_ids += top.indices.tolist()
+                    top_log_p += top.values.tolist()
         prediction = self._tokenizer.decode(argmax)
         top5 = tuple(
             tuple(
                 (text, round(math.exp(value), 4))
                 for text, value in zip(self._tokenizer.token_texts(ids), values, strict=True)
             )
-            for ids, values in zip(top.indices.tolist(), top.values.tolist(), strict=True)
+            for ids, values in zip(top_ids, top_log_p, strict=True)
         )
         return Prediction(
             kind=kind,
@@ -137,8 +144,8 @@ class Scorer:
             truth=sample.truth,
             prediction=prediction,
             accuracy=word_accuracy(prediction, sample.truth),
-            loss=-float(truth_log_p.mean()),
+            loss=-math.fsum(truth_log_p) / len(truth_log_p),
             truth_tokens=tuple(self._tokenizer.token_texts(sample.truth_ids[:SHOWN_TOKENS].tolist())),
-            truth_p=tuple(round(p, 4) for p in truth_log_p[:SHOWN_TOKENS].exp().tolist()),
+            truth_p=tuple(round(math.exp(log_p), 4) for log_p in truth_log_p[:SHOWN_TOKENS]),
             top5=top5,
         )
