@@ -18,6 +18,7 @@ from lmplay_tui.train.state import TrainState, restore_rng, rng_state
 from lmplay_tui.train.steps import StepSettings, accumulate_gradients
 
 GRAPH_WIDTHS = 4  # CUDA graphs are recorded for each shape: few of them
+_PASSES_OF_GRAPHS = 3  # they are recorded in the second, and run in the third
 _WITH_GRAPHS = ("reduce-overhead", "max-autotune")
 
 
@@ -26,19 +27,25 @@ class Compilation:
 
     def __init__(self, options: TrainOptions, device: torch.device) -> None:
         recorded = options.compile_mode in _WITH_GRAPHS or options.compile_backend == "cudagraphs"
-        self.graphs = device.type == "cuda" and recorded
+        self._graphs = device.type == "cuda" and recorded
         # One program for all lengths: it is the same whichever batch comes first, and so a resumed run computes the
         # same bits. CUDA graphs need fixed shapes instead.
         self._how: dict[str, Any] = {
             "backend": options.compile_backend or "inductor",
             "mode": None if options.compile_mode in (None, "default") else options.compile_mode,
-            "dynamic": not self.graphs,
+            "dynamic": not self._graphs,
         }
-        self._proved = False
+        self._proved = self._failed = False
 
-    def width_multiple(self, context_len: int) -> int:
-        """What lengths are rounded up to."""
-        return max(64, context_len // GRAPH_WIDTHS) if self.graphs else 1
+    def shape(self, settings: StepSettings) -> None:
+        """Have mini-batches come in the shapes that compiled programs ask for; after a failure in those of their own.
+
+        Lengths of few kinds where graphs are recorded, and never a single row, which would be a program of its own.
+        """
+        context_len = settings.longest or 1
+        settings.graphs = self._graphs and not self._failed
+        settings.width_multiple = max(64, context_len // GRAPH_WIDTHS) if settings.graphs else 1
+        settings.least_rows = 1 if self._failed else min(settings.mini_batch_size, 2)
 
     def prepare(self, state: TrainState, settings: StepSettings, rows: int) -> Iterator[Event]:
         """Compile, and train on `rows` samples that are thrown away: what fails, fails here; the run goes on without.
@@ -53,11 +60,14 @@ class Compilation:
         hidden, trunk = state.hidden, state.trunk
         try:
             self._compile(state)
-            # Where memory lacks, the step will meet it, and knows what to do.
-            fits(lambda: rehearse(state, replace(settings, mini_batch_size=rows)))
+            for _ in range(_PASSES_OF_GRAPHS if settings.graphs else 1):
+                # Where memory lacks, the step will meet it, and knows what to do.
+                fits(lambda: rehearse(state, replace(settings, mini_batch_size=rows)))
         except Exception as error:  # whatever the compiler or its toolchain throws: training goes on without
             state.hidden, state.trunk, state.network = hidden, trunk, state.model
             state.head_loss.kernel = softmax_gradient
+            self._failed = True
+            self.shape(settings)
             said = f"{type(error).__name__}: {one_line(error, 100)}"
             yield Warned(f"torch.compile failed ({said}); going on without it", state.progress.step)
         yield ActivityChanged("training")

@@ -170,28 +170,25 @@ class StageLoop:
     def _prepared(self, stage: Stage, data: StageData, *, is_new: bool) -> StageRun:
         state = self.state
         options = state.enter_stage(stage, is_new=is_new)
-        context_len, compilation = state.model_args["context_len"], self._parts.compilation
-        size = self._mini_batch_size(stage, options)
+        step_settings = StepSettings(
+            device=state.device,
+            mini_batch_size=self._mini_batch_size(stage, options),
+            normalization=options.loss_normalization,
+            include_prompts=options.include_prompts,
+            grad_clip=options.grad_clip,
+            autocast=state.precision.autocast,
+            scaler=state.scaler,
+            longest=state.model_args["context_len"],
+            head_loss=state.head_loss,
+        )
+        if self._parts.compilation is not None:
+            self._parts.compilation.shape(step_settings)
         return StageRun(
             stage=stage,
             options=options,
             data=data,
             feed=Feed(data, state.progress.of(stage.name).position, options.batch_size, self.data.job(stage)),
-            step_settings=StepSettings(
-                device=state.device,
-                mini_batch_size=size,
-                normalization=options.loss_normalization,
-                include_prompts=options.include_prompts,
-                grad_clip=options.grad_clip,
-                autocast=state.precision.autocast,
-                scaler=state.scaler,
-                width_multiple=compilation.width_multiple(context_len) if compilation else 1,
-                longest=context_len,
-                # A program for one row is another program, and a batch's last mini-batch may have one.
-                least_rows=min(size, 2) if compilation else 1,
-                graphs=compilation is not None and compilation.graphs,
-                head_loss=state.head_loss,
-            ),
+            step_settings=step_settings,
             accuracy_interval=accuracy_interval(self.window.flops, state.device.type),
         )
 

@@ -7,7 +7,8 @@ import torch
 
 from lmplay_tui.options import TrainOptions
 from lmplay_tui.run.events import ActivityChanged, Event, LogLine, RunDone, RunStarted, RunStopped, StepDone, Warned
-from lmplay_tui.train import compiling, processor
+from lmplay_tui.train import compiling, processor, stepping, trainer
+from lmplay_tui.train.compiling import Compilation
 from lmplay_tui.train.device import choose_precision
 from tests.train.runs import differences, last, losses, state_of, stop_after, train, write_plan
 
@@ -58,6 +59,49 @@ def test_a_compiler_that_fails_costs_a_line(place, monkeypatch):
     assert len(warned) == 1
     assert "torch.compile failed" in warned[0]
     assert "\n" not in warned[0]
+    assert losses(events) == losses(plain)
+
+
+def positions(monkeypatch, **options: Any) -> tuple[list[Event], int]:
+    """A run's events, and how many positions its steps have computed, padding included."""
+    computed: list[int] = []
+    real = getattr(stepping, "accumulate_gradients")  # noqa: B009  (a name that it imports)
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        result = real(*args, **kwargs)
+        computed.append(result.num_positions)
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stepping, "accumulate_gradients", counted)
+        return train(mini_batch_size=4, **options), sum(computed)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_shapes_are_filled_up_for_graphs_and_no_more_when_compiling_fails(place, monkeypatch, packed):
+    plan = write_plan(place)
+    if not packed:
+        monkeypatch.setattr("lmplay_tui.train.state.trunk_of", lambda *_: None)
+    plain, least = positions(monkeypatch, training_plan=plan, model="plain/m.lmp", out_dir="plain")
+    marks: list[int] = []
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: marks.append(1))
+    monkeypatch.setattr(trainer, "Compilation", lambda options, _: Compilation(options, torch.device("cuda")))
+    graphs = {"training_plan": plan, "compile_model": True, "compile_mode": "reduce-overhead"}
+    monkeypatch.setattr(torch, "compile", untouched)
+    events, filled = positions(monkeypatch, model="filled/m.lmp", out_dir="filled", **graphs)
+    assert isinstance(last(events), RunDone), last(events)
+    assert filled > 1.1 * least
+    assert marks
+    marks.clear()
+
+    def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    events, computed = positions(monkeypatch, model="broken/m.lmp", out_dir="broken", **graphs)
+    assert [e for e in events if isinstance(e, Warned) and "torch.compile failed" in e.message]
+    assert computed == least, "in every stage"
+    assert not marks
     assert losses(events) == losses(plain)
 
 
