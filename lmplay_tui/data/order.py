@@ -56,7 +56,10 @@ class Part:
 
 
 class TrainingOrder:
-    """The training rows of a stage, over all its epochs. For one thread: it remembers the block last used."""
+    """The training rows of a stage, over all its epochs. For one thread: it remembers the block and row last used.
+
+    A row that goes on in the next batch is not read anew for each: its length would count with its square.
+    """
 
     def __init__(self, stage: Stage, options: TrainOptions, parts: list[Part]) -> None:
         self._parts = parts
@@ -64,11 +67,17 @@ class TrainingOrder:
         self._mixture = _training_mixture(stage, options, sizes)
         self._shuffle_key = keyed(options.seed, "shuffle", stage.name) if options.shuffle else None
         self._shuffles: dict[int, tuple[tuple[int, int], BlockShuffle]] = {}
+        self._last: tuple[int, list[Item]] | None = None
         self.rows_per_epoch = self._mixture.rows if self._mixture else sizes[0]
         self.rows_total = stage.rows_total(self.rows_per_epoch)
 
     def items(self, row: int) -> list[Item]:
         """The texts of row `row` of the stage."""
+        if self._last is None or self._last[0] != row:
+            self._last = row, self._read(row)
+        return self._last[1]
+
+    def _read(self, row: int) -> list[Item]:
         epoch, place = divmod(row, self.rows_per_epoch)
         number, earlier = self._mixture[place] if self._mixture else (0, place)
         again, index = divmod(earlier, self._parts[number].training_rows)

@@ -96,9 +96,8 @@ class TrainState:
         if self.loaded_optimizer is not None and not fresh and self.loaded_optimizer["name"] == options.optimizer:
             load_by_name(self.optimizer, self.model, self.loaded_optimizer["state"])
         elif before is not None and not fresh and name_before == options.optimizer:
-            for parameter, values in before.state.items():
-                if any(parameter is p for group in self.optimizer.param_groups for p in group["params"]):
-                    self.optimizer.state[parameter] = values
+            known = {parameter for group in self.optimizer.param_groups for parameter in group["params"]}
+            self.optimizer.state.update((p, values) for p, values in before.state.items() if p in known)
         self.loaded_optimizer = None
         return options
 
