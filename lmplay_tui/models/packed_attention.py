@@ -86,13 +86,20 @@ def _backward(ctx: Any, grad_y_PHD: Tensor, _grad_log_sum: Tensor) -> tuple[Tens
 _packed_attention.register_autograd(_backward, setup_context=_keep)
 
 
+# What tells the kernel to be causal: found at its first use, which `can_pack` makes. Asking costs as much as a layer,
+# and a cached function would not do: torch.compile looks through the cache, and warns.
+_causal: dict[str, Any] = {}
+
+
 def _flash(q_PHD: Tensor, k_PHD: Tensor, v_PHD: Tensor, offsets: Tensor, longest: int) -> Tensor:
     """torch's kernel for GPUs, from torch 2.10 on; which word says that it is causal differs between versions."""
     from torch.nn.attention import varlen
 
     attend: Any = varlen.varlen_attn
-    causal = {"window_size": (-1, 0)} if "window_size" in inspect.signature(attend).parameters else {"is_causal": True}
-    y_PHD: Tensor = attend(q_PHD, k_PHD, v_PHD, offsets, offsets, longest, longest, **causal)
+    if not _causal:
+        has_window = "window_size" in inspect.signature(attend).parameters
+        _causal.update({"window_size": (-1, 0)} if has_window else {"is_causal": True})
+    y_PHD: Tensor = attend(q_PHD, k_PHD, v_PHD, offsets, offsets, longest, longest, **_causal)
     return y_PHD
 
 

@@ -1,5 +1,6 @@
 """Samples one behind the other attend each to itself; where a device's kernel does not, samples are padded."""
 
+import inspect
 import itertools
 
 import pytest
@@ -43,7 +44,11 @@ def test_a_processors_kernel_is_right(dtype) -> None:
 @pytest.mark.parametrize("kernel", [by_window, by_flag])
 def test_a_gpus_kernel_is_called_as_its_torch_wants_it(monkeypatch, kernel) -> None:
     """The model's numbers by the GPU's way, on a processor: those of padded samples."""
+    asked: list[object] = []
+    signature = inspect.signature
     monkeypatch.setattr(varlen, "varlen_attn", kernel)
+    monkeypatch.setattr(packed_attention, "_causal", {})
+    monkeypatch.setattr(inspect, "signature", lambda of: asked.append(of) or signature(of))
     monkeypatch.setattr(gpt2ish, "packed_attention", packed_attention._flash)
     model = model64()
     samples = [sample(1 + i % 3, 2 + 3 * i, seed=i) for i in range(7)]
@@ -53,6 +58,7 @@ def test_a_gpus_kernel_is_called_as_its_torch_wants_it(monkeypatch, kernel) -> N
         assert packed.loss == pytest.approx(padded.loss, abs=1e-12)
         for name in expected:
             assert torch.allclose(expected[name], got[name], rtol=0, atol=1e-12), name
+    assert asked.count(kernel) == 1, "once, not for each layer of each mini-batch"
 
 
 def not_causal(*arguments):
