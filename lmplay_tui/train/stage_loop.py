@@ -337,3 +337,4 @@ class StageLoop:
         run.stage, run.options, run.data, run.feed = fresh.stage, fresh.options, fresh.data, fresh.feed
         run.step_settings = fresh.step_settings
         self._count_ahead()
+        yield from self._make_ready(run)

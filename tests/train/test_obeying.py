@@ -13,6 +13,7 @@ from lmplay_tui.run.events import (
     CheckpointSaved,
     Evaluated,
     LearningRateChanged,
+    LogLine,
     LossSpiked,
     Paused,
     PinsChanged,
@@ -212,6 +213,18 @@ def test_warm_up_of_a_changed_plan_begins_with_the_next_batch(place):
     stop_after(1, training_plan=write_plan(place, changed), model="n.lmp")
     events = ask_at(2, asked.ChangePlan(PLAN), model="n.lmp")
     assert [e.lr for e in of(StepDone, events)][:2] == pytest.approx([0.0075, 0.01]), "and ends with it"
+
+
+def test_a_mini_batch_size_of_auto_in_a_changed_plan_is_found_before_the_next_batch(place, monkeypatch):
+    monkeypatch.setattr(f"{__name__}.given", lambda **options: {"device": "cpu", **options})  # none on the line
+    auto = asked.ChangePlan(PLAN.replace("[train]", '[train]\nmini_batch_size = "auto"'))
+    events = ask_at(3, auto, training_plan=write_plan(place), model="m.lmp")
+    assert isinstance(last(events), RunDone), last(events)
+    changed = next(i for i, e in enumerate(events) if isinstance(e, PlanChanged))
+    trained = next(i for i, e in enumerate(events) if isinstance(e, StepDone) and e.step == 4)
+    assert "--mini-batch-size auto" in " ".join(e.message for e in of(LogLine, events[changed:trained]))
+    assert state_of(place / "m.lmp")["runner"]["state"]["progress"]["probed_mini_batch_size"] is not None
+    assert len([e for e in of(LogLine, events) if "--mini-batch-size auto" in e.message]) == 1
 
 
 def test_dropout_that_cannot_be_changed_now_is_said(place, monkeypatch):
