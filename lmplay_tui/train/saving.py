@@ -142,9 +142,11 @@ class Saver:
 
     def _copy_and_write(self, checkpoint: dict[str, Any], request: SaveRequest, begun: float) -> None:
         try:
+            if self._device.type == "cuda":
+                torch.cuda.set_device(self._device)  # each thread begins with the first
             _, copies = fits(lambda: self._copies(checkpoint))
             if self._device.type == "cuda":
-                torch.cuda.synchronize(self._device)  # the copies are asynchronous
+                torch.cuda.synchronize()  # the copies are asynchronous
         except Exception as error:  # a thread never dies silently
             self._fail(request, f"{type(error).__name__}: {error}")
             return
