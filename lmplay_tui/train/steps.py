@@ -139,7 +139,7 @@ def accumulate_gradients(
         if should_stop():
             raise StopRequested
         if settings.graphs:  # torch guesses where a run begins, wrongly where a pass ended before its backward
-            torch.compiler.cudagraph_mark_step_begin()
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         if trunk is None:
             mini = collate(
                 part, include_prompts=settings.include_prompts, device=settings.device,

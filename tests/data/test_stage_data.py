@@ -86,9 +86,14 @@ def test_resuming_after_any_batch_gives_the_same_remainder(mode: str, staged: Ca
 
 def test_a_row_that_goes_on_from_batch_to_batch_is_read_once(staged: Callable[[str], StageData], monkeypatch) -> None:
     """A book in one row takes hundreds of batches: read for each of them, it would take the square of its length."""
-    data, asked = staged("messages continued"), []
-    real = Rows.items
-    monkeypatch.setattr(Rows, "items", lambda rows, row: asked.append(row) or real(rows, row))
+    data, real = staged("messages continued"), Rows.items
+    asked: list[int] = []
+
+    def items(rows: Rows, row: int) -> Any:
+        asked.append(row)
+        return real(rows, row)
+
+    monkeypatch.setattr(Rows, "items", items)
     found = list(data.reading(Position()))
     assert sum(batch.position_after.item > 0 for batch in found) > 3, "rows go on"
     assert len(asked) == len(set(asked)) == data.rows_total

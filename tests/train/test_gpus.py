@@ -60,7 +60,8 @@ def test_a_save_on_the_processor_wakes_no_gpu(current, monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "synchronize", lambda *device: woken.append(device))
     saver = Saver(RunFolder(tmp_path / "m.lmp"), tmp_path)
     monkeypatch.setattr(saver, "_write", lambda *_: None)
-    saver.start({"model": {"state": {"w": torch.ones(2)}}, "optimizers": {}}, SaveRequest(1, 1, "s", "asked", 0, False))
+    state = {"model": {"state": {"w": torch.ones(2)}}, "optimizers": {}}
+    saver.start(lambda: state, SaveRequest(1, 1, "s", "asked", 0, False))
     saver._thread.join()
     assert woken == []
 
