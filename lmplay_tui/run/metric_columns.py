@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lmplay_tui.run.metric_rows import MetricRows
 from lmplay_tui.run.series import Floats
@@ -64,12 +65,12 @@ def _columns(data: bytes) -> list[MetricRows] | None:
     place = [table[name] for name in (*_PLACE, "stage_samples", "stage")]
     if any(column.null_count for column in place):
         return None
-    at = np.column_stack([column.to_numpy().astype(np.float64) for column in place[:4]])
-    stage_rows = place[4].to_numpy()
+    at = np.column_stack([_values(column).astype(np.float64) for column in place[:4]])
+    stage_rows = _values(place[4])
     metrics = _metrics(table)
     if metrics is None or not (np.isfinite(at).all() and np.isfinite(stage_rows).all()):
         return None
-    stages = place[5].combine_chunks().dictionary_encode().indices.to_numpy()
+    stages = _array_values(place[5].combine_chunks().dictionary_encode().indices)
     begins = np.flatnonzero(np.diff(stages, prepend=-1)).tolist()
     return [
         MetricRows(
@@ -108,12 +109,40 @@ def _metrics(table: Any) -> dict[str, tuple[Floats, Any]] | None:
             return None
         if one_line(name, 60) != name:
             return None  # two such names may be shown as one
-        values = column.to_numpy().astype(np.float64)
+        values = _values(column).astype(np.float64)
+        known = _known(column) if column.null_count else None
+        if known is not None:
+            values[~known] = np.nan
         if name.startswith("time/") and not np.isfinite(values).all():
             return None  # the last steps' times are added up: a line alone says what it leaves out
-        known = None if not column.null_count else column.is_valid().to_numpy()
         metrics[name] = values, known
     return metrics
+
+
+# pyarrow's own ways to NumPy import pandas: a fifth of the time in which a journal of a million steps opens.
+
+
+def _values(column: Any) -> np.ndarray:
+    """The numbers of a column; anything where there is none."""
+    return np.concatenate([_array_values(array) for array in column.chunks])
+
+
+def _array_values(array: Any) -> np.ndarray:
+    kind = np.dtype(array.type.to_pandas_dtype())
+    return np.frombuffer(array.buffers()[1], kind, len(array), array.offset * kind.itemsize)
+
+
+def _known(column: Any) -> NDArray[np.bool_]:
+    """Where a column has a value."""
+    return np.concatenate([_array_known(array) for array in column.chunks])
+
+
+def _array_known(array: Any) -> NDArray[np.bool_]:
+    bits = array.buffers()[0]
+    if bits is None:
+        return np.ones(len(array), np.bool_)
+    first, count = array.offset, len(array)
+    return np.unpackbits(np.frombuffer(bits, np.uint8), bitorder="little")[first : first + count].view(np.bool_)
 
 
 def _part(column: tuple[Floats, Any], begin: int, end: int) -> tuple[Floats, int]:

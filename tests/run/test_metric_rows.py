@@ -1,6 +1,8 @@
 """Lines of `metrics.jsonl` read as columns say what each of them says alone."""
 
 import math
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -180,6 +182,20 @@ def test_numbers_that_are_not_finite_keep_to_columns(tmp_path: Path) -> None:
     same(bulk, line_by_line(fresh(), path))
     assert columns == 100
     assert len(bulk.history.series["train/grad_norm"]) == 0
+
+
+def test_columns_are_read_without_pandas(tmp_path: Path) -> None:
+    """Importing it takes a quarter of a second, more than the rest of what a viewer needs."""
+    lines: list[bytes | dict[str, Any]] = [row(i) for i in range(2000)]
+    lines[7] = row(7, **{"val/loss": 1.0, "sys/cpu": 0.5})  # a column with gaps, too
+    path = write(tmp_path / "metrics.jsonl", lines)
+    code = (
+        "import sys; from pathlib import Path; from lmplay_tui.run.metric_rows import MetricRows, MetricsTail;"
+        f"items = MetricsTail(Path({str(path)!r})).read_rows();"
+        "print(sum(len(item) for item in items if isinstance(item, MetricRows)), 'pandas' in sys.modules)"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.split() == ["2000", "False"]
 
 
 def test_a_file_that_was_replaced_gives_no_row_twice(tmp_path: Path) -> None:
