@@ -327,11 +327,11 @@ class LmplayApp(TerminalApp):
 
     # ---- manners
 
-    async def on_event(self, event: events.Event) -> None:
+    async def act(self, event: events.Key | events.Paste) -> None:
         """What is pasted into a field stands there without what a terminal obeys; the plan editor sees to its own."""
         if isinstance(event, events.Paste) and isinstance(self.focused, Input):
             event.text = printable(event.text)
-        await super().on_event(event)
+        await super().act(event)
 
     def on_resize(self) -> None:
         """Terminals differ in what is left of a picture when their size changes."""

@@ -5,20 +5,20 @@ import os
 import time
 
 from textual import events, on
-from textual.app import App
 from textual.filter import LineFilter, Monochrome, NoColor
 from textual.message import Message
 
 from lmplay_tui.ui.ascii import AsciiFilter, terminal_needs_ascii
 from lmplay_tui.ui.colours import NoColours, SixteenColours
 from lmplay_tui.ui.desktop import notification, reads_commands, title_sequence
+from lmplay_tui.ui.key_order import OrderedKeysApp
 from lmplay_tui.ui.messages import Rang, TitleChanged
 from lmplay_tui.ui.output import QUESTION, Line
 
 LAST_ANSWER_S = 0.5  # of a terminal, before it is given back
 
 
-class TerminalApp(App[int]):
+class TerminalApp(OrderedKeysApp):
     """Colours and signs by the terminal's kind; no picture while it has not taken the ones before."""
 
     def __init__(self, line: Line | None, *, ascii_only: bool) -> None:

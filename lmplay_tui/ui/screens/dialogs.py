@@ -15,7 +15,6 @@ from textual.widgets import Input, Static
 from lmplay_tui.ui.messages import ChoiceClicked
 from lmplay_tui.ui.widgets.lines import Lines, Row, fitted
 from lmplay_tui.ui.widgets.titles import set_titles
-from lmplay_tui.ui.widgets.typing_order import TypedLine
 
 Value = TypeVar("Value")
 
@@ -66,7 +65,16 @@ class ChoiceList(Lines):
             self.post_message(ChoiceClicked(offset.y))
 
 
-class ChoiceDialog(ModalScreen[Value | None], Generic[Value]):
+class Dialog(ModalScreen[Value | None], Generic[Value]):
+    """Gives one answer, or none."""
+
+    def answer(self, value: Value | None) -> None:
+        """Close with it. A second answer, by a key or a click that came while it closed, is none."""
+        if self.is_current:
+            self.dismiss(value)
+
+
+class ChoiceDialog(Dialog[Value], Generic[Value]):
     """Asks for one of a few choices: by its letter, or arrows and Enter (which takes the first), or the mouse."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -98,19 +106,19 @@ class ChoiceDialog(ModalScreen[Value | None], Generic[Value]):
         listed.draw()
 
     def action_take(self) -> None:
-        self.dismiss(self._choices[self.query_one(ChoiceList).chosen].value)
+        self.answer(self._choices[self.query_one(ChoiceList).chosen].value)
 
     def action_dismiss_none(self) -> None:
-        self.dismiss(None)
+        self.answer(None)
 
     def on_choice_clicked(self, message: ChoiceClicked) -> None:
-        self.dismiss(self._choices[message.index].value)
+        self.answer(self._choices[message.index].value)
 
     def on_key(self, event: events.Key) -> None:
         for choice in self._choices:
             if choice.key in (event.key, event.character):
                 event.stop()
-                self.dismiss(choice.value)
+                self.answer(choice.value)
                 return
 
 
@@ -124,7 +132,7 @@ class Field:
     check: Callable[[str], str | None] = lambda _text: None
 
 
-class TypingDialog(ModalScreen[list[str] | None]):
+class TypingDialog(Dialog[list[str]]):
     """Asks for one or more lines of text; Enter in the last takes them once all are right."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss_none", "back")]
@@ -143,7 +151,7 @@ class TypingDialog(ModalScreen[list[str] | None]):
             for i, field in enumerate(self._fields):
                 with Horizontal(classes="dialog-field"):
                     yield Static(Text(field.label), classes="dialog-label")
-                    yield TypedLine(field.value, placeholder=field.placeholder, id=f"field-{i}", compact=True)
+                    yield Input(field.value, placeholder=field.placeholder, id=f"field-{i}", compact=True)
             yield Static("", id="dialog-problem")
 
     def on_mount(self) -> None:
@@ -165,11 +173,11 @@ class TypingDialog(ModalScreen[list[str] | None]):
     def on_input_submitted(self, event: Input.Submitted) -> None:
         problem = self._problem()
         if problem is None:
-            self.dismiss(self._values())
+            self.answer(self._values())
             return
         index, sentence = problem
         self.query_one("#dialog-problem", Static).update(Text(sentence))
         self.query_one(f"#field-{index}", Input).focus()
 
     def action_dismiss_none(self) -> None:
-        self.dismiss(None)
+        self.answer(None)

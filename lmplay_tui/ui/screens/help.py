@@ -9,9 +9,10 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.dom import DOMNode
-from textual.screen import ModalScreen, Screen
+from textual.screen import Screen
 from textual.widget import Widget
 
+from lmplay_tui.ui.screens.dialogs import Dialog
 from lmplay_tui.ui.widgets.lines import Lines, Piece, Row, fitted
 from lmplay_tui.ui.widgets.titles import set_titles
 
@@ -109,7 +110,7 @@ class HelpText(Lines):
         return tuple(row)
 
 
-class Help(ModalScreen[None]):
+class Help(Dialog[None]):
     """All keys of the screen below."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,question_mark,f1,enter", "dismiss_none", "close")]
@@ -124,4 +125,4 @@ class Help(ModalScreen[None]):
             yield HelpText(self._actions)
 
     def action_dismiss_none(self) -> None:
-        self.dismiss(None)
+        self.answer(None)

@@ -6,14 +6,14 @@ from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
-from textual.screen import ModalScreen
 
 from lmplay_tui.ui.run_list import RunEntry, find_runs, run_rows
+from lmplay_tui.ui.screens.dialogs import Dialog
 from lmplay_tui.ui.widgets.picker import Picker
 from lmplay_tui.ui.widgets.titles import set_titles
 
 
-class Runs(ModalScreen[str | None]):
+class Runs(Dialog[str]):
     """Gives the checkpoint's path of the run to draw as a ghost, "" for none, None to leave all as it is."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -43,10 +43,10 @@ class Runs(ModalScreen[str | None]):
 
     @on(Picker.Picked)
     def _picked(self, message: Picker.Picked) -> None:
-        self.dismiss(str(self._entries[message.index].folder.model))
+        self.answer(str(self._entries[message.index].folder.model))
 
     def action_no_ghost(self) -> None:
-        self.dismiss("")
+        self.answer("")
 
     def action_dismiss_none(self) -> None:
-        self.dismiss(None)
+        self.answer(None)
