@@ -12,6 +12,7 @@ from textual.widgets import Input, TextArea
 # What a key brings about is said from widget to widget: the key itself, what the widget says of it (submitted, picked),
 # what its screen asks for then (a dialog, a pane), and the answer's callback. Each round waits for one more of these.
 ROUNDS = 4
+MOVES = frozenset({"up", "down", "left", "right", "pageup", "pagedown", "home", "end"})  # inside of what has the focus
 
 
 class OrderedKeysApp(App[int]):
@@ -27,9 +28,8 @@ class OrderedKeysApp(App[int]):
         self._key_acts = False
 
     async def on_event(self, event: events.Event) -> None:
-        if not isinstance(event, events.Key | events.Paste) or event.is_forwarded:
-            await super().on_event(event)
-        elif isinstance(event, events.Key) and event.key == "ctrl+c":  # what stops a run waits for nothing
+        stops = isinstance(event, events.Key) and event.key == "ctrl+c"  # which waits for nothing
+        if stops or not isinstance(event, events.Key | events.Paste) or event.is_forwarded:
             await super().on_event(event)
         elif self._key_acts:
             self._held_keys.append(event)
@@ -40,13 +40,12 @@ class OrderedKeysApp(App[int]):
         """It is this one's turn."""
         focused = self.focused
         await super().on_event(event)
-        # A letter goes into the text: what comes behind it stands behind it in the same queue.
-        if not (isinstance(event, events.Key) and event.is_printable and _takes_text(focused)):
+        if isinstance(event, events.Paste) or not _leaves_the_focus(event, focused):
             self._key_acts = True
             self._go_round(focused, ROUNDS)
 
     def _go_round(self, focused: Widget | None, rounds: int) -> None:
-        """Pass behind all that waits at the focus and above it, up to the app, so many times; then the next one acts."""
+        """Pass behind what waits at the focus and above it, up to the app, so many times; then the next one acts."""
         node = self.screen if focused is None else focused
         self._hop([*node.ancestors_with_self, self], rounds)
 
@@ -66,5 +65,30 @@ class OrderedKeysApp(App[int]):
             await self.act(self._held_keys.popleft())
 
 
-def _takes_text(widget: Widget | None) -> bool:
-    return isinstance(widget, Input) or (isinstance(widget, TextArea) and not widget.read_only)
+def _leaves_the_focus(event: events.Key, focused: Widget | None) -> bool:
+    """Whether what is typed behind the key goes the same way: a key that is held down waits for nothing."""
+    if isinstance(focused, TypedLine):
+        return event.is_printable or (event.key != "enter" and event.key in focused._bindings.key_to_bindings)
+    if isinstance(focused, TextArea) and not focused.read_only:
+        return event.is_printable or event.key == "enter" or event.key in focused._bindings.key_to_bindings
+    return event.key in MOVES
+
+
+async def act_at_once(widget: Widget, event: events.Key) -> None:
+    """What the widget itself binds the key to, from its `_on_key`.
+
+    Textual has the app look for bindings once a key has risen to it; letters do not rise, so those that were typed
+    behind an arrow key or backspace would be in the text before it moves or deletes.
+    """
+    for binding in widget._bindings.key_to_bindings.get(event.key, ()):
+        if not binding.priority and await widget.app.run_action(binding.action, default_namespace=widget):
+            event.stop()
+            event.prevent_default()
+            return
+
+
+class TypedLine(Input):
+    """A field of a dialog."""
+
+    async def _on_key(self, event: events.Key) -> None:
+        await act_at_once(self, event)

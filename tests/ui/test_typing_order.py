@@ -70,6 +70,7 @@ CONVERSATIONS: dict[str, list[Command]] = {
     "g h i enter s": [Ask("hi", max_tokens=64, temperature=0.0, top_k=None), SaveNow()],
     "g h i tab 1 . 5 enter p": [Ask("hi", max_tokens=64, temperature=1.5, top_k=None), Pause()],
     "x enter enter enter s": [Stop(when="now"), SaveNow()],
+    "r down up end escape down s": [SaveNow()],
     "x down enter p": [Stop(when="stage_end"), Pause()],
     "x escape p": [Pause()],
     "r q s": [SaveNow()],

@@ -12,6 +12,7 @@ from textual.containers import Horizontal, Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
+from lmplay_tui.ui.key_order import TypedLine
 from lmplay_tui.ui.messages import ChoiceClicked
 from lmplay_tui.ui.widgets.lines import Lines, Row, fitted
 from lmplay_tui.ui.widgets.titles import set_titles
@@ -151,7 +152,7 @@ class TypingDialog(Dialog[list[str]]):
             for i, field in enumerate(self._fields):
                 with Horizontal(classes="dialog-field"):
                     yield Static(Text(field.label), classes="dialog-label")
-                    yield Input(field.value, placeholder=field.placeholder, id=f"field-{i}", compact=True)
+                    yield TypedLine(field.value, placeholder=field.placeholder, id=f"field-{i}", compact=True)
             yield Static("", id="dialog-problem")
 
     def on_mount(self) -> None:

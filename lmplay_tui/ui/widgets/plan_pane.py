@@ -15,6 +15,7 @@ from textual.widgets import Button, TextArea
 
 from lmplay_tui.plan.problems import Problem
 from lmplay_tui.text import one_line, printable
+from lmplay_tui.ui.key_order import act_at_once
 from lmplay_tui.ui.messages import PaneAsked, PlanApplied, PlanEdited, SavePlanAsked
 from lmplay_tui.ui.widgets.lines import Lines, Row, wrapped
 from lmplay_tui.ui.widgets.titles import set_titles
@@ -66,6 +67,9 @@ class PlanText(TextArea):
     def get_line(self, line_index: int) -> Text:
         line = self.document.get_line(line_index)
         return Text("".join(map(_visible, line)), end="", no_wrap=True)
+
+    async def _on_key(self, event: events.Key) -> None:
+        await act_at_once(self, event)
 
     def on_resize(self) -> None:
         """The cursor may stand where the notes are now."""
