@@ -4,7 +4,8 @@ import math
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,18 @@ from lmplay_tui.models.registry import build_model, load_experiment
 from lmplay_tui.options import TrainOptions
 from lmplay_tui.plan.reading import read_plan
 from lmplay_tui.plan.schema import Stage
+from lmplay_tui.run.events import Warned
 from lmplay_tui.run.folder import RunFolder, datasets_folder, output_folder
 from lmplay_tui.run.statistics import RunStatistics
+from lmplay_tui.run.telling import shown_size
 from lmplay_tui.text import one_line
 from lmplay_tui.train.checkpoint import load_checkpoint, num_bytes, write_checkpoint
+from lmplay_tui.train.compiling import Compilation
 from lmplay_tui.train.device import choose_device, choose_precision, device_name
 from lmplay_tui.train.model_body import body_of
 from lmplay_tui.train.optim import build_optimizer, freeze
 from lmplay_tui.train.settings import Settings
+from lmplay_tui.train.starting import load_initial
 from lmplay_tui.train.state import TrainState
 from lmplay_tui.train.steps import StepSettings, accumulate_gradients, apply_update, is_finite
 from lmplay_tui.train.validation import Scorer
@@ -66,11 +71,16 @@ def check_plan(given: Mapping[str, Any]) -> dict[str, Any]:
         elif longest is None or said["longest"] > longest[0]:
             longest = (said["longest"], stage, data)
     tried: list[dict[str, Any]] = []
+    if options.initial_model is not None:
+        tried.append(_tried("--initial-model", partial(_load_initial, state, Path(options.initial_model))))
     rate = _try_all(longest[1], longest[2], state, tried) if longest is not None else None
     for said in stages:
         if "tokens_estimate" in said:
             said["seconds_estimate"] = said["tokens_estimate"] / rate if rate else None
-    names = len(plan.stages) + CHECKPOINTS_KEPT + 1
+    names = len(plan.stages) + CHECKPOINTS_KEPT + 1 + _numbered(plan.stages, settings, stages)
+    needed, free = names * num_bytes(state.checkpoint()), _free(given)
+    if needed > free:
+        problems.append(f"the disk has {shown_size(free)} free; {names} checkpoints will need {shown_size(needed)}")
     return {
         "ok": not problems and all(step["ok"] for step in tried),
         "plan": plan.name,
@@ -79,8 +89,24 @@ def check_plan(given: Mapping[str, Any]) -> dict[str, Any]:
         "stages": stages,
         "tried": tried,
         "problems": problems,
-        "disk": {"needed_bytes": names * num_bytes(state.checkpoint()), "free_bytes": _free(given)},
+        "disk": {"needed_bytes": needed, "free_bytes": free},
     }
+
+
+def _load_initial(state: TrainState, path: Path) -> str:
+    load_initial(state.model, state.model_args, path)
+    return f"the weights of {one_line(path)} fit"
+
+
+def _numbered(stages: Sequence[Stage], settings: Settings, said: Sequence[Mapping[str, Any]]) -> int:
+    """How many checkpoints `--keep` will hold: no more than will be saved, where the rows are known."""
+    kept = saves = 0
+    for stage, known in zip(stages, said, strict=True):
+        options = settings.for_stage(stage)
+        kept = max(kept, options.keep)
+        by_rows = options.save_minutes is None and "rows" in known
+        saves += math.ceil(known["rows"] / options.save_interval) + 1 if by_rows else options.keep
+    return min(kept, saves)
 
 
 def _free(given: Mapping[str, Any]) -> int:
@@ -152,6 +178,13 @@ def _try_all(stage: Stage, data: StageData, state: TrainState, tried: list[dict[
         longest = len(samples[0].prompt_ids) + len(samples[0].truth_ids)
         return f"two mini-batches of {size}, the longest sample {longest} tokens: {rates[0]:,.0f} tokens/s"
 
+    def compile_it() -> str:
+        settings = _step_settings(state, options, size)
+        events = list(Compilation(options, state.device).prepare(state, settings, min(size, 2)))
+        if failed := [event.message for event in events if isinstance(event, Warned)]:
+            raise UserError(failed[0])
+        return f"compiled, {one_line(options.compile_backend or 'inductor')}"
+
     def validate() -> str:
         held_out, _ = data.validation(0, options.validation_batch_size)
         if not held_out:
@@ -169,8 +202,10 @@ def _try_all(stage: Stage, data: StageData, state: TrainState, tried: list[dict[
             load_checkpoint(path)
             return f"a save and load of {size_bytes / 1e6:,.1f} MB in {time.perf_counter() - begun:.1f} s"
 
-    for what, work in (("training", train), ("validating", validate), ("saving", save)):
-        tried.append(_tried(what, work))
+    works = [("training", train), ("validating", validate), ("saving", save)]
+    if options.compile_model:
+        works.insert(0, ("compiling", compile_it))
+    tried += [_tried(what, work) for what, work in works]
     return rates[0] if rates else None
 
 
@@ -178,6 +213,8 @@ def _tried(what: str, work: Callable[[], str]) -> dict[str, Any]:
     """A dry run may fail in any way that the real run may: say how instead of ending."""
     try:
         return {"ok": True, "what": work()}
+    except UserError as error:
+        return {"ok": False, "what": f"{what}: {one_line(error, 300)}"}
     except Exception as error:
         return {"ok": False, "what": f"{what}: {type(error).__name__}: {one_line(error, 300)}"}
 
@@ -190,16 +227,12 @@ def _train(state: TrainState, options: TrainOptions, samples: list[Sample], mini
         device_type=state.device.type,
     )  # fmt: skip
     state.optimizer, state.optimizer_name, state.scaler = optimizer, options.optimizer, state.precision.scaler()
-    settings = StepSettings(
-        device=state.device, mini_batch_size=mini_batch_size, normalization=options.loss_normalization,
-        include_prompts=options.include_prompts, grad_clip=options.grad_clip, autocast=state.precision.autocast,
-        scaler=state.scaler,
-    )  # fmt: skip
+    settings = _step_settings(state, options, mini_batch_size)
     seconds = math.inf
     for _ in range(2):  # the first one also allocates
         begun = time.perf_counter()
         optimizer.zero_grad(set_to_none=True)
-        result = accumulate_gradients(state.model, state.hidden, samples, settings, trunk=state.trunk)
+        result = accumulate_gradients(state.network, state.hidden, samples, settings, trunk=state.trunk)
         apply_update(optimizer, result, settings, options.lr)
         if state.device.type == "cuda":
             torch.cuda.synchronize(state.device)
@@ -207,3 +240,11 @@ def _train(state: TrainState, options: TrainOptions, samples: list[Sample], mini
         if not is_finite(result):
             raise UserError("the loss or its gradient is not finite in the first step")
     return result.num_tokens / seconds
+
+
+def _step_settings(state: TrainState, options: TrainOptions, mini_batch_size: int) -> StepSettings:
+    return StepSettings(
+        device=state.device, mini_batch_size=mini_batch_size, normalization=options.loss_normalization,
+        include_prompts=options.include_prompts, grad_clip=options.grad_clip, autocast=state.precision.autocast,
+        scaler=state.scaler, head_loss=state.head_loss,
+    )  # fmt: skip

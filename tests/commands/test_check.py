@@ -139,3 +139,52 @@ def test_options_that_only_host_a_run_are_not_offered(folder, capsys):
     assert "--json" in out
     assert "--detach" not in out
     assert "--save-datasets" not in out
+
+
+def no(out: str) -> list[str]:
+    return [line for line in out.splitlines() if line.startswith("NO ")]
+
+
+def test_the_weights_to_begin_with_are_loaded(folder, capsys):
+    from tests.train.runs import train
+
+    plan = write_plan(folder, PLAN)
+    given = {"exp": "test_runner", "num_blocks": 1, "num_heads": 2, "context_len": 64, "tokenizer": "bytes"}
+    train(training_plan=plan, model="same.lmp", embed_dim=16, **given)
+    train(training_plan=plan, model="other.lmp", embed_dim=8, **given)
+    assert check(plan, *TINY, "--initial-model", "same.lmp") == 0
+    assert "ok  the weights of same.lmp fit" in capsys.readouterr().out
+    (folder / "half.lmp").write_bytes((folder / "same.lmp").read_bytes()[:1000])
+    for name, said in (("other.lmp", "has shape"), ("half.lmp", "damaged"), ("none.lmp", "no such file")):
+        assert check(plan, *TINY, "--initial-model", name) == 2
+        (line,) = no(capsys.readouterr().out)
+        assert line.startswith(f"NO  --initial-model: {name}: ")
+        assert said in line
+
+
+def test_the_disk_must_have_room_for_what_keep_holds(folder, capsys, monkeypatch):
+    from lmplay_tui.train import checking
+
+    plan = write_plan(folder, PLAN)
+    needed = {}
+    for keep in (0, 3, 100_000):
+        assert check(plan, *TINY, "--keep", str(keep), "--save-interval", "10", "--json") == 0
+        needed[keep] = json.loads(capsys.readouterr().out)["disk"]["needed_bytes"]
+    one = needed[0] // 5  # NAME.lmp, NAME.prev.lmp, NAME.best.lmp, and one a stage
+    assert needed[3] == needed[0] + 3 * one
+    assert needed[3] < needed[100_000] < needed[0] + 30 * one  # no more than will be saved
+    monkeypatch.setattr(checking, "_free", lambda _given: needed[0] + one)
+    assert check(plan, *TINY, "--keep", "1") == 0
+    capsys.readouterr()
+    assert check(plan, *TINY, "--keep", "2", "--save-interval", "10") == 2
+    (line,) = no(capsys.readouterr().out)
+    assert "7 checkpoints" in line
+
+
+def test_compiling_is_tried(folder, capsys):
+    plan = write_plan(folder, PLAN)
+    assert check(plan, *TINY, "--compile-model", "--compile-backend", "eager") == 0
+    assert "ok  compiled, eager" in capsys.readouterr().out
+    assert check(plan, *TINY, "--compile-model", "--compile-backend", "nonsense") == 2
+    (line,) = no(capsys.readouterr().out)
+    assert line.startswith("NO  compiling: torch.compile failed")
