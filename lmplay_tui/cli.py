@@ -28,25 +28,39 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """`lmplay-tui`: a command, or options for the dashboard."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if words and words[0] in COMMANDS:
-        return _guarded(lambda: _run_command(words[0], words[1:], f"{TUI} {words[0]}"))
-    return _guarded(lambda: import_module("lmplay_tui.commands.dashboard").main(words, TUI))
+    if words and not words[0].startswith("-"):
+        prog = f"{TUI} {words[0]}" if words[0] in COMMANDS else TUI
+        return _guarded(prog, words[1:], lambda: _run_command(_known(words[0]), words[1:], prog))
+    return _guarded(TUI, words, lambda: import_module("lmplay_tui.commands.dashboard").main(words, TUI))
 
 
 def trainer_main(arguments: Sequence[str] | None = None) -> int:
     """`lmp_trainer`: the trainer without a dashboard."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    return _guarded(lambda: import_module("lmplay_tui.commands.train").main(words, TRAINER))
+    return _guarded(TRAINER, words, lambda: import_module("lmplay_tui.commands.train").main(words, TRAINER))
 
 
 def plotstats_main(arguments: Sequence[str] | None = None) -> int:
     """`lmp_plotstats`: the document's name of `lmplay-tui plot`."""
-    return _guarded(lambda: _run_command("plot", list(sys.argv[1:] if arguments is None else arguments), PLOTSTATS))
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    return _guarded(PLOTSTATS, words, lambda: _run_command("plot", words, PLOTSTATS))
 
 
 def generator_main(arguments: Sequence[str] | None = None) -> int:
     """`lmp_generator`: the document's name of `lmplay-tui generate`."""
-    return _guarded(lambda: _run_command("generate", list(sys.argv[1:] if arguments is None else arguments), GENERATOR))
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    return _guarded(GENERATOR, words, lambda: _run_command("generate", words, GENERATOR))
+
+
+def _known(name: str) -> str:
+    """The command's name. `UserError` with the nearest where there is none."""
+    if name in COMMANDS:
+        return name
+    from lmplay_tui.options import nearest, shown_value
+
+    raise UserError(
+        f"{TUI}: unknown command {shown_value(name)}{nearest(name, COMMANDS)}; commands: {', '.join(COMMANDS)}"
+    )
 
 
 def _run_command(name: str, words: list[str], prog: str) -> int:
@@ -66,13 +80,13 @@ def _open_standard_streams() -> None:
             setattr(sys, f"__{name}__", stream)
 
 
-def _guarded(work: Callable[[], int]) -> int:
-    """Turn what went wrong into one line and an exit status."""
+def _guarded(prog: str, words: Sequence[str], work: Callable[[], int]) -> int:
+    """Do the work of `prog` with `words`; turn what went wrong into one line and an exit status."""
     _open_standard_streams()
     wait_briefly()
     try:
-        if any(word in ("-V", "--version") for word in sys.argv[1:2]):
-            print(f"{TUI} {lmplay_tui.__version__}")
+        if words and words[0] in ("-V", "--version"):
+            print(f"{prog} {lmplay_tui.__version__}")
             return EXIT_OK
         return work()
     except UserError as error:

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from lmplay_tui.errors import UserError
-from lmplay_tui.options import check, new_parser, parse_line
+from lmplay_tui.options import given_options, new_parser, parse_line
 from lmplay_tui.run.folder import find_run
 
 DESCRIPTION = """\
@@ -17,21 +17,17 @@ def main(arguments: Sequence[str], prog: str) -> int:
     """Show the dashboard on a run. Raises `UserError` if there is none, or no terminal."""
     parser = new_parser(prog, DESCRIPTION)
     parser.add_argument("run", nargs="?", default=None, metavar="RUN", help="which run")
-    parser.add_argument("--out-dir", default=None, metavar="DIR", help="folder to look in, too")
+    parser.add_argument("--out-dir", metavar="DIR", help="folder to look in, too")
     parser.add_argument("--ascii", action="store_true", help="draw with ASCII only")
     parser.add_argument("--no-mouse", action="store_true", help="leave the mouse to the terminal")
     parser.add_argument("--tz", metavar="ZONE", help="time zone of clock times")
     parser.add_argument("--price-per-hour", metavar="X", help="price of the machine, for the cost")
+    parser.add_argument("--refresh-hz", metavar="X", help="screen refreshes a second [2.0]")
     line = parse_line(parser, arguments)
-    run = find_run(line.run, line.out_dir)
+    given = given_options(line)
+    run = find_run(line.run, given.get("out_dir"))
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UserError("attach: needs a terminal; without one see: lmplay-tui status")
     from lmplay_tui.ui.running import run_dashboard
 
-    names = ("ascii", "no_mouse", "tz", "price_per_hour")
-    given = {name: getattr(line, name) for name in names if hasattr(line, name)}
-    if "price_per_hour" in given:
-        given["price_per_hour"], problem = check("price_per_hour", given["price_per_hour"], strict=False)
-        if problem is not None:
-            raise UserError(f"--price-per-hour: {problem}")
     return run_dashboard(given, attach=run)

@@ -1,6 +1,5 @@
 """`lmplay-tui ctl`: tell a run what to do, from any shell, and wait for its answer."""
 
-import math
 import sys
 import time
 from collections.abc import Sequence
@@ -9,9 +8,10 @@ from typing import Any
 from lmplay_tui.errors import EXIT_OK, EXIT_TRAINING, EXIT_USAGE, UserError
 from lmplay_tui.options import new_parser, parse_line, shown_value
 from lmplay_tui.run.control_files import PLAIN, leave_command
-from lmplay_tui.run.controls import Command, SaveNow, SetLearningRate, Stop
+from lmplay_tui.run.controls import Command, SaveNow, Stop
 from lmplay_tui.run.folder import RunFolder, find_run
 from lmplay_tui.run.journal import Tail
+from lmplay_tui.run.learning_rate import parse_lr
 from lmplay_tui.text import one_line
 
 DESCRIPTION = """\
@@ -55,14 +55,10 @@ def read_command(word: str) -> Command:
     if word in PLAIN:
         return PLAIN[word]
     if word.startswith("lr="):
-        text = word.removeprefix("lr=")
-        try:
-            number = float(text.removeprefix("*"))
-        except ValueError:
-            number = math.nan
-        if not 0 < number < math.inf:
+        command = parse_lr(word.removeprefix("lr="))
+        if command is None:
             raise UserError(f"{shown_value(word)}: needs a number above 0, like lr=3e-4 or lr=*0.5")
-        return SetLearningRate(factor=number) if text.startswith("*") else SetLearningRate(value=number)
+        return command
     raise UserError(f"{shown_value(word)} is no command; those are {', '.join(PLAIN)}, lr=X, lr=*X")
 
 

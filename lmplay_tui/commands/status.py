@@ -10,8 +10,9 @@ from lmplay_tui.errors import EXIT_OK
 from lmplay_tui.options import new_parser, parse_line
 from lmplay_tui.run.folder import RunFolder, find_run
 from lmplay_tui.run.journal import number
+from lmplay_tui.run.learning_rate import shown_lr
 from lmplay_tui.run.status import fraction_done, status_of
-from lmplay_tui.run.telling import shown_seconds
+from lmplay_tui.run.telling import shown_rate, shown_seconds
 from lmplay_tui.text import one_line
 
 DESCRIPTION = """\
@@ -78,7 +79,7 @@ def full_lines(run: RunFolder, status: Mapping[str, Any]) -> list[str]:
         "tokens": f"{status['tokens']:,}" if _known(status["tokens"]) else None,
         "train loss": f"{status['train_loss']:.4f}" if _known(status["train_loss"]) else None,
         "val loss": f"{status['val_loss']:.4f}" if _known(status["val_loss"]) else None,
-        "learning rate": f"{status['lr']:.3g}" if _known(status["lr"]) else None,
+        "learning rate": shown_lr(status["lr"]) if _known(status["lr"]) else None,
         "tokens/s": shown_rate(status["tokens_per_s"]) if _known(status["tokens_per_s"]) else None,
         "left": shown_seconds(status["eta_s"]) if _known(status["eta_s"]) else None,
         "checkpoint": f"{one_line(saved.get('path', '?'), 400)}, step {saved_at}" if saved else None,
@@ -86,13 +87,6 @@ def full_lines(run: RunFolder, status: Mapping[str, Any]) -> list[str]:
     width = max(len(name) for name in figures)
     lines = [f"{name:<{width}}  {value}" for name, value in figures.items() if value is not None]
     return [one_line(status["name"]), *lines]
-
-
-def shown_rate(rate: float) -> str:
-    """`874`, `9.1k`, `1.20M`."""
-    if rate >= 1e6:
-        return f"{rate / 1e6:.2f}M"
-    return f"{rate / 1e3:.1f}k" if rate >= 1e3 else f"{rate:.0f}"
 
 
 def _known(value: object) -> bool:

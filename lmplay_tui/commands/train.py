@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Mapping, Sequence
+from datetime import tzinfo
 from types import FrameType
 from typing import Any
 
@@ -16,10 +17,11 @@ from lmplay_tui.run import events as told
 from lmplay_tui.run.controls import Controls, SaveNow, Stop
 from lmplay_tui.run.folder import LOCK_FROM, utc_now
 from lmplay_tui.run.journal import encode
-from lmplay_tui.run.telling import shown_seconds
+from lmplay_tui.run.telling import shown_rate, shown_seconds
 from lmplay_tui.run.telling import told as sentence_of
 from lmplay_tui.run.view import RunView
 from lmplay_tui.text import one_line, printable
+from lmplay_tui.ui.clock import clock_time, time_zone
 
 AT_ONCE_WITHIN_S = 5.0
 SHOWN_CHARACTERS = 400  # of a prompt, a truth, a prediction
@@ -60,20 +62,21 @@ def run_headless(given: Mapping[str, Any], prog: str) -> int:
         return _save_datasets(given)
     if given.get("detach"):
         return _detach(given)
+    zone = time_zone(given["tz"]) if "tz" in given else None
     controls = Controls()
     goes_on = given.get("on_hangup") == "continue" or signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     catch_signals(controls, stop_on_hangup=not goes_on)
     # Before torch comes, which takes a second: a stop that is asked for in that time is obeyed too.
     with Lines(None if goes_on else lambda: controls.send(Stop(reason="nobody reads the output"))) as out:
-        return _train(given, controls, prog, out)
+        return _train(given, controls, prog, out, zone)
 
 
-def _train(given: Mapping[str, Any], controls: Controls, prog: str, out: Lines) -> int:
-    """Train and print; gives the exit status."""
+def _train(given: Mapping[str, Any], controls: Controls, prog: str, out: Lines, zone: tzinfo | None) -> int:
+    """Train and print, clock times too where a `zone` for them was given; gives the exit status."""
     quiet = LOCK_FROM in os.environ  # handed over: the log has every line already
     from lmplay_tui.train.hosting import draw_pictures, exit_status, run_events
 
-    printer = JsonLines(out) if given.get("json_lines") else Headless(out, given)
+    printer = JsonLines(out) if given.get("json_lines") else Headless(out, given, zone)
     last: told.Event | None = None
     say = (lambda _: None) if quiet else printer.say
     for event in run_events(given, controls, prog, tell=say):
@@ -132,8 +135,10 @@ class JsonLines:
 class Headless:
     """Prints a run for people: one line a log interval, an example at each validation, and what happens besides."""
 
-    def __init__(self, out: Lines, given: Mapping[str, Any]) -> None:
+    def __init__(self, out: Lines, given: Mapping[str, Any], zone: tzinfo | None = None) -> None:
+        """`zone`: also say when it will be done, by the clock there."""
         self._out = out
+        self._zone = zone
         self._verbose = bool(given.get("verbose"))
         self._price_per_hour: float | None = given.get("price_per_hour")
         self._view = RunView()
@@ -187,17 +192,13 @@ class Headless:
             f"loss {values['train/loss']:.3f}",
             f"acc {accuracy:.3f}" if accuracy is not None else "",
             f"{shown_rate(values['perf/tokens_per_s'])} tok/s",
-            f"ETA {shown_seconds(left)}" if math.isfinite(left) else "",
+            f"ETA {shown_seconds(left)}{self._clock(left)}" if math.isfinite(left) else "",
             f"cost {self._price_per_hour * view.spent_s / 3600:.2f}" if self._price_per_hour is not None else "",
         ]
         return "  ".join(part for part in parts if part)
 
-
-def shown_rate(rate: float) -> str:
-    """`874`, `9.1k`, `1.20M`."""
-    if rate >= 1e6:
-        return f"{rate / 1e6:.2f}M"
-    return f"{rate / 1e3:.1f}k" if rate >= 1e3 else f"{rate:.0f}"
+    def _clock(self, left_s: float) -> str:
+        return "" if self._zone is None else f" at {clock_time(self._view.now(), left_s, self._zone)}"
 
 
 def example(prediction: told.Prediction) -> str:
@@ -239,8 +240,11 @@ def _save_datasets(given: Mapping[str, Any]) -> int:
             print(line, flush=True)
 
     plan = read_plan(given.get("training_plan", "default"))
-    for path in save_datasets(plan, datasets_folder(given.get("out_dir")), report):
+    paths = save_datasets(plan, datasets_folder(given.get("out_dir")), report)
+    for path in paths:
         print(f"saved {one_line(path, 400)}")
+    if not paths:
+        print(f"plan {one_line(plan.name)} needs no network: all its data are on this machine")
     return EXIT_OK
 
 

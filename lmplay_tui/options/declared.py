@@ -180,7 +180,9 @@ class TrainOptions(BaseModel):
     )
     log_interval: int = _option(10, "steps a line of the log and of the metrics", CHECKS, STAGE, FREE, ge=1, le=MAX_INT)
     keep: int = _option(0, "numbered checkpoints to keep beside the newest", CHECKS, STAGE, FREE, ge=0, le=100_000)
-    verbose: bool = _option(False, "say more in the log", CHECKS, LINE, FREE)
+    verbose: bool = _option(
+        False, "say more in the log: each activity, and the figures of each log interval", CHECKS, LINE, FREE
+    )
 
     # Device and speed
     device: str = _option(

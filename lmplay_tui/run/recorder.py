@@ -16,6 +16,7 @@ from lmplay_tui.run.folder import RunFolder, boot_id, utc_now
 from lmplay_tui.run.journal import Journal
 from lmplay_tui.run.pace import Pace
 from lmplay_tui.run.telling import told
+from lmplay_tui.run.verbose import said_more
 
 PREDICTIONS_LIMIT_BYTES = 64 << 20
 LOG_LIMIT_BYTES = 4 << 20
@@ -34,8 +35,10 @@ _TOLD_AT_ONCE = (
 class Recorder:
     """Records one start of a run. Nothing here raises into the training: what cannot be written is warned of once."""
 
-    def __init__(self, run: RunFolder) -> None:
+    def __init__(self, run: RunFolder, *, verbose: bool = False) -> None:
+        """`verbose`: the log says more."""
         self._run = run
+        self._verbose = verbose
         self._metrics = Journal(run.metrics)
         self._events = Journal(run.events)
         self._predictions = Journal(run.predictions, limit_bytes=PREDICTIONS_LIMIT_BYTES)
@@ -80,6 +83,8 @@ class Recorder:
         if (sentence := told(record)) is not None:
             level, text = sentence
             self._log.write(f"{record['time']} {level:<7} {text}")
+        elif self._verbose and (more := said_more(event)) is not None:
+            self._log.write(f"{record['time']} {'verbose':<7} {more}")
         at_once = isinstance(event, _TOLD_AT_ONCE) or self._may_take_long(event)
         self._follow(event)
         due = at_once or time.monotonic() - self._written_at >= STATUS_EVERY_S

@@ -37,6 +37,15 @@ def shown_seconds(seconds: float) -> str:
     return f"{whole // 86400} d {whole % 86400 // 3600} h"
 
 
+def shown_rate(rate: float) -> str:
+    """Tokens a second: `874`, `9.1k`, `1.20M`."""
+    if not math.isfinite(rate):
+        return "–"
+    if rate >= 1e6:
+        return f"{rate / 1e6:.2f}M"
+    return f"{rate / 1e3:.1f}k" if rate >= 1e3 else f"{rate:.0f}"
+
+
 def _text(record: Record, key: str) -> str:
     return one_line(record.get(key, "") or "")
 

@@ -66,7 +66,7 @@ def run_events(
         if given.get("reset_history") or given.get("resume") == "none":
             lock = _start_anew(run, lock, given)
             given = {name: value for name, value in given.items() if name not in ("reset_history", "resume")}
-        recorder = Recorder(run)
+        recorder = Recorder(run, verbose=bool(given.get("verbose")))
         if lock.by_heartbeat:
             yield from recorder.record(Warned(f"{run.folder}: cannot be locked there; do not start this run twice"))
 

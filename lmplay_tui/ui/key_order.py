@@ -7,7 +7,7 @@ from textual import events
 from textual.app import App
 from textual.message_pump import MessagePump
 from textual.widget import Widget
-from textual.widgets import Input, TextArea
+from textual.widgets import Input
 
 # What a key brings about is said from widget to widget: the key itself, what the widget says of it (submitted, picked),
 # what its screen asks for then (a dialog, a pane), and the answer's callback. Each round waits for one more of these.
@@ -67,15 +67,13 @@ class OrderedKeysApp(App[int]):
 
 def _leaves_the_focus(event: events.Key, focused: Widget | None) -> bool:
     """Whether what is typed behind the key goes the same way: a key that is held down waits for nothing."""
-    if isinstance(focused, TypedLine):
+    if focused is not None and getattr(focused, "takes_text", False):
         return event.is_printable or (event.key != "enter" and event.key in focused._bindings.key_to_bindings)
-    if isinstance(focused, TextArea) and not focused.read_only:
-        return event.is_printable or event.key == "enter" or event.key in focused._bindings.key_to_bindings
     return event.key in MOVES
 
 
 async def act_at_once(widget: Widget, event: events.Key) -> None:
-    """What the widget itself binds the key to, from its `_on_key`.
+    """What the widget itself binds the key to, from the `_on_key` of a widget that `takes_text`.
 
     Textual has the app look for bindings once a key has risen to it; letters do not rise, so those that were typed
     behind an arrow key or backspace would be in the text before it moves or deletes.
@@ -89,6 +87,8 @@ async def act_at_once(widget: Widget, event: events.Key) -> None:
 
 class TypedLine(Input):
     """A field of a dialog."""
+
+    takes_text = True
 
     async def _on_key(self, event: events.Key) -> None:
         await act_at_once(self, event)

@@ -10,8 +10,9 @@ from typing import Any
 from lmplay_tui.run.folder import RunFolder, list_runs, output_folder
 from lmplay_tui.run.journal import number
 from lmplay_tui.run.status import stages_of
+from lmplay_tui.run.telling import shown_rate
 from lmplay_tui.text import one_line
-from lmplay_tui.ui.widgets.curriculum import rate_text, short_count
+from lmplay_tui.ui.widgets.curriculum import short_count
 from lmplay_tui.ui.widgets.lines import Row, bar, fitted, right, wrapped
 
 _SIGNS = {"running": ("●", "good"), "paused": ("‖", "warn"), "finished": ("✓", "good"), "failed": ("✗", "bad")}
@@ -100,7 +101,7 @@ def run_detail(entry: RunEntry, width: int) -> list[Row]:
     if math.isfinite(tokens := number(status.get("tokens"))):
         figures["tokens"] = short_count(tokens)
     if math.isfinite(speed := number(status.get("tokens_per_s"))):
-        figures["speed"] = f"{rate_text(speed)} tok/s on {one_line(status.get('device', '?'), 20)}"
+        figures["speed"] = f"{shown_rate(speed)} tok/s on {one_line(status.get('device', '?'), 20)}"
     checkpoint = status.get("checkpoint")
     if isinstance(checkpoint, dict):
         step = number(checkpoint.get("step"))

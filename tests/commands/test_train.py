@@ -230,3 +230,44 @@ def test_the_price_is_in_each_line(folder, capfd):
     costs = re.findall(r"step \d+ .* cost (\d+\.\d\d)$", capfd.readouterr().out, re.MULTILINE)
     assert len(costs) > 3
     assert 0 <= float(costs[0]) < float(costs[-1]) < 120, "a second costs 1"
+
+
+def test_verbose_says_more_in_the_log(folder, capfd):
+    plan = write_plan(folder, '[stages.s]\ndataset = "local.jsonl"\nlog_interval = 2\n')
+    assert trainer("--training-plan", plan, "--model", "quiet.lmp", *TINY) == 0
+    assert trainer("--training-plan", plan, "--model", "more.lmp", "--verbose", *TINY) == 0
+    quiet, more = ((folder / f"{name}.run/log.txt").read_text() for name in ("quiet", "more"))
+    assert " verbose " not in quiet
+    figures = re.findall(r" verbose step \d+, row \d+ of stage s: loss \d.\d{3}, .*lr 0.0006, .* ms: .*forward ", more)
+    rows = [json.loads(line) for line in (folder / "more.run/metrics.jsonl").read_text().splitlines()]
+    assert len(figures) == len(rows) > 1
+    assert re.search(r" verbose loading the model$", more, re.MULTILINE)
+
+
+def test_saving_datasets_where_none_is_to_be_fetched_is_said(folder, capsys):
+    assert trainer("--training-plan", "demo", "--save-datasets") == 0
+    assert capsys.readouterr().out == "plan demo needs no network: all its data are on this machine\n"
+
+
+def test_an_unknown_time_zone_is_refused_headless_too(folder, capfd):
+    plan = write_plan(folder, '[stages.s]\ndataset = "local.jsonl"\nlog_interval = 1\n')
+    assert trainer("--training-plan", plan, "--model", "m.lmp", "--tz", "Mars/Olympus", *TINY) == 2
+    assert "--tz: unknown time zone 'Mars/Olympus'" in capfd.readouterr().err
+    assert not (folder / "m.run").exists()
+
+
+def test_headless_clock_times_are_in_the_zone_that_was_asked_for():
+    """Half an hour left at 14:13 UTC."""
+    from zoneinfo import ZoneInfo
+
+    from lmplay_tui.commands.train import Headless
+    from tests.ui.fake import fed
+
+    for zone, said in ((None, "ETA 30 min 00 s"), ("UTC", "ETA 30 min 00 s at 14:"), ("Asia/Kolkata", " at 20:")):
+        source = fed(30)
+        printer = Headless(None, {}, None if zone is None else ZoneInfo(zone))
+        printer._view = source.view
+        source.view.seconds_left = lambda: 1800.0
+        line = printer.step_line({"stage": "s", "step": 3, "train/loss": 1.0, "perf/tokens_per_s": 10.0})
+        assert said in line
+        assert zone is not None or line.endswith(said)

@@ -14,6 +14,7 @@ from lmplay_tui.run import events as happened
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.ui import themes
 from lmplay_tui.ui.app import LmplayApp
+from lmplay_tui.ui.clock import clock_time
 from lmplay_tui.ui.messages import StartAsked
 from lmplay_tui.ui.notices import News, terminal_title
 from lmplay_tui.ui.palette import NAMES, styles_of
@@ -24,7 +25,6 @@ from lmplay_tui.ui.widgets.lines import Lines, changed_spans, fitted, row_width,
 from lmplay_tui.ui.widgets.predictions import alignment_pieces
 from lmplay_tui.ui.widgets.raster import raster
 from lmplay_tui.ui.widgets.scales import rounded_range, ticks
-from lmplay_tui.ui.widgets.state_line import clock_time
 from tests.ui.conftest import Open, text_of, tick, whole_launcher
 from tests.ui.fake import START, FakeSource, fed, step_done
 

@@ -11,6 +11,7 @@ from textual.widgets import Button, Input, TextArea
 
 from lmplay_tui.run import controls
 from lmplay_tui.run.journal import number
+from lmplay_tui.run.learning_rate import parse_lr
 from lmplay_tui.run.view import RunView
 from lmplay_tui.ui import notices
 from lmplay_tui.ui.messages import GhostAsked, LeaveAsked, PredictionsAsked, Rang, StartAsked, TitleChanged
@@ -148,7 +149,7 @@ class Commanding(Screen[None]):
         lr = self.view.last_step.get("lr", self.view.last_step.get("train/lr"))
 
         def answered(answers: list[str] | None) -> None:
-            command = questions.parse_lr(answers[0]) if answers else None
+            command = parse_lr(answers[0]) if answers else None
             if command is not None:
                 self._tell(command, "the learning rate changes with the next step")
 

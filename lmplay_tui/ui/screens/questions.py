@@ -1,18 +1,16 @@
 """The dashboard's dialogs: what each asks, and what an answer means."""
 
-import math
-import re
 from collections.abc import Callable
 from typing import Literal
 
-from lmplay_tui.run.controls import Ask, SetLearningRate
+from lmplay_tui.run.controls import Ask
+from lmplay_tui.run.learning_rate import parse_lr, shown_lr
 from lmplay_tui.run.view_parts import StageView
 from lmplay_tui.ui.messages import StageChange
 from lmplay_tui.ui.screens.dialogs import Choice, ChoiceDialog, Field, TypingDialog
 
 StopAnswer = Literal["now", "stage_end"]
 QuitAnswer = Literal["stop", "detach", "stay"]
-_FACTOR = re.compile(r"^[*x×]\s*")
 
 
 def stop_dialog(stage: str) -> ChoiceDialog[StopAnswer]:
@@ -39,21 +37,9 @@ def quit_dialog() -> ChoiceDialog[QuitAnswer]:
     )
 
 
-def parse_lr(text: str) -> SetLearningRate | None:
-    """`*0.5` or `x0.5`: a factor of what holds now; `1e-4`: the value wanted now. None: neither."""
-    text = text.strip()
-    factor = _FACTOR.match(text)
-    try:
-        number = float(text[factor.end() :] if factor else text)
-    except ValueError:
-        return None
-    if not 0 < number < math.inf:
-        return None
-    return SetLearningRate(factor=number) if factor else SetLearningRate(value=number)
-
-
 def lr_dialog(now: float | None, factor: float) -> TypingDialog:
-    said = "" if now is None else f"It is {now:.3g} now" + (f", {factor:g} times the schedule." if factor != 1 else ".")
+    scaled = f", {factor:g} times the schedule." if factor != 1 else "."
+    said = "" if now is None else f"It is {shown_lr(now)} now{scaled}"
     return TypingDialog(
         "Learning rate",
         f"{said} *0.5 halves it, 1e-4 sets it. The schedule goes on below it; kept on a resume.".strip(),

@@ -5,12 +5,12 @@ from datetime import tzinfo
 
 from textual import events
 
-from lmplay_tui.run.telling import shown_seconds
+from lmplay_tui.run.telling import shown_rate, shown_seconds
 from lmplay_tui.run.view import RunView
+from lmplay_tui.ui.clock import clock_time
 from lmplay_tui.ui.messages import PaneAsked
-from lmplay_tui.ui.widgets.curriculum import loss_text, rate_text
+from lmplay_tui.ui.widgets.curriculum import loss_text
 from lmplay_tui.ui.widgets.lines import Lines, Row, bar, row_width
-from lmplay_tui.ui.widgets.state_line import clock_time
 
 
 class Compact(Lines, can_focus=False):
@@ -36,7 +36,7 @@ class Compact(Lines, can_focus=False):
                 )
             )  # fmt: skip
         rows.append(
-            (("step ", "dim"), (f"{view.at.step:,.0f}", ""), (f"  {rate_text(view.pace.tokens_per_s)} tok/s", "dim"))
+            (("step ", "dim"), (f"{view.at.step:,.0f}", ""), (f"  {shown_rate(view.pace.tokens_per_s)} tok/s", "dim"))
         )
         left_s = view.seconds_left()
         if left_s == left_s and not view.over:  # noqa: PLR0124  (NaN: not known)

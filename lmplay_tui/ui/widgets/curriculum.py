@@ -8,12 +8,12 @@ from rich.cells import cell_len
 from textual import events
 from textual.binding import Binding, BindingType
 
-from lmplay_tui.run.telling import shown_seconds
+from lmplay_tui.run.telling import shown_rate, shown_seconds
 from lmplay_tui.run.view import RunView
 from lmplay_tui.run.view_parts import StageView
+from lmplay_tui.ui.clock import clock_time
 from lmplay_tui.ui.messages import StageAsked
 from lmplay_tui.ui.widgets.lines import Lines, Piece, Row, bar, fitted, right
-from lmplay_tui.ui.widgets.state_line import clock_time
 from lmplay_tui.ui.widgets.titles import set_titles
 
 _SIGNS = {"waiting": ("·", "dim"), "running": ("▸", "accent"), "done": ("✓", "good")}
@@ -21,15 +21,6 @@ _SIGNS = {"waiting": ("·", "dim"), "running": ("▸", "accent"), "done": ("✓"
 
 def loss_text(value: float) -> str:
     return f"{value:.3f}" if math.isfinite(value) else "–"
-
-
-def rate_text(value: float) -> str:
-    """Tokens a second: `987`, `9.1k`, `1.23M`."""
-    if not math.isfinite(value):
-        return "–"
-    if value >= 1e6:
-        return f"{value / 1e6:.2f}M"
-    return f"{value / 1e3:.1f}k" if value >= 1e3 else f"{value:.0f}"
 
 
 def short_count(value: float) -> str:
@@ -157,7 +148,7 @@ class Curriculum(Lines):
             ),
             "loss": (loss_text(stage.loss), "train" if math.isfinite(stage.loss) else "dim"),
             "eval": self._eval(stage),
-            "rate": (rate_text(stage.tokens_per_s), quiet),
+            "rate": (shown_rate(stage.tokens_per_s), quiet),
             "eta": self._eta(view, index, stage),
         }
 

@@ -68,6 +68,10 @@ class PlanText(TextArea):
         line = self.document.get_line(line_index)
         return Text("".join(map(_visible, line)), end="", no_wrap=True)
 
+    @property
+    def takes_text(self) -> bool:
+        return not self.read_only
+
     async def _on_key(self, event: events.Key) -> None:
         await act_at_once(self, event)
 

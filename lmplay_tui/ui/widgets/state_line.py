@@ -1,10 +1,11 @@
 """What the run is doing now, in one row; and the buttons' neighbours."""
 
 import math
-from datetime import datetime, tzinfo
+from datetime import tzinfo
 
 from lmplay_tui.run.telling import shown_seconds
 from lmplay_tui.run.view import RunView
+from lmplay_tui.ui.clock import clock_time
 from lmplay_tui.ui.widgets.lines import Lines, Piece, row_width, spread
 
 _SIGNS = {  # state -> sign, style: colour is never the only difference
@@ -17,17 +18,6 @@ _SIGNS = {  # state -> sign, style: colour is never the only difference
     "failed": ("✗", "bad"),
     "dead": ("✗", "bad"),
 }
-
-
-def clock_time(now_s: float, in_s: float, zone: tzinfo | None) -> str:
-    """The clock time in so many seconds, with the day where it is another: `18:42`, `Tue 18:42`."""
-    if not math.isfinite(in_s) or in_s > 10 * 365 * 86400:
-        return "?"
-    now = datetime.fromtimestamp(now_s).astimezone(zone)
-    then = datetime.fromtimestamp(now_s + in_s).astimezone(zone)
-    if then.date() == now.date():
-        return f"{then:%H:%M}"
-    return f"{then:%a %H:%M}" if in_s < 6 * 86400 else f"{then:%d %b %H:%M}"
 
 
 class StateLine(Lines, can_focus=False):

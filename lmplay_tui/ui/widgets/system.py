@@ -4,10 +4,9 @@ import math
 from collections.abc import Sequence
 
 from lmplay_tui.run.pace import PARTS
-from lmplay_tui.run.telling import shown_seconds
+from lmplay_tui.run.telling import shown_rate, shown_seconds
 from lmplay_tui.run.view import RunView
 from lmplay_tui.ui.machine import Reading
-from lmplay_tui.ui.widgets.curriculum import rate_text
 from lmplay_tui.ui.widgets.lines import Lines, Piece, Row, bar, fitted, row_width, wrapped
 from lmplay_tui.ui.widgets.titles import set_titles
 
@@ -60,7 +59,7 @@ class System(Lines):
     @staticmethod
     def _speed(view: RunView, width: int) -> Row:
         pieces: list[Piece] = [(" " + fitted("speed", _LABEL - 1), "label")]
-        pieces += [(rate_text(view.pace.tokens_per_s), "strong"), (" tok/s", "dim")]
+        pieces += [(shown_rate(view.pace.tokens_per_s), "strong"), (" tok/s", "dim")]
         mfu = view.history.get("perf/mfu")
         if mfu is not None and math.isfinite(mfu.last()):
             pieces += [("  MFU ", "dim"), (f"{mfu.last():.1%}".replace("%", " %"), "")]

@@ -1,0 +1,71 @@
+"""Which program is asked, and commands that there are not."""
+
+import pytest
+
+import lmplay_tui
+from lmplay_tui import cli
+from lmplay_tui.commands.ctl import read_command
+from lmplay_tui.errors import UserError
+from lmplay_tui.run.controls import SetLearningRate
+from lmplay_tui.run.folder import RunFolder
+from lmplay_tui.run.learning_rate import parse_lr
+
+
+@pytest.mark.parametrize(
+    ("program", "name"),
+    [(cli.main, "lmplay-tui"), (cli.trainer_main, "lmp_trainer"), (cli.plotstats_main, "lmp_plotstats"),
+     (cli.generator_main, "lmp_generator"), (lambda words: cli.main(["attach", *words]), "lmplay-tui attach")],
+)  # fmt: skip
+@pytest.mark.parametrize("word", ["-V", "--version"])
+def test_the_version_names_the_program_that_was_asked(program, name, word, capsys):
+    assert program([word]) == 0
+    assert capsys.readouterr().out == f"{name} {lmplay_tui.__version__}\n"
+
+
+def test_a_misspelt_command_is_answered_with_the_nearest(capsys):
+    for typed, meant in (("atach", "attach"), ("stats", "status"), ("genrate", "generate")):
+        assert cli.main([typed, "my_run"]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"lmplay-tui: unknown command '{typed}'; did you mean {meant}?")
+    assert cli.main(["zzz\x1b[31m"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "did you mean" not in line
+    assert "\x1b" not in line
+    assert "commands: attach, ctl, status" in line
+
+
+def test_attach_takes_the_folder_and_the_refreshes(tmp_path, monkeypatch, capsys):
+    run = RunFolder(tmp_path / "out/m.lmp")
+    run.create()
+    run.write_status({"name": "m"})
+    shown = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+
+    def show(given, *, attach):
+        shown.append((given, attach))
+        return 0
+
+    monkeypatch.setattr("lmplay_tui.ui.running.run_dashboard", show)
+    line = ["attach", "m", "--out-dir", "out", "--refresh-hz", "5", "--price-per-hour", "2", "--tz", "UTC", "--ascii"]
+    assert cli.main(line) == 0
+    ((given, attached),) = shown
+    assert given == {"out_dir": "out", "refresh_hz": 5.0, "price_per_hour": 2.0, "tz": "UTC", "ascii": True}
+    assert attached.model.resolve() == run.model
+    for wrong in ("0", "1000", "often"):
+        assert cli.main(["attach", "m", "--out-dir", "out", "--refresh-hz", wrong]) == 2
+        assert capsys.readouterr().err.startswith("--refresh-hz: ")
+
+
+@pytest.mark.parametrize("text", ["*0.5", "x0.5", "* 0.5", "1e-4", " 3E-4 ", "×2"])
+def test_a_learning_rate_is_read_alike_at_the_key_and_in_a_shell(text):
+    assert read_command(f"lr={text}") == parse_lr(text) != None  # noqa: E711
+    assert isinstance(parse_lr(text), SetLearningRate)
+
+
+@pytest.mark.parametrize("text", ["", "*", "0", "-1", "nan", "inf", "*inf", "**2", "fast"])
+def test_what_is_no_learning_rate(text):
+    assert parse_lr(text) is None
+    with pytest.raises(UserError, match="needs a number above 0"):
+        read_command(f"lr={text}")
