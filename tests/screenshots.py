@@ -50,7 +50,6 @@ async def take_launcher(out_dir: str, name: str, size: tuple[int, int], keys: tu
     app = LmplayApp({"out_dir": out_dir}, launcher=True, timers=False)
     async with app.run_test(size=size) as pilot:
         await whole_launcher(pilot)
-        await app.workers.wait_for_complete()
         await pilot.press(*keys)
         await pilot.pause()
         app.save_screenshot(str(DOCS / f"{name}.svg"))

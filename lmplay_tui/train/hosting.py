@@ -27,10 +27,11 @@ from lmplay_tui.run.events import (
     RunStopped,
     Warned,
 )
-from lmplay_tui.run.folder import RunFolder, RunLock, statistics_folder, taken, utc_now, write_whole
+from lmplay_tui.run.folder import RunFolder, RunLock, statistics_folder, taken, write_whole
 from lmplay_tui.run.notifying import NOTIFY_URL, Notifier
 from lmplay_tui.run.on_done import run_on_done
 from lmplay_tui.run.own_pictures import write_pngs
+from lmplay_tui.run.plan_history import keep_plan
 from lmplay_tui.run.recorder import Recorder
 from lmplay_tui.text import one_line
 from lmplay_tui.train.handing_over import hand_over, start_process
@@ -80,7 +81,8 @@ def run_events(
             step = getattr(event, "step", None) or step
             saved = saved or isinstance(event, CheckpointSaved)
             if isinstance(event, PlanChanged):
-                _keep_plan(run, event)
+                with contextlib.suppress(OSError):
+                    keep_plan(run, event.text, event.step)
             notifier.hear(event)
             if isinstance(event, LAST_EVENTS):
                 for answer in _answers(controls, event):
@@ -169,16 +171,6 @@ def _start_anew(run: RunFolder, lock: RunLock, given: Mapping[str, Any]) -> RunL
         write_whole(run.plan, plan)
         run.write_status({"name": run.name, "plan_folder": folder})
     return fresh
-
-
-def _keep_plan(run: RunFolder, event: PlanChanged) -> None:
-    """The plan under way, and each that was: `plan.toml`, `plan.history/`."""
-    with contextlib.suppress(OSError):
-        run.plan_history.mkdir(exist_ok=True)
-        stamp = utc_now().replace(":", "").replace("-", "")
-        if run.plan.exists():
-            write_whole(run.plan_history / f"{stamp}-before-step-{event.step:08d}.toml", run.plan.read_bytes())
-        write_whole(run.plan, event.text.encode("utf-8"))
 
 
 def _answers(controls: Controls, end: Event) -> Iterator[Answered]:

@@ -24,7 +24,8 @@ from lmplay_tui.plan.reading import check_name, parse_plan, read_plan
 from lmplay_tui.plan.schema import Plan
 from lmplay_tui.run.controls import Controls
 from lmplay_tui.run.events import ActivityChanged, Event, OptionChanged, Warned
-from lmplay_tui.run.folder import RunFolder, datasets_folder, output_folder, statistics_folder, write_whole
+from lmplay_tui.run.folder import RunFolder, datasets_folder, output_folder, statistics_folder
+from lmplay_tui.run.plan_history import keep_plan
 from lmplay_tui.run.statistics import RunStatistics
 from lmplay_tui.text import one_line
 from lmplay_tui.train.checkpoint import load_archive, load_checkpoint, newest_checkpoint
@@ -223,9 +224,13 @@ def build_trainer(start: Start, controls: Controls, prog: str) -> Generator[Even
     torch.manual_seed(options.seed)
     yield from _take_up(start, state, options)
     try:
-        write_whole(run.plan, settings.plan.text.encode("utf-8"))
+        kept = keep_plan(run, settings.plan.text, state.progress.step)
     except OSError as error:  # viewers miss its text, the run does not
         yield Warned(f"{one_line(run.plan)}: cannot be written ({error.strerror}); training goes on")
+    else:
+        if kept is not None and start.checkpoint is not None and not _is_plan_of(start.checkpoint, kept):
+            said = f"{one_line(run.plan)} was another plan than the checkpoint's, which holds; it is kept: "
+            yield Warned(f"{said}--training-plan {one_line(kept)} takes it", state.progress.step)
     return Trainer(
         state,
         LoadedData(state.stage_options, tokenizer, datasets_folder(options.out_dir)),
@@ -235,6 +240,10 @@ def build_trainer(start: Start, controls: Controls, prog: str) -> Generator[Even
         resumed_from=state.progress.step if start.checkpoint is not None else None,
         note=", ".join((*chosen, "samples padded" if state.trunk is None else "samples packed")),
     )
+
+
+def _is_plan_of(checkpoint: Mapping[str, Any], file: Path) -> bool:
+    return bool(file.read_bytes() == checkpoint["curriculum"]["state_args"]["plan"].encode("utf-8"))
 
 
 def _load_tokenizer(name: str, controls: Controls) -> Generator[Event, None, Tokenizer]:

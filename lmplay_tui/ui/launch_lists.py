@@ -4,10 +4,14 @@ It comes with pydantic and numpy, so the launcher imports it behind its first fr
 """
 
 import math
+import re
+import tomllib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from lmplay_tui.errors import UserError
+from lmplay_tui.plan.keys import PLAN_KEYS
 from lmplay_tui.plan.reading import read_plan
 from lmplay_tui.plan.schema import Plan
 from lmplay_tui.text import printable
@@ -17,31 +21,51 @@ from lmplay_tui.ui.run_list import RunEntry, find_runs, run_detail, run_head, ru
 from lmplay_tui.ui.widgets.lines import Row, wrapped
 
 EXPERIMENTS = tuple(SHAPES)
+MAX_PLAN_BYTES = 64 << 10
+_LOOKS_LIKE_STAGES = re.compile(rb"^\s*(\[\s*stages\s*[.\]]|datasets?\s*=)", re.MULTILINE)
+
+
+def own_plans(folder: Path) -> list[str]:
+    """The training plans among a folder's TOML files: those with stages, or, where broken, with what looks like one."""
+    return sorted(str(path) for path in folder.glob("*.toml") if _has_stages(path))
+
+
+def _has_stages(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_PLAN_BYTES + 1)
+        document = tomllib.loads(data.decode("utf-8"))
+    except OSError:
+        return False
+    except (ValueError, RecursionError):
+        return _LOOKS_LIKE_STAGES.search(data) is not None
+    tables = [table for name, table in document.items() if name not in PLAN_KEYS and isinstance(table, dict)]
+    return "stages" in document or any("dataset" in table or "datasets" in table for table in tables)
+
+
+def _read(name: str) -> tuple[Plan | None, str]:
+    """A plan, or what is wrong with it."""
+    try:
+        return read_plan(name), ""
+    except UserError as error:
+        return None, printable(error, 2000)
 
 
 class LaunchLists:
-    """Reads each plan once, for a start reads it anew; the runs as they were when it was made."""
+    """Plans and runs as they were when it was made, which reads the disk: in any thread."""
 
-    def __init__(self, given: Mapping[str, Any]) -> None:
-        self._out_dir = given.get("out_dir")
-        self.runs: Sequence[RunEntry] = find_runs(self._out_dir)
+    def __init__(self, given: Mapping[str, Any], shipped: Sequence[str], before: "LaunchLists | None" = None) -> None:
+        """`shipped`: names of plans; those of the working folder come behind them. `before`: knows of devices."""
+        self.runs: Sequence[RunEntry] = find_runs(given.get("out_dir"))
+        self.names = [*shipped, *own_plans(Path())]
         self._half = bool(given.get("amp"))
-        self._plans: dict[str, tuple[Plan | None, str]] = {}
-        self._flops: dict[str, float] = {}  # by device; NaN where it does not tell, or not yet
+        self._plans = {name: _read(name) for name in self.names}
+        # By device; NaN where it does not tell, or not yet.
+        self._flops: dict[str, float] = before._flops if before is not None else {}
 
-    def read_anew(self) -> None:
-        """Forget what may have changed on disk."""
-        self.runs = find_runs(self._out_dir)
-        self._plans.clear()
-
-    def read(self, name: str) -> tuple[Plan | None, str]:
-        """A plan, or what is wrong with it."""
-        if name not in self._plans:
-            try:
-                self._plans[name] = read_plan(name), ""
-            except UserError as error:
-                self._plans[name] = None, printable(error, 2000)
-        return self._plans[name]
+    def problem_of(self, name: str) -> str:
+        """What is wrong with a plan that was read; nothing where that is all right."""
+        return self._plans[name][1]
 
     def is_new(self, device: str) -> bool:
         """Whether nobody has asked yet how fast `device` computes."""
@@ -61,7 +85,7 @@ class LaunchLists:
         """The columns' titles and a row for each plan, under these `options`."""
         rows = []
         for name in names:
-            plan, problem = self.read(name)
+            plan, problem = self._plans[name]
             if plan is None:
                 rows.append(broken_row(name, problem, width))
             else:
@@ -70,7 +94,7 @@ class LaunchLists:
 
     def plan_rows_in_full(self, name: str, options: Mapping[str, Any], width: int) -> list[Row]:
         """One plan in detail, or what is wrong with it."""
-        plan, problem = self.read(name)
+        plan, problem = self._plans[name]
         if plan is None:
             return [((f" {line}", "bad"),) for line in wrapped(problem, width)]
         return plan_detail(plan, self._about(plan, options), width)

@@ -277,3 +277,26 @@ def test_a_worse_evaluation_is_not_the_best(place):
     assert scores
     assert best["best_step"] == best["step"] <= 14
     assert min(scores.values()) > best["best_eval_loss"], "the rate has spoilt it"
+
+
+def test_a_plan_that_another_hand_edited_while_nothing_ran_is_kept(place):
+    plan = write_plan(place)
+    stop_after(3, training_plan=plan, model="m.lmp")
+    own, history = place / "m.run/plan.toml", place / "m.run/plan.history"
+    held = own.read_text(encoding="utf-8")
+    events = stop_after(4, model="m.lmp")
+    assert not history.exists(), "nobody has changed it"
+    assert not [event for event in events if isinstance(event, Warned)]
+    own.write_text(f"# mine\n{held}", encoding="utf-8")
+    events = stop_after(5, model="m.lmp")
+    (kept,) = history.iterdir()
+    assert kept.name.endswith("-before-step-00000004.toml")
+    assert kept.read_text(encoding="utf-8") == f"# mine\n{held}"
+    assert own.read_text(encoding="utf-8") == held
+    (warned,) = [event.message for event in events if isinstance(event, Warned)]
+    assert "was another plan than the checkpoint's" in warned
+    assert str(kept.relative_to(place)) in warned
+    other = write_plan(place, held.replace("epochs = 1.2", "epochs = 1.3"), "other.toml")
+    events = stop_after(6, model="m.lmp", training_plan=other)
+    assert len(list(history.iterdir())) == 2, "the plan that was before"
+    assert not [event for event in events if isinstance(event, Warned) and "was another" in event.message]

@@ -1,6 +1,7 @@
 """Dashboards on fake runs: no threads, no waiting."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from textual.pilot import Pilot
 
 from lmplay_tui.ui.app import LmplayApp
 from lmplay_tui.ui.screens.dashboard import Dashboard
+from lmplay_tui.ui.screens.launcher import Launcher
 from lmplay_tui.ui.widgets.lines import Lines
 from tests.ui.fake import FakeSource, fed
 
@@ -76,9 +78,16 @@ async def until(pilot: Pilot[Any], condition: Callable[[], object], seconds: flo
             await pilot.pause(0.01)
 
 
-async def whole_launcher(pilot: Pilot[Any]) -> None:
-    """Wait until the launcher has read what it lists: that comes behind its first frame."""
-    await until(pilot, lambda: any(pane.rows for pane in pilot.app.screen.query("#detail").results(Lines)))
+async def whole_launcher(pilot: Pilot[Any], *, measured: bool = True) -> None:
+    """Wait until the launcher has read what it lists: that comes behind its first frame.
+
+    `measured`: and until the device has told its speed.
+    """
+    launcher = pilot.app.screen
+    assert isinstance(launcher, Launcher)
+    await until(pilot, lambda: launcher._lists is not None and launcher.query_one("#detail", Lines).rows)
+    while measured and any(map(math.isnan, launcher._lists._flops.values())):  # type: ignore[union-attr]
+        await pilot.pause(0.01)
     await pilot.pause()
 
 

@@ -15,7 +15,7 @@ from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.ui.app import LmplayApp
 from lmplay_tui.ui.messages import StartAsked
 from lmplay_tui.ui.screens.dashboard import Dashboard
-from tests.ui.conftest import text_of, tick
+from tests.ui.conftest import text_of, tick, whole_launcher
 from tests.ui.fake import FakeSource
 
 
@@ -76,7 +76,7 @@ async def test_the_launcher_extends_a_finished_run(tmp_path: Path) -> None:
     run.write_status({"state": "finished", "step": 40, "heartbeat": 0})
     app = Listening({}, launcher=True, timers=False)
     async with app.run_test(size=(100, 30)) as pilot:
-        await pilot.pause()
+        await whole_launcher(pilot)
         for key in ("tab", "enter", "e", "backspace", "3", "enter"):
             await pilot.press(key)
             await pilot.pause()

@@ -19,8 +19,9 @@ from lmplay_tui.ui.plan_list import plan_detail, plan_head, plan_row, roughly, r
 from lmplay_tui.ui.run_list import RunEntry, find_runs, run_detail, run_head, run_rows
 from lmplay_tui.ui.screens.dialogs import ChoiceDialog
 from lmplay_tui.ui.widgets.key_bar import KeyBar
-from lmplay_tui.ui.widgets.lines import Row, row_width
-from tests.ui.conftest import whole_launcher
+from lmplay_tui.ui.widgets.lines import Lines, Row, row_width
+from lmplay_tui.ui.widgets.picker import Picker
+from tests.ui.conftest import until, whole_launcher
 from tests.ui.fake import FakeSource
 
 SPEED = 150e9
@@ -168,11 +169,8 @@ async def test_times_come_with_the_device_s_speed(tmp_path: Path, monkeypatch: p
     app = LmplayApp({}, launcher=True, timers=False)
     async with app.run_test(size=(120, 40)) as pilot:
         await whole_launcher(pilot)
-        await app.workers.wait_for_complete()
-        await pilot.pause()
         assert "~3 min" in text_of(app.screen.query_one("#plans").rows)  # type: ignore[attr-defined]
         await pilot.press("d", "d", "d")
-        await app.workers.wait_for_complete()
     assert asked == ["cpu"]  # once: `auto` is the processor here
 
 
@@ -186,7 +184,7 @@ async def test_what_is_chosen_is_what_starts(
     run.write_status({"state": "stopped", "step": 40})
     app = LmplayApp({}, launcher=True, timers=False)
     async with app.run_test(size=(120, 40)) as pilot:
-        await pilot.pause()
+        await whole_launcher(pilot)
         await pilot.press("tab")
         match way:
             case "enter":
@@ -204,7 +202,7 @@ async def test_an_empty_list_of_runs_takes_no_focus(tmp_path: Path, monkeypatch:
     monkeypatch.chdir(tmp_path)
     app = LmplayApp({}, launcher=True, timers=False)
     async with app.run_test(size=(120, 40)) as pilot:
-        await pilot.pause()
+        await whole_launcher(pilot)
         await pilot.press("tab")
         assert app.focused is not None and app.focused.id == "start"
         await pilot.press("tab")
@@ -252,11 +250,62 @@ async def test_the_command_line_s_options_count_and_a_late_answer_is_its_device_
         may_answer.clear()
         app = LmplayApp({"device": "cpu", **given}, launcher=True, timers=False)
         async with app.run_test(size=(120, 40)) as pilot:
-            await whole_launcher(pilot)
+            await whole_launcher(pilot, measured=False)
             await pilot.press("d", "d")
             may_answer.set()
-            await app.workers.wait_for_complete()
-            await pilot.pause()
+            await whole_launcher(pilot)
             assert app.screen._lists._flops == {"cpu": SPEED, "cuda": 1000 * SPEED}  # type: ignore[attr-defined]
             shown[len(given)] = text_of(app.screen.query_one("#plans").rows)  # type: ignore[attr-defined]
     assert shown[0] != shown[3], "a model of another size takes another time"
+
+
+async def test_a_disk_that_hangs_freezes_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    may_read = threading.Event()
+
+    def slow(out_dir: str | None) -> list[RunEntry]:
+        assert may_read.wait(120)
+        return find_runs(out_dir)
+
+    monkeypatch.setattr("lmplay_tui.ui.launch_lists.find_runs", slow)
+    app = LmplayApp({}, launcher=True, timers=False)
+    started: list[dict[str, object]] = []
+    monkeypatch.setattr(app, "show_run", lambda source: started.append(source._given))
+    async with app.run_test(size=(120, 40)) as pilot:
+        picker = app.screen.query_one("#plans", Picker)
+        await until(pilot, lambda: picker.rows)
+        await pilot.press("down", "m", "question_mark", "escape")
+        assert picker.index == 1
+        assert not app.screen.query_one("#detail", Lines).rows
+        await pilot.press("up", "enter")
+        await until(pilot, lambda: started)
+        assert started[0]["training_plan"] == "demo"
+        may_read.set()
+        await whole_launcher(pilot)
+    app = LmplayApp({}, launcher=True, timers=False)
+    may_read.clear()
+    async with app.run_test(size=(120, 40)) as pilot:
+        await until(pilot, lambda: app.screen.query_one("#plans", Picker).rows)
+        await pilot.press("q")
+        await until(pilot, lambda: app.return_code is not None)
+    may_read.set()
+
+
+async def test_only_training_plans_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    files = {
+        "mine.toml": '[stages.a]\ndataset = "demo"\n', "json_form.toml": '[a]\ndataset = "wikitext"\n',
+        "broken.toml": "[stages.a\n", "half.toml": 'a = \n[b]\ndataset = "x"\n', "no_data.toml": "[stages.a]\n",
+        "pyproject.toml": '[project]\nname = "x"\n', "rust.toml": "[dependencies]\nserde = 1\n", "empty.toml": "",
+        "noise.toml": "\x00\x01[", "settings.toml": "[tool.x]\nstages = 3\n", "mixed.toml": '[a]\ndatasets = ["x"]\n',
+    }  # fmt: skip
+    for name, text in files.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    (tmp_path / "folder.toml").mkdir()
+    app = LmplayApp({}, launcher=True, timers=False)
+    async with app.run_test(size=(120, 60)) as pilot:
+        await whole_launcher(pilot)
+        listed = text_of(app.screen.query_one("#plans", Picker).rows)
+    plans = {"mine.toml", "json_form.toml", "broken.toml", "half.toml", "no_data.toml", "mixed.toml"}
+    assert {name for name in files if f" {name} " in listed} == plans
+    assert "folder.toml" not in listed

@@ -21,7 +21,7 @@ from lmplay_tui.ui.screens.launcher import Launcher
 from lmplay_tui.ui.screens.planning import _wrong_with_name, new_plan_path
 from lmplay_tui.ui.session import LiveSource, end_anyway
 from lmplay_tui.ui.widgets.plan_pane import PlanPane
-from tests.ui.conftest import Open, text_of
+from tests.ui.conftest import Open, text_of, whole_launcher
 from tests.ui.fake import FakeSource, fed
 
 
@@ -202,7 +202,7 @@ async def test_from_a_run_of_the_launcher_the_way_leads_back_to_it(tmp_path: Pat
     run.plan.write_text('[stages.a]\ndataset = "pydocs"\n', encoding="utf-8")
     app = LmplayApp({"seed": 7}, launcher=True, timers=False)
     async with app.run_test(size=(120, 40)) as pilot:
-        await pilot.pause()
+        await whole_launcher(pilot)
         await pilot.press("tab", "enter", "enter")  # a finished run: the first choice is to look at it
         await pilot.pause()
         assert shows(app, Dashboard)

@@ -193,7 +193,6 @@ async def opened(sitting: Sitting, size: tuple[int, int]) -> AsyncIterator[Pilot
 
 async def settled(pilot: Pilot[Any]) -> None:
     """Everything is drawn, and nothing moves."""
-    await pilot.app.workers.wait_for_complete()
     await pilot.pause()
     await tick(pilot)
     for pane in pilot.app.screen.query(PlanPane):

@@ -18,7 +18,7 @@ from lmplay_tui.run.status import fraction_done, stages_of
 from lmplay_tui.ui.app import LmplayApp
 from lmplay_tui.ui.source import FolderSource
 from tests.run.test_view import journals
-from tests.ui.conftest import Open, text_of, tick
+from tests.ui.conftest import Open, text_of, tick, whole_launcher
 from tests.ui.fake import Clock, prediction, training
 
 HUGE = 10**400
@@ -115,7 +115,7 @@ async def test_a_spoilt_run_json_breaks_neither_launcher_nor_commands(
     run.run_json.write_text(json.dumps(status), encoding="utf-8")
     app = LmplayApp({}, launcher=True, timers=False)
     async with app.run_test(size=(120, 40)) as pilot:
-        await pilot.pause()
+        await whole_launcher(pilot)
         await pilot.press("tab")
         await pilot.pause()
         assert "gpt2ish_demo" in text_of(app)

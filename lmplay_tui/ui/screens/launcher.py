@@ -1,7 +1,7 @@
 """Where a session begins: plans, runs, the device and the experiment; Enter starts."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -15,6 +15,7 @@ from textual.widgets import Button
 
 from lmplay_tui.plan.builtin import shipped_plans
 from lmplay_tui.text import one_line
+from lmplay_tui.ui.background import in_background
 from lmplay_tui.ui.messages import ActionAsked, LeaveAsked, StartAsked
 from lmplay_tui.ui.screens.dialogs import Choice, ChoiceDialog
 from lmplay_tui.ui.screens.help import Help, actions_of, bindings_of, key_sign
@@ -58,29 +59,16 @@ class Launcher(Screen[None]):
     def __init__(self, given: Mapping[str, Any]) -> None:
         super().__init__()
         self._given = given
-        self._names = self._plan_names()
-        self._read_lists: LaunchLists | None = None
+        # Shipped plans, the demo first; the plans of this folder come behind them once they have been read.
+        self._names = sorted(shipped_plans(), key=lambda name: (name != FIRST, "demo" not in name, name))
+        self._num_shipped = len(self._names)
+        self._lists: LaunchLists | None = None  # until they have been read, behind the first frame
+        self._reading = 0  # how many times they have been asked for
         self._named = False  # what can be chosen is drawn, and nothing else yet
         self._among_runs = False  # that list has the focus, or had it last
         self._devices = devices()
         self._device = str(given.get("device", "auto"))
         self._experiment: str | None = given.get("exp")  # None: the plan's own
-
-    @property
-    def _lists(self) -> "LaunchLists":
-        """Plans and runs, read when they are first asked for: the first frame shows names and keys without them."""
-        if self._read_lists is None:
-            from lmplay_tui.ui.launch_lists import LaunchLists
-
-            self._read_lists = LaunchLists(self._given)
-        return self._read_lists
-
-    @staticmethod
-    def _plan_names() -> list[str]:
-        """Shipped plans, the demo first; then the plan files of this folder."""
-        shipped = sorted(shipped_plans(), key=lambda name: (name != FIRST, "demo" not in name, name))
-        own = sorted(str(path) for path in Path().glob("*.toml") if path.name != "pyproject.toml")
-        return shipped + own
 
     def compose(self) -> ComposeResult:
         with Horizontal(id="launcher-top"):
@@ -107,16 +95,28 @@ class Launcher(Screen[None]):
 
     def read_anew(self) -> None:
         """Show the runs and plans as they are now."""
-        self._lists.read_anew()
-        self._lay_out()
-        self._draw()
+        self._reading += 1
+        in_background(self.app, partial(self._read, self._lists, self._reading))
+
+    def _read(self, before: "LaunchLists | None", reading: int) -> Callable[[], None]:
+        """In a thread: the disk may be another machine's."""
+        from lmplay_tui.ui.launch_lists import LaunchLists
+
+        return partial(self._take, LaunchLists(self._given, self._names[: self._num_shipped], before), reading)
+
+    def _take(self, lists: "LaunchLists", reading: int) -> None:
+        if reading == self._reading:  # else they have been asked for again
+            self._lists, self._names = lists, lists.names
+            self._lay_out()
+            self._draw()
+            self._measure_device()
 
     def _lay_out(self) -> None:
         width, height = self.size
         small = width < 100 or height < 28
         self.set_class(small, "-small")
         plans = min(len(self._names) + 3, height // 2)
-        num_runs = len(self._read_lists.runs) if self._read_lists else 0
+        num_runs = len(self._lists.runs) if self._lists else 0
         runs = f" {min(max(num_runs, 1) + 3, max(height // 4, 4))}" if small else ""
         self.query_one("#launcher").styles.grid_rows = f"{plans}{runs} 1fr"
 
@@ -136,10 +136,8 @@ class Launcher(Screen[None]):
             self.call_later(self._draw_rest)
 
     def _draw_rest(self) -> None:
-        if len(self._lists.runs) > 1:
-            self._lay_out()
-        self._draw()
-        self._measure_device()
+        if not self._reading:
+            self.read_anew()
 
     def _draw_title(self) -> None:
         title: Row = (
@@ -149,7 +147,7 @@ class Launcher(Screen[None]):
         self.query_one("#launcher-title", Lines).show_rows([title])
 
     def _draw(self) -> None:
-        if self._read_lists is None:
+        if self._lists is None:
             self._draw_names()
             return
         self._draw_title()
@@ -170,16 +168,18 @@ class Launcher(Screen[None]):
 
     def _measure_device(self) -> None:
         """Find out how fast the chosen device computes; what is known is not asked again."""
-        if self._lists.is_new(self._meant()):
-            self.run_worker(partial(self._measure, self._meant()), thread=True, exit_on_error=False)
+        if self._lists is not None and self._lists.is_new(self._meant()):
+            in_background(self.app, partial(self._measure, self._lists, self._meant()))
 
-    def _measure(self, device: str) -> None:
+    def _measure(self, lists: "LaunchLists", device: str) -> Callable[[], None]:
         """In a thread: the user may choose another device meanwhile."""
-        self._lists.measure(device)
-        self.app.call_from_thread(self._draw)
+        lists.measure(device)
+        return self._draw
 
     def _draw_detail(self) -> None:
         """The plan or the run that is chosen in the list with the focus."""
+        if self._lists is None:
+            return
         detail = self.query_one("#detail", Lines)
         width = max(detail.size.width - 2, 20)
         index = self._chosen_run()
@@ -193,7 +193,7 @@ class Launcher(Screen[None]):
 
     def _chosen_run(self) -> int | None:
         """The number of the run that is chosen, where the list of runs has the focus or had it last."""
-        return self.query_one("#runs", Picker).index if self._among_runs and self._lists.runs else None
+        return self.query_one("#runs", Picker).index if self._among_runs and self._lists and self._lists.runs else None
 
     @on(Picker.Moved)
     def _moved(self) -> None:
@@ -202,8 +202,7 @@ class Launcher(Screen[None]):
     def on_descendant_focus(self, event: events.DescendantFocus) -> None:
         if isinstance(event.widget, Picker):  # a button that is clicked acts on what was chosen
             self._among_runs = event.widget.id == "runs"
-        if self._read_lists is not None:
-            self._draw_detail()
+        self._draw_detail()
 
     # ---- keys
 
@@ -215,7 +214,7 @@ class Launcher(Screen[None]):
 
     def action_experiment(self) -> None:
         """The plan's own, then each that there is."""
-        from lmplay_tui.ui.launch_lists import EXPERIMENTS  # here long since, behind the first frame
+        from lmplay_tui.ui.launch_lists import EXPERIMENTS  # not for the first frame
 
         choices: list[str | None] = [None, *EXPERIMENTS]
         here = choices.index(self._experiment) if self._experiment in choices else 0
@@ -225,7 +224,7 @@ class Launcher(Screen[None]):
     def action_start(self) -> None:
         """Start the chosen plan, or ask what to do with the chosen run."""
         index = self._chosen_run()
-        if index is not None:
+        if index is not None and self._lists is not None:
             self._take_run(self._lists.runs[index])
         else:
             self._start(self._names[self.query_one("#plans", Picker).index])
@@ -238,8 +237,7 @@ class Launcher(Screen[None]):
         self.action_start()
 
     def _start(self, name: str) -> None:
-        plan, problem = self._lists.read(name)
-        if plan is None:
+        if self._lists is not None and (problem := self._lists.problem_of(name)):
             self.notify(problem, severity="error", markup=False)
             return
         self.post_message(StartAsked({"training_plan": name, **self._chosen()}))
