@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+FIRST_S = 0.1  # that the processor is watched at the first reading; later ones tell of the time since the last
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -18,10 +20,9 @@ class Reading:
 
 
 class Machine:
-    """Reads meters on demand.
+    """Reads meters on demand, in threads: the libraries take long to import, and a driver may hang.
 
-    At the first reading a thread imports the libraries and asks the GPU's driver: both may take seconds on a busy
-    machine. Until then there are no readings.
+    The processor's and the GPUs' do not wait for each other. Nobody waits for either: what they said last is shown.
     """
 
     def __init__(self) -> None:
@@ -29,48 +30,54 @@ class Machine:
         self._process: Any = None
         self._nvml: Any = None
         self._gpus: list[Any] = []
-        self._preparing: dict[Callable[[], None], threading.Thread] = {}
+        self._threads: dict[str, threading.Thread] = {}
+        self._said: dict[str, tuple[object, list[Reading]]] = {}  # and of what it was asked
 
     def read(self, device: str, pid: int | None) -> list[Reading]:
         """The meters that matter for a run on `device` by the process `pid` of this machine; None: it is elsewhere.
 
-        What does not tell is left out.
+        As they were at the time of the call before: this one has them read anew. What does not tell is left out.
         """
-        readings = []
-        if device.startswith("cuda") and self._is_prepared(self._prepare_gpus):
-            readings = [reading for i in range(len(self._gpus)) for reading in self._gpu_readings(i)]
-        return readings + (self._own_readings(pid) if self._is_prepared(self._prepare) else [])
+        gpus = self._newest("gpus", None, self._all_gpus) if device.startswith("cuda") else []
+        return gpus + self._newest("own", pid, lambda: self._own_readings(pid))
 
-    def _is_prepared(self, prepare: Callable[[], None]) -> bool:
-        if prepare not in self._preparing:
-            self._preparing[prepare] = threading.Thread(target=prepare, name="meters", daemon=True)
-            self._preparing[prepare].start()
-        return not self._preparing[prepare].is_alive()
+    def _newest(self, part: str, of: object, ask: Callable[[], list[Reading]]) -> list[Reading]:
+        asked, said = self._said.get(part, (None, []))
+        thread = self._threads.get(part)
+        if thread is None or not thread.is_alive():
 
-    def _prepare(self) -> None:
-        import psutil
+            def keep() -> None:
+                self._said[part] = of, ask()
 
-        psutil.cpu_percent()  # what it gives is since the last time it was asked
-        self._psutil = psutil
+            self._threads[part] = threading.Thread(target=keep, name="meters", daemon=True)
+            self._threads[part].start()
+        return said if asked == of else []
 
-    def _prepare_gpus(self) -> None:
-        import pynvml
+    # ---- in a thread
 
-        self._nvml = pynvml
-        with contextlib.suppress(pynvml.NVMLError):
-            pynvml.nvmlInit()
-            self._gpus = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+    def _all_gpus(self) -> list[Reading]:
+        if self._nvml is None:
+            import pynvml
+
+            with contextlib.suppress(pynvml.NVMLError):
+                pynvml.nvmlInit()
+                self._gpus = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+            self._nvml = pynvml
+        return [reading for i in range(len(self._gpus)) for reading in self._gpu_readings(i)]
 
     def _own_readings(self, pid: int | None) -> list[Reading]:
-        if self._psutil is None:
-            return []
+        first = self._psutil is None
+        if first:
+            import psutil
+
+            self._psutil = psutil
         memory = self._psutil.virtual_memory()
         used = memory.total - memory.available
         said = f"{used / 2**30:.1f} of {memory.total / 2**30:.0f} GiB"
         own = self._memory_of(pid)
         if own is not None:
             said += f", {'ours' if pid == os.getpid() else 'the run'} {own / 2**30:.1f}"
-        busy = self._psutil.cpu_percent() / 100
+        busy = self._psutil.cpu_percent(FIRST_S if first else None) / 100
         return [
             Reading("cpu", busy, f"{busy:.0%} of {os.cpu_count() or 1}".replace("%", " %")),
             Reading("memory", used / memory.total, said),

@@ -6,6 +6,7 @@ import threading
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 
 from lmplay_tui.run.folder import RunFolder, RunLock
@@ -13,12 +14,18 @@ from lmplay_tui.ui.machine import Machine, Reading
 from lmplay_tui.ui.source import FolderSource
 
 
-def prepared(device: str = "cpu", pid: int | None = None) -> Machine:
-    machine = Machine()
+def told(machine: Machine, device: str, pid: int | None) -> list[Reading]:
+    """What the meters say, once they have been asked and have answered."""
     machine.read(device, pid)
-    for thread in machine._preparing.values():
+    answered(machine)
+    machine.read(device, pid)  # where another was asked before
+    answered(machine)
+    return machine.read(device, pid)
+
+
+def answered(machine: Machine) -> None:
+    for thread in machine._threads.values():
         thread.join(60)
-    return machine
 
 
 def meters(readings: list[Reading]) -> dict[str, str]:
@@ -26,11 +33,11 @@ def meters(readings: list[Reading]) -> dict[str, str]:
 
 
 def test_memory_is_that_of_the_run() -> None:
-    machine = prepared()
-    assert ", ours " in meters(machine.read("cpu", os.getpid()))["memory"]
-    assert ", the run " in meters(machine.read("cpu", os.getppid()))["memory"]
+    machine = Machine()
+    assert ", ours " in meters(told(machine, "cpu", os.getpid()))["memory"]
+    assert ", the run " in meters(told(machine, "cpu", os.getppid()))["memory"]
     for pid in (None, 2**22 + 1, -5, 10**30):
-        assert "," not in meters(machine.read("cpu", pid))["memory"]
+        assert "," not in meters(told(machine, "cpu", pid))["memory"]
 
 
 class _Error(Exception):
@@ -68,29 +75,53 @@ def test_what_a_gpu_does_not_tell_is_left_out_alone(
     monkeypatch: pytest.MonkeyPatch, lacking: tuple[str, ...], gpu: str
 ) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", driver(**dict.fromkeys(lacking, True)))
-    said = meters(prepared("cuda:0").read("cuda:0", None))
+    said = meters(told(Machine(), "cuda:0", None))
     assert said["gpu 0"] == gpu
     assert ("vram 0" in said) == ("memory" not in lacking)
     assert "cpu" in said and "memory" in said
 
 
-def test_the_screen_does_not_wait_for_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("hangs", ["nvmlInit", "nvmlDeviceGetUtilizationRates"])
+def test_the_screen_does_not_wait_for_a_driver(monkeypatch: pytest.MonkeyPatch, hangs: str) -> None:
     asked, answers = threading.Event(), threading.Event()
     slow = driver()
+    answer = getattr(slow, hangs)
 
-    def init() -> None:
+    def hanging(*of: object) -> Any:
         asked.set()
-        assert answers.wait(60)
+        assert answers.wait(120)
+        return answer(*of)
 
-    slow.nvmlInit = init
+    setattr(slow, hangs, hanging)
     monkeypatch.setitem(sys.modules, "pynvml", slow)
     machine = Machine()
-    assert "gpu 0" not in meters(machine.read("cuda:0", None))
+    machine.read("cuda:0", None)
     assert asked.wait(60)
-    assert "gpu 0" not in meters(machine.read("cuda:0", None))
+    for _ in range(3):  # the processor's go on meanwhile
+        machine._threads["own"].join(60)
+        said = meters(machine.read("cuda:0", None))
+        assert "cpu" in said and "gpu 0" not in said
     answers.set()
-    machine._preparing[machine._prepare_gpus].join(60)
+    answered(machine)
     assert "gpu 0" in meters(machine.read("cuda:0", None))
+
+
+def test_the_screen_does_not_wait_for_the_processor_s_meters(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, answers = threading.Event(), threading.Event()
+    memory = psutil.virtual_memory
+
+    def hanging() -> Any:
+        asked.set()
+        assert answers.wait(120)
+        return memory()
+
+    monkeypatch.setattr(psutil, "virtual_memory", hanging)
+    machine = Machine()
+    assert machine.read("cpu", None) == machine.read("cpu", None) == []
+    assert asked.wait(60)
+    answers.set()
+    answered(machine)
+    assert set(meters(machine.read("cpu", None))) == {"cpu", "memory"}
 
 
 def test_an_attached_run_s_process_is_known_where_it_is_on_this_machine(tmp_path: Any) -> None:
