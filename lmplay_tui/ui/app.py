@@ -84,6 +84,8 @@ class LmplayApp(TerminalApp):
         self.leave_wanted = False  # set by signal handlers, looked at by `tick`
         self.left_at_once = False
         self.crashed: Exception | None = None  # a bug of the screen's
+        self.last_status = EXIT_OK  # of the run that was started last and left for the launcher
+        self.last_lines: list[str] = []  # that say what became of it
         self.unsaved_plan: str | None = None  # what stood in the editor when the screen was left
         self._interrupted_at = -TWICE_WITHIN_S
         for theme in themes.OURS:
@@ -199,7 +201,7 @@ class LmplayApp(TerminalApp):
             return
         if source is None:
             if self.leave_wanted:
-                self.exit(EXIT_OK)
+                self.exit(self.last_status)
             return
         if self._stray is not None:
             self.keep_prints(self._stray.new_lines())
@@ -236,14 +238,19 @@ class LmplayApp(TerminalApp):
         elif self._launcher and self.source is not None and (self.source.view.over or not self.source.live):
             self._go_back(self.source)
         else:
-            done = self.source.done if self.source is not None and self.source.live else EXIT_OK
+            done = self.source.done if self.source is not None and self.source.live else self.last_status
             self.exit(EXIT_OK if done is None else done)
 
     def _go_back(self, source: "Source") -> None:
         """To the launcher, where a run that is over, or another process's, was chosen; what was typed is kept."""
         from lmplay_tui.ui.drafts import keep_draft
+        from lmplay_tui.ui.ending import ending_lines, left_lines
 
         self._keep_what_was_typed()
+        if source.live and source.done is not None:
+            self.last_status, self.last_lines = source.done, ending_lines(source.view)
+        elif self.given.get("detach"):
+            self.last_status, self.last_lines = EXIT_OK, left_lines(source.view)
         if self.unsaved_plan is not None:
             self.notify(keep_draft(self.unsaved_plan, source.folder), timeout=15, markup=False)
         self.source = self.trainer = self._dashboard = self.unsaved_plan = None

@@ -1,5 +1,9 @@
 """The last lines, printed when the screen is gone."""
 
+import shlex
+
+from lmplay_tui.errors import EXIT_USAGE
+from lmplay_tui.run.journal import number
 from lmplay_tui.run.telling import told
 from lmplay_tui.run.view import RunView
 from lmplay_tui.text import one_line, printable
@@ -7,22 +11,52 @@ from lmplay_tui.text import one_line, printable
 
 def ending_lines(view: RunView) -> list[str]:
     """What became of the run, what was saved, and the command that goes on."""
-    lines = []
     result = view.result
     if view.handed_over is not None:
-        pid = view.handed_over.get("pid")
-        lines.append(f"{view.name} goes on in process {pid}; look with: lmplay-tui attach {view.name}")
-        return lines
+        return [f"{view.name} goes on in process {one_line(view.handed_over.get('pid'), 20)}; {_look(view)}"]
     if result is None:
-        saved = view.checkpoint.get("path") if view.checkpoint else None
-        return [f"last checkpoint: {one_line(saved, 400)}"] if saved else []
-    sentence = told(result)
+        return _ended_without_a_word(view)
     if result.get("event") == "RunFailed":
-        lines += printable(result.get("message", "")).splitlines() or ["failed"]
-        if result.get("path"):
-            lines.append(f"last checkpoint: {one_line(result['path'], 400)}")
-    elif sentence is not None:
-        lines.append(sentence[1])
+        return _failed(view)
+    lines = [sentence[1]] if (sentence := told(result)) is not None else []
     if result.get("command"):
         lines.append(f"go on with: {one_line(result['command'], 2000)}")
     return lines
+
+
+def left_lines(view: RunView) -> list[str]:
+    """Of a run of another process, which its viewer leaves as it is."""
+    if view.over or view.handed_over is not None:
+        return ending_lines(view)
+    state = "is paused" if view.state == "paused" else "goes on"
+    return [f"{view.name} {state} at step {view.at.step:,.0f}; {_look(view)}"]
+
+
+def _look(view: RunView) -> str:
+    return f"look with: lmplay-tui attach {view.name}"
+
+
+def _ended_without_a_word(view: RunView) -> list[str]:
+    lines = [f"{view.name}: its process has ended at step {view.at.step:,.0f} without a word"] if view.over else []
+    path = view.checkpoint.get("path") if view.checkpoint else None
+    return lines + (_go_on(view, path) if path else [])
+
+
+def _failed(view: RunView) -> list[str]:
+    result = view.result or {}
+    lines = printable(result.get("message", "")).splitlines() or ["failed"]
+    step = number(result.get("step"))
+    if step > 0:
+        lines.append(f"{view.name} has failed at step {step:,.0f}")
+    if not (path := result.get("path")):
+        return lines
+    of_usage = result.get("exit_code") == EXIT_USAGE  # the same command would fail again
+    return lines + _go_on(view, path)[: 1 if of_usage else 2]
+
+
+def _go_on(view: RunView, path: object) -> list[str]:
+    """The checkpoint, and the command that goes on from it."""
+    shown = one_line(path, 400)
+    saved = number(view.checkpoint.get("step")) if view.checkpoint else 0
+    said = f" (step {saved:,.0f})" if saved > 0 else ""
+    return [f"last checkpoint: {shown}{said}", f"go on with: lmplay-tui --model {shlex.quote(shown)}"]

@@ -52,6 +52,12 @@ def run_dashboard(given: Mapping[str, Any], *, attach: "RunFolder | None" = None
         code = EXIT_BUG
     if app.trainer is not None:
         code = _end_of_run(app, app.trainer) or code
+    else:
+        _print_lines(app.last_lines)
+        if app.source is not None:
+            from lmplay_tui.ui.ending import left_lines
+
+            _print_lines(left_lines(app.source.view))
     signals.restore()
     return int(code or 0)
 

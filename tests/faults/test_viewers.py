@@ -28,6 +28,11 @@ def shown_step(terminal: ScreenTerminal) -> int:
     return int(found[1].replace(",", "")) if found else 0
 
 
+def after_the_screen(terminal: Terminal) -> bytes:
+    """What the shell shows when the dashboard is gone."""
+    return bytes(terminal.output).rpartition(b"\x1b[?1049l")[2]
+
+
 def test_a_run_that_is_killed_while_it_is_looked_at(long_run):
     """Its viewer says so and how to go on, and stays; it follows the run when somebody has resumed it."""
     with Terminal(headless("--save-interval", "12")) as trainer, viewer() as looking:
@@ -50,6 +55,8 @@ def test_a_run_that_is_killed_while_it_is_looked_at(long_run):
         assert looking.wait() == 0
         assert looking.restored, looking.output[-500:]
         assert b"Traceback" not in looking.output
+        assert b"stopped at step" in after_the_screen(looking)
+        assert b"go on with: " in after_the_screen(looking)
 
 
 def test_several_viewers_of_which_one_is_killed(long_run):

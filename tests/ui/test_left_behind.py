@@ -230,6 +230,7 @@ async def test_a_second_run_of_the_launcher_has_nothing_of_the_first(monkeypatch
 
         def __init__(self, given: dict[str, object]) -> None:
             super().__init__()
+            self.exit_code = 3
             made.append(given)
             self.view.apply(RunFailed("no memory", 3, 0, None).record())
 
@@ -245,6 +246,10 @@ async def test_a_second_run_of_the_launcher_has_nothing_of_the_first(monkeypatch
             await pilot.press("q")
             await pilot.pause()
             assert shows(app, Launcher)
+        await pilot.press("q")
+        await pilot.pause()
+    assert app.return_value == 3, "the last run has failed"
+    assert app.last_lines == ["no memory"]
     assert made == [{"seed": 7, "model": "a.lmp", "reset_history": True}, {"seed": 7, "training_plan": "demo"}]
 
 

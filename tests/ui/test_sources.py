@@ -18,14 +18,14 @@ from lmplay_tui.run import controls
 from lmplay_tui.run import events as happened
 from lmplay_tui.run.folder import RunFolder, RunLock
 from lmplay_tui.run.journal import Journal
-from lmplay_tui.ui.ending import ending_lines
+from lmplay_tui.ui.ending import ending_lines, left_lines
 from lmplay_tui.ui.screens.dashboard import Dashboard
 from lmplay_tui.ui.session import MAX_WAITING, LiveSource
 from lmplay_tui.ui.source import FolderSource
 from lmplay_tui.ui.terminal import StrayPrints
 from tests.run.test_view import journals
 from tests.ui.conftest import Open, until
-from tests.ui.fake import Clock, FakeSource, started, step_done, training
+from tests.ui.fake import Clock, FakeSource, fed, started, step_done, training
 
 STOPPED = happened.RunStopped(20, "a.lmp", "lmplay-tui --model a.lmp", "asked")
 
@@ -52,6 +52,40 @@ def test_a_live_run_is_seen_and_told_to_stop() -> None:
     drained(source)
     assert (source.view.state, source.done, source.view.at.step) == ("stopped", 0, 20)
     assert ending_lines(source.view) == ["stopped at step 20, saved a.lmp", "go on with: lmplay-tui --model a.lmp"]
+
+
+SAVED = happened.CheckpointSaved("out/my m.lmp", 15, 150, 1, 0.1, 0.1, "interval")
+GO_ON = ["last checkpoint: out/my m.lmp (step 15)", "go on with: lmplay-tui --model 'out/my m.lmp'"]
+LOOK = "look with: lmplay-tui attach gpt2ish_demo"
+ENDS: dict[str, tuple[list[happened.Event], list[str]]] = {
+    "done": ([happened.RunDone(20, "a.lmp", 3.0)], ["the plan is done at step 20, saved a.lmp"]),
+    "failed": ([SAVED, happened.RunFailed("no memory", 3, 20, "out/my m.lmp")],
+               ["no memory", "gpt2ish_demo has failed at step 20", *GO_ON]),
+    "failed before a save": ([happened.RunFailed("a\nb\x1b", 2, 0, None)], ["a", "b␛"]),
+    "a plan that is wrong": ([SAVED, happened.RunFailed("bad", 2, 0, "out/my m.lmp")], ["bad", GO_ON[0]]),
+    "handed over": ([happened.HandedOver(20, 4711)], [f"gpt2ish_demo goes on in process 4711; {LOOK}"]),
+    "running": ([SAVED], [f"gpt2ish_demo goes on at step 20; {LOOK}"]),
+    "paused": ([happened.Paused(20)], [f"gpt2ish_demo is paused at step 20; {LOOK}"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_the_last_lines_say_what_ended_and_how_to_go_on(end: str) -> None:
+    events, lines = ENDS[end]
+    source = fed(20)
+    source.waiting.extend(events)
+    source.poll()
+    assert left_lines(source.view) == lines
+    if source.view.over or source.view.handed_over:
+        assert ending_lines(source.view) == lines
+
+
+def test_the_last_lines_of_a_run_that_was_killed() -> None:
+    source = fed(20)
+    source.waiting.append(SAVED)
+    source.poll()
+    source.view.state = "dead"
+    assert left_lines(source.view) == ["gpt2ish_demo: its process has ended at step 20 without a word", *GO_ON]
 
 
 def test_a_trainer_that_raises_does_not_die_silently() -> None:
