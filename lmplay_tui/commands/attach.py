@@ -1,5 +1,6 @@
 """`lmplay-tui attach`: the dashboard on a run of another process."""
 
+import gc
 import sys
 from collections.abc import Sequence
 
@@ -28,6 +29,7 @@ def main(arguments: Sequence[str], prog: str) -> int:
     run = find_run(line.run, given.get("out_dir"))
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UserError("attach: needs a terminal; without one see: lmplay-tui status")
+    gc.disable()  # until the first frame stands, as for a run of one's own
     from lmplay_tui.ui.running import run_dashboard
 
     return run_dashboard(given, attach=run)

@@ -1,6 +1,7 @@
 """`lmp_trainer`, and `lmplay-tui` without a command: train, headless or under the dashboard."""
 
 import argparse
+import gc
 import math
 import os
 import signal
@@ -74,14 +75,20 @@ def run_headless(given: Mapping[str, Any], prog: str) -> int:
 def _train(given: Mapping[str, Any], controls: Controls, prog: str, out: Lines, zone: tzinfo | None) -> int:
     """Train and print, clock times too where a `zone` for them was given; gives the exit status."""
     quiet = LOCK_FROM in os.environ  # handed over: the log has every line already
-    from lmplay_tui.train.hosting import draw_pictures, exit_status, run_events
+    gc.disable()  # what torch brings stays; searching it for garbage takes a sixth of the time until the run begins
+    try:
+        from lmplay_tui.train.hosting import draw_pictures, exit_status, run_events
 
-    printer = JsonLines(out) if given.get("json_lines") else Headless(out, given, zone)
-    last: told.Event | None = None
-    say = (lambda _: None) if quiet else printer.say
-    for event in run_events(given, controls, prog, tell=say):
-        say(event)
-        last = event
+        printer = JsonLines(out) if given.get("json_lines") else Headless(out, given, zone)
+        last: told.Event | None = None
+        say = (lambda _: None) if quiet else printer.say
+        for event in run_events(given, controls, prog, tell=say):
+            if isinstance(event, told.RunStarted):
+                gc.enable()
+            say(event)
+            last = event
+    finally:
+        gc.enable()
     assert last is not None
     draw_pictures(last, given)
     return exit_status(last)

@@ -1,5 +1,6 @@
 """`lmp_trainer` as a stranger types it."""
 
+import gc
 import json
 import re
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 
 from lmplay_tui import cli
 from lmplay_tui.commands.train import DESCRIPTION, EPILOG, parse, parser
+from lmplay_tui.train import hosting
 from tests.train.runs import SENTENCES, write_plan
 
 TINY = ["--exp", "test_runner", "--num-blocks", "1", "--embed-dim", "16", "--num-heads", "2", "--context-len", "64",
@@ -271,3 +273,23 @@ def test_headless_clock_times_are_in_the_zone_that_was_asked_for():
         line = printer.step_line({"stage": "s", "step": 3, "train/loss": 1.0, "perf/tokens_per_s": 10.0})
         assert said in line
         assert zone is not None or line.endswith(said)
+
+
+def test_garbage_is_searched_for_once_the_run_has_begun(folder, monkeypatch):
+    """Not while torch is imported; and whatever becomes of the start, from its end on."""
+    seen: dict[str, bool] = {}
+    real = hosting.run_events
+
+    def watched(*args, **kwargs):
+        seen["before"] = gc.isenabled()
+        for event in real(*args, **kwargs):
+            yield event
+            seen[type(event).__name__] = gc.isenabled()  # once its host has heard of it
+
+    monkeypatch.setattr(hosting, "run_events", watched)
+    line = ["--training-plan", "local.toml", "--model", "m.lmp", *TINY]
+    assert trainer(*line) == 2, "there is no such plan"
+    assert (seen["before"], gc.isenabled()) == (False, True)
+    (folder / "local.toml").write_text('[stages.one]\ndataset = "local.jsonl"\nepochs = 0.3\n', encoding="utf-8")
+    assert trainer(*line) == 0
+    assert (seen["before"], seen["RunStarted"], seen["StepDone"], gc.isenabled()) == (False, True, True, True)
