@@ -85,9 +85,9 @@ def run_events(
                     keep_plan(run, event.text, event.step)
             notifier.hear(event)
             if isinstance(event, LAST_EVENTS):
-                for answer in _answers(controls, event):
-                    yield from recorder.record(answer)
                 end = _with_place(event, step, run)
+                for answer in _answers(controls, end):
+                    yield from recorder.record(answer)
                 recorded = recorder.record(end)
                 lock.release()  # what follows may want to go on with the run
                 yield from _aftermath(end, run, given, recorder, notifier)

@@ -7,11 +7,22 @@ from pathlib import Path
 import pytest
 import torch
 
-from lmplay_tui.run.controls import Controls
-from lmplay_tui.run.events import CheckpointSaved, RunDone, RunFailed, RunStopped, StepDone, Warned
+from lmplay_tui.run.controls import Controls, Stop
+from lmplay_tui.run.events import (
+    Answered,
+    CheckpointSaved,
+    Event,
+    RunDone,
+    RunFailed,
+    RunStopped,
+    StageDone,
+    StepDone,
+    Warned,
+)
 from lmplay_tui.train import checkpoint
 from lmplay_tui.train.hosting import run_events
 from tests.train.runs import (
+    PLAN,
     StopsAtLook,
     differences,
     given,
@@ -98,6 +109,41 @@ def test_between_mini_batches_and_inside_validation(place, undisturbed):
     assert len(seen) > 5, "the looks must fall into different steps"
 
 
+def stop_behind(step: int, events_later: int, **options) -> list[Event]:
+    """Train, and stop so many events after the one that says that `step` is done."""
+    controls, events, since = Controls(), [], None
+    for event in run_events(given(**options), controls):
+        events.append(event)
+        if since is not None or (isinstance(event, StepDone) and event.step == step):
+            since = 0 if since is None else since + 1
+            if since == events_later:
+                controls.send(Stop())
+    return events
+
+
+def test_a_stage_that_ends_just_when_the_stop_comes_is_not_trained_again(place):
+    """A stop at each event between the last step of a stage and the first one of the next."""
+    two_stages = PLAN.partition("[stages.both]")[0]
+    plan = write_plan(place, two_stages.replace("epochs = 0.4", "epochs = 0.1").replace("epochs = 1.2", "epochs = 0.5"))
+    whole = losses(train(training_plan=plan, model="whole/m.lmp", out_dir="whole"))
+    state = state_of(place / "whole/m.lmp")
+    step = max(step for step, stage, *_ in whole if stage == "stories")
+    ended_before_the_stop = set()
+    for later in range(100):
+        folder = f"later{later}"
+        first = stop_behind(step, later, training_plan=plan, model=f"{folder}/m.lmp", out_dir=folder)
+        if len(losses(first)) > step:
+            break
+        assert isinstance(last(first), RunStopped)
+        second = train(model=f"{folder}/m.lmp", out_dir=folder)
+        assert losses(first) + losses(second) == whole
+        ends = [[e.stage for e in events if isinstance(e, StageDone)] for events in (first, second)]
+        assert ends[0] + ends[1] == ["stories", "pairs"], "each stage ends once"
+        ended_before_the_stop.add("stories" in ends[0])
+        assert not list(differences(state, state_of(place / folder / "m.lmp")))
+    assert ended_before_the_stop == {True, False}
+
+
 def test_stopped_many_times(place, undisturbed):
     plan, whole, _, _ = undisturbed
     options = {"training_plan": plan}
@@ -152,7 +198,13 @@ def test_a_resume_that_is_stopped_at_once_keeps_the_checkpoint(place):
     plan = write_plan(place)
     stop_after(3, training_plan=plan, model="m.lmp")
     before = (place / "m.lmp").read_bytes()
-    events = train(StopsAtLook(1), model="m.lmp")
-    assert isinstance(last(events), RunStopped)
+    controls = StopsAtLook(1)
+    controls.send(Stop(id="s"))
+    events = train(controls, model="m.lmp")
+    end = last(events)
+    assert isinstance(end, RunStopped)
+    assert (end.step, end.path, end.saved) == (3, "m.lmp", False), "where it stands, though it was still loading"
+    [answer] = [e.message for e in events if isinstance(e, Answered)]
+    assert answer == "stopped at step 3, nothing had been trained"
     assert not [e for e in events if isinstance(e, CheckpointSaved | StepDone)]
     assert (place / "m.lmp").read_bytes() == before

@@ -1,17 +1,20 @@
 """A start that trains nothing, or not yet, loses nothing: what was asked, what is told, what is on the disk."""
 
 import errno
+import itertools
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from lmplay_tui.errors import TrainingError
 from lmplay_tui.run import controls as asked
-from lmplay_tui.run.control_files import ControlFiles
+from lmplay_tui.run.control_files import ControlFiles, leave_command
 from lmplay_tui.run.controls import Controls
 from lmplay_tui.run.events import (
+    Answered,
     Bookmarked,
     CheckpointSaved,
     Event,
@@ -24,7 +27,7 @@ from lmplay_tui.run.events import (
     StepDone,
     Warned,
 )
-from lmplay_tui.run.folder import RunFolder, find_run
+from lmplay_tui.run.folder import LOCK_FROM, RunFolder, RunLock, find_run
 from lmplay_tui.run.journal import read_journal
 from lmplay_tui.run.notifying import NOTIFY_URL
 from lmplay_tui.run.status import fraction_done, status_of
@@ -187,6 +190,44 @@ def test_what_cannot_be_handed_down_keeps_the_run_here(place, monkeypatch):
     assert [e for e in events if isinstance(e, Paused)], "what was asked for is done here"
 
 
+def waiting(place) -> tuple[RunFolder, Controls]:
+    """A run that is to be handed over, and what nobody has obeyed yet."""
+    run, controls = RunFolder(place / "m.lmp"), Controls()
+    run.create()
+    controls.sources.append(ControlFiles(run, clock=itertools.count(0, 10).__next__))
+    for command in (asked.HandOver(id="h"), asked.Pause(id="1"), asked.Bookmark(id="2"), asked.SaveNow(id="3")):
+        controls.send(command)
+    return run, controls
+
+
+def test_what_cannot_be_handed_down_is_still_to_be_done_here(place, monkeypatch):
+    """A disk that is full after the first command: that one lies there, the others are given back; each once."""
+    run, controls = waiting(place)
+
+    def leave(run, command):
+        if command.id == "2":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return leave_command(run, command)
+
+    monkeypatch.setattr(handing_over, "leave_command", leave)
+    events = list(handing_over.hand_over(run, 2, controls, lambda: pytest.fail("a process was started")))
+    assert [(e.id, e.ok) for e in events if isinstance(e, Answered)] == [("h", False)]
+    assert not controls.wants_stop()
+    assert sorted(command.id for command in controls.decide(2)) == ["1", "2", "3"]
+    assert not controls.decide(2)
+
+
+def test_where_no_process_could_be_started_what_was_left_for_it_is_found_here(place):
+    def start() -> int:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    run, controls = waiting(place)
+    events = list(handing_over.hand_over(run, 2, controls, start))
+    assert [(e.id, e.ok) for e in events if isinstance(e, Answered)] == [("h", False)]
+    assert [command.id for command in controls.decide(2)] == ["1", "2", "3"]
+    assert not controls.decide(2)
+
+
 def test_a_save_under_way_is_waited_for_where_nothing_was_trained(place):
     stop_after(3, training_plan=write_plan(place), model="m.lmp")
     controls, events = Controls(), []
@@ -247,6 +288,43 @@ def test_the_address_for_messages_stands_in_no_command_line(place, monkeypatch):
     assert NOTIFY_URL not in os.environ
 
 
+@pytest.mark.parametrize("resumes", [True, False])
+def test_the_address_for_messages_reaches_the_process_that_goes_on(place, monkeypatch, resumes):
+    """By its environment: everybody on the machine can read a command line."""
+    url, begun = "http://127.0.0.1:1/s3cret", []
+    run = RunFolder(place / "m.lmp")
+    run.create()
+    lock = RunLock(run)
+    lock.take()
+
+    def start(words, **how):
+        begun.append((words, how["env"]))
+        return SimpleNamespace(pid=4711, returncode=None)
+
+    monkeypatch.setattr(handing_over.subprocess, "Popen", start)
+    given_here = given(training_plan=write_plan(place), model="m.lmp", notify_url=url)
+    assert handing_over.start_process(run, given_here, lock, resumes=resumes) == 4711
+    [(words, environment)] = begun
+    assert not [word for word in words if "s3cret" in word or "notify" in word]
+    assert environment[NOTIFY_URL] == url
+    assert NOTIFY_URL not in os.environ, "this process's own children have nothing to do with it"
+
+    # The process that goes on, with the lock in its hands.
+    heard: list[str | None] = []
+
+    class Heard(hosting.Notifier):
+        def __init__(self, address, name):
+            heard.append(address)
+            super().__init__(None, name)
+
+    monkeypatch.setattr(hosting, "Notifier", Heard)
+    for name in (NOTIFY_URL, LOCK_FROM):
+        monkeypatch.setenv(name, environment[name])
+    stop_after(1, training_plan="plan.toml", model="m.lmp")
+    assert heard == [url]
+    assert NOTIFY_URL not in os.environ
+
+
 KNOWN = ("stage", "step", "samples", "tokens", "train_loss", "val_loss", "lr", "checkpoint")
 
 
@@ -262,6 +340,19 @@ def test_a_finished_run_that_is_started_again_is_still_known(place):
     assert isinstance(last(train(model="m.lmp")), RunDone)
     assert known(run) == before
     assert fraction_done(run) == 1
+
+
+def test_a_stage_is_done_though_its_last_rows_gave_no_step(place):
+    """They have no words: who asks for the status hears that all rows have been read."""
+    rows = [{"text": "The mill stood by the river. Nobody had used it for years."}] * 12 + [{"text": ""}] * 12
+    (place / "stories.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    plan = write_plan(place, PLAN.partition("[stages.pairs]")[0].replace("epochs = 0.4", "epochs = 1"))
+    events = train(training_plan=plan, model="m.lmp", batch_size=1)
+    assert isinstance(last(events), RunDone)
+    [stage] = json.loads((place / "m.run/run.json").read_bytes())["stages"]
+    assert [e for e in events if isinstance(e, StepDone)][-1].stage_rows < stage["rows_total"]
+    assert stage["rows_done"] == stage["rows_total"]
+    assert fraction_done(RunFolder(place / "m.lmp")) == 1
 
 
 def test_a_refused_start_leaves_the_run_as_it_was(place):

@@ -160,6 +160,36 @@ def test_a_folder_is_followed_while_it_grows(folder: RunFolder) -> None:
     assert source.view.state == "stopped"
 
 
+def test_a_dead_run_that_somebody_resumes_is_followed_on(folder: RunFolder) -> None:
+    """As soon as a process holds it, which still loads; and by its word alone, before the next look at the lock."""
+    write(folder, 30)
+    folder.write_status({"state": "running"})
+    clock = Clock()
+    source = FolderSource(folder, clock)
+    source.poll()
+    assert source.view.state == "dead"
+    lock = RunLock(folder)
+    lock.take()
+    folder.write_status({"state": "running", "activity": "loading", "detail": "the model"})
+    clock.now += 2
+    assert source.poll()
+    assert (source.view.state, source.view.activity, source.done) == ("running", "loading", None)
+    lock.release()
+    clock.now += 2
+    source.poll()
+    assert source.view.state == "dead"
+    died = [entry for entry in source.view.log if entry.event == "Died"]
+    assert len(died) == 2, "each death is said"
+    for path, record in (
+        (folder.events, started(resumed_from=30).record()),
+        (folder.metrics, {"step": 31, "samples": 310, "tokens": 1, "elapsed_s": 9, "train/loss": 1.0}),
+    ):
+        with closing(Journal(path)) as journal:
+            journal.write(record)
+    source.poll()
+    assert (source.view.state, source.view.at.step, source.done) == ("running", 31, None)
+
+
 def test_commands_to_a_folder_are_whole_files_and_refused_where_nobody_trains(folder: RunFolder) -> None:
     source = FolderSource(folder, Clock())
     source.send(controls.SaveNow())
