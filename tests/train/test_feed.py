@@ -17,6 +17,8 @@ from lmplay_tui.run.events import Event, LogLine, RunDone, RunFailed, RunStopped
 from lmplay_tui.train import feed
 from tests.train.runs import differences, last, losses, state_of, statistics_of, stop_after, train, write_plan
 
+pytestmark = pytest.mark.timeout(600)  # some seconds on a machine that does nothing else
+STARTS_WITHIN_S = 240.0
 PLAN = """\
 [train]
 exp = "test_runner"
@@ -50,14 +52,29 @@ def undisturbed(place: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[list, dic
 
 @pytest.fixture
 def slow(undisturbed: tuple[list, dict, dict], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A source that each step waits for until a process is started, and a trainer that soon looks."""
-    items, begin, start = Rows.items, feed.Feed.__init__, feed.Feed._start_process
-    is_slow = threading.Event()
+    """A source that each step waits for until a process is started, and a trainer that soon looks.
+
+    However long a step takes on a busy machine: a row comes only after somebody has begun to wait for a batch.
+    """
+    items, begin, start, ready = Rows.items, feed.Feed.__init__, feed.Feed._start_process, feed.Feed.ready
+    is_slow, is_waited_for = threading.Event(), threading.Event()
 
     def slowly(self: Rows, row: int):
-        if is_slow.is_set():
-            time.sleep(0.05)  # longer than a step on any machine
+        if threading.current_thread() is not threading.main_thread():
+            while is_slow.is_set() and not is_waited_for.wait(0.01):
+                continue
+            if is_slow.is_set():
+                time.sleep(0.02)
         return items(self, row)
+
+    def and_say_so(self: feed.Feed, seconds: float) -> bool:
+        if ready(self, 0):
+            return True
+        is_waited_for.set()
+        try:
+            return ready(self, seconds)
+        finally:
+            is_waited_for.clear()
 
     def and_be_slow(self: feed.Feed, *arguments: Any) -> None:
         is_slow.set()  # not before: opening the data reads rows too
@@ -65,12 +82,14 @@ def slow(undisturbed: tuple[list, dict, dict], monkeypatch: pytest.MonkeyPatch) 
 
     def and_wait(self: feed.Feed, job: reader.Job) -> None:
         start(self, job)  # a run of seconds would be over before the process has opened anything
-        assert self._messages is None or self._messages.ready(60)
+        assert self._messages is None or self._messages.ready(STARTS_WITHIN_S)
         is_slow.clear()
 
     monkeypatch.setattr(Rows, "items", slowly)
     monkeypatch.setattr(feed, "WINDOW_S", 0.01)
     monkeypatch.setattr(feed, "WINDOW_STEPS", 3)
+    monkeypatch.setattr(feed, "LATE_S", STARTS_WITHIN_S)  # that a batch is late is not what is asked here
+    monkeypatch.setattr(feed.Feed, "ready", and_say_so)
     monkeypatch.setattr(feed.Feed, "__init__", and_be_slow)
     monkeypatch.setattr(feed.Feed, "_start_process", and_wait)
 

@@ -235,7 +235,7 @@ async def test_every_letter_can_be_read_in_sixteen_colours(
 
 def texts_sent(output: bytes) -> str:
     """What was sent but for the sequences that a terminal obeys, of which all are of known kinds."""
-    text = output.decode("utf-8")
+    text = CUT_OFF.sub("", output.decode("utf-8"))
     for sequence in SEQUENCE.findall(text):
         assert re.fullmatch(KNOWN, sequence), repr(sequence)
     return SEQUENCE.sub("", text)
@@ -243,6 +243,16 @@ def texts_sent(output: bytes) -> str:
 
 # Attributes, places, private modes, questions, the keyboard's modes of kitty: what the Linux console takes or drops.
 KNOWN = r"\x1b\[(?:[\d;]*[mHn]|\?[\d;]*(?:h|l|\$p)|[<>]\d*u)"
+CUT_OFF = re.compile(r"\x1b(?:\[[0-?]*[ -/]*)?\Z")  # the program is killed at the end, perhaps in the midst of one
+
+
+def test_a_sequence_that_the_kill_has_cut_off_is_none() -> None:
+    whole = b"\x1b[?2004h\x1b[1;32mgreen\x1b[?25$p"
+    for end in range(len(whole)):
+        assert "green".startswith(texts_sent(whole[:end]))
+    for unknown in (b"\x1b[2Jx", b"\x1b]0;x\x07", b"\x1b[?1c", b"\x1bc"):
+        with pytest.raises(AssertionError):
+            texts_sent(unknown)
 
 
 @MUCH_TIME
