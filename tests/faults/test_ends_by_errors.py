@@ -97,7 +97,6 @@ def cannot_be_copied(patch: pytest.MonkeyPatch):
 def test_where_that_save_fails_too_it_is_told_and_the_first_error_is_the_reason(place, monkeypatch, trouble, why):
     plan = write_plan(place)
     in_validation(monkeypatch)
-    monkeypatch.setattr("lmplay_tui.train.saves.Saves.prepare", lambda _: None)  # it would meet the same
     with trouble(monkeypatch):
         events = train(training_plan=plan, model="m.lmp")
     assert_a_bug_is_reported(events)

@@ -34,7 +34,7 @@ def late(monkeypatch):
 
     def copied(tree, buffers, path=""):
         if path == "model":
-            time.sleep(0.1)
+            time.sleep(0.03)
         return cpu_copy(tree, buffers, path)
 
     monkeypatch.setattr(saving, "cpu_copy", copied)
@@ -71,4 +71,4 @@ def test_a_late_copy_of_buffers(place: Path, late):
 
 def test_waiting_for_the_copy_is_counted(place: Path, late):
     saves = [e for e in train(training_plan=write_plan(place, SAVES_OFTEN)) if isinstance(e, CheckpointSaved)]
-    assert max(e.blocked_s for e in saves) > 0.05
+    assert max(e.blocked_s for e in saves) > 0.02
