@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 LATEST_S = 2.0**33  # the year 2242: far from where `datetime` ends, in any time zone
+_DIGITS = 9  # a float32 has as many; all others would be a third of a journal, and of the time in which it opens
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -32,6 +33,11 @@ def encode(record: dict[str, Any], *, ascii_only: bool = False) -> str:
         return json.dumps(record, ensure_ascii=ascii_only, separators=(",", ":"), allow_nan=False)
     except ValueError:  # rare: only then is a copy with strings for NaN worth its time
         return json.dumps(_plain(record), ensure_ascii=ascii_only, separators=(",", ":"), allow_nan=False)
+
+
+def rounded(value: Any) -> Any:
+    """A measured number in the digits that it is worth."""
+    return float(f"{value:.{_DIGITS}g}") if isinstance(value, float) else value
 
 
 def number(value: object) -> float:

@@ -8,11 +8,11 @@ from typing import Any
 from torch import nn
 
 from lmplay_tui.run.events import StepDone
+from lmplay_tui.run.journal import rounded
 from lmplay_tui.run.metric_names import STEP_METRICS
 from lmplay_tui.train.device import matmul_parameters
 
 _MEANS = {name: key for name, key in STEP_METRICS.items() if name not in ("train/loss", "train/lr")}
-
 
 @dataclass(frozen=True)
 class FlopCount:
@@ -91,7 +91,7 @@ class LogWindow:
             known = [value for s in steps if (value := getattr(s, attribute)) is not None]
             if known:
                 values[name] = math.fsum(known) / len(known)
-        return values | extras | self.machine()
+        return {name: rounded(value) for name, value in (values | extras | self.machine()).items()}
 
 
 # Seconds that decoding, splitting and the edit distance take a truth token, and what a device of a kind computes a
