@@ -10,6 +10,7 @@ from lmplay_tui.run.events import ActivityChanged, Event, LogLine, RunDone, RunS
 from lmplay_tui.train import compiling, processor, stepping, trainer
 from lmplay_tui.train.compiling import Compilation
 from lmplay_tui.train.device import choose_precision
+from lmplay_tui.train.processor import has_fast_bfloat16
 from tests.train.runs import differences, last, losses, state_of, stop_after, train, write_plan
 
 # What torch's compiler warns of in its own code.
@@ -123,6 +124,15 @@ def test_auto_mini_batch_size_is_found_once_and_kept(place):
 
 def found(events: list[Event]) -> int:
     return sum("--mini-batch-size auto" in e.message for e in events if isinstance(e, LogLine))
+
+
+@pytest.mark.parametrize(("has_instructions", "has_tiles"), [(False, False), (True, False), (False, True)])
+def test_bfloat16_is_fast_where_the_processor_computes_in_it(monkeypatch, has_instructions, has_tiles):
+    """AVX-512 alone emulates it: there oneDNN says that it is supported, too."""
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_instructions)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_tiles)
+    assert has_fast_bfloat16() == (has_instructions or has_tiles)
 
 
 def test_amp_is_left_out_where_it_would_be_slow_and_the_note_says_so(place, monkeypatch):

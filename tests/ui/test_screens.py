@@ -47,6 +47,20 @@ async def test_every_size_shows_the_state_and_nothing_breaks(
         assert "6 log" in text_of(pilot.app)
 
 
+@pytest.mark.parametrize("size", [(80, 24), (100, 28), (120, 40)])
+async def test_a_long_sentence_leaves_room_for_the_step(
+    dashboard: Open, source: FakeSource, size: tuple[int, int]
+) -> None:
+    """After a resume the line says for a while where it goes on."""
+    source.waiting = [happened.ActivityChanged("training", "from row 1,234,567 as recorded, and so on and on and on")]
+    async with dashboard(source, size) as pilot:
+        await tick(pilot)
+        line = text_of(pilot.app).splitlines()[0]
+        assert "training" in line
+        assert f"step {source.view.at.step:,.0f}" in line
+        assert ("from row" in line) == (size[0] > 80), "as much of it as there is room for"
+
+
 async def test_ascii_draws_with_ascii_only(dashboard: Open, source: FakeSource) -> None:
     async with dashboard(source, (120, 40), ascii=True) as pilot:
         for keys in (["2"], ["3", "enter"], ["x"]):

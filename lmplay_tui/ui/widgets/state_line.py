@@ -3,11 +3,14 @@
 import math
 from datetime import tzinfo
 
+from rich.cells import cell_len
+
 from lmplay_tui.run.telling import shown_seconds
 from lmplay_tui.run.view import RunView
 from lmplay_tui.ui.clock import clock_time
-from lmplay_tui.ui.widgets.lines import Lines, Piece, row_width, spread
+from lmplay_tui.ui.widgets.lines import Lines, Piece, fitted, row_width, spread
 
+SHORTEST_DETAIL = 8  # cells; less says nothing
 _SIGNS = {  # state -> sign, style: colour is never the only difference
     "starting": ("◌", "warn"),
     "running": ("●", "good"),
@@ -36,27 +39,31 @@ class StateLine(Lines, can_focus=False):
         state = view.state
         sign, style = _SIGNS.get(state, ("●", "good"))
         doing = view.activity if state in ("running", "starting") else state
-        left: list[Piece] = [(f" {sign} ", style), (doing, f"{style} strong")]
+        begin: list[Piece] = [(f" {sign} ", style), (doing, f"{style} strong")]
         if view.fraction is not None:
-            left.append((f" {view.fraction:.0%}".replace("%", " %"), style))
-        if view.detail:
-            left.append((f" {view.detail}", "dim"))
+            begin.append((f" {view.fraction:.0%}".replace("%", " %"), style))
+        place: list[Piece] = []
         since = view.now() - view.activity_since
         if not view.over and (doing != "training" or state == "paused"):
-            left.append((f" {shown_seconds(max(since, 0) // 1)}", "dim"))
+            place.append((f" {shown_seconds(max(since, 0) // 1)}", "dim"))
         stage = view.stage
         if stage is not None:
-            left += [(f"  {view.stage_index + 1}/{len(view.stages)} ", "dim"), (stage.name, "")]
+            place += [(f"  {view.stage_index + 1}/{len(view.stages)} ", "dim"), (stage.name, "")]
         if view.at.step:
-            left += [("  step ", "dim"), (f"{view.at.step:,.0f}", "")]
-        if view.name:
-            left.append((f"  {view.name}", "dim"))
+            place += [("  step ", "dim"), (f"{view.at.step:,.0f}", "")]
+        rest: list[Piece] = [(f"  {view.name}", "dim")] if view.name else []
         if self._attached and not view.over:
-            left.append(("  attached", "accent"))
+            rest.append(("  attached", "accent"))
         end = [*self._cost(view), *self._end(view)]
-        if row_width(left) + row_width(end) > self.size.width:  # when it ends is missed more than what it costs
+        detail: list[Piece] = [(f" {view.detail}", "dim")] if view.detail else []
+        whole = row_width([*begin, *detail, *place, *rest])
+        if whole + row_width(end) > self.size.width:  # when it ends is missed more than what it costs
             end = self._end(view) if self.size.width >= 36 else []
-        self.show_rows([spread(left, end, self.size.width)])
+        if detail and view.at.step:  # the step is missed more than the rest of a sentence that the log has too
+            room = self.size.width - row_width([*begin, *place, *end])
+            text = detail[0][0]
+            detail = [(fitted(text, min(room, cell_len(text))), "dim")] if room >= SHORTEST_DETAIL else []
+        self.show_rows([spread([*begin, *detail, *place, *rest], end, self.size.width)])
 
     @staticmethod
     def _left(view: RunView) -> tuple[float, str]:
