@@ -75,7 +75,7 @@ def run_headless(given: Mapping[str, Any], prog: str) -> int:
 def _train(given: Mapping[str, Any], controls: Controls, prog: str, out: Lines, zone: tzinfo | None) -> int:
     """Train and print, clock times too where a `zone` for them was given; gives the exit status."""
     quiet = LOCK_FROM in os.environ  # handed over: the log has every line already
-    gc.disable()  # what torch brings stays; searching it for garbage takes a sixth of the time until the run begins
+    gc.disable()  # what torch brings stays: searching it for garbage took a tenth to a sixth of its import
     try:
         from lmplay_tui.train.hosting import draw_pictures, exit_status, run_events
 

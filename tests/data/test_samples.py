@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 import tiktoken
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lmplay_tui.data.samples import CHARS_PER_TOKEN, Cutter, Item, Sample
@@ -31,8 +31,11 @@ def is_sentence_end(text: str, end: int, start: int = 0) -> bool:
         place = end
         while place > start and text[place - 1] in closers:
             place -= 1
-        if place > start and text[place - 1] in marks and (not spaced or text[end : end + 1].isspace()):
-            return True
+        if place > start and text[place - 1] in marks:
+            follows = text[end : end + 1]
+            goes_on = follows != "" and follows in closers + (marks if place == end else "")  # a run is not cut
+            if follows.isspace() if spaced else not goes_on:
+                return True
     return BLANK_LINE.match(text, end) is not None
 
 
@@ -98,6 +101,7 @@ def test_cuts_are_at_sentence_ends_where_a_sentence_fits(name: str, context_len:
 
 @examples(100)
 @given(TOKENIZERS, CONTEXTS, PROSE)
+@example("bytes", 16, "a... \r\n\r\n。。")
 def test_a_cut_takes_the_last_sentence_that_fits(name: str, context_len: int, text: str) -> None:
     """No sentence end between the cut and what the estimate and the count allow was passed over."""
     tokenizer = load_tokenizer(name)
