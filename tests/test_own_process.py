@@ -15,17 +15,11 @@ from lmplay_tui.options import TrainOptions
 from lmplay_tui.plan.schema import DatasetSpec, Stage
 from lmplay_tui.run.status import status_of
 from lmplay_tui.train.detaching import start_detached
-from tests.train.runs import given, write_plan
+from tests.train.runs import TINY, given, write_plan
 
 HOME = Path(lmplay_tui.__file__).parent.parent
-PLAN = """\
-[train]
-exp = "test_runner"
-num_blocks = 1
-embed_dim = 16
-num_heads = 2
-context_len = 64
-tokenizer = "bytes"
+PLAN = f"""\
+{TINY}
 [stages.pairs]
 dataset = "pairs.jsonl"
 """
@@ -59,7 +53,7 @@ def test_a_run_in_a_process_of_its_own(folder: Path) -> None:
     run, pid = start_detached(given(training_plan=write_plan(folder, PLAN), model="m.lmp"))
     deadline = time.monotonic() + 90
     while run.alive() and time.monotonic() < deadline:
-        time.sleep(0.1)
+        time.sleep(0.1)  # another process's end: nothing here could wake us
     status = status_of(run)
     assert status["state"] == "finished", status
     assert status["step"] > 0

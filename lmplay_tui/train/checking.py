@@ -33,6 +33,7 @@ from lmplay_tui.train.optim import build_optimizer, freeze
 from lmplay_tui.train.settings import Settings
 from lmplay_tui.train.starting import load_initial
 from lmplay_tui.train.state import TrainState
+from lmplay_tui.train.stepping import settings_of_steps
 from lmplay_tui.train.steps import StepSettings, accumulate_gradients, apply_update, is_finite
 from lmplay_tui.train.validation import Scorer
 
@@ -171,16 +172,22 @@ def _try_all(stage: Stage, data: StageData, state: TrainState, tried: list[dict[
     batches.close()
     samples.sort(key=lambda s: -(len(s.prompt_ids) + len(s.truth_ids)))
     size = options.mini_batch_size if isinstance(options.mini_batch_size, int) else 4
+    compilation = Compilation(options, state.device) if options.compile_model else None
     rates: list[float] = []
 
+    def how() -> StepSettings:
+        settings = settings_of_steps(state, options, size)
+        if compilation is not None:
+            compilation.shape(settings)
+        return settings
+
     def train() -> str:
-        rates.append(_train(state, options, samples[: 2 * size], size))
+        rates.append(_train(state, options, samples[: 2 * size], how))
         longest = len(samples[0].prompt_ids) + len(samples[0].truth_ids)
         return f"two mini-batches of {size}, the longest sample {longest} tokens: {rates[0]:,.0f} tokens/s"
 
-    def compile_it() -> str:
-        settings = _step_settings(state, options, size)
-        events = list(Compilation(options, state.device).prepare(state, settings, min(size, 2)))
+    def compile_it(compilation: Compilation) -> str:
+        events = list(compilation.prepare(state, how(), min(size, 2)))
         if failed := [event.message for event in events if isinstance(event, Warned)]:
             raise UserError(failed[0])
         return f"compiled, {one_line(options.compile_backend or 'inductor')}"
@@ -203,8 +210,8 @@ def _try_all(stage: Stage, data: StageData, state: TrainState, tried: list[dict[
             return f"a save and load of {size_bytes / 1e6:,.1f} MB in {time.perf_counter() - begun:.1f} s"
 
     works = [("training", train), ("validating", validate), ("saving", save)]
-    if options.compile_model:
-        works.insert(0, ("compiling", compile_it))
+    if compilation is not None:
+        works.insert(0, ("compiling", partial(compile_it, compilation)))
     tried += [_tried(what, work) for what, work in works]
     return rates[0] if rates else None
 
@@ -219,7 +226,9 @@ def _tried(what: str, work: Callable[[], str]) -> dict[str, Any]:
         return {"ok": False, "what": f"{what}: {type(error).__name__}: {one_line(error, 300)}"}
 
 
-def _train(state: TrainState, options: TrainOptions, samples: list[Sample], mini_batch_size: int) -> float:
+def _train(
+    state: TrainState, options: TrainOptions, samples: list[Sample], how: Callable[[], StepSettings]
+) -> float:
     """Forward, backward and update of the longest samples; real tokens a second of the second time."""
     freeze(state.model, options.default_freeze)
     optimizer = build_optimizer(
@@ -227,7 +236,7 @@ def _train(state: TrainState, options: TrainOptions, samples: list[Sample], mini
         device_type=state.device.type,
     )  # fmt: skip
     state.optimizer, state.optimizer_name, state.scaler = optimizer, options.optimizer, state.precision.scaler()
-    settings = _step_settings(state, options, mini_batch_size)
+    settings = how()
     seconds = math.inf
     for _ in range(2):  # the first one also allocates
         begun = time.perf_counter()
@@ -240,11 +249,3 @@ def _train(state: TrainState, options: TrainOptions, samples: list[Sample], mini
         if not is_finite(result):
             raise UserError("the loss or its gradient is not finite in the first step")
     return result.num_tokens / seconds
-
-
-def _step_settings(state: TrainState, options: TrainOptions, mini_batch_size: int) -> StepSettings:
-    return StepSettings(
-        device=state.device, mini_batch_size=mini_batch_size, normalization=options.loss_normalization,
-        include_prompts=options.include_prompts, grad_clip=options.grad_clip, autocast=state.precision.autocast,
-        scaler=state.scaler, head_loss=state.head_loss,
-    )  # fmt: skip

@@ -14,6 +14,7 @@ from lmplay_tui.train.device import matmul_parameters
 
 _MEANS = {name: key for name, key in STEP_METRICS.items() if name not in ("train/loss", "train/lr")}
 
+
 @dataclass(frozen=True)
 class FlopCount:
     """Floating-point operations of training on a batch, forward and backward.

@@ -36,10 +36,10 @@ def keep_freed_memory() -> bool:
 
 
 def has_fast_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 matrices in hardware. Without, they take three to fifty times as long.
+    """Whether the processor multiplies bfloat16 matrices in hardware. Else they take two to fifty times as long.
 
-    oneDNN's own word is not enough where there is AVX-512: it says yes, converts to float32 and back, and needs three
-    times as long as for float32.
+    oneDNN's own word is not enough: with AVX-512 alone it says yes, converts to float32 and back, and a training takes
+    two to three times as long as in float32.
     """
     with contextlib.suppress(AttributeError, RuntimeError):
         if platform.machine().lower() in ("x86_64", "amd64"):

@@ -35,8 +35,8 @@ from lmplay_tui.train.progress import is_due
 from lmplay_tui.train.row_counts import RowCounts
 from lmplay_tui.train.saves import Saves
 from lmplay_tui.train.state import TrainState
-from lmplay_tui.train.stepping import StageRun, Stepper
-from lmplay_tui.train.steps import StepSettings, StopRequested
+from lmplay_tui.train.stepping import StageRun, Stepper, settings_of_steps
+from lmplay_tui.train.steps import StopRequested
 from lmplay_tui.train.watching import Watch
 
 PROBED_FROM = 4  # the mini-batch size before another has been found
@@ -103,8 +103,8 @@ class StageLoop:
                     yield MetricsLogged(self.window.take())
                 yield from self._now_and_then(run)
             yield from self._end_stage(run)
-        except Exception:  # a stop, or what ends the run: what is saved then names the batch that comes then
-            self.state.progress.next_batch = ""
+        except Exception:  # a stop, or whatever ends the run: what is saved then names the batch that comes then
+            self.state.progress.next_batch = ""  # no name is better than an old one, should even this fail
             self.state.progress.next_batch = run.feed.next_digest()
             raise
         finally:
@@ -170,17 +170,7 @@ class StageLoop:
     def _prepared(self, stage: Stage, data: StageData, *, is_new: bool) -> StageRun:
         state = self.state
         options = state.enter_stage(stage, is_new=is_new)
-        step_settings = StepSettings(
-            device=state.device,
-            mini_batch_size=self._mini_batch_size(stage, options),
-            normalization=options.loss_normalization,
-            include_prompts=options.include_prompts,
-            grad_clip=options.grad_clip,
-            autocast=state.precision.autocast,
-            scaler=state.scaler,
-            longest=state.model_args["context_len"],
-            head_loss=state.head_loss,
-        )
+        step_settings = settings_of_steps(state, options, self._mini_batch_size(stage, options))
         if self._parts.compilation is not None:
             self._parts.compilation.shape(step_settings)
         return StageRun(

@@ -42,6 +42,21 @@ class StageRun:
     waited_from: float = 0.0  # when the loop began to wait for the batch under way
 
 
+def settings_of_steps(state: TrainState, options: TrainOptions, mini_batch_size: int) -> StepSettings:
+    """How steps are done under `options`, as the state is now."""
+    return StepSettings(
+        device=state.device,
+        mini_batch_size=mini_batch_size,
+        normalization=options.loss_normalization,
+        include_prompts=options.include_prompts,
+        grad_clip=options.grad_clip,
+        autocast=state.precision.autocast,
+        scaler=state.scaler,
+        longest=state.model_args["context_len"],
+        head_loss=state.head_loss,
+    )
+
+
 class Stepper:
     """Does the steps of a run. On a stop between mini-batches everything is as it was before the step.
 
@@ -71,7 +86,7 @@ class Stepper:
             state.model.train()
             optimizer.zero_grad(set_to_none=True)
             result = self._accumulated(run, batch, rng)
-        except Exception:
+        except Exception:  # a stop, too little memory, a bug of the model's: who catches it decides
             run.feed.give_back(batch)
             with contextlib.suppress(RuntimeError):  # a device that has failed takes nothing back: the error is told
                 self._undo(rng)
@@ -86,9 +101,12 @@ class Stepper:
             )
         if not is_finite(result):
             self._give_up(run, batch, result)
-        accuracy = self._accuracy(result)
+        return self._booked(run, batch, result, lr=lr, data_s=data_s)
 
-        # Only now, that the step has happened, does the run stand behind it.
+    def _booked(self, run: StageRun, batch: Batch, result: StepResult, *, lr: float, data_s: float) -> StepDone:
+        """Only now, that the step has happened, does the run stand behind it."""
+        state, progress = self._state, self._state.progress
+        accuracy = self._accuracy(result)
         self.steps_here += 1
         progress.step += 1
         progress.tokens += result.num_tokens

@@ -5,13 +5,12 @@ It comes with pydantic and numpy, so the launcher imports it behind its first fr
 
 import math
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lmplay_tui.errors import UserError
-from lmplay_tui.plan.keys import PLAN_KEYS
+from lmplay_tui.plan.parsing import MAX_BYTES
 from lmplay_tui.plan.reading import read_plan
 from lmplay_tui.plan.schema import Plan
 from lmplay_tui.text import printable
@@ -21,26 +20,7 @@ from lmplay_tui.ui.run_list import RunEntry, find_runs, run_detail, run_head, ru
 from lmplay_tui.ui.widgets.lines import Row, wrapped
 
 EXPERIMENTS = tuple(SHAPES)
-MAX_PLAN_BYTES = 64 << 10
-_LOOKS_LIKE_STAGES = re.compile(rb"^\s*(\[\s*stages\s*[.\]]|datasets?\s*=)", re.MULTILINE)
-
-
-def own_plans(folder: Path) -> list[str]:
-    """The training plans among a folder's TOML files: those with stages, or, where broken, with what looks like one."""
-    return sorted(str(path) for path in folder.glob("*.toml") if _has_stages(path))
-
-
-def _has_stages(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_PLAN_BYTES + 1)
-        document = tomllib.loads(data.decode("utf-8"))
-    except OSError:
-        return False
-    except (ValueError, RecursionError):
-        return _LOOKS_LIKE_STAGES.search(data) is not None
-    tables = [table for name, table in document.items() if name not in PLAN_KEYS and isinstance(table, dict)]
-    return "stages" in document or any("dataset" in table or "datasets" in table for table in tables)
+_LOOKS_LIKE_STAGES = re.compile(rb"^\s*(\[\s*stages\s*[.\]]|stages\s*=\s*\{|datasets?\s*=)", re.MULTILINE)
 
 
 def _read(name: str) -> tuple[Plan | None, str]:
@@ -51,15 +31,29 @@ def _read(name: str) -> tuple[Plan | None, str]:
         return None, printable(error, 2000)
 
 
+def _own_plans(folder: Path) -> dict[str, tuple[Plan | None, str]]:
+    """The training plans among a folder's TOML files, as read: also what is broken but looks like one."""
+    read = {str(path): _read(str(path)) for path in sorted(folder.glob("*.toml"))}
+    return {name: found for name, found in read.items() if found[0] is not None or _looks_like_a_plan(Path(name))}
+
+
+def _looks_like_a_plan(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return _LOOKS_LIKE_STAGES.search(file.read(MAX_BYTES)) is not None
+    except OSError:
+        return False
+
+
 class LaunchLists:
     """Plans and runs as they were when it was made, which reads the disk: in any thread."""
 
     def __init__(self, given: Mapping[str, Any], shipped: Sequence[str], before: "LaunchLists | None" = None) -> None:
         """`shipped`: names of plans; those of the working folder come behind them. `before`: knows of devices."""
         self.runs: Sequence[RunEntry] = find_runs(given.get("out_dir"))
-        self.names = [*shipped, *own_plans(Path())]
+        self._plans = {name: _read(name) for name in shipped} | _own_plans(Path())
+        self.names = [*self._plans]
         self._half = bool(given.get("amp"))
-        self._plans = {name: _read(name) for name in self.names}
         # By device; NaN where it does not tell, or not yet.
         self._flops: dict[str, float] = before._flops if before is not None else {}
 

@@ -14,26 +14,21 @@ from hypothesis import strategies as st
 
 from lmplay_tui.run import control_files, controls
 from lmplay_tui.run.control_files import ControlFiles, leave_command
-from lmplay_tui.run.controls import Controls, HandOver, Refused, SaveNow, SetLearningRate, Stop
+from lmplay_tui.run.controls import Controls, Refused, SaveNow, SetLearningRate, Stop
 from lmplay_tui.run.events import (
-    Answered,
-    HandedOver,
     RunDone,
     RunFailed,
     RunStopped,
-    StageStarted,
     Stalled,
     StepDone,
     Warned,
 )
-from lmplay_tui.run.folder import RunFolder, RunLock
+from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.run.journal import read_journal
 from lmplay_tui.run.status import status_of
-from lmplay_tui.train import hosting
-from lmplay_tui.train.handing_over import command_of
 from lmplay_tui.train.hosting import run_events
 from tests.faults.forks import Child
-from tests.train.runs import given, last, losses, statistics_of, stop_after, train, write_plan
+from tests.train.runs import answers, given, last, statistics_of, train, write_plan
 
 
 @pytest.fixture
@@ -127,10 +122,6 @@ def test_a_file_under_way_is_left_until_it_is_whole(files):
     assert not files()
     (folder_of(files) / "1.json.tmp").rename(folder_of(files) / "1.json")
     assert files()
-
-
-def answers(events) -> dict[str, Answered]:
-    return {event.id: event for event in events if isinstance(event, Answered)}
 
 
 def test_every_command_is_answered(place, monkeypatch):
@@ -227,142 +218,6 @@ def test_where_the_file_system_cannot_lock_the_heartbeat_tells(place, monkeypatc
     events = train(training_plan=plan, model="m.lmp")
     assert [e for e in events if isinstance(e, Warned) and "cannot be locked" in e.message]
     assert isinstance(last(events), RunDone)
-
-
-def test_a_lock_is_handed_down_without_a_gap(tmp_path):
-    run = RunFolder(tmp_path / "m.lmp")
-    run.create()
-    lock = RunLock(run)
-    lock.take()
-
-    def heir(report) -> None:
-        os.environ["LMPLAY_TUI_LOCK"] = f"{lock.descriptor}:{run.lock_path.resolve()}"
-        inherited = RunLock(run)
-        inherited.take()
-        report(inherited.inherited)
-        time.sleep(600)
-
-    with Child(heir) as child:
-        assert next(child.reports()) is True
-        lock.release()
-        assert run.alive()
-        with pytest.raises(Exception, match="is training this run"):
-            RunLock(run).take()
-        child.kill()
-    assert not run.alive()
-
-
-@pytest.mark.parametrize("value", ["", "7", "x:y", "999:PATH", "0:PATH", "-1:PATH"])
-def test_a_foreign_descriptor_is_no_lock(tmp_path, monkeypatch, value):
-    run = RunFolder(tmp_path / "m.lmp")
-    run.create()
-    run.lock_path.touch()
-    monkeypatch.setenv("LMPLAY_TUI_LOCK", value.replace("PATH", str(run.lock_path.resolve())))
-    lock = RunLock(run)
-    lock.take()
-    assert not lock.inherited
-    assert run.alive()
-    lock.release()
-
-
-# ---------------------------------------------------------------------------- handing over
-
-
-def test_the_process_that_goes_on_is_told_what_the_checkpoint_does_not_know(tmp_path):
-    run = RunFolder(tmp_path / "m.lmp")
-    line = given(
-        training_plan="plan.toml", model="m.lmp", out_dir="out", lr=0.1, amp=True, keep=3, reset_history=True,
-        ascii=True, start=True, detach=True, exp="file.py:Mine",
-    )  # fmt: skip
-    resumed = command_of(run, line, resumes=True)
-    assert resumed[1:4] == ["-P", "-m", "lmplay_tui.cli"]
-    words = set(resumed)
-    assert words >= {"--headless", "--on-hangup", "continue", "--amp", "--keep", "file.py:Mine", "--out-dir"}
-    assert not words & {"--reset-history", "--training-plan", "--lr", "--ascii", "--start", "--detach"}
-    fresh = set(command_of(run, line, resumes=False))
-    assert fresh >= {"--training-plan", "--lr", "--reset-history", "--headless"}
-    assert not fresh & {"--detach", "--start", "--ascii"}
-
-
-def hand_over_at(step: int, plan: str, monkeypatch, start) -> list:
-    monkeypatch.setattr(hosting, "start_process", start)
-    bus, events = Controls(), []
-    for event in run_events(given(training_plan=plan, model="m.lmp"), bus):
-        events.append(event)
-        if isinstance(event, StepDone) and event.step == step:
-            bus.send(HandOver(id="h"))
-    return events
-
-
-def test_handing_over_saves_first(place, monkeypatch):
-    events = hand_over_at(3, write_plan(place), monkeypatch, lambda *_, **__: 4711)
-    assert last(events) == HandedOver(3, 4711)
-    assert answers(events)["h"].ok
-    assert status_of(RunFolder(place / "m.lmp"))["state"] == "dead", "nobody took it: this test's process is none"
-    monkeypatch.undo()
-    monkeypatch.chdir(place)
-    assert isinstance(last(train(model="m.lmp")), RunDone)
-
-
-def test_a_hand_over_while_a_run_is_loaded_says_the_step_it_stands_at(place, monkeypatch):
-    stop_after(3, training_plan=write_plan(place), model="m.lmp")
-    monkeypatch.setattr(hosting, "start_process", lambda *_, **__: 4711)
-    bus = Controls()
-    bus.send(HandOver())
-    assert list(run_events(given(model="m.lmp"), bus))[-1] == HandedOver(3, 4711)
-
-
-def test_a_save_asked_for_before_a_step_is_handed_over(place, monkeypatch):
-    """There is nothing to save yet: the process that goes on answers it."""
-    monkeypatch.setattr(hosting, "start_process", lambda *_, **__: 4711)
-    bus, events = Controls(), []
-    for event in run_events(given(training_plan=write_plan(place), model="m.lmp"), bus):
-        events.append(event)
-        if isinstance(event, StageStarted):
-            bus.send(SaveNow(id="s"))
-            bus.send(HandOver(id="h"))
-    assert last(events) == HandedOver(0, 4711)
-    assert set(answers(events)) == {"h"}
-    assert [(type(c).__name__, c.id) for c in ControlFiles(RunFolder(place / "m.lmp"))()] == [("SaveNow", "s")]
-
-
-@pytest.mark.parametrize("fails", ["save", "start"])
-def test_where_handing_over_fails_this_process_goes_on(place, monkeypatch, fails):
-    """Nothing is lost and nothing changes: the losses are those of an undisturbed run."""
-    plan = write_plan(place)
-    whole = train(training_plan=plan, model="whole.lmp")
-
-    def start(*_: object, **__: object) -> int:
-        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-
-    if fails == "save":
-        from tests.faults.test_failing_saves import failing
-
-        with failing(1):
-            events = hand_over_at(3, plan, monkeypatch, lambda *_, **__: pytest.fail("nothing is saved"))
-    else:
-        events = hand_over_at(3, plan, monkeypatch, start)
-    assert isinstance(last(events), RunDone)
-    assert losses(events) == losses(whole)
-    assert [e for e in events if isinstance(e, Warned) and "goes on in this process" in e.message]
-    assert not answers(events)["h"].ok
-
-
-def test_a_stop_beats_a_hand_over():
-    bus = Controls()
-    bus.send(HandOver())
-    assert bus.hands_over
-    bus.send(Stop())
-    assert not bus.hands_over
-    bus.stay()
-    assert bus.stop_now
-    bus = Controls()
-    bus.send(HandOver())
-    bus.stay()
-    assert not bus.stop_now
-
-
-# ---------------------------------------------------------------------------- journals, clock, places
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "events.jsonl", "log.txt", "run.json"])

@@ -10,7 +10,7 @@ import torch
 
 from lmplay_tui.options import TrainOptions
 from lmplay_tui.run.controls import Controls, Stop
-from lmplay_tui.run.events import Event, RunStopped, StepDone
+from lmplay_tui.run.events import Answered, Event, RunStopped, StepDone
 from lmplay_tui.train.checkpoint import load_checkpoint
 from lmplay_tui.train.hosting import run_events
 
@@ -50,6 +50,17 @@ datasets = ["stories.jsonl", "pairs.jsonl"]
 weights = [0.3, 0.7]
 epochs = 0.2
 optimizer = "adam"
+"""
+
+
+TINY = """\
+[train]
+exp = "test_runner"
+num_blocks = 1
+embed_dim = 16
+num_heads = 2
+context_len = 64
+tokenizer = "bytes"
 """
 
 
@@ -141,3 +152,11 @@ def state_of(path: Path) -> dict[str, Any]:
 
 def statistics_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.glob("*_stats.json")}
+
+
+def answers(events: list[Event]) -> dict[str, Answered]:
+    return {event.id: event for event in events if isinstance(event, Answered)}
+
+
+def progress_of(path: str) -> dict:
+    return load_checkpoint(Path(path))["runner"]["state"]["progress"]

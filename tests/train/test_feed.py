@@ -15,18 +15,12 @@ from lmplay_tui.data.table import Rows
 from lmplay_tui.errors import DataError
 from lmplay_tui.run.events import Event, LogLine, RunDone, RunFailed, RunStopped, StepDone, Warned
 from lmplay_tui.train import feed
-from tests.train.runs import differences, last, losses, state_of, statistics_of, stop_after, train, write_plan
+from tests.train.runs import TINY, differences, last, losses, state_of, statistics_of, stop_after, train, write_plan
 
 pytestmark = pytest.mark.timeout(600)  # some seconds on a machine that does nothing else
 STARTS_WITHIN_S = 240.0
-PLAN = """\
-[train]
-exp = "test_runner"
-num_blocks = 1
-embed_dim = 16
-num_heads = 2
-context_len = 64
-tokenizer = "bytes"
+PLAN = f"""\
+{TINY}
 batch_size = 3
 dropout = 0.1
 validation_interval = 1000
@@ -64,7 +58,7 @@ def slow(undisturbed: tuple[list, dict, dict], monkeypatch: pytest.MonkeyPatch) 
             while is_slow.is_set() and not is_waited_for.wait(0.01):
                 continue
             if is_slow.is_set():
-                time.sleep(0.02)
+                time.sleep(0.02)  # what a slow disk takes: far more than 1 % of a step of milliseconds
         return items(self, row)
 
     def and_say_so(self: feed.Feed, seconds: float) -> bool:

@@ -11,7 +11,7 @@ from lmplay_tui.train import saving
 from lmplay_tui.train.state import TrainState
 from tests.train.runs import PLAN, stop_after, write_plan
 
-SLOW_S = 0.05
+SLOW_S = 0.05  # that a part of a save takes here, slept: what counts it must say at least as much
 
 
 def slowly(real):

@@ -6,20 +6,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from lmplay_tui.models.gpt2ish import GPT2ish
 from lmplay_tui.run.events import CheckpointSaved, RunDone
 from lmplay_tui.train import saving
 from lmplay_tui.train.checkpoint import cpu_copy, load_checkpoint
 from tests.train.runs import PLAN, differences, last, state_of, stop_after, train, write_plan
+from tests.train.test_own_experiments import Shaped
 
 SAVES_OFTEN = PLAN.replace("validation_interval = 5\n", "save_interval = 1\n").replace("eval_interval = 12", "keep = 4")
 
 
-class CountsPasses(GPT2ish):
+class CountsPasses(Shaped):
     """A buffer that a forward pass changes, as running means do."""
 
-    def __init__(self, **shape) -> None:
-        super().__init__(**shape)
+    def put_in(self) -> None:
         self.register_buffer("passes", torch.zeros((), dtype=torch.int64))
 
     def hidden(self, ids_BT, cache=None):
@@ -34,7 +33,7 @@ def late(monkeypatch):
 
     def copied(tree, buffers, path=""):
         if path == "model":
-            time.sleep(0.03)
+            time.sleep(0.03)  # a step takes a few milliseconds: without waiting it would be over
         return cpu_copy(tree, buffers, path)
 
     monkeypatch.setattr(saving, "cpu_copy", copied)
@@ -57,16 +56,10 @@ def test_a_late_copy(place: Path, late):
 
 
 def test_a_late_copy_of_buffers(place: Path, late):
-    (place / "mine.py").write_text(
-        "from tests.train.test_saving import CountsPasses\n\n\n"
-        "class Mine(CountsPasses):\n"
-        "    def __init__(self, *, vocab_size, context_len, num_blocks, embed_dim, num_heads, dropout):\n"
-        "        super().__init__(vocab_size=vocab_size, context_len=context_len, num_blocks=num_blocks,\n"
-        "                         embed_dim=embed_dim, num_heads=num_heads, dropout=dropout)\n",
-        encoding="utf-8",
-    )
+    mine = "from tests.train.test_saving import CountsPasses\n"
+    (place / "mine.py").write_text(mine, encoding="utf-8")
     plan = write_plan(place, SAVES_OFTEN.replace('exp = "test_runner"\n', ""))
-    assert_each_is_of_its_own_step(place, training_plan=plan, exp="mine.py:Mine")
+    assert_each_is_of_its_own_step(place, training_plan=plan, exp="mine.py:CountsPasses")
 
 
 def test_waiting_for_the_copy_is_counted(place: Path, late):

@@ -1,25 +1,13 @@
 """A start that trains nothing, or not yet, loses nothing: what was asked, what is told, what is on the disk."""
 
-import errno
-import itertools
 import json
-import os
 from pathlib import Path
-from types import SimpleNamespace
 
-import pytest
-
-from lmplay_tui.errors import TrainingError
 from lmplay_tui.run import controls as asked
-from lmplay_tui.run.control_files import ControlFiles, leave_command
 from lmplay_tui.run.controls import Controls
 from lmplay_tui.run.events import (
-    Answered,
     Bookmarked,
-    CheckpointSaved,
     Event,
-    HandedOver,
-    Paused,
     RunDone,
     RunFailed,
     RunStarted,
@@ -27,16 +15,13 @@ from lmplay_tui.run.events import (
     StepDone,
     Warned,
 )
-from lmplay_tui.run.folder import LOCK_FROM, RunFolder, RunLock, find_run
+from lmplay_tui.run.folder import RunFolder, find_run
 from lmplay_tui.run.journal import read_journal
-from lmplay_tui.run.notifying import NOTIFY_URL
 from lmplay_tui.run.status import fraction_done, status_of
 from lmplay_tui.run.telling import told
-from lmplay_tui.train import detaching, handing_over, hosting
 from lmplay_tui.train.checkpoint import load_checkpoint
-from lmplay_tui.train.handing_over import command_of
 from lmplay_tui.train.hosting import run_events
-from tests.train.runs import PLAN, given, last, losses, stop_after, train, write_plan
+from tests.train.runs import PLAN, given, last, losses, progress_of, stop_after, train, write_plan
 
 
 def resume_and(*commands: asked.Command, **options) -> list[Event]:
@@ -50,10 +35,6 @@ def resume_and(*commands: asked.Command, **options) -> list[Event]:
         if isinstance(event, Bookmarked):
             controls.send(asked.Stop())
     return events
-
-
-def progress_of(path: str) -> dict:
-    return load_checkpoint(Path(path))["runner"]["state"]["progress"]
 
 
 def steps_of(journal: Path) -> list[int]:
@@ -118,211 +99,6 @@ def test_an_older_checkpoint_that_is_not_trained_on_leaves_the_journals(place):
     assert isinstance(end, RunStopped)
     assert steps_of(run.metrics) == [s for s in steps if s <= step] + [step + 1]
     assert "--resume" not in end.command
-
-
-def handed_over(monkeypatch, *commands: asked.Command, after: int, **options) -> list[dict]:
-    """Send the commands after a step (0: before the first), then hand over; how processes were started."""
-    started: list[dict] = []
-
-    def start(run, line, lock, *, resumes, spent_s):
-        left = ControlFiles(run)()
-        started.append({"words": command_of(run, line, resumes=resumes), "left": left})
-        return 4711
-
-    monkeypatch.setattr(hosting, "start_process", start)
-    controls, events = Controls(), []
-    for event in run_events(given(**options), controls):
-        events.append(event)
-        reached = event.step == after if isinstance(event, StepDone) else isinstance(event, RunStarted) and not after
-        if reached:
-            for command in commands or (asked.HandOver(),):
-                controls.send(command)
-        if getattr(event, "activity", "") == "paused":
-            controls.send(asked.HandOver())
-    assert isinstance(last(events), HandedOver), last(events)
-    return started
-
-
-def test_a_pause_and_a_stop_to_come_are_handed_down(place, monkeypatch):
-    commands = (asked.Stop(when="stage_end"), asked.Pause())
-    started = handed_over(monkeypatch, *commands, after=2, training_plan=write_plan(place), model="m.lmp")
-    left = started[0]["left"]
-    assert [type(command).__name__ for command in left] == ["Pause", "Stop"]
-    assert left[1].when == "stage_end"
-
-
-def test_what_nobody_has_obeyed_yet_is_handed_down(place):
-    """A step that is dropped half-way looks at nothing but the hand-over."""
-    run, controls = RunFolder(place / "m.lmp"), Controls()
-    run.create()
-    for command in (asked.HandOver(), asked.Pause(), asked.SetLearningRate(factor=0.5, id="17-from-a-file")):
-        controls.send(command)
-    events = list(handing_over.hand_over(run, 2, controls, lambda: 4711))
-    assert [type(event).__name__ for event in events] == ["HandedOver"]
-    left = {type(command).__name__: command for command in ControlFiles(run)()}
-    assert left.keys() == {"Pause", "SetLearningRate"}
-    assert left["SetLearningRate"].id == "17-from-a-file", "who has asked hears of it"
-
-
-def test_what_is_asked_of_a_new_run_is_in_a_checkpoint_when_it_is_handed_over(place, monkeypatch):
-    commands = (asked.SetLearningRate(factor=0.5), asked.Pause())
-    words = handed_over(monkeypatch, *commands, after=0, training_plan=write_plan(place), model="m.lmp")[0]["words"]
-    assert progress_of("m.lmp")["lr_factor"] == 0.5
-    assert "--training-plan" not in words
-
-
-def test_what_cannot_be_handed_down_keeps_the_run_here(place, monkeypatch):
-    def refuse(run, command):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(handing_over, "leave_command", refuse)
-    monkeypatch.setattr(hosting, "start_process", lambda *_, **__: pytest.fail("a process was started"))
-    controls, events = Controls(), []
-    for event in run_events(given(training_plan=write_plan(place), model="m.lmp"), controls):
-        events.append(event)
-        if isinstance(event, StepDone) and event.step == 2:
-            for command in (asked.HandOver(), asked.Pause()):
-                controls.send(command)
-        if getattr(event, "activity", "") == "paused":
-            controls.send(asked.Stop())
-    assert isinstance(last(events), RunStopped)
-    assert [e for e in events if isinstance(e, Warned) and "cannot be handed down" in e.message]
-    assert [e for e in events if isinstance(e, Paused)], "what was asked for is done here"
-
-
-def waiting(place) -> tuple[RunFolder, Controls]:
-    """A run that is to be handed over, and what nobody has obeyed yet."""
-    run, controls = RunFolder(place / "m.lmp"), Controls()
-    run.create()
-    controls.sources.append(ControlFiles(run, clock=itertools.count(0, 10).__next__))
-    for command in (asked.HandOver(id="h"), asked.Pause(id="1"), asked.Bookmark(id="2"), asked.SaveNow(id="3")):
-        controls.send(command)
-    return run, controls
-
-
-def test_what_cannot_be_handed_down_is_still_to_be_done_here(place, monkeypatch):
-    """A disk that is full after the first command: that one lies there, the others are given back; each once."""
-    run, controls = waiting(place)
-
-    def leave(run, command):
-        if command.id == "2":
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return leave_command(run, command)
-
-    monkeypatch.setattr(handing_over, "leave_command", leave)
-    events = list(handing_over.hand_over(run, 2, controls, lambda: pytest.fail("a process was started")))
-    assert [(e.id, e.ok) for e in events if isinstance(e, Answered)] == [("h", False)]
-    assert not controls.wants_stop()
-    assert sorted(command.id for command in controls.decide(2)) == ["1", "2", "3"]
-    assert not controls.decide(2)
-
-
-def test_where_no_process_could_be_started_what_was_left_for_it_is_found_here(place):
-    def start() -> int:
-        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-
-    run, controls = waiting(place)
-    events = list(handing_over.hand_over(run, 2, controls, start))
-    assert [(e.id, e.ok) for e in events if isinstance(e, Answered)] == [("h", False)]
-    assert [command.id for command in controls.decide(2)] == ["1", "2", "3"]
-    assert not controls.decide(2)
-
-
-def test_a_save_under_way_is_waited_for_where_nothing_was_trained(place):
-    stop_after(3, training_plan=write_plan(place), model="m.lmp")
-    controls, events = Controls(), []
-    for event in run_events(given(model="m.lmp"), controls):
-        events.append(event)
-        if isinstance(event, RunStarted):
-            controls.send(asked.SaveNow())
-        if getattr(event, "activity", "") == "saving":
-            controls.send(asked.Stop())
-    end = last(events)
-    assert [e.step for e in events if isinstance(e, CheckpointSaved)] == [3]
-    assert isinstance(end, RunStopped)
-    assert end.saved
-
-
-def test_a_detached_start_finds_no_command_that_was_meant_for_another(place, monkeypatch):
-    run = RunFolder(place / "m.lmp")
-    run.create()
-    (run.control / "stop").touch()
-    found: list[list[str]] = []
-
-    def start(run, line, lock, *, resumes):
-        found.append([path.name for path in run.control.iterdir()])
-        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-
-    monkeypatch.setattr(detaching, "start_process", start)
-    with pytest.raises(TrainingError):
-        detaching.start_detached(given(training_plan=write_plan(place), model="m.lmp"))
-    assert found == [[]]
-
-
-def test_before_a_save_the_whole_command_line_is_handed_down(place, monkeypatch):
-    train(training_plan=write_plan(place), model="m.lmp", save_interval=6, keep=20)
-    older = str(RunFolder(place / "m.lmp").numbered_checkpoints()[0])
-    words = handed_over(monkeypatch, after=0, resume=older, lr=0.5)[0]["words"]
-    assert words[words.index("--resume") + 1] == older
-    assert words[words.index("--lr") + 1] == "0.5"
-    step = progress_of(older)["step"]
-    words = handed_over(monkeypatch, after=step + 1, resume=older, lr=0.5)[0]["words"]
-    assert not {"--resume", "--lr"} & set(words)
-
-
-def test_the_address_for_messages_stands_in_no_command_line(place, monkeypatch):
-    url = "http://127.0.0.1:1/s3cret"
-    words = command_of(RunFolder(place / "m.lmp"), given(model="m.lmp", notify_url=url), resumes=False)
-    assert not [word for word in words if "s3cret" in word]
-    heard: list[str | None] = []
-
-    class Heard(hosting.Notifier):
-        def __init__(self, address, name):
-            heard.append(address)
-            super().__init__(None, name)
-
-    monkeypatch.setattr(hosting, "Notifier", Heard)
-    monkeypatch.setenv(NOTIFY_URL, url)
-    stop_after(1, training_plan=write_plan(place), model="m.lmp")
-    assert heard == [None], "only a run that was handed down has it from there"
-    assert NOTIFY_URL not in os.environ
-
-
-@pytest.mark.parametrize("resumes", [True, False])
-def test_the_address_for_messages_reaches_the_process_that_goes_on(place, monkeypatch, resumes):
-    """By its environment: everybody on the machine can read a command line."""
-    url, begun = "http://127.0.0.1:1/s3cret", []
-    run = RunFolder(place / "m.lmp")
-    run.create()
-    lock = RunLock(run)
-    lock.take()
-
-    def start(words, **how):
-        begun.append((words, how["env"]))
-        return SimpleNamespace(pid=4711, returncode=None)
-
-    monkeypatch.setattr(handing_over.subprocess, "Popen", start)
-    given_here = given(training_plan=write_plan(place), model="m.lmp", notify_url=url)
-    assert handing_over.start_process(run, given_here, lock, resumes=resumes) == 4711
-    [(words, environment)] = begun
-    assert not [word for word in words if "s3cret" in word or "notify" in word]
-    assert environment[NOTIFY_URL] == url
-    assert NOTIFY_URL not in os.environ, "this process's own children have nothing to do with it"
-
-    # The process that goes on, with the lock in its hands.
-    heard: list[str | None] = []
-
-    class Heard(hosting.Notifier):
-        def __init__(self, address, name):
-            heard.append(address)
-            super().__init__(None, name)
-
-    monkeypatch.setattr(hosting, "Notifier", Heard)
-    for name in (NOTIFY_URL, LOCK_FROM):
-        monkeypatch.setenv(name, environment[name])
-    stop_after(1, training_plan="plan.toml", model="m.lmp")
-    assert heard == [url]
-    assert NOTIFY_URL not in os.environ
 
 
 KNOWN = ("stage", "step", "samples", "tokens", "train_loss", "val_loss", "lr", "checkpoint")

@@ -2,12 +2,14 @@
 
 import math
 import threading
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lmplay_tui.models.registry import experiments
+from lmplay_tui.plan.parsing import MAX_LINE
 from lmplay_tui.plan.reading import parse_plan, read_plan, shipped_plans
 from lmplay_tui.plan.schema import Plan
 from lmplay_tui.run.device_peaks import vendor_peak
@@ -309,3 +311,23 @@ async def test_only_training_plans_are_listed(tmp_path: Path, monkeypatch: pytes
     plans = {"mine.toml", "json_form.toml", "broken.toml", "half.toml", "no_data.toml", "mixed.toml"}
     assert {name for name in files if f" {name} " in listed} == plans
     assert "folder.toml" not in listed
+
+
+async def test_a_file_that_would_take_all_memory_is_given_to_no_parser(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key with thousands of dots takes tomllib gigabytes: what anybody left in the folder is only looked at."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "hostile.toml").write_text("a" + ".a" * 30_000 + " = 1\n", encoding="utf-8")
+    lines: list[int] = []
+    real = tomllib.loads
+
+    def loads(text: str, **how: Any) -> dict[str, Any]:
+        lines.append(max(map(len, text.split("\n"))))
+        return real(text, **how) if lines[-1] <= MAX_LINE else {}
+
+    monkeypatch.setattr(tomllib, "loads", loads)
+    app = LmplayApp({}, launcher=True, timers=False)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await whole_launcher(pilot)
+    assert max(lines) <= MAX_LINE
