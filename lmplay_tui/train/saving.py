@@ -100,11 +100,17 @@ class Saver:
         assert not self.busy
         begun = time.perf_counter()
         state = checkpoint()
-        self._copied.clear()
-        self._thread = threading.Thread(
+        thread = threading.Thread(
             target=self._copy_and_write, args=(state, request, begun), name="checkpoint", daemon=False
         )
-        self._thread.start()
+        self._copied.clear()
+        try:
+            thread.start()
+        except RuntimeError as error:  # the system gives no more threads: that costs a save, not the run
+            self._copied.set()
+            self._fail(request, str(error))
+            return
+        self._thread = thread
         self._blocked_s = time.perf_counter() - begun
         if self._device.type != "cpu":  # copies and passes would share the device's queue
             self.wait_for_copy()

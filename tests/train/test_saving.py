@@ -1,12 +1,13 @@
 """A save is what its moment was, however much training goes on beside it."""
 
+import threading
 import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from lmplay_tui.run.events import CheckpointSaved, RunDone
+from lmplay_tui.run.events import CheckpointSaved, RunDone, Warned
 from lmplay_tui.train import saving
 from lmplay_tui.train.checkpoint import cpu_copy, load_checkpoint
 from tests.train.runs import PLAN, differences, last, state_of, stop_after, train, write_plan
@@ -65,3 +66,18 @@ def test_a_late_copy_of_buffers(place: Path, late):
 def test_waiting_for_the_copy_is_counted(place: Path, late):
     saves = [e for e in train(training_plan=write_plan(place, SAVES_OFTEN)) if isinstance(e, CheckpointSaved)]
     assert max(e.blocked_s for e in saves) > 0.02
+
+
+def test_a_system_without_threads_to_give_costs_a_save(place: Path, monkeypatch):
+    real, refused = threading.Thread.start, iter([True])
+
+    def start(thread: threading.Thread) -> None:
+        if thread.name == "checkpoint" and next(refused, False):
+            raise RuntimeError("can't start new thread")
+        real(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    events = train(training_plan=write_plan(place, SAVES_OFTEN), model="m.lmp")
+    assert isinstance(last(events), RunDone), last(events)
+    said = [event.message for event in events if isinstance(event, Warned)]
+    assert said == ["m.lmp: not saved: can't start new thread; training goes on, the next save tries again"]
