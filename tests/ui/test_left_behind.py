@@ -16,6 +16,7 @@ from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.ui.app import LmplayApp
 from lmplay_tui.ui.drafts import keep_draft
 from lmplay_tui.ui.messages import StartAsked
+from lmplay_tui.ui.running import run_dashboard
 from lmplay_tui.ui.screens.dashboard import Dashboard
 from lmplay_tui.ui.screens.launcher import Launcher
 from lmplay_tui.ui.screens.planning import _wrong_with_name, new_plan_path
@@ -251,6 +252,20 @@ async def test_a_second_run_of_the_launcher_has_nothing_of_the_first(monkeypatch
     assert app.return_value == 3, "the last run has failed"
     assert app.last_lines == ["no memory"]
     assert made == [{"seed": 7, "model": "a.lmp", "reset_history": True}, {"seed": 7, "training_plan": "demo"}]
+
+
+def test_the_shell_is_told_of_the_launchers_last_run(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def left(app: LmplayApp, **_: object) -> int:
+        app.last_lines = ["no memory", "last checkpoint: a.lmp (step 7)"]
+        return 3
+
+    monkeypatch.setattr(LmplayApp, "run", left)
+    monkeypatch.setattr("lmplay_tui.ui.running.use_our_output", lambda: None)
+    monkeypatch.setattr("sys.setswitchinterval", lambda seconds: None)
+    assert run_dashboard({}, launcher=True) == 3
+    assert capfd.readouterr().out.splitlines() == ["no memory", "last checkpoint: a.lmp (step 7)"]
 
 
 def test_a_run_that_was_left_for_the_launcher_is_not_kept_by_its_watchdog() -> None:
