@@ -17,6 +17,7 @@ from lmplay_tui.run.journal import Journal
 from lmplay_tui.run.pace import Pace
 from lmplay_tui.run.telling import told
 from lmplay_tui.run.verbose import said_more
+from lmplay_tui.text import printable
 
 PREDICTIONS_LIMIT_BYTES = 64 << 20
 LOG_LIMIT_BYTES = 4 << 20
@@ -80,7 +81,9 @@ class Recorder:
                 )
             case _ if event.journaled and not self._is_refusal(event):
                 self._events.write(record)
-        if (sentence := told(record)) is not None:
+        if isinstance(event, said.LogLine) and event.level == "traceback":
+            self._log.write_traceback(record["time"], event.message)
+        elif (sentence := told(record)) is not None:
             level, text = sentence
             self._log.write(f"{record['time']} {level:<7} {text}")
         elif self._verbose and (more := said_more(event)) is not None:
@@ -249,3 +252,8 @@ class LogFile:
                 size = file.tell()
             if size > LOG_LIMIT_BYTES:
                 self._path.replace(self._path.with_name("log.1.txt"))
+
+    def write_traceback(self, time: str, traceback: str) -> None:
+        """Append a bug's traceback, a line for each of its own, so that it can be read and pasted."""
+        for line in printable(traceback).splitlines():
+            self.write(f"{time} {'error':<7} {line}")

@@ -27,12 +27,12 @@ from lmplay_tui.run.events import (
     RunStopped,
     Warned,
 )
-from lmplay_tui.run.folder import RunFolder, RunLock, statistics_folder, taken, write_whole
+from lmplay_tui.run.folder import RunFolder, RunLock, statistics_folder, taken, utc_now, write_whole
 from lmplay_tui.run.notifying import NOTIFY_URL, Notifier
 from lmplay_tui.run.on_done import run_on_done
 from lmplay_tui.run.own_pictures import write_pngs
 from lmplay_tui.run.plan_history import keep_plan
-from lmplay_tui.run.recorder import Recorder
+from lmplay_tui.run.recorder import LogFile, Recorder
 from lmplay_tui.text import one_line
 from lmplay_tui.train.handing_over import hand_over, start_process
 from lmplay_tui.train.starting import build_trainer, choose_run, read_start, resume_command, set_aside
@@ -76,31 +76,72 @@ def run_events(
             return start_process(run, given, lock, resumes=saved, spent_s=limit.spent_s)
 
         step = _step_before(run, recorder)
+        books = _Books(run, recorder, notifier, controls)
         host = _Host(prog, go_on_elsewhere, partial(_tell_at_once, notifier, recorder, tell))
         for event in _guarded(run, given, controls, host, step):
             step = getattr(event, "step", None) or step
             saved = saved or isinstance(event, CheckpointSaved)
-            if isinstance(event, PlanChanged):
-                with contextlib.suppress(OSError):
-                    keep_plan(run, event.text, event.step)
-            notifier.hear(event)
             if isinstance(event, LAST_EVENTS):
-                end = _with_place(event, step, run)
+                end = _with_place(event, step, run, books.bug)
                 for answer in _answers(controls, end):
-                    yield from recorder.record(answer)
-                recorded = recorder.record(end)
+                    yield from books.enter(answer)
+                recorded = books.enter(end)
                 lock.release()  # what follows may want to go on with the run
-                yield from _aftermath(end, run, given, recorder, notifier)
+                yield from _aftermath(end, run, given, books)
                 yield from recorded
                 return
-            yield from recorder.record(event)
-            yield from _complaint(notifier, recorder)
+            yield from books.enter(event)
     except (UserError, OSError) as error:  # before there was anything to record into
         yield RunFailed(one_line(error, 1000), 2, step, None)
     finally:
         if recorder is not None:
             recorder.close()
         lock.release()
+
+
+class _Books:
+    """Where everything that happens is entered. A bug in it costs no step: the run stops, saved, and says so."""
+
+    def __init__(self, run: RunFolder, recorder: Recorder, notifier: Notifier, controls: Controls) -> None:
+        self.bug: str | None = None  # the first one
+        self._run, self._recorder, self._notifier, self._controls = run, recorder, notifier, controls
+
+    def enter(self, event: Event) -> list[Event]:
+        """Write `event` down and send it where news go; gives it back, and what else there is to tell."""
+        try:
+            if isinstance(event, PlanChanged):
+                with contextlib.suppress(OSError):
+                    keep_plan(self._run, event.text, event.step)
+            self._notifier.hear(event)
+            return [*self._recorder.record(event), *self._complaint()]
+        except Exception as error:
+            return [event, *self._found(error)]
+
+    def close(self) -> list[Event]:
+        """Wait for what is being sent; gives what there is to tell."""
+        try:
+            self._notifier.close()
+            return self._complaint()
+        except Exception as error:
+            return self._found(error)
+
+    def _complaint(self) -> list[Event]:
+        """What could not be sent is said once."""
+        complaint = self._notifier.complaint()
+        return [] if complaint is None else self._recorder.record(complaint)
+
+    def _found(self, error: Exception) -> list[Event]:
+        if self.bug is not None:
+            return []
+        self.bug = _bug(error, self._run)
+        self._controls.send(Stop(reason="a bug"))
+        trace = LogLine("".join(traceback.format_exception(error)), level="traceback")
+        LogFile(self._run.log).write_traceback(utc_now(), trace.message)  # the bug may be the recorder's own
+        return [trace]
+
+
+def _bug(error: Exception, run: RunFolder) -> str:
+    return f"a bug: {type(error).__name__}: {one_line(error)}; the traceback is in {run.log}"
 
 
 def _control_files(run: RunFolder, lock: RunLock) -> ControlFiles:
@@ -123,11 +164,11 @@ def _with_address(given: Mapping[str, Any], lock: RunLock) -> Mapping[str, Any]:
     return {**given, "notify_url": url} if url is not None and lock.inherited else given
 
 
-def _with_place(event: Event, step: int, run: RunFolder) -> Event:
-    """A failure with where the run was and the checkpoint that stands."""
-    if not isinstance(event, RunFailed):
-        return event
-    return replace(event, step=step, path=_checkpoint_of(run))
+def _with_place(event: Event, step: int, run: RunFolder, bug: str | None) -> Event:
+    """A failure with where the run was and the checkpoint that stands; a stop for a `bug` is one."""
+    if bug is not None and isinstance(event, RunStopped):
+        event = RunFailed(bug, EXIT_BUG, step, None)
+    return replace(event, step=step, path=_checkpoint_of(run)) if isinstance(event, RunFailed) else event
 
 
 def _step_before(run: RunFolder, recorder: Recorder) -> int:
@@ -140,24 +181,15 @@ def _checkpoint_of(run: RunFolder) -> str | None:
     return str(run.model) if run.model.exists() else None
 
 
-def _aftermath(
-    end: Event, run: RunFolder, given: Mapping[str, Any], recorder: Recorder, notifier: Notifier
-) -> Iterator[Event]:
+def _aftermath(end: Event, run: RunFolder, given: Mapping[str, Any], books: _Books) -> Iterator[Event]:
     """What is still to do when the end is written down and nobody holds the run any more."""
     if isinstance(end, RunDone | RunStopped | RunFailed) and given.get("on_done"):
         for event in run_on_done(given["on_done"], run, end):
             if isinstance(event, ActivityChanged):
                 yield event  # not for `run.json`: the run has ended
             else:
-                yield from recorder.record(event)
-    notifier.close()
-    yield from _complaint(notifier, recorder)
-
-
-def _complaint(notifier: Notifier, recorder: Recorder) -> Iterator[Event]:
-    """What could not be sent is said once."""
-    if (complaint := notifier.complaint()) is not None:
-        yield from recorder.record(complaint)
+                yield from books.enter(event)
+    yield from books.close()
 
 
 def _start_anew(run: RunFolder, lock: RunLock, given: Mapping[str, Any]) -> RunLock:
@@ -201,9 +233,7 @@ class _Host:
     tell: Callable[[Event], None]
 
 
-def _guarded(
-    run: RunFolder, given: Mapping[str, Any], controls: Controls, host: _Host, step: int
-) -> Iterator[Event]:
+def _guarded(run: RunFolder, given: Mapping[str, Any], controls: Controls, host: _Host, step: int) -> Iterator[Event]:
     """The run's events, the last one always one of the ends. `step`: where the run stands before it is loaded."""
     try:
         while True:
@@ -221,8 +251,7 @@ def _guarded(
         yield RunFailed(str(error), error.exit_code, 0, None)
     except Exception as error:
         yield LogLine(traceback.format_exc(), level="traceback")
-        said = f"a bug: {type(error).__name__}: {one_line(error)}; the traceback is in {run.log}"
-        yield RunFailed(said, EXIT_BUG, 0, None)
+        yield RunFailed(_bug(error, run), EXIT_BUG, 0, None)
 
 
 def _train(run: RunFolder, given: Mapping[str, Any], controls: Controls, host: _Host) -> Iterator[Event]:
@@ -256,5 +285,3 @@ def exit_status(event: Event) -> int:
     """The process's exit status after a run's last event."""
     assert isinstance(event, LAST_EVENTS)
     return event.exit_code if isinstance(event, RunFailed) else 0
-
-

@@ -194,5 +194,3 @@ class Obeyer:
                 )
             )
         return tuple(infos)
-
-

@@ -1,12 +1,16 @@
 """Whatever ends a run, a bug included: finished steps are saved, and the first error is the one that is reported."""
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
 
 from lmplay_tui.errors import EXIT_BUG, EXIT_TRAINING
-from lmplay_tui.run.events import Event, RunDone, RunFailed, Warned
+from lmplay_tui.run.events import Event, LogLine, RunDone, RunFailed, StepDone, Warned
+from lmplay_tui.run.folder import RunFolder
+from lmplay_tui.run.notifying import Notifier
+from lmplay_tui.run.recorder import Recorder
 from lmplay_tui.train.checkpoint import load_checkpoint
 from lmplay_tui.train.evaluation import Evaluator
 from lmplay_tui.train.metrics import LogWindow
@@ -62,6 +66,32 @@ def test_a_bug_loses_no_finished_step(place, place_of_bug):
     assert not [e.message for e in rest if isinstance(e, Warned)]
     assert not list(differences(state_of(place / "whole/m.lmp"), state_of(place / "run/m.lmp")))
     assert statistics_of(place / "whole") == statistics_of(place / "run")
+
+
+@pytest.mark.parametrize("books", [Recorder, Notifier])
+@pytest.mark.parametrize("lasts", [False, True], ids=["once", "from then on"])
+def test_a_bug_in_what_is_written_down_or_sent_loses_no_step(place, monkeypatch, books, lasts):
+    """The trainer is whole: it stops in order, saved; one traceback is told, and the run can go on."""
+    name = "record" if books is Recorder else "hear"
+    real, steps = getattr(books, name), []
+
+    def wrong(self, event):
+        steps.extend([event] * isinstance(event, StepDone))
+        if len(steps) == 2 and (lasts or isinstance(event, StepDone)):
+            bug()
+        return real(self, event)
+
+    plan = write_plan(place)
+    with monkeypatch.context() as patch:
+        patch.setattr(books, name, wrong)
+        events = train(training_plan=plan, model="m.lmp")
+    assert_a_bug_is_reported(events)
+    assert saved_step(place / "m.lmp") == steps[-1].step >= 2
+    assert len([e for e in events if isinstance(e, LogLine) and e.level == "traceback"]) == 1
+    log = RunFolder(place / "m.lmp").log.read_text(encoding="utf-8")
+    assert log.count("Traceback") == 1
+    assert re.search(r"^\S+Z error   KeyError: 'no such thing'$", log, re.MULTILINE), log
+    assert isinstance(last(train(model="m.lmp")), RunDone)
 
 
 def test_an_update_that_was_broken_off_is_not_saved(place, monkeypatch):

@@ -4,6 +4,7 @@ import re
 import signal
 
 from lmplay_tui.cli import main
+from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.run.journal import read_journal
 from tests.faults.programs import (
     assert_stopped_in_order,
@@ -18,7 +19,9 @@ from tests.faults.terminals import Terminal, until
 from tests.ui.terminal_screen import ScreenTerminal
 
 
-def viewer() -> ScreenTerminal:
+def viewer_of(run: RunFolder) -> ScreenTerminal:
+    """Opened as soon as there is a run to look at."""
+    until(trains(run))
     return ScreenTerminal(lambda: main(["attach", "m.lmp"]), (100, 30))
 
 
@@ -35,7 +38,7 @@ def after_the_screen(terminal: Terminal) -> bytes:
 
 def test_a_run_that_is_killed_while_it_is_looked_at(long_run):
     """Its viewer says so and how to go on, and stays; it follows the run when somebody has resumed it."""
-    with Terminal(headless("--save-interval", "12")) as trainer, viewer() as looking:
+    with Terminal(headless("--save-interval", "12")) as trainer, viewer_of(long_run) as looking:
         until(long_run.model.exists)
         looking.shows("training", "attached")
         trainer.send(signal.SIGKILL)
@@ -61,7 +64,12 @@ def test_a_run_that_is_killed_while_it_is_looked_at(long_run):
 
 def test_several_viewers_of_which_one_is_killed(long_run):
     """The run and the other viewers do not notice."""
-    with Terminal(headless()) as trainer, viewer() as first, viewer() as second, viewer() as third:
+    with (
+        Terminal(headless()) as trainer,
+        viewer_of(long_run) as first,
+        viewer_of(long_run) as second,
+        viewer_of(long_run) as third,
+    ):
         for each in (first, second, third):
             each.shows("training", "attached")
         second.send(signal.SIGKILL)
@@ -85,23 +93,21 @@ def test_several_viewers_of_which_one_is_killed(long_run):
 
 def test_a_viewer_follows_a_run_that_is_handed_over(long_run):
     """The dashboard's line is lost; who looks from elsewhere sees it go on, and never a run without a process."""
-    with Terminal(dashboard()) as terminal:
-        until(trains(long_run))
-        with viewer() as looking:
-            looking.shows("training", "attached")
-            terminal.hang_up()
-            assert terminal.wait() == 0
-            try:
-                handed = next(e for e in read_journal(long_run.events) if e["event"] == "HandedOver")
-                until(trains(long_run, handed["step"] + 3))
-                until(lambda: shown_step(looking) > handed["step"])
-                looking.shows("attached")
-                looking.type("q")
-                assert looking.wait() == 0
-                assert looking.restored, looking.output[-500:]
-                for said in ("dead", "died"):
-                    assert said.encode() not in looking.output
-                assert long_run.alive(), "a viewer that leaves stops nothing"
-            finally:
-                stop_and_wait(long_run)
+    with Terminal(dashboard()) as terminal, viewer_of(long_run) as looking:
+        looking.shows("training", "attached")
+        terminal.hang_up()
+        assert terminal.wait() == 0
+        try:
+            handed = next(e for e in read_journal(long_run.events) if e["event"] == "HandedOver")
+            until(trains(long_run, handed["step"] + 3))
+            until(lambda: shown_step(looking) > handed["step"])
+            looking.shows("attached")
+            looking.type("q")
+            assert looking.wait() == 0
+            assert looking.restored, looking.output[-500:]
+            for said in ("dead", "died"):
+                assert said.encode() not in looking.output
+            assert long_run.alive(), "a viewer that leaves stops nothing"
+        finally:
+            stop_and_wait(long_run)
     assert saved_step(long_run) == steps_in_journal(long_run)
