@@ -65,7 +65,9 @@ def as_text(report: Mapping[str, Any]) -> str:
     lines += [f"{'ok ' if step['ok'] else 'NO '} {one_line(step['what'], 400)}" for step in report["tried"]]
     lines += [f"NO  {one_line(problem, 400)}" for problem in report["problems"]]
     disk = report["disk"]
-    lines.append(f"disk: {shown_size(disk['needed_bytes'])} for checkpoints, {shown_size(disk['free_bytes'])} free")
+    lines.append(
+        f"disk: {shown_size(disk['needed_bytes'])} for checkpoints, {shown_size(disk['free_bytes'])} free"
+    )
     return "\n".join(lines)
 
 

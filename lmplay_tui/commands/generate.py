@@ -65,12 +65,8 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     model.add_argument("--model", default=None, metavar="MODEL",
                        help="checkpoint (.lmp), or a run's name [the newest run]")  # fmt: skip
     model.add_argument("--out-dir", default=None, metavar="DIR", help="where runs are looked for [out_gpt]")
-    model.add_argument(
-        "--exp",
-        default=None,
-        metavar="FILE:NAME",
-        help="your own class, if the checkpoint is of one: no checkpoint may run a file by itself",
-    )
+    model.add_argument("--exp", default=None, metavar="FILE:NAME",
+                       help="your own class, if the checkpoint is of one: no checkpoint may run a file by itself")
     model.add_argument("--device", type=_device, default="auto", metavar="NAME",
                        help="auto, cpu, cuda, cuda:1, mps [auto]")  # fmt: skip
     text = parser.add_argument_group("text")

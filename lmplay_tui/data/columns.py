@@ -15,16 +15,9 @@ from lmplay_tui.text import one_line
 _TEXTS = ("text", "content", "article", "document", "story", "body", "passage")
 _MESSAGES = ("messages", "conversations", "conversation")
 _PAIRS = (
-    ("prompt", "completion"),
-    ("prompt", "response"),
-    ("question", "answer"),
-    ("question", "response"),
-    ("instruction", "response"),
-    ("instruction", "output"),
-    ("problem", "solution"),
-    ("query", "answer"),
-    ("query", "response"),
-    ("input", "output"),
+    ("prompt", "completion"), ("prompt", "response"), ("question", "answer"), ("question", "response"),
+    ("instruction", "response"), ("instruction", "output"), ("problem", "solution"), ("query", "answer"),
+    ("query", "response"), ("input", "output"),
 )
 _ASSISTANTS = frozenset(("assistant", "gpt", "model", "bot", "chatgpt"))
 

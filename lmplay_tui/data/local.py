@@ -21,12 +21,7 @@ T = TypeVar("T")
 # How the readers behind `datasets` call a dataset without rows, where they do not just run off a list's end.
 _SAY_EMPTY = re.compile("BatchSize must be greater than 0|corresponds to no data")
 _BUILDERS = {
-    ".jsonl": "json",
-    ".json": "json",
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".parquet": "parquet",
-    ".txt": "text",
+    ".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".txt": "text",
     ".arrow": "arrow",
 }
 

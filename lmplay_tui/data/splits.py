@@ -32,7 +32,9 @@ def own_validation(spec: DatasetSpec, known: Mapping[str, Any]) -> str | None:
     return next((name for name in VALIDATION_NAMES if name in known), None) if trained == "train" else None
 
 
-def choose(spec: DatasetSpec, known: Mapping[str, Any], load_split: Callable[[str], Any] | None) -> Splits:
+def choose(
+    spec: DatasetSpec, known: Mapping[str, Any], load_split: Callable[[str], Any] | None
+) -> Splits:
     """The rows to train and to validate on, of the splits `known`; others (`train[:10%]`) through `load_split`.
 
     Raises `UserError` where a split is not there.
@@ -42,7 +44,9 @@ def choose(spec: DatasetSpec, known: Mapping[str, Any], load_split: Callable[[st
     return Splits(train, None if validation is None else _split(spec, validation, known, load_split))
 
 
-def _split(spec: DatasetSpec, name: str, known: Mapping[str, Any], load_split: Callable[[str], Any] | None) -> Any:
+def _split(
+    spec: DatasetSpec, name: str, known: Mapping[str, Any], load_split: Callable[[str], Any] | None
+) -> Any:
     if name in known:
         return known[name]
     if load_split is not None and re.search(r"[\[+]", name):

@@ -29,13 +29,8 @@ def new_parser(
 ) -> argparse.ArgumentParser:
     """An argument parser whose mistakes are `UserError`s of one line."""
     return _Parser(
-        prog=prog,
-        usage=usage,
-        description=description,
-        epilog=epilog,
-        allow_abbrev=False,
-        formatter_class=_HelpFormatter,
-        argument_default=argparse.SUPPRESS,
+        prog=prog, usage=usage, description=description, epilog=epilog, allow_abbrev=False,
+        formatter_class=_HelpFormatter, argument_default=argparse.SUPPRESS,
     )
 
 

@@ -65,55 +65,30 @@ class TrainOptions(BaseModel):
 
     # Plan and files
     training_plan: str | None = _option(
-        None,
-        "plan: a shipped name (demo, default, wikitext3, ...) or a .toml/.json file",
-        FILES,
-        LINE,
-        FREE,
-        metavar="PLAN",
-        shown_default="default, or the run's own plan on a resume",
+        None, "plan: a shipped name (demo, default, wikitext3, ...) or a .toml/.json file", FILES, LINE, FREE,
+        metavar="PLAN", shown_default="default, or the run's own plan on a resume",
     )
     model: str | None = _option(
-        None,
-        "checkpoint to resume from and to save to",
-        FILES,
-        LINE,
-        FREE,
-        metavar="FILE",
-        shown_default="<out-dir>/<exp>_<plan>.lmp",
+        None, "checkpoint to resume from and to save to", FILES, LINE, FREE,
+        metavar="FILE", shown_default="<out-dir>/<exp>_<plan>.lmp",
     )
     initial_model: str | None = _option(
         None, "start from these weights if --model is not there yet", FILES, LINE, FREE, metavar="FILE"
     )
     resume: str = _option(
-        "auto",
-        "auto: resume if there is a checkpoint; none: train anew; or the checkpoint to start from",
-        FILES,
-        LINE,
-        FREE,
-        metavar="auto|none|FILE",
+        "auto", "auto: resume if there is a checkpoint; none: train anew; or the checkpoint to start from",
+        FILES, LINE, FREE, metavar="auto|none|FILE",
     )
     reset_history: bool = _option(
         False, "train anew; earlier checkpoints and statistics move to NAME.past/", FILES, LINE, FREE
     )
     extend: float | None = _option(
-        None,
-        "go on with so many epochs more of the plan's last stage",
-        FILES,
-        LINE,
-        FREE,
-        metavar="EPOCHS",
-        gt=0,
-        le=10_000,
+        None, "go on with so many epochs more of the plan's last stage", FILES, LINE, FREE, metavar="EPOCHS",
+        gt=0, le=10_000,
     )
     ignore_optimizer: bool = _option(False, "do not load the optimizer's state", FILES, LINE, FREE)
     out_dir: str | None = _option(
-        None,
-        "folder for the model, the run and its statistics",
-        FILES,
-        LINE,
-        FREE,
-        metavar="DIR",
+        None, "folder for the model, the run and its statistics", FILES, LINE, FREE, metavar="DIR",
         shown_default="out_gpt",
     )
     save_datasets: bool = _option(
@@ -122,14 +97,8 @@ class TrainOptions(BaseModel):
 
     # Model
     exp: str = _option(
-        "gpt2ish",
-        "experiment: a name from --exp list, or file.py:Name (command line only)",
-        MODEL,
-        RUN,
-        FIXED,
-        metavar="NAME",
-        min_length=1,
-        max_length=400,
+        "gpt2ish", "experiment: a name from --exp list, or file.py:Name (command line only)", MODEL, RUN, FIXED,
+        metavar="NAME", min_length=1, max_length=400,
     )
     num_blocks: int | None = _option(
         None, "transformer blocks", MODEL, RUN, FIXED, ge=1, le=1000, shown_default="the experiment's own"
@@ -142,13 +111,8 @@ class TrainOptions(BaseModel):
     )
     context_len: int = _option(1024, "longest sample, in tokens", MODEL, RUN, FIXED, ge=8, le=1_048_576)
     tokenizer: str = _option(
-        "gpt2",
-        "gpt2, gpt2:N (its first N tokens), cl100k_base, o200k_base, bytes",
-        MODEL,
-        RUN,
-        FIXED,
-        metavar="NAME",
-        pattern=r"^[A-Za-z0-9_]{1,40}(:[0-9]{1,9})?$",
+        "gpt2", "gpt2, gpt2:N (its first N tokens), cl100k_base, o200k_base, bytes", MODEL, RUN, FIXED,
+        metavar="NAME", pattern=r"^[A-Za-z0-9_]{1,40}(:[0-9]{1,9})?$",
     )
     dropout: float = _option(0.1, "dropout probability", MODEL, RUN, KEPT, ge=0, lt=1)
     seed: int = _option(0, "seed of weights, dropout, shuffling and mixing", MODEL, RUN, KEPT, ge=0, le=2**63 - 1)
@@ -165,13 +129,8 @@ class TrainOptions(BaseModel):
     )
     include_prompts: bool = _option(False, "count the prompt's tokens in the loss too", DATA, STAGE, KEPT)
     validation_split: float = _option(
-        0.1,
-        "share of rows held out where a dataset has no validation split; one for a whole plan",
-        DATA,
-        STAGE,
-        KEPT,
-        ge=0,
-        le=0.5,
+        0.1, "share of rows held out where a dataset has no validation split; one for a whole plan", DATA, STAGE, KEPT,
+        ge=0, le=0.5,
     )
 
     # Optimizer
@@ -183,45 +142,26 @@ class TrainOptions(BaseModel):
         "constant", "how the learning rate runs over a stage", OPTIMIZER, STAGE, KEPT
     )
     weight_decay: float | None = _option(
-        None,
-        "weight decay; biases, norms and embeddings are left out",
-        OPTIMIZER,
-        STAGE,
-        KEPT,
-        ge=0,
-        le=1000,
+        None, "weight decay; biases, norms and embeddings are left out", OPTIMIZER, STAGE, KEPT, ge=0, le=1000,
         shown_default="adamw 0.01, others 0",
     )
-    grad_clip: float | None = _option(None, "largest gradient norm", OPTIMIZER, STAGE, KEPT, gt=0, shown_default="off")
+    grad_clip: float | None = _option(
+        None, "largest gradient norm", OPTIMIZER, STAGE, KEPT, gt=0, shown_default="off"
+    )
     loss_normalization: Literal["tokens", "samples"] = _option(
-        "tokens",
-        "tokens: mean over the batch's tokens; samples: mean over mini-batches weighted by their samples",
-        OPTIMIZER,
-        STAGE,
-        KEPT,
+        "tokens", "tokens: mean over the batch's tokens; samples: mean over mini-batches weighted by their samples",
+        OPTIMIZER, STAGE, KEPT,
     )
     default_freeze: bool = _option(
         False, "freeze every parameter that does not carry `freeze = False`", OPTIMIZER, STAGE, KEPT
     )
     reset_optimizer: bool = _option(False, "start a stage without optimizer state", OPTIMIZER, STAGE, KEPT)
     optimizer_warmup_fraction: float | None = _option(
-        None,
-        "share of the learning rate that a warm-up starts at",
-        OPTIMIZER,
-        RUN,
-        FREE,
-        ge=0,
-        le=1,
+        None, "share of the learning rate that a warm-up starts at", OPTIMIZER, RUN, FREE, ge=0, le=1,
         shown_default="off; 0.1 with --optimizer-warmup-steps",
     )
     optimizer_warmup_steps: int | None = _option(
-        None,
-        "steps that a warm-up takes",
-        OPTIMIZER,
-        RUN,
-        FREE,
-        ge=1,
-        le=MAX_INT,
+        None, "steps that a warm-up takes", OPTIMIZER, RUN, FREE, ge=1, le=MAX_INT,
         shown_default="off; 40 with --optimizer-warmup-fraction",
     )
     disable_optimizer_warmup: bool = _option(False, "no warm-up, whatever the plan says", OPTIMIZER, RUN, FREE)
@@ -273,26 +213,16 @@ class TrainOptions(BaseModel):
     ascii: bool = _option(False, "draw with ASCII only", SCREEN, LINE, FREE)
     no_mouse: bool = _option(False, "leave the mouse to the terminal", SCREEN, LINE, FREE)
     notify_url: str | None = _option(
-        None,
-        "POST a line here when a stage ends, the run ends or fails, the loss spikes or a step stalls",
-        SCREEN,
-        LINE,
-        FREE,
-        metavar="URL",
-        pattern=r"^https?://[^\s/]+\S*$",
+        None, "POST a line here when a stage ends, the run ends or fails, the loss spikes or a step stalls", SCREEN,
+        LINE, FREE, metavar="URL", pattern=r"^https?://[^\s/]+\S*$",
     )
     price_per_hour: float | None = _option(
         None, "price of the machine, for the cost so far and at the end", SCREEN, LINE, FREE, ge=0
     )
     max_hours: float | None = _option(None, "stop and save after so many hours", SCREEN, LINE, FREE, gt=0)
     on_done: str | None = _option(
-        None,
-        "shell command to run when the run ends; LMP_STATE, LMP_CHECKPOINT, ... tell it how",
-        SCREEN,
-        LINE,
-        FREE,
-        metavar="CMD",
-        min_length=1,
+        None, "shell command to run when the run ends; LMP_STATE, LMP_CHECKPOINT, ... tell it how", SCREEN, LINE, FREE,
+        metavar="CMD", min_length=1,
     )
     tz: str | None = _option(
         None, "time zone of clock times", SCREEN, LINE, FREE, metavar="ZONE", shown_default="the machine's own"

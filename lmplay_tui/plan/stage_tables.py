@@ -56,17 +56,15 @@ def stage_table(report: Report, path: KeyPath, name: str, table: Mapping[str, An
     datasets = [((*path, "dataset"), given["dataset"])] if "dataset" in given and "datasets" not in table else []
     datasets += valid_entries(report, (*path, "datasets"), given.get("datasets", ()), keys.ENTRY)
     return StageTable(
-        name=name,
-        name_path=path,
-        path=path,
-        datasets=datasets,
-        weights=_weights(report, path, table, given),
+        name=name, name_path=path, path=path, datasets=datasets, weights=_weights(report, path, table, given),
         rest={key: given[key] for key in ("epochs", "stopping", "seed") if key in given},
         options={key: value for key, value in given.items() if key in names},
     )
 
 
-def _weights(report: Report, path: KeyPath, table: Mapping[str, Any], given: Mapping[str, Any]) -> list[float] | None:
+def _weights(
+    report: Report, path: KeyPath, table: Mapping[str, Any], given: Mapping[str, Any]
+) -> list[float] | None:
     if "weights" not in given:
         return None
     wanted = len(given["datasets"]) if "datasets" in given else 1

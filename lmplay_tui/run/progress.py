@@ -34,7 +34,9 @@ def step_done(view: "RunView", record: Record) -> None:
     if stage is not None:
         view.pace.mark(view.now(), view.at.rows, view.at.tokens)
         _follow(view, stage, int(number(record.get("stage_rows", 0))))
-    view.step_time.step(number(record.get("step_s", 0)), {part: number(record.get(f"{part}_s", 0)) for part in _PARTS})
+    view.step_time.step(
+        number(record.get("step_s", 0)), {part: number(record.get(f"{part}_s", 0)) for part in _PARTS}
+    )
 
 
 def metrics_line(view: "RunView", row: Record) -> None:

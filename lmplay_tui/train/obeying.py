@@ -194,3 +194,5 @@ class Obeyer:
                 )
             )
         return tuple(infos)
+
+

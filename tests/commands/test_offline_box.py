@@ -28,12 +28,10 @@ datasets = ["wikipedia", "wikitext:2"]
 
 
 def rows(count: int, *columns: str) -> datasets.Dataset:
-    return datasets.Dataset.from_dict(
-        {
-            column: [f"Mill {n}" if column == "title" else " ".join(SENTENCES[n % 5 :]) for n in range(count)]
-            for column in columns
-        }
-    )
+    return datasets.Dataset.from_dict({
+        column: [f"Mill {n}" if column == "title" else " ".join(SENTENCES[n % 5 :]) for n in range(count)]
+        for column in columns
+    })
 
 
 def a_hub(folder: Path) -> None:
