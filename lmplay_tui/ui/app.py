@@ -108,8 +108,16 @@ class LmplayApp(TerminalApp):
             self.set_interval(1 / float(self.given.get("refresh_hz", 2.0)), self.tick)
 
     def on_ready(self) -> None:
+        """The screen is laid out; what holds the interpreter for long begins once it has been painted, too."""
+        self.call_after_refresh(self._begin)
+
+    def _begin(self) -> None:
         """The first frame stands: now torch may take the interpreter for a second."""
+        gc.freeze()  # what start-up has made stays: one search through it took longer than to paint the frame
         gc.enable()  # off since the command began
+        self._start_trainer()
+
+    def _start_trainer(self) -> None:
         trainer = self.trainer
         if trainer is not None and not trainer.started:
             from lmplay_tui.ui.session import end_anyway
@@ -168,7 +176,7 @@ class LmplayApp(TerminalApp):
             self.run_worker(self._start_detached, thread=True, exit_on_error=False)
             return
         self.show_run(LiveSource(self.given))
-        self.call_after_refresh(self.on_ready)
+        self.call_after_refresh(self._start_trainer)
 
     def _start_detached(self) -> None:
         """In a thread, for it waits until the process speaks."""

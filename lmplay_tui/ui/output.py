@@ -119,6 +119,8 @@ class PatientCompositor(Compositor):
     def render_update(
         self, full: bool = False, screen_stack: list[Screen[Any]] | None = None, simplify: bool = False
     ) -> RenderableType | None:
+        if not simplify and self.root is not None and self.root.app._batch_count:
+            return None  # Textual would make one and drop it, the whole first one too; what to paint stays known
         if simplify or not self.line.behind:  # simplified: a screenshot, which is not for the terminal
             self.line.held = False
             update = super().render_update(full, screen_stack, simplify)

@@ -52,9 +52,9 @@ def test_launcher_is_painted_before_what_takes_long_is_imported(tmp_path: Path) 
     assert early == []
 
 
-# The same of a run: what stands there when its trainer may begin to import torch.
+# The same of a run: what has been done when its first picture is sent, what stands there when its trainer begins.
 PROGRAM_OF_A_RUN = """
-import asyncio, json, sys
+import asyncio, gc, json, sys
 from lmplay_tui.commands import dashboard
 
 def shown(given, *, attach=None, launcher=False):
@@ -62,18 +62,23 @@ def shown(given, *, attach=None, launcher=False):
     from lmplay_tui.ui.session import LiveSource
 
     class Looked(LmplayApp):
-        first = None
+        sent = first = None
 
-        def on_ready(self):
-            rows = self.screen._compositor.render_strips()
-            self.first = ["".join(segment.text for segment in row) for row in rows], sorted(sys.modules)
+        def post_display_hook(self):
+            if self.sent is None and not self._batch_count:
+                rows = self.screen._compositor.render_strips()
+                text = [segment.text for row in rows for segment in row]
+                self.sent = "".join(text), self.trainer.started, gc.isenabled(), sorted(sys.modules)
+
+        def _start_trainer(self):
+            self.first = gc.isenabled(), gc.get_freeze_count() > 0
 
     async def run():
         app = Looked(given, source=LiveSource(given), timers=False)
         async with app.run_test(size=(120, 40)) as pilot:
             while app.first is None:
                 await pilot.pause(0.01)
-        return app.first
+        return *app.sent, app.first
 
     print(json.dumps(asyncio.run(run())))
     return 0
@@ -89,7 +94,8 @@ def test_a_run_is_painted_before_anything_calculates(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM_OF_A_RUN], capture_output=True, text=True, check=True, cwd=tmp_path
     )
-    rows, modules = json.loads(done.stdout)
-    screen = "\n".join(rows)
+    screen, trains, searches_garbage, modules, then = json.loads(done.stdout)
     assert all(words in screen for words in ("starting", "the plan is being read", "the first step", "quit"))
+    assert (trains, searches_garbage) == (False, False)
+    assert then == [True, True]  # searched from now on, but for what start-up has made
     assert [name for name in modules if name.split(".")[0] in NOT_YET or name.startswith("lmplay_tui.train")] == []

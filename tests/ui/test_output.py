@@ -170,3 +170,21 @@ async def test_what_changes_just_before_the_terminal_has_caught_up_is_painted(
         app._batch_count -= 1
         app._paint_held()
         assert "just now" in pictures[-1].render_segments(app.console)
+
+
+async def test_no_picture_is_made_of_a_batch_which_would_drop_it(
+    monkeypatch: pytest.MonkeyPatch, source: FakeSource
+) -> None:
+    monkeypatch.setattr(PatientCompositor, "line", Line())
+    monkeypatch.setattr("textual.screen.Compositor", PatientCompositor)
+    app = LmplayApp({"tz": "UTC"}, source=source, timers=False)
+    whole, batches = PatientCompositor.render_full_update, []
+
+    def made(self: PatientCompositor, simplify: bool = False) -> Any:
+        batches.append(app._batch_count)
+        return whole(self, simplify)
+
+    monkeypatch.setattr(PatientCompositor, "render_full_update", made)
+    async with app.run_test(size=(120, 40)) as pilot:  # a batch until it is laid out
+        await until(pilot, lambda: len(batches) > 0)
+    assert set(batches) == {0}
