@@ -11,6 +11,7 @@ from lmplay_tui.options.declared import (
     OnResume,
     TrainOptions,
     Where,
+    default,
     flag,
     hosting_options,
     names,
@@ -24,7 +25,7 @@ from lmplay_tui.options.declared import (
 from lmplay_tui.options.values import check, nearest, sentence, shown_value
 
 __all__ = [
-    "OnResume", "TrainOptions", "Where", "add_options", "check", "command_words", "flag", "given_options",
+    "OnResume", "TrainOptions", "Where", "add_options", "check", "command_words", "default", "flag", "given_options",
     "hosting_options", "names", "nearest", "new_parser", "on_resume", "parse_line", "recorded", "resolve", "sentence",
     "shown_value", "stage_names", "train_names", "where",
 ]  # fmt: skip

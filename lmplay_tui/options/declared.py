@@ -5,6 +5,7 @@ resume does with it (`OnResume`). The command line, a plan's `[train]` and stage
 all made from it.
 """
 
+import threading
 from collections.abc import Mapping
 from enum import StrEnum
 from functools import cache
@@ -59,9 +60,12 @@ MAX_INT = 2**53  # JSON's and TOML's readers elsewhere hold integers exactly up 
 
 
 class TrainOptions(BaseModel):
-    """The options of one run, or of one stage of it: frozen, complete, valid."""
+    """The options of one run, or of one stage of it: frozen, complete, valid. `resolve` makes them."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+    # The validator is built when it is first used: a command line is checked without it, and no first frame waits.
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=(), defer_build=True
+    )
 
     # Plan and files
     training_plan: str | None = _option(
@@ -229,6 +233,8 @@ class TrainOptions(BaseModel):
     )
 
 
+_building = threading.Lock()  # the trainer's thread resolves options, and so does the one that reads an edited plan
+
 _FLAG_NAMES = {"json_lines": "--json", "context_len": "--context_len"}
 
 
@@ -242,6 +248,11 @@ def extra(name: str) -> dict[str, Any]:
     declared = TrainOptions.model_fields[name].json_schema_extra
     assert isinstance(declared, dict)
     return cast(dict[str, Any], declared)
+
+
+def default(name: str) -> Any:
+    """What holds where nobody says anything."""
+    return TrainOptions.model_fields[name].default
 
 
 def where(name: str) -> Where:
@@ -280,6 +291,8 @@ def resolve(*layers: Mapping[str, Any]) -> TrainOptions:
     merged: dict[str, Any] = {}
     for layer in reversed(layers):
         merged.update(layer)
+    with _building:
+        TrainOptions.model_rebuild()  # at the first call only
     return TrainOptions.model_validate(merged)
 
 

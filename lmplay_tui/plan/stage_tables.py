@@ -94,7 +94,7 @@ def check_held_out(report: Report, tables: Sequence[StageTable], train: Mapping[
     name = "validation_split"
     own = [table for table in tables if name in table.options]
     if name in train or len(own) < len(tables):
-        held = train.get(name, options.TrainOptions().validation_split)
+        held = train.get(name, options.default(name))
     else:
         held = own[0].options[name] if own else None
     for table in own:

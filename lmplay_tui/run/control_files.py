@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +35,20 @@ PLAIN: dict[str, asked.Command] = {
     "validate": asked.ValidateNow(),
 }
 
-_KINDS: tuple[type[asked.Command], ...] = (
-    asked.SaveNow, asked.Stop, asked.Pause, asked.Resume, asked.ValidateNow, asked.SetLearningRate, asked.Bookmark,
-    asked.Ask, asked.Pin, asked.ChangePlan, asked.HandOver,
-)  # fmt: skip
-_STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-_READERS: dict[str, TypeAdapter[asked.Command]] = {
-    kind.__name__: TypeAdapter(type(kind.__name__, (kind,), {"__pydantic_config__": _STRICT})) for kind in _KINDS
-}
+_KINDS: dict[str, type[asked.Command]] = {
+    kind.__name__: kind
+    for kind in (
+        asked.SaveNow, asked.Stop, asked.Pause, asked.Resume, asked.ValidateNow, asked.SetLearningRate, asked.Bookmark,
+        asked.Ask, asked.Pin, asked.ChangePlan, asked.HandOver,
+    )
+}  # fmt: skip
+
+
+@cache
+def _reader(kind: str) -> TypeAdapter[asked.Command]:
+    """Made when such a command has come: who only leaves commands, as a screen does, needs none."""
+    strict = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    return TypeAdapter(type(kind, (_KINDS[kind],), {"__pydantic_config__": strict}))
 
 
 def leave_command(run: RunFolder, command: asked.Command) -> str:
@@ -128,12 +135,12 @@ def _parsed(name: str, data: bytes, identity: str) -> asked.Command:
     if not name.endswith(".json"):
         raise ValueError(f"is no command; those are {', '.join(PLAIN)}, or a .json file")
     values: Any = json.loads(data)
-    if not isinstance(values, dict) or str(values.get("command")) not in _READERS:
-        raise ValueError(f'needs "command", one of {", ".join(_READERS)}')
+    if not isinstance(values, dict) or str(values.get("command")) not in _KINDS:
+        raise ValueError(f'needs "command", one of {", ".join(_KINDS)}')
     kind = str(values.pop("command"))
     try:
         # As JSON, because only there strictness lets a table become one of our classes.
-        return _READERS[kind].validate_json(json.dumps(values | {"id": identity}))
+        return _reader(kind).validate_json(json.dumps(values | {"id": identity}))
     except ValidationError as error:
         first = error.errors()[0]
         raise ValueError(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from None

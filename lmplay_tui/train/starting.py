@@ -15,7 +15,7 @@ from lmplay_tui.data.tokenizer import Tokenizer, load_tokenizer
 from lmplay_tui.errors import UserError
 from lmplay_tui.models.lmplay_weights import convert_lmplay
 from lmplay_tui.models.registry import build_model, load_experiment
-from lmplay_tui.options import OnResume, TrainOptions, command_words, flag, on_resume, shown_value
+from lmplay_tui.options import OnResume, TrainOptions, command_words, default, flag, on_resume, shown_value
 from lmplay_tui.plan.changes import list_changes
 from lmplay_tui.plan.extending import extend_plan
 from lmplay_tui.plan.keys import NAME_PATTERN
@@ -59,7 +59,7 @@ def choose_run(given: Mapping[str, Any]) -> RunFolder:
         model = path.with_name(f"{stem}.lmp")
     else:
         plan = read_plan(given.get("training_plan", DEFAULT_PLAN))
-        exp = given.get("exp", plan.train.get("exp", TrainOptions().exp)).rpartition(":")[2]
+        exp = given.get("exp", plan.train.get("exp", default("exp"))).rpartition(":")[2]
         name = _NO_NAME.sub("_", f"{exp}_{plan.name}").strip("_-")[:40].rstrip("_-")
         model = output_folder(given.get("out_dir")) / f"{name}.lmp"
     return RunFolder(model)

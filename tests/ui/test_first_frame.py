@@ -59,6 +59,8 @@ from lmplay_tui.commands import dashboard
 
 def shown(given, *, attach=None, launcher=False):
     from lmplay_tui.ui.app import LmplayApp
+    from lmplay_tui.options import TrainOptions
+    from lmplay_tui.run import control_files
     from lmplay_tui.ui.session import LiveSource
 
     class Looked(LmplayApp):
@@ -68,7 +70,8 @@ def shown(given, *, attach=None, launcher=False):
             if self.sent is None and not self._batch_count:
                 rows = self.screen._compositor.render_strips()
                 text = [segment.text for row in rows for segment in row]
-                self.sent = "".join(text), self.trainer.started, gc.isenabled(), sorted(sys.modules)
+                built = TrainOptions.__pydantic_complete__, control_files._reader.cache_info().currsize
+                self.sent = "".join(text), self.trainer.started, gc.isenabled(), built, sorted(sys.modules)
 
         def _start_trainer(self):
             self.first = gc.isenabled(), gc.get_freeze_count() > 0
@@ -94,8 +97,9 @@ def test_a_run_is_painted_before_anything_calculates(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM_OF_A_RUN], capture_output=True, text=True, check=True, cwd=tmp_path
     )
-    screen, trains, searches_garbage, modules, then = json.loads(done.stdout)
+    screen, trains, searches_garbage, built, modules, then = json.loads(done.stdout)
     assert all(words in screen for words in ("starting", "the plan is being read", "the first step", "quit"))
     assert (trains, searches_garbage) == (False, False)
+    assert built == [False, 0], "validators of all options and commands, which only a trainer needs"
     assert then == [True, True]  # searched from now on, but for what start-up has made
     assert [name for name in modules if name.split(".")[0] in NOT_YET or name.startswith("lmplay_tui.train")] == []
