@@ -6,13 +6,16 @@ from collections.abc import Callable, Iterator
 import torch
 
 from lmplay_tui.data.stage_data import StageData
+from lmplay_tui.errors import OutOfMemoryError
 from lmplay_tui.models.generation import generate
 from lmplay_tui.options import TrainOptions
 from lmplay_tui.plan.schema import Stage
 from lmplay_tui.run.controls import Ask
 from lmplay_tui.run.events import Evaluated, EvaluationResult, Event, Predicted, Prediction, Validated, Warned
 from lmplay_tui.train.loading import LoadedData
+from lmplay_tui.train.memory import fits, give_memory_back
 from lmplay_tui.train.state import TrainState
+from lmplay_tui.train.steps import StopRequested
 from lmplay_tui.train.validation import Scorer
 
 PINNED_TOKENS = 48
@@ -79,7 +82,7 @@ class Evaluator:
             )  # fmt: skip
         yield from self._complaints()
         for prompt in progress.pinned:
-            answer = self.answer(Ask(prompt, max_tokens=PINNED_TOKENS), kind="pinned")
+            answer = self._generated(Ask(prompt, max_tokens=PINNED_TOKENS), "pinned", self._should_stop)
             yield Predicted(progress.step, stage.name, answer)
 
     def _scored_stages(self, stage: Stage, at_stage_end: bool) -> list[Stage]:
@@ -105,8 +108,23 @@ class Evaluator:
                 values[f"{prefix}/accuracy"] = result.accuracy
         return values
 
-    def answer(self, ask: Ask, kind: str = "asked") -> Prediction:
-        """What the model says by itself after a prompt, drawn from a generator of its own."""
+    def answer(self, ask: Ask) -> Prediction:
+        """What the model says by itself after a prompt. Raises `StopRequested`, and `UserError` where it cannot."""
+
+        def stop() -> bool:
+            if self._should_stop():
+                raise StopRequested
+            return False
+
+        fitted, prediction = fits(lambda: self._generated(ask, "asked", stop))
+        if not fitted:
+            give_memory_back(self._state.device)
+            raise OutOfMemoryError("not enough memory for it beside the training")
+        assert prediction is not None
+        return prediction
+
+    def _generated(self, ask: Ask, kind: str, should_stop: Callable[[], bool]) -> Prediction:
+        """Drawn from a generator of its own."""
         tokenizer = self._state.tokenizer
         ids = tokenizer.encode(ask.prompt) or [tokenizer.eot]
         # Seeded by the step: asking twice at one step gives one answer, and the run's own numbers stay untouched.
@@ -114,7 +132,7 @@ class Evaluator:
         tokens = generate(
             self._state.model, ids, max_tokens=ask.max_tokens, context_len=self._state.model_args["context_len"],
             eot=tokenizer.eot, temperature=ask.temperature, top_k=ask.top_k, generator=generator,
-            stop=self._should_stop,
+            stop=should_stop,
         )  # fmt: skip
         return Prediction(
             kind=kind, prompt=ask.prompt, truth="", prediction=tokenizer.decode(list(tokens)), accuracy=None, loss=None

@@ -28,14 +28,15 @@ from lmplay_tui.train.state import TrainState
 
 PAUSE_POLL_S = 0.2
 ExpectedRows = Callable[[Stage], int | None]
-Work = Literal["validate", "save", "plan"]
+Work = Literal["save", "plan"]
+Slow = asked.ValidateNow | asked.Ask  # done between two steps, answered when they are
 
 
 class Obeyer:
     """Reads the controls once a step and keeps what the loop has yet to do.
 
     Commands that only change numbers take effect here. What needs the loop (validate, ask, save, another plan) waits
-    until the loop takes it.
+    until the loop takes it; who asked to validate, or the model, is answered when that is done (`settle`).
     """
 
     def __init__(self, state: TrainState, controls: asked.Controls, expected_rows: ExpectedRows) -> None:
@@ -47,7 +48,7 @@ class Obeyer:
         self.paused = False
         self.has_changed_the_run = False  # in what a checkpoint keeps
         self._wanted: set[Work] = set()
-        self._asked: list[asked.Ask] = []
+        self._unsettled: list[Slow] = []
         self._save_ids: list[str] = []  # control files that wait for the save's outcome
 
     def next_stage(self) -> Stage | None:
@@ -72,7 +73,7 @@ class Obeyer:
     @property
     def has_work(self) -> bool:
         """Whether the loop has something to do before the next step, even while training is paused."""
-        return bool(self._wanted or self._asked)
+        return bool(self._wanted or self._unsettled)
 
     def take(self, work: Work) -> bool:
         """Whether `work` was asked for; it is the caller's now."""
@@ -81,10 +82,29 @@ class Obeyer:
         self._wanted.remove(work)
         return True
 
-    def take_asked(self) -> list[asked.Ask]:
-        """The prompts to answer; they are the caller's now."""
-        asks, self._asked = self._asked, []
-        return asks
+    @property
+    def validations(self) -> list[asked.ValidateNow]:
+        """Who wants the model to be validated: one validation serves all."""
+        return [command for command in self._unsettled if isinstance(command, asked.ValidateNow)]
+
+    @property
+    def prompts(self) -> list[asked.Ask]:
+        """The prompts to answer."""
+        return [command for command in self._unsettled if isinstance(command, asked.Ask)]
+
+    def settle(self, command: Slow, ok: bool, message: str) -> Iterator[Event]:
+        """Say that `command` is done, or that it cannot be and why."""
+        self._unsettled.remove(command)
+        if not ok:
+            yield Warned(message, self._state.progress.step)
+        if command.id:
+            yield Answered(type(command).__name__, command.id, ok, message)
+
+    def give_back(self) -> None:
+        """Training is left with these undone: they are in the mailbox again, for whoever goes on or ends the run."""
+        unsettled, self._unsettled = self._unsettled, []
+        for command in unsettled:
+            self._controls.send(command)
 
     def take_save_ids(self) -> list[str]:
         """Who waits for a save; they are the caller's now."""
@@ -104,17 +124,16 @@ class Obeyer:
             yield Answered(type(command).__name__, command.id, ok, message)
 
     def _leave_for_the_loop(self, command: asked.Command) -> bool:
-        """Note what the loop has to do; whether `command` was such a thing and is answered by its outcome."""
+        """Note what the loop has to do and answers by its outcome; whether `command` was such a thing."""
         match command:
             case asked.SaveNow():
                 self._wanted.add("save")
                 if command.id:
                     self._save_ids.append(command.id)
                 return True
-            case asked.ValidateNow():
-                self._wanted.add("validate")
-            case asked.Ask():
-                self._asked.append(command)
+            case asked.ValidateNow() | asked.Ask():
+                self._unsettled.append(command)
+                return True
         return False
 
     def _change(self, command: asked.Command, lr: float) -> Iterator[Event]:

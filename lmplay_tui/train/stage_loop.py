@@ -9,7 +9,7 @@ from lmplay_tui.data.stage_data import StageData
 from lmplay_tui.errors import UserError
 from lmplay_tui.options import TrainOptions
 from lmplay_tui.plan.schema import Stage
-from lmplay_tui.run.controls import Controls
+from lmplay_tui.run.controls import Ask, Controls
 from lmplay_tui.run.events import (
     ActivityChanged,
     CheckpointSaved,
@@ -23,6 +23,7 @@ from lmplay_tui.run.events import (
     Validated,
     Warned,
 )
+from lmplay_tui.text import one_line
 from lmplay_tui.train.compiling import Compilation
 from lmplay_tui.train.evaluation import Evaluator
 from lmplay_tui.train.feed import Feed
@@ -43,6 +44,7 @@ PROBED_FROM = 4  # the mini-batch size before another has been found
 
 FEED_POLL_S = 0.2
 PROOF_SHOWN_S = 15.0  # in the state line; the log keeps it
+ANSWER_SHOWN = 400  # characters, to who waits for it; the predictions keep all
 
 
 @dataclass
@@ -277,6 +279,26 @@ class StageLoop:
             yield event
         yield ActivityChanged("training")
 
+    def _validate_as_asked(self, run: StageRun) -> Iterator[Event]:
+        askers = self.obeyer.validations
+        ok, said = False, f"stage {run.stage.name} has no rows to validate on"
+        for event in self._validate(run):
+            if isinstance(event, Validated):
+                ok, said = True, f"validated {event.samples} samples at step {event.step}: loss {event.loss:.4f}"
+            yield event
+        for command in askers:
+            yield from self.obeyer.settle(command, ok, said)
+
+    def _answer(self, run: StageRun, ask: Ask) -> Iterator[Event]:
+        """Say what the model says. A prompt that it cannot go on with costs the answer, not the run."""
+        try:
+            prediction = self.evaluator.answer(ask)
+        except UserError as error:
+            yield from self.obeyer.settle(ask, False, f"no answer: {error}")
+            return
+        yield Predicted(self.state.progress.step, run.stage.name, prediction)
+        yield from self.obeyer.settle(ask, True, one_line(prediction.prediction, ANSWER_SHOWN))
+
     def _evaluate(self, run: StageRun, *, at_stage_end: bool) -> Iterator[Event]:
         yield ActivityChanged("evaluating")
         if at_stage_end:
@@ -304,10 +326,10 @@ class StageLoop:
                 raise StopRequested
             if not self.obeyer.has_work:
                 return
-            if self.obeyer.take("validate"):
-                yield from self._validate(run)
-            for ask in self.obeyer.take_asked():
-                yield Predicted(self.state.progress.step, run.stage.name, self.evaluator.answer(ask))
+            if self.obeyer.validations:
+                yield from self._validate_as_asked(run)
+            for ask in self.obeyer.prompts:
+                yield from self._answer(run, ask)
             if self.obeyer.take("plan"):
                 yield from self._reenter(run)
             if self.obeyer.take("save"):

@@ -90,6 +90,7 @@ class Trainer:
         except Exception as error:  # whatever it is, and be it a bug: finished steps are not lost
             yield from self._keep_what_is_done()
             yield from self.saves.refuse(one_line(error))
+            self.obeyer.give_back()
             raise
 
     def _to_the_end(self) -> Iterator[Event]:
@@ -136,6 +137,7 @@ class Trainer:
 
     def _leave(self) -> Generator[Event, None, bool]:
         """Save what the last finished step left and end, or let another process go on; False: stay after all."""
+        self.obeyer.give_back()
         if self.controls.hands_over and self.go_on_elsewhere is not None:
             return (yield from self._hand_over(self.go_on_elsewhere))
         progress, path = self.state.progress, self.state.run.model

@@ -99,6 +99,13 @@ def test_what_cannot_be_handed_down_keeps_the_run_here(place, monkeypatch):
     assert [e for e in events if isinstance(e, Paused)], "what was asked for is done here"
 
 
+def test_a_validation_and_a_prompt_that_nobody_came_to_are_handed_down(place, monkeypatch):
+    """With their identities: who waits for the answer hears it from the process that goes on."""
+    commands = (asked.ValidateNow(id="v"), asked.Ask("The mill", id="a"), asked.HandOver())
+    started = handed_over(monkeypatch, *commands, after=2, training_plan=write_plan(place), model="m.lmp")
+    assert sorted((type(c).__name__, c.id) for c in started[0]["left"]) == [("Ask", "a"), ("ValidateNow", "v")]
+
+
 def waiting(place) -> tuple[RunFolder, Controls]:
     """A run that is to be handed over, and what nobody has obeyed yet."""
     run, controls = RunFolder(place / "m.lmp"), Controls()
