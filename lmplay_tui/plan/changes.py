@@ -26,6 +26,7 @@ class Change:
     place: str
     what: str
     stage: str | None = None  # whose rows it may change: it is new, removed, or has other epochs or data
+    option: str | None = None  # whose value it is
 
     def __str__(self) -> str:
         return f"{self.place}: {self.what}"
@@ -125,7 +126,9 @@ def list_changes(old: Plan, new: Plan) -> list[Change]:
 def _option_changes(place: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
     unset = "(not set)"
     return [
-        Change(place, f"{name} {one_line(old.get(name, unset), 60)} -> {one_line(new.get(name, unset), 60)}")
+        Change(
+            place, f"{name} {one_line(old.get(name, unset), 60)} -> {one_line(new.get(name, unset), 60)}", option=name
+        )
         for name in sorted(old.keys() | new.keys())
         if old.get(name, unset) != new.get(name, unset)
     ]

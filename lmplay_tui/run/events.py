@@ -5,6 +5,7 @@ run; losses are nats per truth token, durations seconds, accuracies 0 to 1.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -51,6 +52,7 @@ class RunStarted(Event):
     elapsed_s: float = 0.0  # training time before this start
     plan_text: str = ""  # the plan that holds now
     plan_file: str = ""  # absolute: the file that it was given with; empty for a shipped plan, and where none was given
+    on_line: Mapping[str, str] = field(default_factory=dict)  # a plan's options that the command line gives, as words
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,7 @@ class RunView:
         self.plan_text = ""  # the plan that holds, as the run last said it; empty while not known
         self.plan_folder = ""  # where relative paths of the plan start; empty while not known
         self.plan_file = ""  # that the plan was given with
+        self.on_line: dict[str, str] = {}  # a plan's options that the command line gives, as words: no edit beats them
         self.pinned: list[str] = []
         self.checkpoint: Record | None = None
         self.pace = Pace()
@@ -189,6 +190,8 @@ class RunView:
         self.state, self.result, self.handed_over = "running", None, None
         self.plan_folder, self.plan_file = (str(record.get(key) or "") for key in ("plan_folder", "plan_file"))
         self.plan_text = _whole_text(record.get("plan_text"))
+        on_line = record.get("on_line")
+        self.on_line = dict(on_line) if isinstance(on_line, Mapping) else {}
         self._take_stages(record)
         self._take_pins(record)
         self.pace.clear()

@@ -5,11 +5,13 @@ what becomes of the events: the headless command prints them, the dashboard show
 """
 
 import os
+import shlex
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from lmplay_tui.options import command_words, train_names
 from lmplay_tui.plan.reading import shipped_plans
 from lmplay_tui.run.controls import Command, Controls, Pause, SaveNow, Stop
 from lmplay_tui.run.events import ActivityChanged, Event, MetricsLogged, RunDone, RunStarted, RunStopped, Warned
@@ -133,6 +135,7 @@ class Trainer:
             elapsed_s=progress.elapsed_s,
             plan_text=state.settings.plan.text,
             plan_file=_plan_file(state.settings.line),
+            on_line=_options_of_plans(state.settings.line),
         )
 
     def _leave(self) -> Generator[Event, None, bool]:
@@ -213,6 +216,11 @@ class Trainer:
     def _keep(self) -> int:
         plan = self.state.settings.plan
         return self.state.settings.for_stage(plan.stage(self.state.progress.stage)).keep
+
+
+def _options_of_plans(line: Mapping[str, Any]) -> dict[str, str]:
+    """What the command line gives of the options that a plan may set too: there no plan is heard."""
+    return {name: shlex.join(command_words({name: value})) for name, value in line.items() if name in train_names()}
 
 
 def _plan_file(line: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from lmplay_tui.options import OnResume, flag, on_resume
 from lmplay_tui.plan.changes import Begun, Change, change_problems, list_changes
 from lmplay_tui.plan.problems import PlanError, Problem
 from lmplay_tui.plan.reading import parse_plan
@@ -11,7 +12,8 @@ from lmplay_tui.plan.schema import Plan
 from lmplay_tui.run.telling import shown_seconds
 from lmplay_tui.run.view import RunView
 from lmplay_tui.run.view_parts import StageView
-from lmplay_tui.ui.widgets.lines import Piece, Row
+from lmplay_tui.text import one_line
+from lmplay_tui.ui.widgets.lines import Piece, Row, wrapped
 
 
 def refusals(old_text: str, new_text: str, view: RunView, folder: Path) -> Sequence[Problem]:
@@ -21,14 +23,25 @@ def refusals(old_text: str, new_text: str, view: RunView, folder: Path) -> Seque
     return change_problems(*plans, begun) if plans is not None else ()
 
 
-def effect_rows(old_text: str, new_text: str, view: RunView, folder: Path, price: float | None) -> list[Row]:
-    """One row a change, and their sum. Nothing where the texts are the same or one is no plan."""
+def effect_rows(
+    old_text: str, new_text: str, view: RunView, folder: Path, price: float | None, *, width: int = 200
+) -> list[Row]:
+    """One row a change, their sum, and what the command line overrules, in lines of `width`.
+
+    Nothing where the texts are the same or one is no plan.
+    """
     plans = _both(old_text, new_text, folder)
     if plans is None:
         return []
     rows: list[Row] = []
     total, summed = 0.0, 0
+    overruled: dict[str, None] = {}  # each once, in the plan's order
     for change in list_changes(*plans):
+        if change.option in view.on_line:
+            overruled[change.option] = None
+            continue
+        if change.stage is not None:
+            overruled |= dict.fromkeys(name for name in _of_new_stage(change.stage, *plans) if name in view.on_line)
         cost: list[Piece] = []
         if change.stage is not None:
             added = _added_rows(change.stage, *plans, view)
@@ -36,10 +49,29 @@ def effect_rows(old_text: str, new_text: str, view: RunView, folder: Path, price
             total, summed = total + added, summed + 1
         rows.append((*_said(change), *cost))
     if not rows:
-        return [((" nothing that trains changes", "dim"),)]
+        rows.append(((" nothing that trains changes", "dim"),))
     if summed > 1 and math.isfinite(total):
         rows.append(((" all together  ", "dim"), (f"{total:+,.0f} rows", "strong"), *_cost(total, view, price)))
+    for name in overruled:
+        lines = wrapped(_why_nothing(name, view.on_line[name]), max(width - 4, 20))
+        rows += [((" ! " if i == 0 else "   ", "warn"), (line, "")) for i, line in enumerate(lines)]
     return rows
+
+
+def _of_new_stage(name: str, old: Plan, new: Plan) -> list[str]:
+    """The options of a stage that is not in `old`."""
+    if any(stage.name == name for stage in old.stages):
+        return []
+    return [option for stage in new.stages if stage.name == name for option in stage.options]
+
+
+def _why_nothing(name: str, words: str) -> str:
+    """What the command line says is heard before any plan; some of it the checkpoint remembers as well."""
+    if on_resume(name) is OnResume.KEPT:
+        holds = f"holds, after a resume too; this edit changes nothing: only another {flag(name)} at a start does"
+    else:
+        holds = "holds; this edit changes nothing until a start without it"
+    return f"{name}: the command line's {one_line(words, 80)} {holds}"
 
 
 def _both(old_text: str, new_text: str, folder: Path) -> tuple[Plan, Plan] | None:

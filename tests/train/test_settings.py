@@ -6,7 +6,7 @@ from typing import Any
 
 from lmplay_tui.plan.reading import parse_plan
 from lmplay_tui.plan.schema import Plan
-from lmplay_tui.run.events import StepDone
+from lmplay_tui.run.events import RunStarted, StepDone
 from lmplay_tui.train.checkpoint import load_checkpoint
 from lmplay_tui.train.settings import Settings
 from tests.train.runs import PLAN, stop_after, write_plan
@@ -66,3 +66,12 @@ def test_what_an_edit_overruled_is_in_the_checkpoint(place) -> None:
     assert load_checkpoint(place / "m.lmp")["runner"]["state_args"]["overruled"]["stories"] == ["lr"]
     events = stop_after(3, model="m.lmp")
     assert [event.lr for event in events if isinstance(event, StepDone)] == [5e-4]
+
+
+def test_a_start_says_what_its_command_line_keeps_from_the_plan(place) -> None:
+    events = stop_after(1, training_plan=write_plan(place), model="m.lmp", lr=3e-4, shuffle=False, max_hours=9.0)
+    (begun,) = [event for event in events if isinstance(event, RunStarted)]
+    assert {name: begun.on_line[name] for name in ("lr", "shuffle")} == {"lr": "--lr 0.0003", "shuffle": "--no-shuffle"}
+    assert not {"max_hours", "training_plan", "model"} & begun.on_line.keys()
+    (again,) = [event for event in stop_after(2, model="m.lmp") if isinstance(event, RunStarted)]
+    assert "lr" not in again.on_line, "an edit is heard again"

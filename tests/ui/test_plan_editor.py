@@ -345,6 +345,39 @@ def test_effects_say_all_that_changes(change: tuple[str, str], said: str) -> Non
     assert not refusals(PLAN, PLAN.replace(*change), view, Path.cwd())
 
 
+KEPT = "holds, after a resume too; this edit changes nothing: only another --lr at a start does"
+ON_LINE = {"lr": "--lr 0.0003", "mini_batch_size": "--mini-batch-size 4"}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("epochs = 0.5", "epochs = 0.5\nlr = 1e-4"),
+         [" nothing that trains changes", f" ! lr: the command line's --lr 0.0003 {KEPT}"]),
+        (("epochs = 0.5", "epochs = 1\nmini_batch_size = 8"),
+         [" ~ finetune epochs 0.5 → 1  +2,400 rows", " ! mini_batch_size: the command line's --mini-batch-size 4 "
+          "holds; this edit changes nothing until a start without it"]),
+        (("epochs = 0.5", 'epochs = 0.5\n[stages.new]\ndataset = "pydocs"\nlr = 1e-4'),
+         [" + new new, 1 epochs  rows are counted when it is applied",
+          f" ! lr: the command line's --lr 0.0003 {KEPT}"]),
+    ],
+)  # fmt: skip
+def test_what_the_command_line_overrules_is_said_to_change_nothing(change: tuple[str, str], said: list[str]) -> None:
+    view = fed(330).view
+    view.apply(dataclasses.replace(started(), on_line=ON_LINE).record())
+    assert joined(effect_rows(PLAN, PLAN.replace(*change), view, Path.cwd(), None)).splitlines() == said
+
+
+async def test_an_overruled_edit_is_told_in_a_narrow_editor_too(dashboard: Open, planned: FakeSource) -> None:
+    planned.view.apply(dataclasses.replace(started(), plan_text=PLAN, on_line=ON_LINE).record())
+    async with dashboard(planned, (80, 24)) as pilot:
+        await pilot.press("4")
+        pilot.app.screen.query_one(PlanPane).replace_text(PLAN.replace("epochs = 0.5", "epochs = 0.5\nlr = 1e-4"))
+        await pilot.pause()
+        said = " ".join(text_of(pilot.app).replace("│", " ").split())
+        assert f"nothing that trains changes ! lr: the command line's --lr 0.0003 {KEPT}" in said
+
+
 def test_another_order_of_what_has_not_begun_is_said() -> None:
     text = PLAN + '[stages.last]\ndataset = "pydocs"\n'
     swapped = text.replace("stages.finetune", "stages.x").replace("stages.last", "stages.finetune")

@@ -85,8 +85,9 @@ class Planning(Commanding):
     @on(PlanEdited)
     def _plan_edited(self, message: PlanEdited) -> None:
         price = self.options.get("price_per_hour")
-        rows = effect_rows(self._holding, message.text, self.view, self.plan_folder, price)
-        self.query_one(PlanPane).show_effect(rows)
+        pane = self.query_one(PlanPane)
+        rows = effect_rows(self._holding, message.text, self.view, self.plan_folder, price, width=pane.notes_width)
+        pane.show_effect(rows)
 
     @on(PlanApplied)
     def _plan_applied(self, message: PlanApplied) -> None:

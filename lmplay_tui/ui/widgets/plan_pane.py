@@ -144,6 +144,11 @@ class PlanPane(Vertical):
     def problems(self) -> Sequence[Problem]:
         return self._problems
 
+    @property
+    def notes_width(self) -> int:
+        """How wide what `show_effect` shows may be."""
+        return self.query_one(PlanNotes).size.width
+
     def load(self, text: str) -> bool:
         """Another plan holds now. What the user has typed stays; whether the editor shows the new one."""
         if text == self._base:
