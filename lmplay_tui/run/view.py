@@ -139,17 +139,18 @@ class RunView:
                 return  # another hand has spoilt the line
         self.state, self.activity, self.detail, self.fraction = "starting", "loading", "its own past", None
 
-    def say(self, level: Level, text: str, at: float | None = None, event: str = "") -> None:
+    def say(self, level: Level, text: str, at: float | None = None, event: str = "", reason: str = "") -> None:
         """Add a line to the log. Validations in a row stay one line, the newest."""
         if event == "Validated" and self.log and self.log[-1].event == event:
             self.log.pop()
-        self.log.append(LogEntry(self._clock() if at is None else at, level, one_line(text, 1000), event))
+        self.log.append(LogEntry(self._clock() if at is None else at, level, one_line(text, 1000), event, reason))
         self.log_count += 1
 
     def _tell(self, record: Record) -> None:
         sentence = told(record)
         if sentence is not None:
-            self.say(*sentence, at=stamp(record.get("time")), event=str(record["event"]))
+            reason = one_line(record.get("reason", ""), 40)
+            self.say(*sentence, at=stamp(record.get("time")), event=str(record["event"]), reason=reason)
 
     def _mark(self, record: Record) -> None:
         mark = mark_of(record)

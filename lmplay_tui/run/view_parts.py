@@ -58,6 +58,7 @@ class LogEntry:
     level: Level
     text: str
     event: str = ""
+    reason: str = ""  # why, where the event says so: a save was asked for, or came by itself
 
 
 @dataclass(frozen=True, eq=False)

@@ -55,7 +55,7 @@ class News:
         new = list(itertools.takewhile(lambda entry: entry is not self._newest, reversed(view.log)))
         self._count = view.log_count
         self._newest = next((entry for entry in new if entry.event != "Validated"), self._newest)
-        worth = [entry for entry in new if entry.event in _TITLES and entry.at > view.now() - OLD_S]
+        worth = [entry for entry in new if _deserves_one(entry) and entry.at > view.now() - OLD_S]
         return [self._notice(entry, view.now()) for entry in reversed(worth[:MOST])]
 
     def _notice(self, entry: LogEntry, now: float) -> Notice:
@@ -64,6 +64,11 @@ class News:
         if rings:
             self._rang_at = now
         return Notice(title, entry.text, severity, rings, 4 if severity == "information" else 8)
+
+
+def _deserves_one(entry: LogEntry) -> bool:
+    """A save that nobody has asked for is in the log and a mark on the curves: it covers no pane."""
+    return entry.event in _TITLES and (entry.event != "CheckpointSaved" or entry.reason == "asked")
 
 
 def terminal_title(view: RunView) -> str:

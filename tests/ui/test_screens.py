@@ -110,6 +110,24 @@ async def test_news_are_told_once(source: FakeSource) -> None:
     assert news.of(source.view) == []
 
 
+@pytest.mark.parametrize("reason", ["interval", "stage end", "stop", "end"])
+async def test_a_save_that_nobody_asked_for_covers_no_pane(dashboard: Open, source: FakeSource, reason: str) -> None:
+    async with dashboard(source) as pilot:
+        before = len(pilot.app._notifications)
+        source.waiting = [happened.CheckpointSaved("a.lmp", 330, 3300, 5, 0.1, 0.1, reason)]
+        await tick(pilot)
+        assert f"saved a.lmp (step 330, 5 B, 0.1 s, {reason})" in source.view.log[-1].text
+        assert source.view.marks[-1].kind == "save"
+        assert len(pilot.app._notifications) == before
+        source.waiting = [happened.Warned("a.lmp: no space left; training goes on, the next save tries again", 330)]
+        await tick(pilot)
+        source.waiting = [happened.CheckpointSaved("a.lmp", 331, 3310, 5, 0.1, 0.1, "asked")]
+        await tick(pilot)
+        told = [notice.message for notice in pilot.app._notifications][before:]
+        assert ["no space left" in text for text in told] == [True, False]
+        assert told[-1].startswith("saved a.lmp (step 331")
+
+
 def test_the_terminals_title_says_how_far_how_good_how_long() -> None:
     assert terminal_title(fed(330).view).startswith("39 % 2.67 ETA ")
 
