@@ -3,7 +3,9 @@
 import shlex
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from lmplay_tui.errors import EXIT_OK, EXIT_TRAINING
@@ -14,6 +16,7 @@ from lmplay_tui.run.journal import Tail
 from lmplay_tui.run.metric_rows import MetricRows, MetricsTail
 from lmplay_tui.run.view import RunView
 from lmplay_tui.text import one_line
+from lmplay_tui.ui.background import Asked
 
 
 class Source(Protocol):
@@ -42,13 +45,39 @@ class Source(Protocol):
         """Ask the trainer for something; whether it could be asked. If not, the log's last line says why."""
 
 
+@dataclass(frozen=True, eq=False)
+class _Piece:
+    """What the disk gave at one time."""
+
+    lines: Sequence[tuple[Tail, bytes]]
+    behind: bool  # there is more
+    alive: bool
+    status: dict[str, Any] | None  # None: not looked at
+
+
+def _read_piece(tails: Sequence[Tail], limit_bytes: int, look_at: RunFolder | None) -> _Piece:
+    """In a thread: each journal's next lines, up to the first that has more, and how its process does."""
+    lines: list[tuple[Tail, bytes]] = []
+    for tail in tails:
+        lines.append((tail, tail.take(limit_bytes)))
+        if tail.behind:
+            break
+    if look_at is None:
+        return _Piece(lines, tail.behind, alive=False, status=None)
+    return _Piece(lines, tail.behind, look_at.alive(), look_at.status())
+
+
 class FolderSource:
-    """Reads a run's journals as they grow and leaves control files; never touches the run otherwise."""
+    """Reads a run's journals as they grow and leaves control files; never touches the run otherwise.
+
+    The disk, which may be another machine's, is read beside the screen, a piece at a time.
+    """
 
     live = False
     FIRST_BYTES = 1 << 17  # of a journal before the first frame
     CHUNK_BYTES = 1 << 21  # of a journal at a time later on
     POLL_BUDGET_S = 0.03  # of the screen's thread, a poll: no new piece is begun after that
+    OVERDUE_S = 1.0  # a piece that takes longer is not looked for between the polls any more
 
     def __init__(self, folder: RunFolder, clock: Callable[[], float] = time.time) -> None:
         self.folder: RunFolder | None = folder
@@ -59,7 +88,9 @@ class FolderSource:
         # In this order: an event tells of the stages that the lines of metrics belong to.
         self._tails = [Tail(folder.events), MetricsTail(folder.metrics), Tail(folder.predictions)]
         self._first = True
-        self.behind = False
+        self._asked: Asked[_Piece] | None = None
+        self._asked_at = 0.0
+        self._behind = True  # nothing is read yet
         self._bad = 0
         self._looked_at = -10.0
         self._alive = False
@@ -77,29 +108,47 @@ class FolderSource:
             return int((self.view.result or {}).get("exit_code", EXIT_TRAINING))
         return EXIT_OK if self.view.over else None
 
-    def poll(self) -> bool:
-        first, self._first = self._first, False
-        limit = self.FIRST_BYTES if first else self.CHUNK_BYTES
-        deadline = time.perf_counter() + (0.0 if first else self.POLL_BUDGET_S)
-        changed = False
-        for tail in self._tails:
-            while True:
-                changed = self._read(tail, limit) or changed
-                self.behind = tail.behind
-                if not tail.behind or time.perf_counter() >= deadline:
-                    break
-            if self.behind:
-                break
-        return self._look() or changed
+    @property
+    def behind(self) -> bool:
+        """Not while the disk hangs: then it is looked at twice a second."""
+        waits = self._asked is not None and time.perf_counter() - self._asked_at > self.OVERDUE_S
+        return self._behind and not waits
 
-    def _read(self, tail: Tail, limit_bytes: int) -> bool:
-        items = tail.read_rows(limit_bytes) if isinstance(tail, MetricsTail) else tail.read(limit_bytes)
-        for item in items:
-            if isinstance(item, MetricRows):
-                self.view.apply_rows(item)
-            else:
-                self._apply(item)
-        return bool(items)
+    def poll(self) -> bool:
+        deadline = time.perf_counter() + (0.0 if self._first else self.POLL_BUDGET_S)
+        changed = False
+        while True:
+            self._asked = self._asked or self._next_piece()
+            piece = self._asked.answer()
+            if piece is None:
+                return changed
+            self._asked = None
+            changed = self._take(piece) or changed
+            if not self._behind or time.perf_counter() >= deadline:
+                return changed
+
+    def _next_piece(self) -> Asked[_Piece]:
+        """Asked for; once a second also whether the run lives, and what its `run.json` says."""
+        limit, self._first = self.FIRST_BYTES if self._first else self.CHUNK_BYTES, False
+        now = self._clock()
+        look = abs(now - self._looked_at) >= 1.0
+        if look:
+            self._looked_at = now
+        self._asked_at = time.perf_counter()
+        return Asked(partial(_read_piece, self._tails, limit, self._run if look else None))
+
+    def _take(self, piece: _Piece) -> bool:
+        changed = False
+        self._behind = piece.behind
+        for tail, lines in piece.lines:
+            items = tail.rows(lines) if isinstance(tail, MetricsTail) else tail.records(lines)
+            for item in items:
+                if isinstance(item, MetricRows):
+                    self.view.apply_rows(item)
+                else:
+                    self._apply(item)
+            changed = changed or bool(items)
+        return changed if piece.status is None else self._see(piece.alive, piece.status) or changed
 
     def _apply(self, record: dict[str, Any]) -> None:
         """Take in a record; one that another hand has spoilt is passed over, and said once."""
@@ -112,15 +161,10 @@ class FolderSource:
                     "warning", f"{one_line(self._run.folder)}: a journal holds lines that are none of ours; passed over"
                 )
 
-    def _look(self) -> bool:
-        """Once a second: whether it lives, and what `run.json` says."""
-        now = self._clock()
-        if abs(now - self._looked_at) < 1.0:
-            return False
-        self._looked_at = now
+    def _see(self, alive: bool, status: dict[str, Any]) -> bool:
         view = self.view
         before = (view.state, view.activity, view.detail, view.fraction)
-        self._alive, self._status = self._run.alive(), self._run.status()
+        self._alive, self._status = alive, status
         said = str(self._status.get("state", ""))
         if self._alive:
             fraction = self._status.get("fraction")

@@ -1,5 +1,7 @@
 """Other runs: look at one as a ghost behind our curves."""
 
+from collections.abc import Sequence
+from functools import partial
 from typing import ClassVar
 
 from textual import on
@@ -7,6 +9,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 
+from lmplay_tui.ui.background import Asked, in_background
 from lmplay_tui.ui.run_list import RunEntry, find_runs, run_rows
 from lmplay_tui.ui.screens.dialogs import Dialog
 from lmplay_tui.ui.widgets.picker import Picker
@@ -24,7 +27,9 @@ class Runs(Dialog[str]):
     def __init__(self, out_dir: str | None, own: str) -> None:
         """`own`: the name of the run that is on the screen."""
         super().__init__()
-        self._entries: list[RunEntry] = [e for e in find_runs(out_dir) if e.folder.name != own]
+        self._own = own
+        self._entries: Sequence[RunEntry] = ()
+        self._asked = Asked(partial(find_runs, out_dir))
 
     def compose(self) -> ComposeResult:
         with Vertical(id="dialog", classes="-wide") as box:
@@ -33,9 +38,19 @@ class Runs(Dialog[str]):
 
     def on_mount(self) -> None:
         picker = self.query_one(Picker)
-        picker.styles.height = min(max(len(self._entries), 1), 20)
+        picker.styles.height = 1
         picker.focus()
-        self.call_after_refresh(self._draw)
+        if (found := self._asked.answer()) is not None:
+            self._show(found)
+        else:
+            picker.show_rows([((" reading the folders", "dim"),)])
+            in_background(self.app, lambda: partial(self._show, self._asked.wait()))
+
+    def _show(self, found: Sequence[RunEntry]) -> None:
+        if self.is_attached:  # else it was left meanwhile
+            self._entries = [entry for entry in found if entry.folder.name != self._own]
+            self.query_one(Picker).styles.height = min(max(len(self._entries), 1), 20)
+            self.call_after_refresh(self._draw)
 
     def _draw(self) -> None:
         picker = self.query_one(Picker)
