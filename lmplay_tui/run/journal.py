@@ -154,13 +154,10 @@ class Tail:
 
     def read(self, limit_bytes: int = 1 << 22) -> list[dict[str, Any]]:
         """At most `limit_bytes` of the file's new lines; an empty list where there is nothing new (or no file)."""
-        return self.records(self.take(limit_bytes))
+        return self._records(self._take(limit_bytes))
 
-    def take(self, limit_bytes: int) -> bytes:
-        """The whole lines of the file's next `limit_bytes`, and of what was left the last time.
-
-        All that waits for the disk; `records` makes objects of them, before the next are taken.
-        """
+    def _take(self, limit_bytes: int) -> bytes:
+        """The whole lines of the file's next `limit_bytes`, and of what was left the last time."""
         self.behind = False
         try:
             with self.path.open("rb") as file:
@@ -181,8 +178,7 @@ class Tail:
         self._rest = data[end:]
         return data[:end]
 
-    def records(self, lines: bytes) -> list[dict[str, Any]]:
-        """The objects of what `take` gave."""
+    def _records(self, lines: bytes) -> list[dict[str, Any]]:
         return [record for record in _parsed_all(lines.split(b"\n")[:-1]) if self._is_new(record)]
 
     def _is_new(self, record: dict[str, Any]) -> bool:

@@ -39,19 +39,16 @@ class MetricsTail(Tail):
 
     def read_rows(self, limit_bytes: int = 1 << 22) -> list[MetricRows | dict[str, Any]]:
         """As `read`, in the file's order."""
-        return self.rows(self.take(limit_bytes))
-
-    def rows(self, lines: bytes) -> list[MetricRows | dict[str, Any]]:
-        """As `records`, in the file's order."""
-        if len(lines) < FROM_BYTES or self._seen_step >= 0:
-            return [*self.records(lines)]
+        data = self._take(limit_bytes)
+        if len(data) < FROM_BYTES or self._seen_step >= 0:
+            return [*self._records(data)]
         from lmplay_tui.run.metric_columns import in_columns
 
         items: list[MetricRows | dict[str, Any]] = []
-        for part in in_columns(lines):
+        for part in in_columns(data):
             if isinstance(part, MetricRows):
                 self._last_step = max(self._last_step, int(part.at[:, 0].max()))
                 items.append(part)
             else:
-                items.extend(self.records(part))
+                items.extend(self._records(part))
         return items

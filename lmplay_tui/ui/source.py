@@ -49,28 +49,29 @@ class Source(Protocol):
 class _Piece:
     """What the disk gave at one time."""
 
-    lines: Sequence[tuple[Tail, bytes]]
+    items: Sequence[MetricRows | dict[str, Any]]
     behind: bool  # there is more
     alive: bool
     status: dict[str, Any] | None  # None: not looked at
 
 
 def _read_piece(tails: Sequence[Tail], limit_bytes: int, look_at: RunFolder | None) -> _Piece:
-    """In a thread: each journal's next lines, up to the first that has more, and how its process does."""
-    lines: list[tuple[Tail, bytes]] = []
+    """In a thread: what is new in each journal, up to the first that has more, and how its process does."""
+    items: list[MetricRows | dict[str, Any]] = []
     for tail in tails:
-        lines.append((tail, tail.take(limit_bytes)))
+        items += tail.read_rows(limit_bytes) if isinstance(tail, MetricsTail) else tail.read(limit_bytes)
         if tail.behind:
             break
     if look_at is None:
-        return _Piece(lines, tail.behind, alive=False, status=None)
-    return _Piece(lines, tail.behind, look_at.alive(), look_at.status())
+        return _Piece(items, tail.behind, alive=False, status=None)
+    return _Piece(items, tail.behind, look_at.alive(), look_at.status())
 
 
 class FolderSource:
     """Reads a run's journals as they grow and leaves control files; never touches the run otherwise.
 
-    The disk, which may be another machine's, is read beside the screen, a piece at a time.
+    The disk, which may be another machine's, is read beside the screen, a piece at a time. Of a long journal the next
+    piece is parsed while one is taken in: pyarrow's parser does not hold Python's lock.
     """
 
     live = False
@@ -118,11 +119,12 @@ class FolderSource:
         deadline = time.perf_counter() + (0.0 if self._first else self.POLL_BUDGET_S)
         changed = False
         while True:
+            is_first = self._first  # before the first frame nothing more than that is begun
             self._asked = self._asked or self._next_piece()
             piece = self._asked.answer()
             if piece is None:
                 return changed
-            self._asked = None
+            self._asked = self._next_piece() if piece.behind and not is_first else None
             changed = self._take(piece) or changed
             if not self._behind or time.perf_counter() >= deadline:
                 return changed
@@ -138,16 +140,13 @@ class FolderSource:
         return Asked(partial(_read_piece, self._tails, limit, self._run if look else None))
 
     def _take(self, piece: _Piece) -> bool:
-        changed = False
         self._behind = piece.behind
-        for tail, lines in piece.lines:
-            items = tail.rows(lines) if isinstance(tail, MetricsTail) else tail.records(lines)
-            for item in items:
-                if isinstance(item, MetricRows):
-                    self.view.apply_rows(item)
-                else:
-                    self._apply(item)
-            changed = changed or bool(items)
+        for item in piece.items:
+            if isinstance(item, MetricRows):
+                self.view.apply_rows(item)
+            else:
+                self._apply(item)
+        changed = bool(piece.items)
         return changed if piece.status is None else self._see(piece.alive, piece.status) or changed
 
     def _apply(self, record: dict[str, Any]) -> None:

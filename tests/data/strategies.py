@@ -8,7 +8,6 @@ def examples(number: int) -> settings:
     """So many examples, however slow the machine is just now."""
     return settings(
         max_examples=number,
-        deadline=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
     )
 

@@ -165,7 +165,7 @@ class SavedRun(RuleBasedStateMachine):
 def check_any_order(examples: int, steps: int, *, random_order: bool) -> None:
     before = Path.cwd()
     how = settings(
-        max_examples=examples, stateful_step_count=steps, derandomize=not random_order, deadline=None,
+        max_examples=examples, stateful_step_count=steps, derandomize=not random_order,
         suppress_health_check=list(HealthCheck), database=None,
     )  # fmt: skip
     try:

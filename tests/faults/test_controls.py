@@ -108,7 +108,7 @@ def test_no_strange_file_holds_the_run_up(files):
 
 
 @given_any(st.binary(max_size=200))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_bytes_are_a_command_or_refused(content):
     try:
         command = control_files._parsed("a.json", content, "a")

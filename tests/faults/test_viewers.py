@@ -48,6 +48,7 @@ def test_a_run_that_is_killed_while_it_is_looked_at(long_run):
         looking.shows("its process has ended without a word; go on with: lmplay-tui --model m.lmp")
         then = saved_step(long_run)
         with Terminal(lambda: main(["--headless", "--model", "m.lmp", "--device", "cpu"])) as resumed:
+            until(lambda: b'"resumed_from"' in long_run.metrics.read_bytes())  # what lay beyond the checkpoint is void
             until(trains(long_run, then + 3))
             until(lambda: shown_step(looking) > then)
             looking.shows("● ", "attached")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -185,7 +185,6 @@ def test_draws_follow_the_probabilities_and_the_temperature() -> None:
         assert tokens.count(0) / len(tokens) == pytest.approx(expected, abs=0.03)
 
 
-@settings(deadline=None)
 @given(
     logits=st.lists(st.floats(-(2.0**100), 2.0**100, width=32), min_size=1, max_size=30),
     temperature=st.floats(1e-30, 1e30),

@@ -75,7 +75,7 @@ def test_a_later_token_changes_nothing_before_it() -> None:
     assert not torch.allclose(before[:, 10:], after[:, 10:])
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(cuts=st.sets(st.integers(1, CONTEXT - 1)), seed=st.integers(0, 1000))
 def test_cache_in_any_portions_gives_the_uncached_answer(cuts: set[int], seed: int) -> None:
     torch.set_num_threads(1)

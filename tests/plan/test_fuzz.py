@@ -86,14 +86,14 @@ def check_text(form: Form, text: str, folder: Path) -> None:
         assert parse_plan(plan.text, name="x", file="y", folder=Path(plan.folder)) == plan
 
 
-@settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=500, suppress_health_check=list(HealthCheck))
 @given(documents, edits)
 def test_any_text_is_a_plan_or_a_list_of_problems(document, changes):
     form, text = document
     check_text(form, mutated(text, changes), Path("/nowhere"))
 
 
-@settings(max_examples=VERY_MANY, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+@settings(max_examples=VERY_MANY, suppress_health_check=list(HealthCheck), database=None)
 @given(documents, edits)
 def check_very_many(document, changes):
     form, text = document
@@ -107,7 +107,7 @@ def test_any_of_very_many_texts_is_a_plan_or_a_list_of_problems(count):
     count(f"fuzzed plans: {VERY_MANY:,}, 0 tracebacks")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.text(st.sampled_from("ab.=[]{}\"'\\,:#\n \r1-")), st.sampled_from(["toml", "json"]))
 def test_the_scanner_takes_every_text(text, form):
     places = locate(text, form)

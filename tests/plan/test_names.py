@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lmplay_tui.plan.reading import NAME_PATTERN, check_name, plan_name, problems_of
@@ -10,7 +10,6 @@ from lmplay_tui.plan.reading import NAME_PATTERN, check_name, plan_name, problem
 RUN = Path("/runs/mine")
 
 
-@settings(deadline=None)
 @given(st.text() | st.text("azAZ09_-./~ \n\0é", max_size=45))
 def test_a_name_is_refused_or_stays_in_its_folder(name):
     if check_name("stage", name) is None:
@@ -23,7 +22,6 @@ def test_a_name_is_refused_or_stays_in_its_folder(name):
         assert problems_of(text, file="x", folder=RUN) == []
 
 
-@settings(deadline=None)
 @given(st.text("abAB01_-", min_size=1, max_size=41))
 def test_plain_names_are_taken(name):
     assert (check_name("model", name) is None) == (name[0] not in "_-" and len(name) <= 40)
@@ -35,7 +33,6 @@ def test_names_of_a_runs_own_files_are_refused_in_every_case():
     assert check_name("stage", "pretraining\n") is not None
 
 
-@settings(deadline=None)
 @given(st.text(st.characters(exclude_characters="/\0", codec="utf-8"), min_size=1))
 def test_every_file_gives_its_plan_a_name(stem):
     name = plan_name(Path(f"{stem}.toml"))

@@ -119,7 +119,7 @@ shapes = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.dictionaries(st.text("ab[{'\n", max_size=3), shapes, min_size=1))
 def test_a_leaf_that_holds_its_line_number_is_found_there(shape):
     text = json.dumps(shape, indent=1)  # each leaf in a line of its own

@@ -14,7 +14,7 @@ from lmplay_tui.plan.schema import Plan
 from lmplay_tui.plan.writing import plan_text
 from tests.plan.strategies import documents, lmplay_documents
 
-FAST = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+FAST = settings(max_examples=60, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module")

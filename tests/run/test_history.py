@@ -55,7 +55,7 @@ def test_memory_is_bounded_and_a_spike_of_one_step_is_drawn_after_a_million() ->
     assert len(x) <= 2 * 203
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=300), st.integers(1, 40))
 def test_columns_keep_the_extremes_of_what_is_in_sight(values: list[float], columns: int) -> None:
     points = filled(np.array(values)).points()

@@ -100,7 +100,7 @@ def write(path: Path, lines: list[bytes | dict[str, Any]], end: bytes = b"\n") -
     return path
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.tuples(st.integers(0, 3 * RECENT), st.floats(0, 1) | st.none()), min_size=1, max_size=5))
 def test_many_points_at_once_are_those_points_one_by_one(parts: list[tuple[int, float | None]]) -> None:
     dice = np.random.default_rng(0)
@@ -158,7 +158,7 @@ odd_values = st.fixed_dictionaries({}, optional={
 })  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(st.integers(0, 119), hostile | odd_values), max_size=4),
     st.sampled_from([b"\n", b"", b'\n{"step":']), st.integers(400, 20_000),

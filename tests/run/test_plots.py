@@ -26,7 +26,7 @@ RAW = PlotOptions(average_count=1, min_show=1.0)
 values = st.floats(0.0, 1e6) | st.sampled_from([math.nan, 0.0, 1e300])
 points = st.lists(st.tuples(st.floats(1, 1e6), values, values), min_size=1, max_size=60)
 runs_of_points = st.lists(points, min_size=1, max_size=5)
-unhurried = settings(deadline=None, max_examples=60)
+FAST = settings(max_examples=60)
 
 
 def made(points):
@@ -38,13 +38,13 @@ def made(points):
 
 
 class TestSmoothing:
-    @unhurried
+    @FAST
     @given(st.floats(-100, 100), st.floats(-1, 1), st.integers(1, 300), st.integers(1, 400))
     def test_a_straight_line_stays_to_its_very_ends(self, begin, slope, num, count):
         line = begin + slope * np.arange(num)
         assert smoothed(line, count) == pytest.approx(line, abs=1e-6)
 
-    @unhurried
+    @FAST
     @given(st.lists(st.floats(0, 20) | st.just(math.nan), max_size=200), st.integers(1, 50))
     def test_it_stays_within_what_was_recorded(self, recorded, count):
         array = np.array(recorded, dtype=np.float64)
@@ -102,7 +102,7 @@ class TestReading:
 
 
 class TestCharts:
-    @unhurried
+    @FAST
     @given(runs_of_points, st.sampled_from([0.5, 0.99, 1.0]), st.booleans())
     def test_whatever_was_recorded_there_are_limits_to_draw_in(self, points, min_show, plot_raw):
         options = PlotOptions(average_count=10, min_show=min_show, plot_raw=plot_raw)
@@ -199,7 +199,7 @@ class TestCharts:
 
 
 class TestPictures:
-    @unhurried
+    @FAST
     @given(st.lists(st.floats(0, 1), max_size=40), st.floats(0.001, 0.2))
     def test_labels_keep_their_order_and_do_not_overlap(self, places, gap):
         moved = spread(places, gap)
@@ -269,7 +269,7 @@ class TestOwnPictures:
 
 
 class TestTerminal:
-    @unhurried
+    @FAST
     @given(runs_of_points, st.integers(20, 120), st.booleans(), st.booleans())
     def test_whatever_was_recorded_fits_the_terminal(self, points, width, plot_raw, unicode):
         options = PlotOptions(average_count=10, plot_raw=plot_raw)

@@ -4,7 +4,7 @@ import pickle
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lmplay_tui.errors import UserError
@@ -36,7 +36,6 @@ def files(statistics: RunStatistics, folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in statistics.write(folder)}
 
 
-@settings(deadline=None)
 @given(st.lists(updates, max_size=40), st.integers(0, 40))
 def test_a_run_that_was_stopped_and_resumed_writes_the_same_bytes(tmp_path_factory, history, stop):
     straight, stopped, resumed = RunStatistics("m"), RunStatistics("m"), RunStatistics("m")
@@ -52,7 +51,6 @@ def test_a_run_that_was_stopped_and_resumed_writes_the_same_bytes(tmp_path_facto
     assert files(resumed, folder / "resumed") == files(straight, folder / "straight")
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 50), st.integers(1, 100)), max_size=200), st.sampled_from([2, 4, 10, 16]))
 def test_a_series_is_bounded_leaves_nothing_out_and_is_a_plain_mean_over_its_stride(pairs, max_points):
     series = Series(max_points)
@@ -69,7 +67,6 @@ def test_a_series_is_bounded_leaves_nothing_out_and_is_a_plain_mean_over_its_str
     assert series.stride == 1 or len(expected) >= max_points // 2
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(0, 50), min_size=1, max_size=100), st.integers(0, 100))
 def test_a_thinned_series_goes_on_exactly_where_it_was(recorded, stop):
     straight, stopped, resumed = Series(8), Series(8), Series(8)

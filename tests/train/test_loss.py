@@ -44,7 +44,7 @@ def by_hand(memory: HeadLoss, head: nn.Linear, x_NC: torch.Tensor, targets_N: to
     return [loss, argmax_N, grad_x_NC, *(p.grad for p in head.parameters())]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     rows=st.integers(1, 300), vocab=st.integers(2, 70), bias=st.booleans(),
     kernel=st.sampled_from([softmax_gradient, traced_softmax_gradient]),

@@ -69,7 +69,7 @@ def run(tmp_path: Path) -> RunFolder:
 def test_journals_on_a_disk_that_hangs_are_read_in_order_once_it_answers(
     run: RunFolder, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Tail, "take", disk.behind(Tail.take))
+    monkeypatch.setattr(Tail, "_take", disk.behind(Tail._take))
     monkeypatch.setattr(FolderSource, "OVERDUE_S", 0.0)
     write(run, 150)
     disk.hang()
@@ -89,7 +89,7 @@ def test_journals_on_a_disk_that_hangs_are_read_in_order_once_it_answers(
 async def test_a_viewer_of_a_run_on_a_disk_that_hangs_can_be_used_and_left(
     dashboard: Open, run: RunFolder, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for of, name in ((Tail, "take"), (RunFolder, "alive"), (RunFolder, "status")):
+    for of, name in ((Tail, "_take"), (RunFolder, "alive"), (RunFolder, "status")):
         monkeypatch.setattr(of, name, disk.behind(getattr(of, name)))
     monkeypatch.setattr(Path, "stat", disk.behind(Path.stat, ".toml"))
     write(run, 30)

@@ -188,7 +188,7 @@ def test_every_style_has_a_colour_in_our_themes(theme) -> None:
     assert set(styles_of(variables)) == NAMES
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(ROWS, ROWS)
 def test_painting_the_changed_spans_gives_the_new_row(old, new) -> None:
     def cells(row):
@@ -207,7 +207,7 @@ def test_painting_the_changed_spans_gives_the_new_row(old, new) -> None:
     assert before == after
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.text("ab 漢\n", max_size=60), st.integers(4, 20))
 def test_wrapping_keeps_every_letter_and_the_width(text: str, width: int) -> None:
     lines = wrapped(text, width)
@@ -224,7 +224,7 @@ def test_fitted_is_exactly_that_wide() -> None:
             assert row_width([(fitted(text, width), "")]) == width
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.lists(st.floats(allow_nan=True, allow_infinity=True), max_size=40),
     st.integers(0, 60), st.integers(0, 20), st.booleans(),
