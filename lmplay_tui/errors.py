@@ -23,7 +23,7 @@ class TrainingError(UserError):
 
 
 class NonFiniteError(TrainingError):
-    """The loss or the gradient norm is not finite; no update was made."""
+    """The loss or the gradient norm is not finite, in float16 at any scale; no update was made."""
 
 
 class OutOfMemoryError(TrainingError):

@@ -28,6 +28,11 @@ from lmplay_tui.train.steps import (
     is_finite,
 )
 
+# A float16 run begins with a scale of 2^16 and halves it at each overflow: after twenty in a row gradients overflow
+# that are not even scaled up, so that it is no search for the scale any more.
+OVERFLOWS_TOLD = 20
+LEAST_SCALE = 2.0**-24  # float16's smallest number: scaled by less, the loss's own gradient, 1, is 0
+
 
 @dataclass
 class StageRun:
@@ -70,6 +75,7 @@ class Stepper:
         self.said: list[Event] = []  # what the loop shall pass on
         self.steps_here = 0  # steps done by this process: without any there is nothing to save
         self.is_whole = True  # the state is that of a finished step; not while an update is under way
+        self._overflows = 0  # float16 steps in a row whose gradients overflowed
 
     def step(self, run: StageRun, batch: Batch) -> StepDone:
         """Train on a batch. Raises `StopRequested`, `NonFiniteError`, and whatever the model's own code raises.
@@ -100,7 +106,11 @@ class Stepper:
                 "try --optimizer sgd, a smaller model, or close other programs"
             )
         if not is_finite(result):
-            self._give_up(run, batch, result)
+            what = "gradient norm" if math.isfinite(result.loss) else "loss"
+            self._give_up(
+                run, batch, f"the {what} is not finite", "try a lower --lr, --grad-clip 1, or without --amp"
+            )
+        self._watch_overflows(run, batch, result)
         return self._booked(run, batch, result, lr=lr, data_s=data_s)
 
     def _booked(self, run: StageRun, batch: Batch, result: StepResult, *, lr: float, data_s: float) -> StepDone:
@@ -207,8 +217,23 @@ class Stepper:
         ]
         return sum(known) / len(known) if known else None
 
-    def _give_up(self, run: StageRun, batch: Batch, result: StepResult) -> None:
-        """Numbers that are not finite: keep the last checkpoint, put what there is apart, and end the run."""
+    def _watch_overflows(self, run: StageRun, batch: Batch, result: StepResult) -> None:
+        """A float16 step that is left out is usual; where all are, nothing is learned, and that is said and ends."""
+        self._overflows = self._overflows + 1 if result.skipped else 0
+        scaler = self._state.scaler
+        if scaler is None or self._overflows < OVERFLOWS_TOLD:
+            return
+        what = f"the float16 gradients have overflowed at each of the last {self._overflows} steps"
+        if scaler.get_scale() < LEAST_SCALE:
+            what = f"{what}, and no smaller scale is left to try"
+            self._give_up(run, batch, what, "try a lower --lr, --amp-dtype bfloat16, or without --amp")
+        if self._overflows == OVERFLOWS_TOLD:
+            step = self._state.progress.step + 1
+            said = f"stage {run.stage.name}, step {step}: {what}, so none of them has moved the weights"
+            self.said.append(Warned(f"{said}; try a lower --lr, --amp-dtype bfloat16, or without --amp", step))
+
+    def _give_up(self, run: StageRun, batch: Batch, what: str, advice: str) -> None:
+        """Numbers that are of no use: keep the last checkpoint, put what there is apart, and end the run."""
         path = self._state.run.checkpoint("corrupted")
         kept = f"the state is in {path}"
         try:
@@ -216,9 +241,7 @@ class Stepper:
         except SaveError as error:
             kept = f"the state could not be written to {path} ({error})"
         begin = self._state.progress.of(run.stage.name).position.row
-        what = "gradient norm" if math.isfinite(result.loss) else "loss"
         raise NonFiniteError(
             f"stage {run.stage.name}, step {self._state.progress.step + 1}, rows {begin} to "
-            f"{batch.position_after.row}: the {what} is not finite; no update was made, {kept}; "
-            "try a lower --lr, --grad-clip 1, or without --amp"
+            f"{batch.position_after.row}: {what}; no update was made, {kept}; {advice}"
         )

@@ -1,5 +1,6 @@
 """Numbers that are not finite, memory that lacks, losses that jump, steps and data that stall."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -17,11 +18,11 @@ from lmplay_tui.run.events import (
     Validated,
     Warned,
 )
-from lmplay_tui.train import saving
+from lmplay_tui.train import saving, stepping
 from lmplay_tui.train.checkpoint import load_checkpoint
 from lmplay_tui.train.compiling import Compilation
 from lmplay_tui.train.hosting import run_events
-from tests.train.runs import differences, given, last, losses, stop_after, train, write_plan
+from tests.train.runs import PLAN, differences, given, last, losses, stop_after, train, write_plan
 
 # What torch's compiler warns of in its own code.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
@@ -111,6 +112,60 @@ def test_numbers_that_are_not_finite(place, monkeypatch, wrong, what, way):
     stop_after(done, training_plan=plan, model="good.lmp", **steps.options)
     assert not list(differences(load_checkpoint(Path("good.lmp"))["model"]["state"], corrupted["model"]["state"]))
     assert isinstance(last(train(model="m.lmp", **steps.options)), RunDone), "it goes on from its last good checkpoint"
+
+
+HALF = {"amp": True, "amp_dtype": "float16", "save_interval": 60}
+MANY = PLAN.replace("epochs = 0.4", "epochs = 12")
+
+
+def overflowing(first: int, last_one: float):
+    """Gradients that leave float16's range in these passes."""
+
+    def wrong(x, _, number):
+        if number is not None and first <= number <= last_one:
+            x.register_hook(lambda gradient: gradient * float("inf"))
+        return x
+
+    return wrong
+
+
+def test_float16_gradients_that_always_overflow_end_the_run(place):
+    """Each step is left out, at any scale: it is said once, and ends like numbers that are not finite."""
+    plan = write_plan(place, MANY)
+    with pytest.MonkeyPatch.context() as patch:
+        Steps(patch, "packed", overflowing(7, float("inf")))
+        events = train(training_plan=plan, model="m.lmp", mini_batch_size=6, **HALF)
+    end = last(events)
+    assert isinstance(end, RunFailed), end
+    assert end.exit_code == 3
+    done = losses(events)[-1][0]
+    learned = next(e.step for e in events if isinstance(e, StepDone) and not math.isfinite(e.grad_norm)) - 1
+    skipped = done + 1 - learned
+    assert 2.0 ** (16 - skipped) < stepping.LEAST_SCALE <= 2.0 ** (16 - skipped + 1), "at the first scale below it"
+    assert f"stage stories, step {done + 1}, rows " in end.message
+    assert f"the float16 gradients have overflowed at each of the last {skipped} steps" in end.message
+    said = [e for e in events if isinstance(e, Warned) and "overflowed" in e.message]
+    assert [e.step for e in said] == [learned + 20]
+    assert f"stage stories, step {learned + 20}: " in said[0].message
+    saved = [e for e in events if isinstance(e, CheckpointSaved)]
+    assert "before the end" not in {e.reason for e in saved}
+    corrupted = load_checkpoint(Path("m.corrupted.lmp"))
+    stop_after(learned, training_plan=plan, model="good.lmp", mini_batch_size=6, **HALF)
+    assert not list(differences(load_checkpoint(Path("good.lmp"))["model"]["state"], corrupted["model"]["state"]))
+
+
+def test_float16_gradients_that_overflow_for_a_while_cost_their_steps_only(place):
+    """The usual search for a scale is not spoken of; a long one is, once each time."""
+    plan = write_plan(place, MANY)
+    for number in (19, 20, 25):
+        with pytest.MonkeyPatch.context() as patch:
+            Steps(patch, "packed", overflowing(4, 3 + number))
+            events = stop_after(30, training_plan=plan, model=f"{number}.lmp", mini_batch_size=6, **HALF)
+        assert isinstance(last(events), RunStopped), last(events)
+        skipped = [e.step for e in events if isinstance(e, StepDone) and not math.isfinite(e.grad_norm)]
+        assert len(skipped) == number
+        said = [e.step for e in events if isinstance(e, Warned) and "overflowed" in e.message]
+        assert said == skipped[19:20]
 
 
 KINDS = [
