@@ -10,7 +10,7 @@ from textual.events import Resize
 from textual.geometry import Size
 from textual.notifications import Notification
 from textual.widgets import _toast
-from textual.widgets._toast import ToastRack
+from textual.widgets._toast import ToastHolder, ToastRack
 
 from lmplay_tui.run import events as happened
 from lmplay_tui.run.controls import Controls, SaveNow
@@ -134,3 +134,14 @@ async def test_a_toast_that_comes_too_late_goes_at_once(dashboard: Open, source:
         rack.show([late])  # type: ignore[arg-type]
         await pilot.pause()
         await until(pilot, lambda: not pilot.app.screen.query(_toast.Toast))
+
+
+async def test_a_toast_whose_time_is_over_leaves_no_widget_behind(dashboard: Open, source: FakeSource) -> None:
+    """Also where the next notification comes before its timer: a run of weeks would gather thousands."""
+    async with dashboard(source) as pilot:
+        rack = ToastRack()
+        await pilot.app.screen.mount(rack)
+        rack.show([Notification("saved", timeout=600)])  # type: ignore[arg-type]
+        await until(pilot, lambda: bool(rack.query(_toast.Toast)))
+        rack.show([])  # type: ignore[arg-type]
+        await until(pilot, lambda: not rack.query(ToastHolder))
