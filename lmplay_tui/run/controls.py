@@ -7,9 +7,10 @@ of them can use it.
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeVar
 
 StopWhen = Literal["now", "stage_end"]
+Taken = TypeVar("Taken")
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class Controls:
 
     def __init__(self) -> None:
         self._waiting: deque[Command] = deque()
-        self._leaving: deque[Command] = deque()  # stops and hand-overs: answered when the trainer has left
+        self._leaving: deque[Stop | HandOver] = deque()  # stops and hand-overs: answered when the trainer has left
         self.stop_now = False  # leave between mini-batches; the unfinished step is dropped
         self.stop_reason = ""
         self.sources: list[Callable[[], list[Command]]] = []  # looked at by the trainer, e.g. a folder of control files
@@ -141,8 +142,9 @@ class Controls:
         """Handing over has not worked: forget that it was asked for, and give what asked. A stop holds."""
         leaving = _emptied(self._leaving)
         self._leaving.extend(command for command in leaving if not isinstance(command, HandOver))
-        self.stop_now = bool(self._leaving)
-        self.stop_reason = self.stop_reason if self.stop_now else ""
+        self.stop_now, self.stop_reason = False, ""
+        if self._leaving:  # looked at last: a signal may send a stop between any two of these lines
+            self.stop_now, self.stop_reason = True, self._leaving[0].reason
         return [command for command in leaving if isinstance(command, HandOver)]
 
     def take_waiting(self) -> list[Command]:
@@ -151,10 +153,10 @@ class Controls:
 
     def left_over(self) -> list[Command]:
         """What nobody has answered when the run is over."""
-        return _emptied(self._leaving) + self.take_waiting()
+        return [*_emptied(self._leaving), *self.take_waiting()]
 
 
-def _emptied(commands: deque[Command]) -> list[Command]:
+def _emptied(commands: deque[Taken]) -> list[Taken]:
     taken = []
     while commands:
         taken.append(commands.popleft())

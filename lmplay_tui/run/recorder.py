@@ -86,7 +86,7 @@ class Recorder:
         elif (sentence := told(record)) is not None:
             level, text = sentence
             self._log.write(f"{record['time']} {level:<7} {text}")
-        elif self._verbose and (more := said_more(event)) is not None:
+        elif self._verbose and not self._goes_on(event) and (more := said_more(event)) is not None:
             self._log.write(f"{record['time']} {'verbose':<7} {more}")
         at_once = isinstance(event, _TOLD_AT_ONCE) or self._may_take_long(event)
         self._follow(event)
@@ -95,6 +95,14 @@ class Recorder:
             self._write_status()
         self._ended = self._ended or isinstance(event, said.LAST_EVENTS)
         return [event, *self._complaints()]
+
+    def _goes_on(self, event: said.Event) -> bool:
+        """Whether it is only said again that the trainer is at what it was at: a pause says so until it ends."""
+        return (
+            isinstance(event, said.ActivityChanged)
+            and event.activity == self.status["activity"]
+            and event.detail == self.status.get("detail", "")
+        )
 
     def _may_take_long(self, event: said.Event) -> bool:
         """Whether something begins after which nothing may be heard for minutes: compiling, validating, loading."""

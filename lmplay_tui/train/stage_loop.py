@@ -321,7 +321,10 @@ class StageLoop:
     def _obey(self, run: StageRun) -> Iterator[Event]:
         """Do what was asked since the last step; while paused, stay."""
         while True:
-            yield from self.obeyer.obey(self.stepper.lr(run))
+            for event in self.obeyer.obey(self.stepper.lr(run)):
+                yield event
+                if self.obeyer.paused:  # no step comes that would look
+                    yield from self._saved(self.saves.outcomes())
             if self.controls.stop_now:
                 raise StopRequested
             if not self.obeyer.has_work:

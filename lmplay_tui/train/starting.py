@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 import time
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -83,7 +84,7 @@ def set_aside(run: RunFolder, statistics: Path) -> Path | None:
         target = target.with_name(f"{target.name.partition('-')[0]}-{number}")
     target.mkdir(parents=True)
     for path in files:
-        path.replace(target / path.name)
+        shutil.move(path, target / path.name)  # statistics may lie on another disk
     return target
 
 

@@ -1,8 +1,10 @@
 """A run that goes on in another process: its lock, its command line, what it was asked, and where that fails."""
 
 import errno
+import itertools
 import os
 import time
+from collections import deque
 
 import pytest
 
@@ -155,6 +157,27 @@ def test_a_stop_beats_a_hand_over():
     bus.send(HandOver())
     bus.stay()
     assert not bus.stop_now
+
+
+@pytest.mark.parametrize("at", [1, 2])
+def test_a_stop_that_comes_while_a_hand_over_is_forgotten_holds(at):
+    """A signal comes between any two lines: also just after a look that has found nobody who wants to leave."""
+    bus = Controls()
+    looks = itertools.count(1)
+
+    class Looked(deque):
+        def __bool__(self) -> bool:
+            found = len(self) > 0
+            if not found and next(looks) == at:
+                bus.send(Stop(reason="SIGTERM"))
+            return found
+
+    bus._leaving = Looked()
+    bus.send(HandOver(reason="the line was lost"))
+    bus.stay()
+    assert next(looks) > at
+    assert bus.stop_now
+    assert bus.stop_reason == "SIGTERM"
 
 
 # ---------------------------------------------------------------------------- journals, clock, places

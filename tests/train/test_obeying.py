@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import threading
 
 import pytest
 
@@ -9,6 +10,7 @@ from lmplay_tui.errors import UserError
 from lmplay_tui.run import controls as asked
 from lmplay_tui.run.controls import Controls
 from lmplay_tui.run.events import (
+    ActivityChanged,
     Answered,
     Bookmarked,
     CheckpointSaved,
@@ -30,8 +32,10 @@ from lmplay_tui.run.events import (
     Validated,
     Warned,
 )
+from lmplay_tui.run.folder import RunFolder
+from lmplay_tui.run.recorder import Recorder
 from lmplay_tui.text import one_line
-from lmplay_tui.train import evaluation, state, watching
+from lmplay_tui.train import evaluation, saving, state, watching
 from lmplay_tui.train.evaluation import Evaluator
 from lmplay_tui.train.hosting import run_events
 from lmplay_tui.train.obeying import Obeyer
@@ -240,6 +244,40 @@ def test_pause_holds_and_resume_goes_on(place):
     resumed = events.index(of(Resumed, events)[0])
     assert not of(StepDone, events[paused:resumed])
     assert [e.reason for e in of(CheckpointSaved, events[paused:resumed])] == ["asked"], "saves while paused"
+
+
+def test_a_save_that_ends_during_a_pause_is_told_then(place, monkeypatch):
+    """Whoever waits for it does not wait for the pause's end."""
+    paused, real = threading.Event(), saving.write_checkpoint
+    monkeypatch.setattr(saving, "write_checkpoint", lambda *a, **k: paused.wait(60) and real(*a, **k))
+    controls, events, waited = Controls(), [], 0
+    for event in run_events(given(training_plan=write_plan(place), model="m.lmp"), controls):
+        events.append(event)
+        if isinstance(event, StepDone) and event.step == 2:
+            controls.send(asked.SaveNow(id="s"))
+        if isinstance(event, StepDone) and event.step == 3:
+            controls.send(asked.Pause())
+        if getattr(event, "activity", "") == "paused":
+            paused.set()
+            waited += 1
+            if waited > 300 or isinstance(events[-2], Answered):
+                controls.send(asked.Resume())
+                waited = 0
+    answered, resumed = events.index(of(Answered, events)[0]), events.index(of(Resumed, events)[0])
+    assert of(CheckpointSaved, events[:resumed])
+    assert answered < resumed
+
+
+def test_a_verbose_log_says_once_that_the_run_is_paused(tmp_path):
+    """However long it is: the log keeps a few megabytes."""
+    run = RunFolder(tmp_path / "m.lmp")
+    run.create()
+    recorder = Recorder(run, verbose=True)
+    for activity in ("paused", "paused", "training", "paused", "paused"):
+        recorder.record(ActivityChanged(activity))
+    recorder.close()
+    said = [line.split()[2] for line in run.log.read_text("utf-8").splitlines()]
+    assert said == ["paused", "training", "paused"]
 
 
 def test_stop_at_the_stages_end(place):

@@ -1,6 +1,9 @@
 """How a run begins: anew, with other weights, from a chosen checkpoint, with a warm-up, with what is kept."""
 
+import errno
 import json
+import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -246,6 +249,28 @@ def test_a_start_anew_has_the_runs_own_plan(place, way):
     assert [path.name for path in (place / "runs/deep/m.past").glob("*/m.run/plan.toml")] == ["plan.toml"]
     third = stop_after(2, model="runs/deep/m.lmp", **way)
     assert losses(third) == losses(first), "and once more"
+
+
+def test_a_start_anew_sets_statistics_of_another_disk_aside_too(place, monkeypatch):
+    """No rename leads from one file system to another."""
+    plan = write_plan(place)
+    first = stop_after(2, training_plan=plan, model="m.lmp", out_dir="other")
+    before = sorted(path.name for path in (place / "other").iterdir())
+    assert before
+
+    def across(real):
+        def rename(source, target, **options):
+            if ("other" in Path(source).parts) != ("other" in Path(target).parts):
+                raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), str(source))
+            return real(source, target, **options)
+
+        return rename
+
+    for name in ("rename", "replace"):
+        monkeypatch.setattr(os, name, across(getattr(os, name)))
+    again = stop_after(2, model="m.lmp", out_dir="other", reset_history=True)
+    assert losses(again) == losses(first), last(again)
+    assert set(before) <= {path.name for path in (place / "m.past").glob("*/*")}
 
 
 def test_a_run_that_died_before_its_first_checkpoint_begins_with_its_own_plan(place):
