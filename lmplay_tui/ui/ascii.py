@@ -34,14 +34,17 @@ def _table() -> dict[int, str]:
 _TABLE = _table()
 
 
+def plain_signs(text: str) -> str:
+    """`text` with a plain sign in the place of each that we draw with."""
+    return text if text.isascii() else text.translate(_TABLE)
+
+
 class AsciiFilter(LineFilter):
     """Replaces each sign that we draw with by a plain one of as many cells; the letters of texts stay."""
 
     def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
         return [
-            segment
-            if segment.text.isascii()
-            else Segment(segment.text.translate(_TABLE), segment.style, segment.control)
+            segment if segment.text.isascii() else Segment(plain_signs(segment.text), segment.style, segment.control)
             for segment in segments
         ]
 

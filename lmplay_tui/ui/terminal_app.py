@@ -8,7 +8,7 @@ from textual import events, on
 from textual.filter import LineFilter, Monochrome, NoColor
 from textual.message import Message
 
-from lmplay_tui.ui.ascii import AsciiFilter, terminal_needs_ascii
+from lmplay_tui.ui.ascii import AsciiFilter, plain_signs, terminal_needs_ascii
 from lmplay_tui.ui.colours import NoColours, SixteenColours
 from lmplay_tui.ui.desktop import notification, reads_commands, title_sequence
 from lmplay_tui.ui.key_order import OrderedKeysApp
@@ -26,6 +26,7 @@ class TerminalApp(OrderedKeysApp):
         super().__init__()
         self._line = line
         self._leaving = False
+        self._title_to_send: str | None = None
         self.ascii_only = ascii_only or terminal_needs_ascii()
         self.no_color = bool(os.environ.get("NO_COLOR"))  # an empty one means nothing
         self._filters = self._our_filters()
@@ -42,8 +43,14 @@ class TerminalApp(OrderedKeysApp):
     @on(TitleChanged)
     def _set_title(self, message: TitleChanged) -> None:
         """Not by Textual's `title`, whose change paints the whole screen again."""
-        if self._line is not None and not self._line.behind:  # else the next one
-            self._to_terminal(title_sequence(message.text, os.environ))
+        self._title_to_send = message.text
+        self._send_title()
+
+    def _send_title(self) -> None:
+        """The newest one, once the terminal has taken the pictures before."""
+        if self._title_to_send is not None and self._line is not None and not self._line.behind:
+            self._to_terminal(title_sequence(self._title_to_send, os.environ))
+            self._title_to_send = None
 
     @on(Rang)
     def _ring(self, message: Rang) -> None:
@@ -53,7 +60,7 @@ class TerminalApp(OrderedKeysApp):
 
     def _to_terminal(self, sequence: str) -> None:
         if sequence and self._driver is not None and not self.is_headless:
-            self._driver.write(sequence)
+            self._driver.write(plain_signs(sequence) if self.ascii_only else sequence)
 
     def _set_pointer_shape(self, shape: str) -> None:
         """The mouse pointer's, which Textual sends to any terminal."""
@@ -82,6 +89,7 @@ class TerminalApp(OrderedKeysApp):
 
     def _paint_held(self) -> None:
         """Paint what had to wait, as it is now, once the terminal has caught up."""
+        self._send_title()
         if self._line is None or not self._line.held or self._batch_count:  # of a batch no picture is sent
             return
         if self._line.behind:

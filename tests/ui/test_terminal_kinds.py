@@ -13,12 +13,13 @@ from textual.app import App
 from textual.pilot import Pilot
 from textual.strip import Strip
 
+from lmplay_tui.run import events as happened
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.ui.app import LmplayApp
 from lmplay_tui.ui.output import use_our_output
 from tests.faults.terminals import until
 from tests.ui.conftest import Open, tick
-from tests.ui.fake import FakeSource, fed
+from tests.ui.fake import FakeSource, fed, prediction
 from tests.ui.terminal_screen import ScreenTerminal
 from tests.ui.test_plan_editor import PLAN
 
@@ -80,9 +81,11 @@ def shown(source: FakeSource | None, **options: object) -> Callable[[], int]:
     return work
 
 
-def toured(environment: dict[str, str]) -> ScreenTerminal:
+def toured(
+    environment: dict[str, str], source: FakeSource | None = None, size: tuple[int, int] = (120, 40), **options: object
+) -> ScreenTerminal:
     """A terminal of that kind after the tour."""
-    terminal = ScreenTerminal(shown(planned()), (120, 40), environment)
+    terminal = ScreenTerminal(shown(source or planned(), **options), size, environment)
     terminal.shows("2 curves", "6 log")
     terminal.tour(TOUR)
     return terminal
@@ -262,3 +265,39 @@ def test_the_linux_console_is_sent_ascii_and_nothing_that_it_would_show() -> Non
     text = texts_sent(terminal.output)
     assert text.isascii(), set(re.sub("[ -~]", "", text))
     assert not colours_sent(terminal.output) & {38, 48}
+
+
+FOREIGN = "Ça naïve “Ωmega” 東京 … жук → end"
+LETTERS = set("ÇaïΩ東京жук")
+MORE = (
+    ("x", "edited"), ("\x1b[19~", "f8 next"),  # f8: to the problem
+    ("\x1bOQ", "Save the plan"), (ESCAPE, "!Save the plan"), ("\x1bOS", "f8 next"),  # f2; f4
+    (ESCAPE, "metric"), ("/", "Filter the curves"), (ESCAPE, "!Filter the curves"), ("[", "step"), ("m", "metric"),
+    ("y", "metric"), ("3", "same prompt"), ("v", "prompt"), ("\x1b[D", "prompt"), ("z", "prompt"), ("z", "2 curves"),
+    ("t", "2 curves"), ("t", "2 curves"), ("q", "Leave the dashboard?"), (ESCAPE, "!Leave the dashboard?"),
+)  # fmt: skip
+
+
+def with_foreign_text() -> FakeSource:
+    """Its run says and shows what is not ASCII, and has news of all kinds."""
+    source = planned()
+    source.waiting = [
+        happened.Predicted(330, "docstrings", prediction(FOREIGN, f"{FOREIGN} {FOREIGN}", FOREIGN)),
+        happened.Warned(f"{FOREIGN}: not read", 330),
+        happened.LossSpiked(330, "docstrings", 8.25, 3.1, 21.0, 390, 399),
+        happened.Bookmarked(330, FOREIGN),
+        happened.CheckpointSaved("out/a.lmp", 330, 3300, 5, 0.1, 0.1, "asked"),
+    ]
+    return source
+
+
+@MUCH_TIME
+def test_with_the_option_for_ascii_letters_of_foreign_texts_are_all_that_is_more() -> None:
+    """In a terminal that knows all signs: not in a title, a notification on the desktop or a tooltip either."""
+    with toured({"TERM": "xterm-256color", "LC_ALL": "C.UTF-8"}, with_foreign_text(), ascii=True) as terminal:
+        terminal.tour(MORE)
+    sent = terminal.output.decode("utf-8")
+    assert "]2;39 % 2.67 ETA" in sent
+    assert "]9;" in sent
+    assert "東" in sent
+    assert not {char for char in sent if not char.isascii()} - LETTERS
