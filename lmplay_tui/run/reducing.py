@@ -4,8 +4,11 @@ import math
 from collections.abc import Iterable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lmplay_tui.run.series import Floats, Points
+
+_FORGOTTEN_SPANS = 64  # so many spans ago a value weighs e^-64: nothing, in a sum of floats
 
 
 def smoothed(points: Points, span: float) -> Floats:
@@ -34,10 +37,11 @@ def smoothed_at(points: Points, span: float, x: float | None = None) -> float:
     if span <= 1:
         return float(points.mean[end - 1])
     keep = 1.0 - 1.0 / span
-    count = points.count[:end]
+    begin = max(end - math.ceil(_FORGOTTEN_SPANS * span), 0)
+    count = points.count[begin:end]
     after = np.cumsum(count[::-1])[::-1] - count  # values that came later
     weight = (1.0 - keep**count) * keep**after
-    return float((weight * points.mean[:end]).sum() / weight.sum())
+    return float((weight * points.mean[begin:end]).sum() / weight.sum())
 
 
 def in_bins(points: Points, first: float, last: float, bins: int, span: float) -> Points:
@@ -54,7 +58,7 @@ def in_bins(points: Points, first: float, last: float, bins: int, span: float) -
     part = slice(start, end)
     x, count = points.x[part], points.count[part]
     column = np.floor((x - first) / (last - first) * bins)
-    starts = np.flatnonzero(np.diff(column, prepend=column[0] - 1))
+    starts = _starts(column)
     total = np.add.reduceat(count, starts)
     return Points(
         np.add.reduceat(x * count, starts) / total,
@@ -74,7 +78,7 @@ def to_columns(points: Points, first: float, last: float, columns: int) -> tuple
     if not len(points) or last <= first:
         return np.empty(0), np.empty(0)
     column = np.clip(((points.x - first) / (last - first) * columns).astype(np.int64), -1, columns)
-    starts = np.flatnonzero(np.diff(column, prepend=column[0] - 1))
+    starts = _starts(column)
     least = np.minimum.reduceat(points.least, starts)
     greatest = np.maximum.reduceat(points.greatest, starts)
     x = points.x[starts]
@@ -88,6 +92,13 @@ def to_columns(points: Points, first: float, last: float, columns: int) -> tuple
     keep = np.ones(len(xs), dtype=bool)
     keep[1::2] = least != greatest
     return xs[keep], ys[keep]
+
+
+def _starts(column: NDArray[np.generic]) -> NDArray[np.intp]:
+    """Where each stretch of equal values begins."""
+    begins = np.ones(len(column), dtype=bool)
+    np.not_equal(column[1:], column[:-1], out=begins[1:])
+    return np.flatnonzero(begins)
 
 
 def value_range(parts: Iterable[Floats]) -> tuple[float, float] | None:

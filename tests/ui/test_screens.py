@@ -258,6 +258,15 @@ def test_a_chart_is_as_wide_as_it_shall_be_whatever_the_shell_says(monkeypatch: 
     assert labels.split()[-1] == "140"
 
 
+def test_a_chart_holds_nothing_of_the_one_drawn_before_it() -> None:
+    """The axes are made once for a range and kept."""
+    x = np.arange(0.0, 150.0)
+    ranges = (0.0, 149.0), (-1.0, 1.0)
+    empty = draw(Chart([], *ranges), 80, 12)
+    assert draw(Chart([Curve(x, np.sin(x / 9), "train")], *ranges, cursor=70.0), 80, 12) != empty
+    assert draw(Chart([], *ranges), 80, 12) == empty
+
+
 def test_a_spike_of_one_point_reaches_its_height() -> None:
     y = np.zeros(100)
     y[50] = 1.0

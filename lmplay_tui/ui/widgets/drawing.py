@@ -71,10 +71,7 @@ def draw(chart: Chart, width: int, height: int) -> list[Row]:
             _lay_column(canvas, column_of(note.x, chart.x_range, canvas_width), "┊", "axis")
     if chart.cursor is not None:
         _lay_column(canvas, column_of(chart.cursor, chart.x_range, canvas_width), "│", "accent")
-    rows = [_row(signs, styles) for signs, styles in zip(grid.signs, grid.styles, strict=True)]
-    if sign_rows:
-        rows.append(_note_signs(chart, canvas_width))
-    return rows
+    return grid.rows() + (_note_signs(chart, canvas_width) if sign_rows else [])
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +85,9 @@ class Grid:
     def blank(cls, height: int, width: int) -> "Grid":
         return cls(np.full((height, width), " "), np.zeros((height, width), np.int8))
 
+    def copy(self) -> "Grid":
+        return Grid(self.signs.copy(), self.styles.copy())
+
     def part(self, rows: int, first_column: int) -> "Grid":
         """The same cells above and right of there."""
         return Grid(self.signs[:rows, first_column:], self.styles[:rows, first_column:])
@@ -96,6 +96,24 @@ class Grid:
         self.signs[where] = signs
         self.styles[where] = STYLES.index(style)
 
+    def rows(self) -> list[Row]:
+        """As pieces of text: neighbours of one style are one; a blank belongs to what stands before it."""
+        width = self.signs.shape[1]
+        seen = np.where(self.signs == " ", 0, np.arange(width))
+        styles = np.take_along_axis(self.styles, np.maximum.accumulate(seen, axis=1), axis=1)
+        lines = self.signs.view(f"U{width}").ravel().tolist()  # what lies one behind the other is a string already
+        return [
+            _row(line, numbers, np.flatnonzero(changes).tolist())
+            for line, numbers, changes in zip(lines, styles.tolist(), styles[:, 1:] != styles[:, :-1], strict=True)
+        ]
+
+
+def _row(line: str, styles: list[int], changes: list[int]) -> Row:
+    """One row's pieces; `changes`: the last cell before each other style."""
+    starts = [0, *(cell + 1 for cell in changes)]
+    ends = [*starts[1:], len(line)]
+    return tuple((line[start:end], STYLES[styles[start]]) for start, end in zip(starts, ends, strict=True))
+
 
 def _framed(chart: Chart, width: int, height: int) -> Grid:
     """Axes and labels, nothing drawn yet."""
@@ -103,17 +121,11 @@ def _framed(chart: Chart, width: int, height: int) -> Grid:
     first, last = chart.x_range
     y_ticks = ticks(low, high, max((height - 2) // 2, 3)) or [low]
     x_ticks = ticks(first, last, max((width - LABEL_CELLS) // 14, 2), whole=not chart.time_axis)
-    lines = _frame(
+    return _frame(
         width, height, chart.x_range, chart.y_range,
         tuple((x, short_time(x) if chart.time_axis else short_number(x)) for x in x_ticks),
         tuple((y, _y_label(y, chart.log).rjust(LABEL_CELLS)) for y in y_ticks),
-    )  # fmt: skip
-    grid = Grid.blank(height, width)
-    for row, line in zip(grid.signs, lines, strict=False):
-        row[: len(line)] = list(line)
-    grid.styles[:, :LABEL_CELLS] = grid.styles[-1] = STYLES.index("label")
-    grid.styles[:-2, LABEL_CELLS] = grid.styles[-2] = STYLES.index("axis")
-    return grid
+    ).copy()  # fmt: skip
 
 
 Labels = tuple[tuple[float, str], ...]
@@ -123,8 +135,8 @@ Labels = tuple[tuple[float, str], ...]
 def _frame(  # noqa: PLR0917
     width: int, height: int, x_range: tuple[float, float], y_range: tuple[float, float], x_labels: Labels,
     y_labels: Labels,
-) -> tuple[str, ...]:  # fmt: skip
-    """plotext's axes, as lines of text. They take ten times what the curves take, and change when a range does."""
+) -> Grid:  # fmt: skip
+    """plotext's axes, to be copied. They take ten times what the curves take, and change when a range does."""
     from textual_plotext.plot import Plot  # 50 ms at first use: not before the first frame
 
     plot: Any = Plot()
@@ -139,7 +151,12 @@ def _frame(  # noqa: PLR0917
     plot.xticks([x for x, _ in x_labels], [label for _, label in x_labels])
     plot.yticks([y for y, _ in y_labels], [label for _, label in y_labels])
     plot.scatter([x_range[0]], [y_range[0]], marker=" ")
-    return tuple(line[:width] for line in _COLOUR.sub("", plot.build()).split("\n")[:height])
+    grid = Grid.blank(height, width)
+    for row, line in zip(grid.signs, _COLOUR.sub("", plot.build()).split("\n"), strict=False):
+        row[: len(line)] = list(line[:width])
+    grid.styles[:, :LABEL_CELLS] = grid.styles[-1] = STYLES.index("label")
+    grid.styles[:-2, LABEL_CELLS] = grid.styles[-2] = STYLES.index("axis")
+    return grid
 
 
 def _paint(canvas: Grid, chart: Chart) -> None:
@@ -173,29 +190,25 @@ def _lay_reference(canvas: Grid, y_range: tuple[float, float], y: float, label: 
     row = min(round((high - y) / (high - low) * (height - 1)), height - 1)
     canvas.put((row, canvas.signs[row] == " "), "┄", "axis")
     start = width - len(label) - 1
-    if start > width // 2 and np.isin(canvas.signs[row, start:], (" ", "┄")).all():
+    if start > width // 2 and _free(canvas.signs[row, start:]).all():
         canvas.put((row, slice(start, None)), list(label + " "), "dim")
 
 
 def _lay_column(canvas: Grid, column: int | None, sign: str, style: str) -> None:
     if column is not None and column < canvas.signs.shape[1]:
-        canvas.put((np.isin(canvas.signs[:, column], (" ", "┄")), column), sign, style)
+        canvas.put((_free(canvas.signs[:, column]), column), sign, style)
 
 
-def _note_signs(chart: Chart, canvas_width: int) -> Row:
+def _free(signs: NDArray[np.str_]) -> NDArray[np.bool_]:
+    """Where neither a curve nor a mark stands."""
+    free: NDArray[np.bool_] = (signs == " ") | (signs == "┄")
+    return free
+
+
+def _note_signs(chart: Chart, canvas_width: int) -> list[Row]:
     grid = Grid.blank(1, LABEL_CELLS + 1 + canvas_width)
     for note in chart.notes:
         column = column_of(note.x, chart.x_range, canvas_width)
         if column is not None:
             grid.put((0, LABEL_CELLS + 1 + column), note.sign, note.style)
-    return _row(grid.signs[0], grid.styles[0])
-
-
-def _row(signs: NDArray[np.str_], styles: NDArray[np.int8]) -> Row:
-    """Neighbours of one style as one piece; a blank belongs to what stands before it."""
-    seen = np.maximum.accumulate(np.where(signs == " ", 0, np.arange(len(signs))))
-    styles = styles[seen]
-    ends = [*(np.flatnonzero(np.diff(styles)) + 1).tolist(), len(signs)]
-    text = "".join(signs.tolist())
-    starts = [0, *ends[:-1]]
-    return tuple((text[start:end], STYLES[styles[start]]) for start, end in zip(starts, ends, strict=True))
+    return grid.rows()

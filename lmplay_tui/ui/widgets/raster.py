@@ -35,8 +35,9 @@ def raster(  # noqa: PLR0917
     bottom = np.clip(np.rint((high - least) * scale + _HAIR), 0, rows - 1)
     row = np.arange(rows)[:, None]
     dots = (row >= top) & (row <= bottom) & np.isfinite(greatest)
-    cells = dots.reshape(height, 4, width, 2).astype(np.uint8) * _BITS[None, :, None, :]
-    packed: NDArray[np.uint8] = cells.sum(axis=(1, 3), dtype=np.uint8)
+    bits = dots.view(np.uint8).reshape(height, 4, columns) * np.tile(_BITS, width)
+    by_column = np.bitwise_or.reduce(bits, axis=1)
+    packed: NDArray[np.uint8] = by_column[:, 0::2] | by_column[:, 1::2]
     return packed
 
 
