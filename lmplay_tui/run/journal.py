@@ -10,10 +10,12 @@ import math
 import os
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 LATEST_S = 2.0**33  # the year 2242: far from where `datetime` ends, in any time zone
 _DIGITS = 9  # a float32 has as many; all others would be a third of a journal, and of the time in which it opens
+_ANEW = b'{"resumed_from":-1}\n'
+_MOST_OF_A_LINE = 1 << 20  # a plan's text, the longest that a line holds, has at most 64 KiB
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -139,8 +141,9 @@ class Tail:
 
     `read` gives the whole objects that are new. A torn last line waits for its rest; a line that is no JSON object is
     passed over. `{"resumed_from": STEP}` is given too, with the file's name as `journal`: what it means for what that
-    file has told is the reader's to do (`drop_beyond` does it for a list). A file that was thinned or replaced is read
-    again from its start, without the rows up to the last step seen.
+    file has told is the reader's to do (`drop_beyond` does it for a list). A file that was thinned is read again from
+    its start, without the rows up to the last step seen. One that begins with another line is that of a run that was
+    started anew: a `resumed_from` of -1, before its first step, comes before its lines.
     """
 
     def __init__(self, path: Path) -> None:
@@ -149,6 +152,7 @@ class Tail:
         self._offset = 0
         self._rest = b""
         self._inode: int | None = None
+        self._first_line = b""  # a thinned file keeps it; empty: nothing whole has been read
         self._last_step = -1
         self._seen_step = -1  # after a replacement: rows up to here are known
 
@@ -163,8 +167,12 @@ class Tail:
             with self.path.open("rb") as file:
                 status = os.fstat(file.fileno())
                 if self._inode is not None and (status.st_ino != self._inode or status.st_size < self._offset):
-                    self._offset, self._rest, self._seen_step = 0, b"", self._last_step
+                    begun_anew = self._first_line != _first_line(file)
+                    self._offset, self._rest = 0, _ANEW if begun_anew and self._first_line else b""
+                    self._seen_step = -1 if begun_anew else self._last_step
                 self._inode = status.st_ino
+                if not self._first_line or not self._offset:
+                    self._first_line = _first_line(file)
                 if status.st_size == self._offset:
                     return b""
                 file.seek(self._offset)
@@ -195,6 +203,13 @@ class Tail:
             return False
         self._last_step = max(self._last_step, step)
         return True
+
+
+def _first_line(file: BinaryIO) -> bytes:
+    """Its first line; empty while there is no whole one."""
+    file.seek(0)
+    line = file.readline(_MOST_OF_A_LINE)
+    return line if line.endswith(b"\n") else b""
 
 
 def _parsed_all(lines: list[bytes]) -> list[dict[str, Any]]:
