@@ -4,6 +4,8 @@ import re
 import signal
 
 from lmplay_tui.cli import main
+from lmplay_tui.run.control_files import leave_command
+from lmplay_tui.run.controls import Bookmark
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.run.journal import read_journal
 from tests.faults.programs import (
@@ -90,6 +92,26 @@ def test_several_viewers_of_which_one_is_killed(long_run):
         third.send(signal.SIGTERM)
         assert third.wait() == 0
         assert third.restored, third.output[-500:]
+
+
+def test_viewers_leave_alone_what_the_run_is_told(long_run):
+    """What somebody leaves in the control folder is the run's, however many look on: each command is answered by it."""
+    with Terminal(headless()) as trainer, viewer_of(long_run) as first, viewer_of(long_run) as second:
+        for each in (first, second):
+            each.shows("training", "attached")
+        for number in range(6):
+            identity = leave_command(long_run, Bookmark(f"note {number}"))
+            until(lambda identity=identity: identity in answered(long_run))
+        for each in (first, second):
+            each.type("6z")
+            each.shows("note 5")
+        trainer.send(signal.SIGTERM)
+        assert_stopped_in_order(trainer, long_run)
+
+
+def answered(run: RunFolder) -> set[str]:
+    """The identities of the commands that the run has answered."""
+    return {event["id"] for event in read_journal(run.events) if event["event"] == "Answered"}
 
 
 def test_a_viewer_follows_a_run_that_is_handed_over(long_run):
