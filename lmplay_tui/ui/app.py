@@ -246,7 +246,7 @@ class LmplayApp(TerminalApp):
         elif self._launcher and self.source is not None and (self.source.view.over or not self.source.live):
             self._go_back(self.source)
         else:
-            done = self.source.done if self.source is not None and self.source.live else self.last_status
+            done = self.source.done if self.source is not None else self.last_status
             self.exit(EXIT_OK if done is None else done)
 
     def _go_back(self, source: "Source") -> None:

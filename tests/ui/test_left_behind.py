@@ -12,7 +12,7 @@ from textual.widgets import Input
 
 from lmplay_tui.run.controls import Command, HandOver, Stop
 from lmplay_tui.run.events import Event, HandedOver, RunDone, RunFailed, RunStopped
-from lmplay_tui.run.folder import RunFolder
+from lmplay_tui.run.folder import RunFolder, RunLock
 from lmplay_tui.ui.app import LmplayApp
 from lmplay_tui.ui.drafts import keep_draft
 from lmplay_tui.ui.messages import StartAsked
@@ -21,9 +21,49 @@ from lmplay_tui.ui.screens.dashboard import Dashboard
 from lmplay_tui.ui.screens.launcher import Launcher
 from lmplay_tui.ui.screens.planning import _wrong_with_name, new_plan_path
 from lmplay_tui.ui.session import LiveSource, end_anyway
+from lmplay_tui.ui.source import FolderSource
 from lmplay_tui.ui.widgets.plan_pane import PlanPane
 from tests.ui.conftest import Open, text_of, whole_launcher
 from tests.ui.fake import FakeSource, fed
+from tests.ui.test_sources import write
+
+STATUSES: dict[str, tuple[list[Event], int]] = {
+    "runs": ([], 0),
+    "stopped": ([RunStopped(60, "m.lmp", "", "asked")], 0),
+    "finished": ([RunDone(60, "m.lmp", 3.0)], 0),
+    "failed": ([RunFailed("no memory", 3, 60, "m.lmp")], 3),
+    "wrong": ([RunFailed("no such dataset", 2, 0, None)], 2),
+}
+
+
+@pytest.mark.parametrize("way", ["q", "ctrl+c", "SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("end", STATUSES)
+async def test_a_viewer_exits_with_the_status_of_a_run_that_is_over(
+    dashboard: Open, tmp_path: Path, way: str, end: str
+) -> None:
+    """However it is left, as the dashboard of the run itself does; a run that goes on is left as it is, with 0."""
+    run = RunFolder(tmp_path / "m.lmp")
+    run.create()
+    write(run, 60, *STATUSES[end][0])
+    lock = RunLock(run)
+    lock.take()
+    if end != "runs":
+        lock.release()
+    async with dashboard(FolderSource(run)) as pilot:
+        app = pilot.app
+        assert isinstance(app, LmplayApp)
+        match way:
+            case "SIGTERM":
+                app.stop_by_signal(way)
+            case "SIGHUP":
+                app.line_lost()
+            case _:
+                await pilot.press(way)
+        await pilot.pause()
+        if app.return_value is None:
+            app.tick()
+        assert app.return_value == STATUSES[end][1]
+    lock.release()
 
 
 @pytest.mark.parametrize("way", ["q", "ctrl+c", "signal", "ctrl+c twice", "nothing typed", "applied"])
