@@ -51,7 +51,7 @@ def effect_rows(
     if not rows:
         rows.append(((" nothing that trains changes", "dim"),))
     if summed > 1 and math.isfinite(total):
-        rows.append(((" all together  ", "dim"), (f"{total:+,.0f} rows", "strong"), *_cost(total, view, price)))
+        rows.append(((" all together  ", "dim"), *(_cost(total, view, price) or [("as many rows as before", "")])))
     for name in overruled:
         lines = wrapped(_why_nothing(name, view.on_line[name]), max(width - 4, 20))
         rows += [((" ! " if i == 0 else "   ", "warn"), (line, "")) for i, line in enumerate(lines)]

@@ -345,6 +345,20 @@ def test_effects_say_all_that_changes(change: tuple[str, str], said: str) -> Non
     assert not refusals(PLAN, PLAN.replace(*change), view, Path.cwd())
 
 
+def test_several_effects_are_summed() -> None:
+    rows = effect_rows(PLAN, PLAN.replace("1.5", "2").replace("0.5", "0.25"), fed(330).view, Path.cwd(), 2.0)
+    said = [" ".join(line.split()) for line in joined(rows).splitlines()]
+    assert said == [
+        "~ docstrings epochs 1.5 → 2 +1,600 rows +40 s +0.02",
+        "~ finetune epochs 0.5 → 0.25 -1,200 rows −30 s −0.02",
+        "all together +400 rows +10 s +0.01",
+    ]
+    same = effect_rows(
+        PLAN, PLAN.replace("1.5", "2").replace("0.5", "0.16666666666666666"), fed(330).view, Path.cwd(), 2.0
+    )
+    assert joined(same).splitlines()[-1] == " all together  as many rows as before"
+
+
 KEPT = "holds, after a resume too; this edit changes nothing: only another --lr at a start does"
 ON_LINE = {"lr": "--lr 0.0003", "mini_batch_size": "--mini-batch-size 4"}
 
