@@ -80,6 +80,13 @@ def not_begun() -> FakeSource:
     return source
 
 
+def attached() -> FakeSource:
+    """Another process's run, of a device whose peak is known, and no run beside it."""
+    source = fed(330, live=False)
+    source.view.apply({"step": 330, "samples": 3300, "tokens": 297_000, "elapsed_s": 82.5, "perf/mfu": 0.413})
+    return source
+
+
 def launched() -> None:
     _earlier_run()
     mine = "# My own words, then the demo's.\n[stages.mine]\ndataset = 'pydocs'\nepochs = 2\n"
@@ -128,6 +135,18 @@ SITTINGS: dict[str, Sitting] = {
     "done": Sitting(
         with_events(happened.RunDone(840, "out_gpt/gpt2ish_demo.lmp", 310.0), exit_code=0, steps=840),
         [("done", "", None)],
+    ),
+    "attached": Sitting(
+        attached,
+        [
+            ("attached", "5 z", None),
+            ("runs-none", "r", DIALOG),
+            ("curves-none", "escape 2 slash x y enter", "#curves"),
+        ],
+    ),
+    "finished": Sitting(
+        with_events(happened.RunDone(840, "out_gpt/gpt2ish_demo.lmp", 0.0, already=True), exit_code=0, steps=840),
+        [("finished", "", DIALOG), ("extend-run", "e", DIALOG)],
     ),
     "stopped": Sitting(
         with_events(happened.RunStopped(330, "out_gpt/gpt2ish_demo.lmp", COMMAND, "asked"), exit_code=None),
