@@ -9,18 +9,19 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from queue import Queue
 from typing import IO, Any, ClassVar
 
 from rich.console import RenderableType
 from textual import _compositor
 from textual import screen as textual_screen
-from textual._compositor import Compositor
+from textual._compositor import ChopsUpdate, Compositor
 from textual.drivers import linux_driver
 from textual.drivers._writer_thread import WriterThread
 from textual.geometry import Region
 from textual.screen import Screen
+from textual.strip import Strip
 
 from lmplay_tui.ui.shown import ExactLayout, ExactUpdate, shown
 
@@ -111,10 +112,17 @@ class SafeWriter(WriterThread):
             self._file.flush()
 
 
+Span = tuple[int, int, int]  # of a row: y, first cell, beyond the last
+
+
 class PatientCompositor(Compositor):
-    """Makes no picture while the terminal is behind, and remembers what it would have painted."""
+    """Makes no picture while the terminal is behind, and remembers what it would have painted.
+
+    Of a picture it asks only those widgets that have a part in it, and only for these rows.
+    """
 
     line: ClassVar[Line] = Line()
+    _painted: Sequence[Span] | None = None  # what the picture that is being made changes; None: all of it
 
     def render_update(
         self, full: bool = False, screen_stack: list[Screen[Any]] | None = None, simplify: bool = False
@@ -134,6 +142,28 @@ class PatientCompositor(Compositor):
             self._dirty_regions = {Region(first, y, beyond - first, 1) for y, first, beyond in spans}
         self.line.held = True
         return None
+
+    def render_partial_update(self) -> ChopsUpdate | None:
+        self._painted = list(self._regions_to_spans(self._dirty_regions))
+        try:
+            return super().render_partial_update()
+        finally:
+            self._painted = None
+
+    def _get_renders(self, crop: Region | None = None) -> Iterable[tuple[Region, Region, list[Strip]]]:
+        """Textual's own takes each widget whole that lies between the first change and the last."""
+        if self._painted is None:
+            yield from super()._get_renders(crop)
+            return
+        left = self._painted
+        for widget, (region, clip) in self.visible_widgets.items():  # the foremost first
+            seen = region.intersection(clip)
+            x, right, rows = seen.x, seen.right, seen.line_range
+            ys = [y for y, first, beyond in left if y in rows and first < right and beyond > x]
+            if ys:
+                part = Region(x, ys[0], seen.width, ys[-1] + 1 - ys[0])  # spans come from top to bottom
+                yield region, part, widget.render_lines(part.translate(-region.offset))
+                left = [span for span in left if not (span[0] in rows and x <= span[1] and span[2] <= right)]
 
 
 def use_our_output() -> Line:

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 from textual import events
+from textual._compositor import Compositor
+from textual.geometry import Region
 from textual.pilot import Pilot
 
 from lmplay_tui.ui.app import LmplayApp
@@ -128,6 +130,56 @@ def caught_up(pilot: Pilot[int], line: Line) -> None:
     """The terminal's answer."""
     line._asked = line.sent
     pilot.app.post_message(events.CursorPosition(0, 0))
+
+
+class Twice(PatientCompositor):
+    """Makes each picture our way and Textual's own."""
+
+    compared = 0
+
+    def render_partial_update(self) -> Any:
+        changed = self._dirty_regions.copy()
+        ours = super().render_partial_update()
+        if ours is not None:
+            self._dirty_regions = changed
+            theirs = Compositor.render_partial_update(self)
+            assert theirs is not None
+            assert painted(ours) == painted(theirs)
+            Twice.compared += 1
+        return ours
+
+
+def painted(update: Any) -> list[tuple[int, int, list[Any]]]:
+    """The cells that a picture sends, with where they stand."""
+    found = []
+    for y, first, beyond in update.spans:
+        for end, (x, strip) in zip(update.chop_ends[y], update.chops[y].items(), strict=False):
+            if x < beyond and end > first:
+                start = max(x, first)
+                part = strip.crop(start - x, min(end, beyond) - x)
+                found.append((y, start, [(char, style) for text, style, _ in part for char in text]))
+    return found
+
+
+async def test_asking_only_the_widgets_that_have_a_part_in_it_gives_the_same_picture(
+    monkeypatch: pytest.MonkeyPatch, source: FakeSource
+) -> None:
+    monkeypatch.setattr(PatientCompositor, "line", Line())
+    monkeypatch.setattr("textual.screen.Compositor", Twice)
+    monkeypatch.setattr(Twice, "compared", 0)
+    app = LmplayApp({"tz": "UTC"}, source=source, timers=False)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await pilot.pause()
+        for step, key in enumerate(["3", "up", "6", "e", "escape", "x", "escape", "question_mark", "escape", "z"], 331):
+            source.waiting = [step_done(step, "docstrings", 10 * step, 10 * step - 1200, 2.6)]
+            app.tick()
+            app.notify(f"step {step}", timeout=600)
+            await pilot.pause()
+            await pilot.press(key)
+            await pilot.pause()
+            app.screen.refresh(Region(3, 2, 50, 30))
+            await pilot.pause()
+    assert Twice.compared > 10
 
 
 async def test_what_changes_while_the_terminal_is_behind_is_painted_once_when_it_has_caught_up(
