@@ -262,6 +262,10 @@ def test_kill_9_of_the_process_that_takes_over(long_run, moment):
     assert_resumes(long_run, step)
 
 
+def gone(pids: set[int]) -> bool:
+    return not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
 def check_kills_at_random(run: RunFolder, times: int, count) -> None:
     """Either process, or both, at any time between the request and a second after the other one has begun to train."""
     dice = random.Random(3)
@@ -281,7 +285,7 @@ def check_kills_at_random(run: RunFolder, times: int, count) -> None:
             announced = max([announced, *(step for kind, step in child.reports() if kind == "saved")])
             fell[who] += child.wait() != 0 or (who != "old" and bool(others))
         # What is killed ends thread by thread, and holds the run until the last one is gone.
-        until(lambda killed=victims: not any(Path(f"/proc/{pid}").exists() for pid in killed))
+        until(partial(gone, victims))
         at = steps_in_journal(run)
         survived += run.alive()
         if run.alive():
