@@ -39,7 +39,7 @@ def _write(path: Path, interval: int) -> None:
 
 
 def _open(found: RunFolder) -> tuple[float, list[float], float]:
-    """How long an attached dashboard takes to read all, what each of its looks takes, and the processor's time of all."""
+    """How long an attached dashboard takes to read all, what each look takes, and the processor's time of all."""
     from lmplay_tui.ui.source import FolderSource
 
     looks: list[float] = []
