@@ -24,6 +24,10 @@ class LateToast(Toast):
         """With its holder, which is nothing without it."""
         return self.parent.remove() if isinstance(self.parent, ToastHolder) else super().remove()
 
+    def on_unmount(self) -> None:
+        """What it looked like goes at once: the widget itself waits for Python's search for garbage."""
+        self._styles_cache.clear()
+
 
 def use_late_toasts() -> None:
     """Put our toasts in the place of Textual's, which are looked up when one is shown."""

@@ -5,6 +5,7 @@ pictures are made as for a terminal, which counts them and throws them away.
 """
 
 import asyncio
+import gc
 import json
 import math
 import os
@@ -150,6 +151,7 @@ async def _looked_at(run: Run, size: tuple[int, int], steps: int) -> None:
     showing = asyncio.create_task(app.run_async(size=size))
     await asyncio.sleep(1.0)
     assert isinstance(app.screen, Dashboard)
+    gc.freeze()  # as the live source does at the first step
     with app._context():
         if steps:
             await _memory(run, app.screen, steps)

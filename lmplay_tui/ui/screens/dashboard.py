@@ -61,6 +61,7 @@ class Dashboard(Planning):
         self._layout = "-medium"
         self._zoomed = False
         self._rows_now = ""
+        self._buttons = (False, False)  # as they are made: whether it is paused, and over
 
     def compose(self) -> ComposeResult:
         with Horizontal(id="top"):
@@ -129,13 +130,13 @@ class Dashboard(Planning):
         self._lay_rows(view)
 
     def _draw_buttons(self, view: RunView) -> None:
-        pause = self.query_one("#pause", Button)
-        label = "Go on" if view.state == "paused" else "Pause"
-        if str(pause.label) != label:
-            pause.label = label
+        shown = (view.state == "paused", view.over)
+        if shown == self._buttons:
+            return
+        paused, over = self._buttons = shown
+        self.query_one("#pause", Button).label = "Go on" if paused else "Pause"
         for button in self.query("#top Button"):
-            if button.disabled != view.over:
-                button.disabled = view.over  # nothing listens any more
+            button.disabled = over  # nothing listens any more
 
     def _read_machine(self, now: float) -> Sequence[Reading]:
         """Its newest readings; asked for only while somebody sees them."""
