@@ -200,3 +200,13 @@ def test_a_failure_that_only_the_status_file_knows_is_one(folder: RunFolder) -> 
     source = FolderSource(folder, Clock())
     source.poll()
     assert (source.view.state, source.done) == ("failed", EXIT_TRAINING)
+
+
+@pytest.mark.parametrize("end", [STOPPED, happened.RunDone(5, "m.lmp", 1.0), None], ids=["stopped", "finished", "dead"])
+def test_a_folder_whose_run_is_over_gives_nought(folder: RunFolder, end: happened.Event | None) -> None:
+    write(folder, 5, *([] if end is None else [end]))
+    source = FolderSource(folder, Clock())
+    assert source.done is None, "nobody has looked yet"
+    while source.behind:
+        source.poll()
+    assert [source.view.over, source.done] == [True, 0]
