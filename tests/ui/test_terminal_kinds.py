@@ -17,6 +17,7 @@ from lmplay_tui.run import events as happened
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.ui.app import LmplayApp
 from lmplay_tui.ui.output import use_our_output
+from lmplay_tui.ui.widgets.predictions import Predictions
 from tests.faults.terminals import until
 from tests.ui.conftest import Open, tick
 from tests.ui.fake import FakeSource, fed, prediction
@@ -172,6 +173,20 @@ async def test_without_colours_the_button_with_the_focus_is_reversed_and_the_mou
         assert bar.display
         style = pilot.app.screen.get_style_at(bar.region.x, bar.region.bottom - 1)
         assert style.meta.get("@mouse.down") == "grab", "what the mouse does there"
+
+
+async def test_without_colours_what_they_would_tell_is_told_by_the_letters(
+    dashboard: Open, source: FakeSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How sure the model was of each token, and what is but a label."""
+    monkeypatch.setenv("NO_COLOR", "1")
+    async with dashboard(source) as pilot:
+        pane = pilot.app.screen.query_one(Predictions)
+        styles = {name: pane._style(name) for name in ("p0", "p1", "p2", "p4", "label", "strong")}
+        letters = {name: (bool(s.bold), bool(s.underline), bool(s.dim)) for name, s in styles.items()}
+        assert len({letters[name] for name in ("p0", "p1", "p2", "p4")}) == 4
+        assert letters["label"] != letters["strong"]
+        assert letters["label"] == (False, False, True)
 
 
 # ---- sixteen colours
