@@ -275,10 +275,13 @@ def test_a_sequence_that_the_kill_has_cut_off_is_none() -> None:
 
 @MUCH_TIME
 def test_the_linux_console_is_sent_ascii_and_nothing_that_it_would_show() -> None:
-    with toured({"TERM": "linux"}) as terminal:
+    source = planned()
+    source.waiting = [happened.LossSpiked(330, "docstrings", 8.25, 3.1, 21.0, 390, 399)]  # it rings
+    with toured({"TERM": "linux"}, source) as terminal:
         assert "> docstrings" in terminal.screen
     text = texts_sent(terminal.output)
     assert text.isascii(), set(re.sub("[ -~]", "", text))
+    assert "\a" in text, "the bell, without the notification on the desktop"
     assert not colours_sent(terminal.output) & {38, 48}
 
 
