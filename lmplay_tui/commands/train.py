@@ -253,5 +253,3 @@ def _save_datasets(given: Mapping[str, Any]) -> int:
     if not paths:
         print(f"plan {one_line(plan.name)} needs no network: all its data are on this machine")
     return EXIT_OK
-
-

@@ -213,5 +213,3 @@ class Obeyer:
                 )
             )
         return tuple(infos)
-
-

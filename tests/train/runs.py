@@ -4,15 +4,17 @@ import itertools
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from lmplay_tui.options import TrainOptions
-from lmplay_tui.run.controls import Controls, Stop
+from lmplay_tui.run.controls import Command, Controls, Stop
 from lmplay_tui.run.events import Answered, Event, RunStopped, StepDone
 from lmplay_tui.train.checkpoint import load_checkpoint
 from lmplay_tui.train.hosting import run_events
+
+Kind = TypeVar("Kind", bound=Event)
 
 SENTENCES = [
     "The mill stood by the river.", "Nobody had used it for years!", "Was it haunted?", "Anna did not think so.",
@@ -160,3 +162,20 @@ def answers(events: list[Event]) -> dict[str, Answered]:
 
 def progress_of(path: str) -> dict:
     return load_checkpoint(Path(path))["runner"]["state"]["progress"]
+
+
+def ask_at(step: int, *commands: Command, **options: Any) -> list[Event]:
+    """Train, and send the commands once `step` is done."""
+    controls = Controls()
+    events: list[Event] = []
+    for event in run_events(given(**options), controls):
+        events.append(event)
+        if isinstance(event, StepDone) and event.step == step:
+            for command in commands:
+                controls.send(command)
+    return events
+
+
+def of(kind: type[Kind], events: list[Event]) -> list[Kind]:
+    """Those of a kind, in their order."""
+    return [event for event in events if isinstance(event, kind)]

@@ -52,6 +52,21 @@ class FakeSource:
         return True
 
 
+PLAN = """\
+# What it is for.
+[stages.topics]
+dataset = "pydocs"
+epochs = 1
+
+[stages.docstrings]  # the short ones
+dataset = "pydocs"
+epochs = 1.5
+
+[stages.finetune]
+dataset = "pydocs"
+epochs = 0.5
+"""
+
 STAGES = (
     happened.StageInfo("topics", ("pydocs:topics",), 1.0, 1200, 0),
     happened.StageInfo("docstrings", ("pydocs", "wikitext"), 1.5, 4800, 0),

@@ -17,8 +17,7 @@ from lmplay_tui.ui.widgets.picker import Picker
 from lmplay_tui.ui.widgets.plan_pane import PlanPane
 from lmplay_tui.ui.widgets.predictions import Predictions
 from tests.ui.conftest import text_of
-from tests.ui.fake import FakeSource
-from tests.ui.test_plan_editor import PLAN
+from tests.ui.fake import PLAN, FakeSource
 
 Looked = Callable[[Any], object]  # of the case's `Seen`
 Case = tuple[str, Looked]  # keys, the one that it is about last; what must then hold

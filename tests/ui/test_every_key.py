@@ -29,9 +29,8 @@ from lmplay_tui.ui.screens.dialogs import TypingDialog
 from lmplay_tui.ui.shown import shown
 from lmplay_tui.ui.widgets.plan_pane import PlanPane
 from tests.ui.conftest import Open, text_of, whole_launcher
-from tests.ui.fake import FakeSource, fed
+from tests.ui.fake import PLAN, FakeSource, fed
 from tests.ui.key_cases import BUTTONS, CLICKS, IN_A_TERMINAL, LEAVING, ON_LAUNCHER, STORIES, Seen
-from tests.ui.test_plan_editor import PLAN
 
 
 def our_classes() -> Iterator[type]:

@@ -16,8 +16,8 @@ from lmplay_tui.ui.screens import runs
 from lmplay_tui.ui.source import FolderSource
 from lmplay_tui.ui.widgets.plan_pane import PlanPane
 from tests.ui.conftest import Open, text_of, tick, until
-from tests.ui.fake import Clock, fed
-from tests.ui.test_plan_editor import PLAN, say_plan
+from tests.ui.fake import PLAN, Clock, fed
+from tests.ui.test_plan_editor import say_plan
 from tests.ui.test_sources import write
 
 
@@ -110,6 +110,11 @@ async def test_a_viewer_of_a_run_on_a_disk_that_hangs_can_be_used_and_left(
         lock.release()
 
 
+def _known_plan(pilot: Pilot[Any]) -> str | None:
+    pilot.app.tick()  # type: ignore[attr-defined]
+    return pilot.app.screen._files[0].text  # type: ignore[attr-defined]
+
+
 def _step(pilot: Pilot[Any]) -> float:
     pilot.app.tick()  # type: ignore[attr-defined]
     return pilot.app.source.view.at.step  # type: ignore[attr-defined]
@@ -145,7 +150,7 @@ async def test_a_plan_file_on_a_disk_that_hangs_is_seen_later(
     say_plan(source, PLAN)
     monkeypatch.setattr("lmplay_tui.ui.plan_files._read", disk.behind(plan_files._read))
     async with dashboard(source) as pilot:
-        await until(pilot, lambda: pilot.app.screen._files[0].text == PLAN or pilot.app.tick())  # type: ignore
+        await until(pilot, lambda: _known_plan(pilot) == PLAN)
         run.plan.write_text(PLAN + "# two\n", encoding="utf-8", newline="\n")
         disk.hang()
         await tick(pilot)

@@ -18,9 +18,8 @@ from lmplay_tui.run.journal import Journal
 from lmplay_tui.ui.app import LmplayApp
 from lmplay_tui.ui.output import use_our_output
 from tests.faults.terminals import until
-from tests.ui.fake import FakeSource, fed, prediction
+from tests.ui.fake import PLAN, FakeSource, fed, prediction
 from tests.ui.terminal_screen import ScreenTerminal
-from tests.ui.test_plan_editor import PLAN
 
 # Each carries the word EVIL in what a terminal would act upon.
 EVIL = {

@@ -24,9 +24,8 @@ from lmplay_tui.ui.app import LmplayApp
 from lmplay_tui.ui.machine import Machine, Reading
 from lmplay_tui.ui.widgets.plan_pane import PlanPane
 from tests.ui.conftest import tick, whole_launcher
-from tests.ui.fake import FakeSource, fed, training
+from tests.ui.fake import PLAN, FakeSource, fed, training
 from tests.ui.snapshot import dump, hold_still
-from tests.ui.test_plan_editor import PLAN
 
 STORED = Path(__file__).parent / "snapshots"
 SIZES = ((80, 24), (120, 40), (200, 60))

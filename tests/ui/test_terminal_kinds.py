@@ -20,9 +20,8 @@ from lmplay_tui.ui.output import use_our_output
 from lmplay_tui.ui.widgets.predictions import Predictions
 from tests.faults.terminals import until
 from tests.ui.conftest import Open, tick
-from tests.ui.fake import FakeSource, fed, prediction
+from tests.ui.fake import PLAN, FakeSource, fed, prediction
 from tests.ui.terminal_screen import ScreenTerminal
-from tests.ui.test_plan_editor import PLAN
 
 # Every pane and every dialog: keys, and what then stands on the screen, or with `!` no longer does.
 ESCAPE = "\x1b"

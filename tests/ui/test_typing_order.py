@@ -13,8 +13,7 @@ from lmplay_tui.ui.messages import ChoiceClicked
 from lmplay_tui.ui.screens.dashboard import Dashboard
 from lmplay_tui.ui.screens.dialogs import ChoiceList
 from tests.ui.conftest import Open, tick, until
-from tests.ui.fake import FakeSource, fed
-from tests.ui.test_plan_editor import PLAN
+from tests.ui.fake import PLAN, FakeSource, fed
 
 
 def typed_at_once(pilot: Pilot[int], *keys: str) -> None:
