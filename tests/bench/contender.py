@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lmplay_tui.threads import wait_briefly
+from lmplay_tui import native
 from tests.bench.settings import LR, SETTINGS, WARM_UP_STEPS, WEIGHT_DECAY, Setting, cpu_s, line, plan_text, rss_mb
 
 MEMORY_LOOKS = (0.25, 0.5, 1.0)  # when, of the measured time, it is looked how much memory is held: growth shows
@@ -132,7 +132,7 @@ def run_ceiling(setting: Setting, asked: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    wait_briefly()  # as the commands do, for both
+    native.prepare()  # as the commands do, for both
     which, text = sys.argv[1:]
     arguments = json.loads(text)
     contender = {"trainer": run_trainer, "ceiling": run_ceiling}[which]
