@@ -1,16 +1,41 @@
-"""What native libraries are told through the environment; decided before torch and pyarrow are imported."""
+"""What native libraries need before they are used: words in the environment, and first calls by one thread."""
 
 import os
+from functools import cache
 
 # Rounds of a loop, some microseconds. GNU OpenMP's own 300,000 are a millisecond in which a thread keeps its core from
 # whoever it waits for: two trainings at once on two cores did a tenth of the work of one. Alone nothing is lost.
 _SPINS = "1000"
+# What torch computes with MKL's vector functions, each thread its own share of the numbers.
+_VECTOR_FUNCTIONS = (
+    "acos", "asin", "atan", "cos", "erf", "erfc", "erfinv", "exp", "expm1", "log", "log10", "log1p", "log2", "sin",
+    "sqrt", "tan", "tanh", "trunc",
+)  # fmt: skip
 
 
 def prepare() -> None:
-    """Set what is to hold for this process and those it starts. What the environment already says holds."""
+    """Set what is to hold for this process and those it starts. What the environment already says holds.
+
+    Call before torch and pyarrow are imported.
+    """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
     # pyarrow's own allocator kills the process where it was first used by a thread that is no more (apache/arrow
     # 50471: pyarrow 25): datasets are opened in such threads, and a viewer reads in them. The C library's is as fast.
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
+
+
+@cache
+def settle_vector_functions() -> None:
+    """Call each of torch's vector functions once, by one thread. Call before several threads compute.
+
+    MKL chooses the code for the processor in the first call, without a lock: of two threads that make it at once, one
+    may compute its share with coarse code (relative errors of 1e-4; pytorch/pytorch 188792, with MKL 2024.2). Two
+    trainings at once on two processors: up to one start in a hundred was then another than its repetition.
+    """
+    import torch
+
+    for dtype in (torch.float32, torch.float64):
+        half = torch.full((1,), 0.5, dtype=dtype)
+        for name in _VECTOR_FUNCTIONS:
+            getattr(torch, name)(half)

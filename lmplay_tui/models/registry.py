@@ -15,6 +15,7 @@ from torch import nn
 
 from lmplay_tui.errors import UserError
 from lmplay_tui.models.gpt2ish import GPT2ish
+from lmplay_tui.native import settle_vector_functions
 from lmplay_tui.options import nearest
 from lmplay_tui.text import one_line
 
@@ -144,6 +145,7 @@ def build_model(
     for key, value in asked.items():
         if value is not None and key not in accepted:
             raise UserError(f"--{key.replace('_', '-')}: {one_line(experiment.name)} has no such argument")
+    settle_vector_functions()  # whatever computes with a model begins here
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # not `torch.manual_seed`, which would reseed GPUs too
         try:
