@@ -6,7 +6,9 @@ from functools import cache
 # Rounds of a loop, some microseconds. GNU OpenMP's own 300,000 are a millisecond in which a thread keeps its core from
 # whoever it waits for: two trainings at once on two cores did a tenth of the work of one. Alone nothing is lost.
 _SPINS = "1000"
-# What torch computes with MKL's vector functions, each thread its own share of the numbers.
+# What torch computes with MKL's vector functions, each thread its own share of the numbers: few are one thread's. From
+# a hundred on MKL looks how many processors there are, once as well.
+_FEW = 128
 _VECTOR_FUNCTIONS = (
     "acos", "asin", "atan", "cos", "erf", "erfc", "erfinv", "exp", "expm1", "log", "log10", "log1p", "log2", "sin",
     "sqrt", "tan", "tanh", "trunc",
@@ -36,6 +38,6 @@ def settle_vector_functions() -> None:
     import torch
 
     for dtype in (torch.float32, torch.float64):
-        half = torch.full((1,), 0.5, dtype=dtype)
+        halves = torch.full((_FEW,), 0.5, dtype=dtype)
         for name in _VECTOR_FUNCTIONS:
-            getattr(torch, name)(half)
+            getattr(torch, name)(halves)

@@ -57,10 +57,11 @@ def printed_by(program: str, *words: str) -> str:
 
 
 def test_one_thread_calls_the_vector_functions_before_there_is_a_model() -> None:
-    first = dict(line.split(": ") for line in printed_by(FIRST_CALLS).splitlines())
+    first = {call: int(numel) for call, numel in (line.split(": ") for line in printed_by(FIRST_CALLS).splitlines())}
     names, dtypes = ("exp", "log", "sqrt", "tanh"), ("float32", "float64")
     wanted = {f"{name}.default torch.{dtype}" for name in names for dtype in dtypes}
-    assert {call: first.get(call) for call in wanted} == dict.fromkeys(wanted, "1")
+    assert wanted <= first.keys()
+    assert max(first[call] for call in wanted) < 2048, "torch gives so many numbers to a thread"
 
 
 @pytest.mark.parametrize(
