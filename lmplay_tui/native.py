@@ -6,9 +6,9 @@ from functools import cache
 # Rounds of a loop, some microseconds. GNU OpenMP's own 300,000 are a millisecond in which a thread keeps its core from
 # whoever it waits for: two trainings at once on two cores did a tenth of the work of one. Alone nothing is lost.
 _SPINS = "1000"
-# What torch computes with MKL's vector functions, each thread its own share of the numbers: few are one thread's. From
-# a hundred on MKL looks how many processors there are, once as well.
+# Numbers for one thread: torch shares out 2,048 and more; from a hundred on MKL also counts the processors, once.
 _FEW = 128
+# What torch computes with MKL's vector functions, each thread its own share of the numbers.
 _VECTOR_FUNCTIONS = (
     "acos", "asin", "atan", "cos", "erf", "erfc", "erfinv", "exp", "expm1", "log", "log10", "log1p", "log2", "sin",
     "sqrt", "tan", "tanh", "trunc",
@@ -32,8 +32,8 @@ def settle_vector_functions() -> None:
     """Call each of torch's vector functions once, by one thread. Call before several threads compute.
 
     MKL chooses the code for the processor in the first call, without a lock: of two threads that make it at once, one
-    may compute its share with coarse code (relative errors of 1e-4; pytorch/pytorch 188792, with MKL 2024.2). Two
-    trainings at once on two processors: up to one start in a hundred was then another than its repetition.
+    may compute its share with coarse code (relative errors of 1e-4; pytorch/pytorch 188792, with MKL 2024.2). A run is
+    then not what its repetition is: measured in up to one fresh process of a hundred, two at once on two processors.
     """
     import torch
 

@@ -4,10 +4,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
 
+SHARED_OUT = 2048  # torch gives so many numbers, and more, to several threads
 FIRST_CALLS = """
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -45,7 +47,7 @@ for number in range(int(sys.argv[1])):
     if number > 0:
         statuses.append(os.wait()[1])
 statuses.append(os.wait()[1])
-print(len(statuses), sum(status != 0 for status in statuses))
+print(len(statuses), *filter(None, statuses))
 """
 
 
@@ -57,11 +59,10 @@ def printed_by(program: str, *words: str) -> str:
 
 
 def test_one_thread_calls_the_vector_functions_before_there_is_a_model() -> None:
-    first = {call: int(numel) for call, numel in (line.split(": ") for line in printed_by(FIRST_CALLS).splitlines())}
+    first = (line.split(": ") for line in printed_by(FIRST_CALLS).splitlines())
+    settled = {call for call, _ in takewhile(lambda call: int(call[1]) < SHARED_OUT, first)}
     names, dtypes = ("exp", "log", "sqrt", "tanh"), ("float32", "float64")
-    wanted = {f"{name}.default torch.{dtype}" for name in names for dtype in dtypes}
-    assert wanted <= first.keys()
-    assert max(first[call] for call in wanted) < 2048, "torch gives so many numbers to a thread"
+    assert {f"{name}.default torch.{dtype}" for name in names for dtype in dtypes} <= settled
 
 
 @pytest.mark.parametrize(
@@ -69,6 +70,7 @@ def test_one_thread_calls_the_vector_functions_before_there_is_a_model() -> None
 )
 def test_first_exponentials_are_as_exact_as_later_ones(starts: int, count: Callable[[str], None]) -> None:
     """Whether the first of the losses and gradients are those of a repetition hangs on it."""
-    ended, other = map(int, printed_by(STARTS, str(starts)).split())
-    count(f"fresh processes that compute with two threads at once: {ended}, {other} computed otherwise at first")
-    assert (ended, other) == (starts, 0)
+    ended, *other = map(int, printed_by(STARTS, str(starts)).split())
+    count(f"fresh processes that compute with two threads at once: {ended}, {len(other)} computed otherwise at first")
+    assert ended == starts
+    assert not other, "how they ended: 256, numbers that differ; less, a signal"
