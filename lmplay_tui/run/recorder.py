@@ -88,7 +88,7 @@ class Recorder:
             self._log.write(f"{record['time']} {level:<7} {text}")
         elif self._verbose and not self._goes_on(event) and (more := said_more(event)) is not None:
             self._log.write(f"{record['time']} {'verbose':<7} {more}")
-        at_once = isinstance(event, _TOLD_AT_ONCE) or self._may_take_long(event)
+        at_once = isinstance(event, _TOLD_AT_ONCE) or self._changes_activity(event)
         self._follow(event)
         due = at_once or time.monotonic() - self._written_at >= STATUS_EVERY_S
         if due and not self._ended:  # after the end another process may hold the run, and write its own
@@ -104,13 +104,13 @@ class Recorder:
             and event.detail == self.status.get("detail", "")
         )
 
-    def _may_take_long(self, event: said.Event) -> bool:
-        """Whether something begins after which nothing may be heard for minutes: compiling, validating, loading."""
-        return (
-            isinstance(event, said.ActivityChanged)
-            and event.activity != "training"
-            and event.activity != self.status["activity"]
-        )
+    def _changes_activity(self, event: said.Event) -> bool:
+        """Whether something begins after which nothing may be heard for minutes (compiling, validating), or ends.
+
+        Were its end not written at once too, `run.json` would say "validating" for as long as validations follow each
+        other within `STATUS_EVERY_S`.
+        """
+        return isinstance(event, said.ActivityChanged) and event.activity != self.status["activity"]
 
     @property
     def _journals(self) -> tuple[Journal, Journal, Journal]:
@@ -150,7 +150,7 @@ class Recorder:
             case said.RunStarted():
                 self._begin(event)
             case said.ActivityChanged():
-                status |= {"activity": event.activity, "detail": event.detail, "fraction": event.fraction}
+                self._follow_activity(event)
             case said.StageStarted():
                 status |= {"stage": event.stage, "has_begun": True}
                 self._set_stage(event.stage, rows_total=event.rows_total, rows_done=event.rows_done)
@@ -188,6 +188,11 @@ class Recorder:
             "step": event.step, "samples": event.rows, "tokens": event.tokens, "device": event.device,
             "stages": [dataclasses.asdict(stage) for stage in event.stages], "plan_folder": event.plan_folder,
         }  # fmt: skip
+
+    def _follow_activity(self, event: said.ActivityChanged) -> None:
+        if event.activity != self.status["activity"]:
+            self.status["activity_since"] = time.time()
+        self.status |= {"activity": event.activity, "detail": event.detail, "fraction": event.fraction}
 
     def _follow_step(self, event: said.StepDone) -> None:
         self._set_stage(event.stage, rows_done=event.stage_rows)

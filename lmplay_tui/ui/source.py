@@ -12,7 +12,7 @@ from lmplay_tui.errors import EXIT_OK, EXIT_TRAINING
 from lmplay_tui.run import controls
 from lmplay_tui.run.control_files import leave_command
 from lmplay_tui.run.folder import RunFolder
-from lmplay_tui.run.journal import Tail
+from lmplay_tui.run.journal import Tail, number
 from lmplay_tui.run.metric_rows import MetricRows, MetricsTail
 from lmplay_tui.run.view import RunView
 from lmplay_tui.text import one_line
@@ -96,6 +96,7 @@ class FolderSource:
         self._looked_at = -10.0
         self._alive = False
         self._status: dict[str, Any] = {}
+        self._activity_begun = 0.0  # by the trainer's clock
 
     @property
     def pid(self) -> int | None:
@@ -167,6 +168,9 @@ class FolderSource:
         said = str(self._status.get("state", ""))
         if self._alive:
             fraction = self._status.get("fraction")
+            begun = number(self._status.get("activity_since"))
+            if begun > self._activity_begun:  # the same again, and anew: between two looks it was over
+                self._activity_begun, view.activity_since = begun, view.now()
             view.apply(
                 {
                     "event": "ActivityChanged",

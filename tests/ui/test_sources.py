@@ -18,6 +18,7 @@ from lmplay_tui.run import controls
 from lmplay_tui.run import events as happened
 from lmplay_tui.run.folder import RunFolder, RunLock
 from lmplay_tui.run.journal import Journal
+from lmplay_tui.run.recorder import Recorder
 from lmplay_tui.ui.ending import ending_lines, left_lines
 from lmplay_tui.ui.screens.dashboard import Dashboard
 from lmplay_tui.ui.session import LiveSource
@@ -163,6 +164,25 @@ def test_a_folder_is_followed_while_it_grows(folder: RunFolder) -> None:
         journal.write(STOPPED.record())
     source.poll()
     assert source.view.state == "stopped"
+
+
+def test_what_a_run_does_is_never_older_than_its_last_end(folder: RunFolder) -> None:
+    """Validations that follow each other sooner than `run.json` is due: it says so of each, and of the time between."""
+    recorder, clock = Recorder(folder), Clock()
+    lock = RunLock(folder)
+    lock.take()
+    source = FolderSource(folder, clock)
+    for _ in range(5):
+        recorder.record(happened.ActivityChanged("validating"))
+        clock.now += 2
+        source.poll()
+        assert (source.view.activity, source.view.now() - source.view.activity_since) == ("validating", 0)
+        recorder.record(happened.ActivityChanged("training"))
+        assert folder.status()["activity"] == "training"
+    clock.now += 2
+    source.poll()
+    assert source.view.activity == "training"
+    lock.release()
 
 
 def test_a_dead_run_that_somebody_resumes_is_followed_on(folder: RunFolder) -> None:
