@@ -7,6 +7,7 @@ must happen may depend on it.
 import contextlib
 import os
 import signal
+import socket
 import stat
 import sys
 import tempfile
@@ -18,6 +19,7 @@ from typing import IO, Any
 
 TWICE_WITHIN_S = 5.0  # ctrl+c again: leave at once
 PICTURE_S = 1.0  # a terminal that reads has taken the rest of a picture by then
+MOST_READS = 8  # of input that can be under way at once
 
 _kept_open: list[int] = []
 
@@ -50,15 +52,18 @@ def give_back_terminal(settings: list[Any] | None) -> None:
 def let_go_of_terminal(settings: list[Any] | None) -> None:
     """The line is lost: the terminal is given back.
 
-    From then on input is a pipe that stays silent, and output goes nowhere.
-    Not /dev/null for input: at its end of file the input thread would spin. One NUL frees a read that is under way.
+    From then on input is a socket that stays silent, and output goes nowhere.
+    Not /dev/null for input: at its end of file the input thread would spin. A NUL frees a read that is under way.
+    There may be two: the SIGCONT of a hang-up can come before we ignore it, and Textual then starts a second thread
+    that reads keys. Of a pipe the first read would take all the NULs, of a datagram socket each read takes one.
     """
     give_back_terminal(settings)
-    reader, writer = os.pipe()
+    reader, writer = (end.detach() for end in socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM))
     _kept_open.append(writer)
     os.dup2(reader, 0)
     os.close(reader)
-    os.write(writer, b"\0")
+    for _ in range(MOST_READS):
+        os.write(writer, b"\0")
     null = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2, sys.__stderr__.fileno() if sys.__stderr__ else 2):
         if not stat.S_ISREG(os.fstat(stream).st_mode):  # what is caught in a file goes on to the log

@@ -1,6 +1,7 @@
 """The terminal is given back as it was found."""
 
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -35,6 +36,22 @@ def test_a_terminal_in_the_middle_of_a_picture_is_restored(tmp_path: Path, monke
         terminal.go_on()
         assert terminal.wait() == 0
         assert terminal.restored
+
+
+def test_every_read_that_is_under_way_is_freed() -> None:
+    """A SIGCONT that comes with a hang-up can make a second thread read keys; neither may keep the process."""
+
+    def work() -> int:
+        readers = [threading.Thread(target=os.read, args=(0, 4096)) for _ in range(2)]
+        ours.let_go_of_terminal(ours.terminal_settings())  # the reads begin when select has seen the terminal's end
+        for reader in readers:
+            reader.start()
+        for reader in readers:
+            reader.join()
+        return 4
+
+    with Terminal(work) as terminal:
+        assert terminal.wait() == 4
 
 
 def test_a_terminal_that_takes_nothing_more_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
