@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
+
 from lmplay_tui.errors import UserError
 from lmplay_tui.options import nearest
 from lmplay_tui.plan.schema import DatasetSpec
@@ -14,11 +16,33 @@ Report = Callable[[str, str, float | None], None]  # activity, detail, fraction
 
 
 @dataclass(frozen=True)
-class Splits:
-    """A dataset's rows (`datasets.Dataset`) to train on, and those of its own split for validation, if it has one."""
+class Segment:
+    """Rows of a split that lie together, in one file or in one split of the hub.
 
-    train: Any
-    validation: Any | None
+    `identity` decides, with the rows' places, which are held out: the same however the rows are named.
+    `first`: the absolute place of the first of its `rows` in that file or split, unsliced.
+    """
+
+    identity: str
+    first: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class SplitRows:
+    """The rows of a split, or of a slice of one; the segments' rows together are the table's."""
+
+    table: pa.Table
+    segments: tuple[Segment, ...]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A dataset's rows to train on, those of its own split for validation, and facts to be told, a line each."""
+
+    train: SplitRows
+    validation: SplitRows | None
+    notes: tuple[str, ...] = ()
 
 
 VALIDATION_NAMES = ("validation", "valid", "val", "dev", "test", "eval")
