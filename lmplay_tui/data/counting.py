@@ -15,6 +15,16 @@ from lmplay_tui.plan.schema import DatasetSpec, Stage
 SMALL_BYTES = 64 << 20  # of local files: as much is converted beside the training without being noticed
 
 
+def is_at_hand(stage: Stage, datasets_folder: Path) -> bool:
+    """Whether a stage is opened in next to no time: from this machine's disk, without converting large files."""
+    return all(is_here(spec, datasets_folder) and not _is_large(spec, datasets_folder) for spec in stage.datasets)
+
+
+def _is_large(spec: DatasetSpec, datasets_folder: Path) -> bool:
+    is_file = local.is_local(spec.path) and saving.find(spec, datasets_folder) is None
+    return is_file and local.size_bytes(Path(spec.path)) > SMALL_BYTES
+
+
 def count_rows(stage: Stage, options: TrainOptions, *, datasets_folder: Path) -> int | None:
     """Rows that a stage will read over all its epochs, as `open_stage` will count them; None where that is not known.
 
@@ -34,8 +44,7 @@ def _training_rows(spec: DatasetSpec, options: TrainOptions, datasets_folder: Pa
     """The rows of a dataset that are not held out."""
     if not is_here(spec, datasets_folder):
         return _said_by_hub(spec, options)
-    is_file = local.is_local(spec.path) and saving.find(spec, datasets_folder) is None
-    if is_file and local.size_bytes(Path(spec.path)) > SMALL_BYTES:
+    if _is_large(spec, datasets_folder):
         return None
     try:
         source = open_source(spec, datasets_folder=datasets_folder, report=lambda *_: None)

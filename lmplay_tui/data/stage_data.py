@@ -56,6 +56,15 @@ class StageData:
         self.rows_total: int = order.rows_total
         self.fingerprint: str = self._fingerprint(tokenizer)
 
+    @property
+    def eval_samples(self) -> int:
+        """Samples of the evaluation set, at most."""
+        return self._options.eval_samples
+
+    def orders(self) -> tuple[TrainingOrder, ValidationOrder]:
+        """The orders of its rows, for one thread more: what is asked of them is kept in them alone."""
+        return self._order(), ValidationOrder(self._stage, self._options, self._parts)
+
     def _order(self) -> TrainingOrder:
         return TrainingOrder(self._stage, self._options, self._parts)
 

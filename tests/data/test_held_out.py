@@ -273,7 +273,9 @@ def parquet(path: Path, **types: Any) -> str:
 
 COPIES: dict[str, Callable[[Path], str]] = {
     "renamed": lambda folder: jsonl(ROWS, folder / "renamed.jsonl"),
-    "with rows appended": lambda folder: jsonl([*ROWS, *({"text": f"Appended {n}."} for n in range(9))], folder / "more.jsonl"),
+    "with rows appended": lambda folder: jsonl(
+        [*ROWS, *({"text": f"Appended {n}."} for n in range(9))], folder / "more.jsonl"
+    ),
     "without a column": lambda folder: jsonl(
         [{name: value for name, value in row.items() if name != "score"} for row in ROWS], folder / "less.jsonl"
     ),
