@@ -61,7 +61,7 @@ def as_text(report: Mapping[str, Any]) -> str:
                 f'  prompt: "{one_line(sample["prompt"], 160)}"',
                 f'  truth:  "{one_line(sample["truth"], 320)}"',
             ]
-    lines.append("")
+    lines += ["", one_line(report["leak_guard"]["sentence"], 400)]
     lines += [f"{'ok ' if step['ok'] else 'NO '} {one_line(step['what'], 400)}" for step in report["tried"]]
     lines += [f"NO  {one_line(problem, 400)}" for problem in report["problems"]]
     disk = report["disk"]

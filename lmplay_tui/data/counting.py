@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from lmplay_tui.data import local, pydocs, saving
-from lmplay_tui.data.held_out import held_out
+from lmplay_tui.data import local, saving
+from lmplay_tui.data.held_out import HeldOutRows
 from lmplay_tui.data.library import quiet_datasets
-from lmplay_tui.data.order import identity_of, rows_per_epoch
-from lmplay_tui.data.sources import open_source
-from lmplay_tui.data.splits import own_validation
+from lmplay_tui.data.order import Part, rows_per_epoch
+from lmplay_tui.data.sources import is_here, open_source
+from lmplay_tui.data.splits import Segment, own_validation
 from lmplay_tui.errors import UserError
 from lmplay_tui.options import TrainOptions
 from lmplay_tui.plan.schema import DatasetSpec, Stage
@@ -15,45 +15,52 @@ from lmplay_tui.plan.schema import DatasetSpec, Stage
 SMALL_BYTES = 64 << 20  # of local files: as much is converted beside the training without being noticed
 
 
+def is_at_hand(stage: Stage, datasets_folder: Path) -> bool:
+    """Whether a stage is opened in next to no time: from this machine's disk, without converting large files."""
+    return all(is_here(spec, datasets_folder) and not _is_large(spec, datasets_folder) for spec in stage.datasets)
+
+
+def _is_large(spec: DatasetSpec, datasets_folder: Path) -> bool:
+    is_file = local.is_local(spec.path) and saving.find(spec, datasets_folder) is None
+    return is_file and local.size_bytes(Path(spec.path)) > SMALL_BYTES
+
+
 def count_rows(stage: Stage, options: TrainOptions, *, datasets_folder: Path) -> int | None:
     """Rows that a stage will read over all its epochs, as `open_stage` will count them; None where that is not known.
 
-    No dataset is downloaded: the hub is only asked what it says of one. What is wrong with a dataset is not said
-    here, but when the stage is opened.
+    No dataset is downloaded: the hub is only asked what it says of one, and the count is then right to one row of it.
+    What is wrong with a dataset is not said here, but when the stage is opened.
     """
     sizes = []
     for spec in stage.datasets:
-        found = _size(spec, datasets_folder)
-        if found is None:
+        rows = _training_rows(spec, options, datasets_folder)
+        if not rows:
             return None
-        rows, has_validation = found
-        if not has_validation:
-            rows = held_out(rows, options.validation_split, options.seed, identity_of(spec)).training_rows
         sizes.append(rows)
-    return stage.rows_total(rows_per_epoch(stage, options, sizes)) if all(sizes) else None
+    return stage.rows_total(rows_per_epoch(stage, options, sizes))
 
 
-def _size(spec: DatasetSpec, datasets_folder: Path) -> tuple[int, bool] | None:
-    """The rows of the split to train on, and whether the dataset has a split of its own for validation."""
-    is_here = spec.path == pydocs.NAME or saving.find(spec, datasets_folder) is not None
-    if not is_here and local.is_local(spec.path):
-        if local.size_bytes(Path(spec.path)) > SMALL_BYTES:
-            return None
-        is_here = True
+def _training_rows(spec: DatasetSpec, options: TrainOptions, datasets_folder: Path) -> int | None:
+    """The rows of a dataset that are not held out."""
+    if not is_here(spec, datasets_folder):
+        return _said_by_hub(spec, options)
+    if _is_large(spec, datasets_folder):
+        return None
     try:
-        if not is_here:
-            return _said_by_hub(spec)
         source = open_source(spec, datasets_folder=datasets_folder, report=lambda *_: None)
     except UserError:
         return None
-    return source.train.num_rows, source.validation is not None
+    return Part(source, share=options.validation_split, seed=options.seed).training_rows
 
 
-def _said_by_hub(spec: DatasetSpec) -> tuple[int, bool] | None:
+def _said_by_hub(spec: DatasetSpec, options: TrainOptions) -> int | None:
     """By the dataset's card. A part of a split (`train[:10%]`) stands on none."""
     try:
         splits = quiet_datasets().load_dataset_builder(spec.path, spec.config, revision=spec.revision).info.splits or {}
     except Exception:  # of many libraries, without a common base; an estimate that cannot be had is no trouble
         return None
-    rows = splits[spec.split].num_examples if spec.split in splits else None
-    return (rows, own_validation(spec, splits) is not None) if rows else None
+    rows: int | None = splits[spec.split].num_examples if spec.split in splits else None
+    if not rows or own_validation(spec, splits) is not None:
+        return rows
+    # What is held out depends on the first row, which the card does not tell: by one row at most.
+    return HeldOutRows((Segment("", 0, rows),), options.validation_split, options.seed).training_rows

@@ -1,50 +1,93 @@
-"""Which rows of a dataset are held out for validation: computed, the same in every stage, never trained in any."""
+"""Which rows of a dataset are held out for validation: computed, the same in every stage, never trained in any.
 
-import math
+A row is held out, or not, by its absolute place in its file or split of the hub, whatever slice, configuration or
+mixture names it, and whatever rows are appended behind it later.
+"""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from fractions import Fraction
+from itertools import accumulate
 
 from lmplay_tui.data.shuffle import keyed, mixed
-
-MOST_ROWS = 5000  # held out of a large dataset, about
+from lmplay_tui.data.splits import Segment
 
 
 class HeldOut:
-    """One row of each block of `max(1 / share, rows / 5000)` rows, chosen by a hash of `key` and the block.
+    """One place of each interval `[ceil(m / share), ceil((m + 1) / share))` of all places from 0 on, without an end.
 
-    A last, shorter block holds one out only if the choice falls into it. A single row is never held out.
+    A hash of `key` and `m` chooses it, so that every place is found at once. The arithmetic is exact: a share of 0.3
+    is three tenths.
     """
 
-    def __init__(self, rows: int, share: float, key: int) -> None:
-        self.rows = rows
+    def __init__(self, share: float, key: int) -> None:
+        """`share`: at least 0 and below 1."""
+        assert 0 <= share < 1
+        self._per, self._of = Fraction(repr(float(share))).as_integer_ratio()  # so many are held out, of so many
         self._key = key
-        # The last bits of a quotient are no reason for a larger block.
-        block = max(1 / share, rows / MOST_ROWS) - 1e-9 if share > 0 and rows > 1 else 0
-        self._block = rows if block > rows else math.ceil(block)
-        self._full, self._tail = divmod(rows, self._block) if self._block else (0, rows)
-        tail_held = self._block > 0 and self._tail > 0 and self._choice(self._full) < self._tail
-        self.held_rows = self._full + tail_held
-        self.training_rows = rows - self.held_rows
 
-    def _choice(self, block: int) -> int:
-        return mixed(self._key ^ mixed(block)) % self._block
+    def _start(self, interval: int) -> int:
+        return -(-interval * self._of // self._per)
+
+    def _chosen(self, interval: int) -> int:
+        start = self._start(interval)
+        return start + mixed(self._key ^ mixed(interval)) % (self._start(interval + 1) - start)
+
+    def held_before(self, place: int) -> int:
+        """How many places below `place` are held out."""
+        if not self._per:
+            return 0
+        interval = place * self._per // self._of
+        return interval + (self._chosen(interval) < place)
 
     def held(self, number: int) -> int:
-        """The row of the dataset that is the `number`-th one held out."""
-        if not 0 <= number < self.held_rows:
-            raise IndexError(number)
-        return number * self._block + self._choice(number)
+        """The `number`-th place that is held out."""
+        return self._chosen(number)
 
     def training(self, number: int) -> int:
-        """The row of the dataset that is the `number`-th one to train on."""
+        """The `number`-th place that is not held out."""
+        if not self._per:
+            return number
+        # Interval m begins behind ceil(m * (of - per) / per) places to train on.
+        interval = number * self._per // (self._of - self._per)
+        earlier = -(-interval * (self._of - self._per) // self._per)
+        place = self._start(interval) + number - earlier
+        return place + (place >= self._chosen(interval))
+
+
+class HeldOutRows:
+    """The rows of some segments, numbered through: those to train on and those held out, each in their order.
+
+    What is held out follows from `share`, `seed` and each segment's identity and places. Any row is found in the
+    logarithm of the number of segments.
+    """
+
+    def __init__(self, segments: Sequence[Segment], share: float, seed: int) -> None:
+        self._choices = [HeldOut(share, keyed(seed, "held out", segment.identity)) for segment in segments]
+        self._firsts = [segment.first for segment in segments]
+        self._rows_before = list(accumulate((segment.rows for segment in segments), initial=0))
+        ends = zip(self._choices, segments, strict=True)
+        spans = [(choice.held_before(s.first), choice.held_before(s.first + s.rows)) for choice, s in ends]
+        self._first_held = [first for first, _ in spans]
+        self._held_before = list(accumulate((end - first for first, end in spans), initial=0))
+        self._training_before = [rows - held for rows, held in zip(self._rows_before, self._held_before, strict=True)]
+        self.held_rows = self._held_before[-1]
+        self.training_rows = self._training_before[-1]
+
+    def held(self, number: int) -> int:
+        """The row that is the `number`-th one held out."""
+        if not 0 <= number < self.held_rows:
+            raise IndexError(number)
+        segment = bisect_right(self._held_before, number) - 1
+        place = self._choices[segment].held(self._first_held[segment] + number - self._held_before[segment])
+        return self._rows_before[segment] + place - self._firsts[segment]
+
+    def training(self, number: int) -> int:
+        """The row that is the `number`-th one to train on."""
         if not 0 <= number < self.training_rows:
             raise IndexError(number)
-        if not self._block:
-            return number
-        block, place = divmod(number, self._block - 1) if self._block > 1 else (0, number)
-        if block >= self._full:  # the last block may keep all its rows
-            block, place = self._full, number - self._full * (self._block - 1)
-        return block * self._block + place + (place >= self._choice(block))
-
-
-def held_out(rows: int, share: float, seed: int, identity: str) -> HeldOut:
-    """The rows held out of the dataset called `identity`."""
-    return HeldOut(rows, share, keyed(seed, "held out", identity))
+        segment = bisect_right(self._training_before, number) - 1
+        first = self._firsts[segment]
+        earlier = first - self._first_held[segment]  # places to train on before the segment
+        place = self._choices[segment].training(earlier + number - self._training_before[segment])
+        return self._rows_before[segment] + place - first

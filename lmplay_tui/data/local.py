@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from lmplay_tui.data.background import in_background
 from lmplay_tui.data.library import quiet_datasets
 from lmplay_tui.data.progress import listening
-from lmplay_tui.data.splits import Report, Splits, choose
+from lmplay_tui.data.splits import Report, SplitRows, Splits, choose, of_dataset, of_saved
 from lmplay_tui.errors import DataError, UserError, unchain
 from lmplay_tui.plan.schema import DatasetSpec
 from lmplay_tui.text import one_line
@@ -50,18 +50,18 @@ def read(spec: DatasetSpec, report: Report) -> Splits:
     if not path.exists():
         raise UserError(f"dataset {spec.name}: there is no file or folder {shown}")
     if path.is_dir() and ((path / "state.json").is_file() or (path / "dataset_dict.json").is_file()):
-        found = _opened(spec, lambda: quiet_datasets().load_from_disk(str(path)))
-        return choose(spec, found if isinstance(found, dict) else {spec.split: found}, None)
+        return _opened(spec, lambda: choose(spec, of_saved(spec, quiet_datasets().load_from_disk(str(path)))))
     builder, arguments = _folder(spec, path) if path.is_dir() else _file(spec, path)
 
-    def load(split: str | None = None) -> Any:
-        return quiet_datasets().load_dataset(builder, **arguments, split=split)
+    def load() -> Splits:
+        found = quiet_datasets().load_dataset(builder, **arguments)
+        return choose(spec, {name: of_dataset(split) for name, split in found.items()})
 
     def tick() -> None:
         report("loading", f"{spec.name}: writing rows to the cache", progress.fraction())
 
     with listening() as progress:
-        return in_background(lambda: _opened(spec, lambda: choose(spec, load(), load)), tick)
+        return in_background(lambda: _opened(spec, load), tick)
 
 
 def read_saved(spec: DatasetSpec, train: Path, validation: Path | None) -> Splits:
@@ -69,8 +69,8 @@ def read_saved(spec: DatasetSpec, train: Path, validation: Path | None) -> Split
     return Splits(_from_disk(spec, train), None if validation is None else _from_disk(spec, validation))
 
 
-def _from_disk(spec: DatasetSpec, folder: Path) -> Any:
-    return _opened(spec, lambda: quiet_datasets().load_from_disk(str(folder)))
+def _from_disk(spec: DatasetSpec, folder: Path) -> SplitRows:
+    return _opened(spec, lambda: of_dataset(quiet_datasets().load_from_disk(str(folder))))
 
 
 def _file(spec: DatasetSpec, path: Path) -> tuple[str, dict[str, Any]]:

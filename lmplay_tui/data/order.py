@@ -1,12 +1,13 @@
 """In which order a stage reads the rows of its datasets, to train on and to validate on: computed, never stored."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 
-from lmplay_tui.data.held_out import held_out
+from lmplay_tui.data.held_out import HeldOutRows
 from lmplay_tui.data.mixture import Mixture
 from lmplay_tui.data.samples import Item
 from lmplay_tui.data.shuffle import BlockShuffle, Permutation, keyed
+from lmplay_tui.data.splits import Segment
 from lmplay_tui.data.table import Rows
 from lmplay_tui.options import TrainOptions
 from lmplay_tui.plan.schema import DatasetSpec, Stage, Stopping
@@ -14,31 +15,47 @@ from lmplay_tui.plan.schema import DatasetSpec, Stage, Stopping
 
 @dataclass(frozen=True)
 class Source:
-    """An opened dataset. `validation` None: it has no split of its own for that."""
+    """An opened dataset. `validation` None: it has no split of its own for that.
+
+    `segments`: where the rows of `train` lie in their files or splits. `columns`: which of its columns are read and
+    which are left out. `notes`: what else is to be told of it, a line each.
+    """
 
     spec: DatasetSpec
     train: Rows
     validation: Rows | None
+    segments: tuple[Segment, ...]
+    columns: str = ""
+    notes: tuple[str, ...] = ()
+
+
+_CHOICE = "held out by place"  # how held-out rows are chosen: another word for another choice
+_NONE_HELD_OUT = "no row is held out of its {:,}; give it a validation split, or a larger --validation-split"
 
 
 def identity_of(spec: DatasetSpec) -> str:
-    """What a dataset is called by those who share it: the same after a move, and for a saved copy."""
+    """What a dataset is called in the order of its validation rows: the same after a move, and for a saved copy."""
     name = PurePath(spec.path).name if PurePath(spec.path).is_absolute() else spec.path
     return f"{name} {spec.config} {spec.split}"
 
 
 class Part:
-    """One dataset of a stage: its rows to train on and those held out."""
+    """One dataset of a stage: its rows to train on and those to validate on, its own or held out of the others."""
 
     def __init__(self, source: Source, *, share: float, seed: int) -> None:
         self.source = source
         self.identity = identity_of(source.spec)
-        self._held = None if source.validation else held_out(source.train.num_rows, share, seed, self.identity)
+        self._held: HeldOutRows | None = None
         if source.validation is not None:
             self.training_rows, self.validation_rows = source.train.num_rows, source.validation.num_rows
-        else:
-            assert self._held is not None
-            self.training_rows, self.validation_rows = self._held.training_rows, self._held.held_rows
+            return
+        held = HeldOutRows(source.segments, share, seed)
+        if not held.training_rows and "[" not in source.spec.split:  # its only rows: what else would be trained?
+            held = HeldOutRows(source.segments, 0.0, seed)
+        self._held = held
+        self.training_rows, self.validation_rows = held.training_rows, held.held_rows
+        if share > 0 and not held.held_rows:
+            self.source = replace(source, notes=(*source.notes, _NONE_HELD_OUT.format(source.train.num_rows)))
 
     def training(self, number: int) -> list[Item]:
         """The texts of the `number`-th row to train on, in the dataset's order."""
@@ -52,7 +69,9 @@ class Part:
         return self.source.validation.items(number)
 
     def fingerprint(self) -> str:
-        return f"{self.identity} {self.source.train.fingerprint()}"
+        """What the rows and their choice are told by; the latter only where rows are held out."""
+        rows = f"{self.identity} {self.source.train.fingerprint()}"
+        return f"{rows} {_CHOICE}" if self._held is not None and self._held.held_rows else rows
 
 
 class TrainingOrder:

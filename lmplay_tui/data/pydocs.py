@@ -15,11 +15,13 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import platformdirs
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from lmplay_tui.data.shuffle import Permutation
+from lmplay_tui.data.splits import Segment, SplitRows, of_table
 from lmplay_tui.errors import UserError
 from lmplay_tui.options import nearest
 from lmplay_tui.text import one_line
@@ -27,7 +29,7 @@ from lmplay_tui.text import one_line
 NAME = "pydocs"
 PARTS = ("topics", "docstrings")
 FEWEST_WORDS = 20
-_FORMAT = 1  # of the cached rows: a change of what they hold must not find the old ones
+_FORMAT = 2  # of the cached rows: a change of what they hold must not find the old ones
 
 Row = tuple[str, str, str]  # part, title, text
 
@@ -35,11 +37,12 @@ _LEFT_OUT = frozenset(("test", "tests", "idle_test", "site-packages", "dist-pack
 _UNDERLINE = re.compile(r"^([*=\-^~\"#+])\1{2,}$")
 
 
-def table(config: str | None, report: Callable[[str, str, float | None], None]) -> pa.Table:
+def split_rows(config: str | None, report: Callable[[str, str, float | None], None]) -> SplitRows:
     """The rows as columns `part`, `title`, `text`; of one part where `config` names it.
 
-    Built on first use (about 3 s), then read from the user's cache folder; a folder that cannot be written does
-    without. Raises `UserError` for an unknown part.
+    A part's rows keep their places in the whole, so the same are held out of it. Built on first use (about 3 s), then
+    read from the user's cache folder; a folder that cannot be written does without. Raises `UserError` for an unknown
+    part.
     """
     if config is not None and config not in PARTS:
         raise UserError(
@@ -51,7 +54,14 @@ def table(config: str | None, report: Callable[[str, str, float | None], None]) 
     if found is None:
         found = build(report)
         _keep(found, path)
-    return found if config is None else found.filter(pc.equal(found["part"], config))
+    whole = of_table(found)
+    if config is None:
+        return whole
+    mask = pc.equal(found["part"], config)
+    places = np.flatnonzero(mask.to_numpy())
+    identity = whole.segments[0].identity
+    runs = np.split(places, np.flatnonzero(np.diff(places) > 1) + 1) if len(places) else []
+    return SplitRows(found.filter(mask), tuple(Segment(identity, int(run[0]), len(run)) for run in runs))
 
 
 def cache_path() -> Path:
@@ -84,11 +94,12 @@ def _keep(rows: pa.Table, path: Path) -> None:
 
 
 def build(report: Callable[[str, str, float | None], None]) -> pa.Table:
-    """Read topics and docstrings anew, in their scattered order, each text once."""
+    """Read topics and docstrings anew, in their scattered order, each text once, however its words are set."""
     rows: dict[str, Row] = {}
     for row in (*_topics(), *_docstrings(report)):
-        if len(row[2].split()) >= FEWEST_WORDS:
-            rows.setdefault(row[2], row)
+        words = row[2].split()
+        if len(words) >= FEWEST_WORDS:
+            rows.setdefault(" ".join(words), row)
     ordered = list(rows.values())
     scattered = Permutation(len(ordered), 0)
     ordered = [ordered[scattered[place]] for place in range(len(ordered))]

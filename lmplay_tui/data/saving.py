@@ -1,22 +1,28 @@
 """The datasets folder: copies of hub datasets for runs without network, LMPlay's included.
 
 A dataset is `NAME.train` and, where it has a split of its own for that, `NAME.validation`, each a folder written by
-`datasets.save_to_disk`. Each is there whole or not at all; `NAME.train` comes last and says that all is there.
+`datasets.save_to_disk`. Each is there whole or not at all; `NAME.train` comes last and says that all is there. A file
+beside its rows says where they lay in the whole dataset, so that the same are held out of the copy of a slice.
 """
 
+import json
 import os
 import re
 import shutil
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from lmplay_tui.data import hub, local, pydocs
 from lmplay_tui.data.background import in_background
+from lmplay_tui.data.library import quiet_datasets
 from lmplay_tui.data.progress import listening
-from lmplay_tui.data.splits import Report
+from lmplay_tui.data.splits import Report, Segment, SplitRows, Splits, choose, split_names
 from lmplay_tui.errors import DataError
 from lmplay_tui.plan.schema import DatasetSpec, Plan
 from lmplay_tui.text import one_line
+
+_PLACES = "lmplay_tui_places.json"  # in a saved folder: its rows' segments
 
 
 def saved_name(spec: DatasetSpec) -> str:
@@ -31,8 +37,38 @@ def find(spec: DatasetSpec, datasets_folder: Path) -> tuple[Path, Path | None] |
     """The saved folders of a dataset (to train on, to validate on or None); None if it is not saved."""
     train, validation = _folders(spec, datasets_folder)
     if not _is_whole(train):
-        return None
+        whole = _unsliced(spec)
+        return None if whole == spec else find(whole, datasets_folder)
     return train, validation if _is_whole(validation) else None
+
+
+def _unsliced(spec: DatasetSpec) -> DatasetSpec:
+    """The dataset whose copy a slice can be cut from: all of the split, where it names one."""
+    names = set(split_names(spec.split))
+    return replace(spec, split=names.pop()) if len(names) == 1 else spec
+
+
+def read(spec: DatasetSpec, folders: tuple[Path, Path | None]) -> Splits:
+    """The rows of a dataset saved in the datasets folder, as `find` gives its folders."""
+    train, validation = folders
+    found = local.read_saved(spec, train, validation)
+    rows = _placed(found.train, train)
+    own = found.validation if validation is None or found.validation is None else _placed(found.validation, validation)
+    whole = _unsliced(spec)
+    if whole == spec or train.name == f"{saved_name(spec)}.train":
+        return replace(found, train=rows, validation=own)
+    known = {whole.split: rows} | ({} if own is None else {spec.validation or "validation": own})
+    return choose(spec, known, found.notes)
+
+
+def _placed(rows: SplitRows, folder: Path) -> SplitRows:
+    """The rows with the places that they had when they were saved; a copy that does not say has its own."""
+    try:
+        said = json.loads((folder / _PLACES).read_text(encoding="utf-8"))
+        segments = tuple(Segment(str(one["identity"]), int(one["first"]), int(one["rows"])) for one in said)
+    except (OSError, ValueError, TypeError, KeyError):
+        return rows
+    return replace(rows, segments=segments) if sum(one.rows for one in segments) == rows.table.num_rows else rows
 
 
 def _folders(spec: DatasetSpec, datasets_folder: Path) -> tuple[Path, Path]:
@@ -73,7 +109,7 @@ def _save(spec: DatasetSpec, datasets_folder: Path, report: Report) -> None:
         raise DataError(f"dataset {spec.name}: {shown}: {one_line(error.strerror or error)}") from error
 
 
-def _write(spec: DatasetSpec, dataset: Any, folder: Path, report: Report) -> None:
+def _write(spec: DatasetSpec, rows: SplitRows, folder: Path, report: Report) -> None:
     """Write beside `folder` and rename: what bears its name is whole, also after a power cut."""
     if _is_whole(folder):
         return
@@ -81,12 +117,17 @@ def _write(spec: DatasetSpec, dataset: Any, folder: Path, report: Report) -> Non
         if not _is_alive(left):
             shutil.rmtree(left, ignore_errors=True)
     temporary = folder.parent / f".{folder.name}.{os.getpid()}.tmp"
+    library = quiet_datasets()
+    # The fingerprint is given: the library would read all rows to make one.
+    dataset: Any = library.Dataset(library.table.InMemoryTable(rows.table), fingerprint=folder.name)
     try:
         with listening() as progress:
             in_background(
                 lambda: dataset.save_to_disk(str(temporary)),
                 lambda: report("saving", f"{spec.name}: {one_line(folder.name, 80)}", progress.fraction()),
             )
+        places = json.dumps([asdict(segment) for segment in rows.segments])
+        (temporary / _PLACES).write_text(places, encoding="utf-8")
         for file in temporary.rglob("*"):
             _sync(file)
         _sync(temporary)

@@ -1,14 +1,11 @@
 """From what a plan says of a dataset to its rows: embedded, saved, local, or on the hub."""
 
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
 
 from lmplay_tui.data import hub, local, pydocs, saving
 from lmplay_tui.data.columns import find_columns
 from lmplay_tui.data.order import Source
-from lmplay_tui.data.splits import Report
+from lmplay_tui.data.splits import Report, SplitRows, choose
 from lmplay_tui.data.table import Rows
 from lmplay_tui.errors import UserError
 from lmplay_tui.plan.schema import DatasetSpec
@@ -20,12 +17,11 @@ def open_source(spec: DatasetSpec, *, datasets_folder: Path, report: Report) -> 
     Raises `UserError` (one line that names the dataset) where the plan asks for what is not there, `DataError` where
     the hub or the disk does not give it.
     """
-    if spec.path == pydocs.NAME:
-        table = pydocs.table(spec.config, report)
-        return Source(spec, Rows(spec.name, table, find_columns(spec, table.schema)), None)
     saved = saving.find(spec, datasets_folder)
-    if saved is not None:
-        found = local.read_saved(spec, *saved)
+    if spec.path == pydocs.NAME:
+        found = choose(spec, {"train": pydocs.split_rows(spec.config, report)})
+    elif saved is not None:
+        found = saving.read(spec, saved)
     elif local.is_local(spec.path):
         found = local.read(spec, report)
     else:
@@ -33,14 +29,18 @@ def open_source(spec: DatasetSpec, *, datasets_folder: Path, report: Report) -> 
     # LMPlay gave some columns names of its own when it saved.
     renamed = saved is not None
     train = _rows(spec, found.train, renamed=renamed)
-    return Source(spec, train, None if found.validation is None else _rows(spec, found.validation, renamed=renamed))
+    validation = None if found.validation is None else _rows(spec, found.validation, renamed=renamed)
+    return Source(spec, train, validation, found.train.segments, notes=found.notes)
 
 
-def _rows(spec: DatasetSpec, dataset: Any, *, renamed: bool) -> Rows:
-    """The rows of a `datasets.Dataset`. `renamed`: columns of usual names will do where those named are not there."""
-    if dataset._indices is not None:  # a selection of rows: the table underneath holds them all
-        dataset = dataset.flatten_indices()
-    table: pa.Table = dataset.data.table
+def is_here(spec: DatasetSpec, datasets_folder: Path) -> bool:
+    """Whether a dataset is opened without asking the hub."""
+    return local.is_local(spec.path) or spec.path == pydocs.NAME or saving.find(spec, datasets_folder) is not None
+
+
+def _rows(spec: DatasetSpec, rows: SplitRows, *, renamed: bool) -> Rows:
+    """The rows of a split. `renamed`: columns of usual names will do where those named are not there."""
+    table = rows.table
     try:
         columns = find_columns(spec, table.schema)
     except UserError:

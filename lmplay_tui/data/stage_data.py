@@ -16,6 +16,7 @@ from lmplay_tui.data.tokenizer import Tokenizer
 from lmplay_tui.errors import UserError
 from lmplay_tui.options import TrainOptions
 from lmplay_tui.plan.schema import Stage
+from lmplay_tui.text import one_line
 
 BATCHES_AHEAD = 8
 
@@ -34,7 +35,8 @@ def open_stage(
         source = open_source(spec, datasets_folder=datasets_folder, report=report)
         part = Part(source, share=options.validation_split, seed=options.seed)
         if part.training_rows == 0:
-            raise UserError(f"dataset {spec.name} has no rows to train on in its split {spec.split}")
+            split, why = one_line(spec.split, 60), ": all are held out for validation" if part.validation_rows else ""
+            raise UserError(f"dataset {spec.name} has no rows to train on in its split {split}{why}")
         parts.append(part)
     return StageData(stage, options, tokenizer, parts)
 
@@ -53,6 +55,15 @@ class StageData:
         self.rows_per_epoch: int = order.rows_per_epoch
         self.rows_total: int = order.rows_total
         self.fingerprint: str = self._fingerprint(tokenizer)
+
+    @property
+    def eval_samples(self) -> int:
+        """Samples of the evaluation set, at most."""
+        return self._options.eval_samples
+
+    def orders(self) -> tuple[TrainingOrder, ValidationOrder]:
+        """The orders of its rows, for one thread more: what is asked of them is kept in them alone."""
+        return self._order(), ValidationOrder(self._stage, self._options, self._parts)
 
     def _order(self) -> TrainingOrder:
         return TrainingOrder(self._stage, self._options, self._parts)

@@ -134,7 +134,7 @@ class TrainOptions(BaseModel):
     include_prompts: bool = _option(False, "count the prompt's tokens in the loss too", DATA, STAGE, KEPT)
     validation_split: float = _option(
         0.1, "share of rows held out where a dataset has no validation split; one for a whole plan", DATA, STAGE, KEPT,
-        ge=0, le=0.5,
+        ge=0, lt=1,
     )
 
     # Optimizer

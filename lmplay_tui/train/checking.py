@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from lmplay_tui.data.batches import Position
+from lmplay_tui.data.leak_guard import look_for_leaks
 from lmplay_tui.data.samples import Sample
 from lmplay_tui.data.stage_data import StageData, open_stage
 from lmplay_tui.data.tokenizer import load_tokenizer
@@ -64,13 +65,18 @@ def check_plan(given: Mapping[str, Any]) -> dict[str, Any]:
     )  # fmt: skip
     problems: list[str] = []
     stages, longest = [], None
+    opened: list[tuple[str, StageData]] = []
     for stage in plan.stages:
         said, data = _open(stage, settings, state, given)
         stages.append(said)
         if data is None:
             problems.append(said["problem"])
-        elif longest is None or said["longest"] > longest[0]:
+            continue
+        opened.append((stage.name, data))
+        if longest is None or said["longest"] > longest[0]:
             longest = (said["longest"], stage, data)
+    not_open = [stage.name for stage in plan.stages if stage.name not in {name for name, _ in opened}]
+    leaks = look_for_leaks(opened, not_open)
     tried: list[dict[str, Any]] = []
     if options.initial_model is not None:
         tried.append(_tried("--initial-model", partial(_load_initial, state, Path(options.initial_model))))
@@ -88,6 +94,7 @@ def check_plan(given: Mapping[str, Any]) -> dict[str, Any]:
         "model": state.model_args | {"parameters": sum(p.numel() for p in model.parameters())},
         "device": f"{device_name(device)}, {state.precision.name}",
         "stages": stages,
+        "leak_guard": leaks.record() | {"sentence": leaks.sentence()},
         "tried": tried,
         "problems": problems,
         "disk": {"needed_bytes": needed, "free_bytes": free},

@@ -2,14 +2,16 @@
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lmplay_tui.data.counting import count_rows
+from lmplay_tui.data.counting import count_rows, is_at_hand
+from lmplay_tui.data.leak_guard import PAUSE_S, LeakReport, look_for_leaks
 from lmplay_tui.data.reader import Job
 from lmplay_tui.data.stage_data import StageData, open_stage
 from lmplay_tui.data.tokenizer import Tokenizer
+from lmplay_tui.errors import UserError
 from lmplay_tui.options import TrainOptions
 from lmplay_tui.plan.schema import Stage
 from lmplay_tui.run.controls import Controls
@@ -89,6 +91,22 @@ class LoadedData:
     def count(self, stage: Stage) -> int | None:
         """The rows of a stage that is not open, where they are known without downloading anything."""
         return count_rows(stage, self._options_of(stage), datasets_folder=self._datasets_folder)
+
+    def look_for_leaks(self, stages: Sequence[Stage]) -> LeakReport:
+        """Compare what is trained with what is evaluated, of the stages that are open or at hand; in any thread."""
+        found, left = [], []
+        for stage in stages:
+            opened = self._opened.get(stage.name)
+            if opened is not None and opened[0][0] == stage:
+                found.append((stage.name, opened[1]))
+            elif is_at_hand(stage, self._datasets_folder):
+                try:
+                    found.append((stage.name, self.job(stage).open()))
+                except UserError:  # it will be said when the stage's turn comes
+                    left.append(stage.name)
+            else:
+                left.append(stage.name)
+        return look_for_leaks(found, left, PAUSE_S)
 
     def job(self, stage: Stage) -> Job:
         """What another process needs to open the same data."""

@@ -5,6 +5,7 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 from lmplay_tui.data.batches import Batch
+from lmplay_tui.data.leak_guard import LeakGuard
 from lmplay_tui.data.stage_data import StageData
 from lmplay_tui.errors import UserError
 from lmplay_tui.options import TrainOptions
@@ -43,6 +44,7 @@ from lmplay_tui.train.watching import Watch
 PROBED_FROM = 4  # the mini-batch size before another has been found
 
 FEED_POLL_S = 0.2
+LEAKS_S = 5.0  # that a stage's end waits for what its rows say
 PROOF_SHOWN_S = 15.0  # in the state line; the log keeps it
 ANSWER_SHOWN = 400  # characters, to who waits for it; the predictions keep all
 
@@ -60,6 +62,7 @@ class Parts:
     saves: Saves
     window: LogWindow
     row_counts: RowCounts
+    leak_guard: LeakGuard
     compilation: Compilation | None = None
 
 
@@ -148,6 +151,7 @@ class StageLoop:
         if run.accuracy_interval > 1:
             yield LogLine(f"word accuracy of one training batch in {run.accuracy_interval} (all: over 1 % of the time)")
         self._count_ahead()
+        self._parts.leak_guard.begin(state.settings.plan.stages, stage.name)
         yield from self._make_ready(run)
         return run
 
@@ -205,6 +209,8 @@ class StageLoop:
         progress = self.state.progress
         of_stage = progress.of(run.stage.name)
         yield from self._evaluate(run, at_stage_end=True)
+        self._parts.leak_guard.wait(LEAKS_S)  # a short stage may be over before it has looked
+        yield from self._leaks()
         if self.window.steps:
             yield MetricsLogged(self.window.take())
         if not of_stage.tokens:
@@ -244,6 +250,7 @@ class StageLoop:
         """Validate, evaluate, save, each when it is due."""
         if self._parts.row_counts.take_news():
             yield StagesCounted(self.obeyer.stage_infos())
+        yield from self._leaks()
         if self._proof_until and time.monotonic() > self._proof_until:  # somebody may have read it by now
             self._proof_until = 0.0
             yield ActivityChanged("training")
@@ -257,6 +264,11 @@ class StageLoop:
         by_time = options.save_minutes is not None and self.saves.minutes_since >= options.save_minutes
         if self.stepper.steps_here and (by_time or is_due(options.save_interval, progress.rows, progress.saved_rows)):
             yield from self._save(run, "interval")
+
+    def _leaks(self) -> Iterator[Event]:
+        """What the leak guard has found."""
+        for is_warning, said in self._parts.leak_guard.take_news():
+            yield Warned(said, self.state.progress.step) if is_warning else LogLine(said)
 
     def _save(self, run: StageRun, reason: str) -> Iterator[Event]:
         self.state.progress.next_batch = run.feed.next_digest()

@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from lmplay_tui.data.leak_guard import LeakGuard
 from lmplay_tui.options import command_words, train_names
 from lmplay_tui.plan.reading import shipped_plans
 from lmplay_tui.run.controls import Command, Controls, Pause, SaveNow, Stop
@@ -72,6 +73,7 @@ class Trainer:
                 saves=self.saves,
                 window=self.window,
                 row_counts=row_counts,
+                leak_guard=LeakGuard(data.look_for_leaks),
                 compilation=Compilation(options, state.device) if options.compile_model else None,
             )
         )

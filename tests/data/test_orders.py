@@ -1,4 +1,4 @@
-"""Orders that are computed: shuffles, held-out rows, mixtures."""
+"""Orders that are computed: shuffles and mixtures."""
 
 import math
 import random
@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmplay_tui.data.held_out import HeldOut
 from lmplay_tui.data.mixture import Mixture, block_counts
 from lmplay_tui.data.shuffle import BlockShuffle, Permutation, keyed
 from tests.data.strategies import examples
@@ -84,56 +83,6 @@ def test_shuffles_of_two_keys_are_two_orders() -> None:
     assert equal < 20
     moved = sum(one[place] == place for place in range(20_000))
     assert moved < 20
-
-
-@examples(100)
-@given(st.integers(0, 400), st.floats(0, 0.5), KEYS)
-def test_each_row_is_either_held_out_or_trained(rows: int, share: float, key: int) -> None:
-    held = HeldOut(rows, share, key)
-    validation = [held.held(number) for number in range(held.held_rows)]
-    training = [held.training(number) for number in range(held.training_rows)]
-    assert sorted(validation + training) == list(range(rows))
-    assert training == sorted(training)
-    assert validation == sorted(validation)
-    with pytest.raises(IndexError):
-        held.training(held.training_rows)
-    with pytest.raises(IndexError):
-        held.held(held.held_rows)
-    if rows > 1 and share > 0:
-        assert validation
-        assert training
-    if share == 0:
-        assert not validation
-
-
-@pytest.mark.parametrize(
-    ("rows", "share", "held_rows"),
-    [(1000, 0.1, 100), (1000, 0.5, 500), (7, 0.05, 1), (50_000, 0.1, 5000), (5_000_000, 0.1, 5000), (1000, 0.3, 250)],
-)
-def test_one_row_of_each_block_is_held_out(rows: int, share: float, held_rows: int) -> None:
-    held = HeldOut(rows, share, 3)
-    assert held.held_rows == held_rows
-    block = rows / held_rows
-    assert [held.held(number) // block for number in range(held_rows)] == list(range(held_rows))
-
-
-def test_the_choice_within_a_block_is_fair_and_keyed() -> None:
-    held = HeldOut(50_000, 0.1, keyed(0, "a"))
-    counts = Counter(held.held(number) % 10 for number in range(held.held_rows))
-    assert all(400 < counts[place] < 600 for place in range(10))
-    other = HeldOut(50_000, 0.1, keyed(1, "a"))
-    same = sum(held.held(number) == other.held(number) for number in range(5000))
-    assert 350 < same < 650
-
-
-def test_held_out_rows_of_a_hundred_million() -> None:
-    held = HeldOut(HUNDRED_MILLION, 0.1, 9)
-    assert held.held_rows == 5000
-    validation = {held.held(number) for number in range(5000)}
-    training = [held.training(number) for number in range(0, held.training_rows, 1_234_567)]
-    assert not validation & set(training)
-    assert training == sorted(training)
-    assert held.training(held.training_rows - 1) <= HUNDRED_MILLION - 1
 
 
 WEIGHTS = st.lists(st.floats(0.001, 1), min_size=2, max_size=5)

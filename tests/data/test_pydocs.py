@@ -90,53 +90,53 @@ def test_sections_of_the_reference(whole: pa.Table) -> None:
 
 def test_it_is_built_once(little: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     heard: list[float | None] = []
-    first = pydocs.table(None, lambda activity, detail, fraction: heard.append(fraction))
+    first = pydocs.split_rows(None, lambda activity, detail, fraction: heard.append(fraction)).table
     assert heard[0] == 0.0
     assert [path.suffix for path in little.iterdir()] == [".arrow"]
     monkeypatch.setattr(pydocs, "build", lambda report: pytest.fail("built again"))
-    assert pydocs.table(None, unheard).equals(first)
-    parts = [pydocs.table(part, unheard) for part in pydocs.PARTS]
+    assert pydocs.split_rows(None, unheard).table.equals(first)
+    parts = [pydocs.split_rows(part, unheard).table for part in pydocs.PARTS]
     assert [set(part["part"].to_pylist()) for part in parts] == [{"topics"}, {"docstrings"}]
     assert sum(part.num_rows for part in parts) == first.num_rows
 
 
 def test_an_unknown_part() -> None:
     with pytest.raises(UserError, match=r"pydocs: there is no config topic; did you mean topics\?; it has topics and"):
-        pydocs.table("topic", unheard)
+        pydocs.split_rows("topic", unheard)
 
 
 @pytest.mark.parametrize("contents", [b"", b"ARROW1", b"x" * 1000])
 def test_a_damaged_cache_is_built_anew(contents: bytes, little: Path) -> None:
-    first = pydocs.table(None, unheard)
+    first = pydocs.split_rows(None, unheard).table
     pydocs.cache_path().write_bytes(contents)
-    assert pydocs.table(None, unheard).equals(first)
+    assert pydocs.split_rows(None, unheard).table.equals(first)
     assert pydocs.cache_path().stat().st_size > 1000
 
 
 def test_a_cut_cache_is_built_anew(little: Path) -> None:
-    first = pydocs.table(None, unheard)
+    first = pydocs.split_rows(None, unheard).table
     whole = pydocs.cache_path().read_bytes()
     pydocs.cache_path().write_bytes(whole[: len(whole) // 2])
-    assert pydocs.table(None, unheard).equals(first)
+    assert pydocs.split_rows(None, unheard).table.equals(first)
 
 
 def test_a_cache_folder_that_cannot_be_written(little: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     little.write_text("a file is in its place", encoding="utf-8")
-    assert pydocs.table(None, unheard).num_rows > 5
+    assert pydocs.split_rows(None, unheard).table.num_rows > 5
     little.unlink()
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "replace", full)
-    assert pydocs.table(None, unheard).num_rows > 5
+    assert pydocs.split_rows(None, unheard).table.num_rows > 5
     assert list(little.iterdir()) == []
 
 
 def test_several_processes_at_once(little: Path) -> None:
     """Each writes a file of its own and renames it; readers see one or another, whole."""
     found: list[pa.Table] = []
-    threads = [threading.Thread(target=lambda: found.append(pydocs.table(None, unheard))) for _ in range(4)]
+    threads = [threading.Thread(target=lambda: found.append(pydocs.split_rows(None, unheard).table)) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

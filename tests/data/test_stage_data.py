@@ -12,6 +12,7 @@ import pytest
 
 from lmplay_tui.data.batches import Batch, Position
 from lmplay_tui.data.samples import Item
+from lmplay_tui.data.splits import Segment
 from lmplay_tui.data.stage_data import StageData
 from lmplay_tui.data.table import Rows
 from lmplay_tui.data.tokenizer import load_tokenizer
@@ -340,7 +341,8 @@ def test_a_place_in_a_hundred_million_rows_is_found_with_few_reads() -> None:
 
     options = TrainOptions(tokenizer="bytes", context_len=64, batch_size=5, shuffle=True)
     specs = tuple(DatasetSpec(name, f"owner/{name}") for name in ("a", "b"))
-    parts = [Part(Source(spec, Many(), None), share=0.1, seed=0) for spec in specs]  # type: ignore[arg-type]
+    segments = (Segment("many", 0, Many.num_rows),)
+    parts = [Part(Source(spec, Many(), None, segments), share=0.1, seed=0) for spec in specs]  # type: ignore[arg-type]
     stage = Stage("s", specs, epochs=3.0, weights=(0.6, 0.4), stopping="all_exhausted")
     data = StageData(stage, options, load_tokenizer("bytes"), parts)
     running = data.batches(Position(data.rows_total - 5))

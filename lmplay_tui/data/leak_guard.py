@@ -1,0 +1,205 @@
+"""Training rows that carry the very text of a row that some stage is evaluated on: duplicates, overlapping files.
+
+Held-out rows are never trained by their places; this looks at what they say. It changes nothing that is trained.
+"""
+
+import hashlib
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lmplay_tui.data.order import TrainingOrder, ValidationOrder
+from lmplay_tui.data.samples import Item
+from lmplay_tui.data.shuffle import Permutation, keyed
+from lmplay_tui.data.stage_data import StageData
+from lmplay_tui.plan.schema import Stage
+from lmplay_tui.text import one_line
+
+# What is looked at of a stage: some tenths of a second of reading, however large it is.
+MOST_ROWS = 20_000
+MOST_EVALUATION_ROWS = 5_000  # more where `--eval-samples` is more
+MOST_CHARS = 32 << 20
+CHUNK_ROWS = 100  # read one after another; the chunks lie scattered over the stage
+PROMPT_CHARS = 2_000  # of what precedes a turn of a conversation: all of it would count with its square
+PAUSE_S = 0.01  # after each chunk, beside a training that needs Python's lock too
+
+
+@dataclass(frozen=True)
+class StageLeaks:
+    """What one stage trains of the evaluated texts. `rows`: of one pass; those looked at may be fewer.
+
+    `of`: of the rows that leak, how many carry a text of each stage's evaluation; a row may count for several.
+    """
+
+    stage: str
+    rows: int
+    rows_looked_at: int
+    leaked: int
+    of: Mapping[str, int]
+
+    @property
+    def is_estimate(self) -> bool:
+        return self.rows_looked_at < self.rows
+
+
+@dataclass(frozen=True)
+class LeakReport:
+    """What was found. `evaluation_rows`: whose texts were looked for; `not_open`: stages that were not looked at."""
+
+    stages: tuple[StageLeaks, ...]
+    evaluation_rows: int
+    not_open: tuple[str, ...] = ()
+
+    @property
+    def leaked(self) -> int:
+        """Rows found, over all stages."""
+        return sum(stage.leaked for stage in self.stages)
+
+    def sentence(self) -> str:
+        """One line for a person."""
+        looked, rows = sum(s.rows_looked_at for s in self.stages), sum(s.rows for s in self.stages)
+        if self.leaked:
+            said = "; ".join(_sentence(stage) for stage in self.stages if stage.leaked)
+        elif self.evaluation_rows:
+            of = f" of {rows:,}" if looked < rows else ""
+            said = f"no training row carries an evaluation text ({looked:,}{of} rows looked at)"
+        else:
+            said = "no row is evaluated on, so there is nothing to look for"
+        unseen = f"; not looked at before its data are opened: {', '.join(self.not_open)}" if self.not_open else ""
+        return f"leak guard: {said}{unseen}"
+
+    def record(self) -> dict[str, Any]:
+        """Plain values, for `check --json`."""
+        return {
+            "rows_looked_at": sum(stage.rows_looked_at for stage in self.stages),
+            "evaluation_rows": self.evaluation_rows,
+            "leaked": self.leaked,
+            "by_stage": {
+                stage.stage: {
+                    "rows": stage.rows, "rows_looked_at": stage.rows_looked_at, "leaked": stage.leaked,
+                    "of_evaluation_of": dict(stage.of), "is_estimate": stage.is_estimate,
+                }
+                for stage in self.stages
+            },
+            "not_looked_at": list(self.not_open),
+        }  # fmt: skip
+
+
+def _sentence(leaks: StageLeaks) -> str:
+    whose = [f"{count:,} of stage {leaks.stage}'s own" if name == leaks.stage else f"{count:,} of stage {name}'s"
+             for name, count in leaks.of.items() if count]  # fmt: skip
+    said = f"{leaks.leaked:,} of {leaks.rows:,} rows whose text is in an evaluation set ({', '.join(whose)})"
+    if leaks.is_estimate:
+        about = round(leaks.leaked * leaks.rows / leaks.rows_looked_at)
+        said = (f"about {about:,} of {leaks.rows:,} rows whose text is in an evaluation set "
+                f"({leaks.leaked:,} of the {leaks.rows_looked_at:,} looked at: {', '.join(whose)})")  # fmt: skip
+    return f"stage {leaks.stage} trains {said}"
+
+
+def look_for_leaks(
+    stages: Sequence[tuple[str, StageData]], not_open: Sequence[str] = (), pause_s: float = 0.0
+) -> LeakReport:
+    """Compare what the stages train with what each of them validates and is evaluated on.
+
+    Rows that are evaluated: the first of each stage's validation rows in their order, its evaluation set among them.
+    Rows that are trained: of one pass, all of a small stage, else a sample spread over it; the same at each call.
+    Raises `DataError` where a disk no longer gives a row. `pause_s`: rest after each chunk of rows.
+    """
+    orders = [(name, data.orders(), data.eval_samples) for name, data in stages]
+    evaluated: dict[int, set[str]] = {}  # by the hash of its text: the stages that are evaluated on it
+    evaluation_rows = 0
+    for name, (_, validation), eval_samples in orders:
+        for items in _validated(validation, max(MOST_EVALUATION_ROWS, eval_samples)):
+            evaluation_rows += 1
+            for item in items:
+                evaluated.setdefault(text_hash(item), set()).add(name)
+        time.sleep(pause_s)
+    found = tuple(_leaks(name, training, evaluated, pause_s) for name, (training, _), _ in orders)
+    return LeakReport(found, evaluation_rows, tuple(not_open))
+
+
+def text_hash(item: Item) -> int:
+    """64 bits of an item's text, white space apart: a running text alone, without its title; else prompt and truth."""
+    text = item.truth
+    if not item.keep_start:
+        end = item.prompt_end
+        text = (item.prompt if end is None else item.prompt[max(0, end - PROMPT_CHARS) : end]) + "\n" + text
+    words = " ".join(text.split()).encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(words, digest_size=8).digest(), "little")
+
+
+def _validated(order: ValidationOrder, most: int) -> Iterator[list[Item]]:
+    rows = chars = 0
+    for row in range(order.rows):
+        if rows == most or chars > MOST_CHARS:
+            return
+        if not order.repeated(row):
+            items = order.items(row)
+            rows, chars = rows + 1, chars + _chars(items)
+            yield items
+
+
+def _leaks(name: str, order: TrainingOrder, evaluated: Mapping[int, set[str]], pause_s: float) -> StageLeaks:
+    rows = min(order.rows_per_epoch, order.rows_total)
+    of: Counter[str] = Counter()
+    looked = leaked = chars = 0
+    chunks = Permutation(-(-rows // CHUNK_ROWS), keyed("leak guard"))
+    for number in range(chunks.size if evaluated else 0):
+        if looked >= MOST_ROWS or chars > MOST_CHARS:
+            break
+        first = chunks[number] * CHUNK_ROWS
+        for row in range(first, min(first + CHUNK_ROWS, rows)):
+            items = order.items(row)
+            looked, chars = looked + 1, chars + _chars(items)
+            whose = {stage for item in items for stage in evaluated.get(text_hash(item), ())}
+            leaked += bool(whose)
+            of.update(whose)
+        time.sleep(pause_s)
+    return StageLeaks(name, rows, looked, leaked, {stage: of[stage] for stage in sorted(of)})
+
+
+def _chars(items: Sequence[Item]) -> int:
+    return sum(len(item.truth) for item in items)
+
+
+class LeakGuard:
+    """Looks for leaks beside a training, in a thread that it may be asked of."""
+
+    def __init__(self, look: Callable[[Sequence[Stage]], LeakReport]) -> None:
+        self._look = look
+        self._thread: threading.Thread | None = None
+        self._looked_at: tuple[Stage, ...] = ()
+        self._report: LeakReport | None = None
+        self._news: list[tuple[bool, str]] = []
+
+    def begin(self, stages: Sequence[Stage], entered: str) -> None:
+        """Look at the stages of a plan, unless they have been looked at and `entered` was among those open then."""
+        has_looked = self._report is not None and entered not in self._report.not_open
+        if self._is_looking() or (self._looked_at == tuple(stages) and has_looked):
+            return
+        self._looked_at = tuple(stages)
+        self._thread = threading.Thread(target=self._run, name="leak guard", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._report = self._look(self._looked_at)
+            self._news.append((bool(self._report.leaked), self._report.sentence()))
+        except Exception as error:  # it is no reason to end a run, but must not be silent either
+            self._news.append((True, f"leak guard: not looked: {one_line(error, 160) or type(error).__name__}"))
+
+    def _is_looking(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
+    def wait(self, seconds: float) -> None:
+        """Until it has looked, but no longer than `seconds`."""
+        if self._thread is not None:
+            self._thread.join(seconds)
+
+    def take_news(self) -> list[tuple[bool, str]]:
+        """What is to be told since the last time: whether it is a warning, and the line."""
+        news, self._news = self._news, []
+        return news
