@@ -9,7 +9,7 @@ from typing import Any
 from lmplay_tui.data.background import in_background
 from lmplay_tui.data.library import quiet_datasets
 from lmplay_tui.data.progress import Progress, listening
-from lmplay_tui.data.splits import Report, Splits, choose
+from lmplay_tui.data.splits import Report, Splits, choose, of_dataset
 from lmplay_tui.errors import DataError, UserError, unchain
 from lmplay_tui.options import nearest
 from lmplay_tui.plan.schema import DatasetSpec
@@ -32,15 +32,22 @@ def read(spec: DatasetSpec, report: Report) -> Splits:
 
 
 def _load(spec: DatasetSpec) -> Splits:
-    def load(split: str | None = None) -> Any:
-        return quiet_datasets().load_dataset(spec.path, spec.config, revision=spec.revision, split=split)
-
     try:
-        return choose(spec, load(), load)
+        try:
+            found = _loaded(spec)
+        except Exception as error:
+            if "agent traces" not in str(unchain(error)):
+                raise
+            found = _loaded(spec, parse_agent_traces=False)  # rows that look like such are rows to us
+        return choose(spec, {name: of_dataset(split) for name, split in found.items()})
     except UserError:
         raise
     except Exception as error:  # of many libraries, without a common base
         raise translated(spec, error) from error
+
+
+def _loaded(spec: DatasetSpec, **switches: bool) -> Any:
+    return quiet_datasets().load_dataset(spec.path, spec.config, revision=spec.revision, **switches)
 
 
 def _tick(spec: DatasetSpec, progress: Progress, report: Report) -> None:

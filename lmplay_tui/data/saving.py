@@ -12,8 +12,9 @@ from typing import Any
 
 from lmplay_tui.data import hub, local, pydocs
 from lmplay_tui.data.background import in_background
+from lmplay_tui.data.library import quiet_datasets
 from lmplay_tui.data.progress import listening
-from lmplay_tui.data.splits import Report
+from lmplay_tui.data.splits import Report, SplitRows
 from lmplay_tui.errors import DataError
 from lmplay_tui.plan.schema import DatasetSpec, Plan
 from lmplay_tui.text import one_line
@@ -73,7 +74,7 @@ def _save(spec: DatasetSpec, datasets_folder: Path, report: Report) -> None:
         raise DataError(f"dataset {spec.name}: {shown}: {one_line(error.strerror or error)}") from error
 
 
-def _write(spec: DatasetSpec, dataset: Any, folder: Path, report: Report) -> None:
+def _write(spec: DatasetSpec, rows: SplitRows, folder: Path, report: Report) -> None:
     """Write beside `folder` and rename: what bears its name is whole, also after a power cut."""
     if _is_whole(folder):
         return
@@ -81,6 +82,9 @@ def _write(spec: DatasetSpec, dataset: Any, folder: Path, report: Report) -> Non
         if not _is_alive(left):
             shutil.rmtree(left, ignore_errors=True)
     temporary = folder.parent / f".{folder.name}.{os.getpid()}.tmp"
+    library = quiet_datasets()
+    # The fingerprint is given: the library would read all rows to make one.
+    dataset: Any = library.Dataset(library.table.InMemoryTable(rows.table), fingerprint=folder.name)
     try:
         with listening() as progress:
             in_background(

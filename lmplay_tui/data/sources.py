@@ -1,14 +1,11 @@
 """From what a plan says of a dataset to its rows: embedded, saved, local, or on the hub."""
 
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
 
 from lmplay_tui.data import hub, local, pydocs, saving
 from lmplay_tui.data.columns import find_columns
 from lmplay_tui.data.order import Source
-from lmplay_tui.data.splits import Report
+from lmplay_tui.data.splits import Report, SplitRows
 from lmplay_tui.data.table import Rows
 from lmplay_tui.errors import UserError
 from lmplay_tui.plan.schema import DatasetSpec
@@ -36,11 +33,9 @@ def open_source(spec: DatasetSpec, *, datasets_folder: Path, report: Report) -> 
     return Source(spec, train, None if found.validation is None else _rows(spec, found.validation, renamed=renamed))
 
 
-def _rows(spec: DatasetSpec, dataset: Any, *, renamed: bool) -> Rows:
-    """The rows of a `datasets.Dataset`. `renamed`: columns of usual names will do where those named are not there."""
-    if dataset._indices is not None:  # a selection of rows: the table underneath holds them all
-        dataset = dataset.flatten_indices()
-    table: pa.Table = dataset.data.table
+def _rows(spec: DatasetSpec, rows: SplitRows, *, renamed: bool) -> Rows:
+    """The rows of a split. `renamed`: columns of usual names will do where those named are not there."""
+    table = rows.table
     try:
         columns = find_columns(spec, table.schema)
     except UserError:
