@@ -270,12 +270,12 @@ def _write(group: list[Path], folder: Path, work: Work) -> None:
                 batches = _parquet(path, tick) if kind[0] == ".parquet" else read_batches(path, *kind, found, tick)
                 for batch in batches:
                     writer.write(batch)
-            except (Unreadable, pa.ArrowException) as error:
-                raise BadFile(path, one_line(error, 240)) from error
-            except OSError as error:
-                if error.errno is None:  # Parquet's, not the disk's
-                    raise BadFile(path, one_line(error, 240)) from error
-                raise
+            except Unreadable as error:
+                raise BadFile(path, str(error)) from error
+            except (pa.ArrowException, OSError) as error:
+                if isinstance(error, OSError) and error.errno is not None:
+                    raise  # the disk's
+                raise BadFile(path, f"cannot be read: {one_line(error, 160)}") from error
             after = path.stat()
             if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
                 raise BadFile(path, "has changed while it was read; start again when it is complete")
@@ -369,7 +369,7 @@ def _mapped(path: Path) -> FileRows:
                 source.seek(0)
                 table = pa.ipc.open_stream(source).read_all()
     except pa.ArrowException as error:
-        raise BadFile(path, one_line(error, 160)) from error
+        raise BadFile(path, f"cannot be read: {one_line(error, 160)}") from error
     return FileRows(path, table)
 
 

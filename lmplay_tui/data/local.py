@@ -189,5 +189,8 @@ def _opened(spec: DatasetSpec, load: Callable[[], T]) -> T:
     except OSError as error:
         raise DataError(f"dataset {spec.name}: {path}: {one_line(error.strerror or error)}") from error
     except Exception as error:  # the libraries' own kinds, without a common base
-        said = one_line(unchain(error), 160) or type(error).__name__
+        cause = unchain(error)
+        if isinstance(cause, IndexError):  # how `datasets` says that a folder holds none
+            raise UserError(f"dataset {spec.name}: {path} holds no rows") from error
+        said = one_line(cause, 160) or type(cause).__name__
         raise UserError(f"dataset {spec.name}: {path} cannot be read: {said}") from error

@@ -145,7 +145,8 @@ def opened(path: Path, compression: str, tick: Tick | None = None, newline: str 
             encoding, mark = _encoding(buffered.peek(4)[:4])
             while mark and buffered.peek(mark).startswith(mark):
                 buffered.read(len(mark))
-            yield io.TextIOWrapper(buffered, encoding=encoding, newline=newline)
+            with io.TextIOWrapper(buffered, encoding=encoding, newline=newline) as text:
+                yield text
 
 
 class _Counted(io.RawIOBase):
@@ -217,8 +218,10 @@ def _undecodable(path: Path, compression: str, error: UnicodeDecodeError) -> str
     if name != "UTF-8":
         return f"is no sound {name}, which its first bytes announce ({error.reason})"
     line = 1
-    with path.open("rb") as raw, _decompressed(raw, compression) as stream:
-        for part in io.BufferedReader(stream):
+    with (
+        path.open("rb") as raw, _decompressed(raw, compression) as stream, io.BufferedReader(stream) as parts
+    ):  # fmt: skip
+        for part in parts:
             try:
                 part.decode("utf-8-sig")
             except UnicodeDecodeError as found:

@@ -14,7 +14,7 @@ from lmplay_tui.plan.positions import KeyPath
 from lmplay_tui.plan.problems import Report
 from lmplay_tui.plan.schema import DatasetSpec
 
-TEXT_KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt", ".text", ".md")  # also compressed
+TEXT_KINDS = (".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".txt", ".text", ".md")  # also compressed
 TABLE_KINDS = (".parquet", ".arrow")
 COMPRESSIONS = (".gz", ".zst", ".bz2", ".xz")
 KINDS_SAID = (

@@ -33,9 +33,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
 
     def load(*args: Any, **kwargs: Any) -> Any:
         made.append((args, kwargs))
-        split = kwargs.get("split")
-        found = datasets.DatasetDict({"train": ROWS, "validation": ROWS.select(range(3)), "test": ROWS})
-        return found if split is None else ROWS.select(range(5))
+        return datasets.DatasetDict({"train": ROWS, "validation": ROWS.select(range(3)), "test": ROWS})
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     return made
@@ -44,14 +42,14 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
 def test_a_hub_dataset_is_asked_for_as_the_plan_says(calls: Calls, tmp_path: Any) -> None:
     source = open_source(SPEC, datasets_folder=tmp_path, report=unheard)
     assert (source.train.num_rows, source.validation and source.validation.num_rows) == (20, 3)
-    assert calls == [(("owner/name", "en"), {"revision": "abc", "split": None})]  # and no code of theirs is trusted
+    assert calls == [(("owner/name", "en"), {"revision": "abc"})]  # and no code of theirs is trusted
 
 
 def test_a_part_of_a_split(calls: Calls, tmp_path: Any) -> None:
     spec = DatasetSpec("wiki", "owner/name", split="train[:25%]", validation="test")
     source = open_source(spec, datasets_folder=tmp_path, report=unheard)
     assert (source.train.num_rows, source.validation and source.validation.num_rows) == (5, 20)
-    assert [kwargs["split"] for _, kwargs in calls] == [None, "train[:25%]"]
+    assert len(calls) == 1
 
 
 def test_a_stage_of_a_hub_dataset(calls: Calls, opened: Open) -> None:
