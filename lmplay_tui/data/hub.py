@@ -4,6 +4,7 @@ import errno
 import re
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from lmplay_tui.data.background import in_background
 from lmplay_tui.data.library import quiet_datasets
@@ -32,12 +33,21 @@ def read(spec: DatasetSpec, report: Report) -> Splits:
 
 def _load(spec: DatasetSpec) -> Splits:
     try:
-        found = quiet_datasets().load_dataset(spec.path, spec.config, revision=spec.revision)
+        try:
+            found = _loaded(spec)
+        except Exception as error:
+            if "agent traces" not in str(unchain(error)):
+                raise
+            found = _loaded(spec, parse_agent_traces=False)  # rows that look like such are rows to us
         return choose(spec, {name: of_dataset(split) for name, split in found.items()})
     except UserError:
         raise
     except Exception as error:  # of many libraries, without a common base
         raise translated(spec, error) from error
+
+
+def _loaded(spec: DatasetSpec, **switches: bool) -> Any:
+    return quiet_datasets().load_dataset(spec.path, spec.config, revision=spec.revision, **switches)
 
 
 def _tick(spec: DatasetSpec, progress: Progress, report: Report) -> None:

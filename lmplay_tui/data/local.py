@@ -1,29 +1,22 @@
-"""Datasets on this machine: files, folders of files, folders written by `datasets.save_to_disk`.
+"""Datasets on this machine: files, folders of files, folders written by `datasets.save_to_disk`."""
 
-A `.txt` file's rows are its paragraphs: pieces between blank lines.
-"""
-
-import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
+import pyarrow as pa
+
+from lmplay_tui.data.arrow_cache import BadFile, FileRows, Stopped, Work, open_files
 from lmplay_tui.data.background import in_background
+from lmplay_tui.data.folders import Layout, lay_out, listed
 from lmplay_tui.data.library import quiet_datasets
-from lmplay_tui.data.progress import listening
-from lmplay_tui.data.splits import Report, SplitRows, Splits, choose, of_dataset, of_saved
+from lmplay_tui.data.splits import Report, SplitRows, Splits, choose, of_dataset, of_saved, of_table
 from lmplay_tui.errors import DataError, UserError, unchain
+from lmplay_tui.plan.dataset_specs import KINDS_SAID, file_kind
 from lmplay_tui.plan.schema import DatasetSpec
 from lmplay_tui.text import one_line
 
 T = TypeVar("T")
-
-# How the readers behind `datasets` call a dataset without rows, where they do not just run off a list's end.
-_SAY_EMPTY = re.compile("BatchSize must be greater than 0|corresponds to no data")
-_BUILDERS = {
-    ".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".txt": "text",
-    ".arrow": "arrow",
-}
 
 
 def is_local(path: str) -> bool:
@@ -41,7 +34,7 @@ def size_bytes(path: Path) -> int:
 
 
 def read(spec: DatasetSpec, report: Report) -> Splits:
-    """The rows to train and to validate on. Files become Arrow once, in the cache of `datasets`.
+    """The rows to train and to validate on. Files become Arrow once, in the user's cache.
 
     Raises `UserError` where there is nothing, or nothing that can be read.
     """
@@ -49,19 +42,20 @@ def read(spec: DatasetSpec, report: Report) -> Splits:
     shown = one_line(path, 120)
     if not path.exists():
         raise UserError(f"dataset {spec.name}: there is no file or folder {shown}")
+    if spec.revision is not None:
+        raise UserError(f"dataset {spec.name}: revision is nothing that {shown} has: it lies on this machine")
     if path.is_dir() and ((path / "state.json").is_file() or (path / "dataset_dict.json").is_file()):
+        _refuse_config(spec)
         return _opened(spec, lambda: choose(spec, of_saved(spec, quiet_datasets().load_from_disk(str(path)))))
-    builder, arguments = _folder(spec, path) if path.is_dir() else _file(spec, path)
-
-    def load() -> Splits:
-        found = quiet_datasets().load_dataset(builder, **arguments)
-        return choose(spec, {name: of_dataset(split) for name, split in found.items()})
+    work = Work()
 
     def tick() -> None:
-        report("loading", f"{spec.name}: writing rows to the cache", progress.fraction())
+        report("loading", f"{spec.name}: writing rows to the cache", work.fraction())
 
-    with listening() as progress:
-        return in_background(lambda: _opened(spec, load), tick)
+    try:
+        return in_background(lambda: _opened(spec, lambda: _files(spec, path, work)), tick)
+    finally:
+        work.stopped = True  # where `report` has ended the waiting
 
 
 def read_saved(spec: DatasetSpec, train: Path, validation: Path | None) -> Splits:
@@ -73,44 +67,130 @@ def _from_disk(spec: DatasetSpec, folder: Path) -> SplitRows:
     return _opened(spec, lambda: of_dataset(quiet_datasets().load_from_disk(str(folder))))
 
 
-def _file(spec: DatasetSpec, path: Path) -> tuple[str, dict[str, Any]]:
-    """The builder of `datasets` that reads a file, and its arguments."""
-    shown = one_line(path, 120)
-    kind = path.suffix.lower()
-    if kind not in _BUILDERS:
+def _refuse_config(spec: DatasetSpec) -> None:
+    if spec.config is not None:
         raise UserError(
-            f"dataset {spec.name}: {shown} is of no kind that is read: {', '.join(_BUILDERS)}, or a folder of them"
+            f"dataset {spec.name}: there is no config {one_line(spec.config, 60)}: {one_line(spec.path, 120)} has no "
+            "configurations"
         )
-    if path.stat().st_size == 0:
-        raise UserError(f"dataset {spec.name}: {shown} is empty")
-    arguments: dict[str, Any] = {"data_files": str(path)}
-    if kind == ".txt":
-        arguments["sample_by"] = "paragraph"
-    if kind == ".tsv":
-        arguments["sep"] = "\t"
-    return _BUILDERS[kind], arguments
 
 
-def _folder(spec: DatasetSpec, path: Path) -> tuple[str, dict[str, Any]]:
-    """As `_file`, for a folder: `datasets` finds its files and their splits by their names."""
-    kinds = {file.suffix.lower() for file in path.rglob("*") if file.is_file()} & _BUILDERS.keys()
-    if not kinds:
-        shown, known = one_line(path, 120), ", ".join(_BUILDERS)
-        raise UserError(f"dataset {spec.name}: the folder {shown} holds no file of a kind that is read: {known}")
-    return str(path), {"sample_by": "paragraph"} if kinds == {".txt"} else {}
+def _files(spec: DatasetSpec, path: Path, work: Work) -> Splits:
+    layout = lay_out(spec, path) if path.is_dir() else _one_file(spec, path)
+    notes = list(layout.notes)
+    splits: dict[str, SplitRows] = {}
+    every = list(dict.fromkeys(file for files in layout.splits.values() for file in files))
+    for file in every:
+        if file.stat().st_size == 0 and len(every) == 1:
+            raise UserError(f"dataset {spec.name}: {one_line(file, 120)} is empty")
+    opened, said = open_files(every, work)
+    notes += said
+    notes += _told(opened, path)
+    known = {rows.path: rows for rows in opened}
+    for split, files in layout.splits.items():
+        splits[split] = _split_rows([known[file] for file in files], notes)
+    if not any(rows.table.num_rows for rows in splits.values()):
+        raise UserError(f"dataset {spec.name}: {one_line(path, 120)} holds no rows")
+    return choose(spec, splits, tuple(dict.fromkeys(notes)))
+
+
+def _one_file(spec: DatasetSpec, path: Path) -> Layout:
+    if file_kind(path.name) is None:
+        shown = one_line(path, 120)
+        raise UserError(
+            f"dataset {spec.name}: {shown} is of no kind that is read: {KINDS_SAID}; or a folder of them"
+        )
+    _refuse_config(spec)
+    return Layout({"train": [path]})
+
+
+def _told(opened: list[FileRows], path: Path) -> list[str]:
+    """What there is to tell of the files, each fact once, with the files that it is true of."""
+    facts: dict[str, list[str]] = {}
+    for rows in opened:
+        for note in rows.notes:
+            facts.setdefault(note, []).append(_name(rows.path, path))
+    return [f"{listed(names)}: {note}" for note, names in facts.items()]
+
+
+def _name(file: Path, path: Path) -> str:
+    return file.name if file == path else file.relative_to(path).as_posix()
+
+
+def _split_rows(files: list[FileRows], notes: list[str]) -> SplitRows:
+    """The files' rows one after the other, a segment each."""
+    full = [file for file in files if file.table.num_rows] or files[:1]
+    segments = tuple(segment for file in full for segment in of_table(file.table).segments)
+    return SplitRows(_together(full, notes), segments)
+
+
+def _together(files: list[FileRows], notes: list[str]) -> pa.Table:
+    """One table of files whose columns may differ: what a file lacks is null in its rows.
+
+    A column of several types takes the one that holds them all; else text, if all are scalars; else it is left out,
+    which is noted.
+    """
+    fields: dict[str, list[pa.Field]] = {}
+    for file in files:
+        for field in file.table.schema:
+            fields.setdefault(field.name, []).append(field)
+    columns: dict[str, pa.Field] = {}
+    for name, given in fields.items():
+        kind = _common({field.type for field in given})
+        if kind is None:
+            types = one_line(", ".join(sorted({str(field.type) for field in given})), 120)
+            notes.append(f"column {one_line(name, 60)} is left out: it holds {types} in different files")
+            continue
+        kinds = {word for field in given for word in (field.metadata or {}).get(b"kinds", b"").decode().split(",")}
+        kinds |= {"null"} if len(given) < len(files) else set()
+        has_kinds = any(field.metadata and b"kinds" in field.metadata for field in given)
+        metadata = {"kinds": ",".join(sorted(kinds - {""}))} if has_kinds else None
+        columns[name] = pa.field(name, kind, metadata=metadata)
+    schema = pa.schema(list(columns.values()))
+    tables = [
+        pa.Table.from_arrays([_column(file.table, field) for field in schema], schema=schema) for file in files
+    ]
+    return pa.concat_tables(tables) if tables else pa.table({})
+
+
+def _common(kinds: set[pa.DataType]) -> pa.DataType | None:
+    """A type for values of all these; None where there is none."""
+    kinds = {kind for kind in kinds if not pa.types.is_null(kind)} or kinds
+    if len(kinds) == 1:
+        return next(iter(kinds))
+    try:
+        schemas = [pa.schema([pa.field("x", kind)]) for kind in sorted(kinds, key=str)]
+        return pa.unify_schemas(schemas, promote_options="permissive").field("x").type
+    except pa.ArrowException:
+        return None if any(pa.types.is_nested(kind) or _is_bytes(kind) for kind in kinds) else pa.string()
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind))
+
+
+def _column(table: pa.Table, field: pa.Field) -> pa.ChunkedArray:
+    if field.name not in table.schema.names:
+        return pa.chunked_array([pa.nulls(table.num_rows, field.type)])
+    column = table.column(field.name)
+    return column if column.type == field.type else column.cast(field.type)
 
 
 def _opened(spec: DatasetSpec, load: Callable[[], T]) -> T:
     path = one_line(spec.path, 120)
     try:
         return load()
-    except UserError:
+    except BadFile as error:
+        what = one_line(error.path, 120)
+        joint = ", " if str(error).startswith("line ") else " "
+        raise UserError(f"dataset {spec.name}: {what}{joint}{one_line(error, 240)}") from error
+    except (UserError, Stopped):
         raise
     except OSError as error:
         raise DataError(f"dataset {spec.name}: {path}: {one_line(error.strerror or error)}") from error
-    except Exception as error:  # the parsers' own kinds, without a common base
+    except Exception as error:  # the libraries' own kinds, without a common base
         cause = unchain(error)
-        if isinstance(cause, StopIteration | IndexError) or _SAY_EMPTY.search(str(cause)):
+        if isinstance(cause, IndexError):  # how `datasets` says that a folder holds none
             raise UserError(f"dataset {spec.name}: {path} holds no rows") from error
         said = one_line(cause, 160) or type(cause).__name__
         raise UserError(f"dataset {spec.name}: {path} cannot be read: {said}") from error

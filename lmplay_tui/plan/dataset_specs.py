@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from lmplay_tui.options import nearest, shown_value
@@ -14,7 +14,12 @@ from lmplay_tui.plan.positions import KeyPath
 from lmplay_tui.plan.problems import Report
 from lmplay_tui.plan.schema import DatasetSpec
 
-FILE_KINDS = (".jsonl", ".json", ".csv", ".parquet", ".txt")
+TEXT_KINDS = (".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".txt", ".text", ".md")  # also compressed
+TABLE_KINDS = (".parquet", ".arrow")
+COMPRESSIONS = (".gz", ".zst", ".bz2", ".xz")
+KINDS_SAID = (
+    f"{', '.join((*TEXT_KINDS, *TABLE_KINDS))}, the text ones also compressed: {', '.join(COMPRESSIONS)}"
+)
 
 # What a row is made of: one of these, in whole.
 _COLUMN_SETS = (("messages",), ("text", "title"), ("prompt", "system", "truth"))
@@ -23,6 +28,16 @@ _DECIDING = {"messages", "text", "prompt", "truth"}  # these say which of the se
 _NEEDED = {"title": {"text"}, "prompt": {"truth"}, "truth": {"prompt"}, "system": {"prompt", "truth"}}
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+
+
+def file_kind(name: str) -> tuple[str, str] | None:
+    """How a file is read, by the name it bears: its kind and its compression ("": none); None where it is not."""
+    path = PurePath(name.lower())
+    kind = path.suffix
+    if kind in COMPRESSIONS:
+        inner = PurePath(path.stem).suffix
+        return (inner, kind) if inner in TEXT_KINDS else None
+    return (kind, "") if kind in TEXT_KINDS or kind in TABLE_KINDS else None
 
 
 class Shelf:
@@ -57,7 +72,7 @@ class Shelf:
             return replace(known, name=name), None
         if (path := self._on_disk(place)) is not None:
             return _local(name, path)
-        if place.startswith((".", "/", "~")) or place.lower().endswith(FILE_KINDS):
+        if place.startswith((".", "/", "~")) or file_kind(place) is not None:
             return None, f"no such file or folder: {shown_value(place)}"
         if _HUB_NAME.fullmatch(place):
             return DatasetSpec(name=name, path=place), None
@@ -74,10 +89,10 @@ class Shelf:
             path, starts = Path(place), [self._folder]
         for start in starts:
             try:
-                found = (start / path).resolve()
+                found = _absolute(start / path)
                 if not found.exists():
                     continue
-            except (OSError, RuntimeError):  # too long a name, no right to look, links in a circle
+            except (OSError, RuntimeError, ValueError):  # too long a name, no right to look, links in a circle, a NUL
                 continue
             if not path.is_absolute():
                 self._used.add(start)
@@ -85,9 +100,14 @@ class Shelf:
         return None
 
 
+def _absolute(path: Path) -> Path:
+    """The path without `..`; a link keeps the name that it bears, which says how the file is read."""
+    return path.resolve() if path.name in ("", "..") else path.parent.resolve() / path.name
+
+
 def _local(name: str, path: Path) -> tuple[DatasetSpec | None, str | None]:
-    if not path.is_dir() and path.suffix.lower() not in FILE_KINDS:
-        return None, f"must be a folder or a file that ends in {', '.join(FILE_KINDS)}, got {shown_value(path.name)}"
+    if not path.is_dir() and file_kind(path.name) is None:
+        return None, f"must be a folder or a file that ends in {KINDS_SAID}; got {shown_value(path.name)}"
     if len(str(path)) > keys.MAX_WORD:
         return None, f"its whole path must have at most {keys.MAX_WORD} characters"
     return DatasetSpec(name=name, path=str(path)), None

@@ -117,22 +117,18 @@ def test_a_selection_given_by_the_library_is_honoured(tmp_path: Path, monkeypatc
     """Rows chosen by indices: the table underneath still holds them all."""
     import datasets
 
-    write_jsonl(tmp_path / "a.jsonl")
-    real = datasets.load_dataset
-
-    def shuffled(*args: Any, **kwargs: Any) -> Any:
-        return datasets.DatasetDict({"train": real(*args, **kwargs)["train"].select([2, 0])})
-
-    monkeypatch.setattr(datasets, "load_dataset", shuffled)
-    assert all_items(open_(tmp_path / "a.jsonl").train) == [ITEMS[2], ITEMS[0]]
+    chosen = datasets.DatasetDict({"train": datasets.Dataset.from_list(ROWS).select([2, 0])})
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: chosen)
+    source = open_source(DatasetSpec("hub", "owner/name"), datasets_folder=tmp_path, report=unheard)
+    assert all_items(source.train) == [ITEMS[2], ITEMS[0]]
 
 
 BAD: dict[str, tuple[bytes | None, str]] = {
     "none.jsonl": (None, "there is no file or folder"),
     "empty.jsonl": (b"", "empty.jsonl is empty"),
     "a.docx": (b"x", "is of no kind that is read: .jsonl, .json"),
-    "broken.jsonl": (b'{"text": "a"}\n{"text": \n', "cannot be read: "),
-    "latin.txt": ("é".encode("latin-1"), "cannot be read: 'utf-8' codec"),
+    "broken.jsonl": (b'{"text": "a"}\n{"text": \n', "broken.jsonl, line 2: no JSON: Expecting value"),
+    "latin.txt": ("é".encode("latin-1"), "latin.txt, line 1: byte 0xe9 is no UTF-8"),
     "no.parquet": (b"no parquet", "cannot be read: Parquet magic bytes"),
     "numbers.csv": (b"a,b\n1,2\n", "no column has a usual name for text; it has a, b"),
 }

@@ -1,0 +1,283 @@
+"""Which files of a folder are a dataset's rows, and of which split: by its README.md, or by the files' names.
+
+The conventions of the Hugging Face hub hold for folders of this machine too.
+"""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from lmplay_tui.errors import UserError
+from lmplay_tui.options import nearest
+from lmplay_tui.plan.dataset_specs import COMPRESSIONS, KINDS_SAID, file_kind
+from lmplay_tui.plan.schema import DatasetSpec
+from lmplay_tui.text import one_line
+
+_SPLIT_WORDS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+_WORDS = {word: split for split, words in _SPLIT_WORDS.items() for word in words}
+_SHARD = re.compile(r"(?:.*/)?data/(?P<split>\w+(?:\.\w+)*)-\d{5}-of-\d{5}[^/]*")
+_ABOUT = re.compile(  # files that speak of data, or of a program, and hold none: the stems of their names
+    r"(readme|licen[cs]e|copying|notice|notes?|authors|citation|changelog|requirements|constraints|meta|metadata|"
+    r"dataset_infos?|dataset_dict|state|config|settings|package(-lock)?|manifest|schema|croissant|"
+    r"tokenizer(_config)?|vocab|special_tokens_map|generation_config)"
+)
+_SAME_KIND = {".ndjson": ".jsonl", ".text": ".txt"}
+_README_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The files of each split, in their order, and facts to be told."""
+
+    splits: dict[str, list[Path]]
+    notes: tuple[str, ...] = ()
+
+
+def lay_out(spec: DatasetSpec, folder: Path) -> Layout:
+    """The files of the configuration that `spec` asks for.
+
+    Raises `UserError` where the folder has none that is read, or not that configuration.
+    """
+    there = _files(folder)
+    configs, problem = _configs(folder)
+    notes = [problem] if problem else []
+    config = _chosen(spec, folder, configs, problem)
+    if config is None or not (config.patterns or config.data_dir):
+        named = _by_names(_of_one_kind(spec, folder, there, there, notes), notes)
+    elif config.patterns:
+        matching = {
+            split: _matching(spec, config.name, given, there) for split, given in config.patterns.items()
+        }
+        every = list(dict.fromkeys(name for names in matching.values() for name in names))
+        taken = set(_of_one_kind(spec, folder, every, every, notes))
+        named = {split: [name for name in names if name in taken] for split, names in matching.items()}
+    else:
+        inside = _below(spec, config.name, config.data_dir, there)
+        named = _by_names(_of_one_kind(spec, folder, inside, inside, notes), notes)
+    if config is not None and len(configs) > 1:
+        notes.insert(0, f"config {one_line(config.name, 60)} of its README.md")
+    splits = {split: [folder / name for name in names] for split, names in named.items() if names}
+    return Layout(splits, tuple(notes))
+
+
+def _files(folder: Path) -> list[str]:
+    """The files below a folder, hidden ones left out, sorted; links are followed, circles are not."""
+    found, seen = [], set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        about = Path(place).stat()
+        if (about.st_dev, about.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((about.st_dev, about.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "__")))
+        below = Path(place).relative_to(folder)
+        found += [(below / name).as_posix() for name in names if not name.startswith(".")]
+    return sorted(name for name in found if (folder / name).is_file())
+
+
+def _of_one_kind(
+    spec: DatasetSpec, folder: Path, names: list[str], among: Iterable[str], notes: list[str]
+) -> list[str]:
+    """The files of the kind that holds most; what is left out of `among` is noted.
+
+    Files that speak of the data (README, LICENSE, metadata, ...) are data only where nothing else is.
+    """
+    kinds = {name: kind for name in names if (kind := file_kind(name)) is not None and kind[0] != ".md"}
+    data = {name: kind for name, kind in kinds.items() if not _ABOUT.fullmatch(_stem(name))} or kinds
+    sizes: Counter[str] = Counter()
+    for name, (kind, compression) in data.items():
+        # What is compressed is about four times as much text.
+        size = (folder / name).stat().st_size * (4 if compression else 1)
+        sizes[_SAME_KIND.get(kind, kind)] += size + 1
+    if not sizes:
+        shown = one_line(folder, 120)
+        raise UserError(f"dataset {spec.name}: the folder {shown} holds no file of a kind that is read: {KINDS_SAID}")
+    taken = max(sorted(sizes), key=lambda kind: sizes[kind])
+    chosen = [name for name, (kind, _) in data.items() if _SAME_KIND.get(kind, kind) == taken]
+    left = [name for name in among if name not in set(chosen) and name != "README.md"]
+    if left:
+        notes.append(f"left out: {listed(left)}")
+    return chosen
+
+
+def _stem(name: str) -> str:
+    """A file's name in lower case, without its kind and compression."""
+    path = PurePosixPath(PurePosixPath(name).name.lower())
+    return PurePosixPath(path.stem).stem if path.suffix in COMPRESSIONS else path.stem
+
+
+def listed(names: list[str], most: int = 4) -> str:
+    """`a.md, b.md and 3 more`."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return one_line(", ".join(names[:most]), 160) + more
+
+
+def _by_names(names: list[str], notes: list[str]) -> dict[str, list[str]]:
+    """The splits that the files' names speak of, or else their folders'; all are `train` where none does.
+
+    Where some do, the others are `train` unless there is a `train` already: then they are left out.
+    """
+    shards = {name: found["split"] for name in names if (found := _SHARD.fullmatch(name))}
+    splits: dict[str, list[str]] = {}
+    unnamed = []
+    for name in names:
+        split = shards.get(name) if shards else _split_of(name)
+        if split is None:
+            unnamed.append(name)
+        else:
+            splits.setdefault(split, []).append(name)
+    if unnamed and "train" not in splits:
+        splits["train"] = unnamed
+    elif unnamed:
+        notes.append(f"left out, for others are called train: {listed(unnamed)}")
+    order = list(_SPLIT_WORDS)
+    return dict(sorted(splits.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
+
+
+def _split_of(name: str) -> str | None:
+    """By a word of the file's name, else of its nearest folder's; `train` where one name has several."""
+    *folders, last = name.split("/")
+    for part in (_stem(last), *reversed(folders)):
+        found = [_WORDS[word] for word in re.findall(r"[a-z]+", part.lower()) if word in _WORDS]
+        if found:
+            return "train" if "train" in found else found[0]
+    return None
+
+
+# README.md
+
+
+@dataclass(frozen=True)
+class _Config:
+    """A configuration that a README declares: patterns of files for each split, or a folder."""
+
+    name: str
+    patterns: dict[str, list[str]]
+    data_dir: str
+    is_default: bool
+
+
+def _configs(folder: Path) -> tuple[list[_Config], str]:
+    """The configurations of the folder's README.md, and what is wrong with its header ("": nothing)."""
+    readme = folder / "README.md"
+    try:
+        with readme.open("rb") as file:
+            text = file.read(_README_BYTES).decode("utf-8-sig", "replace")
+    except OSError:
+        return [], ""
+    header = re.match(r"---[ \t]*\r?\n(.*?)^---[ \t]*$", text, re.DOTALL | re.MULTILINE)
+    if header is None:
+        return [], ""
+    import yaml
+
+    try:
+        said = yaml.safe_load(header[1])
+        entries = said.get("configs") if isinstance(said, dict) else None
+        return [_config(entry) for entry in entries or ()], ""
+    except (yaml.YAMLError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        return [], f"the header of its README.md is not as it should be, and is not used ({one_line(error, 100)})"
+
+
+def _config(entry: Any) -> _Config:
+    """Raises `ValueError` for an entry of another form."""
+    if not isinstance(entry, dict):
+        raise ValueError(f"configs holds {type(entry).__name__}")
+    name = str(entry.get("config_name", "default"))
+    given = entry.get("data_files")
+    patterns: dict[str, list[str]] = {}
+    if isinstance(given, dict):
+        parts = list(given.items())
+    elif isinstance(given, list) and any(isinstance(part, dict) for part in given):
+        parts = [(part["split"], part["path"]) for part in given if {"split", "path"} <= part.keys()]
+    else:
+        parts = [] if given is None else [("train", given)]
+    for split, paths in parts:
+        words = [paths] if isinstance(paths, str) else paths
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            raise ValueError(f"data_files of {name}")
+        patterns.setdefault(str(split), []).extend(words)
+    return _Config(name, patterns, str(entry.get("data_dir") or ""), entry.get("default") is True)
+
+
+def _chosen(spec: DatasetSpec, folder: Path, configs: list[_Config], problem: str) -> _Config | None:
+    names = [config.name for config in configs]
+    known = one_line(", ".join(names), 160)
+    if spec.config is not None:
+        if spec.config in names:
+            return configs[names.index(spec.config)]
+        wanted = one_line(spec.config, 60)
+        if configs:
+            hint = nearest(spec.config, names)
+            raise UserError(f"dataset {spec.name}: there is no config {wanted}{hint}; it has {known}")
+        if spec.config != "default":
+            why, shown = problem or "no README.md there declares one", one_line(folder, 120)
+            raise UserError(
+                f"dataset {spec.name}: {shown} has no config {wanted}: {why}; leave config out, or name the files or "
+                "their folder as path"
+            )
+        return None
+    if len(configs) < 2:
+        return configs[0] if configs else None
+    first = next((config for config in configs if config.is_default), None)
+    first = first or next((config for config in configs if config.name == "default"), None)
+    if first is None:
+        raise UserError(f"dataset {spec.name}: it has several configurations; set config to one of {known}")
+    return first
+
+
+def _matching(spec: DatasetSpec, config: str, patterns: list[str], there: list[str]) -> list[str]:
+    """The files that the patterns name, in the patterns' order, each once."""
+    found: dict[str, None] = {}
+    for given in patterns:
+        pattern = _inside(spec, config, given)
+        names = [pattern] if pattern in there else [name for name in there if _matches(pattern, name)]
+        names = names or [name for name in there if name.startswith(f"{pattern}/")]
+        if not names:
+            raise UserError(
+                f"dataset {spec.name}: README.md, config {one_line(config, 60)}: there is no file "
+                f"{one_line(given, 100)}"
+            )
+        found |= dict.fromkeys(names)
+    return list(found)
+
+
+def _below(spec: DatasetSpec, config: str, data_dir: str, there: list[str]) -> list[str]:
+    inside = _inside(spec, config, data_dir)
+    return [name for name in there if name.startswith(f"{inside}/")] if inside else there
+
+
+def _inside(spec: DatasetSpec, config: str, given: str) -> str:
+    """A pattern of a README as a relative one without `.`; what leads out of the folder is refused."""
+    parts = [part for part in given.split("/") if part not in ("", ".")]
+    if given.startswith(("/", "~")) or ".." in parts or "://" in given:
+        raise UserError(
+            f"dataset {spec.name}: README.md, config {one_line(config, 60)}: {one_line(given, 100)} leads out of its "
+            "folder, and is not read"
+        )
+    return "/".join(parts)
+
+
+def _matches(pattern: str, name: str) -> bool:
+    """Whether a file's relative path fits a pattern: `*` and `?` within a name, `[...]`, `**` across folders."""
+    return re.fullmatch(_expression(pattern), name) is not None
+
+
+def _expression(pattern: str) -> str:
+    tokens = re.findall(r"\*\*/|\*\*|\*|\?|\[[!^]?\]?[^\]/]*\]|.", pattern, re.DOTALL)
+    known = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    return "".join(
+        known[token] if token in known else _set(token) if len(token) > 1 else re.escape(token) for token in tokens
+    )
+
+
+def _set(token: str) -> str:
+    body = token[1:-1].replace("\\", "\\\\").replace("[", "\\[")
+    return f"[^{body[1:]}]" if body.startswith(("!", "^")) else f"[{body}]"

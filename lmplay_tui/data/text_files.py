@@ -1,0 +1,541 @@
+"""Reads files of text (JSON Lines, JSON, CSV, `.txt`), compressed ones too, as Arrow record batches of strings.
+
+Every scalar is the text that the file spells: numbers keep their zeros, dates stay words, nothing is taken for a
+missing value but JSON's null. Lists and objects are JSON text. So no column has a type that a later row could break.
+"""
+
+import bz2
+import codecs
+import csv
+import gzip
+import io
+import lzma
+import re
+import sys
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from itertools import chain, islice, pairwise
+from pathlib import Path
+from typing import Any, TextIO
+
+import pyarrow as pa
+
+from lmplay_tui.data.json_documents import Document, NotJson, find_rows, load, spelled
+from lmplay_tui.text import one_line
+
+BLOCK = 4 << 20  # characters read at a time: what bounds the memory that a conversion takes
+MOST_COLUMNS = 1000  # keys beyond them are data that somebody used as keys
+_RECORDS = 2000  # of a CSV at a time, at most: Python would search more of them for garbage again and again
+_SNIFFED_CHARACTERS = 1 << 16
+_JUDGED_CHARACTERS = 4 << 20  # of a .txt: what its rows are is decided by its beginning
+_SEPARATORS = {",": "','", ";": "';'", "\t": "tabs", "|": "'|'"}
+_KINDS = {str: "string", bool: "bool", type(None): "null", list: "list", dict: "object"}  # anything else: a number
+
+csv.field_size_limit(sys.maxsize)  # a story may stand in one field
+
+
+class Unreadable(Exception):
+    """What is wrong with a file's contents: `line 3: ...`, or a sentence about the whole."""
+
+
+@dataclass
+class Found:
+    """What was found while files were read into common columns."""
+
+    kinds: dict[str, set[str]] = field(default_factory=dict)  # a column's name: what its cells are
+    notes: list[str] = field(default_factory=list)  # of the present file: facts to be told
+    mended: int = 0  # of the present file: cells with half a character
+    left_out: int = 0  # of the present file: cells of columns beyond `MOST_COLUMNS`
+    rows: int = 0  # of all files
+
+
+Tick = Callable[[float], None]  # the share of a file's bytes that was read
+
+
+def read_batches(path: Path, kind: str, compression: str, found: Found, tick: Tick) -> Iterator[pa.RecordBatch]:
+    """The rows of a file, all columns strings; those that `found` knows come first, whether the file has them or not.
+
+    `kind`: one of `TEXT_KINDS`. Raises `Unreadable` for what is wrong with the contents, `OSError` for
+    what is wrong with the disk. What `tick` raises ends the reading.
+    """
+    reader = _READERS[kind]
+    try:
+        for columns in reader(path, compression, found, tick):
+            yield _batch(columns, found)
+    except UnicodeDecodeError as error:
+        raise Unreadable(_undecodable(path, compression, error)) from error
+    except UnicodeError as error:  # UTF-16 that breaks off
+        raise Unreadable(f"is not the text that its first bytes announce ({one_line(error, 80)})") from error
+    except EOFError as error:
+        raise Unreadable("breaks off: its compressed data are incomplete") from error
+    except (zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+        raise Unreadable(f"is no sound {compression} file ({one_line(error, 80)})") from error
+    except OSError as error:
+        if compression and error.errno is None:  # a codec's, not the disk's
+            raise Unreadable(f"is no sound {compression} file ({one_line(error, 80)})") from error
+        raise
+    except RecursionError as error:
+        raise Unreadable("holds values that are nested too deeply") from error
+    if found.mended:
+        found.notes.append(f"{found.mended:,} cells hold half of a surrogate pair: U+FFFD stands for it")
+    if found.left_out:
+        found.notes.append(f"more than {MOST_COLUMNS:,} different keys: those seen later are left out")
+    found.mended = found.left_out = 0
+
+
+Columns = dict[str, list[Any]]
+
+
+def _batch(columns: Columns, found: Found) -> pa.RecordBatch:
+    rows = len(next(iter(columns.values())))
+    for name in columns:
+        if name not in found.kinds:
+            if len(found.kinds) >= MOST_COLUMNS:
+                found.left_out += rows
+                continue
+            found.kinds[name] = {"null"} if found.rows else set()
+    found.rows += rows
+    arrays = []
+    for name, kinds in found.kinds.items():
+        cells = columns.get(name)
+        if cells is None:
+            kinds.add("null")
+            arrays.append(pa.nulls(rows, pa.string()))
+        else:
+            arrays.append(_strings(cells, kinds, found))
+    names = [_whole(name) for name in found.kinds]
+    return pa.RecordBatch.from_arrays(arrays, names=names)
+
+
+def _strings(cells: list[Any], kinds: set[str], found: Found) -> pa.Array:
+    types = set(map(type, cells))
+    kinds |= {_KINDS.get(kind, "number") for kind in types}
+    if not types <= {str, type(None)}:
+        cells = [cell if cell is None or type(cell) is str else spelled(cell) for cell in cells]
+    try:
+        return pa.array(cells, pa.string())
+    except UnicodeEncodeError:  # "\ud800" in JSON
+        mended = [None if cell is None else _whole(cell) for cell in cells]
+        found.mended += sum(cell != whole for cell, whole in zip(cells, mended, strict=True))
+        return pa.array(mended, pa.string())
+
+
+def _whole(text: str) -> str:
+    """The text with U+FFFD for each half of a character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
+# Bytes to characters
+
+
+@contextmanager
+def opened(path: Path, compression: str, tick: Tick | None = None, newline: str | None = "") -> Iterator[TextIO]:
+    """The characters of a file without its byte-order mark: UTF-8, or the UTF-16 or UTF-32 that its mark announces."""
+    size = path.stat().st_size or 1
+    with path.open("rb", buffering=1 << 20) as raw:
+        counted = raw if tick is None else _Counted(raw, lambda place: tick(min(1.0, place / size)))
+        with _decompressed(counted, compression) as stream:
+            buffered = io.BufferedReader(stream, 1 << 20)
+            encoding, mark = _encoding(buffered.peek(4)[:4])
+            while mark and buffered.peek(mark).startswith(mark):
+                buffered.read(len(mark))
+            with io.TextIOWrapper(buffered, encoding=encoding, newline=newline) as text:
+                yield text
+
+
+class _Counted(io.RawIOBase):
+    """A file that says how far it was read."""
+
+    def __init__(self, raw: io.BufferedReader, say: Callable[[int], None]) -> None:
+        self._raw = raw
+        self._say = say
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return False
+
+    def readinto(self, buffer: Any) -> int:
+        count = self._raw.readinto(buffer)
+        self._say(self._raw.tell())
+        return count
+
+
+@contextmanager
+def _decompressed(raw: Any, compression: str) -> Iterator[Any]:
+    match compression:
+        case ".gz":
+            with gzip.GzipFile(fileobj=raw) as stream:
+                yield stream
+        case ".bz2":
+            with bz2.BZ2File(raw) as stream:
+                yield stream
+        case ".xz":
+            with lzma.LZMAFile(raw) as stream:
+                yield stream
+        case ".zst":
+            yield _Raw(pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), "zstd"))
+        case _:
+            yield raw
+
+
+class _Raw(io.RawIOBase):
+    """A stream of pyarrow as Python's own buffers take it."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._stream.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+_MARKS = (  # the longer ones first: UTF-32's begins as UTF-16's does
+    ("utf-32-le", codecs.BOM_UTF32_LE), ("utf-32-be", codecs.BOM_UTF32_BE), ("utf-8", codecs.BOM_UTF8),
+    ("utf-16-le", codecs.BOM_UTF16_LE), ("utf-16-be", codecs.BOM_UTF16_BE),
+)  # fmt: skip
+
+
+def _encoding(start: bytes) -> tuple[str, bytes]:
+    """The encoding that the first bytes announce, and the mark that does so."""
+    return next(((name, mark) for name, mark in _MARKS if start.startswith(mark)), ("utf-8", b""))
+
+
+def _undecodable(path: Path, compression: str, error: UnicodeDecodeError) -> str:
+    """Where the bytes are that are no characters: read once more, for the decoder knows its own block only."""
+    name = error.encoding.upper()
+    if name != "UTF-8":
+        return f"is no sound {name}, which its first bytes announce ({error.reason})"
+    line = 1
+    with (
+        path.open("rb") as raw, _decompressed(raw, compression) as stream, io.BufferedReader(stream) as parts
+    ):  # fmt: skip
+        for part in parts:
+            try:
+                part.decode("utf-8-sig")
+            except UnicodeDecodeError as found:
+                byte = part[found.start]
+                return f"line {line}: byte 0x{byte:02x} is no UTF-8; write the file anew as UTF-8 (see iconv)"
+            line += 1
+    return "holds bytes that are no UTF-8; write the file anew as UTF-8 (see iconv)"
+
+
+# JSON
+
+
+def _json(path: Path, compression: str, found: Found, tick: Tick, *, lines: bool) -> Iterator[Columns]:
+    """JSON Lines, objects one after the other, a list of objects, or an object that holds the list.
+
+    What the file holds decides, not its name; only an object that stands alone is a row in a `.jsonl` and looked
+    into in a `.json`.
+    """
+    with opened(path, compression) as text:
+        start = text.read(BLOCK)
+    if not start.strip():
+        return
+    first, _, rest = start.lstrip().partition("\n")
+    if first.startswith("["):
+        is_by_line = False
+    elif lines:  # also where the first line is the broken one
+        is_by_line = _is_whole(first) or _is_whole(rest.lstrip().partition("\n")[0])
+    else:
+        is_by_line = _is_whole(first) and bool(rest.strip())
+    if is_by_line:
+        rows = _json_lines(path, compression, tick)
+    else:
+        rows = _json_document(path, compression, found, tick, lines=lines)
+    yield from _objects(rows, found)
+
+
+def _is_whole(line: str) -> bool:
+    try:
+        load(line)
+    except NotJson:
+        return False
+    return True
+
+
+Numbered = tuple[int, list[Any]]  # the line of the first of these values, and the values
+
+
+def _json_lines(path: Path, compression: str, tick: Tick) -> Iterator[tuple[list[int], list[Any]]]:
+    """The values of a file with one a line, and each one's line. A blank line is none."""
+    number = 0
+    with opened(path, compression, tick) as text:
+        for block in _blocks(text):
+            values, numbers = [], []
+            for given in block.split("\n"):
+                number += 1
+                line = given.removeprefix("\ufeff")  # of a file that was appended to another
+                if not line or line.isspace():
+                    continue
+                try:
+                    values.append(load(line))
+                except NotJson as error:
+                    raise Unreadable(f"line {number}: no JSON: {error.said} at column {error.column}") from error
+                numbers.append(number)
+            if values:
+                yield numbers, values
+
+
+def _blocks(text: TextIO) -> Iterator[str]:
+    """The text in blocks that end at line breaks, which are not part of them."""
+    parts: list[str] = []
+    while block := text.read(BLOCK):
+        cut = block.rfind("\n")
+        if cut < 0:
+            parts.append(block)
+            continue
+        yield "".join([*parts, block[:cut]])
+        parts = [block[cut + 1 :]]
+    if last := "".join(parts):
+        yield last
+
+
+def _json_document(
+    path: Path, compression: str, found: Found, tick: Tick, *, lines: bool
+) -> Iterator[tuple[list[int], list[Any]]]:
+    try:
+        with opened(path, compression) as text:
+            where = find_rows(Document(text), lines=lines)
+        if where.note:
+            found.notes.append(where.note)
+        with opened(path, compression, tick) as text:
+            document = Document(text)
+            if where.across:
+                columns = document.columns()
+                cells = zip(*columns.values(), strict=True)
+                values = [dict(zip(columns, row, strict=True)) for row in cells]
+                yield [1] * len(values), values
+                return
+            values: list[Any] = []
+            numbers: list[int] = []
+            begun = 0
+            for value in document.rows(where.key):
+                values.append(value)
+                numbers.append(document.line)
+                if document.read - begun >= BLOCK:
+                    yield numbers, values
+                    values, numbers, begun = [], [], document.read
+            if values:
+                yield numbers, values
+    except NotJson as error:
+        raise Unreadable(str(error)) from error
+
+
+def _objects(chunks: Iterable[tuple[list[int], list[Any]]], found: Found) -> Iterator[Columns]:
+    """Columns of rows that are objects; rows that are texts are a column `text`."""
+    expected: type | None = None
+    for numbers, values in chunks:
+        if expected is None:
+            expected = str if type(values[0]) is str else dict
+            if expected is str:
+                found.notes.append("its rows are texts without a name: column text")
+        if set(map(type, values)) != {expected}:
+            at = next(at for at, value in enumerate(values) if type(value) is not expected)
+            kind = _KINDS.get(type(values[at]), "number")
+            wanted = "an object" if expected is dict else "a text like those before it"
+            raise Unreadable(f"line {numbers[at]}: a row is {kind}, not {wanted}")
+        if expected is str:
+            yield {"text": values}
+            continue
+        names = dict.fromkeys(found.kinds)
+        fresh = set().union(*values)
+        if not fresh <= names.keys():
+            names = dict.fromkeys(name for row in values for name in row)
+        else:
+            names = {name: None for name in names if name in fresh}
+        names = names or dict.fromkeys(islice(found.kinds, 1))
+        if not names:
+            raise Unreadable(f"line {numbers[0]}: an object without any key")
+        yield {name: [row.get(name) for row in values] for name in names}
+
+
+# CSV
+
+
+def _csv(path: Path, compression: str, found: Found, tick: Tick, *, own: str) -> Iterator[Columns]:
+    """Fields as they stand between separators and quotes. The first record names the columns."""
+    separator, skipped = _sniffed(path, compression, own)
+    if separator != own:
+        found.notes.append(f"separated by {_SEPARATORS.get(separator, repr(separator))}")
+    with opened(path, compression, tick) as text:
+        records = csv.reader(islice(text, skipped, None), delimiter=separator, strict=True)
+        try:
+            header = next((record for record in records if record), None)
+            if header is None:
+                return
+            names = _names(header, found)
+            count = _RECORDS
+            while rows := list(islice(records, count)):
+                if set(map(len, rows)) != {len(names)}:
+                    rows = [row for row in rows if row]  # blank lines
+                    if set(map(len, rows)) - {len(names)}:
+                        raise csv.Error
+                if rows:
+                    yield dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
+                    characters = sum(len(cell) for row in rows[:100] for cell in row) / min(len(rows), 100)
+                    count = int(min(max(BLOCK / (characters + 1), 1), _RECORDS))
+        except csv.Error as error:
+            raise Unreadable(_ragged(path, compression, separator, skipped)) from error
+
+
+def _names(header: list[str], found: Found) -> list[str]:
+    """The columns' names, each once: Arrow's tables find their columns by them."""
+    names: dict[str, None] = {}
+    for place, given in enumerate(header, start=1):
+        name = bare = given.strip() or f"column {place}"
+        again = 1
+        while name in names:
+            again += 1
+            name = f"{bare} {again}"
+        if again > 1:
+            found.notes.append(f"column {bare} is there more than once: column {place} is called {name}")
+        names[name] = None
+    return list(names)
+
+
+def _sniffed(path: Path, compression: str, own: str) -> tuple[str, int]:
+    """The separator of fields, and how many lines to skip before the header.
+
+    The ending's own, if it divides the header, and the first records alike; else another that does; else its own.
+    """
+    with opened(path, compression) as text:
+        start = text.read(_SNIFFED_CHARACTERS)
+        is_all = not text.read(1)
+    if said := re.match(r"sep=(.)\r?\n", start):  # a spreadsheet's own way to say it
+        return said[1], 1
+    lines = list(io.StringIO(start, newline=""))
+    if not is_all and len(lines) > 1:
+        lines.pop()
+    found = {}
+    for separator in (own, *(other for other in _SEPARATORS if other != own)):
+        widths: list[int] = []
+        with suppress(csv.Error):  # the last record may go on where the look ends
+            widths.extend(map(len, csv.reader(lines, delimiter=separator, strict=True)))
+        if widths and widths[0] > 1 and set(widths) <= {widths[0], 0}:  # 0: a blank line
+            if separator == own:
+                return own, 0
+            found[separator] = widths[0]
+    return max(found, key=lambda separator: found[separator], default=own), 0
+
+
+def _ragged(path: Path, compression: str, separator: str, skipped: int) -> str:
+    """Which record cannot be read: read once more, for the chunks that are read at once have no lines."""
+    with opened(path, compression) as text:
+        records = csv.reader(islice(text, skipped, None), delimiter=separator, strict=True)
+        width, line = 0, 1 + skipped
+        while True:
+            try:
+                record = next(records, None)
+            except csv.Error as error:
+                return f"line {line}: the quotes of this record do not fit ({one_line(error, 80)})"
+            if record is None:
+                return "its records do not fit the header"
+            if record and width and len(record) != width:
+                return f"line {line}: {len(record)} fields, where the header names {width} columns"
+            width = width or len(record)
+            line = records.line_num + 1 + skipped
+
+
+# Text
+
+
+def _txt(path: Path, compression: str, found: Found, tick: Tick) -> Iterator[Columns]:
+    """Pieces between blank lines; or the lines, where each of them is a document."""
+    with opened(path, compression, newline=None) as text:
+        start = text.read(_JUDGED_CHARACTERS)
+        rest = text.read(1)
+    lines = start.split("\n")
+    if rest:
+        lines.pop()
+    by_line = lines_are_documents(lines)
+    found.notes.append(BY_LINE if by_line else BY_PARAGRAPH)
+    with opened(path, compression, tick, newline=None) as text:
+        found_in = (line.rstrip("\n") for line in text if not line.isspace()) if by_line else _paragraphs(text)
+        pieces = (piece.removeprefix("\ufeff") for piece in found_in)  # of a file that was appended to another
+        for piece in pieces:
+            texts, characters = [piece], len(piece)
+            for other in pieces:
+                texts.append(other)
+                characters += len(other)
+                if characters >= BLOCK:
+                    break
+            yield {"text": texts}
+
+
+BY_LINE = "rows are its lines (it has hardly a blank one)"
+BY_PARAGRAPH = "rows are its paragraphs (pieces between blank lines)"
+
+
+def _paragraphs(lines: Iterable[str]) -> Iterator[str]:
+    paragraph: list[str] = []
+    for line in chain(lines, ("\n",)):
+        if not line.isspace():
+            paragraph.append(line)
+        elif paragraph:
+            yield "".join(paragraph).rstrip("\n")
+            paragraph = []
+
+
+_FEWEST_LINES = 10  # of a file whose lines are documents because they end as sentences do
+_MANY_LINES = 100  # without a blank one: too many for a poem, a list or a verse
+_LONG_LINE = 200  # characters: no hard-wrapped line is as long
+_SENTENCE_ENDS = tuple(".!?…。！？؟।॥")
+_CLOSERS = "\"'”’»)]*_"
+
+
+def lines_are_documents(lines: list[str]) -> bool:
+    """Whether the lines of a text are documents of their own, not parts of paragraphs.
+
+    They are where at most one line in twenty is blank, and the text is not hard-wrapped, and one of these holds: most
+    lines are long (200 characters), most end as a sentence does (of ten lines at least), or they are many (100).
+    Hard-wrapped is a text whose lines break where the next word would not have fitted.
+    """
+    full = [line.rstrip() for line in lines if line and not line.isspace()]
+    last = next((at for at in range(len(lines), 0, -1) if lines[at - 1].strip()), 0)
+    blank = last - len(full)
+    if len(full) < 2 or blank * 20 > len(full):
+        return False
+    lengths = sorted(map(len, full))
+    if lengths[len(full) // 2] >= _LONG_LINE:
+        return True
+    sentences = sum(line.rstrip(_CLOSERS).endswith(_SENTENCE_ENDS) for line in full) / len(full)
+    if sentences >= 0.6 and len(full) >= _FEWEST_LINES:
+        return True
+    return len(full) >= _MANY_LINES and not _is_wrapped(full, lengths)
+
+
+def _is_wrapped(lines: list[str], lengths: list[int]) -> bool:
+    """Whether most lines are full: the next one's first word would have gone beyond the width that lines keep to."""
+    width = lengths[len(lengths) * 19 // 20]
+    full = sum(
+        len(line) + 1 + len(after.split(maxsplit=1)[0]) > width
+        for line, after in pairwise(lines)
+    )
+    return full >= 0.6 * (len(lines) - 1)
+
+
+Reader = Callable[[Path, str, Found, Tick], Iterator[Columns]]
+
+
+def _reader(read: Callable[..., Iterator[Columns]], **settings: Any) -> Reader:
+    return lambda path, compression, found, tick: read(path, compression, found, tick, **settings)
+
+
+_READERS: dict[str, Reader] = {
+    ".jsonl": _reader(_json, lines=True), ".ndjson": _reader(_json, lines=True), ".json": _reader(_json, lines=False),
+    ".csv": _reader(_csv, own=","), ".tsv": _reader(_csv, own="\t"),
+    ".txt": _txt, ".text": _txt, ".md": _txt,
+}  # fmt: skip
