@@ -14,11 +14,17 @@ from lmplay_tui.plan.schema import DatasetSpec, Stage, Stopping
 
 @dataclass(frozen=True)
 class Source:
-    """An opened dataset. `validation` None: it has no split of its own for that."""
+    """An opened dataset. `validation` None: it has no split of its own for that.
+
+    `columns`: which of its columns are read as what, and which are left out. `notes`: what else is to be said of how
+    it is read, a sentence each.
+    """
 
     spec: DatasetSpec
     train: Rows
     validation: Rows | None
+    columns: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def identity_of(spec: DatasetSpec) -> str:
@@ -76,6 +82,10 @@ class TrainingOrder:
         if self._last is None or self._last[0] != row:
             self._last = row, self._read(row)
         return self._last[1]
+
+    def part_of(self, row: int) -> int:
+        """Which of the stage's datasets row `row` of the stage is of."""
+        return self._mixture[row % self.rows_per_epoch][0] if self._mixture else 0
 
     def _read(self, row: int) -> list[Item]:
         epoch, place = divmod(row, self.rows_per_epoch)

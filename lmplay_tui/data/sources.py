@@ -22,7 +22,8 @@ def open_source(spec: DatasetSpec, *, datasets_folder: Path, report: Report) -> 
     """
     if spec.path == pydocs.NAME:
         table = pydocs.table(spec.config, report)
-        return Source(spec, Rows(spec.name, table, find_columns(spec, table.schema)), None)
+        columns = find_columns(spec, table.schema)
+        return Source(spec, Rows(spec.name, table, columns), None, columns.described())
     saved = saving.find(spec, datasets_folder)
     if saved is not None:
         found = local.read_saved(spec, *saved)
@@ -33,7 +34,8 @@ def open_source(spec: DatasetSpec, *, datasets_folder: Path, report: Report) -> 
     # LMPlay gave some columns names of its own when it saved.
     renamed = saved is not None
     train = _rows(spec, found.train, renamed=renamed)
-    return Source(spec, train, None if found.validation is None else _rows(spec, found.validation, renamed=renamed))
+    validation = None if found.validation is None else _rows(spec, found.validation, renamed=renamed)
+    return Source(spec, train, validation, train.columns.described())
 
 
 def _rows(spec: DatasetSpec, dataset: Any, *, renamed: bool) -> Rows:

@@ -3,15 +3,18 @@
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 from lmplay_tui.data.batches import Batch, Position, batches
-from lmplay_tui.data.order import Part, TrainingOrder, ValidationOrder
+from lmplay_tui.data.order import Part, Source, TrainingOrder, ValidationOrder
 from lmplay_tui.data.prefetch import Ahead, ahead
+from lmplay_tui.data.preview import Preview, preview
 from lmplay_tui.data.samples import Cutter, Item, Sample
 from lmplay_tui.data.sources import open_source
 from lmplay_tui.data.splits import Report
+from lmplay_tui.data.table import LOOKED_AT, Look
 from lmplay_tui.data.tokenizer import Tokenizer
 from lmplay_tui.errors import UserError
 from lmplay_tui.options import TrainOptions
@@ -26,26 +29,42 @@ def open_stage(
     """Open the datasets of a stage; nothing of them is read but a few rows.
 
     `report(activity, detail, fraction)` is told what takes time; what it raises ends the opening.
-    Raises `UserError` for what is wrong with the plan (naming the dataset) and `DataError` for what may pass.
+    Raises `UserError` for what is wrong with the plan or a dataset (naming it) and `DataError` for what may pass.
     """
-    parts = []
+    parts, looks = [], []
     for spec in stage.datasets:
         report("loading", spec.name, None)
         source = open_source(spec, datasets_folder=datasets_folder, report=report)
         part = Part(source, share=options.validation_split, seed=options.seed)
         if part.training_rows == 0:
             raise UserError(f"dataset {spec.name} has no rows to train on in its split {spec.split}")
+        look = source.train.look()
+        if look.without_samples == look.rows:
+            raise UserError(_no_sample(source, look))
         parts.append(part)
-    return StageData(stage, options, tokenizer, parts)
+        looks.append(look)
+    return StageData(stage, options, tokenizer, parts, looks)
+
+
+def _no_sample(source: Source, look: Look) -> str:
+    first = "first " if look.rows < source.train.num_rows else ""
+    return (
+        f"dataset {source.spec.name}: none of its {first}{look.rows:,} rows gives a sample: there are no words to "
+        f"train on in what is read of it ({source.columns}); name other columns in the plan, or give it other rows"
+    )
 
 
 class StageData:
     """What a stage trains and validates on. Everything it gives is a pure function of its arguments."""
 
-    def __init__(self, stage: Stage, options: TrainOptions, tokenizer: Tokenizer, parts: list[Part]) -> None:
+    def __init__(
+        self, stage: Stage, options: TrainOptions, tokenizer: Tokenizer, parts: list[Part], looks: Sequence[Look] = ()
+    ) -> None:
+        """`looks`: what the first rows of each part gave when it was opened."""
         self._stage = stage
         self._options = options
         self._parts = parts
+        self.looks = looks
         self._cutter = Cutter(tokenizer, options.context_len)
         self._validation = ValidationOrder(stage, options, parts)
         self._evaluation: list[Sample] | None = None
@@ -77,6 +96,28 @@ class StageData:
     def batches(self, start: Position) -> Ahead[Batch]:
         """The batches from `start` to the stage's end, cut ahead in a thread that ends with the generator."""
         return ahead(self.reading(start), BATCHES_AHEAD)
+
+    @property
+    def parts(self) -> Sequence[Part]:
+        """The stage's datasets, in the plan's order."""
+        return self._parts
+
+    def preview(self, most_steps: int, most_seconds: float = math.inf) -> Preview:
+        """What the first batches give, as training will cut them; `most_seconds` is looked at after each batch."""
+        options = self._options
+        return preview(
+            self._order(), self._cutter, len(self._parts), batch_size=options.batch_size,
+            continue_rows=options.continue_rows, most_steps=most_steps, most_seconds=most_seconds,
+        )  # fmt: skip
+
+    def first_samples(self, number: int, count: int) -> list[Sample]:
+        """The first samples of the `number`-th dataset in its own order; `row`: of those to train on."""
+        part, samples = self._parts[number], []
+        for row in range(min(part.training_rows, LOOKED_AT)):
+            samples += list(islice(self._samples(part.training(row), row), count - len(samples)))
+            if len(samples) == count:
+                break
+        return samples
 
     def validation(self, position: int, count: int) -> tuple[list[Sample], int]:
         """The next `count` samples to validate on, and the position after them; round and round.

@@ -1,6 +1,7 @@
 """Rows of an Arrow table, read one at a time from where they lie on disk."""
 
 import hashlib
+from dataclasses import dataclass
 
 import pyarrow as pa
 
@@ -10,6 +11,15 @@ from lmplay_tui.errors import DataError
 from lmplay_tui.text import one_line
 
 _SAMPLED_ROWS = 64
+LOOKED_AT = 1000  # of the first rows
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the first rows gave: how many were looked at, and how many of them hold nothing to train on."""
+
+    rows: int
+    without_samples: int
 
 
 class Rows:
@@ -18,20 +28,25 @@ class Rows:
     def __init__(self, name: str, table: pa.Table, columns: Columns) -> None:
         self.num_rows: int = table.num_rows
         self._name = name
-        self._columns = columns
+        self.columns = columns
         # One cell through its column costs 2 us, a slice of the table 14, a row of `datasets` 40.
         self._cells = {column: table.column(column) for column in columns.used()}
 
     def items(self, row: int) -> list[Item]:
         """The texts of a row. Raises `DataError` if the disk no longer gives it."""
         try:
-            return self._columns.items({name: column[row].as_py() for name, column in self._cells.items()})
+            return self.columns.items({name: column[row].as_py() for name, column in self._cells.items()})
         except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
             raise DataError(f"dataset {self._name}: row {row} cannot be read ({one_line(error, 120)})") from error
 
+    def look(self) -> Look:
+        """Look at the first rows. Raises `DataError` if the disk no longer gives them."""
+        taken = min(LOOKED_AT, self.num_rows)
+        return Look(taken, sum(not self.items(row) for row in range(taken)))
+
     def fingerprint(self) -> str:
         """SHA-256 (hex) over the number of rows and a sample of their texts: wherever the copy lies, it is the same."""
-        digest = hashlib.sha256(f"{self.num_rows} {self._columns}".encode())
+        digest = hashlib.sha256(f"{self.num_rows} {self.columns}".encode())
         taken = min(_SAMPLED_ROWS, self.num_rows)
         for number in range(taken):
             items = self.items(number * self.num_rows // taken)
