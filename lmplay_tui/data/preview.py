@@ -4,10 +4,31 @@ import time
 from dataclasses import dataclass, field
 
 from lmplay_tui.data.batches import Position, read_batch
-from lmplay_tui.data.order import TrainingOrder
+from lmplay_tui.data.order import Part, TrainingOrder
 from lmplay_tui.data.samples import Cutter, Item, Sample
 
 MOST_ROWS = 20_000  # that are read; where most hold no words, a batch would read them all
+LOOKED_AT = 1000  # rows of each dataset, when it is opened
+LOOKED_AT_CHARS = 8_000_000  # of their texts: long rows are not looked at for long
+
+
+@dataclass(frozen=True)
+class Look:
+    """How many of a dataset's first rows to train on were looked at, and how many of these hold no words."""
+
+    rows: int
+    rows_without_sample: int
+
+
+def look_at(part: Part) -> Look:
+    """Look at the first rows that a dataset gives to train on. Raises `DataError` where one cannot be read."""
+    rows = without = chars = 0
+    while rows < min(LOOKED_AT, part.training_rows) and chars < LOOKED_AT_CHARS:
+        items = part.training(rows)
+        rows += 1
+        without += not items
+        chars += sum(len(item.truth) for item in items)
+    return Look(rows, without)
 
 
 @dataclass

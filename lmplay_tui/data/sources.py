@@ -22,8 +22,8 @@ def open_source(spec: DatasetSpec, *, datasets_folder: Path, report: Report) -> 
     """
     if spec.path == pydocs.NAME:
         table = pydocs.table(spec.config, report)
-        columns = find_columns(spec, table.schema)
-        return Source(spec, Rows(spec.name, table, columns), None, columns.described())
+        rows = Rows(spec.name, table, find_columns(spec, table.schema))
+        return Source(spec, rows, None, rows.columns.described())
     saved = saving.find(spec, datasets_folder)
     if saved is not None:
         found = local.read_saved(spec, *saved)
@@ -49,4 +49,6 @@ def _rows(spec: DatasetSpec, dataset: Any, *, renamed: bool) -> Rows:
         if not renamed:
             raise
         columns = find_columns(DatasetSpec(spec.name, spec.path), table.schema)
-    return Rows(spec.name, table, columns)
+    rows = Rows(spec.name, table, columns)
+    rows.check_samples()
+    return rows

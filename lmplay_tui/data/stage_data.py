@@ -8,13 +8,12 @@ from itertools import islice
 from pathlib import Path
 
 from lmplay_tui.data.batches import Batch, Position, batches
-from lmplay_tui.data.order import Part, Source, TrainingOrder, ValidationOrder
+from lmplay_tui.data.order import Part, TrainingOrder, ValidationOrder
 from lmplay_tui.data.prefetch import Ahead, ahead
-from lmplay_tui.data.preview import Preview, preview
+from lmplay_tui.data.preview import LOOKED_AT, Look, Preview, look_at, preview
 from lmplay_tui.data.samples import Cutter, Item, Sample
 from lmplay_tui.data.sources import open_source
 from lmplay_tui.data.splits import Report
-from lmplay_tui.data.table import LOOKED_AT, Look
 from lmplay_tui.data.tokenizer import Tokenizer
 from lmplay_tui.errors import UserError
 from lmplay_tui.options import TrainOptions
@@ -38,20 +37,15 @@ def open_stage(
         part = Part(source, share=options.validation_split, seed=options.seed)
         if part.training_rows == 0:
             raise UserError(f"dataset {spec.name} has no rows to train on in its split {spec.split}")
-        look = source.train.look()
-        if look.without_samples == look.rows:
-            raise UserError(_no_sample(source, look))
+        look = look_at(part)
+        if look.rows_without_sample == look.rows == part.training_rows:  # those with words are held out
+            raise UserError(
+                f"dataset {spec.name}: none of its {look.rows:,} rows to train on gives a sample: there are no words "
+                f"in what is read of them ({source.columns})"
+            )
         parts.append(part)
         looks.append(look)
     return StageData(stage, options, tokenizer, parts, looks)
-
-
-def _no_sample(source: Source, look: Look) -> str:
-    first = "first " if look.rows < source.train.num_rows else ""
-    return (
-        f"dataset {source.spec.name}: none of its {first}{look.rows:,} rows gives a sample: there are no words to "
-        f"train on in what is read of it ({source.columns}); name other columns in the plan, or give it other rows"
-    )
 
 
 class StageData:
@@ -60,12 +54,13 @@ class StageData:
     def __init__(
         self, stage: Stage, options: TrainOptions, tokenizer: Tokenizer, parts: list[Part], looks: Sequence[Look] = ()
     ) -> None:
-        """`looks`: what the first rows of each part gave when it was opened."""
+        """`looks`: what the first rows of each part gave when it was opened; empty where nobody has looked."""
         self._stage = stage
         self._options = options
         self._parts = parts
         self.looks = looks
         self._cutter = Cutter(tokenizer, options.context_len)
+        self.eot = tokenizer.eot
         self._validation = ValidationOrder(stage, options, parts)
         self._evaluation: list[Sample] | None = None
         order = self._order()

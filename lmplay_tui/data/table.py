@@ -1,25 +1,16 @@
 """Rows of an Arrow table, read one at a time from where they lie on disk."""
 
 import hashlib
-from dataclasses import dataclass
 
 import pyarrow as pa
 
 from lmplay_tui.data.columns import Columns
 from lmplay_tui.data.samples import Item
-from lmplay_tui.errors import DataError
+from lmplay_tui.errors import DataError, UserError
 from lmplay_tui.text import one_line
 
 _SAMPLED_ROWS = 64
-LOOKED_AT = 1000  # of the first rows
-
-
-@dataclass(frozen=True)
-class Look:
-    """What the first rows gave: how many were looked at, and how many of them hold nothing to train on."""
-
-    rows: int
-    without_samples: int
+_LOOKED_AT_ROWS = 1000
 
 
 class Rows:
@@ -39,10 +30,15 @@ class Rows:
         except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
             raise DataError(f"dataset {self._name}: row {row} cannot be read ({one_line(error, 120)})") from error
 
-    def look(self) -> Look:
-        """Look at the first rows. Raises `DataError` if the disk no longer gives them."""
-        taken = min(LOOKED_AT, self.num_rows)
-        return Look(taken, sum(not self.items(row) for row in range(taken)))
+    def check_samples(self) -> None:
+        """Raise `UserError` where none of the first rows gives a sample."""
+        looked_at = min(_LOOKED_AT_ROWS, self.num_rows)
+        cells = ({name: column[row].as_py() for name, column in self._cells.items()} for row in range(looked_at))
+        if looked_at and not any(map(self.columns.items, cells)):
+            raise UserError(
+                f"dataset {self._name}: none of the {looked_at:,} rows looked at gives a sample "
+                f"({self.columns.described()}): there are no words in them"
+            )
 
     def fingerprint(self) -> str:
         """SHA-256 (hex) over the number of rows and a sample of their texts: wherever the copy lies, it is the same."""

@@ -53,6 +53,11 @@ def shown_share(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
+def rows_in_words(count: int) -> str:
+    """How many rows: `row` for one, `1,200 rows` for more."""
+    return "row" if count == 1 else f"{count:,} rows"
+
+
 def _text(record: Record, key: str) -> str:
     return one_line(record.get(key, "") or "")
 

@@ -15,7 +15,7 @@ from lmplay_tui.options import TrainOptions
 from lmplay_tui.plan.schema import Stage
 from lmplay_tui.run.controls import Controls
 from lmplay_tui.run.events import ActivityChanged, DatasetOpened, Event, Warned
-from lmplay_tui.run.telling import LEAST_TEXT_SHOWN, shown_share
+from lmplay_tui.run.telling import LEAST_TEXT_SHOWN, rows_in_words, shown_share
 from lmplay_tui.train.steps import StopRequested
 
 Report = Callable[[str, str, float | None], None]
@@ -68,7 +68,7 @@ def openings(data: StageData) -> list[DatasetOpened]:
             rows_train=part.training_rows,
             rows_held_out=part.validation_rows,
             rows_looked_at=look.rows,
-            rows_without_sample=look.without_samples,
+            rows_without_sample=look.rows_without_sample,
         )
         for part, look in zip(data.parts, data.looks, strict=True)
     ]
@@ -78,8 +78,8 @@ def left_out(found: Preview, stage: Stage) -> list[str]:
     """A line for each dataset of which less than nine tenths of the text would reach a sample."""
     return [
         f"stage {stage.name}, dataset {spec.name}: about {shown_share(part.text_shown)} of its text would be shown (by "
-        f"its first {part.rows:,} rows): a full batch leaves out the rest of its last row; continue_rows = true keeps "
-        "it for the next batch, a larger batch_size or context_len leaves out less"
+        f"its first {rows_in_words(part.rows)}): a full batch leaves out the rest of its last row; "
+        "continue_rows = true keeps it for the next batch, a larger batch_size or context_len leaves out less"
         for spec, part in zip(stage.datasets, found.parts, strict=True)
         if part.text_shown < LEAST_TEXT_SHOWN
     ]

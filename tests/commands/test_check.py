@@ -38,7 +38,7 @@ def test_a_good_plan_is_shown_and_tried_and_leaves_nothing_behind(folder, capsys
     out = capsys.readouterr().out
     assert "first" in out
     assert "second" in out
-    assert 'prompt: "Title: Story 0"' in out
+    assert 'prompt: "Title: Story 0⏎"' in out
     assert out.count("ok  ") == 3
     assert "estimate" in out or "(est.)" in out
     assert sorted(path.name for path in folder.iterdir()) == ["local.jsonl", "other.jsonl", "plan.toml"]
