@@ -107,7 +107,8 @@ class StageData:
 
     def first_samples(self, number: int, count: int) -> list[Sample]:
         """The first samples of the `number`-th dataset in its own order; `row`: of those to train on."""
-        part, samples = self._parts[number], []
+        part = self._parts[number]
+        samples: list[Sample] = []
         for row in range(min(part.training_rows, LOOKED_AT)):
             samples += list(islice(self._samples(part.training(row), row), count - len(samples)))
             if len(samples) == count:
