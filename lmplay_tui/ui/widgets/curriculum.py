@@ -91,12 +91,12 @@ class Curriculum(Lines):
 
     def _table(self, view: RunView, width: int) -> list[Row]:
         """Header and stages. Columns are as wide as their texts; those that have no room are left out."""
-        titles = {"percent": ""}
+        titles = {"percent": "", "loss": "loss", "eta": "ends"}
         if any(stage.text_shown < LEAST_TEXT_SHOWN for stage in view.stages):
             titles["text"] = "text shown"
         if any(stage.rows_without_sample for stage in view.stages):
-            titles["empty"] = "no sample"
-        titles |= {"loss": "loss", "eta": "ends", "rows": "rows", "eval": "eval", "rate": "tok/s"}
+            titles["empty"] = "empty"  # rows without a sample
+        titles |= {"rows": "rows", "eval": "eval", "rate": "tok/s"}
         cells = [self._cells(view, i, stage) for i, stage in enumerate(view.stages)]
         names = [(stage.name, self._datasets(stage)) for stage in view.stages]
         least_name = min(max(len(name) for name, _ in names) + 1, 24)
