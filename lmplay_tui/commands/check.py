@@ -84,12 +84,17 @@ def _dataset_lines(dataset: Mapping[str, Any]) -> list[str]:
     lines += [f"dataset {name}: {one_line(note, 1000)}" for note in dataset["notes"]]
     lines.append(f"dataset {name}: {dataset['rows']:,} rows to train on, {dataset['rows_held_out']:,} to validate on")
     for sample in dataset["samples"]:
-        lines += [
-            f"  row {sample['row']}, {sample['tokens']} tokens",
-            f"    prompt: {_seen(sample['prompt'])}" if sample["prompt"] else f"    prompt: {END_OF_TEXT}",
-            f"    truth:  {_seen(sample['truth'])}{END_OF_TEXT if sample['ends'] else ''}",
-        ]
+        lines += sample_lines(sample)
     return lines
+
+
+def sample_lines(sample: Mapping[str, Any]) -> list[str]:
+    """A sample as the model sees it, between quotation marks: line breaks as a sign, the end-of-text mark by name."""
+    return [
+        f"  row {sample['row']}, {sample['tokens']} tokens",
+        f"    prompt: {_seen(sample['prompt']) if sample['prompt'] else END_OF_TEXT}",
+        f"    truth:  {_seen(sample['truth'])}{END_OF_TEXT if sample['ends'] else ''}",
+    ]
 
 
 def _seen(text: str) -> str:

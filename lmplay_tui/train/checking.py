@@ -155,7 +155,7 @@ def _sampled(stage: Stage, data: StageData, options: TrainOptions) -> dict[str, 
             _dataset(data, number, opening, part)
             for number, (opening, part) in enumerate(zip(openings(data), found.parts, strict=True))
         ],
-        "samples": [_shown(sample, data.eot) for sample in found.samples[:SHOWN_SAMPLES]],
+        "samples": [shown_sample(sample, data.eot) for sample in found.samples[:SHOWN_SAMPLES]],
         "warnings": left_out(found, stage),
     }
     if not found.samples:
@@ -175,11 +175,11 @@ def _dataset(data: StageData, number: int, opening: DatasetOpened, part: PartPre
         "rows_sampled": part.rows,
         "rows_without_sample": part.rows_without_sample,  # of those sampled
         "text_shown": part.text_shown,
-        "samples": [_shown(sample, data.eot) for sample in data.first_samples(number, SHOWN_SAMPLES)],
+        "samples": [shown_sample(sample, data.eot) for sample in data.first_samples(number, SHOWN_SAMPLES)],
     }
 
 
-def _shown(sample: Sample, eot: int) -> dict[str, Any]:
+def shown_sample(sample: Sample, eot: int) -> dict[str, Any]:
     """A sample as the model sees it. `ends`: the end-of-text mark closes its truth; an empty prompt is that mark."""
     tokens = len(sample.prompt_ids) + len(sample.truth_ids)
     ends = bool(sample.truth_ids[-1] == eot)
