@@ -12,6 +12,9 @@ from lmplay_tui.text import one_line, printable
 DESCRIPTION = """\
 Validate a plan, open every dataset, show real samples after cutting, and try two mini-batches of the longest samples,
 one validation and one save and load. Figures from a sample of rows are called estimates. Nothing is trained."""
+LINE_BREAK = "⏎"
+END_OF_TEXT = "<|endoftext|>"
+SEEN_CHARACTERS = 320  # of a prompt, of a truth
 EPILOG = "Exit status: 0 all is well, 2 there are problems."
 
 
@@ -53,22 +56,53 @@ def as_text(report: Mapping[str, Any]) -> str:
     table = [header, *(_row(stage) for stage in report["stages"])]
     widths = [max(len(row[i]) for row in table) for i in range(len(header))]
     lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
+    told: list[tuple[Any, ...]] = []
     for stage in report["stages"]:
-        for sample in stage["samples"]:
-            lines += [
-                "",
-                f"{one_line(stage['name'])}, row {sample['row']}, {sample['tokens']} tokens",
-                f'  prompt: "{one_line(sample["prompt"], 160)}"',
-                f'  truth:  "{one_line(sample["truth"], 320)}"',
-            ]
-    lines += ["", one_line(report["leak_guard"]["sentence"], 400)]
+        for dataset in stage.get("data", ()):
+            key = dataset["name"], dataset["columns"], dataset["notes"], dataset["samples"]
+            if key not in told:  # another stage may read the same
+                told.append(key)
+                lines += ["", *_dataset_lines(dataset)]
+        if stage.get("rows_without_sample_estimate"):
+            without = f"about {stage['rows_without_sample_estimate']:,} of {stage['rows']:,} rows"
+            lines += ["", f"stage {one_line(stage['name'])}: {without} give no sample (est.)"]
+    lines += ["", one_line(report["leak_guard"]["sentence"], 400), ""]
     lines += [f"{'ok ' if step['ok'] else 'NO '} {one_line(step['what'], 400)}" for step in report["tried"]]
-    lines += [f"NO  {one_line(problem, 400)}" for problem in report["problems"]]
+    lines += [f"WARN {one_line(warning, 400)}" for warning in report["warnings"]]
+    lines += [f"NO  {one_line(problem, 1000)}" for problem in report["problems"]]
     disk = report["disk"]
     lines.append(
         f"disk: {shown_size(disk['needed_bytes'])} for checkpoints, {shown_size(disk['free_bytes'])} free"
     )
     return "\n".join(lines)
+
+
+def _dataset_lines(dataset: Mapping[str, Any]) -> list[str]:
+    """What is read of a dataset, and its own first samples, character by character."""
+    name = one_line(dataset["name"])
+    lines = [f"dataset {name}: columns: {one_line(dataset['columns'], 4000)}"]
+    lines += [f"dataset {name}: {one_line(note, 1000)}" for note in dataset["notes"]]
+    lines.append(f"dataset {name}: {dataset['rows']:,} rows to train on, {dataset['rows_held_out']:,} to validate on")
+    for sample in dataset["samples"]:
+        lines += sample_lines(sample)
+    return lines
+
+
+def sample_lines(sample: Mapping[str, Any]) -> list[str]:
+    """A sample as the model sees it, between quotation marks: line breaks as a sign, the end-of-text mark by name."""
+    return [
+        f"  row {sample['row']}, {sample['tokens']} tokens",
+        f"    prompt: {_seen(sample['prompt']) if sample['prompt'] else END_OF_TEXT}",
+        f"    truth:  {_seen(sample['truth'])}{END_OF_TEXT if sample['ends'] else ''}",
+    ]
+
+
+def _seen(text: str) -> str:
+    """A text as the model sees it, line breaks as a sign; of a long one the beginning and the end."""
+    if len(text) > SEEN_CHARACTERS:
+        half = SEEN_CHARACTERS // 2
+        return f"{_seen(text[:half])} ... {len(text) - 2 * half:,} characters ... {_seen(text[-half:])}"
+    return f'"{printable(text).replace(chr(10), LINE_BREAK)}"'
 
 
 def _row(stage: Mapping[str, Any]) -> tuple[str, ...]:

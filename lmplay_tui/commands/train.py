@@ -18,7 +18,7 @@ from lmplay_tui.run import events as told
 from lmplay_tui.run.controls import Controls, SaveNow, Stop
 from lmplay_tui.run.folder import LOCK_FROM, utc_now
 from lmplay_tui.run.journal import encode
-from lmplay_tui.run.telling import shown_rate, shown_seconds
+from lmplay_tui.run.telling import shown_rate, shown_seconds, told_in_lines
 from lmplay_tui.run.telling import told as sentence_of
 from lmplay_tui.run.view import RunView
 from lmplay_tui.text import one_line, printable
@@ -173,8 +173,9 @@ class Headless:
                 pass  # in log.txt
             case told.RunDone() if event.already:
                 pass  # one line has said how to go on
-            case _ if (sentence := sentence_of(record)) is not None:
-                self._print(sentence[1])
+            case _:
+                for _, line in told_in_lines(record):
+                    self._print(line)
 
     def _print(self, line: str) -> None:
         self._out.write(line)

@@ -28,6 +28,7 @@ class Batch:
     row_in_epoch: int
     chars_read: int  # of the texts that the rows read hold, without those of white space alone
     chars_shown: int  # of those, what reached a sample
+    rows_without_sample: int = 0  # of the rows read: those that hold no words
 
     def digest(self) -> str:
         """SHA-256 (hex) over token numbers and lengths: equal batches have equal digests."""
@@ -68,7 +69,7 @@ def read_batch(
     """
     epoch_end = min(rows.rows_total, (start.row // rows.rows_per_epoch + 1) * rows.rows_per_epoch)
     samples: list[Sample] = []
-    chars_read = chars_shown = 0
+    chars_read = chars_shown = rows_without_sample = 0
     position = start
     while position.row < epoch_end and len(samples) < batch_size:
         items = rows.items(position.row)
@@ -82,6 +83,7 @@ def read_batch(
         shown = left - _chars_left(items, after)
         kept = continue_rows and after.item < len(items)
         position = after if kept else Position(position.row + 1)
+        rows_without_sample += not items
         chars_shown += shown
         chars_read += shown if kept else left
     return Batch(
@@ -92,6 +94,7 @@ def read_batch(
         row_in_epoch=position.row % rows.rows_per_epoch,
         chars_read=chars_read,
         chars_shown=chars_shown,
+        rows_without_sample=rows_without_sample,
     )
 
 

@@ -1,7 +1,8 @@
 """Which columns of a dataset are read, and what a row's cells say: texts, each with its prompt."""
 
+import dataclasses
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -32,10 +33,22 @@ class Columns:
     system: str | None = None
     truth: str | None = None
     messages: str | None = None
+    left_out: tuple[str, ...] = dataclasses.field(default=(), repr=False, compare=False)
 
     def used(self) -> list[str]:
         """The names of the columns to read."""
-        return [name for name in astuple(self) if name is not None]
+        return [name for _, name in self._roles() if name is not None]
+
+    def _roles(self) -> tuple[tuple[str, str | None], ...]:
+        return (
+            ("text", self.text), ("title", self.title), ("prompt", self.prompt), ("system", self.system),
+            ("truth", self.truth), ("messages", self.messages),
+        )  # fmt: skip
+
+    def described(self) -> str:
+        """Which column is read as what, and which are left out: `prompt = question, truth = answer; left out: id`."""
+        read = ", ".join(f"{role} = {name}" for role, name in self._roles() if name is not None)
+        return read + (f"; left out: {', '.join(self.left_out)}" if self.left_out else "")
 
     def items(self, cells: Mapping[str, Any]) -> list[Item]:
         """The texts of a row that hold words."""
@@ -89,7 +102,8 @@ def find_columns(spec: DatasetSpec, schema: pa.Schema) -> Columns:
             raise UserError(f"dataset {spec.name}: column {one_line(name, 60)} holds {kind}, not a list of messages")
         if name == chosen.text and not _is_text(kind):
             raise UserError(f"dataset {spec.name}: column {one_line(name, 60)} holds {kind}, not text")
-    return chosen
+    used = chosen.used()
+    return replace(chosen, left_out=tuple(name for name in schema.names if name not in used))
 
 
 def _usual(spec: DatasetSpec, schema: pa.Schema) -> Columns:

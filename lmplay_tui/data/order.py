@@ -96,6 +96,10 @@ class TrainingOrder:
             self._last = row, self._read(row)
         return self._last[1]
 
+    def part_of(self, row: int) -> int:
+        """Which of the stage's datasets row `row` of the stage is of."""
+        return self._mixture[row % self.rows_per_epoch][0] if self._mixture else 0
+
     def _read(self, row: int) -> list[Item]:
         epoch, place = divmod(row, self.rows_per_epoch)
         number, earlier = self._mixture[place] if self._mixture else (0, place)

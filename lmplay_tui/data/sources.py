@@ -30,7 +30,8 @@ def open_source(spec: DatasetSpec, *, datasets_folder: Path, report: Report) -> 
     renamed = saved is not None
     train = _rows(spec, found.train, renamed=renamed)
     validation = None if found.validation is None else _rows(spec, found.validation, renamed=renamed)
-    return Source(spec, train, validation, found.train.segments, notes=found.notes)
+    columns = train.columns.described()
+    return Source(spec, train, validation, found.train.segments, columns, found.notes)
 
 
 def is_here(spec: DatasetSpec, datasets_folder: Path) -> bool:
@@ -47,4 +48,6 @@ def _rows(spec: DatasetSpec, rows: SplitRows, *, renamed: bool) -> Rows:
         if not renamed:
             raise
         columns = find_columns(DatasetSpec(spec.name, spec.path), table.schema)
-    return Rows(spec.name, table, columns)
+    rows = Rows(spec.name, table, columns)
+    rows.check_samples()
+    return rows

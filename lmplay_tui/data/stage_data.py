@@ -3,12 +3,14 @@
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 from lmplay_tui.data.batches import Batch, Position, batches
 from lmplay_tui.data.order import Part, TrainingOrder, ValidationOrder
 from lmplay_tui.data.prefetch import Ahead, ahead
+from lmplay_tui.data.preview import LOOKED_AT, Look, Preview, look_at, preview
 from lmplay_tui.data.samples import Cutter, Item, Sample
 from lmplay_tui.data.sources import open_source
 from lmplay_tui.data.splits import Report
@@ -27,9 +29,9 @@ def open_stage(
     """Open the datasets of a stage; nothing of them is read but a few rows.
 
     `report(activity, detail, fraction)` is told what takes time; what it raises ends the opening.
-    Raises `UserError` for what is wrong with the plan (naming the dataset) and `DataError` for what may pass.
+    Raises `UserError` for what is wrong with the plan or a dataset (naming it) and `DataError` for what may pass.
     """
-    parts = []
+    parts, looks = [], []
     for spec in stage.datasets:
         report("loading", spec.name, None)
         source = open_source(spec, datasets_folder=datasets_folder, report=report)
@@ -37,18 +39,30 @@ def open_stage(
         if part.training_rows == 0:
             split, why = one_line(spec.split, 60), ": all are held out for validation" if part.validation_rows else ""
             raise UserError(f"dataset {spec.name} has no rows to train on in its split {split}{why}")
+        look = look_at(part)
+        if look.rows_without_sample == look.rows == part.training_rows:  # those with words are held out
+            raise UserError(
+                f"dataset {spec.name}: none of its {look.rows:,} rows to train on gives a sample: there are no words "
+                f"in what is read of them ({source.columns})"
+            )
         parts.append(part)
-    return StageData(stage, options, tokenizer, parts)
+        looks.append(look)
+    return StageData(stage, options, tokenizer, parts, looks)
 
 
 class StageData:
     """What a stage trains and validates on. Everything it gives is a pure function of its arguments."""
 
-    def __init__(self, stage: Stage, options: TrainOptions, tokenizer: Tokenizer, parts: list[Part]) -> None:
+    def __init__(
+        self, stage: Stage, options: TrainOptions, tokenizer: Tokenizer, parts: list[Part], looks: Sequence[Look] = ()
+    ) -> None:
+        """`looks`: what the first rows of each part gave when it was opened; empty where nobody has looked."""
         self._stage = stage
         self._options = options
         self._parts = parts
+        self.looks = looks
         self._cutter = Cutter(tokenizer, options.context_len)
+        self.eot = tokenizer.eot
         self._validation = ValidationOrder(stage, options, parts)
         self._evaluation: list[Sample] | None = None
         order = self._order()
@@ -88,6 +102,29 @@ class StageData:
     def batches(self, start: Position) -> Ahead[Batch]:
         """The batches from `start` to the stage's end, cut ahead in a thread that ends with the generator."""
         return ahead(self.reading(start), BATCHES_AHEAD)
+
+    @property
+    def parts(self) -> Sequence[Part]:
+        """The stage's datasets, in the plan's order."""
+        return self._parts
+
+    def preview(self, most_steps: int, most_seconds: float = math.inf) -> Preview:
+        """What the first batches give, as training will cut them; `most_seconds` is looked at after each batch."""
+        options = self._options
+        return preview(
+            self._order(), self._cutter, len(self._parts), batch_size=options.batch_size,
+            continue_rows=options.continue_rows, most_steps=most_steps, most_seconds=most_seconds,
+        )  # fmt: skip
+
+    def first_samples(self, number: int, count: int) -> list[Sample]:
+        """The first samples of the `number`-th dataset in its own order; `row`: of those to train on."""
+        part = self._parts[number]
+        samples: list[Sample] = []
+        for row in range(min(part.training_rows, LOOKED_AT)):
+            samples += list(islice(self._samples(part.training(row), row), count - len(samples)))
+            if len(samples) == count:
+                break
+        return samples
 
     def validation(self, position: int, count: int) -> tuple[list[Sample], int]:
         """The next `count` samples to validate on, and the position after them; round and round.

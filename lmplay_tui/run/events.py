@@ -66,6 +66,22 @@ class ActivityChanged(Event):
 
 
 @dataclass(frozen=True)
+class DatasetOpened(Event):
+    """A dataset was opened that this start has not read before: which columns are read, and which are left out.
+
+    `notes`: what else is to be said of how it is read, a line each.
+    """
+
+    dataset: str
+    columns: str
+    notes: tuple[str, ...]
+    rows_train: int
+    rows_held_out: int
+    rows_looked_at: int = 0  # the first ones
+    rows_without_sample: int = 0  # of these
+
+
+@dataclass(frozen=True)
 class StageStarted(Event):
     """The first batch of a stage is next (also after a resume inside it)."""
 
@@ -106,6 +122,7 @@ class StepDone(Event):
     optimizer_s: float
     step_s: float
     text_shown: float  # share of the characters read that reached a sample, over the stage
+    rows_without_sample: int = 0  # over the stage: they hold no words
 
     def record(self) -> dict[str, Any]:
         """As every event's, without looking for what lies deeper: this one comes with each step."""
@@ -309,6 +326,8 @@ class StageDone(Event):
     rows: int
     tokens: int
     seconds: float
+    text_shown: float | None = None  # share of the characters read that reached a sample
+    rows_without_sample: int = 0  # they hold no words
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,7 @@ METRICS: Mapping[str, str] = {
     "sys/gpu_watts": "what the GPU draws",
     "sys/gpu_celsius": "its temperature",
     "data/text_shown": "share of the characters read in this stage that reached a sample",
+    "data/rows_without_sample": "rows read in this stage that hold no words",
 }
 
 # Which of them a step says itself: the attribute of `StepDone`, the metric's mean over the interval.

@@ -34,6 +34,7 @@ def step_done(view: "RunView", record: Record) -> None:
     if stage is not None:
         view.pace.mark(view.now(), view.at.rows, view.at.tokens)
         _follow(view, stage, int(number(record.get("stage_rows", 0))))
+        stage.follow_text(record.get("text_shown"), record.get("rows_without_sample"))
     view.step_time.step(
         number(record.get("step_s", 0)), {part: number(record.get(f"{part}_s", 0)) for part in _PARTS}
     )
@@ -57,6 +58,7 @@ def metrics_line(view: "RunView", row: Record) -> None:
     if stage is not None:
         view.pace.mark(at.time, at.rows, at.tokens)
         _follow(view, stage, int(number(row.get("stage_samples", 0))))
+        stage.follow_text(row.get("data/text_shown"), row.get("data/rows_without_sample"))
     view.step_time.step(
         number(row.get("time/step_s", 0)), {part: number(row.get(f"time/{part}_s", 0)) for part in _PARTS}, steps
     )
@@ -77,6 +79,7 @@ def metric_rows(view: "RunView", rows: "MetricRows") -> None:
     if stage is not None:
         view.pace.mark_many(rows.at[:, 3].tolist(), rows.at[:, 1].tolist(), rows.at[:, 2].tolist())
         _follow(view, stage, rows.stage_rows)
+        stage.follow_text(rows.last.get("data/text_shown"), rows.last.get("data/rows_without_sample"))
     view.step_time.step_many(
         rows.values("time/step_s"), {part: rows.values(f"time/{part}_s") for part in _PARTS}, steps
     )

@@ -15,7 +15,7 @@ from lmplay_tui.run import events as said
 from lmplay_tui.run.folder import RunFolder, boot_id, utc_now
 from lmplay_tui.run.journal import Journal
 from lmplay_tui.run.pace import Pace
-from lmplay_tui.run.telling import told
+from lmplay_tui.run.telling import told_in_lines
 from lmplay_tui.run.verbose import said_more
 from lmplay_tui.text import printable
 
@@ -83,9 +83,9 @@ class Recorder:
                 self._events.write(record)
         if isinstance(event, said.LogLine) and event.level == "traceback":
             self._log.write_traceback(record["time"], event.message)
-        elif (sentence := told(record)) is not None:
-            level, text = sentence
-            self._log.write(f"{record['time']} {level:<7} {text}")
+        elif lines := told_in_lines(record):
+            for level, text in lines:
+                self._log.write(f"{record['time']} {level:<7} {text}")
         elif self._verbose and not self._goes_on(event) and (more := said_more(event)) is not None:
             self._log.write(f"{record['time']} {'verbose':<7} {more}")
         at_once = isinstance(event, _TOLD_AT_ONCE) or self._changes_activity(event)

@@ -111,6 +111,7 @@ class Record:
                 f"{split}_loss_total": 0.0,  # sum of loss x loss tokens
                 f"{split}_loss_tokens": 0,
             }
+        self.totals["train_rows_without_sample"] = 0  # of the total_train_samples
         self.series: dict[Split, Series] = {split: Series() for split in SPLITS}
 
     def add(
@@ -133,7 +134,7 @@ class Record:
         return self.totals | {split: series.state() for split, series in self.series.items()}
 
     def load(self, state: dict[str, Any]) -> None:
-        self.totals = {key: state[key] for key in self.totals}
+        self.totals = {key: state.get(key, 0) for key in self.totals}
         for split, series in self.series.items():
             series.load(state[split])
 
@@ -162,6 +163,11 @@ class RunStatistics:
         """Rows were read that hold nothing to train on."""
         for record in self._records(stage):
             record.totals["total_train_samples"] += rows
+
+    def without_sample(self, stage: str, *, rows: int) -> None:
+        """So many of the rows read, counted already, gave no sample."""
+        for record in self._records(stage):
+            record.totals["train_rows_without_sample"] += rows
 
     def _records(self, stage: str) -> tuple[Record, Record]:
         return self.run, self.stages.setdefault(stage, Record())

@@ -1,7 +1,7 @@
 """Events as sentences for a log: one line each, the same live and from a journal."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import PurePath
 from typing import Any, Literal
 
@@ -10,6 +10,8 @@ from lmplay_tui.text import one_line
 
 Level = Literal["info", "good", "warning", "error"]
 Record = Mapping[str, Any]
+
+LEAST_TEXT_SHOWN = 0.9  # share of a text's characters: where less reaches a sample, that is warned of
 
 
 def shown_size(size_bytes: float) -> str:
@@ -44,6 +46,16 @@ def shown_rate(rate: float) -> str:
     if rate >= 1e6:
         return f"{rate / 1e6:.2f}M"
     return f"{rate / 1e3:.1f}k" if rate >= 1e3 else f"{rate:.0f}"
+
+
+def shown_share(share: float) -> str:
+    """A share in per cent: `97.2 %`."""
+    return f"{100 * share:.1f} %"
+
+
+def rows_in_words(count: int) -> str:
+    """How many rows: `row` for one, `1,200 rows` for more."""
+    return "row" if count == 1 else f"{count:,} rows"
 
 
 def _text(record: Record, key: str) -> str:
@@ -142,8 +154,33 @@ def _pins_changed(record: Record) -> str:
     return f"{count} pinned prompt{'s' if count > 1 else ''}: answered at each evaluation from {_step(record)}"
 
 
+def _dataset_opened(record: Record) -> str:
+    return f"dataset {_text(record, 'dataset')}: columns: {one_line(record.get('columns', ''), 4000)}"
+
+
+def _more_of_dataset(record: Record) -> Iterator[str]:
+    """What is said of an opened dataset besides its columns."""
+    name = _text(record, "dataset")
+    notes = record.get("notes")
+    for note in notes if isinstance(notes, list | tuple) else ():
+        yield f"dataset {name}: {one_line(note, 1000)}"
+    if number(record.get("rows_without_sample", 0)) > 0:
+        looked_at, without = _count(record.get("rows_looked_at")), _count(record.get("rows_without_sample"))
+        yield f"dataset {name}: {without} of its first {looked_at} rows give no sample: there are no words in them"
+
+
+def _stage_done(record: Record) -> str:
+    said = f"stage {_text(record, 'stage')} done at {_step(record)}, {shown_seconds(number(record.get('seconds')))}"
+    share = record.get("text_shown")
+    if isinstance(share, int | float) and share < 0.9995:
+        said += f", text shown {shown_share(share)}"
+    without = number(record.get("rows_without_sample", 0))
+    return said + (f", {_count(without)} rows without a sample" if without > 0 else "")
+
+
 _SENTENCES: dict[str, tuple[Level, Callable[[Record], str]]] = {
     "RunStarted": ("good", _run_started),
+    "DatasetOpened": ("info", _dataset_opened),
     "StageStarted": ("info", lambda r: f"stage {_text(r, 'stage')} begins, {_count(r.get('rows_total'))} rows"),
     "Validated": ("info", lambda r: f"validated at {_step(r)}: {_scores(r)}"),
     "Evaluated": ("info", _evaluated),
@@ -162,10 +199,7 @@ _SENTENCES: dict[str, tuple[Level, Callable[[Record], str]]] = {
     "Stalled": ("warning", _stalled),
     "PinsChanged": ("info", _pins_changed),
     "HandedOver": ("good", lambda r: f"handed over to process {_count(r.get('pid'))} at {_step(r)}"),
-    "StageDone": (
-        "good",
-        lambda r: f"stage {_text(r, 'stage')} done at {_step(r)}, {shown_seconds(number(r.get('seconds')))}",
-    ),
+    "StageDone": ("good", _stage_done),
     "RunStopped": ("good", _stopped),
     "RunFailed": ("error", lambda r: "failed: " + one_line(r.get("message", ""), 1000)),
     "RunDone": ("good", lambda r: f"the plan is done at {_step(r)}, saved {one_line(r.get('path', ''), 400)}"),
@@ -182,6 +216,15 @@ def told(record: Record) -> tuple[Level, str] | None:
     if record.get("event") == "LogLine" and record.get("level") in ("warning", "error"):
         level = record["level"]
     return level, sentence(record)
+
+
+def told_in_lines(record: Record) -> list[tuple[Level, str]]:
+    """The event as lines of a log: one, but for a dataset that was opened, of which there may be more to say."""
+    sentence = told(record)
+    if sentence is None:
+        return []
+    more = _more_of_dataset(record) if record.get("event") == "DatasetOpened" else ()
+    return [sentence, *(("info", line) for line in more)]
 
 
 def file_name(path: object) -> str:

@@ -14,7 +14,7 @@ from lmplay_tui.run.journal import number, stamp
 from lmplay_tui.run.marks import mark_of
 from lmplay_tui.run.metric_rows import MetricRows
 from lmplay_tui.run.pace import Pace, StepTime
-from lmplay_tui.run.telling import Level, told
+from lmplay_tui.run.telling import Level, told_in_lines
 from lmplay_tui.run.view_parts import LogEntry, Mark, PredictionSeen, StageView, sound_tokens, without_tokens
 from lmplay_tui.text import one_line
 
@@ -147,8 +147,7 @@ class RunView:
         self.log_count += 1
 
     def _tell(self, record: Record) -> None:
-        sentence = told(record)
-        if sentence is not None:
+        for sentence in told_in_lines(record):
             reason = one_line(record.get("reason", ""), 40)
             self.say(*sentence, at=stamp(record.get("time")), event=str(record["event"]), reason=reason)
 
@@ -316,6 +315,7 @@ class RunView:
             stage.state = "done"
             stage.rows_done = stage.rows_total or stage.rows_done
             stage.seconds = number(record.get("seconds"))
+            stage.follow_text(record.get("text_shown"), record.get("rows_without_sample"))
 
     def _handed_over(self, record: Record) -> None:
         self.handed_over = record

@@ -25,6 +25,15 @@ class StageView:
     unigram_entropy: float = math.nan
     tokens_per_s: float = math.nan
     seconds: float = math.nan
+    text_shown: float = math.nan  # share of the characters read that reached a sample
+    rows_without_sample: int = 0
+
+    def follow_text(self, text_shown: object, rows_without_sample: object) -> None:
+        """Take what a step or a line says of the text left out; older journals say nothing."""
+        if isinstance(text_shown, int | float):
+            self.text_shown = float(text_shown)
+        if isinstance(rows_without_sample, int):
+            self.rows_without_sample = rows_without_sample
 
     @property
     def begun(self) -> bool:

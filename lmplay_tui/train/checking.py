@@ -13,6 +13,7 @@ import torch
 
 from lmplay_tui.data.batches import Position
 from lmplay_tui.data.leak_guard import look_for_leaks
+from lmplay_tui.data.preview import PartPreview
 from lmplay_tui.data.samples import Sample
 from lmplay_tui.data.stage_data import StageData, open_stage
 from lmplay_tui.data.tokenizer import load_tokenizer
@@ -21,7 +22,7 @@ from lmplay_tui.models.registry import build_model, load_experiment
 from lmplay_tui.options import TrainOptions
 from lmplay_tui.plan.reading import read_plan
 from lmplay_tui.plan.schema import Stage
-from lmplay_tui.run.events import Warned
+from lmplay_tui.run.events import DatasetOpened, Warned
 from lmplay_tui.run.folder import RunFolder, datasets_folder, output_folder
 from lmplay_tui.run.statistics import RunStatistics
 from lmplay_tui.run.telling import shown_size
@@ -29,6 +30,7 @@ from lmplay_tui.text import one_line
 from lmplay_tui.train.checkpoint import load_checkpoint, num_bytes, write_checkpoint
 from lmplay_tui.train.compiling import Compilation
 from lmplay_tui.train.device import choose_device, choose_precision, device_name
+from lmplay_tui.train.loading import left_out, openings
 from lmplay_tui.train.model_body import body_of
 from lmplay_tui.train.optim import build_optimizer, freeze
 from lmplay_tui.train.settings import Settings
@@ -69,11 +71,12 @@ def check_plan(given: Mapping[str, Any]) -> dict[str, Any]:
     for stage in plan.stages:
         said, data = _open(stage, settings, state, given)
         stages.append(said)
-        if data is None:
+        if "problem" in said:
             problems.append(said["problem"])
+        if data is None:
             continue
         opened.append((stage.name, data))
-        if longest is None or said["longest"] > longest[0]:
+        if said["longest"] and (longest is None or said["longest"] > longest[0]):
             longest = (said["longest"], stage, data)
     not_open = [stage.name for stage in plan.stages if stage.name not in {name for name, _ in opened}]
     leaks = look_for_leaks(opened, not_open)
@@ -96,6 +99,7 @@ def check_plan(given: Mapping[str, Any]) -> dict[str, Any]:
         "stages": stages,
         "leak_guard": leaks.record() | {"sentence": leaks.sentence()},
         "tried": tried,
+        "warnings": [warning for said in stages for warning in said.get("warnings", ())],
         "problems": problems,
         "disk": {"needed_bytes": needed, "free_bytes": free},
     }
@@ -137,38 +141,57 @@ def _open(
             stage, options, state.tokenizer, datasets_folder=datasets_folder(given.get("out_dir")),
             report=lambda *_: None,
         )  # fmt: skip
-        return said | _sampled(data, options), data
+        return said | _sampled(stage, data, options), data
     except UserError as error:
         return said | {"problem": f"stage {stage.name}: {one_line(error, 400)}"}, None
 
 
-def _sampled(data: StageData, options: TrainOptions) -> dict[str, Any]:
-    samples: list[Sample] = []
-    rows = steps = chars_read = chars_shown = 0
-    batches = data.batches(Position())
-    for batch in batches:
-        samples += batch.samples
-        rows += batch.rows_read
-        steps += bool(batch.samples)
-        chars_read += batch.chars_read
-        chars_shown += batch.chars_shown
-        if steps == SAMPLED_BATCHES:
-            break
-    batches.close()
-    scale = data.rows_total / max(rows, 1)
-    lengths = [len(s.prompt_ids) + len(s.truth_ids) for s in samples]
-    return {
+def _sampled(stage: Stage, data: StageData, options: TrainOptions) -> dict[str, Any]:
+    found = data.preview(SAMPLED_BATCHES)
+    scale = data.rows_total / max(found.rows, 1)
+    lengths = [len(s.prompt_ids) + len(s.truth_ids) for s in found.samples]
+    said: dict[str, Any] = {
         "rows": data.rows_total,
-        "steps_estimate": math.ceil(steps * scale),
+        "rows_sampled": found.rows,
+        "rows_without_sample_estimate": round(sum(part.rows_without_sample for part in found.parts) * scale),
+        "steps_estimate": math.ceil(found.steps * scale),
         "tokens_estimate": round(sum(lengths) * scale),
-        "text_shown": chars_shown / chars_read if chars_read else 1.0,
+        "text_shown": found.text_shown,
         "longest": max(lengths, default=0),
         "mean_tokens": sum(lengths) / len(lengths) if lengths else 0.0,
-        "samples": [
-            {"row": s.row, "prompt": s.prompt, "truth": s.truth, "tokens": len(s.prompt_ids) + len(s.truth_ids)}
-            for s in samples[:SHOWN_SAMPLES]
+        "data": [
+            _dataset(data, number, opening, part)
+            for number, (opening, part) in enumerate(zip(openings(data), found.parts, strict=True))
         ],
+        "samples": [shown_sample(sample, data.eot) for sample in found.samples[:SHOWN_SAMPLES]],
+        "warnings": left_out(found, stage),
     }
+    if not found.samples:
+        which = f"its {found.rows:,} rows" if found.rows == data.rows_total else f"the first {found.rows:,} of its rows"
+        said["problem"] = f"stage {stage.name}: nothing would be trained in it: {which} give no sample"
+    return said
+
+
+def _dataset(data: StageData, number: int, opening: DatasetOpened, part: PartPreview) -> dict[str, Any]:
+    """What is read of a dataset, and its own first rows as the model sees them."""
+    return {
+        "name": opening.dataset,
+        "columns": opening.columns,
+        "notes": list(opening.notes),
+        "rows": opening.rows_train,
+        "rows_held_out": opening.rows_held_out,
+        "rows_sampled": part.rows,
+        "rows_without_sample": part.rows_without_sample,  # of those sampled
+        "text_shown": part.text_shown,
+        "samples": [shown_sample(sample, data.eot) for sample in data.first_samples(number, SHOWN_SAMPLES)],
+    }
+
+
+def shown_sample(sample: Sample, eot: int) -> dict[str, Any]:
+    """A sample as the model sees it. `ends`: the end-of-text mark closes its truth; an empty prompt is that mark."""
+    tokens = len(sample.prompt_ids) + len(sample.truth_ids)
+    ends = bool(sample.truth_ids[-1] == eot)
+    return {"row": sample.row, "prompt": sample.prompt, "truth": sample.truth, "ends": ends, "tokens": tokens}
 
 
 def _try_all(stage: Stage, data: StageData, state: TrainState, tried: list[dict[str, Any]]) -> float | None:

@@ -2,12 +2,13 @@
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from lmplay_tui.data.counting import count_rows, is_at_hand
 from lmplay_tui.data.leak_guard import PAUSE_S, LeakReport, look_for_leaks
+from lmplay_tui.data.preview import Preview
 from lmplay_tui.data.reader import Job
 from lmplay_tui.data.stage_data import StageData, open_stage
 from lmplay_tui.data.tokenizer import Tokenizer
@@ -15,11 +16,15 @@ from lmplay_tui.errors import UserError
 from lmplay_tui.options import TrainOptions
 from lmplay_tui.plan.schema import Stage
 from lmplay_tui.run.controls import Controls
-from lmplay_tui.run.events import ActivityChanged
+from lmplay_tui.run.events import ActivityChanged, DatasetOpened, Event, Warned
+from lmplay_tui.run.telling import LEAST_TEXT_SHOWN, rows_in_words, shown_share
 from lmplay_tui.train.steps import StopRequested
 
 Report = Callable[[str, str, float | None], None]
 T = TypeVar("T")
+
+PREVIEWED_STEPS = 20  # that a warning of text left out is made from
+PREVIEW_S = 0.3  # and the time for them, all but the first
 
 
 def patiently(work: Callable[[Report], T], controls: Controls, result: list[T]) -> Iterator[ActivityChanged]:
@@ -55,6 +60,40 @@ def patiently(work: Callable[[Report], T], controls: Controls, result: list[T]) 
         raise failed[0]
 
 
+def openings(data: StageData) -> list[DatasetOpened]:
+    """What is to be told of each of a stage's datasets."""
+    return [
+        DatasetOpened(
+            dataset=part.source.spec.name,
+            columns=part.source.columns,
+            notes=part.source.notes,
+            rows_train=part.training_rows,
+            rows_held_out=part.validation_rows,
+            rows_looked_at=look.rows,
+            rows_without_sample=look.rows_without_sample,
+        )
+        for part, look in zip(data.parts, data.looks, strict=True)
+    ]
+
+
+def left_out(found: Preview, stage: Stage) -> list[str]:
+    """A line for each dataset of which less than nine tenths of the text would reach a sample."""
+    return [
+        f"stage {stage.name}, dataset {spec.name}: about {shown_share(part.text_shown)} of its text would be shown (by "
+        f"its first {rows_in_words(part.rows)}): a full batch leaves out the rest of its last row; "
+        "continue_rows = true keeps it for the next batch, a larger batch_size or context_len leaves out less"
+        for spec, part in zip(stage.datasets, found.parts, strict=True)
+        if part.text_shown < LEAST_TEXT_SHOWN
+    ]
+
+
+def _without_rows(event: Event) -> Hashable:
+    """What an event says, whatever the number of rows: a split has another in each stage."""
+    if isinstance(event, DatasetOpened):
+        return event.dataset, event.columns, event.notes
+    return event
+
+
 class LoadedData:
     """The stages' data, opened once and kept: evaluation at a stage's end needs those of earlier stages too."""
 
@@ -65,23 +104,31 @@ class LoadedData:
         self._tokenizer = tokenizer
         self._datasets_folder = datasets_folder
         self._opened: dict[str, tuple[tuple[Any, ...], StageData]] = {}
+        self._told: set[Hashable] = set()
 
-    def open(self, stage: Stage, controls: Controls) -> Iterator[ActivityChanged]:
-        """Open the stage's data unless they are open already as they are wanted now."""
+    def open(self, stage: Stage, controls: Controls, *, trains: bool = True) -> Iterator[Event]:
+        """Open the stage's data unless they are open already as they are wanted now.
+
+        Tells of each dataset once what is read of it. `trains`: also warn of text that will be left out.
+        """
         options = self._options_of(stage)
         key = (stage, options.batch_size, options.shuffle, options.continue_rows, options.validation_split)
         if stage.name in self._opened and self._opened[stage.name][0] == key:
             return
-        result: list[StageData] = []
+        result: list[tuple[StageData, list[str]]] = []
+
+        def opened(report: Report) -> tuple[StageData, list[str]]:
+            data = open_stage(stage, options, self._tokenizer, datasets_folder=self._datasets_folder, report=report)
+            return data, left_out(data.preview(PREVIEWED_STEPS, PREVIEW_S), stage) if trains else []
+
         yield ActivityChanged("loading", f"data of stage {stage.name}")
-        yield from patiently(
-            lambda report: open_stage(
-                stage, options, self._tokenizer, datasets_folder=self._datasets_folder, report=report
-            ),
-            controls,
-            result,
-        )
-        self._opened[stage.name] = (key, result[0])
+        yield from patiently(opened, controls, result)
+        data, warnings = result[0]
+        self._opened[stage.name] = (key, data)
+        for event in (*openings(data), *(Warned(warning) for warning in warnings)):
+            if (fact := _without_rows(event)) not in self._told:
+                self._told.add(fact)
+                yield event
         yield ActivityChanged("training")
 
     def of(self, stage: Stage) -> StageData:

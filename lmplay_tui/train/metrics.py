@@ -87,6 +87,7 @@ class LogWindow:
             "perf/samples_per_s": samples / seconds if seconds else 0.0,
             "perf/mfu": flops / seconds / self.peak_flops if seconds and self.peak_flops else None,
             "data/text_shown": last.text_shown,
+            "data/rows_without_sample": last.rows_without_sample,
         }
         for name, attribute in _MEANS.items():
             known = [value for s in steps if (value := getattr(s, attribute)) is not None]

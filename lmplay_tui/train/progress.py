@@ -17,6 +17,7 @@ class StageProgress:
     tokens: int = 0
     chars_read: int = 0
     chars_shown: int = 0
+    rows_without_sample: int = 0  # they hold no words
     elapsed_s: float = 0.0
     validation_position: int = 0
     validated_rows: int = 0  # of the run: when this stage was last validated, evaluated

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from lmplay_tui.data.batches import Batch
 from lmplay_tui.data.leak_guard import LeakGuard
 from lmplay_tui.data.stage_data import StageData
-from lmplay_tui.errors import UserError
+from lmplay_tui.errors import DataError, UserError
 from lmplay_tui.options import TrainOptions
 from lmplay_tui.plan.schema import Stage
 from lmplay_tui.run.controls import Ask, Controls
@@ -24,6 +24,7 @@ from lmplay_tui.run.events import (
     Validated,
     Warned,
 )
+from lmplay_tui.run.telling import rows_in_words
 from lmplay_tui.text import one_line
 from lmplay_tui.train.compiling import Compilation
 from lmplay_tui.train.evaluation import Evaluator
@@ -33,7 +34,7 @@ from lmplay_tui.train.metrics import LogWindow, accuracy_interval
 from lmplay_tui.train.mini_batch_probe import probe
 from lmplay_tui.train.obeying import Obeyer
 from lmplay_tui.train.optim import without_gradient
-from lmplay_tui.train.progress import is_due
+from lmplay_tui.train.progress import StageProgress, is_due
 from lmplay_tui.train.row_counts import RowCounts
 from lmplay_tui.train.saves import Saves
 from lmplay_tui.train.state import TrainState
@@ -208,15 +209,13 @@ class StageLoop:
         """What belongs to a stage's end: evaluation of this and the earlier stages, and a checkpoint that stays."""
         progress = self.state.progress
         of_stage = progress.of(run.stage.name)
+        if not of_stage.tokens:
+            self._refuse_as_empty(run)
         yield from self._evaluate(run, at_stage_end=True)
         self._parts.leak_guard.wait(LEAKS_S)  # a short stage may be over before it has looked
         yield from self._leaks()
         if self.window.steps:
             yield MetricsLogged(self.window.take())
-        if not of_stage.tokens:
-            rows = of_stage.position.row
-            yield Warned(f"stage {run.stage.name}: its {rows:,} rows gave no sample, so nothing was trained in it",
-                         progress.step)  # fmt: skip
         of_stage.done = True
         of_stage.loss_at_end = progress.eval_loss
         progress.next_batch = ""
@@ -232,6 +231,22 @@ class StageLoop:
             rows=progress.rows,
             tokens=progress.tokens,
             seconds=of_stage.elapsed_s,
+            text_shown=of_stage.text_shown,
+            rows_without_sample=of_stage.rows_without_sample,
+        )
+
+    def _refuse_as_empty(self, run: StageRun) -> None:
+        """Nothing has been trained in the stage, by this process or an earlier one: it counts as not begun.
+
+        So a resume reads its rows anew, other ones perhaps, and a changed plan may leave it out. Raises `DataError`.
+        """
+        rows = self.state.progress.of(run.stage.name).position.row
+        self.state.progress.stages[run.stage.name] = StageProgress()
+        names = ", ".join(dict.fromkeys(spec.name for spec in run.stage.datasets))
+        raise DataError(
+            f"stage {run.stage.name}: nothing was trained in it: the {rows_in_words(rows)} that it read of "
+            f"{one_line(names)} gave no sample, there are no words in them; give it other rows, or leave it out; the "
+            "last checkpoint is intact"
         )
 
     def _next_batch(self, run: StageRun) -> Generator[Event, None, Batch | None]:
@@ -326,7 +341,7 @@ class StageLoop:
             if other.name == stage.name:
                 return
             try:
-                yield from self.data.open(other, self.controls)
+                yield from self.data.open(other, self.controls, trains=False)
             except UserError as error:
                 yield Warned(f"stage {other.name} is not evaluated again: {error}", self.state.progress.step)
 

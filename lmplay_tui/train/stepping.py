@@ -153,6 +153,7 @@ class Stepper:
             optimizer_s=result.seconds.get("optimizer", 0.0),
             step_s=step_s,
             text_shown=of_stage.text_shown,
+            rows_without_sample=of_stage.rows_without_sample,
         )
 
     def _accumulated(self, run: StageRun, batch: Batch, rng: dict[str, Tensor]) -> StepResult:
@@ -206,6 +207,8 @@ class Stepper:
         of_stage.position = batch.position_after
         of_stage.chars_read += batch.chars_read
         of_stage.chars_shown += batch.chars_shown
+        of_stage.rows_without_sample += batch.rows_without_sample
+        self._state.statistics.without_sample(run.stage.name, rows=batch.rows_without_sample)
 
     def _accuracy(self, result: StepResult) -> float | None:
         """Mean word accuracy of the batch, each prediction against the truth that was trained."""

@@ -38,7 +38,7 @@ def test_a_good_plan_is_shown_and_tried_and_leaves_nothing_behind(folder, capsys
     out = capsys.readouterr().out
     assert "first" in out
     assert "second" in out
-    assert 'prompt: "Title: Story 0"' in out
+    assert 'prompt: "Title: Story 0⏎"' in out
     assert out.count("ok  ") == 3
     assert "estimate" in out or "(est.)" in out
     assert sorted(path.name for path in folder.iterdir()) == ["local.jsonl", "other.jsonl", "plan.toml"]
@@ -188,3 +188,113 @@ def test_compiling_is_tried(folder, capsys):
     assert check(plan, *TINY, "--compile-model", "--compile-backend", "nonsense") == 2
     (line,) = no(capsys.readouterr().out)
     assert line.startswith("NO  compiling: torch.compile failed")
+
+
+# ------------------------------------------------------------------ what is read of the data
+
+
+def write_rows(folder: Path, name: str, rows: list[dict]) -> None:
+    (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def report_of(capsys, *words: str) -> dict:
+    check(*words, "--json")
+    return json.loads(capsys.readouterr().out)
+
+
+def test_each_dataset_of_a_mixture_shows_what_is_read_of_it_and_its_own_first_rows(folder, capsys):
+    write_rows(folder, "pairs.jsonl", [{"id": i, "prompt": f"Ask\n{i}?", "truth": f"Say\t{i}.\n"} for i in range(40)])
+    plan = write_plan(folder, '[stages.both]\ndatasets = ["local.jsonl", "pairs.jsonl"]\n')
+    assert check(plan, *TINY) == 0
+    out = capsys.readouterr().out
+    assert "dataset local.jsonl: columns: text = text, title = title" in out
+    assert "dataset pairs.jsonl: columns: prompt = prompt, truth = truth; left out: id" in out
+    assert 'prompt: "Title: Story 0⏎"' in out
+    assert '    prompt: "Ask⏎' in out
+    assert '    truth:  "Say    ' in out
+    assert '.⏎"<|endoftext|>' in out
+    report = report_of(capsys, plan, *TINY)
+    texts, pairs = report["stages"][0]["data"]
+    assert (texts["name"], pairs["name"]) == ("local.jsonl", "pairs.jsonl")
+    assert pairs["columns"] == "prompt = prompt, truth = truth; left out: id"
+    assert pairs["notes"] == []
+    assert pairs["rows"] + pairs["rows_held_out"] == 40
+    sample = pairs["samples"][0]
+    assert sample["prompt"].startswith("Ask\n")
+    assert sample["truth"].startswith("Say\t")
+    assert sample["ends"] is True
+    assert texts["samples"][0]["ends"] is False, "it goes on in the next sample"
+
+
+def test_an_empty_prompt_is_shown_as_the_mark_that_it_is(folder, capsys):
+    write_rows(folder, "bare.jsonl", [{"text": f"Row {i}."} for i in range(20)])
+    assert check(write_plan(folder, '[stages.bare]\ndataset = "bare.jsonl"\n'), *TINY) == 0
+    assert '    prompt: <|endoftext|>\n    truth:  "Row ' in capsys.readouterr().out
+
+
+def test_a_dataset_that_stages_read_alike_is_shown_once(folder, capsys):
+    same = 'dataset = "local.jsonl"\n'
+    assert check(write_plan(folder, f"[stages.a]\n{same}[stages.b]\n{same}"), *TINY) == 0
+    assert capsys.readouterr().out.count("columns: ") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [
+        ("blank", [{"text": " "}] * 20),
+        ("truths", [{"prompt": "a", "truth": ""}] * 20),
+        ("roles", [{"messages": [{"role": "narrator", "content": "Once."}, {"role": "x", "content": "y"}]}] * 20),
+    ],
+)
+def test_a_dataset_without_a_sample_is_one_sentence_that_names_it(folder, capsys, name, rows):
+    write_rows(folder, f"{name}.jsonl", rows)
+    plan = write_plan(folder, f'[stages.good]\ndataset = "local.jsonl"\n[stages.bad]\ndataset = "{name}.jsonl"\n')
+    assert check(plan, *TINY) == 2
+    out = capsys.readouterr().out
+    (line,) = no(out)
+    assert line.startswith(f"NO  stage bad: dataset {name}.jsonl: ")
+    assert "Error" not in out
+    assert out.count("ok  ") == 3, "the other stage is tried all the same"
+    report = report_of(capsys, plan, *TINY)
+    assert [problem.startswith("stage bad: ") for problem in report["problems"]] == [True]
+
+
+def test_a_stage_that_would_train_nothing_is_a_problem(folder, capsys):
+    """Its dataset has words, but not in the rows that the stage reads."""
+    write_rows(folder, "late.jsonl", [{"text": ""}] * 9 + [{"text": "Words."}] * 9)
+    plan = write_plan(folder, '[stages.late]\ndataset = "late.jsonl"\nepochs = 0.5\n')
+    assert check(plan, *TINY, "--validation-split", "0") == 2
+    out = capsys.readouterr().out
+    assert no(out) == ["NO  stage late: nothing would be trained in it: its 9 rows give no sample"]
+    assert "Error" not in out
+
+
+def test_rows_without_a_sample_are_estimated(folder, capsys):
+    write_rows(folder, "gaps.jsonl", [{"text": "Words." if i % 4 else ""} for i in range(400)])
+    plan = write_plan(folder, '[stages.gaps]\ndataset = "gaps.jsonl"\nepochs = 2\n')
+    assert check(plan, *TINY, "--validation-split", "0") == 0
+    out = capsys.readouterr().out
+    (stage,) = report_of(capsys, plan, *TINY, "--validation-split", "0")["stages"]
+    assert stage["rows_without_sample_estimate"] == pytest.approx(200, rel=0.1)
+    assert stage["steps_estimate"] == pytest.approx(150, rel=0.1)
+    assert f"about {stage['rows_without_sample_estimate']} of 800 rows give no sample (est.)" in out
+    assert stage["data"][0]["rows_sampled"] < 400
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_text_left_out_is_warned_of_with_figure_and_remedy(folder, capsys, kept):
+    write_rows(folder, "long.jsonl", [{"text": " ".join(SENTENCES * 60)}] * 4)
+    options = f"batch_size = 10\ncontinue_rows = {str(kept).lower()}\n"
+    plan = write_plan(folder, f'[stages.both]\ndatasets = ["local.jsonl", "long.jsonl"]\n{options}')
+    words = [word for word in TINY if word not in ("--batch-size", "4")]
+    assert check(plan, *words) == 0
+    warned = [line for line in capsys.readouterr().out.splitlines() if line.startswith("WARN ")]
+    report = report_of(capsys, plan, *words)
+    assert report["ok"] is True
+    if kept:
+        assert warned == report["warnings"] == []
+        return
+    figure = report["stages"][0]["data"][1]["text_shown"]
+    assert figure < 0.5
+    assert f"WARN {report['warnings'][-1]}" == warned[-1]
+    assert all(word in warned[-1] for word in ("long.jsonl", f"{100 * figure:.1f} %", "continue_rows = true"))

@@ -257,11 +257,15 @@ def test_a_dataset_of_one_row_is_trained(opened: Open, jsonl: Jsonl) -> None:
 
 
 def test_rows_without_words_alone(opened: Open, jsonl: Jsonl) -> None:
-    data = opened(jsonl([{"text": " \n"}, {"text": None}, {"text": ""}] * 10), epochs=1.5)
+    """They are refused at once; a stage that reads no others, of a dataset that has some, gives no sample."""
+    empty: list[dict[str, object]] = [{"text": " \n"}, {"text": None}, {"text": ""}]
+    with pytest.raises(UserError, match=r"dataset own: none of .*30 rows .*gives a sample"):
+        opened(jsonl(empty * 10), epochs=1.5)
+    data = opened(jsonl([*empty * 10, {"text": "Words."}]), epochs=0.5, validation_split=0.0)
     found = read(data)
     assert all(batch.samples == () for batch in found)
-    assert sum(batch.rows_read for batch in found) == data.rows_total == 41
-    assert data.validation(0, 4)[0] == data.evaluation() == []
+    assert sum(batch.rows_read for batch in found) == sum(batch.rows_without_sample for batch in found)
+    assert sum(batch.rows_read for batch in found) == data.rows_total == 16
 
 
 def test_no_rows_at_all(opened: Open, jsonl: Jsonl, monkeypatch: pytest.MonkeyPatch) -> None:

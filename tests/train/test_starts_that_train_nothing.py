@@ -13,7 +13,6 @@ from lmplay_tui.run.events import (
     RunStarted,
     RunStopped,
     StepDone,
-    Warned,
 )
 from lmplay_tui.run.folder import RunFolder, find_run
 from lmplay_tui.run.journal import read_journal
@@ -174,10 +173,3 @@ def test_a_stage_whose_last_rows_have_no_words_is_whole(place):
     (place / "stories.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     train(training_plan=write_plan(place, PLAN.replace("epochs = 0.4", "epochs = 1")), model="m.lmp")
     assert fraction_done(RunFolder(place / "m.lmp")) == 1
-
-
-def test_a_stage_without_a_sample_is_warned_of(place):
-    (place / "empty.jsonl").write_text('{"text": ""}\n' * 8, encoding="utf-8")
-    text = PLAN.replace("[stages.pairs]", '[stages.nothing]\ndataset = "empty.jsonl"\nepochs = 1\n[stages.pairs]')
-    said = [e.message for e in train(training_plan=write_plan(place, text), model="m.lmp") if isinstance(e, Warned)]
-    assert [line for line in said if line.startswith("stage nothing: its") and "no sample" in line], said

@@ -8,7 +8,7 @@ import difflib
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from lmplay_tui.ui.app import LmplayApp
 from lmplay_tui.ui.machine import Machine, Reading
 from lmplay_tui.ui.widgets.plan_pane import PlanPane
 from tests.ui.conftest import tick, whole_launcher
-from tests.ui.fake import PLAN, FakeSource, fed, training
+from tests.ui.fake import PLAN, FakeSource, fed, step_done, training
 from tests.ui.snapshot import dump, hold_still
 
 STORED = Path(__file__).parent / "snapshots"
@@ -146,6 +146,14 @@ SITTINGS: dict[str, Sitting] = {
     "finished": Sitting(
         with_events(happened.RunDone(840, "out_gpt/gpt2ish_demo.lmp", 0.0, already=True), exit_code=0, steps=840),
         [("finished", "", DIALOG), ("extend-run", "e", DIALOG)],
+    ),
+    "left-out": Sitting(
+        with_events(
+            happened.DatasetOpened("pydocs", "text = text, title = title; left out: id", ("one note",), 90, 10, 100, 7),
+            happened.Warned("stage docstrings, dataset pydocs: about 2.2 % of its text would be shown", 330),
+            replace(step_done(331, "docstrings", 3310, 2110, 2.6), text_shown=0.022, rows_without_sample=1234),
+        ),
+        [("left-out", "6 z", None), ("left-out-curriculum", "escape 1", "#curriculum")],
     ),
     "stopped": Sitting(
         with_events(happened.RunStopped(330, "out_gpt/gpt2ish_demo.lmp", COMMAND, "asked"), exit_code=None),

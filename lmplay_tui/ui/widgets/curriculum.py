@@ -8,7 +8,7 @@ from rich.cells import cell_len
 from textual import events
 from textual.binding import Binding, BindingType
 
-from lmplay_tui.run.telling import shown_rate, shown_seconds
+from lmplay_tui.run.telling import LEAST_TEXT_SHOWN, shown_rate, shown_seconds, shown_share
 from lmplay_tui.run.view import RunView
 from lmplay_tui.run.view_parts import StageView
 from lmplay_tui.ui.clock import clock_time
@@ -91,7 +91,12 @@ class Curriculum(Lines):
 
     def _table(self, view: RunView, width: int) -> list[Row]:
         """Header and stages. Columns are as wide as their texts; those that have no room are left out."""
-        titles = {"percent": "", "loss": "loss", "eta": "ends", "rows": "rows", "eval": "eval", "rate": "tok/s"}
+        titles = {"percent": "", "loss": "loss", "eta": "ends"}
+        if any(stage.text_shown < LEAST_TEXT_SHOWN for stage in view.stages):
+            titles["text"] = "text shown"
+        if any(stage.rows_without_sample for stage in view.stages):
+            titles["empty"] = "empty"  # rows without a sample
+        titles |= {"rows": "rows", "eval": "eval", "rate": "tok/s"}
         cells = [self._cells(view, i, stage) for i, stage in enumerate(view.stages)]
         names = [(stage.name, self._datasets(stage)) for stage in view.stages]
         least_name = min(max(len(name) for name, _ in names) + 1, 24)
@@ -107,7 +112,8 @@ class Curriculum(Lines):
         bar_width = min(width - 3 - name_width - sum(widths.values()), 60)
         spare = (width - 3 - name_width - bar_width - sum(widths.values())) // max(len(widths), 1)
         widths = {column: cells + min(max(spare, 0), 8) for column, cells in widths.items()}
-        order = [column for column in ("percent", "rows", "loss", "eval", "rate", "eta") if column in widths]
+        places = ("percent", "rows", "empty", "text", "loss", "eval", "rate", "eta")
+        order = [column for column in places if column in widths]
         head = "   " + fitted("stage", name_width + bar_width) + "".join(right(titles[c], widths[c]) for c in order)
         rows: list[Row] = [((head, "label"),)]
         for i, stage in enumerate(view.stages):
@@ -146,11 +152,22 @@ class Curriculum(Lines):
                 f"{short_count(stage.rows_done)}/{short_count(stage.rows_total)}" if stage.rows_total else "–",
                 quiet,
             ),
+            "empty": (short_count(stage.rows_without_sample) if stage.rows_without_sample else "–", quiet),
+            "text": self._text_shown(stage),
             "loss": (loss_text(stage.loss), "train" if math.isfinite(stage.loss) else "dim"),
             "eval": self._eval(stage),
             "rate": (shown_rate(stage.tokens_per_s), quiet),
             "eta": self._eta(view, index, stage),
         }
+
+    @staticmethod
+    def _text_shown(stage: StageView) -> Piece:
+        """The share of the text read that reached a sample; much left out is marked, by a sign and by colour."""
+        if not math.isfinite(stage.text_shown):
+            return "–", "dim"
+        if stage.text_shown < LEAST_TEXT_SHOWN:
+            return f"! {shown_share(stage.text_shown)}", "warn"
+        return shown_share(stage.text_shown), "dim"
 
     @staticmethod
     def _eval(stage: StageView) -> Piece:
