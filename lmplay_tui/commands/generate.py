@@ -219,15 +219,18 @@ def _write(writer: _Writer, prompt: str, line: argparse.Namespace) -> None:
     """Write each text to standard output as it comes."""
     import torch
 
-    from lmplay_tui.models.generation import generate
+    from lmplay_tui.models.generation import choose_reading, generate
 
     tokenizer = writer.tokenizer
     ids = tokenizer.encode(prompt)
     if writer.begins_with_eot or not ids:
         ids = [tokenizer.eot, *ids]
-    if len(ids) > writer.context_len:
-        print(f"the prompt has {len(ids)} tokens; the model reads the last of them, at most {writer.context_len}",
+    if len(ids) >= writer.context_len:
+        print(f"the prompt has {len(ids)} tokens; the model reads the last of them, at most {writer.context_len - 1}",
               file=sys.stderr)  # fmt: skip
+    reading, difference = choose_reading(writer.model, writer.context_len)
+    if difference is not None:
+        print(f"generation is slower, {reading.value}: {one_line(difference)}", file=sys.stderr)
     generator = torch.Generator()
     generator.seed() if line.seed is None else generator.manual_seed(line.seed)
     for number in range(1, line.num_samples + 1):
@@ -237,7 +240,7 @@ def _write(writer: _Writer, prompt: str, line: argparse.Namespace) -> None:
             writer.model, ids, max_tokens=line.max_len or writer.context_len, context_len=writer.context_len,
             eot=tokenizer.eot, temperature=(line.temperature or 1.0) if line.do_sample else 0.0,
             top_k=line.top_k or None, top_p=line.top_p, repetition_penalty=line.repetition_penalty,
-            generator=generator,
+            generator=generator, reading=reading,
         )  # fmt: skip
         try:
             for piece in _texts(text, tokenizer):

@@ -31,7 +31,7 @@ from lmplay_tui.train.checkpoint import load_checkpoint, num_bytes, write_checkp
 from lmplay_tui.train.compiling import Compilation
 from lmplay_tui.train.device import choose_device, choose_precision, device_name
 from lmplay_tui.train.loading import left_out, openings
-from lmplay_tui.train.model_body import body_of
+from lmplay_tui.train.model_body import choose_ways
 from lmplay_tui.train.optim import build_optimizer, freeze
 from lmplay_tui.train.settings import Settings
 from lmplay_tui.train.starting import load_initial
@@ -60,10 +60,14 @@ def check_plan(given: Mapping[str, Any]) -> dict[str, Any]:
         num_blocks=options.num_blocks, embed_dim=options.embed_dim, num_heads=options.num_heads,
         dropout=options.dropout, seed=options.seed,
     )  # fmt: skip
+    precision = choose_precision(options, device)
+    ways = choose_ways(
+        model.to(device), precision, vocab_size=tokenizer.vocab_size, context_len=options.context_len
+    )  # fmt: skip
     state = TrainState(
-        run=RunFolder(Path("check.lmp")), settings=settings, model=model.to(device),
-        model_args=model_args | {"tokenizer": tokenizer.name}, hidden=body_of(model), tokenizer=tokenizer,
-        precision=choose_precision(options, device), statistics=RunStatistics("check"),
+        run=RunFolder(Path("check.lmp")), settings=settings, model=model,
+        model_args=model_args | {"tokenizer": tokenizer.name}, hidden=ways.hidden, trunk=ways.trunk,
+        reading=ways.reading, tokenizer=tokenizer, precision=precision, statistics=RunStatistics("check"),
     )  # fmt: skip
     problems: list[str] = []
     stages, longest = [], None
@@ -80,7 +84,7 @@ def check_plan(given: Mapping[str, Any]) -> dict[str, Any]:
             longest = (said["longest"], stage, data)
     not_open = [stage.name for stage in plan.stages if stage.name not in {name for name, _ in opened}]
     leaks = look_for_leaks(opened, not_open)
-    tried: list[dict[str, Any]] = []
+    tried: list[dict[str, Any]] = [{"ok": True, "what": f"the model: {line}"} for line in ways.notes]
     if options.initial_model is not None:
         tried.append(_tried("--initial-model", partial(_load_initial, state, Path(options.initial_model))))
     rate = _try_all(longest[1], longest[2], state, tried) if longest is not None else None

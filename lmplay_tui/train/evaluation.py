@@ -132,7 +132,7 @@ class Evaluator:
         tokens = generate(
             self._state.model, ids, max_tokens=ask.max_tokens, context_len=self._state.model_args["context_len"],
             eot=tokenizer.eot, temperature=ask.temperature, top_k=ask.top_k, generator=generator,
-            stop=should_stop,
+            stop=should_stop, reading=self._state.reading,
         )  # fmt: skip
         return Prediction(
             kind=kind, prompt=ask.prompt, truth="", prediction=tokenizer.decode(list(tokens)), accuracy=None, loss=None

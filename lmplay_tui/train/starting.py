@@ -32,7 +32,7 @@ from lmplay_tui.text import one_line
 from lmplay_tui.train.checkpoint import load_archive, load_checkpoint, newest_checkpoint
 from lmplay_tui.train.device import choose_device, choose_precision, hardware_note, speed_choices
 from lmplay_tui.train.loading import LoadedData, patiently
-from lmplay_tui.train.model_body import body_of
+from lmplay_tui.train.model_body import choose_ways
 from lmplay_tui.train.plan_changes import describe_changes
 from lmplay_tui.train.progress import Progress
 from lmplay_tui.train.saving import Saver
@@ -217,10 +217,13 @@ def build_trainer(start: Start, controls: Controls, prog: str) -> Generator[Even
     elif options.initial_model is not None:
         load_initial(model, built_with, Path(options.initial_model))
     model.to(device)
+    ways = choose_ways(model, precision, vocab_size=tokenizer.vocab_size, context_len=built_with["context_len"])
+    for line in ways.notes:
+        yield Warned(f"experiment {one_line(built_with['exp'])}: {line}")
     state = TrainState(
         run=run, settings=settings, model=model, model_args=built_with | {"tokenizer": tokenizer.name},
-        hidden=body_of(model), tokenizer=tokenizer, precision=precision, statistics=RunStatistics(run.name),
-        scaler=precision.scaler(),
+        hidden=ways.hidden, trunk=ways.trunk, reading=ways.reading, tokenizer=tokenizer, precision=precision,
+        statistics=RunStatistics(run.name), scaler=precision.scaler(),
     )  # fmt: skip
     torch.manual_seed(options.seed)
     yield from _take_up(start, state, options)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import lmplay_tui
 from lmplay_tui.data.tokenizer import Tokenizer
+from lmplay_tui.models.generation import Reading
 from lmplay_tui.options import TrainOptions
 from lmplay_tui.plan.schema import Stage
 from lmplay_tui.run.folder import RunFolder
@@ -16,7 +17,6 @@ from lmplay_tui.run.statistics import RunStatistics
 from lmplay_tui.train.checkpoint import FORMAT
 from lmplay_tui.train.device import Precision, hardware_note
 from lmplay_tui.train.loss import HeadLoss
-from lmplay_tui.train.model_body import trunk_of
 from lmplay_tui.train.optim import build_optimizer, freeze, schedule, warmup
 from lmplay_tui.train.progress import Progress, WarmUp
 from lmplay_tui.train.settings import Settings
@@ -52,6 +52,8 @@ class TrainState:
     model: nn.Module
     model_args: dict[str, Any]
     hidden: Callable[[Tensor], Tensor] | None  # as steps call it: compiled where that was asked for
+    trunk: Callable[[Tensor, Tensor], Tensor] | None  # instead of `hidden` for packed samples
+    reading: Reading  # how text is generated
     tokenizer: Tokenizer
     precision: Precision
     statistics: RunStatistics
@@ -62,11 +64,9 @@ class TrainState:
     loaded_optimizer: dict[str, Any] | None = None  # a checkpoint's, until the stage it belongs to has been entered
     head_loss: HeadLoss = field(default_factory=HeadLoss)
     network: nn.Module = field(init=False)  # the model as steps call it, where it has no `hidden`
-    trunk: Callable[[Tensor, Tensor], Tensor] | None = field(init=False)  # instead of `hidden` for packed samples
 
     def __post_init__(self) -> None:
         self.network = self.model
-        self.trunk = trunk_of(self.model, self.device, self.precision.dtype)
 
     @property
     def device(self) -> torch.device:

@@ -178,7 +178,7 @@ def test_options_that_change_nothing_are_said(model: str, capsys: pytest.Capture
 def test_a_prompt_longer_than_the_context(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     said = Said(capsys, "--model", model, "x" * 100)
     assert said.out == plain(expected(model, "x" * 100))
-    assert said.err == "the prompt has 100 tokens; the model reads the last of them, at most 32\n"
+    assert said.err == "the prompt has 100 tokens; the model reads the last of them, at most 31\n"
 
 
 def test_which_checkpoint_is_meant(capsys: pytest.CaptureFixture[str]) -> None:

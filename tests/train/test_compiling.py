@@ -82,7 +82,7 @@ def positions(monkeypatch, **options: Any) -> tuple[list[Event], int]:
 def test_shapes_are_filled_up_for_graphs_and_no_more_when_compiling_fails(place, monkeypatch, packed):
     plan = write_plan(place)
     if not packed:
-        monkeypatch.setattr("lmplay_tui.train.state.trunk_of", lambda *_: None)
+        monkeypatch.setattr("lmplay_tui.train.model_body.trunk_of", lambda *_: None)
     plain, least = positions(monkeypatch, training_plan=plan, model="plain/m.lmp", out_dir="plain")
     marks: list[int] = []
     monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: marks.append(1))

@@ -1,16 +1,25 @@
 """Experiments of a user's own: trained as they are written, frozen as they are marked."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
+from lmplay_tui.data.samples import Sample
+from lmplay_tui.data.tokenizer import load_tokenizer
+from lmplay_tui.models.generation import Reading
 from lmplay_tui.models.gpt2ish import Block, GPT2ish
-from lmplay_tui.run.events import LogLine, RunFailed
+from lmplay_tui.models.registry import build_model, load_experiment
+from lmplay_tui.run.events import LogLine, RunFailed, Warned
 from lmplay_tui.train.checkpoint import load_checkpoint
-from lmplay_tui.train.model_body import body_of, trunk_of
+from lmplay_tui.train.device import Precision
+from lmplay_tui.train.model_body import Ways, choose_ways
+from lmplay_tui.train.validation import Scorer
 from tests.train.runs import PLAN, last, losses, stop_after, write_plan
 
-SHAPE = {"vocab_size": 40, "context_len": 16, "num_blocks": 2, "embed_dim": 16, "num_heads": 2, "dropout": 0.1}
+SHAPE: dict[str, Any] = {"vocab_size": 40, "context_len": 16, "num_blocks": 2, "embed_dim": 16, "num_heads": 2, "dropout": 0.1}
 CPU = torch.device("cpu")
 
 
@@ -73,6 +82,23 @@ class OwnTrunk(GPT2ish):
         return 2 * super().trunk(x_PC, offsets)
 
 
+def ways_of(kind: type[nn.Module], **shape: int) -> Ways:
+    """What is chosen for a model; that choosing leaves no trace in it is looked at each time."""
+    torch.manual_seed(0)
+    model = kind(**(shape := SHAPE | shape)).train()
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    frozen = [p.requires_grad for p in model.parameters()]
+    random = torch.get_rng_state()
+    ways = choose_ways(model, Precision(CPU), vocab_size=40, context_len=shape["context_len"])
+    assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
+    assert torch.equal(random, torch.get_rng_state())
+    assert frozen == [p.requires_grad for p in model.parameters()]
+    assert all(p.grad is None for p in model.parameters())
+    assert all(module.training for module in model.modules())
+    return ways
+
+
+@pytest.mark.parametrize("context_len", [2, 8, 40])
 @pytest.mark.parametrize(
     ("kind", "has_body", "has_trunk"),
     [
@@ -80,10 +106,191 @@ class OwnTrunk(GPT2ish):
         (OtherBlocks, True, False), (OwnTrunk, True, True),
     ],
 )  # fmt: skip
-def test_inherited_ways_are_used_only_where_they_are_still_the_models(kind, has_body, has_trunk):
-    model = kind(**SHAPE).train()
-    assert (body_of(model) is not None, trunk_of(model, CPU) is not None) == (has_body, has_trunk)
-    assert model.training
+def test_inherited_ways_are_used_only_where_they_are_still_the_models(kind, has_body, has_trunk, context_len):
+    ways = ways_of(kind, context_len=context_len)
+    assert (ways.hidden is not None, ways.trunk is not None) == (has_body, has_trunk)
+
+
+class Author(GPT2ish):
+    """A class of a user who defines all parts anew: no rule of inheritance says which of them belong together."""
+
+    def __init__(self, **shape) -> None:
+        super().__init__(**shape)
+        self.put_in()
+
+    def put_in(self) -> None:
+        """What an experiment adds."""
+
+    def body(self, ids_BT, cache=None):
+        return super().hidden(ids_BT, cache)
+
+    def packed_body(self, x_PC, offsets):
+        return super().trunk(x_PC, offsets)
+
+
+def experiment(forward=None, put_in=None) -> type[Author]:
+    """A class of its own in which `hidden`, `trunk` and `forward` stand side by side."""
+    parts = {"hidden": Author.body, "trunk": Author.packed_body}
+    parts |= {"forward": forward} if forward is not None else {}
+    parts |= {"put_in": put_in} if put_in is not None else {}
+    return type("Experiment", (Author,), parts)
+
+
+def logits_of(model, ids, cache=None):
+    return model.head(model.hidden(ids, cache))
+
+
+def with_scale(cap):
+    def put_in(self):
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, ids, cache=None):
+        return cap * (self.scale * logits_of(self, ids, cache) / cap).tanh()
+
+    return experiment(forward, put_in)
+
+
+def with_cap(cap, zero_head=False):
+    def put_in(self):
+        if zero_head:
+            nn.init.zeros_(self.head.weight)
+
+    return experiment(lambda self, ids, cache=None: cap * (logits_of(self, ids, cache) / cap).tanh(), put_in)
+
+
+def with_bias():
+    def put_in(self):
+        self.logit_bias = nn.Parameter(torch.zeros(40))
+
+    return experiment(lambda self, ids, cache=None: logits_of(self, ids, cache) + self.logit_bias, put_in)
+
+
+def with_gate():
+    """Twice zero: the gate and what it lets through."""
+
+    def put_in(self):
+        self.gate, self.extra = nn.Parameter(torch.zeros(())), nn.Linear(16, 40)
+        nn.init.zeros_(self.extra.weight)
+        nn.init.zeros_(self.extra.bias)
+
+    def forward(self, ids, cache=None):
+        x = self.hidden(ids, cache)
+        return self.head(x) + self.gate * self.extra(x)
+
+    return experiment(forward, put_in)
+
+
+def with_dropout():
+    return experiment(lambda self, ids, cache=None: self.head(F.dropout(self.hidden(ids, cache), 0.2, self.training)))
+
+
+def with_stopped_gradient():
+    return experiment(lambda self, ids, cache=None: self.head(self.hidden(ids, cache).detach()))
+
+
+def with_stopped_head():
+    return experiment(
+        lambda self, ids, cache=None: F.linear(self.hidden(ids, cache), self.head.weight.detach(), self.head.bias)
+    )
+
+
+def tied_and_scaled():
+    def put_in(self):
+        self.head.weight = self.token_embed.weight
+
+    return experiment(lambda self, ids, cache=None: self.head(self.hidden(ids, cache) / 4), put_in)
+
+
+def hooked(hook) -> type[Author]:
+    return experiment(put_in=hook)
+
+
+NOT_ITS_BODY = {
+    "learned scale": with_scale(30.0),
+    "learned scale under a cap of no effect": with_scale(1e6),
+    "softcap": with_cap(30.0),
+    "softcap of 300": with_cap(300.0),
+    "softcap over a head of zeros": with_cap(30.0, zero_head=True),
+    "logit bias": with_bias(),
+    "gate of zero": with_gate(),
+    "dropout before the head": with_dropout(),
+    "stopped gradient": with_stopped_gradient(),
+    "stopped head": with_stopped_head(),
+    "tied and scaled": tied_and_scaled(),
+    "forward hook on the head": hooked(lambda self: self.head.register_forward_hook(lambda m, i, o: 2 * o)),
+    "pre-hook on the head": hooked(lambda self: self.head.register_forward_pre_hook(lambda m, i: (2 * i[0],))),
+    "hook that only looks": hooked(lambda self: self.head.register_forward_hook(lambda m, i, o: None)),
+    "hook on the model": hooked(lambda self: self.register_forward_hook(lambda m, i, o: o.tanh())),
+    "backward hook": hooked(lambda self: self.head.register_full_backward_hook(lambda m, i, o: None)),
+    "hook on the head's gradient": hooked(lambda self: self.head.weight.register_hook(lambda g: g / 2)),
+    "hook after the head's gradient": hooked(
+        lambda self: self.head.bias.register_post_accumulate_grad_hook(lambda p: None)
+    ),
+    "weight_norm of old": hooked(lambda self: nn.utils.weight_norm(self.head)),
+    "spectral_norm of old": hooked(lambda self: nn.utils.spectral_norm(self.head)),
+    "the head's own forward": hooked(lambda self: setattr(self.head, "forward", lambda x: 3 * x @ self.head.weight.T)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning", "ignore:Full backward hook:UserWarning")
+@pytest.mark.parametrize("what", NOT_ITS_BODY)
+def test_where_hidden_and_head_are_not_forward_forward_is_trained(what):
+    ways = ways_of(NOT_ITS_BODY[what], context_len=40)
+    assert (ways.hidden, ways.trunk) == (None, None)
+    assert ways.notes[0].startswith("trained by forward alone, without the faster hidden and head: ")
+
+
+NOT_ITS_TRUNK = {
+    "hook on a block": lambda self: self.blocks[1].register_forward_hook(lambda m, i, o: None),
+    "hook inside a block": lambda self: self.blocks[0].attn.register_forward_hook(lambda m, i, o: 2 * o),
+    "hook on an embedding's gradient": lambda self: self.token_embed.weight.register_hook(lambda g: g / 2),
+    # Of this one `embed_backward` knows nothing.
+    "embedding scaled": lambda self: self.token_embed.register_forward_hook(lambda m, i, o: 2 * o),
+}
+
+
+@pytest.mark.parametrize("what", NOT_ITS_TRUNK)
+def test_where_packed_samples_are_not_forward_they_are_padded(what):
+    ways = ways_of(hooked(NOT_ITS_TRUNK[what]), context_len=40)
+    assert ways.hidden is not None
+    assert ways.trunk is None
+    assert ways.notes[0].startswith("samples are padded, not packed by trunk: ")
+
+
+STILL_ITS_PARTS = {
+    "as it is": experiment(),
+    "forward in other words": experiment(logits_of),
+    "weight_norm in a block": hooked(lambda self: nn.utils.weight_norm(self.blocks[0].mlp.expand)),
+    "spectral_norm in a block": hooked(lambda self: nn.utils.spectral_norm(self.blocks[0].mlp.expand)),
+    "tied": hooked(lambda self: setattr(self.head, "weight", self.token_embed.weight)),
+    "frozen head": hooked(lambda self: self.head.requires_grad_(False)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@pytest.mark.parametrize("what", STILL_ITS_PARTS)
+def test_parts_that_are_forward_are_used(what):
+    ways = ways_of(STILL_ITS_PARTS[what], context_len=40)
+    assert ways.hidden is not None
+    assert ways.trunk is not None
+    assert ways.reading is Reading.BODY
+    assert ways.notes == ()
+
+
+@pytest.mark.parametrize("context_len", [4, 40])
+def test_a_cache_is_used_only_where_it_gives_what_forward_gives(context_len):
+    class Forgets(GPT2ish):
+        def new_cache(self, batch_size):
+            cache = super().new_cache(batch_size)
+            cache.advance(1)  # positions are one off, and a key of zeros lies before them
+            return cache
+
+    ways = ways_of(Forgets, context_len=context_len)
+    assert ways.reading is Reading.FORWARD
+    assert ways.notes[-1].startswith("generation is slower, by forward without a cache: ")
+    assert ways_of(with_cap(30.0), context_len=context_len).reading is Reading.CACHE
+    without = experiment(lambda self, ids: 2 * logits_of(self, ids))
+    assert ways_of(without, context_len=context_len).reading is Reading.FORWARD
 
 
 @pytest.mark.parametrize("kind", [OwnHidden, OwnForward, InheritedBlocks, OtherBlocks])
@@ -135,3 +342,50 @@ def test_default_freeze_trains_what_an_own_experiment_marks(place):
     after = load_checkpoint(place / "m.lmp")["model"]["state"]
     changed = {name for name in after if not torch.equal(after[name], before[name])}
     assert changed == {"head.weight", "head.bias"}, "kept on a resume"
+
+
+CAPPED = """\
+import torch
+from torch import nn
+from lmplay_tui.models.gpt2ish import GPT2ish
+
+
+class Capped(GPT2ish):
+    def __init__(self, *, vocab_size, context_len, num_blocks, embed_dim, num_heads, dropout):
+        super().__init__(vocab_size=vocab_size, context_len=context_len, num_blocks=num_blocks,
+                         embed_dim=embed_dim, num_heads=num_heads, dropout=dropout)
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def hidden(self, ids, cache=None):
+        return super().hidden(ids, cache)
+
+    def trunk(self, x, offsets):
+        return super().trunk(x, offsets)
+
+    def forward(self, ids, cache=None):
+        return 2.0 * torch.tanh(self.scale * self.head(self.hidden(ids, cache)) / 2.0)
+"""
+
+
+@pytest.mark.parametrize("options", [{}, {"compile_model": True, "compile_backend": "eager"}])
+def test_a_softcap_and_a_learned_scale_are_trained_and_evaluated(place, options):
+    (place / "mine.py").write_text(CAPPED, encoding="utf-8")
+    plan = write_plan(place, PLAN.replace('exp = "test_runner"\n', "") + "[stages.rest]\ndataset = 'pairs.jsonl'\n")
+    exp = "mine.py:Capped"
+    events = stop_after(4, training_plan=plan, model="m.lmp", exp=exp, **options)
+    said = [e.message for e in events if isinstance(e, Warned) and e.message.startswith("experiment mine.py:Capped: ")]
+    assert said[0].startswith("experiment mine.py:Capped: trained by forward alone, without the faster hidden and head")
+    state = load_checkpoint(place / "m.lmp")["model"]["state"]
+    assert state["scale"] != 1.0, "the scale is trained"
+    shape = SHAPE | {"vocab_size": 257, "context_len": 64}
+    model, _ = build_model(load_experiment(exp), **shape)
+    model.load_state_dict(state)
+    ways = choose_ways(model, Precision(CPU), vocab_size=257, context_len=64)
+    tokenizer = load_tokenizer("bytes")
+    ids = torch.tensor([tokenizer.encode("What is 3 and 3? It is 6.")])
+    sample = Sample("What is 3 and 3?", " It is 6.", *(part.numpy().astype("int32") for part in ids[0].split(16)), 0)
+    model.eval()
+    with torch.no_grad():
+        loss = F.cross_entropy(model(ids)[0, 15:-1], ids[0, 16:])
+    found = Scorer(model, ways.hidden, tokenizer, Precision(CPU)).predict(sample).loss
+    assert found == pytest.approx(float(loss), rel=1e-5)
