@@ -281,8 +281,12 @@ def _has_messages(column: Column) -> bool:
         return column.holds == "nested" and column.holds_strings and not _is_bare(column)
     cells = column.there[:_TRIED]
     if column.holds == "words":  # JSON text, or a text that may look like it
-        return all(chat.turns(cell) for cell in cells)
-    return any(chat.turns(cell) for cell in cells)
+        return all(_names_speakers(cell) for cell in cells)
+    return any(_names_speakers(cell) for cell in cells)
+
+
+def _names_speakers(cell: Any) -> bool:
+    return any(turn.speaker for turn in chat.turns(cell))
 
 
 def _has_truths(column: Column) -> bool:

@@ -216,7 +216,7 @@ def test_a_cell_that_is_a_list_among_texts() -> None:
 
 
 def test_numbers_dates_and_truth_values_are_answers() -> None:
-    day, moment = datetime.date(1910, 1, 10), datetime.datetime(1910, 1, 10, 12, 30)
+    day, moment = datetime.date(1910, 1, 10), datetime.datetime.fromisoformat("1910-01-10 12:30:00")
     cells = {
         "42": 42, "0.1": 0.1, "1e+20": 1e20, "true": True, "1910-01-10": day, "1910-01-10 12:30:00": moment,
         "1.50": decimal.Decimal("1.50"), "1000": decimal.Decimal("1E+3"),
@@ -225,7 +225,7 @@ def test_numbers_dates_and_truth_values_are_answers() -> None:
         table = pa.Table.from_pylist([{"question": "What?", "answer": cell}])
         assert samples(table) == [("What?", expected)]
         assert samples(table, prompt="question", truth="answer") == [("What?", expected)]
-    midnight = pa.table({"question": ["When?"], "answer": [datetime.datetime(1910, 1, 10)]})
+    midnight = pa.table({"question": ["When?"], "answer": pa.array(["1910-01-10"]).cast(pa.timestamp("us"))})
     assert samples(midnight) == [("When?", "1910-01-10")]
     single = pa.table({"question": ["How much?"], "answer": pa.array([0.1], pa.float32())})
     assert samples(single) == [("How much?", "0.1")]
