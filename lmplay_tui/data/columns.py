@@ -1,144 +1,428 @@
-"""Which columns of a dataset are read, and what a row's cells say: texts, each with its prompt."""
+"""Which columns of a dataset are read, which are left out, and what a row's cells say: texts, each with its prompt."""
 
-import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
 
+from lmplay_tui.data import column_names as known
+from lmplay_tui.data import messages as chat
+from lmplay_tui.data.cells import Column, Decode, NestedCellError, Spell, text_of
+from lmplay_tui.data.messages import Turn, plain
 from lmplay_tui.data.samples import Item
 from lmplay_tui.errors import UserError
 from lmplay_tui.options import nearest
 from lmplay_tui.plan.schema import DatasetSpec
 from lmplay_tui.text import one_line
 
-_TEXTS = ("text", "content", "article", "document", "story", "body", "passage")
-_MESSAGES = ("messages", "conversations", "conversation")
-_PAIRS = (
-    ("prompt", "completion"), ("prompt", "response"), ("question", "answer"), ("question", "response"),
-    ("instruction", "response"), ("instruction", "output"), ("problem", "solution"), ("query", "answer"),
-    ("query", "response"), ("input", "output"),
-)
-_ASSISTANTS = frozenset(("assistant", "gpt", "model", "bot", "chatgpt"))
-
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns that are read: `text` (and `title`), or `truth` (and `prompt`, `system`), or `messages`."""
+    """The columns that are read: `text` (and `title`), or `truth` (and `prompt`, `system`), or `messages`.
+
+    `prompt` and `truth` beside `messages` are turns before and after them. `left_out`: the names of the others, as
+    they are told. `notes`: what else is to be known of how cells are read, a line each.
+    """
 
     text: str | None = None
     title: str | None = None
-    prompt: str | None = None
+    prompt: tuple[str, ...] = ()
     system: str | None = None
     truth: str | None = None
-    messages: str | None = None
-    left_out: tuple[str, ...] = dataclasses.field(default=(), repr=False, compare=False)
+    messages: tuple[str, ...] = ()
+    alternating: bool = False  # messages are bare strings, of a user and a model in turn
+    transcript: bool = False  # `truth` is a whole conversation, as HH-RLHF writes it
+    left_out: tuple[str, ...] = field(default=(), compare=False)
+    notes: tuple[str, ...] = field(default=(), compare=False)
+    spelling: Mapping[str, Spell] = field(default_factory=dict, compare=False, repr=False)
+    decoding: Mapping[str, Decode] = field(default_factory=dict, compare=False, repr=False)
 
     def used(self) -> list[str]:
-        """The names of the columns to read."""
-        return [name for _, name in self._roles() if name is not None]
-
-    def _roles(self) -> tuple[tuple[str, str | None], ...]:
-        return (
-            ("text", self.text), ("title", self.title), ("prompt", self.prompt), ("system", self.system),
-            ("truth", self.truth), ("messages", self.messages),
-        )  # fmt: skip
+        """The names of the columns to read, each once."""
+        names = (self.text, self.title, self.system, *self.prompt, *self.messages, self.truth)
+        return list(dict.fromkeys(name for name in names if name is not None))
 
     def described(self) -> str:
-        """Which column is read as what, and which are left out: `prompt = question, truth = answer; left out: id`."""
-        read = ", ".join(f"{role} = {name}" for role, name in self._roles() if name is not None)
-        return read + (f"; left out: {', '.join(self.left_out)}" if self.left_out else "")
+        """What is read and what is left out: `prompt = instruction + input, truth = output; left out: id`."""
+        prompt = self.prompt if self.messages or self.system is None else (self.system, *self.prompt)
+        roles = {
+            "text": (self.text,), "title": (self.title,), "system": (self.system if self.messages else None,),
+            "prompt": prompt, "messages": self.messages, "truth": (self.truth,),
+        }
+        said = ", ".join(
+            f"{role} = {' + '.join(one_line(name, 60) for name in names if name)}" for role, names in roles.items()
+            if any(names)
+        )
+        return f"{said}; left out: {', '.join(self.left_out)}" if self.left_out else said
+
+    def key(self) -> str:
+        """What a fingerprint says of the columns: for the forms that were always read, the same words as ever."""
+        prompt = self.prompt[0] if len(self.prompt) == 1 else self.prompt or None
+        messages = self.messages[0] if len(self.messages) == 1 else self.messages or None
+        said = (
+            f"Columns(text={self.text!r}, title={self.title!r}, prompt={prompt!r}, system={self.system!r}, "
+            f"truth={self.truth!r}, messages={messages!r})"
+        )
+        return said + " alternating" * self.alternating + " transcript" * self.transcript
 
     def items(self, cells: Mapping[str, Any]) -> list[Item]:
-        """The texts of a row that hold words."""
-        if self.messages is not None:
-            found = _turns(cells[self.messages])
-        elif self.text is not None:
-            title = " ".join(_text(cells[self.title]).split()) if self.title else ""
-            found = [Item(f"Title: {title}\n" if title else "", _text(cells[self.text]), keep_start=True)]
-        else:
-            assert self.truth is not None
-            lines = [_text(cells[name]) for name in (self.system, self.prompt) if name]
-            found = [Item("\n".join(line for line in lines if line), _text(cells[self.truth]))]
+        """The texts of a row that hold words; none where a list or an object stands in a text's place."""
+        try:
+            found = self._items(cells)
+        except NestedCellError:
+            return []
         return [item for item in found if item.truth and not item.truth.isspace()]
 
+    def _items(self, cells: Mapping[str, Any]) -> list[Item]:
+        if self.text is not None:
+            title = " ".join(self._said(self.title, cells).split()) if self.title else ""
+            return [Item(f"Title: {title}\n" if title else "", self._said(self.text, cells), keep_start=True)]
+        if self.messages or self.transcript:
+            return chat.items(self.turns(cells))
+        assert self.truth is not None
+        lines = [self._said(name, cells) for name in (self.system, *self.prompt) if name]
+        return [Item("\n".join(line for line in lines if line), self._said(self.truth, cells))]
 
-def _text(cell: Any) -> str:
-    return cell if isinstance(cell, str) else "" if cell is None else str(cell)
+    def _said(self, name: str, cells: Mapping[str, Any]) -> str:
+        return self.spelling.get(name, text_of)(cells[name])
+
+    def turns(self, cells: Mapping[str, Any], met: Counter[str] | None = None) -> list[Turn]:
+        """The turns of a row whose columns hold messages."""
+        if self.transcript:
+            assert self.truth is not None
+            return chat.transcript(self._said(self.truth, cells))
+        found = [Turn("user", said, False) for name in self.prompt if (said := self._said(name, cells))]
+        for name in self.messages:
+            found += chat.turns(cells[name], alternating=self.alternating, met=met)
+        if self.system is not None and not any(map(chat.is_system, found)):
+            said = self._said(self.system, cells)
+            found = [Turn("system", said, False), *found] if said else found
+        if self.truth is not None:
+            found.append(Turn("assistant", self._said(self.truth, cells), True))
+        return found
 
 
-def _turns(messages: Any) -> list[Item]:
-    """Each assistant turn as a truth, the turns before it, a line break after each, as its prompt."""
-    turns = [message for message in messages or () if isinstance(message, Mapping)]
-    said = [message.get("content", message.get("value")) for message in turns]
-    lines = [f"{text if isinstance(text, str) else ''}\n" for text in said]
-    conversation = "".join(lines)
-    found = []
-    end = 0
-    for message, line in zip(turns, lines, strict=True):
-        if str(message.get("role", message.get("from"))).lower() in _ASSISTANTS:
-            found.append(Item(conversation, line[:-1], prompt_end=end))
-        end += len(line)
-    return found
+_TRIED = 100  # cells, for what they are
 
 
-def find_columns(spec: DatasetSpec, schema: pa.Schema) -> Columns:
-    """The columns that `spec` names; where it names none, those with usual names.
+class Look:
+    """A table's columns, by name and by what a name means, and their first cells."""
 
-    Raises `UserError` listing the columns where a named one is missing or of another kind, or none fits.
+    def __init__(self, table: pa.Table) -> None:
+        self.columns = [Column(table, number) for number in range(table.num_columns)]
+        self.by_name = {column.name: column for column in reversed(self.columns)}
+        self._plain: dict[str, Column] = {}
+        for column in self.columns:
+            # A column without a single value is not there; of names that differ in case, the small one is meant.
+            if column.holds != "nothing" and (plain(column.name) not in self._plain or column.name.islower()):
+                self._plain[plain(column.name)] = column
+
+    def named(self, names: Iterable[str]) -> list[Column]:
+        """The columns of these plain names, in the order of the names."""
+        return [self._plain[name] for name in names if name in self._plain]
+
+    def listed(self) -> str:
+        return one_line(", ".join(column.name for column in self.columns) or "no columns", 200)
+
+
+def find_columns(spec: DatasetSpec, table: pa.Table, like: Columns | None = None) -> Columns:
+    """The columns that `spec` names; where it names none, those of a known form, by their names and first cells.
+
+    `like`: what was found in another split; the same columns are read where they are there.
+    Raises `UserError` listing the columns where a named one is missing or of another kind, or no form fits.
     """
-    named = Columns(spec.text, spec.title, spec.prompt, spec.system, spec.truth, spec.messages)
-    main = spec.messages or spec.text or spec.truth
-    chosen = named if main else _usual(spec, schema)
+    look = Look(table)
+    if like is not None and all(name in look.by_name for name in like.used()):
+        return _completed(like, look, like.spelling)
+    named = Columns(
+        spec.text, spec.title, (spec.prompt,) if spec.prompt else (), spec.system, spec.truth,
+        (spec.messages,) if spec.messages else (),
+    )
+    chosen = named if spec.messages or spec.text or spec.truth else _usual(spec, look)
     for name in chosen.used():
-        if name not in schema.names:
+        if name not in look.by_name:
             raise UserError(
-                f"dataset {spec.name}: there is no column {one_line(name, 60)}{nearest(name, schema.names)}; "
-                f"it has {_listed(schema)}"
+                f"dataset {spec.name}: there is no column {one_line(name, 60)}{nearest(name, look.by_name)}; "
+                f"it has {look.listed()}"
             )
-        kind = schema.field(name).type
-        if name == chosen.messages and not _is_list(kind):
-            raise UserError(f"dataset {spec.name}: column {one_line(name, 60)} holds {kind}, not a list of messages")
-        if name == chosen.text and not _is_text(kind):
-            raise UserError(f"dataset {spec.name}: column {one_line(name, 60)} holds {kind}, not text")
+    if spec.messages and not _has_messages(column := look.by_name[spec.messages]):
+        if not _is_bare(column):
+            raise _refused(spec, column, "a list of messages")
+        chosen = replace(chosen, alternating=True)
+    for role in ("text", "title", "system", "truth"):
+        if (name := getattr(chosen, role)) is not None:
+            _check_text(spec, look.by_name[name], role)
+    for name in chosen.prompt:
+        _check_text(spec, look.by_name[name], "prompt")
+    return _completed(chosen, look, {})
+
+
+def _check_text(spec: DatasetSpec, column: Column, role: str) -> None:
+    """A text is a string; what stands before or after one may be a number, too."""
+    fits = column.holds in ("words", "nothing") or (column.holds == "values" and role != "text")
+    if not fits and not (role == "truth" and column.holds_inner_text):
+        raise _refused(spec, column, "text")
+
+
+def _refused(spec: DatasetSpec, column: Column, wanted: str) -> UserError:
+    name = one_line(column.name, 60)
+    return UserError(f"dataset {spec.name}: column {name} holds {column.described()}, not {wanted}")
+
+
+def _completed(chosen: Columns, look: Look, spelling: Mapping[str, Spell]) -> Columns:
     used = chosen.used()
-    return replace(chosen, left_out=tuple(name for name in schema.names if name not in used))
+    columns = [look.by_name[name] for name in used]
+    texts = [column for column in columns if column.name not in chosen.messages]
+    left = [
+        one_line(column.name, 60) + " (all null)" * (column.holds == "nothing")
+        for column in look.columns if column.name not in used
+    ]
+    chosen = replace(
+        chosen,
+        left_out=tuple(left),
+        spelling=dict(spelling) or {column.name: column.spell() for column in texts},
+        decoding={column.name: decode for column in columns if (decode := column.decode) is not None},
+    )
+    return replace(chosen, notes=tuple(_notes(chosen, look)))
 
 
-def _usual(spec: DatasetSpec, schema: pa.Schema) -> Columns:
-    texts = {field.name for field in schema if _is_text(field.type)}
-    lower = {name.lower(): name for name in sorted(texts, reverse=True)} | {name: name for name in texts}
-    title = spec.title or lower.get("title")
-    if {"prompt", "truth"} <= texts:
-        return Columns(prompt="prompt", truth="truth", system=spec.system)
-    for name in _TEXTS:
-        if name in lower:
-            return Columns(text=lower[name], title=title)
-    for field in schema:
-        if field.name.lower() in _MESSAGES and _is_list(field.type):
-            return Columns(messages=field.name)
-    for prompt, truth in _PAIRS:
-        if prompt in lower and truth in lower:
-            return Columns(prompt=lower[prompt], truth=lower[truth], system=spec.system)
-    left = texts - {title}
-    if "truth" in texts:
-        return Columns(truth="truth")
-    if len(left) == 1:
-        return Columns(text=left.pop(), title=title)
-    raise UserError(
-        f"dataset {spec.name}: no column has a usual name for text; it has {_listed(schema)}. Say in the plan which: "
-        "text = ..., or prompt = ... and truth = ..., or messages = ..."
+def _notes(chosen: Columns, look: Look) -> Iterable[str]:
+    if any(plain(name) in known.CHOSEN for name in chosen.used()):
+        yield "of chosen and rejected answers, the chosen ones are read"
+    if chosen.transcript:
+        yield f"{one_line(chosen.truth, 60)} holds conversations: what follows Assistant: is what the model is to say"
+    if chosen.truth and look.by_name[chosen.truth].holds_inner_text:
+        yield f"of the answers in {one_line(chosen.truth, 60)} the first is read"
+    if chosen.alternating:
+        yield f"the strings in {one_line(chosen.messages[0], 60)} are read as those of a user and of a model, in turn"
+    if chosen.messages:
+        rows = first_rows(chosen, look)
+        met: Counter[str] = Counter()
+        speakers = Counter(turn.speaker for row in rows for turn in chosen.turns(row, met))
+        for said, count in met.items():
+            yield f"{one_line(' + '.join(chosen.messages), 60)}: {count} {said} (in the first {len(rows):,} rows)"
+        unknown = [one_line(name, 40) for name in speakers if name and not chat.is_known(name)]
+        if unknown:
+            yield f"roles that are not known are read as prompts: {one_line(', '.join(unknown[:8]), 200)}"
+
+
+def first_rows(chosen: Columns, look: Look) -> list[dict[str, Any]]:
+    """The first rows that were looked at, decoded."""
+    names = chosen.used()
+    cells = (look.by_name[name].first for name in names)
+    return [dict(zip(names, row, strict=True)) for row in zip(*cells, strict=False)]
+
+
+# --- the known forms ---
+
+
+def _usual(spec: DatasetSpec, look: Look) -> Columns:
+    titles = [column for column in look.named(["title"]) if column.holds in ("words", "values")]
+    title = spec.title or next((column.name for column in titles), None)
+    found = _own_pair(look) or _conversation(look) or _pair(look) or _text(look, title) or _lone(look, title)
+    if found is None:
+        raise UserError(
+            f"dataset {spec.name}: no column has a usual name for text; it has {look.listed()}. Say in the plan which: "
+            f"text = ..., or prompt = ... and truth = ..., or messages = ...{_hint(look)}"
+        )
+    return replace(found, system=spec.system) if spec.system and not found.text else found
+
+
+def _hint(look: Look) -> str:
+    """What is within columns that hold lists or objects, where that is not to be seen from their names."""
+    bare = next((column for column in look.columns if column.holds == "nested" and _is_bare(column)), None)
+    if bare is not None:
+        name = one_line(bare.name, 60)
+        return f" ({name} holds lists of strings: messages = \"{name}\" reads them as a user's and a model's, in turn)"
+    nested = [column for column in look.columns if column.holds in ("nested", "mixed")]
+    return "".join(f"; {one_line(column.name, 60)} holds {column.described()}" for column in nested[:3])
+
+
+def _own_pair(look: Look) -> Columns | None:
+    """Columns called prompt and truth: those of this program. Others are of use only where they are no text alone."""
+    found = look.named(["prompt", "truth"])
+    if len(found) < 2 or any(column.holds not in ("words", "values") for column in found):
+        return None
+    before = [column for column in _prompts(look, *found) if plain(column.name) not in known.WEAK_CONTEXTS]
+    return _of(before, found[1])
+
+
+def _conversation(look: Look) -> Columns | None:
+    """A column of messages: by its name, or by its cells where nothing else could be meant."""
+    candidates = [column for column in look.named(known.CONVERSATIONS) if _has_messages(column)]
+    if not candidates and not look.named((*known.TEXTS, *known.TRUTHS, *known.CHOSEN)):
+        told = [column for column in look.columns if column.holds == "nested" and _has_truths(column)]
+        words = [column for column in look.columns if _is_running(column) and not known.is_description(column.name)]
+        candidates = told if len(told) == 1 and not words else []
+    if not candidates:
+        return None
+    chosen = next((column for column in candidates if not column.there or _has_truths(column)), None)
+    if chosen is not None:
+        return Columns(messages=(chosen.name,), system=_system(look))
+    history = candidates[0]  # without a turn of a model's
+    answers = [column for column in look.named(known.TRUTHS) if column.holds == "words"]
+    if answers:
+        return Columns(messages=(history.name,), truth=answers[0].name, system=_system(look))
+    # Opening it is refused with the roles that it names, unless something else can be read.
+    return _pair(look) or _text(look, None) or Columns(messages=(history.name,))
+
+
+def _system(look: Look) -> str | None:
+    return next((column.name for column in look.named(known.SYSTEMS) if column.holds == "words"), None)
+
+
+def _has_messages(column: Column) -> bool:
+    """Whether turns of speakers are read in the column's cells; of an empty one, whether its type has room for them."""
+    if column.holds not in ("nested", "words", "mixed"):
+        return False
+    if not column.there:
+        return column.holds == "nested" and column.holds_strings and not _is_bare(column)
+    cells = column.there[:_TRIED]
+    if column.holds == "words":  # JSON text, or a text that may look like it
+        return all(_names_speakers(cell) for cell in cells)
+    return any(_names_speakers(cell) for cell in cells)
+
+
+def _names_speakers(cell: Any) -> bool:
+    return any(turn.speaker for turn in chat.turns(cell))
+
+
+def _has_truths(column: Column) -> bool:
+    return any(turn.truth for cell in column.there for turn in chat.turns(cell))
+
+
+def _is_bare(column: Column) -> bool:
+    """Whether the cells are lists of strings alone."""
+    lists = [cell for cell in column.there if isinstance(cell, list)]
+    return bool(lists) and all(isinstance(turn, str) for cell in lists for turn in cell)
+
+
+def _pair(look: Look) -> Columns | None:
+    """A truth and all columns that its prompt is made of."""
+    fit = [column for column in look.columns if _may_be_told(column)]
+    for wanted in (fit, look.columns):  # one that will not do is named in the refusal
+        there = {plain(column.name) for column in wanted}
+        for prompt, truth in _pairs(there):
+            found = look.named([prompt, truth])
+            if len(found) == 2 and all(column in wanted for column in found):
+                return _of(_prompts(look, found[0], found[1]), found[1])
+    return _preferred(look)
+
+
+def _pairs(there: set[str]) -> Iterable[tuple[str, str]]:
+    """Plain names of prompts and truths, the most telling first."""
+    yield from known.PAIRS
+    for truth in known.TRUTHS:
+        if truth in there:
+            yield from ((prompt, truth) for prompt in (*known.LEADS, *known.QUESTIONS, *known.INPUTS, *known.ASKED))
+    for truth in known.ANSWERS:
+        if truth in there:
+            yield from ((prompt, truth) for prompt in (*known.CONTEXTS, *known.WEAK_CONTEXTS))
+    yield from ((prompt, truth) for truth in known.SUMMARIES for prompt in known.SUMMARIZED)
+
+
+def _preferred(look: Look) -> Columns | None:
+    """The chosen answers of preference data, after their prompt where it is not within them."""
+    answers = look.named(known.CHOSEN)
+    if not answers or not look.named(known.REJECTED):
+        return None
+    chosen = answers[0]
+    heads = look.named((*known.LEADS, *known.QUESTIONS, *known.INPUTS))
+    head = next((column for column in heads if _may_be_told(column)), None)
+    prompts = _prompts(look, head, chosen)
+    if _has_messages(chosen):
+        turns = [turn for cell in chosen.there for turn in chat.turns(cell)]
+        if not all(turn.truth or chat.is_system(turn) for turn in turns):
+            return Columns(messages=(chosen.name,), system=_system(look))
+    elif not prompts and chosen.there and all(map(chat.is_transcript, map(str, chosen.there))):
+        return Columns(truth=chosen.name, transcript=True)
+    return _of(prompts, chosen)
+
+
+def _may_be_told(column: Column) -> bool:
+    return column.holds in ("words", "values") or column.holds_inner_text or _has_messages(column)
+
+
+def _of(prompts: list[Column], truth: Column) -> Columns:
+    """The columns of a pair, of which each may be a text or a list of messages."""
+    system = next((column.name for column in prompts if plain(column.name) in known.SYSTEMS), None)
+    told = [
+        column for column in (*prompts, truth)
+        if (column.holds == "nested" or plain(column.name) in known.CHOSEN) and _has_messages(column)
+    ]
+    texts = tuple(column.name for column in prompts if column not in told and column.name != system)
+    return Columns(
+        prompt=texts, system=system, truth=None if truth in told else truth.name,
+        messages=tuple(column.name for column in told),
     )
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+def _prompts(look: Look, head: Column | None, truth: Column) -> list[Column]:
+    """All columns that a prompt is made of, in the order in which they are read."""
+    before = [column for column in look.named(known.PROMPT_ORDER) if column is not truth]
+    found = [column for column in before if column.holds in ("words", "values")]
+    if head is None:
+        return found
+    if head not in found:  # a source that has a target; a list of messages
+        found.append(head)
+    found = [
+        column for column in found
+        if column is head or plain(column.name) not in known.WEAK_CONTEXTS
+        or (column.there and not _is_rendered(column, head, truth))
+    ]
+    # A prompt that was made of the question holds it already.
+    heads = [column for column in found if plain(column.name) in (*known.LEADS, *known.QUESTIONS)]
+    doubled = [inner for inner in heads if any(_is_within(inner, outer) for outer in heads if outer is not inner)]
+    return [column for column in found if column not in doubled] if len(doubled) < len(heads) else found
 
 
-def _is_list(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
+def _is_rendered(column: Column, prompt: Column, truth: Column) -> bool:
+    """Whether the texts are the pair once more, in another writing (Alpaca's `text`)."""
+    rows = list(zip(*(map(str, one.first) for one in (column, prompt, truth)), strict=False))
+    return sum(asked in text and told in text for text, asked, told in rows) * 2 > len(rows)
 
 
-def _listed(schema: pa.Schema) -> str:
-    return one_line(", ".join(schema.names) or "no columns", 200)
+def _is_within(inner: Column, outer: Column) -> bool:
+    """Whether each text of one column stands in the other's: the prompt that was made of a question."""
+    rows = [(a, b) for a, b in zip(inner.first, outer.first, strict=False) if isinstance(a, str) and isinstance(b, str)]
+    return bool(rows) and all(a in b for a, b in rows)
+
+
+def _text(look: Look, title: str | None) -> Columns | None:
+    """A column with a usual name for text. An article beside a question is no text of its own."""
+    asked = look.named((*known.QUESTIONS, *known.LEADS, *known.TRUTHS))
+    for column in look.named(known.TEXTS):
+        if column.holds == "words" and (plain(column.name) in known.TEXTS[:2] or not asked):
+            return Columns(text=column.name, title=title)
+    return None
+
+
+def _lone(look: Look, title: str | None) -> Columns | None:
+    """The one column that holds words, where no other could hold any."""
+    truths = [column for column in look.named(["truth"]) if column.holds == "words"]
+    if truths:
+        return Columns(truth=truths[0].name)
+    others = [column for column in look.columns if column.name != title and column.holds != "nothing"]
+    words = [column for column in others if _is_running(column)]
+    if len(words) > 1:
+        words = [column for column in words if not known.is_description(column.name)]
+    if len(words) != 1:
+        return None
+    unsure = any(_could_be_told(column) for column in others if column is not words[0])
+    return None if unsure else Columns(text=words[0].name, title=title)
+
+
+def _is_running(column: Column) -> bool:
+    """Whether a column's texts are words that somebody wrote, as far as its name and its first cells tell."""
+    return column.holds == "words" and not (
+        known.is_address(column.name) or column.only_codes or column.only_values
+    )
+
+
+def _could_be_told(column: Column) -> bool:
+    """Whether a column could be what is to be said to a text: a number may be, a label or an address not."""
+    if known.is_address(column.name) or known.is_description(column.name) or column.only_addresses:
+        return False
+    return column.holds == "values" or column.holds_strings

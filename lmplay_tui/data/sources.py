@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from lmplay_tui.data import hub, local, pydocs, saving
-from lmplay_tui.data.columns import find_columns
+from lmplay_tui.data.columns import Columns
 from lmplay_tui.data.order import Source
 from lmplay_tui.data.splits import Report, SplitRows, choose
-from lmplay_tui.data.table import Rows
+from lmplay_tui.data.table import Rows, open_rows
 from lmplay_tui.errors import UserError
 from lmplay_tui.plan.schema import DatasetSpec
 
@@ -29,9 +29,13 @@ def open_source(spec: DatasetSpec, *, datasets_folder: Path, report: Report) -> 
     # LMPlay gave some columns names of its own when it saved.
     renamed = saved is not None
     train = _rows(spec, found.train, renamed=renamed)
-    validation = None if found.validation is None else _rows(spec, found.validation, renamed=renamed)
-    columns = train.columns.described()
-    return Source(spec, train, validation, found.train.segments, columns, found.notes)
+    validation = None
+    if found.validation is not None:
+        validation = _rows(spec, found.validation, renamed=renamed, like=train.columns)
+    columns = train.columns
+    return Source(
+        spec, train, validation, found.train.segments, columns.described(), (*found.notes, *columns.notes)
+    )  # fmt: skip
 
 
 def is_here(spec: DatasetSpec, datasets_folder: Path) -> bool:
@@ -39,15 +43,11 @@ def is_here(spec: DatasetSpec, datasets_folder: Path) -> bool:
     return local.is_local(spec.path) or spec.path == pydocs.NAME or saving.find(spec, datasets_folder) is not None
 
 
-def _rows(spec: DatasetSpec, rows: SplitRows, *, renamed: bool) -> Rows:
+def _rows(spec: DatasetSpec, rows: SplitRows, *, renamed: bool, like: Columns | None = None) -> Rows:
     """The rows of a split. `renamed`: columns of usual names will do where those named are not there."""
-    table = rows.table
     try:
-        columns = find_columns(spec, table.schema)
+        return open_rows(spec, rows.table, like)
     except UserError:
         if not renamed:
             raise
-        columns = find_columns(DatasetSpec(spec.name, spec.path), table.schema)
-    rows = Rows(spec.name, table, columns)
-    rows.check_samples()
-    return rows
+        return open_rows(DatasetSpec(spec.name, spec.path), rows.table, like)

@@ -1,51 +1,174 @@
+"""Which columns are read, by the forms that people bring; the tables of text files hold strings and say their kinds."""
+
+import datetime
+import decimal
+import json
+from typing import Any
+
 import pyarrow as pa
 import pytest
 
 from lmplay_tui.data.columns import Columns, find_columns
 from lmplay_tui.data.samples import Item
+from lmplay_tui.data.table import open_rows
 from lmplay_tui.errors import UserError
 from lmplay_tui.plan.schema import DatasetSpec
 
 TURNS = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+TEXT = pa.string()
+CHAT = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]
+SAID = [("Hi\n", "Hello.")]
 
 
 def spec(**columns: str) -> DatasetSpec:
     return DatasetSpec("mine", "owner/mine", **columns)
 
 
-def schema(**kinds: pa.DataType) -> pa.Schema:
-    return pa.schema(list(kinds.items()))
+def empty(**kinds: pa.DataType) -> pa.Table:
+    return pa.schema(list(kinds.items())).empty_table()
 
 
-TEXT = pa.string()
+def from_file(rows: list[dict[str, Any]]) -> pa.Table:
+    """The table that a text file of these rows becomes."""
+    columns, fields = [], []
+    for name in dict.fromkeys(name for row in rows for name in row):
+        values = [row.get(name) for row in rows]
+        kinds = {_kind(value) for value in values}
+        columns.append(pa.array([_written(value) for value in values], TEXT))
+        fields.append(pa.field(name, TEXT, metadata={b"kinds": ",".join(sorted(kinds)).encode()}))
+    return pa.Table.from_arrays(columns, schema=pa.schema(fields))
+
+
+def _kind(value: Any) -> str:
+    kinds = {str: "string", bool: "bool", int: "number", float: "number", list: "list", dict: "object"}
+    return "null" if value is None else kinds[type(value)]
+
+
+def _written(value: Any) -> str | None:
+    return value if isinstance(value, str | None) else json.dumps(value, ensure_ascii=False)
+
+
+def stored_as_json(rows: list[dict[str, Any]]) -> pa.Table:
+    """What `datasets` makes of rows whose kinds do not agree."""
+    import datasets
+
+    table: pa.Table = datasets.Dataset.from_list(rows, on_mixed_types="use_json").data.table
+    return table
+
+
+def described(table: pa.Table, **columns: str) -> str:
+    return find_columns(spec(**columns), table).described()
+
+
+def samples(table: pa.Table, **columns: str) -> list[tuple[str, str]]:
+    rows = open_rows(spec(**columns), table)
+    return [(item.prompt[: item.prompt_end], item.truth) for row in range(rows.num_rows) for item in rows.items(row)]
+
+
+def refusal(table: pa.Table, **columns: str) -> str:
+    with pytest.raises(UserError) as caught:
+        open_rows(spec(**columns), table)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# --- by name ---
 
 
 @pytest.mark.parametrize(
     ("kinds", "expected"),
     [
-        ({"id": pa.int64(), "title": TEXT, "text": TEXT}, Columns(text="text", title="title")),
-        ({"Text": pa.large_string()}, Columns(text="Text")),
-        ({"url": TEXT, "content": TEXT}, Columns(text="content")),
-        ({"prompt": TEXT, "text": TEXT, "format": TEXT}, Columns(text="text")),  # cosmopedia
-        ({"prompt": TEXT, "truth": TEXT, "text": TEXT}, Columns(prompt="prompt", truth="truth")),
-        ({"question": TEXT, "answer": TEXT}, Columns(prompt="question", truth="answer")),
-        ({"instruction": TEXT, "output": TEXT, "x": TEXT}, Columns(prompt="instruction", truth="output")),
-        ({"messages": TURNS, "source": TEXT}, Columns(messages="messages")),
-        ({"conversations": TURNS}, Columns(messages="conversations")),
-        ({"line": TEXT, "label": pa.int64()}, Columns(text="line")),
-        ({"title": TEXT, "line": TEXT}, Columns(text="line", title="title")),
-        ({"truth": TEXT, "x": TEXT}, Columns(truth="truth")),
+        ({"id": pa.int64(), "title": TEXT, "text": TEXT}, "text = text, title = title; left out: id"),
+        ({"Text": pa.large_string()}, "text = Text"),
+        ({"text": pa.string_view(), "n": pa.int8()}, "text = text; left out: n"),
+        ({"text": pa.dictionary(pa.int32(), TEXT)}, "text = text"),
+        ({"url": TEXT, "content": TEXT}, "text = content; left out: url"),
+        ({"prompt": TEXT, "text": TEXT, "format": TEXT}, "text = text; left out: prompt, format"),  # cosmopedia
+        ({"prompt": TEXT, "truth": TEXT, "text": TEXT}, "prompt = prompt, truth = truth; left out: text"),
+        ({"question": TEXT, "answer": TEXT}, "prompt = question, truth = answer"),
+        ({"instruction": TEXT, "output": TEXT, "x": TEXT}, "prompt = instruction, truth = output; left out: x"),
+        ({"messages": TURNS, "source": TEXT}, "messages = messages; left out: source"),
+        ({"conversations": TURNS}, "messages = conversations"),
+        ({"line": TEXT, "label": pa.int64()}, "text = line; left out: label"),
+        ({"title": TEXT, "line": TEXT}, "text = line, title = title"),
+        ({"truth": TEXT, "x": TEXT}, "truth = truth; left out: x"),
     ],
 )
-def test_usual_columns_are_found(kinds: dict[str, pa.DataType], expected: Columns) -> None:
-    assert find_columns(spec(), schema(**kinds)) == expected
+def test_usual_columns_are_found(kinds: dict[str, pa.DataType], expected: str) -> None:
+    assert described(empty(**kinds)) == expected
 
 
-def test_named_columns_are_taken() -> None:
-    kinds = schema(a=TEXT, b=TEXT, text=TEXT, truth=TEXT, prompt=TEXT)
-    assert find_columns(spec(text="a"), kinds) == Columns(text="a")
-    assert find_columns(spec(text="a", title="b"), kinds) == Columns(text="a", title="b")
-    assert find_columns(spec(prompt="a", truth="b", system="text"), kinds).used() == ["a", "text", "b"]
+PAIRS = [
+    ("instruction input | output", "instruction + input"),
+    ("instruction context category | response", "instruction + context"),
+    ("context question title id | answer", "context + question"),
+    ("question passage | answer", "passage + question"),
+    ("question article | answer", "article + question"),
+    ("question text | answer", "text + question"),
+    ("context instruction question | answer", "instruction + context + question"),
+    ("question system_prompt id | response", "system_prompt + question"),
+    ("System Prompt, Question | Answer", "System Prompt + Question"),
+    ("system prompt | completion", "system + prompt"),
+    ("systemPrompt userPrompt | output", "systemPrompt + userPrompt"),
+    ("problem level type | solution", "problem"),
+    ("query | response", "query"),
+    ("prompt | truth", "prompt"),
+    ("input | output", "input"),
+    ("inputs task | targets", "inputs"),
+    ("source | target", "source"),
+    ("user | assistant", "user"),
+    ("article id | highlights", "article"),
+    ("document id | summary", "document"),
+    ("dialogue id | summary", "dialogue"),
+    ("PROMPT | COMPLETION", "PROMPT"),
+    ("q | a", "q"),
+    ("context | answer", "context"),
+]
+
+
+@pytest.mark.parametrize(("names", "prompts"), PAIRS)
+def test_all_columns_of_a_prompt_are_read(names: str, prompts: str) -> None:
+    """In their order, a line each; those that are no part of it are named as left out."""
+    before, truth = names.split(" | ")
+    given = before.split(", ") if ", " in before else before.split()
+    row = {name: f"The {name} {{}}." for name in [*given, truth]}
+    table = pa.Table.from_pylist([{name: text.format(n) for name, text in row.items()} for n in range(3)])
+    read = prompts.split(" + ")
+    left = "".join(f", {name}" for name in given if name not in read).removeprefix(", ")
+    assert described(table) == f"prompt = {prompts}, truth = {truth}" + (f"; left out: {left}" if left else "")
+    assert samples(table)[1] == ("\n".join(row[name].format(1) for name in read), row[truth].format(1))
+
+
+def test_an_empty_part_of_a_prompt_leaves_no_line() -> None:
+    rows = [{"instruction": "Do.", "input": text, "output": "Done."} for text in ("", None, "With it.")]
+    assert samples(pa.Table.from_pylist(rows)) == [("Do.", "Done."), ("Do.", "Done."), ("Do.\nWith it.", "Done.")]
+
+
+def test_a_text_that_is_the_pair_once_more_is_left_out() -> None:
+    rows = [
+        {"instruction": f"Do {n}.", "input": "", "output": f"Done {n}.", "text": f"### Do {n}.\n### Answer: Done {n}."}
+        for n in range(5)
+    ]
+    assert described(pa.Table.from_pylist(rows)) == "prompt = instruction + input, truth = output; left out: text"
+    asked = [{"question": f"Why {n}?", "prompt": f"Q: Why {n}? A:", "response": "So."} for n in range(3)]
+    assert described(pa.Table.from_pylist(asked)) == "prompt = prompt, truth = response; left out: question"
+
+
+def test_named_columns_alone_are_read() -> None:
+    rows = [{"a": "1", "b": "2", "text": "3", "truth": "4", "prompt": "5", "input": "6"}]
+    table = pa.Table.from_pylist(rows)
+    assert described(table, text="a") == "text = a; left out: b, text, truth, prompt, input"
+    assert samples(table, text="a", title="b") == [("Title: 2\n", "1")]
+    assert described(table, prompt="a", truth="b", system="text") == (
+        "prompt = text + a, truth = b; left out: truth, prompt, input"
+    )
+    assert samples(table, prompt="a", truth="b", system="text") == [("3\n1", "2")]
+
+
+def test_a_column_without_a_value_is_not_there() -> None:
+    rows = [{"text": "Words.", "output": None, "prompt": "x", "note": None}]
+    assert described(pa.Table.from_pylist(rows)) == "text = text; left out: output (all null), prompt, note (all null)"
+    assert described(from_file(rows)) == "text = text; left out: output (all null), prompt, note (all null)"
 
 
 @pytest.mark.parametrize(
@@ -56,21 +179,131 @@ def test_named_columns_are_taken() -> None:
         ({"text": "id"}, "column id holds int64, not text"),
         ({"messages": "text"}, "column text holds string, not a list of messages"),
         ({"prompt": "text", "truth": "answer"}, "there is no column answer"),
+        ({"text": "turns"}, "column turns holds list<"),
+        ({"text": "text", "title": "turns"}, "column turns holds list<"),
+        ({"prompt": "text", "truth": "turns"}, "column turns holds list<"),
+        ({"prompt": "turns", "truth": "text"}, "column turns holds list<"),
+        ({"prompt": "text", "truth": "text", "system": "turns"}, "column turns holds list<"),
     ],
 )
 def test_a_named_column_that_will_not_do(columns: dict[str, str], said: str) -> None:
-    with pytest.raises(UserError) as caught:
-        find_columns(spec(**columns), schema(id=pa.int64(), text=TEXT, title=TEXT, turns=TURNS))
-    assert said in str(caught.value)
-    assert "\n" not in str(caught.value)
+    table = pa.table({
+        "id": [1], "text": ["A text."], "title": ["A title."], "turns": pa.array([["a", "b"]], pa.list_(TEXT)),
+    })  # fmt: skip
+    assert said in refusal(table, **columns)
+
+
+@pytest.mark.parametrize("make", [pa.Table.from_pylist, from_file])
+@pytest.mark.parametrize("role", ["text", "title", "prompt", "truth", "system"])
+@pytest.mark.parametrize("cell", [["One", "Two"], {"en": "One", "fr": "Un"}])
+def test_lists_and_objects_are_no_text(make: Any, role: str, cell: Any) -> None:
+    roles = {"text": ("text", "title"), "title": ("text", "title")}.get(role, ("prompt", "truth", "system"))
+    rows = [{name: cell if name == role else "A text." for name in roles}] * 3
+    said = refusal(make(rows), **{name: name for name in roles})
+    assert said.startswith(f"dataset mine: column {role} holds ")
+    assert said.endswith("not text")
+    assert ("struct" if isinstance(cell, dict) else "list") in said or "object" in said
+
+
+def test_a_cell_that_is_a_list_among_texts() -> None:
+    rows: list[dict[str, Any]] = [{"question": "Why?", "answer": "So."}, {"question": "Who?", "answer": ["He", "She"]}]
+    for table in (from_file(rows), stored_as_json(rows)):
+        assert "column answer holds" in refusal(table)
+        assert "column answer holds" in refusal(table, prompt="question", truth="answer")
+
+
+# --- what else may be an answer, and what is no text ---
+
+
+def test_numbers_dates_and_truth_values_are_answers() -> None:
+    day, moment = datetime.date(1910, 1, 10), datetime.datetime.fromisoformat("1910-01-10 12:30:00")
+    cells = {
+        "42": 42, "0.1": 0.1, "1e+20": 1e20, "true": True, "1910-01-10": day, "1910-01-10 12:30:00": moment,
+        "1.50": decimal.Decimal("1.50"), "1000": decimal.Decimal("1E+3"),
+    }
+    for expected, cell in cells.items():
+        table = pa.Table.from_pylist([{"question": "What?", "answer": cell}])
+        assert samples(table) == [("What?", expected)]
+        assert samples(table, prompt="question", truth="answer") == [("What?", expected)]
+    midnight = pa.table({"question": ["When?"], "answer": pa.array(["1910-01-10"]).cast(pa.timestamp("us"))})
+    assert samples(midnight) == [("When?", "1910-01-10")]
+    single = pa.table({"question": ["How much?"], "answer": pa.array([0.1], pa.float32())})
+    assert samples(single) == [("How much?", "0.1")]
+
+
+@pytest.mark.parametrize("answers", [["001", "007"], ["None", "NA"], ["1910-01-10", "1911-02-11"], ["true", "false"]])
+def test_answers_are_spelled_as_in_the_file(answers: list[str]) -> None:
+    table = from_file([{"question": "What?", "answer": answer} for answer in answers])
+    assert samples(table) == [("What?", answer) for answer in answers]
+
+
+def test_numbers_of_a_file_are_answers() -> None:
+    rows = [{"question": f"What is {n}?", "answer": n if n else None} for n in range(3)]
+    assert described(from_file(rows)) == "prompt = question, truth = answer"
+    assert samples(from_file(rows)) == [("What is 1?", "1"), ("What is 2?", "2")]
+    mixed = [{"question": "What?", "answer": answer} for answer in (1, "one", 1.5, True)]
+    for table in (from_file(mixed), stored_as_json(mixed)):
+        assert [truth for _, truth in samples(table)] == ["1", "one", "1.5", "true"]
+
+
+LONE = [
+    ({"line": "Some words."}, "text = line"),
+    ({"line": "Some words.", "id": "a-1"}, "text = line; left out: id"),
+    ({"review": "Some words.", "stars": 4}, "text = review; left out: stars"),
+    ({"review": "Some words.", "category": "books", "doc_id": 7}, "text = review; left out: category, doc_id"),
+    ({"line": "Some words.", "pageUrl": "https://a.b/c"}, "text = line; left out: pageUrl"),
+    ({"line": "Some words.", "x": "https://a.b/c"}, "text = line; left out: x"),
+    ({"line": "Some words.", "embedding": [0.1, 0.2]}, "text = line; left out: embedding"),
+    ({"line": "Some words.", "vector": [0.1, 0.2]}, "text = line; left out: vector"),
+    ({"word": "banana"}, "text = word"),
+    ({"zeile": "村里的老船夫昨天修好了木船2"}, "text = zeile"),
+]
+
+
+@pytest.mark.parametrize(("row", "expected"), LONE)
+def test_a_lone_column_of_words_is_running_text(row: dict[str, Any], expected: str) -> None:
+    assert described(pa.Table.from_pylist([row] * 3)) == expected
+
+
+NO_TEXT: list[dict[str, Any]] = [
+    {"id": "dlg-00001", "turns": ["Hi.", "Hello."]},
+    {"id": "dlg-00001", "data": ["Hi.", "Hello."]},
+    {"name": "dlg-00001"},
+    {"version": "1"},
+    {"release": "1.0"},
+    {"url": "https://a.b/c"},
+    {"sha256": "ab" * 32, "size": 7},
+    {"x": "0123456789abcdef0123"},
+    {"frage": "Wieviele Brote?", "antwort": 3},
+    {"frage": "Wann?", "antwort": "1910-01-10"},
+    {"frage": "Wo?", "antwort": "B12"},
+    {"frage": "Stimmt es?", "antwort": True},
+    {"frage": "Wer?", "antwort": ["Er", "Sie"]},
+    {"line": "Some words.", "other": {"en": "Some more."}},
+    {"a": "Some words.", "b": "More words."},
+    {"translation": {"en": "The boat.", "fr": "Le bateau."}},
+    {"passage": "Some words.", "question": "Why?"},
+    {"a": 1, "b": 2.0},
+]
+
+
+@pytest.mark.parametrize("make", [pa.Table.from_pylist, from_file])
+@pytest.mark.parametrize("row", NO_TEXT)
+def test_what_is_no_text_alone_is_refused(row: dict[str, Any], make: Any) -> None:
+    said = refusal(make([row] * 3))
+    assert said.startswith(f"dataset mine: no column has a usual name for text; it has {', '.join(row)}. Say in ")
+
+
+def test_a_named_identifier_is_read() -> None:
+    assert samples(pa.Table.from_pylist([{"id": "dlg-1", "url": "x"}]), text="id") == [("", "dlg-1")]
 
 
 def test_no_column_fits() -> None:
-    with pytest.raises(UserError, match=r"dataset mine: no column has a usual name for text; it has a, b, n. Say") as e:
-        find_columns(spec(), schema(a=TEXT, b=TEXT, n=pa.int64()))
-    assert "\n" not in str(e.value)
-    with pytest.raises(UserError, match="it has no columns"):
-        find_columns(spec(), schema())
+    assert "no column has a usual name for text; it has a, b, n. Say" in refusal(empty(a=TEXT, b=TEXT, n=pa.int64()))
+    assert "it has no columns" in refusal(empty())
+
+
+# --- what a row says ---
 
 
 def test_a_text_has_its_title_before_it() -> None:
@@ -81,42 +314,62 @@ def test_a_text_has_its_title_before_it() -> None:
     assert Columns(text="text").items({"text": " Body.\n"}) == [Item("", " Body.\n", True)]
 
 
-@pytest.mark.parametrize("cell", [None, "", " ", "\n\t \r\n\u3000"])
+@pytest.mark.parametrize("cell", [None, "", " ", "\n\t \r\n\u3000", "\ufeff"])
 def test_a_row_without_words_has_no_text(cell: str | None) -> None:
     assert Columns(text="text").items({"text": cell}) == []
-    assert Columns(prompt="p", truth="t").items({"p": "Say it.", "t": cell}) == []
-    assert Columns(messages="m").items({"m": [{"role": "assistant", "content": cell}]}) == []
+    assert Columns(prompt=("p",), truth="t").items({"p": "Say it.", "t": cell}) == []
+    assert Columns(messages=("m",)).items({"m": [{"role": "assistant", "content": cell}]}) == []
 
 
 def test_pairs_and_the_system_column() -> None:
-    columns = Columns(prompt="q", system="s", truth="a")
+    columns = Columns(prompt=("q",), system="s", truth="a")
     assert columns.items({"q": "Why?", "s": "Be kind.", "a": "So."}) == [Item("Be kind.\nWhy?", "So.")]
     assert columns.items({"q": "Why?", "s": "", "a": "So."}) == [Item("Why?", "So.")]
     assert columns.items({"q": None, "s": None, "a": 42}) == [Item("", "42")]
     assert Columns(truth="a").items({"a": "So."}) == [Item("", "So.")]
 
 
-def test_each_assistant_turn_is_a_truth() -> None:
-    turns = [
-        {"role": "system", "content": "Be kind."},
-        {"role": "user", "content": "Hi"},
-        {"role": "assistant", "content": "Hello."},
-        {"role": "user", "content": "How?"},
-        {"role": "assistant", "content": None},
-        {"role": "assistant", "content": "Well."},
-    ]
-    columns = Columns(messages="m")
-    assert [(item.prompt[: item.prompt_end], item.truth) for item in columns.items({"m": turns})] == [
-        ("Be kind.\nHi\n", "Hello."),
-        ("Be kind.\nHi\nHello.\nHow?\n\n", "Well."),
-    ]
-    shared = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello."}]
-    assert columns.items({"m": shared}) == [Item("Hi\nHello.\n", "Hello.", prompt_end=3)]
-    assert columns.items({"m": None}) == columns.items({"m": [None, "x"]}) == columns.items({"m": turns[:2]}) == []
+def test_a_byte_order_mark_never_reaches_a_text() -> None:
+    assert samples(pa.table({"title": ["\ufeffT"], "text": ["\ufeffBody"]})) == [("Title: T\n", "Body")]
+    assert samples(pa.table({"question": ["\ufeffQ"], "answer": ["\ufeffA"]})) == [("Q", "A")]
+    turns = [{"role": "user", "content": "\ufeffHi"}, {"role": "assistant", "content": "\ufeffHello."}]
+    assert samples(pa.table({"messages": [turns]})) == SAID
+    assert described(pa.table({"\ufeffquestion": ["Q"], "answer": ["A"]})).endswith("question, truth = answer")
 
 
-def test_a_long_conversation_is_kept_once() -> None:
-    turns = [{"role": "assistant", "content": f"Turn {n}."} for n in range(2000)]
-    items = Columns(messages="m").items({"m": turns})
-    assert len({id(item.prompt) for item in items}) == 1
-    assert items[-1].prompt[: items[-1].prompt_end].endswith("Turn 1998.\n")
+def test_a_text_that_looks_like_json_stays_itself() -> None:
+    for text in ('{"a": 1}', '["x"]', '"quoted"', "42", '{"role": "assistant", "content": "no"}'):
+        assert samples(pa.table({"question": [text], "answer": [text]})) == [(text, text)]
+        assert samples(from_file([{"text": text}])) == [("", text)]
+        chat = [{"role": "user", "content": text}, {"role": "assistant", "content": text}]
+        for table in (pa.table({"messages": [chat]}), from_file([{"messages": chat}])):
+            assert samples(table) == [(text + "\n", text)]
+
+
+# --- what gives no sample ---
+
+
+@pytest.mark.parametrize("cell", [None, "", "  \n"])
+def test_a_dataset_without_a_sample_is_refused(cell: str | None) -> None:
+    table = pa.table({"question": ["Why?"] * 40, "answer": pa.array([cell] * 40, TEXT)})
+    said = refusal(table, prompt="question", truth="answer")
+    assert said == (
+        "dataset mine: none of its 40 rows gives a sample (prompt = question, truth = answer): answer is empty or null "
+        "in all of them"
+    )
+
+
+def test_samples_behind_the_first_rows_are_found() -> None:
+    late = pa.table({"text": [""] * 30_000 + ["Words."] * 30_000})
+    assert open_rows(spec(), late).num_rows == 60_000
+    none = pa.table({"text": [""] * 60_000})
+    assert "none of the 1,512 rows looked at, of 60,000, gives a sample" in refusal(none)
+
+
+def test_another_split_is_read_as_the_first() -> None:
+    """Even where its own first rows would be read otherwise."""
+    first = find_columns(spec(), pa.table({"question": ["Q"], "input": ["More."], "answer": ["A"]}))
+    other = pa.table({"answer": ["A"], "question": ["Q"], "input": pa.array([None], TEXT), "extra": ["x"]})
+    found = find_columns(spec(), other, first)
+    assert found.described() == "prompt = input + question, truth = answer; left out: extra"
+    assert find_columns(spec(), pa.table({"text": ["Words."]}), first).described() == "text = text"
