@@ -35,6 +35,61 @@ _PLAN_HELP = {
 }
 
 
+_DATA = """\
+What each form of a row gives, character by character: [prompt-forms.md](prompt-forms.md).
+
+When a dataset is opened, a line says which of its columns are read and which are left out, `dataset NAME: columns:
+prompt = instruction + input, truth = output; left out: id`, and a line more each what else is to be known; so do
+`check` and the `DatasetOpened` event. Once a start for each dataset.
+
+- A dataset of which no row gives a sample is refused when it is opened: exit status 2.
+- Rows without words give no sample. They are read and counted: in the line of the opening (of the first rows), in
+  `check` (an estimate), in the curriculum (`empty`), in `data/rows_without_sample`, at the stage's end and in the
+  statistics (`train_rows_without_sample`).
+- A stage whose rows, all of them, gave no sample ends the run with exit status 3; the last checkpoint is intact. The
+  stage counts as not begun: a resume reads its rows anew, and a changed plan may leave it out.
+- Where less than 90 % of a dataset's text would reach a sample, by the first 20 batches, `check` and the stage's start
+  warn (`TextLeftOut`), and the curriculum marks the stage's share with `!`. What of a row does not fit into its batch
+  is left out unless `continue_rows = true`.
+"""
+
+_CHECK = """\
+`lmplay-tui check PLAN` opens every dataset and trains nothing. It prints a row a stage (rows, and estimates from the
+first 20 batches), for each dataset what is read of it and its own first samples as the model sees them (`⏎` is a line
+break, `<|endoftext|>` the end-of-text mark), and what was tried (`ok`, `NO`). `WARN` lines leave the exit status 0,
+`NO` lines make it 2. With `--json` one object:
+
+| name | what it is |
+| --- | --- |
+| `ok` | whether nothing stands against a run |
+| `plan`, `model`, `device` | what would be trained, on what |
+| `stages` | one object a stage, see below |
+| `tried` | what was tried: `ok`, and `what` in a sentence |
+| `warnings` | sentences: text that would be left out |
+| `problems` | sentences: why a run would fail |
+| `disk` | `needed_bytes` for checkpoints, `free_bytes` |
+
+Of a stage, `problem` where it cannot be trained, else:
+
+| name | what it is |
+| --- | --- |
+| `name`, `datasets`, `epochs` | as the plan says |
+| `rows` | that will be read over all epochs |
+| `rows_sampled` | of them, those that the estimates were made from |
+| `rows_without_sample_estimate` | rows that will give no sample |
+| `steps_estimate`, `tokens_estimate`, `seconds_estimate` | of the whole stage; seconds are null where not known |
+| `text_shown` | share of the characters read that reached a sample |
+| `longest`, `mean_tokens` | tokens of a sample |
+| `samples` | the first samples in the order of training |
+| `warnings` | of this stage |
+| `data` | one object a dataset: `name`, `columns`, `notes`, `rows` (to train on), `rows_held_out`, `rows_sampled`, \
+`rows_without_sample` (of those sampled), `text_shown`, `samples` (its own first ones) |
+
+A sample has `row`, `prompt`, `truth`, `tokens`, and `ends`: whether the end-of-text mark closes its truth. An empty
+prompt is that mark.
+"""
+
+
 def table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:
     lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
     lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
@@ -77,6 +132,8 @@ def text() -> str:
     lines += ["## Known datasets", ""]
     lines += table(("name", "where it is", "configuration"), dataset_rows())
     lines += ["`wikipedia:es` is another language's Wikipedia, `wikitext:2` the small WikiText.", ""]
+    lines += ["## What is read of the data", "", *_DATA.splitlines(), ""]
+    lines += ["## What check says", "", *_CHECK.splitlines(), ""]
     lines += ["## Shipped plans", ""]
     lines += table(("plan", "stages", "purpose"), plan_rows())
     lines += ["## metrics.jsonl", "", "One object per `--log-interval` steps.", ""]

@@ -164,8 +164,8 @@ class Headless:
                 self._say_activity(event)
             case told.Warned() | told.RunFailed():
                 self._out.warn(printable(event.message))
-            case told.LossSpiked() | told.Stalled():
-                self._out.warn(sentence_of(record)[1])  # type: ignore[index]  # both have their sentence
+            case told.LossSpiked() | told.Stalled() | told.TextLeftOut():
+                self._out.warn(sentence_of(record)[1])  # type: ignore[index]  # each has its sentence
             case told.RunStopped():
                 self._print(sentence_of(record)[1])  # type: ignore[index]  # every last event has its sentence
                 self._print(f"go on with: {printable(event.command)}")

@@ -82,6 +82,16 @@ class DatasetOpened(Event):
 
 
 @dataclass(frozen=True)
+class TextLeftOut(Event):
+    """Much of a dataset's text would reach no sample, by the first batches of a stage that begins."""
+
+    stage: str
+    dataset: str
+    text_shown: float  # share of the characters of `rows` that would reach a sample
+    rows: int  # of the dataset, that were looked at
+
+
+@dataclass(frozen=True)
 class StageStarted(Event):
     """The first batch of a stage is next (also after a resume inside it)."""
 

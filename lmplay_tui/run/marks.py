@@ -33,6 +33,7 @@ _MARKS: dict[str, tuple[str, Callable[[Record], str]]] = {
     "Warned": ("warning", lambda r: str(r.get("message", ""))),
     "LossSpiked": ("spike", _spike),
     "Stalled": ("warning", _sentence),
+    "TextLeftOut": ("warning", _sentence),
     "RunFailed": ("warning", lambda r: str(r.get("message", ""))),
 }
 

@@ -53,11 +53,6 @@ def shown_share(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def rows_in_words(count: int) -> str:
-    """How many rows: `row` for one, `1,200 rows` for more."""
-    return "row" if count == 1 else f"{count:,} rows"
-
-
 def _text(record: Record, key: str) -> str:
     return one_line(record.get(key, "") or "")
 
@@ -169,6 +164,16 @@ def _more_of_dataset(record: Record) -> Iterator[str]:
         yield f"dataset {name}: {without} of its first {looked_at} rows give no sample: there are no words in them"
 
 
+def _text_left_out(record: Record) -> str:
+    rows = "row" if record.get("rows") == 1 else f"{_count(record.get('rows'))} rows"
+    return (
+        f"stage {_text(record, 'stage')}, dataset {_text(record, 'dataset')}: about "
+        f"{shown_share(number(record.get('text_shown')))} of its text would be shown (by its first {rows}): a full "
+        "batch leaves out the rest of its last row; continue_rows = true keeps it for the next batch, a larger "
+        "batch_size or context_len leaves out less"
+    )
+
+
 def _stage_done(record: Record) -> str:
     said = f"stage {_text(record, 'stage')} done at {_step(record)}, {shown_seconds(number(record.get('seconds')))}"
     share = record.get("text_shown")
@@ -181,6 +186,7 @@ def _stage_done(record: Record) -> str:
 _SENTENCES: dict[str, tuple[Level, Callable[[Record], str]]] = {
     "RunStarted": ("good", _run_started),
     "DatasetOpened": ("info", _dataset_opened),
+    "TextLeftOut": ("warning", _text_left_out),
     "StageStarted": ("info", lambda r: f"stage {_text(r, 'stage')} begins, {_count(r.get('rows_total'))} rows"),
     "Validated": ("info", lambda r: f"validated at {_step(r)}: {_scores(r)}"),
     "Evaluated": ("info", _evaluated),

@@ -234,6 +234,12 @@ class RunView:
         stage.unigram_entropy = number(record.get("unigram_entropy"))
         self.pace.clear()
 
+    def _text_left_out(self, record: Record) -> None:
+        """Until the stage's own steps say it: what its first batches show."""
+        stage = self.find_stage(record)
+        if stage is not None and not stage.rows_done:
+            stage.follow_text(record.get("text_shown"), None)
+
     def _metrics_logged(self, record: Record) -> None:
         values = record.get("values")
         if isinstance(values, Mapping):
@@ -347,6 +353,7 @@ _HANDLERS: dict[str, Callable[[RunView, Record], None]] = {
     "ActivityChanged": RunView._activity_changed,
     "StageStarted": RunView._stage_started,
     "StepDone": progress.step_done,
+    "TextLeftOut": RunView._text_left_out,
     "MetricsLogged": RunView._metrics_logged,
     "Predicted": RunView._predicted,
     "Validated": RunView._validated,

@@ -16,8 +16,8 @@ from lmplay_tui.errors import UserError
 from lmplay_tui.options import TrainOptions
 from lmplay_tui.plan.schema import Stage
 from lmplay_tui.run.controls import Controls
-from lmplay_tui.run.events import ActivityChanged, DatasetOpened, Event, Warned
-from lmplay_tui.run.telling import LEAST_TEXT_SHOWN, rows_in_words, shown_share
+from lmplay_tui.run.events import ActivityChanged, DatasetOpened, Event, TextLeftOut
+from lmplay_tui.run.telling import LEAST_TEXT_SHOWN
 from lmplay_tui.train.steps import StopRequested
 
 Report = Callable[[str, str, float | None], None]
@@ -76,12 +76,10 @@ def openings(data: StageData) -> list[DatasetOpened]:
     ]
 
 
-def left_out(found: Preview, stage: Stage) -> list[str]:
-    """A line for each dataset of which less than nine tenths of the text would reach a sample."""
+def left_out(found: Preview, stage: Stage) -> list[TextLeftOut]:
+    """The datasets of which less than nine tenths of the text would reach a sample."""
     return [
-        f"stage {stage.name}, dataset {spec.name}: about {shown_share(part.text_shown)} of its text would be shown (by "
-        f"its first {rows_in_words(part.rows)}): a full batch leaves out the rest of its last row; "
-        "continue_rows = true keeps it for the next batch, a larger batch_size or context_len leaves out less"
+        TextLeftOut(stage.name, spec.name, part.text_shown, part.rows)
         for spec, part in zip(stage.datasets, found.parts, strict=True)
         if part.text_shown < LEAST_TEXT_SHOWN
     ]
@@ -115,9 +113,9 @@ class LoadedData:
         key = (stage, options.batch_size, options.shuffle, options.continue_rows, options.validation_split)
         if stage.name in self._opened and self._opened[stage.name][0] == key:
             return
-        result: list[tuple[StageData, list[str]]] = []
+        result: list[tuple[StageData, list[TextLeftOut]]] = []
 
-        def opened(report: Report) -> tuple[StageData, list[str]]:
+        def opened(report: Report) -> tuple[StageData, list[TextLeftOut]]:
             data = open_stage(stage, options, self._tokenizer, datasets_folder=self._datasets_folder, report=report)
             return data, left_out(data.preview(PREVIEWED_STEPS, PREVIEW_S), stage) if trains else []
 
@@ -125,7 +123,7 @@ class LoadedData:
         yield from patiently(opened, controls, result)
         data, warnings = result[0]
         self._opened[stage.name] = (key, data)
-        for event in (*openings(data), *(Warned(warning) for warning in warnings)):
+        for event in (*openings(data), *warnings):
             if (fact := _without_rows(event)) not in self._told:
                 self._told.add(fact)
                 yield event

@@ -24,7 +24,6 @@ from lmplay_tui.run.events import (
     Validated,
     Warned,
 )
-from lmplay_tui.run.telling import rows_in_words
 from lmplay_tui.text import one_line
 from lmplay_tui.train.compiling import Compilation
 from lmplay_tui.train.evaluation import Evaluator
@@ -244,9 +243,9 @@ class StageLoop:
         self.state.progress.stages[run.stage.name] = StageProgress()
         names = ", ".join(dict.fromkeys(spec.name for spec in run.stage.datasets))
         raise DataError(
-            f"stage {run.stage.name}: nothing was trained in it: the {rows_in_words(rows)} that it read of "
-            f"{one_line(names)} gave no sample, there are no words in them; give it other rows, or leave it out; the "
-            "last checkpoint is intact"
+            f"stage {run.stage.name}: nothing was trained in it: no sample came of the {rows:,} rows that it "
+            f"read of {one_line(names)}, there are no words in them; give it other rows, or leave it out; the last "
+            "checkpoint is intact"
         )
 
     def _next_batch(self, run: StageRun) -> Generator[Event, None, Batch | None]:

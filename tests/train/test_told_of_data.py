@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lmplay_tui.run import events as happened
-from lmplay_tui.run.events import DatasetOpened, Event, RunDone, RunFailed, StageDone, StepDone, Warned
+from lmplay_tui.run.events import DatasetOpened, Event, RunDone, RunFailed, StageDone, StepDone, TextLeftOut
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.run.journal import read_journal
 from lmplay_tui.run.telling import told_in_lines
@@ -159,10 +159,6 @@ def test_what_a_stage_trained_before_a_stop_counts(place):
 LONG = " ".join(SENTENCES * 40)
 
 
-def left_out(events: list[Event]) -> list[str]:
-    return [event.message for event in of(Warned, events) if "of its text would be shown" in event.message]
-
-
 @pytest.mark.parametrize("continue_rows", [False, True])
 def test_text_left_out_is_warned_of_before_the_first_step_and_told_at_the_end(place, continue_rows):
     (place / "long.jsonl").write_text(rows_of(LONG, LONG), encoding="utf-8")
@@ -171,13 +167,15 @@ def test_text_left_out_is_warned_of_before_the_first_step_and_told_at_the_end(pl
     events = train(training_plan=plan, model="m.lmp")
     (done,) = of(StageDone, events)
     if continue_rows:
-        assert not left_out(events)
+        assert not of(TextLeftOut, events)
         assert done.text_shown == 1
         assert "text shown" not in sentences([done])[0]
         return
-    (warning,) = left_out(events)
-    assert all(word in warning for word in ("stage one", "dataset long.jsonl", "continue_rows = true", "batch_size"))
-    assert events.index(next(e for e in events if isinstance(e, Warned))) < events.index(of(StepDone, events)[0])
+    (warning,) = of(TextLeftOut, events)
+    assert (warning.stage, warning.dataset) == ("one", "long.jsonl")
+    (sentence,) = sentences([warning])
+    assert all(word in sentence for word in (f"{100 * warning.text_shown:.1f} %", "continue_rows = true", "batch_size"))
+    assert events.index(warning) < events.index(of(StepDone, events)[0])
     assert done.text_shown is not None
     assert done.text_shown < 0.9
     assert f"text shown {100 * done.text_shown:.1f} %" in sentences([done])[0]

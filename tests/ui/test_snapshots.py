@@ -150,7 +150,7 @@ SITTINGS: dict[str, Sitting] = {
     "left-out": Sitting(
         with_events(
             happened.DatasetOpened("pydocs", "text = text, title = title; left out: id", ("one note",), 90, 10, 100, 7),
-            happened.Warned("stage docstrings, dataset pydocs: about 2.2 % of its text would be shown", 330),
+            happened.TextLeftOut("finetune", "openorca", 0.314, 160),
             replace(step_done(331, "docstrings", 3310, 2110, 2.6), text_shown=0.022, rows_without_sample=1234),
         ),
         [("left-out", "6 z", None), ("left-out-curriculum", "escape 1", "#curriculum")],
