@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from lmplay_tui.errors import UserError
-from lmplay_tui.options import given_options, new_parser, parse_line
+from lmplay_tui.options import given_options, home_path, new_parser, parse_line
 from lmplay_tui.run.folder import find_run
 
 DESCRIPTION = """\
@@ -17,8 +17,8 @@ RUN: a name, a .lmp file, or a run folder; the newest run where left out."""
 def main(arguments: Sequence[str], prog: str) -> int:
     """Show the dashboard on a run. Raises `UserError` if there is none, or no terminal."""
     parser = new_parser(prog, DESCRIPTION)
-    parser.add_argument("run", nargs="?", default=None, metavar="RUN", help="which run")
-    parser.add_argument("--out-dir", metavar="DIR", help="folder to look in, too")
+    parser.add_argument("run", type=home_path, nargs="?", default=None, metavar="RUN", help="which run")
+    parser.add_argument("--out-dir", type=home_path, metavar="DIR", help="folder to look in, too")
     parser.add_argument("--ascii", action="store_true", help="draw with ASCII only")
     parser.add_argument("--no-mouse", action="store_true", help="leave the mouse to the terminal")
     parser.add_argument("--tz", metavar="ZONE", help="time zone of clock times")

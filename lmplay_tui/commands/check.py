@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lmplay_tui.errors import EXIT_OK, EXIT_USAGE, UserError
-from lmplay_tui.options import add_options, given_options, hosting_options, new_parser, parse_line
+from lmplay_tui.options import add_options, given_options, home_path, hosting_options, new_parser, parse_line
 from lmplay_tui.run.telling import shown_seconds, shown_size
 from lmplay_tui.text import one_line, printable
 
@@ -21,7 +21,7 @@ EPILOG = "Exit status: 0 all is well, 2 there are problems."
 def main(arguments: Sequence[str], prog: str) -> int:
     """Check a plan and print what was found. Raises `UserError` for a mistake on the line."""
     parser = new_parser(prog, DESCRIPTION, EPILOG, usage=f"{prog} PLAN [options]")
-    parser.add_argument("plan", metavar="PLAN", help="a shipped plan or a .toml/.json file")
+    parser.add_argument("plan", type=home_path, metavar="PLAN", help="a shipped plan or a .toml/.json file")
     parser.add_argument("--json", action="store_true", default=False, help="one JSON object")
     add_options(parser, leave_out=("training_plan", "extend", "describe", "save_datasets", *hosting_options()))
     namespace = parse_line(parser, arguments)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lmplay_tui.errors import EXIT_OK, EXIT_TRAINING, EXIT_USAGE, UserError
-from lmplay_tui.options import new_parser, parse_line, shown_value
+from lmplay_tui.options import home_path, new_parser, parse_line, shown_value
 from lmplay_tui.run.control_files import PLAIN, leave_command
 from lmplay_tui.run.controls import Command, SaveNow, Stop
 from lmplay_tui.run.folder import RunFolder, find_run
@@ -30,8 +30,9 @@ PATIENCE_S = 2.0  # then say what is waited for
 def main(arguments: Sequence[str], prog: str) -> int:
     """Send one command. Raises `UserError`."""
     parser = new_parser(prog, DESCRIPTION, EPILOG, usage=f"{prog} [RUN] {'|'.join(PLAIN)}|lr=X|lr=*X")
-    parser.add_argument("words", nargs="*", default=[], metavar="RUN COMMAND", help="which run, and what")
-    parser.add_argument("--out-dir", default=None, metavar="DIR", help="folder to look in, too")
+    parser.add_argument("words", type=home_path, nargs="*", default=[], metavar="RUN COMMAND",
+                        help="which run, and what")  # fmt: skip
+    parser.add_argument("--out-dir", type=home_path, default=None, metavar="DIR", help="folder to look in, too")
     line = parse_line(parser, arguments)
     if not 1 <= len(line.words) <= 2:
         raise UserError(f"{prog}: give one command: {', '.join(PLAIN)}, lr=X or lr=*X")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lmplay_tui.errors import EXIT_LEFT_AT_ONCE, EXIT_OK, UserError
-from lmplay_tui.options import new_parser, parse_line
+from lmplay_tui.options import home_path, new_parser, parse_line
 from lmplay_tui.run.export import (
     CsvFile,
     CsvTable,
@@ -61,15 +61,16 @@ def main(arguments: list[str], prog: str) -> int:
 
 def _parser(prog: str) -> argparse.ArgumentParser:
     parser = new_parser(prog, DESCRIPTION, EPILOG.format(prog=prog))
-    parser.add_argument("run", nargs="?", default=None, metavar="RUN",
+    parser.add_argument("run", type=home_path, nargs="?", default=None, metavar="RUN",
                         help="name, .lmp file or run folder [the newest run]")  # fmt: skip
     parser.add_argument("--to", required=True, choices=tuple(_TARGETS), metavar="FORM",
                         help=", ".join(_TARGETS))  # fmt: skip
-    parser.add_argument("--output", default=None, metavar="PATH",
+    parser.add_argument("--output", type=home_path, default=None, metavar="PATH",
                         help="file, or folder for tensorboard; - for standard output [beside the model]")  # fmt: skip
     parser.add_argument("--follow", action="store_true", default=False,
                         help="go on until the run ends (csv, tensorboard)")  # fmt: skip
-    parser.add_argument("--out-dir", default=None, metavar="DIR", help="where runs are looked for [out_gpt]")
+    parser.add_argument("--out-dir", type=home_path, default=None, metavar="DIR",
+                        help="where runs are looked for [out_gpt]")  # fmt: skip
     return parser
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmplay_tui.errors import EXIT_OK, UserError
-from lmplay_tui.options import check, new_parser, parse_line
+from lmplay_tui.options import check, home_path, new_parser, parse_line
 from lmplay_tui.run.folder import find_run, output_folder
 from lmplay_tui.text import one_line, printable
 
@@ -60,12 +60,13 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser = new_parser(prog, DESCRIPTION, EPILOG.format(prog=prog))
     parser.add_argument("prompt", nargs="?", default=None, metavar="PROMPT",
                         help="text to go on with; - reads standard input")  # fmt: skip
-    parser.add_argument("--file", default=None, metavar="FILE", help="take the prompt from a text file")
+    parser.add_argument("--file", type=home_path, default=None, metavar="FILE", help="take the prompt from a text file")
     model = parser.add_argument_group("model")
-    model.add_argument("--model", default=None, metavar="MODEL",
+    model.add_argument("--model", type=home_path, default=None, metavar="MODEL",
                        help="checkpoint (.lmp), or a run's name [the newest run]")  # fmt: skip
-    model.add_argument("--out-dir", default=None, metavar="DIR", help="where runs are looked for [out_gpt]")
-    model.add_argument("--exp", default=None, metavar="FILE:NAME",
+    model.add_argument("--out-dir", type=home_path, default=None, metavar="DIR",
+                       help="where runs are looked for [out_gpt]")  # fmt: skip
+    model.add_argument("--exp", type=home_path, default=None, metavar="FILE:NAME",
                        help="your own class, if the checkpoint is of one: no checkpoint may run a file by itself")
     model.add_argument("--device", type=_device, default="auto", metavar="NAME",
                        help="auto, cpu, cuda, cuda:1, mps [auto]")  # fmt: skip
@@ -135,7 +136,7 @@ def _prompt(line: argparse.Namespace) -> str:
         if line.prompt is not None:
             raise UserError("give the prompt as an argument or with --file, not both")
         try:
-            return Path(line.file).expanduser().read_text(encoding="utf-8").removesuffix("\n")
+            return Path(line.file).read_text(encoding="utf-8").removesuffix("\n")
         except OSError as error:
             raise UserError(f"--file {one_line(line.file)}: {error.strerror}") from None
         except UnicodeDecodeError:
@@ -153,7 +154,7 @@ def _prompt(line: argparse.Namespace) -> str:
 def _checkpoint(model: str | None, out_dir: str | None) -> Path:
     """The file that `--model` means: as it stands, with .lmp, in the output folder, or a run's newest."""
     if model is not None:
-        given = Path(model).expanduser()
+        given = Path(model)
         names = [given, given.with_name(f"{given.name}.lmp")] if given.name else []
         for path in [*names, *(output_folder(out_dir) / name for name in names)]:
             if path.is_file():

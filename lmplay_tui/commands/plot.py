@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from lmplay_tui.errors import EXIT_OK, UserError
-from lmplay_tui.options import new_parser, parse_line
+from lmplay_tui.options import home_path, new_parser, parse_line
 from lmplay_tui.run.charts import AVERAGE_COUNT, MIN_SHOW, Chart, PlotOptions, difference_chart, level_chart
 from lmplay_tui.run.curves import Curve, Metric, load_curves, statistics_in
 from lmplay_tui.run.folder import find_run, statistics_folder
@@ -53,15 +53,15 @@ def main(arguments: list[str], prog: str) -> int:
 
 def _parser(prog: str) -> argparse.ArgumentParser:
     parser = new_parser(prog, DESCRIPTION, EPILOG.format(prog=prog))
-    parser.add_argument("locations", nargs="*", default=[], metavar="LOCATION",
+    parser.add_argument("locations", type=home_path, nargs="*", default=[], metavar="LOCATION",
                         help="run (name, .lmp or run folder), folder of statistics, or a *_stats.json file "
                              "[everything in $LMP_DATASETS or out_gpt]")  # fmt: skip
-    parser.add_argument("--out-dir", default=None, metavar="DIR",
+    parser.add_argument("--out-dir", type=home_path, default=None, metavar="DIR",
                         help="where the pictures that compare runs go, and where runs are looked for "
                              "[the folder of the statistics]")  # fmt: skip
     parser.add_argument("--plot-train", action="store_true", default=False,
                         help="compare training batches instead of validation")  # fmt: skip
-    parser.add_argument("--target", default=None, metavar="RUN",
+    parser.add_argument("--target", type=home_path, default=None, metavar="RUN",
                         help="run that the others are compared with: its name or how it begins [the longest]")
     parser.add_argument("--average-count", type=_whole, default=AVERAGE_COUNT, metavar="N",
                         help=f"points that a smoothed value is made of, at most; 1: no smoothing [{AVERAGE_COUNT}]")
@@ -101,7 +101,7 @@ def _statistics(location: str | None, out_dir: str | None) -> list[Path]:
     """The statistics files that a word of the command line means. Raises `UserError` if there are none."""
     if location is None:
         return _required(statistics_folder(out_dir))
-    path = Path(location).expanduser()
+    path = Path(location)
     if path.is_file() and path.name.endswith(".json"):
         return [path]
     if path.is_dir() and path.suffix != ".run":
@@ -159,7 +159,7 @@ def _newest(curves: Sequence[Curve], max_runs: int) -> list[Curve]:
 def _compared(curves: Sequence[Curve], line: argparse.Namespace) -> list[Curve]:
     """The curves that belong into one chart: whole runs of one split, and stages that were named by their files."""
     split, what, other = ("train", "training", "without") if line.plot_train else ("validate", "validation", "with")
-    named = {Path(location).expanduser() for location in line.locations}
+    named = {Path(location) for location in line.locations}
     compared = [curve for curve in curves if curve.split == split and (curve.stage is None or curve.path in named)]
     found = {(curve.path.parent, curve.name) for curve in compared}
     for name in sorted({curve.name for curve in curves if (curve.path.parent, curve.name) not in found}):

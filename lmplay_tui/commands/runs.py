@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lmplay_tui.commands.status import short_line
 from lmplay_tui.errors import EXIT_OK
-from lmplay_tui.options import new_parser, parse_line
+from lmplay_tui.options import home_path, new_parser, parse_line
 from lmplay_tui.run.folder import RunFolder, list_runs, output_folder
 from lmplay_tui.run.status import fraction_done, status_of
 from lmplay_tui.run.telling import shown_seconds
@@ -20,7 +20,7 @@ def main(arguments: Sequence[str], prog: str) -> int:
     """Print the runs, one a line."""
     parser = new_parser(prog, DESCRIPTION)
     parser.add_argument("--json", action="store_true", default=False, help="one JSON object a run and line")
-    parser.add_argument("--out-dir", default=None, metavar="DIR", help="the output folder [out_gpt]")
+    parser.add_argument("--out-dir", type=home_path, default=None, metavar="DIR", help="the output folder [out_gpt]")
     line = parse_line(parser, arguments)
     found = list_runs(Path(), output_folder(line.out_dir))
     for run in found:

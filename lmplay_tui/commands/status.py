@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lmplay_tui.errors import EXIT_OK
-from lmplay_tui.options import new_parser, parse_line
+from lmplay_tui.options import home_path, new_parser, parse_line
 from lmplay_tui.run.folder import RunFolder, find_run
 from lmplay_tui.run.journal import number
 from lmplay_tui.run.learning_rate import shown_lr
@@ -26,10 +26,10 @@ EPILOG = "For a tmux status bar: set -g status-right '#(lmplay-tui status --line
 def main(arguments: Sequence[str], prog: str) -> int:
     """Print the state of a run. Raises `UserError` if there is none."""
     parser = new_parser(prog, DESCRIPTION, EPILOG)
-    parser.add_argument("run", nargs="?", default=None, metavar="RUN", help="which run")
+    parser.add_argument("run", type=home_path, nargs="?", default=None, metavar="RUN", help="which run")
     parser.add_argument("--json", action="store_true", default=False, help="one JSON object")
     parser.add_argument("--line", action="store_true", default=False, help="one short line")
-    parser.add_argument("--out-dir", default=None, metavar="DIR", help="folder to look in, too")
+    parser.add_argument("--out-dir", type=home_path, default=None, metavar="DIR", help="folder to look in, too")
     line = parse_line(parser, arguments)
     run = find_run(line.run, line.out_dir)
     status = status_of(run)

@@ -143,7 +143,7 @@ def opened(path: Path, compression: str, tick: Tick | None = None, newline: str 
         with _decompressed(counted, compression) as stream:
             buffered = io.BufferedReader(stream, 1 << 20)
             encoding, mark = _encoding(buffered.peek(4)[:4])
-            while mark and buffered.peek(mark).startswith(mark):
+            while mark and buffered.peek(len(mark)).startswith(mark):
                 buffered.read(len(mark))
             with io.TextIOWrapper(buffered, encoding=encoding, newline=newline) as text:
                 yield text
@@ -501,7 +501,7 @@ def lines_are_documents(lines: list[str]) -> bool:
 
     They are where at most one line in twenty is blank, and the text is not hard-wrapped, and one of these holds: most
     lines are long (200 characters), most end as a sentence does (of ten lines at least), or they are many (100).
-    Hard-wrapped is a text whose lines break where the next word would not have fitted.
+    A hard-wrapped text's lines break where the next word would not have fitted.
     """
     full = [line.rstrip() for line in lines if line and not line.isspace()]
     last = next((at for at in range(len(lines), 0, -1) if lines[at - 1].strip()), 0)
@@ -511,20 +511,30 @@ def lines_are_documents(lines: list[str]) -> bool:
     lengths = sorted(map(len, full))
     if lengths[len(full) // 2] >= _LONG_LINE:
         return True
-    sentences = sum(line.rstrip(_CLOSERS).endswith(_SENTENCE_ENDS) for line in full) / len(full)
-    if sentences >= 0.6 and len(full) >= _FEWEST_LINES:
+    if sum(map(_ends_sentence, full)) >= 0.6 * len(full) and len(full) >= _FEWEST_LINES:
         return True
     return len(full) >= _MANY_LINES and not _is_wrapped(full, lengths)
 
 
 def _is_wrapped(lines: list[str], lengths: list[int]) -> bool:
-    """Whether most lines are full: the next one's first word would have gone beyond the width that lines keep to."""
+    """Whether the text is hard-wrapped: nine of ten lines are full or end a sentence, and half of all are full.
+
+    A line is full if the next one's first word would have gone beyond the width that the lines keep to.
+    """
     width = lengths[len(lengths) * 19 // 20]
-    full = sum(
-        len(line) + 1 + len(after.split(maxsplit=1)[0]) > width
-        for line, after in pairwise(lines)
-    )
-    return full >= 0.6 * (len(lines) - 1)
+    full = broken = 0
+    for line, after in pairwise(lines):
+        first, *others = after.split(maxsplit=1)
+        if others and len(line) + 1 + len(first) > width:
+            full += 1
+        elif not _ends_sentence(line):
+            broken += 1
+    pairs = len(lines) - 1
+    return full >= 0.5 * pairs and broken <= 0.1 * pairs
+
+
+def _ends_sentence(line: str) -> bool:
+    return line.rstrip(_CLOSERS).endswith(_SENTENCE_ENDS)
 
 
 Reader = Callable[[Path, str, Found, Tick], Iterator[Columns]]

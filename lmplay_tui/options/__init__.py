@@ -22,10 +22,10 @@ from lmplay_tui.options.declared import (
     train_names,
     where,
 )
-from lmplay_tui.options.values import check, nearest, sentence, shown_value
+from lmplay_tui.options.values import check, home_path, nearest, sentence, shown_value
 
 __all__ = [
     "OnResume", "TrainOptions", "Where", "add_options", "check", "command_words", "default", "flag", "given_options",
-    "hosting_options", "names", "nearest", "new_parser", "on_resume", "parse_line", "recorded", "resolve", "sentence",
-    "shown_value", "stage_names", "train_names", "where",
+    "home_path", "hosting_options", "names", "nearest", "new_parser", "on_resume", "parse_line", "recorded", "resolve",
+    "sentence", "shown_value", "stage_names", "train_names", "where",
 ]  # fmt: skip

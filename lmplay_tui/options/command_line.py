@@ -8,7 +8,7 @@ from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
 from lmplay_tui.errors import UserError
 from lmplay_tui.options.declared import TrainOptions, Where, extra, flag, where
-from lmplay_tui.options.values import check, nearest, shown_value
+from lmplay_tui.options.values import check, home_path, nearest, shown_value
 from lmplay_tui.text import one_line
 
 
@@ -98,6 +98,8 @@ def given_options(namespace: argparse.Namespace) -> dict[str, Any]:
         if not hasattr(namespace, name):
             continue
         value, problem = check(name, getattr(namespace, name), strict=False)
+        if problem is None and extra(name)["is_path"]:
+            value, problem = _at_home(value)
         if problem is None:
             given[name] = value
         else:
@@ -105,6 +107,13 @@ def given_options(namespace: argparse.Namespace) -> dict[str, Any]:
     if problems:
         raise UserError("\n".join(problems))
     return given
+
+
+def _at_home(value: str) -> tuple[str, str | None]:
+    try:
+        return home_path(value), None
+    except UserError as error:
+        return value, str(error)
 
 
 def command_words(given: Mapping[str, Any]) -> list[str]:

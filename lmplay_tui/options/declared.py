@@ -39,6 +39,7 @@ def _option(
     *,
     metavar: str | None = None,
     shown_default: str | None = None,
+    is_path: bool = False,
     **bounds: Any,
 ) -> Any:
     extra: dict[str, JsonValue] = {
@@ -47,6 +48,7 @@ def _option(
         "on_resume": on_resume.value,
         "metavar": metavar,
         "shown_default": shown_default,
+        "is_path": is_path,  # of a file or folder: `~` is the home folder
     }
     return Field(default, description=help, json_schema_extra=extra, **bounds)
 
@@ -70,18 +72,18 @@ class TrainOptions(BaseModel):
     # Plan and files
     training_plan: str | None = _option(
         None, "plan: a shipped name (demo, default, wikitext3, ...) or a .toml/.json file", FILES, LINE, FREE,
-        metavar="PLAN", shown_default="default, or the run's own plan on a resume",
+        metavar="PLAN", shown_default="default, or the run's own plan on a resume", is_path=True,
     )
     model: str | None = _option(
         None, "checkpoint to resume from and to save to", FILES, LINE, FREE,
-        metavar="FILE", shown_default="<out-dir>/<exp>_<plan>.lmp",
+        metavar="FILE", shown_default="<out-dir>/<exp>_<plan>.lmp", is_path=True,
     )
     initial_model: str | None = _option(
-        None, "start from these weights if --model is not there yet", FILES, LINE, FREE, metavar="FILE"
+        None, "start from these weights if --model is not there yet", FILES, LINE, FREE, metavar="FILE", is_path=True,
     )
     resume: str = _option(
         "auto", "auto: resume if there is a checkpoint; none: train anew; or the checkpoint to start from",
-        FILES, LINE, FREE, metavar="auto|none|FILE",
+        FILES, LINE, FREE, metavar="auto|none|FILE", is_path=True,
     )
     reset_history: bool = _option(
         False, "train anew; earlier checkpoints and statistics move to NAME.past/", FILES, LINE, FREE
@@ -93,7 +95,7 @@ class TrainOptions(BaseModel):
     ignore_optimizer: bool = _option(False, "do not load the optimizer's state", FILES, LINE, FREE)
     out_dir: str | None = _option(
         None, "folder for the model, the run and its statistics", FILES, LINE, FREE, metavar="DIR",
-        shown_default="out_gpt",
+        shown_default="out_gpt", is_path=True,
     )
     save_datasets: bool = _option(
         False, "store the plan's datasets for use without network, then exit", FILES, LINE, FREE
@@ -102,7 +104,7 @@ class TrainOptions(BaseModel):
     # Model
     exp: str = _option(
         "gpt2ish", "experiment: a name from --exp list, or file.py:Name (command line only)", MODEL, RUN, FIXED,
-        metavar="NAME", min_length=1, max_length=400,
+        metavar="NAME", min_length=1, max_length=400, is_path=True,
     )
     num_blocks: int | None = _option(
         None, "transformer blocks", MODEL, RUN, FIXED, ge=1, le=1000, shown_default="the experiment's own"

@@ -3,12 +3,14 @@
 import difflib
 from collections.abc import Iterable, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from lmplay_tui.errors import UserError
 from lmplay_tui.options.declared import TrainOptions
 from lmplay_tui.text import one_line
 
@@ -78,6 +80,20 @@ def check(name: str, value: object, *, strict: bool) -> tuple[Any, str | None]:
 def _most_telling(errors: Sequence[ErrorDetails]) -> ErrorDetails:
     """Of a union's errors (`int | "auto"`), the bound that was broken rather than the branch that was not meant."""
     return next((e for e in errors if e["type"] in _SENTENCES), errors[0])
+
+
+def home_path(text: str) -> str:
+    """A path as the user wrote it, with the home folder for a `~` or `~user` at its beginning.
+
+    A shell leaves it alone in `--model=~/x`, and in quotes. Raises `UserError` where there is no such home folder.
+    """
+    if not text.startswith("~"):
+        return text
+    try:
+        return str(Path(text).expanduser())
+    except RuntimeError:
+        user = one_line(text.split("/", maxsplit=1)[0], 60)
+        raise UserError(f"there is no home folder {user}; a file called so is ./{one_line(text, 60)}") from None
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

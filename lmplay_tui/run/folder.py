@@ -36,13 +36,24 @@ def output_folder(out_dir: str | None) -> Path:
 
 def statistics_folder(out_dir: str | None) -> Path:
     """Where the document's statistics files go."""
-    return Path(out_dir or os.environ.get("LMP_DATASETS") or DEFAULT_OUT)
+    return Path(out_dir) if out_dir else _from_environment() or Path(DEFAULT_OUT)
 
 
 def datasets_folder(out_dir: str | None) -> Path:
     """Where `--save-datasets` stores datasets and where a run looks for them first."""
-    from_environment = os.environ.get("LMP_DATASETS")
-    return Path(from_environment) if from_environment else output_folder(out_dir) / "datasets"
+    return _from_environment() or output_folder(out_dir) / "datasets"
+
+
+def _from_environment() -> Path | None:
+    """The folder that `$LMP_DATASETS` names; a shell leaves a `~` in quotes alone. Raises `UserError`."""
+    if not (said := os.environ.get("LMP_DATASETS")):
+        return None
+    from lmplay_tui.options import home_path
+
+    try:
+        return Path(home_path(said))
+    except UserError as error:
+        raise UserError(f"LMP_DATASETS: {error}") from None
 
 
 def write_whole(path: Path, data: bytes) -> None:

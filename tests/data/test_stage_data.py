@@ -268,13 +268,13 @@ def test_rows_without_words_alone(opened: Open, jsonl: Jsonl) -> None:
     assert sum(batch.rows_read for batch in found) == data.rows_total == 16
 
 
-def test_no_rows_at_all(opened: Open, jsonl: Jsonl, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_rows_at_all(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
     empty = datasets.Dataset.from_dict({"text": []}, datasets.Features(text=datasets.Value("string")))
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: datasets.DatasetDict({"train": empty}))
     with pytest.raises(UserError, match="dataset own has no rows to train on in its split train"):
-        opened(jsonl(texts(1)))
+        opened(DatasetSpec("own", "owner/name"))
 
 
 def test_nothing_touches_the_global_randomness(staged: Callable[[str], StageData]) -> None:
