@@ -1,5 +1,6 @@
 """Text to token numbers and back: tiktoken's encodings, GPT-2's without network, and plain bytes for tests."""
 
+import codecs
 import hashlib
 import importlib.util
 import time
@@ -59,10 +60,32 @@ class Tokenizer:
         return b"".join(self.token_bytes(ids)).decode("utf-8", "replace")
 
     def token_texts(self, ids: Iterable[int]) -> list[str]:
-        """Each token's text by itself, the end-of-text mark spelt out."""
+        """Each token's text by itself: bytes that are no whole character as `\\xe6`, the end-of-text mark spelt out."""
         numbers = list(ids)
-        texts = [token.decode("utf-8", "replace") for token in self.token_bytes(numbers)]
+        texts = [token.decode("utf-8", "backslashreplace") for token in self.token_bytes(numbers)]
         return [END_OF_TEXT if number == self.eot else text for number, text in zip(numbers, texts, strict=True)]
+
+    def texts_of_whole_characters(self, ids: Iterable[int]) -> list[str]:
+        """Each token's share of the text of all: a character of several tokens stands with the first of them.
+
+        Joined they are the text. Bytes that are no UTF-8 become U+FFFD, the end-of-text mark is spelt out.
+        """
+        numbers = list(ids)
+        texts = [""] * len(numbers)
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        begun = 0  # the token in which the unfinished character begins
+        for i, (number, token) in enumerate(zip(numbers, self.token_bytes(numbers), strict=True)):
+            is_unfinished = bool(decoder.getstate()[0])
+            text = decoder.decode(token, final=number == self.eot)
+            if is_unfinished:
+                texts[begun] += text[:1]
+            if text or not is_unfinished:
+                begun = i
+            texts[i] += text[1:] if is_unfinished else text
+            texts[i] += END_OF_TEXT if number == self.eot else ""
+        if numbers:
+            texts[begun] += decoder.decode(b"", final=True)
+        return texts
 
 
 class _Bytes:

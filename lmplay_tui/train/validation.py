@@ -145,7 +145,7 @@ class Scorer:
             prediction=prediction,
             accuracy=word_accuracy(prediction, sample.truth),
             loss=-math.fsum(truth_log_p) / len(truth_log_p),
-            truth_tokens=tuple(self._tokenizer.token_texts(sample.truth_ids[:SHOWN_TOKENS].tolist())),
+            truth_tokens=tuple(self._tokenizer.texts_of_whole_characters(sample.truth_ids.tolist())[:SHOWN_TOKENS]),
             truth_p=tuple(round(math.exp(log_p), 4) for log_p in truth_log_p[:SHOWN_TOKENS]),
             top5=top5,
         )

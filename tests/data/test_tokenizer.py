@@ -79,6 +79,36 @@ def test_each_token_has_its_text() -> None:
     assert tokenizer.decode([-1, 10**9, *tokenizer.encode("a")]) == "a"  # a model may say what is no token
 
 
+SCRIPTS = ["村里的老船夫昨天修好了木船。", "سَلَام عليكم", "ที่นี่", "👨‍👩‍👧 und 🇩🇪", "e\u0301té naïve", "क्षि", "plain"]
+
+
+@pytest.mark.parametrize("name", ["bytes", "gpt2", "gpt2:300"])
+@pytest.mark.parametrize("text", SCRIPTS)
+def test_a_character_of_several_tokens_stands_whole_with_the_first_of_them(name: str, text: str) -> None:
+    tokenizer = load_tokenizer(name)
+    ids = tokenizer.encode(text)
+    texts = tokenizer.texts_of_whole_characters(ids)
+    assert len(texts) == len(ids)
+    assert "".join(texts) == text
+    begins = [sum(len(token) for token in tokenizer.token_bytes(ids[:i])) for i in range(len(ids))]
+    starts = {len(text[:i].encode()) for i in range(len(text))}
+    for begin, token, own in zip(begins, tokenizer.token_bytes(ids), texts, strict=True):
+        # Each token shows the characters that begin in it, and only these.
+        assert len(own) == sum(begin <= start < begin + len(token) for start in starts)
+
+
+@given(st.lists(st.sampled_from([0x61, 0xE6, 0x9D, 0x91, 0xF0, 0xFF, 0xC3, 256]), max_size=12))
+def test_bytes_that_are_no_text_are_replaced_as_in_the_whole(ids: list[int]) -> None:
+    texts = load_tokenizer("bytes").texts_of_whole_characters(ids)
+    parts = "".join(map(chr, ids)).split(chr(256))
+    assert "".join(texts) == END_OF_TEXT.join(part.encode("latin-1").decode("utf-8", "replace") for part in parts)
+
+
+def test_part_of_a_character_is_spelt_by_its_bytes() -> None:
+    tokenizer = load_tokenizer("bytes")
+    assert tokenizer.token_texts(tokenizer.encode("é!")) == ["\\xc3", "\\xa9", "!"]
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [

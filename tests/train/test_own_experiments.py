@@ -19,7 +19,10 @@ from lmplay_tui.train.model_body import Ways, choose_ways
 from lmplay_tui.train.validation import Scorer
 from tests.train.runs import PLAN, last, losses, stop_after, write_plan
 
-SHAPE: dict[str, Any] = {"vocab_size": 40, "context_len": 16, "num_blocks": 2, "embed_dim": 16, "num_heads": 2, "dropout": 0.1}
+SHAPE: dict[str, Any] = {
+    "vocab_size": 40, "context_len": 16, "num_blocks": 2, "embed_dim": 16, "num_heads": 2,
+    "dropout": 0.1,
+}  # fmt: skip
 CPU = torch.device("cpu")
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from rich.cells import cell_len
+from rich.cells import cell_len, split_graphemes
 
 from lmplay_tui.ui.widgets.lines import Piece, Row
 
@@ -53,11 +53,10 @@ def _cut(word: str, width: int) -> list[str]:
     if cell_len(word) <= width:
         return [word]
     parts, part, used = [], "", 0
-    for char in word:
-        cells = cell_len(char)
+    for start, end, cells in split_graphemes(word)[0]:
         if used + cells > width:
             parts.append(part)
             part, used = "", 0
-        part += char
+        part += word[start:end]
         used += cells
     return [*parts, part]

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from itertools import repeat
 
-from rich.cells import cell_len, set_cell_size
+from rich.cells import cell_len, set_cell_size, split_graphemes
 from rich.segment import Segment
 from rich.style import Style
 from textual.geometry import Region, Size
@@ -106,13 +106,12 @@ def _cells(row: Row) -> list[Piece]:
         if _NARROW(text):  # many times faster than character by character
             cells.extend(zip(text, repeat(style)))
             continue
-        for char in text:
-            width = cell_len(char)
+        for start, end, width in split_graphemes(text)[0]:
             if width:
-                cells.append((char, style))
+                cells.append((text[start:end], style))
                 cells.extend([("", style)] * (width - 1))
             elif cells:
-                cells[-1] = (cells[-1][0] + char, style)
+                cells[-1] = (cells[-1][0] + text[start:end], style)
     return cells
 
 
@@ -180,10 +179,10 @@ def _split_at(word: str, room: int, width: int) -> tuple[str, str]:
     if room < min(width, 8):
         return ("", word) if room < width else (word[:1], word[1:])
     used = 0
-    for i, char in enumerate(word):
-        used += cell_len(char)
+    for start, end, cells in split_graphemes(word)[0]:
+        used += cells
         if used > room:
-            return (word[:i], word[i:]) if i else (word[:1], word[1:])
+            return (word[:start], word[start:]) if start else (word[:end], word[end:])
     return word, ""
 
 

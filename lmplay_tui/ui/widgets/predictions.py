@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+from rich.cells import split_graphemes
 from textual.actions import SkipAction
 from textual.binding import Binding, BindingType
 
@@ -37,6 +38,24 @@ def shown(text: object) -> str:
 def shade(probability: float) -> str:
     """The style of a truth token that the model expected so surely."""
     return f"p{sum(probability >= bound for bound in SHADES)}"
+
+
+def whole_characters(tokens: Sequence[object]) -> list[range]:
+    """The tokens that are shown together: those of one character, with the marks and joiners that belong to it.
+
+    The journal keeps a character's text with its first token, and none with the others.
+    """
+    texts = [shown(token) for token in tokens]
+    begins = {start for start, _, _ in split_graphemes("".join(texts))[0]}
+    groups: list[range] = []
+    place = 0
+    for i, text in enumerate(texts):
+        if groups and (not text or place not in begins):
+            groups[-1] = range(groups[-1].start, i + 1)
+        else:
+            groups.append(range(i, i + 1))
+        place += len(text)
+    return groups
 
 
 def alignment_pieces(prediction: str, truth: str) -> list[Piece]:
@@ -195,33 +214,43 @@ class Predictions(Lines):
         return pieces
 
     def _truth(self, values: Mapping[str, Any], truth: str) -> list[Piece]:
-        """The truth's tokens, shaded by probability; the plain text where there are none."""
+        """The truth's tokens, shaded by probability; the plain text where there are none.
+
+        Tokens that share a character are one piece, as sure as the least of them.
+        """
         tokens, chances = values.get("truth_tokens") or (), values.get("truth_p") or ()
         if not tokens or len(tokens) != len(chances):
             return [(shown(truth), "")]
+        if self._token is None and "\ufffd" in "".join(map(str, tokens)) and "\ufffd" not in truth:
+            return [(shown(truth), "")]  # a journal of before: its tokens have lost what lay in several of them
         if self._token is not None:
             self._token = min(max(self._token, 0), len(tokens) - 1)
         pieces = []
-        for i, (token, chance) in enumerate(zip(tokens, chances, strict=True)):
-            style = shade(number(chance))
-            pieces.append((shown(token), f"{style} cursor" if i == self._token else style))
+        for group in whole_characters(tokens):
+            style = shade(min(number(chances[i]) for i in group))
+            text = shown("".join(str(tokens[i]) for i in group))
+            pieces.append((text, f"{style} cursor" if self._token in group else style))
         return pieces
 
     def _top_five(self, values: Mapping[str, Any], width: int) -> list[Row]:
         tops, chances = values.get("top5") or (), values.get("truth_p") or ()
-        if self._token is None or self._token >= len(tops):
+        tokens = values.get("truth_tokens") or ()
+        if self._token is None or self._token >= min(len(tops), len(tokens)):
             return [((" token probabilities are kept for the newest predictions only", "dim"),)]
-        token = shown((values.get("truth_tokens") or ("",) * len(tops))[self._token])
+        group = next(group for group in whole_characters(tokens) if self._token in group)
+        own, chance = tokens[self._token], number(chances[self._token])
+        part = ((f" token {self._token - group.start + 1} of {len(group)} ", "dim"),) if len(group) > 1 else ()
         rows: list[Row] = [
             (
                 (" true ", "label"),
-                (f"{token!r}", "strong"),
-                (f" {number(chances[self._token]):.1%}".replace("%", " %"), ""),
+                (repr(shown("".join(str(tokens[i]) for i in group))), "strong"),
+                *part,
+                (f" {chance:.1%}".replace("%", " %"), ""),
             )
         ]
-        for text, chance in list(tops[self._token])[:5]:
-            share = number(chance)
-            same = text == (values.get("truth_tokens") or ())[self._token]
+        for text, share in [(text, number(p)) for text, p in list(tops[self._token])[:5]]:
+            # A token that is part of a character only is known by its probability.
+            same = text == own or (len(group) > 1 and share == chance)
             cells = max(round(share * min(width - 30, 30)), 0)
             rows.append(
                 (

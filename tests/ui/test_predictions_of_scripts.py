@@ -1,0 +1,118 @@
+"""The truth in the predictions pane: whole characters of every script, however many tokens they are made of."""
+
+import dataclasses
+
+import pytest
+
+from lmplay_tui.data.tokenizer import load_tokenizer
+from lmplay_tui.run import events as happened
+from lmplay_tui.ui.widgets.flowing import flow
+from lmplay_tui.ui.widgets.lines import changed_spans
+from lmplay_tui.ui.widgets.predictions import Predictions, shade, whole_characters
+from tests.ui.conftest import Open, text_of, tick
+from tests.ui.fake import fed, prediction
+
+MARKS = "\u200d\ufe0f\u0301\u064e\u0e35\u0e48\u094d\u093f🏽"
+FAMILY = "👨‍👩‍👧"
+SCRIPTS = {
+    "chinese": "村里的老船夫昨天修好了木船。", "arabic": "سَلَام عليكم", "thai": "ที่นี่ ไม่มี",
+    "joined": f"a {FAMILY} b 👍🏽 ❤️",
+    "marks": "e\u0301te\u0301", "indic": "क्षि",
+}  # fmt: skip
+
+
+def predicted(truth: str, tokenizer: str, low: int | None = None) -> happened.Prediction:
+    """The truth in a tokenizer's tokens, all sure but one."""
+    known = load_tokenizer(tokenizer)
+    ids = known.encode(truth)
+    chances = tuple(0.001 if i == low else 0.9 for i in range(len(ids)))
+    tops = tuple(((text, p), ("x", 0.05)) for text, p in zip(known.token_texts(ids), chances, strict=True))
+    texts = tuple(known.texts_of_whole_characters(ids))
+    return dataclasses.replace(
+        prediction(truth, truth, "of scripts"), truth_tokens=texts, truth_p=chances, top5=tops
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "size"), [("bytes", (80, 24)), ("gpt2", (80, 24)), ("gpt2", (120, 40)), ("bytes", (200, 60))]
+)
+async def test_the_truth_stands_as_it_was_written(dashboard: Open, tokenizer: str, size: tuple[int, int]) -> None:
+    source = fed(12)
+    truth = " ".join(SCRIPTS.values())
+    source.waiting.append(happened.Predicted(13, "docstrings", predicted(truth, tokenizer)))
+    async with dashboard(source, size) as pilot:
+        await pilot.press("3", "z")
+        await tick(pilot)
+        shown = text_of(pilot.app)
+        assert "\ufffd" not in shown
+        for word in truth.split(" "):
+            assert shown.count(word) >= 2, "as truth and as prediction"
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_character_is_one_piece_and_as_sure_as_its_least_sure_token(script: str) -> None:
+    truth = SCRIPTS[script]
+    ids = load_tokenizer("bytes").encode(truth)
+    for low in range(len(ids)):
+        values = vars(predicted(truth, "bytes", low))
+        pieces = Predictions()._truth(values, truth)
+        assert "".join(text for text, _ in pieces) == truth
+        of_low = bytes(ids[: low + 1]).decode("utf-8", "ignore")
+        if of_low.encode() == bytes(ids[: low + 1]):  # the last byte of a character
+            place = len(of_low) - 1
+        else:
+            place = len(of_low)
+        begin = 0
+        for text, style in pieces:
+            assert style == shade(0.001 if begin <= place < begin + len(text) else 0.9)
+            begin += len(text)
+
+
+def test_joined_emoji_and_marks_are_shown_as_one() -> None:
+    groups = whole_characters(["a", " ", "👨", "\u200d", "👩", "\u200d", "👧", " e", "\u0301", "\n", "x"])
+    assert groups == [range(1), range(1, 2), range(2, 7), range(7, 9), range(9, 10), range(10, 11)]
+
+
+async def test_the_cursor_stands_on_the_whole_character_and_names_the_token(dashboard: Open) -> None:
+    source = fed(12)
+    source.waiting.append(happened.Predicted(13, "docstrings", predicted("老船", "bytes")))
+    async with dashboard(source, (120, 40)) as pilot:
+        await pilot.press("3", "z", "enter", "right")
+        await tick(pilot)
+        pane = pilot.app.screen.query_one(Predictions)
+        pieces = [piece for row in pane.rows for piece in row]
+        assert ("老", "p4 cursor") in pieces
+        shown = text_of(pilot.app)
+        assert "'老' token 2 of 3" in shown
+        assert "✓  90.0 %" in shown
+
+
+async def test_a_journal_whose_tokens_have_lost_their_bytes_shows_the_truth_plain(dashboard: Open) -> None:
+    old = dataclasses.replace(predicted("老船", "bytes"), truth_tokens=("\ufffd",) * 6)
+    source = fed(12)
+    source.waiting.append(happened.Predicted(13, "docstrings", old))
+    async with dashboard(source, (80, 24)) as pilot:
+        await pilot.press("3", "z")
+        await tick(pilot)
+        shown = text_of(pilot.app)
+        assert "\ufffd" not in shown
+        assert shown.count("老船") >= 2
+
+
+def test_what_is_invalid_in_a_prediction_is_still_a_replacement_character() -> None:
+    tokenizer = load_tokenizer("bytes")
+    assert tokenizer.decode(tokenizer.encode("老")[:2]) == "\ufffd"
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_lines_are_never_cut_inside_a_character(script: str) -> None:
+    text = SCRIPTS[script].replace(" ", "") * 3
+    for width in range(2, 9):
+        rows = flow([(text, "")], width)
+        assert "".join(part for row in rows for part, _ in row) == text
+        for row in rows[1:]:
+            assert row[0][0][0] not in MARKS, "a mark stands with its letter"
+
+
+def test_cells_behind_a_joined_character_are_counted_as_the_terminal_counts_them() -> None:
+    assert changed_spans(((FAMILY + "ab", ""),), ((FAMILY + "aX", ""),)) == [(3, 4)]
