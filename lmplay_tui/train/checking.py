@@ -27,12 +27,13 @@ from lmplay_tui.run.folder import RunFolder, datasets_folder, output_folder
 from lmplay_tui.run.statistics import RunStatistics
 from lmplay_tui.run.telling import shown_size, told
 from lmplay_tui.text import one_line
-from lmplay_tui.train.checkpoint import load_checkpoint, num_bytes, write_checkpoint
+from lmplay_tui.train.checkpoint import load_checkpoint, num_bytes
 from lmplay_tui.train.compiling import Compilation
 from lmplay_tui.train.device import choose_device, choose_precision, device_name
 from lmplay_tui.train.loading import left_out, openings
 from lmplay_tui.train.model_body import choose_ways
 from lmplay_tui.train.optim import build_optimizer, freeze
+from lmplay_tui.train.saving import Saver, SaveRequest
 from lmplay_tui.train.settings import Settings
 from lmplay_tui.train.starting import load_initial
 from lmplay_tui.train.state import TrainState
@@ -237,10 +238,8 @@ def _try_all(stage: Stage, data: StageData, state: TrainState, tried: list[dict[
 
     def save() -> str:
         with tempfile.TemporaryDirectory(prefix="lmplay-check-") as folder:
-            path = Path(folder) / "check.lmp"
             begun = time.perf_counter()
-            size_bytes = write_checkpoint(state.checkpoint(), path)
-            load_checkpoint(path)
+            size_bytes = _save(state, RunFolder(Path(folder) / "check.lmp"))
             return f"a save and load of {size_bytes / 1e6:,.1f} MB in {time.perf_counter() - begun:.1f} s"
 
     works = [("training", train), ("validating", validate), ("saving", save)]
@@ -248,6 +247,18 @@ def _try_all(stage: Stage, data: StageData, state: TrainState, tried: list[dict[
         works.insert(0, ("compiling", partial(compile_it, compilation)))
     tried += [_tried(what, work) for what, work in works]
     return rates[0] if rates else None
+
+
+def _save(state: TrainState, run: RunFolder) -> int:
+    """Save as a run does, copy and thread included, and load it again; the size in bytes."""
+    saver = Saver(run, run.model.parent, state.device)
+    saver.start(state.checkpoint, SaveRequest(0, 0, "check", "asked", keep=0, is_best=False))
+    outcome = saver.wait()
+    assert outcome is not None
+    if outcome.saved is None:
+        raise UserError(outcome.problems[0])
+    load_checkpoint(run.model)
+    return outcome.saved.size_bytes
 
 
 def _tried(what: str, work: Callable[[], str]) -> dict[str, Any]:

@@ -84,6 +84,17 @@ def num_bytes(tree: Any) -> int:
     return 0
 
 
+def devices_of(tree: Any) -> set[torch.device]:
+    """The devices of all tensors in a tree of plain values."""
+    if isinstance(tree, torch.Tensor):
+        return {tree.device}
+    if isinstance(tree, dict):
+        return set().union(*map(devices_of, tree.values()))
+    if isinstance(tree, list | tuple):
+        return set().union(*map(devices_of, tree))
+    return set()
+
+
 def _why_not_saved(error: BaseException) -> str:
     cause = unchain(error)
     if is_out_of_memory(cause):

@@ -86,8 +86,12 @@ class Compilation:
         """The loss's rows, compiled; a single one, which torch would compile for itself, as it is."""
         compiled = torch.compile(traced_softmax_gradient, **self._how | {"mode": None, "dynamic": True})
 
-        def kernel(logits_nV: Tensor, targets_n: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
-            return (compiled if len(targets_n) > 1 else softmax_gradient)(logits_nV, targets_n, factor)
+        def kernel(
+            logits_nV: Tensor, targets_n: Tensor, factor: Tensor, want_argmax: bool
+        ) -> tuple[Tensor, Tensor | None]:
+            if len(targets_n) == 1:
+                return softmax_gradient(logits_nV, targets_n, factor, want_argmax)
+            return cast(tuple[Tensor, Tensor], compiled(logits_nV, targets_n, factor))
 
         return kernel
 

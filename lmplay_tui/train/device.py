@@ -19,21 +19,22 @@ from lmplay_tui.train.processor import has_fast_bfloat16, processor_choices, pro
 def choose_device(name: str) -> torch.device:
     """`auto` is cuda, else mps, else cpu. `UserError` if the one asked for is not there.
 
-    A numbered GPU becomes this thread's current one: its streams, events and waiting are then meant wherever none is
-    named, in torch and in libraries below it, and no other GPU is touched. So call it in the thread that computes.
+    A GPU always comes back with its number, `cuda` as the first: some of torch's calls refuse one without. It becomes
+    this thread's current one: its streams, events and waiting are then meant wherever none is named, in torch and in
+    libraries below it, and no other GPU is touched. So call it in the thread that computes.
     """
     has_mps = torch.backends.mps.is_available()
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
     device = torch.device(name)
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if count == 0:
             raise UserError("--device: cuda is not available here; use --device cpu, or a CUDA build of torch")
-        if (device.index or 0) >= count:
+        device = torch.device("cuda", device.index or 0)
+        if device.index >= count:
             raise UserError(f"--device: {one_line(name)} is not there; this machine has cuda:0 to cuda:{count - 1}")
-        if device.index is not None:
-            torch.cuda.set_device(device)
+        torch.cuda.set_device(device)
     if device.type == "mps" and not has_mps:
         raise UserError("--device: mps is not available on this machine; use --device cpu")
     return device

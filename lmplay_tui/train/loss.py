@@ -8,14 +8,16 @@ Axes: B samples, T tokens, C width, V vocabulary, N positions in the loss, n of 
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# Rewrites logits as the gradient of the summed cross-entropy, times a factor; gives each row's loss, likeliest token.
-Kernel: TypeAlias = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+# Rewrites logits as the gradient of the summed cross-entropy, times a factor; gives each row's loss, and its likeliest
+# token where that is wanted, as the last argument says.
+Kernel: TypeAlias = Callable[[Tensor, Tensor, Tensor, bool], tuple[Tensor, Tensor | None]]
 
 # Of a chunk of logits. The products with the head need rows enough to run at full speed; beyond that more only costs.
 _CHUNK_BYTES = {"cpu": 128 << 20, "cuda": 512 << 20, "mps": 256 << 20}
@@ -24,14 +26,18 @@ _ROW_MULTIPLE = 64
 SCORED_ROWS = 512  # without gradients, also of a head of the user's own, whose logits' width is not known beforehand
 
 
-def softmax_gradient(logits_nV: Tensor, targets_n: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+def softmax_gradient(
+    logits_nV: Tensor, targets_n: Tensor, factor: Tensor, want_argmax: bool = True
+) -> tuple[Tensor, Tensor | None]:
     """Rewrite logits as `factor * (softmax - one-hot target)`.
 
-    Gives loss_n without the factor (float32, or float64) and argmax_n (int64).
+    Gives loss_n without the factor (float32, or float64) and argmax_n (int64; None where it is not wanted).
     """
+    if logits_nV.device.type != "cpu":
+        return few_passes_softmax_gradient(logits_nV, targets_n, factor, want_argmax)
     exact = logits_nV if logits_nV.dtype.itemsize >= 4 else logits_nV.float()
-    argmax_n = _argmax(exact)
-    exact -= exact.gather(1, argmax_n[:, None])
+    argmax_n = _argmax(exact) if want_argmax else None
+    exact -= exact.amax(dim=-1, keepdim=True) if argmax_n is None else exact.gather(1, argmax_n[:, None])
     target_n = exact.gather(1, targets_n[:, None])  # below the largest: small, whatever the logits' size
     sum_n = exact.exp_().sum(dim=-1, keepdim=True)
     loss_n = sum_n.log() - target_n
@@ -42,6 +48,24 @@ def softmax_gradient(logits_nV: Tensor, targets_n: Tensor, factor: Tensor) -> tu
     return loss_n[:, 0], argmax_n
 
 
+def few_passes_softmax_gradient(
+    logits_nV: Tensor, targets_n: Tensor, factor: Tensor, want_argmax: bool = True
+) -> tuple[Tensor, Tensor | None]:
+    """`softmax_gradient` for devices where each operation goes through the memory of all logits.
+
+    Three times beside the argmax: torch's own kernel finds largest and sum and changes the number format in one.
+    """
+    argmax_n = logits_nV.argmax(dim=-1) if want_argmax else None
+    log_p_nV = logits_nV.log_softmax(dim=-1, dtype=logits_nV.dtype if logits_nV.dtype.itemsize >= 4 else torch.float32)
+    at_target_n1 = targets_n[:, None]
+    log_p_n1 = log_p_nV.gather(1, at_target_n1)
+    factor = factor.to(log_p_nV.dtype)
+    torch.mul(log_p_nV.exp_(), factor, out=logits_nV)
+    # In full precision: a probability near 1, rounded first, would leave nothing of its difference from 1.
+    logits_nV.scatter_(1, at_target_n1, (log_p_n1.expm1() * factor).to(logits_nV.dtype))
+    return -log_p_n1[:, 0], argmax_n
+
+
 def _argmax(x_nV: Tensor) -> Tensor:
     """The first of each row's largest. NumPy's search is vectorized, torch's on a processor is not: x4 in float32."""
     if x_nV.device.type == "cpu" and x_nV.dtype is torch.float32:
@@ -49,8 +73,12 @@ def _argmax(x_nV: Tensor) -> Tensor:
     return x_nV.argmax(dim=-1)
 
 
-def traced_softmax_gradient(logits_nV: Tensor, targets_n: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+def traced_softmax_gradient(
+    logits_nV: Tensor, targets_n: Tensor, factor: Tensor, want_argmax: bool = True
+) -> tuple[Tensor, Tensor]:
     """`softmax_gradient` as torch.compile likes it: reductions and one expression, all vectorized over the row.
+
+    `want_argmax` changes nothing: the argmax costs little among the reductions, a second program would cost more.
 
     Its own argmax is not vectorized and takes as long as all the rest: so the smallest index of the largest value is
     looked for, among indices as float32 (exact up to 2**24).
@@ -86,15 +114,16 @@ class HeadLoss:
         self._converted = None
 
     def __call__(
-        self, head: nn.Linear, x_NC: Tensor, targets_N: Tensor, factor: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        self, head: nn.Linear, x_NC: Tensor, targets_N: Tensor, factor: Tensor, *, want_argmax: bool = True
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """The summed loss (scalar), the argmax of each row, and the gradient of `factor` times the loss by `x_NC`.
 
         Adds the gradients of `factor` times the loss to the head's parameters. `factor` is a scalar on the device.
         """
         device = x_NC.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_NC.dtype
-        with torch.no_grad(), torch.autocast(device, enabled=False):
+        is_mixed = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+        dtype = torch.get_autocast_dtype(device) if is_mixed else x_NC.dtype
+        with torch.no_grad(), torch.autocast(device, enabled=False) if is_mixed else nullcontext():
             N = len(x_NC)
             x = F.pad(x_NC.detach().to(dtype), (0, 0, 0, -N % _ROW_MULTIPLE))
             weight = self._in_format(head.weight, dtype)
@@ -103,17 +132,19 @@ class HeadLoss:
             losses, argmaxes = [], []
             for part, logits_nV in self.chunks(x, weight, bias):
                 n = min(part.stop, N) - part.start
-                loss_n, argmax_n = self.kernel(logits_nV[:n], targets_N[part], factor)
+                loss_n, argmax_n = self.kernel(logits_nV[:n], targets_N[part], factor, want_argmax)
                 logits_nV[n:] = 0.0  # rows behind the last: they only make the shape a usual one
                 losses.append(loss_n)
-                argmaxes.append(argmax_n)
+                if argmax_n is not None:
+                    argmaxes.append(argmax_n)
                 if grad_x is not None:
                     torch.mm(logits_nV, weight, out=grad_x[part])
                 if head.weight.requires_grad:
                     self._add_product(head.weight, logits_nV, x[part])
                 if head.bias is not None and head.bias.requires_grad:
                     _add_column_sums(head.bias, logits_nV)
-            return torch.cat(losses).sum(), torch.cat(argmaxes), None if grad_x is None else grad_x[:N].to(x_NC.dtype)
+            argmax_N = torch.cat(argmaxes) if want_argmax else None
+            return torch.cat(losses).sum(), argmax_N, None if grad_x is None else grad_x[:N].to(x_NC.dtype)
 
     def chunks(self, x_NC: Tensor, weight_VC: Tensor, bias_V: Tensor | None) -> Iterator[tuple[slice, Tensor]]:
         """The logits of some rows at a time, about as many each time, in memory that the next chunk overwrites."""
@@ -185,8 +216,9 @@ def _blocks(length: int, rows: int) -> Iterator[slice]:
 
 
 def loss_and_argmax(
-    model: nn.Module, hidden: Callable[[Tensor], Tensor] | None, ids_BT: Tensor, index_N: Tensor, targets_N: Tensor
-) -> tuple[Tensor, Tensor]:
+    model: nn.Module, hidden: Callable[[Tensor], Tensor] | None, ids_BT: Tensor, index_N: Tensor, targets_N: Tensor,
+    *, want_argmax: bool = True,
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     """The summed loss in nats (scalar, float32, or float64 in a float64 model) and the likeliest tokens (N, int64).
 
     `hidden`: the model's body where it has body and `head` apart: then only positions that count meet the head.
@@ -194,8 +226,9 @@ def loss_and_argmax(
     losses, argmaxes = [], []
     for part, exact_nV in logits_by_rows(model, hidden, ids_BT, index_N):
         losses.append(F.cross_entropy(exact_nV, targets_N[part], reduction="sum"))
-        argmaxes.append(_argmax(exact_nV.detach()))
-    return torch.stack(losses).sum(), torch.cat(argmaxes)
+        if want_argmax:
+            argmaxes.append(_argmax(exact_nV.detach()))
+    return torch.stack(losses).sum(), torch.cat(argmaxes) if want_argmax else None
 
 
 def logits_by_rows(

@@ -57,12 +57,13 @@ def collate(
         width = min(width, most)
     rows = max(len(samples), least_rows)
     begins = [b * width for b in range(len(samples))]
-    ids, index, targets, truth_rows = _laid_out(samples, begins, rows * width, include_prompts=include_prompts)
+    arrays, truth_rows = _laid_out(samples, begins, rows * width, include_prompts=include_prompts)
+    ids, index_N, targets_N = _on(device, *arrays)
     return MiniBatch(
         samples=tuple(samples),
-        ids=_on(ids.reshape(rows, width), device),
-        index_N=_on(index, device),
-        targets_N=_on(targets, device),
+        ids=ids.view(rows, width),
+        index_N=index_N,
+        targets_N=targets_N,
         truth_rows=truth_rows,
         num_tokens=sum(lengths),
     )
@@ -103,16 +104,18 @@ def pack(
     positions_P = np.arange(P) - np.repeat(offsets[:-1], sizes)
     last = np.zeros(len(sizes), dtype=np.int64)  # behind a sample no position that a model has not
     last[: len(lengths)] = np.array(lengths) - 1
-    ids, index, targets, truth_rows = _laid_out(samples, begins[:-1].tolist(), P, include_prompts=include_prompts)
+    arrays, truth_rows = _laid_out(samples, begins[:-1].tolist(), P, include_prompts=include_prompts)
+    starts = offsets if device.type == "cpu" else offsets.astype(np.int32)
+    on_device = _on(device, starts, *arrays, np.minimum(positions_P, np.repeat(last, sizes)))
     return MiniBatch(
         samples=tuple(samples),
-        ids=_on(ids, device),
-        index_N=_on(index, device),
-        targets_N=_on(targets, device),
+        ids=on_device[1],
+        index_N=on_device[2],
+        targets_N=on_device[3],
         truth_rows=truth_rows,
         num_tokens=sum(lengths),
-        offsets=_on(offsets if device.type == "cpu" else offsets.astype(np.int32), device),
-        positions_P=_on(np.minimum(positions_P, np.repeat(last, sizes)), device),
+        offsets=on_device[0],
+        positions_P=on_device[4],
     )
 
 
@@ -122,7 +125,7 @@ def _num_positions(sample: Sample) -> int:
 
 def _laid_out(
     samples: Sequence[Sample], begins: Sequence[int], size: int, *, include_prompts: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[slice, ...]]:
+) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], tuple[slice, ...]]:
     """The tokens of samples at the flat places where they begin, what counts in the loss, and each one's truth."""
     ids = np.zeros(size, dtype=np.int64)
     index, targets, truth_rows = [], [], []
@@ -138,14 +141,25 @@ def _laid_out(
         targets.append(tokens[first + 1 :])
         truth_rows.append(slice(counted + first_truth - first, counted + length - first))
         counted += length - first
-    return ids, np.concatenate(index), np.concatenate(targets).astype(np.int64), tuple(truth_rows)
+    return (ids, np.concatenate(index), np.concatenate(targets).astype(np.int64)), tuple(truth_rows)
 
 
-def _on(array: np.ndarray, device: torch.device) -> Tensor:
-    tensor = torch.from_numpy(array)
-    if device.type == "cuda":
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)
+_ALIGNED = 16  # bytes; compiled programs copy what lies otherwise
+
+
+def _on(device: torch.device, *arrays: np.ndarray) -> list[Tensor]:
+    """Flat arrays on the device; where a copy has to be begun for each, side by side in one pinned buffer."""
+    if device.type in ("cpu", "mps"):
+        return [torch.from_numpy(array).to(device) for array in arrays]
+    begins = np.cumsum([0, *(-(-array.nbytes // _ALIGNED) * _ALIGNED for array in arrays)]).tolist()
+    buffer = torch.empty(begins[-1], dtype=torch.uint8, pin_memory=device.type == "cuda")
+    places = [slice(begin, begin + array.nbytes) for begin, array in zip(begins, arrays, strict=False)]
+    for place, array in zip(places, arrays, strict=True):
+        buffer.numpy()[place] = array.view(np.uint8)
+    copied = buffer.to(device, non_blocking=True)
+    return [
+        copied[place].view(torch.from_numpy(array[:0]).dtype) for place, array in zip(places, arrays, strict=True)
+    ]
 
 
 def mini_batches(samples: Sequence[Sample], size: int, *, by_length: bool) -> Iterator[list[Sample]]:

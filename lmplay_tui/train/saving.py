@@ -18,7 +18,7 @@ from lmplay_tui.run.events import CheckpointSaved
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.run.statistics import RunStatistics
 from lmplay_tui.text import one_line
-from lmplay_tui.train.checkpoint import SaveError, cpu_copy, link_whole, write_checkpoint
+from lmplay_tui.train.checkpoint import SaveError, cpu_copy, devices_of, link_whole, write_checkpoint
 from lmplay_tui.train.memory import fits
 from lmplay_tui.train.progress import Progress
 
@@ -148,11 +148,11 @@ class Saver:
 
     def _copy_and_write(self, checkpoint: dict[str, Any], request: SaveRequest, begun: float) -> None:
         try:
-            if self._device.type == "cuda":
-                torch.cuda.set_device(self._device)  # each thread begins with the first
             _, copies = fits(lambda: self._copies(checkpoint))
-            if self._device.type == "cuda":
-                torch.cuda.synchronize()  # the copies are asynchronous
+            # A GPU's copies are asynchronous. The tensors name it: this thread's current GPU is another's, perhaps.
+            for device in devices_of(checkpoint):
+                if device.type == "cuda":
+                    torch.cuda.synchronize(device)
         except Exception as error:  # a thread never dies silently
             self._fail(request, f"{type(error).__name__}: {error}")
             return

@@ -8,8 +8,11 @@ import torch
 class StepClock:
     """Adds up the seconds of a step's parts.
 
-    On a GPU the parts' ends are marks in its queue: they are read where the step waits for the device anyway, and
-    what has not been reached by then (the optimizer) is counted at the next reading.
+    With CUDA the parts' ends are marks in the GPU's queue: they are read where the step waits for the device anyway,
+    and what has not been reached by then (the optimizer) is counted at the next reading.
+    With MPS, reading such marks would be another wait. There the processor's clock tells when work was put into the
+    queue, and when the device had done it: what it does of both passes ends with that wait and belongs to `backward`
+    (`waited`); what it does of the optimizer falls into the next step's `backward`.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -28,6 +31,11 @@ class StepClock:
         now = time.perf_counter()
         self._add(part, now - self._last)
         self._last = now
+
+    def waited(self) -> None:
+        """The device has just been waited for, after a backward pass."""
+        if self._device.type == "mps":
+            self.mark("backward")
 
     def read(self) -> dict[str, float]:
         """Seconds by part since the last reading, of what the device has finished."""

@@ -159,7 +159,7 @@ def accumulate_gradients(
         loss += loss_sum * scale
         result.num_tokens += mini.num_tokens
         result.num_positions += mini.ids.numel()
-        if settings.want_argmax:
+        if argmax_N is not None:
             argmaxes.append(argmax_N)
             result.samples += [
                 (sample, slice(begin + rows.start, begin + rows.stop))
@@ -180,8 +180,10 @@ def _forward_and_backward(
     *,
     scale: float,
     settings: StepSettings,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor | None]:
     """Add the gradients of `scale` times the summed loss to the parameters; gives the summed loss and the argmax.
+
+    The argmax is None where the settings want none.
 
     Most of the arithmetic of a small model with a large vocabulary is in its head: so only positions that count meet
     it, where the model has body and a linear `head` apart.
@@ -200,9 +202,13 @@ def _forward_and_backward(
                 embedded_PC = cast(Packable, model).embed(mini.ids, _there(mini.positions_P)).requires_grad_()
                 x = trunk(embedded_PC, _there(mini.offsets))
             x_NC = x.index_select(0, mini.index_N)
-            loss_sum, argmax_N, grad_x_NC = settings.head_loss(head, x_NC, mini.targets_N, factor)
+            loss_sum, argmax_N, grad_x_NC = settings.head_loss(
+                head, x_NC, mini.targets_N, factor, want_argmax=settings.want_argmax
+            )
         else:
-            loss_sum, argmax_N = loss_and_argmax(model, hidden, mini.ids, mini.index_N, mini.targets_N)
+            loss_sum, argmax_N = loss_and_argmax(
+                model, hidden, mini.ids, mini.index_N, mini.targets_N, want_argmax=settings.want_argmax
+            )
             x_NC, grad_x_NC = loss_sum, factor
     clock.mark("forward")
     if grad_x_NC is not None:
@@ -248,6 +254,7 @@ def apply_update(
     limit = settings.grad_clip if settings.grad_clip is not None else float("inf")
     norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     _wait_for_numbers(result, norm)
+    clock.waited()
     finite = np.isfinite(result.loss) and np.isfinite(result.grad_norm)
     for group in optimizer.param_groups:
         group["lr"] = lr
@@ -268,7 +275,8 @@ def _wait_for_numbers(result: StepResult, norm: Tensor) -> None:
     """Read loss and gradient norm together: the one time in a step that the program waits for the device."""
     if isinstance(result.loss_on_device, Tensor):
         exact = result.loss_on_device.dtype
-        result.loss, result.grad_norm = torch.stack((result.loss_on_device, norm.to(exact))).tolist()
+        norm = norm.to(result.loss_on_device.device, exact)  # where no parameter has a gradient it is on the processor
+        result.loss, result.grad_norm = torch.stack((result.loss_on_device, norm)).tolist()
     else:
         result.grad_norm = float(norm)
 
