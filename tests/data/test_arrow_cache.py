@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lmplay_tui.data import arrow_cache, local, text_files
+from lmplay_tui.data import arrow_cache, json_documents, local, text_files
 from lmplay_tui.data.splits import Splits
 from lmplay_tui.errors import DataError, UserError
 from lmplay_tui.plan.schema import DatasetSpec
@@ -30,7 +30,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def conversions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The files that are converted."""
     made: list[str] = []
-    real = arrow_cache.read_batches
+    real = text_files.read_batches
 
     def counted(path: Path, *given: Any) -> Iterator[pa.RecordBatch]:
         made.append(path.name)
@@ -195,7 +195,7 @@ def test_a_conversion_that_breaks_off_leaves_nothing(tmp_path: Path, cache: Path
 def test_a_stop_ends_the_conversion(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "a.jsonl", ["One."] * 1000)
     asked, ended = threading.Event(), threading.Event()
-    real = text_files.load
+    real = json_documents.load
 
     def slow(line: str) -> Any:
         assert asked.wait(60)
@@ -223,7 +223,7 @@ def test_a_stop_ends_the_conversion(tmp_path: Path, cache: Path, monkeypatch: py
 
 def test_a_file_that_changes_meanwhile_is_refused(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "a.jsonl", ["One."])
-    real = arrow_cache.read_batches
+    real = text_files.read_batches
 
     def growing(*given: Any) -> Iterator[pa.RecordBatch]:
         yield from real(*given)
