@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lmplay_tui import options
 from lmplay_tui.plan.builtin import KNOWN_NAMES, known_dataset, shipped_plans
+from lmplay_tui.plan.dataset_specs import KINDS_SAID
 from lmplay_tui.plan.keys import DATASET_KEYS, STAGE_KEYS
 from lmplay_tui.plan.reading import read_plan
 from lmplay_tui.run import controls, events
@@ -20,8 +21,8 @@ _PLAN_HELP = {
     "weights": "shares of a mixture, one a dataset; without them: in turn",
     "stopping": "`first_exhausted` (default) or `all_exhausted`",
     "seed": "of the mixture; default: the run's",
-    "path": "hub name, or a local folder, `.jsonl`, `.json`, `.csv`, `.parquet` or `.txt` file",
-    "config": "the hub's configuration",
+    "path": "hub name, or a local file or folder (see below)",
+    "config": "configuration of the hub, or of a local folder's `README.md`",
     "revision": "the hub's branch, tag or commit",
     "split": "rows to train on; default `train`",
     "validation": "split to validate on; without it one that is called so, else rows held out",
@@ -33,6 +34,39 @@ _PLAN_HELP = {
     "messages": "column of conversations: each assistant turn is a truth, what precedes it the prompt",
     "saved_as": "its folder's name among datasets that LMPlay saved",
 }
+
+_FILES = """\
+A path names a file or a folder, never a pattern; `~` is the home folder, as in every option that names a path and in \
+`LMP_DATASETS`. Relative paths start at the plan's folder, then at the working folder. A link is read by the name \
+that it bears. Kinds: {kinds}. UTF-8; UTF-16 and UTF-32 where the file begins with their mark.
+
+Text files are converted once, into Arrow files under the user's cache folder (`lmplay-tui/datasets`; \
+`XDG_CACHE_HOME` moves it); so is Parquet. An Arrow file is mapped as it lies. What was converted is known by the \
+file's contents: every byte of up to 64 MB; of a larger file its ends, 62 samples of 1 MB between them, path, size \
+and time. What nobody has opened for 30 days is removed when the next file is converted.
+
+- **Values** of text files are words as the file spells them: `001`, `1.50`, `1910-01-10`, `None` and `NA` stay so; \
+only JSON's `null` is a missing value. Lists and objects are kept as JSON text. Any row may have other keys and other \
+kinds of values. Parquet and Arrow keep their types; a column whose types differ from file to file takes one that \
+holds them all, or text, or is left out, which is said.
+- **JSON**: one object a line, a list of objects, or objects one after the other, whatever the ending says. In a \
+`.json`, one object that holds one list of objects stands for that list; one that holds lists of equal length, for \
+their columns; one without lists, or with `messages`, for one row; any other is refused, naming its keys.
+- **CSV**: the first record names the columns. Separated by `,` (`.tsv`: tabs), or by `;`, tabs or `|` where only \
+that divides the header and the first records alike; which is said. A record of too many or too few fields is refused \
+by its line.
+- **.txt, .text, .md**: a row is a paragraph, between blank lines (also of white space). A row is a line instead \
+where at most one line in twenty is blank, and most lines have 200 characters or more, or 60 % of them (of ten at \
+least) end as a sentence does, or there are a hundred and they are not hard-wrapped (nine of ten break where the next \
+word would not have fitted, or end a sentence). Which it was is said.
+- **Folders**: a `README.md` with `configs:` (as on the hub: `config_name`, `data_files`, `data_dir`, `default`) is \
+obeyed; its patterns never lead out of the folder. Else all files below, hidden ones left out, in the order of their \
+paths, of one kind: the one that holds most (compressed files count fourfold); files that are called README, LICENSE, \
+notes, metadata, config and the like only where nothing else is there, `.md` never. The others are named as left out. \
+Splits by whole words of the file's name, else of its folders': `train`, `training`; `validation`, `valid`, `val`, \
+`dev`; `test`, `testing`, `eval`, `evaluation`; `data/NAME-00000-of-00002...` by NAME. Files without such a word are \
+`train`, or left out beside others that are. A folder written by `datasets.save_to_disk` is read as it is.
+"""
 
 
 _DATA = """\
@@ -129,6 +163,7 @@ def text() -> str:
     lines += table(("key", "what it says"), ((f"`{k}`", _PLAN_HELP[k]) for k in STAGE_KEYS))
     lines += ["Of a dataset in `[datasets.NAME]`:", ""]
     lines += table(("key", "what it says"), ((f"`{k}`", _PLAN_HELP[k]) for k in DATASET_KEYS))
+    lines += ["## Files and folders of your own", "", *_FILES.format(kinds=KINDS_SAID).splitlines(), ""]
     lines += ["## Known datasets", ""]
     lines += table(("name", "where it is", "configuration"), dataset_rows())
     lines += ["`wikipedia:es` is another language's Wikipedia, `wikitext:2` the small WikiText.", ""]

@@ -1,5 +1,7 @@
 """Options: declared once, and every place that sets one agrees with the declaration."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -97,3 +99,34 @@ def test_no_word_breaks_a_message(word):
 def test_command_words_are_the_inverse_of_parsing():
     given_line = parsed("--lr", "0.5", "--no-shuffle", "--amp", "--mini-batch-size", "auto", "--json")
     assert parsed(*options.command_words(given_line)) == given_line
+
+
+PATHS = ("training_plan", "model", "initial_model", "resume", "out_dir", "exp")
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_a_tilde_is_the_home_folder_in_every_option_that_names_a_path(name, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/of mine")
+    for words in ([options.flag(name), "~/a b/x.py:N"], [f"{options.flag(name)}=~/a b/x.py:N"]):
+        assert parsed(*words) == {name: "/home/of mine/a b/x.py:N"}
+    assert parsed(options.flag(name), "./~") == {name: "./~"}
+    assert parsed(options.flag(name), "a~b") == {name: "a~b"}
+    with pytest.raises(UserError, match=rf"^{options.flag(name)}: there is no home folder ~nobody-here; ") as caught:
+        parsed(options.flag(name), "~nobody-here/x")
+    assert "\n" not in str(caught.value)
+
+
+def test_every_option_that_names_a_file_or_folder_is_declared_as_a_path():
+    words = ("FILE", "DIR", "PLAN", "auto|none|FILE")
+    said = {name: options.TrainOptions.model_fields[name].json_schema_extra for name in options.names()}
+    assert {name for name, extra in said.items() if extra["is_path"]} == set(PATHS)
+    assert {name for name, extra in said.items() if extra["metavar"] in words} | {"exp"} == set(PATHS)
+
+
+def test_a_tilde_may_name_a_user(monkeypatch):
+    monkeypatch.delenv("HOME", raising=False)
+    assert parsed("--model", "~root/x") == {"model": str(Path("~root/x").expanduser())}
+
+
+def test_other_options_keep_their_tilde():
+    assert parsed("--on-done", "~/bin/mail") == {"on_done": "~/bin/mail"}

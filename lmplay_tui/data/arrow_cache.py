@@ -23,7 +23,6 @@ import pyarrow.parquet as pq
 import xxhash
 
 from lmplay_tui.data.text_files import Found, Unreadable, read_batches
-from lmplay_tui.errors import DataError
 from lmplay_tui.plan.dataset_specs import TABLE_KINDS, file_kind
 from lmplay_tui.text import one_line
 
@@ -93,7 +92,7 @@ def cache_folder() -> Path:
 def open_files(paths: Sequence[Path], work: Work) -> tuple[list[FileRows], list[str]]:
     """The rows of each file, from the cache or converted into it, and notes about the cache itself.
 
-    Raises `BadFile` for a file's contents, `OSError` for the disk, `DataError` for the cache's own.
+    Raises `BadFile` for a file's contents, `OSError` for the disk.
     """
     opened: list[FileRows] = []
     notes: list[str] = []
@@ -170,9 +169,7 @@ def _entry(key: str) -> Rows | None:
         rows = _read(folder)
         with suppress(OSError):  # a cache of somebody else's is as good
             os.utime(folder)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):  # cut short, or not ours: made anew
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, pa.ArrowException):  # not there, or damaged
         shutil.rmtree(folder, ignore_errors=True)
         return None
     return rows
@@ -247,10 +244,11 @@ def _convert(group: list[Path], key: str, work: Work, notes: list[str]) -> Rows:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _full(folder: Path) -> DataError:
-    return DataError(
-        f"the disk is full: no room to convert files in {one_line(folder, 120)}; free some, or set XDG_CACHE_HOME to a "
-        "folder on another disk"
+def _full(folder: Path) -> OSError:
+    return OSError(
+        errno.ENOSPC,
+        f"the disk is full: no room to convert it in {one_line(folder, 120)}; free some, or set XDG_CACHE_HOME to a "
+        "folder on another disk",
     )
 
 

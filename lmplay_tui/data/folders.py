@@ -6,7 +6,6 @@ The conventions of the Hugging Face hub hold for folders of this machine too.
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -51,17 +50,17 @@ def lay_out(spec: DatasetSpec, folder: Path) -> Layout:
     notes = [problem] if problem else []
     config = _chosen(spec, folder, configs, problem)
     if config is None or not (config.patterns or config.data_dir):
-        named = _by_names(_of_one_kind(spec, folder, there, there, notes), notes)
+        named = _by_names(_of_one_kind(spec, folder, there, notes), notes)
     elif config.patterns:
         matching = {
             split: _matching(spec, config.name, given, there) for split, given in config.patterns.items()
         }
         every = list(dict.fromkeys(name for names in matching.values() for name in names))
-        taken = set(_of_one_kind(spec, folder, every, every, notes))
+        taken = set(_of_one_kind(spec, folder, every, notes))
         named = {split: [name for name in names if name in taken] for split, names in matching.items()}
     else:
         inside = _below(spec, config.name, config.data_dir, there)
-        named = _by_names(_of_one_kind(spec, folder, inside, inside, notes), notes)
+        named = _by_names(_of_one_kind(spec, folder, inside, notes), notes)
     if config is not None and len(configs) > 1:
         notes.insert(0, f"config {one_line(config.name, 60)} of its README.md")
     splits = {split: [folder / name for name in names] for split, names in named.items() if names}
@@ -83,29 +82,32 @@ def _files(folder: Path) -> list[str]:
     return sorted(name for name in found if (folder / name).is_file())
 
 
-def _of_one_kind(
-    spec: DatasetSpec, folder: Path, names: list[str], among: Iterable[str], notes: list[str]
-) -> list[str]:
-    """The files of the kind that holds most; what is left out of `among` is noted.
+def _of_one_kind(spec: DatasetSpec, folder: Path, names: list[str], notes: list[str]) -> list[str]:
+    """The files of the kind that holds most; what is left out is noted.
 
     Files that speak of the data (README, LICENSE, metadata, ...) are data only where nothing else is.
     """
     kinds = {name: kind for name in names if (kind := file_kind(name)) is not None and kind[0] != ".md"}
     data = {name: kind for name, kind in kinds.items() if not _ABOUT.fullmatch(_stem(name))} or kinds
     sizes: Counter[str] = Counter()
-    for name, (kind, compression) in data.items():
+    for name, (_, compression) in data.items():
         # What is compressed is about four times as much text.
-        size = (folder / name).stat().st_size * (4 if compression else 1)
-        sizes[_SAME_KIND.get(kind, kind)] += size + 1
+        sizes[_alike(data[name])] += (folder / name).stat().st_size * (4 if compression else 1) + 1
     if not sizes:
         shown = one_line(folder, 120)
         raise UserError(f"dataset {spec.name}: the folder {shown} holds no file of a kind that is read: {KINDS_SAID}")
     taken = max(sorted(sizes), key=lambda kind: sizes[kind])
-    chosen = [name for name, (kind, _) in data.items() if _SAME_KIND.get(kind, kind) == taken]
-    left = [name for name in among if name not in set(chosen) and name != "README.md"]
+    chosen = [name for name, kind in data.items() if _alike(kind) == taken]
+    taken_names = set(chosen)
+    left = [name for name in names if name not in taken_names and name != "README.md"]
     if left:
         notes.append(f"left out: {listed(left)}")
     return chosen
+
+
+def _alike(kind: tuple[str, str]) -> str:
+    """One name for kinds that are read alike."""
+    return _SAME_KIND.get(kind[0], kind[0])
 
 
 def _stem(name: str) -> str:

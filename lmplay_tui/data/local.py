@@ -187,7 +187,7 @@ def _opened(spec: DatasetSpec, load: Callable[[], T]) -> T:
     except (UserError, Stopped):
         raise
     except OSError as error:
-        raise DataError(f"dataset {spec.name}: {path}: {one_line(error.strerror or error)}") from error
+        raise DataError(f"dataset {spec.name}: {path}: {one_line(error.strerror or error, 300)}") from error
     except Exception as error:  # the libraries' own kinds, without a common base
         cause = unchain(error)
         if isinstance(cause, IndexError):  # how `datasets` says that a folder holds none

@@ -152,7 +152,7 @@ def opened(path: Path, compression: str, tick: Tick | None = None, newline: str 
 class _Counted(io.RawIOBase):
     """A file that says how far it was read."""
 
-    def __init__(self, raw: io.BufferedReader, say: Callable[[int], None]) -> None:
+    def __init__(self, raw: Any, say: Callable[[int], None]) -> None:
         self._raw = raw
         self._say = say
 
@@ -163,7 +163,7 @@ class _Counted(io.RawIOBase):
         return False
 
     def readinto(self, buffer: Any) -> int:
-        count = self._raw.readinto(buffer)
+        count: int = self._raw.readinto(buffer)
         self._say(self._raw.tell())
         return count
 
@@ -266,11 +266,11 @@ def _is_whole(line: str) -> bool:
     return True
 
 
-Numbered = tuple[int, list[Any]]  # the line of the first of these values, and the values
+Numbered = tuple[list[int], list[Any]]  # the lines of values, and the values
 
 
-def _json_lines(path: Path, compression: str, tick: Tick) -> Iterator[tuple[list[int], list[Any]]]:
-    """The values of a file with one a line, and each one's line. A blank line is none."""
+def _json_lines(path: Path, compression: str, tick: Tick) -> Iterator[Numbered]:
+    """The values of a file with one a line. A blank line is none."""
     number = 0
     with opened(path, compression, tick) as text:
         for block in _blocks(text):
@@ -303,9 +303,8 @@ def _blocks(text: TextIO) -> Iterator[str]:
         yield last
 
 
-def _json_document(
-    path: Path, compression: str, found: Found, tick: Tick, *, lines: bool
-) -> Iterator[tuple[list[int], list[Any]]]:
+def _json_document(path: Path, compression: str, found: Found, tick: Tick, *, lines: bool) -> Iterator[Numbered]:
+    """The values of a file that is a JSON document, or several."""
     try:
         with opened(path, compression) as text:
             where = find_rows(Document(text), lines=lines)
@@ -313,14 +312,13 @@ def _json_document(
             found.notes.append(where.note)
         with opened(path, compression, tick) as text:
             document = Document(text)
-            if where.across:
-                columns = document.columns()
-                cells = zip(*columns.values(), strict=True)
-                values = [dict(zip(columns, row, strict=True)) for row in cells]
-                yield [1] * len(values), values
-                return
             values: list[Any] = []
             numbers: list[int] = []
+            if where.across:
+                columns = document.columns()
+                values = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+                yield [1] * len(values), values
+                return
             begun = 0
             for value in document.rows(where.key):
                 values.append(value)
@@ -334,7 +332,7 @@ def _json_document(
         raise Unreadable(str(error)) from error
 
 
-def _objects(chunks: Iterable[tuple[list[int], list[Any]]], found: Found) -> Iterator[Columns]:
+def _objects(chunks: Iterable[Numbered], found: Found) -> Iterator[Columns]:
     """Columns of rows that are objects; rows that are texts are a column `text`."""
     expected: type | None = None
     for numbers, values in chunks:

@@ -1,6 +1,7 @@
 """The hub that is away, refuses, says nothing, or fills the disk: one line that names the dataset."""
 
 import importlib
+import json
 import subprocess
 import sys
 import threading
@@ -58,6 +59,31 @@ def test_a_stage_of_a_hub_dataset(calls: Calls, opened: Open) -> None:
     data = opened(SPEC)
     assert data.rows_total == 20
     assert [s.truth for b in data.batches(Position()) for s in b.samples] == [f"Row {n}." for n in range(20)]
+
+
+def test_rows_that_look_like_agent_traces_are_rows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    made: Calls = []
+
+    def load(*args: Any, **kwargs: Any) -> Any:
+        made.append((args, kwargs))
+        if kwargs.get("parse_agent_traces") is not False:
+            cause = ImportError("To support decoding agent traces, please install teich")
+            raise chained(theirs.DatasetGenerationError("An error occurred"), cause)
+        return datasets.DatasetDict({"train": ROWS})
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    assert open_source(SPEC, datasets_folder=tmp_path, report=unheard).train.num_rows == 20
+    assert made == [(("owner/name", "en"), {"revision": "abc"}),
+                    (("owner/name", "en"), {"revision": "abc", "parse_agent_traces": False})]  # fmt: skip
+
+
+def test_the_library_knows_the_switch_for_agent_traces(tmp_path: Path) -> None:
+    """Called for real: its JSON reader takes these columns for an agent trace, and not with the switch."""
+    rows = [{"id": "c", "source": "s", "model": "m", "system_prompt": "p", "messages": [{"role": "user"}]}] * 3
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    spec = DatasetSpec("traces", str(tmp_path / "data"), messages="messages")  # as a hub's repository lies
+    assert hub.read(spec, unheard).train.table.num_rows == 3
 
 
 def chained(outer: Exception, inner: Exception) -> Exception:

@@ -176,6 +176,47 @@ def test_the_working_folder_may_be_gone(tmp_path, monkeypatch):
     assert problem.sentence == "no such file or folder: 'x.txt'"
 
 
+def test_a_link_is_read_by_the_name_that_it_bears(tmp_path, monkeypatch):
+    blobs, plans = tmp_path / "blobs", tmp_path / "plans"
+    for folder in (blobs, plans, plans / "deep"):
+        folder.mkdir()
+    (blobs / "9f2c51d0aa").touch()
+    (plans / "stories.jsonl").symlink_to("../blobs/9f2c51d0aa")
+    (plans / "folder").symlink_to("../blobs")
+    (plans / "data.bin").symlink_to(plans / "stories.jsonl")
+    monkeypatch.chdir(plans / "deep")
+    for name in ("stories.jsonl", "./stories.jsonl", "../plans/stories.jsonl", str(plans / "stories.jsonl")):
+        assert dataset_of(name, plans).path == str(plans / "stories.jsonl")
+    assert dataset_of("../stories.jsonl", tmp_path).path == str(plans / "stories.jsonl")
+    assert dataset_of("folder", plans).path == str(plans / "folder")
+    assert dataset_of("folder/..", plans).path == str(tmp_path)  # where the link leads to, one up
+    (problem,) = problems_of('[stages.s]\ndataset = "data.bin"', file="x", folder=plans)
+    assert "must be a folder or a file that ends in .jsonl" in problem.sentence
+
+
+KINDS = ["a.jsonl", "a.JSON", "a.ndjson", "a.csv", "a.tsv", "a.txt", "a.text", "a.md", "a.parquet", "a.arrow",
+         "a.jsonl.gz", "a.csv.zst", "a.json.bz2", "a.TXT.XZ", "a[1].jsonl", "a::b.jsonl"]  # fmt: skip
+NO_KINDS = ["a", "a.gz", "a.parquet.gz", "a.zip", "a.jsonl.zip", "jsonl", ".jsonl", "a.docx"]
+
+
+@pytest.mark.parametrize("name", [*KINDS, *NO_KINDS])
+def test_kinds_of_files_by_their_names(name, tmp_path):
+    (tmp_path / name).touch()
+    text = f"[datasets.mine]\npath = {name!r}\n[stages.s]\ndataset = 'mine'"
+    found = problems_of(text, file="x", folder=tmp_path)
+    if name in KINDS:
+        assert found == []
+        assert plan_of(text, tmp_path).stages[0].datasets[0].path == str(tmp_path / name)
+    else:
+        assert [problem.sentence.split(" that ends in ")[0] for problem in found] == ["must be a folder or a file"]
+
+
+def test_a_file_that_is_not_there_is_no_name_on_the_hub(tmp_path):
+    for name in ("none.jsonl.gz", "data/none.arrow", "owner/none.csv.zst"):
+        (problem,) = problems_of(f'[stages.s]\ndataset = "{name}"', file="x", folder=tmp_path)
+        assert problem.sentence == f"no such file or folder: '{name}'"
+
+
 def test_links_in_a_circle_are_no_file(tmp_path):
     (tmp_path / "a.txt").symlink_to(tmp_path / "b.txt")
     (tmp_path / "b.txt").symlink_to(tmp_path / "a.txt")
