@@ -68,10 +68,15 @@ class Part:
         assert self.source.validation is not None
         return self.source.validation.items(number)
 
+    @property
+    def holds_out(self) -> bool:
+        """Whether its validation rows are held out of those to train on."""
+        return self._held is not None and self._held.held_rows > 0
+
     def fingerprint(self) -> str:
         """What the rows and their choice are told by; the latter only where rows are held out."""
         rows = f"{self.identity} {self.source.train.fingerprint()}"
-        return f"{rows} {_CHOICE}" if self._held is not None and self._held.held_rows else rows
+        return f"{rows} {_CHOICE}" if self.holds_out else rows
 
 
 class TrainingOrder:

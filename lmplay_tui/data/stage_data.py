@@ -75,6 +75,11 @@ class StageData:
         """Samples of the evaluation set, at most."""
         return self._options.eval_samples
 
+    @property
+    def holds_out(self) -> bool:
+        """Whether it validates on rows that are held out of those it trains."""
+        return any(part.holds_out for part in self._parts)
+
     def orders(self) -> tuple[TrainingOrder, ValidationOrder]:
         """The orders of its rows, for one thread more: what is asked of them is kept in them alone."""
         return self._order(), ValidationOrder(self._stage, self._options, self._parts)

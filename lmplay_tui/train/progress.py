@@ -27,6 +27,7 @@ class StageProgress:
     mini_batch_size: int | None = None  # what memory allowed, where it was less than asked for
     done: bool = False  # its last batch is trained and what belongs to its end has happened
     loss_at_end: float | None = None  # eval/loss of its own set when it ended: what forgetting is measured against
+    held_out_by: str = "place"  # how its held-out rows were chosen; "block": by versions before
 
     @property
     def text_shown(self) -> float:
@@ -85,7 +86,7 @@ class Progress:
         """The inverse of `state`."""
         values = dict(state)
         values["stages"] = {
-            name: StageProgress(**{**stage, "position": Position(**stage["position"])})
+            name: StageProgress(**{"held_out_by": "block", **stage, "position": Position(**stage["position"])})
             for name, stage in values["stages"].items()
         }
         lowered = values.pop("mini_batch_size", None)  # of the whole run, as versions before had it

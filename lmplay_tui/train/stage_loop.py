@@ -128,6 +128,15 @@ class StageLoop:
                 f"stage {stage.name}: its data are not those of the checkpoint: rows may repeat or be left out",
                 progress.step,
             )
+        earlier = [other for other in progress.stages.values() if other.held_out_by != "place"]
+        if earlier and data.holds_out:
+            yield Warned(
+                "an earlier version chose the rows held out until now; from here on others are, by their place in the "
+                "whole dataset: rows that were validated on may be trained",
+                progress.step,
+            )
+        for other in earlier:
+            other.held_out_by = "place"
         if is_new:
             # Intervals count from the stage's first row: what is due is due for this stage's own training.
             of_stage.validated_rows = of_stage.evaluated_rows = progress.rows
