@@ -23,6 +23,7 @@ class _Row:
     name: str
     shape: tuple[int, ...]
     frozen: bool
+    decay: float
     count: int = 0
 
     @property
@@ -32,33 +33,36 @@ class _Row:
 
 def describe(
     model: nn.Module, model_args: Mapping[str, Any], *, optimizer: str, mini_batch_size: int,
-    amp_dtype: torch.dtype | None = None,
+    amp_dtype: torch.dtype | None = None, decays: Mapping[nn.Parameter, float] | None = None,
 ) -> str:  # fmt: skip
     """A page of text: parameters by module with their shapes, totals, and the memory that training takes.
+
+    Each with whether it is trained, and with its weight decay where `decays` has one for it.
 
     The memory is an estimate for `mini_batch_size` samples as long as the context. What the forward pass keeps for
     the backward pass is measured on a few tokens of this very model and scaled; it may be a user's own.
     """
     shown = ", ".join(f"{key} {one_line(value, 60)}" for key, value in model_args.items())
-    parts = [shown, _parameter_table(model), _totals(model)]
+    parts = [shown, _parameter_table(model, decays or {}), _totals(model)]
     parts.append(_memory_table(model, model_args, optimizer, mini_batch_size, amp_dtype))
     return "\n\n".join(parts)
 
 
-def _parameter_table(model: nn.Module) -> str:
-    rows: dict[tuple[str, tuple[int, ...], bool], _Row] = {}
+def _parameter_table(model: nn.Module, decays: Mapping[nn.Parameter, float]) -> str:
+    rows: dict[tuple[str, tuple[int, ...], bool, float], _Row] = {}
     for name, parameter in model.named_parameters():
         pattern = _INDEX.sub("*", name)
-        key = (pattern, tuple(parameter.shape), not parameter.requires_grad)
+        key = (pattern, tuple(parameter.shape), not parameter.requires_grad, decays.get(parameter, 0.0))
         rows.setdefault(key, _Row(*key)).count += 1
     total = sum(row.num_values for row in rows.values())
-    lines = [("parameter", "shape", "times", "values", "share", "")]
+    lines = [("parameter", "shape", "times", "values", "share", "trained", "decay")]
     for row in rows.values():
         shape = " x ".join(map(str, row.shape)) or "1"
         share = f"{100 * row.num_values / max(total, 1):.1f} %"
-        lines.append((row.name, shape, str(row.count), f"{row.num_values:,}", share, "frozen" if row.frozen else ""))
-    lines.append(("all", "", "", f"{total:,}", "", ""))
-    return _columns(lines, left=(0, 1, 5))
+        trained = ("frozen", "") if row.frozen else ("yes", f"{row.decay:g}" if row.decay else "no")
+        lines.append((one_line(row.name, 60), shape, str(row.count), f"{row.num_values:,}", share, *trained))
+    lines.append(("all", "", "", f"{total:,}", "", "", ""))
+    return _columns(lines, left=(0, 1, 5, 6))
 
 
 def _totals(model: nn.Module) -> str:

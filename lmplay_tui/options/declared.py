@@ -81,6 +81,9 @@ class TrainOptions(BaseModel):
     initial_model: str | None = _option(
         None, "start from these weights if --model is not there yet", FILES, LINE, FREE, metavar="FILE", is_path=True,
     )
+    ignore_tokenizer: bool = _option(
+        False, "take --initial-model's weights though another tokenizer made its tokens", FILES, LINE, FREE
+    )
     resume: str = _option(
         "auto", "auto: resume if there is a checkpoint; none: train anew; or the checkpoint to start from",
         FILES, LINE, FREE, metavar="auto|none|FILE", is_path=True,
@@ -148,8 +151,8 @@ class TrainOptions(BaseModel):
         "constant", "how the learning rate runs over a stage", OPTIMIZER, STAGE, KEPT
     )
     weight_decay: float | None = _option(
-        None, "weight decay; biases, norms and embeddings are left out", OPTIMIZER, STAGE, KEPT, ge=0, le=1000,
-        shown_default="adamw 0.01, others 0",
+        None, "weight decay; vectors (biases, norms), numbers and embeddings are left out", OPTIMIZER, STAGE, KEPT,
+        ge=0, le=1000, shown_default="adamw 0.01, others 0",
     )
     grad_clip: float | None = _option(
         None, "largest gradient norm", OPTIMIZER, STAGE, KEPT, gt=0, shown_default="off"

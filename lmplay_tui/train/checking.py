@@ -87,7 +87,8 @@ def check_plan(given: Mapping[str, Any]) -> dict[str, Any]:
     leaks = look_for_leaks(opened, not_open)
     tried: list[dict[str, Any]] = [{"ok": True, "what": f"the model: {line}"} for line in ways.notes]
     if options.initial_model is not None:
-        tried.append(_tried("--initial-model", partial(_load_initial, state, Path(options.initial_model))))
+        path = Path(options.initial_model)
+        tried.append(_tried("--initial-model", partial(_load_initial, state, path, options.ignore_tokenizer)))
     rate = _try_all(longest[1], longest[2], state, tried) if longest is not None else None
     for said in stages:
         if "tokens_estimate" in said:
@@ -110,9 +111,11 @@ def check_plan(given: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _load_initial(state: TrainState, path: Path) -> str:
-    load_initial(state.model, state.model_args, path)
-    return f"the weights of {one_line(path)} fit"
+def _load_initial(state: TrainState, path: Path, ignore_tokenizer: bool) -> str:
+    said = load_initial(
+        state.model, state.model_args, path, state.tokenizer, ignore_tokenizer=ignore_tokenizer
+    )  # fmt: skip
+    return "; ".join([f"the weights of {one_line(path)} fit", *said])
 
 
 def _numbered(stages: Sequence[Stage], settings: Settings, said: Sequence[Mapping[str, Any]]) -> int:

@@ -23,7 +23,7 @@ _OF_THIS_PROCESS = {
 }  # fmt: skip
 # What speaks of a start, not of the run: the process that goes on must not do it once more.
 _ONCE = _OF_THIS_PROCESS | {
-    "training_plan", "initial_model", "resume", "reset_history", "extend", "ignore_optimizer",
+    "training_plan", "initial_model", "ignore_tokenizer", "resume", "reset_history", "extend", "ignore_optimizer",
     "optimizer_warmup_fraction", "optimizer_warmup_steps", "check_grads",
 }  # fmt: skip
 

@@ -26,6 +26,8 @@ DEFAULT_WEIGHT_DECAY = {"adamw": 0.01}  # the others: 0
 
 
 def _decays(name: str, module: nn.Module, parameter: nn.Parameter) -> bool:
+    if parameter.ndim < 2:  # biases, scales, the weights of norms, also of those written by hand
+        return False
     if isinstance(module, NO_DECAY_MODULES) or getattr(parameter, "skip_weight_decay", False):
         return False
     dotted = f".{name}"  # so that a parameter of the model itself (`bias`, `ln_f.weight`) matches `.bias`, `.ln` too
@@ -35,10 +37,11 @@ def _decays(name: str, module: nn.Module, parameter: nn.Parameter) -> bool:
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Two groups for an optimizer: the parameters that decay, and those that do not.
 
-    Left out of decay: names with one of the document's patterns, what lies directly in a norm or an embedding, and
-    what carries `skip_weight_decay`. A parameter with several names or places is in one group, once, and does not
-    decay if any of them is left out. Frozen parameters are in a group as well: a later stage may thaw them, and their
-    optimizer state must outlive the stage between. Without a gradient no optimizer moves or decays them.
+    Left out of decay: vectors and single numbers, names with one of the document's patterns, what lies directly in a
+    norm or an embedding, and what carries `skip_weight_decay`. A parameter with several names or places is in one
+    group, once, and does not decay if any of them is left out. Frozen parameters are in a group as well: a later stage
+    may thaw them, and their optimizer state must outlive the stage between. Without a gradient no optimizer moves or
+    decays them.
     """
     decays: dict[nn.Parameter, bool] = {}
     for prefix, module in model.named_modules(remove_duplicate=False):
@@ -58,12 +61,17 @@ def build_optimizer(
 
     `weight_decay` None: the optimizer's own default (the document's table: adamw 0.01, the others 0).
     """
-    decay = DEFAULT_WEIGHT_DECAY.get(name, 0.0) if weight_decay is None else weight_decay
+    decay = decay_of(name, weight_decay)
     settings = dict(_SETTINGS.get(name, {}))
     dtypes = {parameter.dtype for parameter in model.parameters()}
     if all(_has_fused(name, device_type, dtype) for dtype in dtypes):
         settings["fused"] = True
     return _BUILDERS[name](parameter_groups(model, decay), lr=lr, **settings)
+
+
+def decay_of(name: str, weight_decay: float | None) -> float:
+    """The weight decay that an optimizer has: `weight_decay`, or where that is None its own."""
+    return DEFAULT_WEIGHT_DECAY.get(name, 0.0) if weight_decay is None else weight_decay
 
 
 @cache

@@ -14,6 +14,7 @@ import torch
 
 from lmplay_tui.data.tokenizer import Tokenizer, load_tokenizer
 from lmplay_tui.errors import UserError
+from lmplay_tui.models.lmplay_weights import TOKENIZER as LMPLAYS_TOKENIZER
 from lmplay_tui.models.lmplay_weights import convert_lmplay
 from lmplay_tui.models.registry import build_model, load_experiment
 from lmplay_tui.options import OnResume, TrainOptions, command_words, default, flag, on_resume, shown_value
@@ -215,7 +216,9 @@ def build_trainer(start: Start, controls: Controls, prog: str) -> Generator[Even
     if start.checkpoint is not None:
         load_weights(model, start.checkpoint["model"]["state"], run.model)
     elif options.initial_model is not None:
-        load_initial(model, built_with, Path(options.initial_model))
+        path = Path(options.initial_model)
+        for line in load_initial(model, built_with, path, tokenizer, ignore_tokenizer=options.ignore_tokenizer):
+            yield Warned(line)
     model.to(device)
     ways = choose_ways(model, precision, vocab_size=tokenizer.vocab_size, context_len=built_with["context_len"])
     for line in ways.notes:
@@ -325,8 +328,13 @@ def load_weights(model: torch.nn.Module, weights: Mapping[str, Any], path: Path)
     model.load_state_dict(dict(weights))
 
 
-def load_initial(model: torch.nn.Module, model_args: Mapping[str, Any], path: Path) -> None:
-    """Begin with the weights of a checkpoint, of ours or of LMPlay's own. Raises `UserError`."""
+def load_initial(
+    model: torch.nn.Module, model_args: Mapping[str, Any], path: Path, tokenizer: Tokenizer, *, ignore_tokenizer: bool
+) -> list[str]:
+    """Begin with the weights of a checkpoint, of ours or of LMPlay's own; what there is to say of it, a line each.
+
+    Raises `UserError` where they do not fit or, unless `ignore_tokenizer`, their tokens were another tokenizer's.
+    """
     archive = load_archive(path)
     converted = convert_lmplay(archive)
     if converted is not None:
@@ -335,19 +343,54 @@ def load_initial(model: torch.nn.Module, model_args: Mapping[str, Any], path: Pa
         component = archive.get("model")
         if not isinstance(component, dict) or not isinstance(component.get("state"), dict):
             raise UserError(f"{one_line(path)}: holds no model")
-        weights, theirs = component["state"], component.get("state_args") or {}
+        weights, theirs = component["state"], component.get("state_args")
+        theirs = theirs if isinstance(theirs, dict) else {}
     # No weight's shape shows the number of heads: with another one the model would compute something else.
     if "num_heads" in theirs and theirs["num_heads"] != model_args["num_heads"]:
         raise UserError(
             f"{one_line(path)}: has {one_line(theirs['num_heads'])} heads, the model {model_args['num_heads']}; "
             f"give --num-heads {one_line(theirs['num_heads'])}"
         )
+    said = []
+    if (problem := _other_tokenizer(archive, theirs, tokenizer, is_lmplays=converted is not None)) is not None:
+        if not ignore_tokenizer:
+            raise UserError(
+                f"{one_line(path)}: {problem}: the same number means another text there; "
+                "--ignore-tokenizer takes its weights all the same"
+            )
+        said.append(f"{one_line(path)}: {problem}; its weights are taken all the same (--ignore-tokenizer)")
+    elif converted is not None:
+        said.append(f"{one_line(path)}: LMPlay's files do not say their tokenizer: taken for gpt2's by its vocabulary")
     load_weights(model, weights, path)
+    return said
+
+
+def _other_tokenizer(
+    archive: Mapping[str, Any], theirs: Mapping[str, Any], tokenizer: Tokenizer, *, is_lmplays: bool
+) -> str | None:
+    """How the tokens of a checkpoint mean other things than `tokenizer`'s; None where they are the same.
+
+    Known by the fingerprint that a checkpoint records; without one by the tokenizer's name. A vocabulary of another
+    size shows in the weights' shapes, whatever is ignored.
+    """
+    name, own = theirs.get("tokenizer"), one_line(tokenizer.name)
+    if is_lmplays:  # all of them have GPT-2's
+        same = tokenizer.fingerprint == load_tokenizer(LMPLAYS_TOKENIZER).fingerprint
+        return None if same else f"is LMPlay's, trained with tokenizer gpt2, not {own}"
+    runner = archive.get("runner")
+    state = runner.get("state") if isinstance(runner, dict) else None
+    recorded = state.get("tokenizer_fingerprint") if isinstance(state, dict) else None
+    if recorded == tokenizer.fingerprint or (recorded is None and name in (None, tokenizer.name)):
+        return None
+    if name == tokenizer.name:
+        return f"was trained with another tokenizer called {own}"
+    return f"was trained with tokenizer {one_line(name)}, not {own}"
 
 
 _NOT_FOR_A_RESUME = {
-    "training_plan", "model", "initial_model", "resume", "reset_history", "extend", "ignore_optimizer", "headless",
-    "start", "detach", "optimizer_warmup_fraction", "optimizer_warmup_steps", "describe", "save_datasets",
+    "training_plan", "model", "initial_model", "ignore_tokenizer", "resume", "reset_history", "extend",
+    "ignore_optimizer", "headless", "start", "detach", "optimizer_warmup_fraction", "optimizer_warmup_steps",
+    "describe", "save_datasets",
     "check_grads", "notify_url",  # the command is written to the log, and the address may hold a secret
 }  # fmt: skip
 

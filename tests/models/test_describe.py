@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lmplay_tui.models.describe import STATE_VALUES, describe, shown_bytes
 from lmplay_tui.models.registry import build_model, load_experiment
-from lmplay_tui.train.optim import build_optimizer
+from lmplay_tui.train.optim import build_optimizer, parameter_groups
 
 
 @pytest.fixture(autouse=True)
@@ -60,6 +60,18 @@ def test_frozen_parameters_are_marked_and_need_no_gradient() -> None:
     assert text.count("frozen") == 2
     of_head = 100 * 64 + 100
     assert sizes(text)["weights"] - sizes(text)["gradients"] == pytest.approx(4 * of_head, rel=0.05)
+
+
+def test_each_parameter_says_whether_it_is_trained_and_decays() -> None:
+    model, arguments = build()
+    model.token_embed.requires_grad_(False)
+    decays = {p: group["weight_decay"] for group in parameter_groups(model, 0.05) for p in group["params"]}
+    text = describe(model, arguments, optimizer="adamw", mini_batch_size=1, decays=decays)
+    rows = {line.split()[0]: line.split("%")[1].split() for line in text.splitlines() if " % " in line}
+    assert rows["token_embed.weight"] == ["frozen"]
+    assert rows["blocks.*.mlp.expand.weight"] == ["yes", "0.05"]
+    assert rows["blocks.*.mlp.expand.bias"] == ["yes", "no"]
+    assert rows["ln_final.weight"] == ["yes", "no"]
 
 
 def test_the_same_parameter_counts_once() -> None:

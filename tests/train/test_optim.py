@@ -94,6 +94,16 @@ def test_norms_and_embeddings_do_not_decay_whatever_their_name() -> None:
     assert kept == {"a.weight", "a.bias", "b.weight", "c.weight", "c.bias", "d.weight", "e.bias"}
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (8,)])
+@pytest.mark.parametrize("name", ["gamma", "blocks.0.rms.g", "norm.weight", "scale", "head.temperature"])
+def test_vectors_and_numbers_do_not_decay_whatever_their_name(name: str, shape: tuple[int, ...]) -> None:
+    """The weight of a norm written by hand, a learned scale: nothing but their shape says what they are."""
+    model = Named(name)
+    inner, _, last = name.rpartition(".")
+    model.get_submodule(inner).register_parameter(last, nn.Parameter(torch.ones(shape)))
+    assert split(model) == (set(), {name})
+
+
 class MyModel(nn.Module):
     """The user's document's example."""
 
@@ -160,7 +170,7 @@ class Probe(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.w = nn.Parameter(torch.tensor([1.0, 2.0]))
+        self.w = nn.Parameter(torch.tensor([[1.0, 2.0]]))
         self.bias = nn.Parameter(torch.tensor([1.0, 2.0]))
 
 
@@ -170,7 +180,7 @@ def after_one_step(name: str, weight_decay: float | None, gradient: float = 0.0)
     for parameter in model.parameters():
         parameter.grad = torch.full_like(parameter, gradient)
     optimizer.step()
-    return model.w.detach(), model.bias.detach()
+    return model.w.detach()[0], model.bias.detach()
 
 
 def test_adamw_decays_by_a_hundredth_unless_told_otherwise() -> None:
@@ -202,9 +212,9 @@ def test_each_name_is_its_own_rule_and_sgd_has_momentum() -> None:
     optimizer = build_optimizer("sgd", model, lr=1.0, weight_decay=None, device_type="cpu")
     places = []
     for _ in range(2):
-        model.w.grad = torch.ones(2)
+        model.w.grad = torch.ones(1, 2)
         optimizer.step()
-        places.append(model.w.detach().clone())
+        places.append(model.w.detach()[0].clone())
     torch.testing.assert_close(places[1] - places[0], torch.full((2,), -1.9))
 
 
@@ -234,12 +244,12 @@ def test_fused_computes_what_the_plain_rule_computes(name: str, monkeypatch: pyt
 def test_frozen_parameters_stay_and_keep_their_place() -> None:
     model: Any = Probe()
     optimizer = build_optimizer("adamw", model, lr=0.1, weight_decay=0.5, device_type="cpu")
-    model.w.grad = torch.ones(2)
+    model.w.grad = torch.ones(1, 2)
     model.w.freeze = True
     freeze(model, default_freeze=False)
     model.bias.grad = torch.ones(2)
     optimizer.step()
-    assert torch.equal(model.w.detach(), torch.tensor([1.0, 2.0]))
+    assert torch.equal(model.w.detach()[0], torch.tensor([1.0, 2.0]))
     assert not torch.equal(model.bias.detach(), torch.tensor([1.0, 2.0]))
     assert [len(group["params"]) for group in optimizer.param_groups] == [1, 1]
 

@@ -14,10 +14,11 @@ from lmplay_tui.models.gpt2ish import Block, GPT2ish
 from lmplay_tui.models.registry import build_model, load_experiment
 from lmplay_tui.run.events import LogLine, RunFailed, Warned
 from lmplay_tui.train.checkpoint import load_checkpoint
+from lmplay_tui.train.describing import describe_run
 from lmplay_tui.train.device import Precision
 from lmplay_tui.train.model_body import Ways, choose_ways
 from lmplay_tui.train.validation import Scorer
-from tests.train.runs import PLAN, last, losses, stop_after, write_plan
+from tests.train.runs import PLAN, given, last, losses, stop_after, write_plan
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 40, "context_len": 16, "num_blocks": 2, "embed_dim": 16, "num_heads": 2,
@@ -345,6 +346,35 @@ def test_default_freeze_trains_what_an_own_experiment_marks(place):
     after = load_checkpoint(place / "m.lmp")["model"]["state"]
     changed = {name for name in after if not torch.equal(after[name], before[name])}
     assert changed == {"head.weight", "head.bias"}, "kept on a resume"
+
+
+def test_describe_says_what_each_stage_trains_and_decays(place):
+    (place / "mine.py").write_text(
+        "import torch\nfrom torch import nn\n\n\n"
+        "class Mine(nn.Module):\n"
+        "    def __init__(self, vocab_size, embed_dim):\n"
+        "        super().__init__()\n"
+        "        self.table = nn.Embedding(vocab_size, embed_dim)\n"
+        "        self.gain = nn.Parameter(torch.ones(embed_dim))\n"
+        "        self.out = nn.Linear(embed_dim, vocab_size)\n"
+        "        self.out.freeze = False\n\n"
+        "    def forward(self, ids):\n"
+        "        return self.out(self.table(ids) * self.gain)\n",
+        encoding="utf-8",
+    )
+    stages = '[stages.all]\ndataset = "pairs.jsonl"\n[stages.head]\ndataset = "pairs.jsonl"\ndefault_freeze = true\n'
+    plan = write_plan(place, '[train]\nembed_dim = 8\ntokenizer = "bytes"\n' + stages + "weight_decay = 0.5\n")
+    text = describe_run(given(training_plan=plan, model="m.lmp", exp="mine.py:Mine"))
+    rows = {line.split()[0]: line.split("%")[1].split() for line in text.splitlines() if " % " in line}
+    assert rows == {
+        "table.weight": ["yes", "no"], "gain": ["yes", "no"], "out.weight": ["yes", "0.01"], "out.bias": ["yes", "no"],
+    }  # fmt: skip
+    assert "  all: 4,377 values trained by adamw, 2,056 of them decay by 0.01" in text
+    assert "  head: 2,313 values trained by adamw, 2,056 of them decay by 0.5" in text
+    text = describe_run(given(training_plan=plan, model="m.lmp", exp="mine.py:Mine", default_freeze=True))
+    rows = {line.split()[0]: line.split("%")[1].split() for line in text.splitlines() if " % " in line}
+    assert rows["gain"] == rows["table.weight"] == ["frozen"]
+    assert rows["out.bias"] == ["yes", "no"]
 
 
 CAPPED = """\

@@ -8,7 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from lmplay_tui.run.events import CheckpointSaved, Evaluated, OptionChanged, RunDone, RunFailed, StepDone, Warned
+from lmplay_tui.data.tokenizer import load_tokenizer
+from lmplay_tui.run.events import (
+    CheckpointSaved,
+    Evaluated,
+    OptionChanged,
+    RunDone,
+    RunFailed,
+    RunStopped,
+    StepDone,
+    Warned,
+)
 from lmplay_tui.run.view import RunView
 from lmplay_tui.train.checkpoint import load_checkpoint
 from tests.models.test_lmplay_weights import their_state, with_components
@@ -85,6 +95,8 @@ def test_lmplays_own_file_is_trained_on(place):
     options = {"training_plan": plan, "initial_model": "theirs.lmp", "model": "m.lmp", "batch_size": 2}
     events = stop_after(2, lr=1e-12, **shape, **options)
     assert len(losses(events)) == 2, last(events)
+    said = "theirs.lmp: LMPlay's files do not say their tokenizer: taken for gpt2's by its vocabulary"
+    assert said in [event.message for event in events if isinstance(event, Warned)]
     saved = load_checkpoint(place / "m.lmp")["model"]
     assert saved["state_args"]["exp"] == "gpt2ish"
     for mine, name in (("head.weight", "fc.weight"), ("token_embed.weight", "tok_embed.weight")):
@@ -116,6 +128,55 @@ def test_initial_model_with_another_number_of_heads_is_refused(place):
     event = last(train(training_plan=write_plan(place), initial_model="m.lmp", model="n.lmp", num_heads=4))
     assert isinstance(event, RunFailed)
     assert "--num-heads 2" in event.message
+
+
+def with_fingerprint(path: str, to: str, fingerprint: object, name: object) -> str:
+    """A copy of a checkpoint that says another tokenizer; None: that says none."""
+    checkpoint = load_checkpoint(Path(path))
+    for component, key, value in (("runner", "tokenizer_fingerprint", fingerprint), ("model", "tokenizer", name)):
+        place = checkpoint[component]["state" if component == "runner" else "state_args"]
+        place[key] = value
+        if value is None:
+            del place[key]
+    torch.save(checkpoint, to)
+    return to
+
+
+def test_initial_model_of_another_tokenizer_is_refused_though_its_size_fits(place):
+    plan = write_plan(place)
+    stop_after(1, training_plan=plan, model="m.lmp")
+    own = load_tokenizer("bytes").fingerprint
+    refused = {
+        ("0" * 64, "gpt2:256"): "trained with tokenizer gpt2:256, not bytes",
+        ("0" * 64, "bytes"): "trained with another tokenizer called bytes",
+        (None, "gpt2:256"): "trained with tokenizer gpt2:256, not bytes",
+    }
+    for (fingerprint, name), said in refused.items():
+        other = with_fingerprint("m.lmp", "other.lmp", fingerprint, name)
+        event = last(train(training_plan=plan, initial_model=other, model="n.lmp"))
+        assert isinstance(event, RunFailed)
+        assert event.exit_code == 2
+        assert event.message.startswith(f"other.lmp: was {said}: ")
+        assert event.message.endswith("; --ignore-tokenizer takes its weights all the same")
+    events = stop_after(1, training_plan=plan, initial_model=other, model="n.lmp", ignore_tokenizer=True)
+    assert len(losses(events)) == 1
+    assert any(isinstance(event, Warned) and said in event.message for event in events)
+    stopped = last(events)
+    assert isinstance(stopped, RunStopped)
+    assert "ignore" not in stopped.command
+    for number, (fingerprint, name) in enumerate([(own, "of.another.name"), (None, "bytes"), (None, None)]):
+        same = with_fingerprint("m.lmp", "same.lmp", fingerprint, name)
+        assert len(losses(stop_after(1, training_plan=plan, initial_model=same, model=f"s{number}.lmp"))) == 1
+
+
+def test_lmplays_file_under_another_tokenizer_is_refused(place):
+    theirs = their_state(vocab=257)
+    torch.save(with_components(theirs), place / "theirs.lmp")
+    shape = {"context_len": 12, "num_blocks": 2, "embed_dim": 24, "num_heads": 4, "tokenizer": "bytes"}
+    plan = write_plan(place, '[stages.s]\ndataset = "stories.jsonl"\n')
+    event = last(train(training_plan=plan, initial_model="theirs.lmp", model="m.lmp", **shape))
+    assert isinstance(event, RunFailed)
+    assert "is LMPlay's, trained with tokenizer gpt2, not bytes" in event.message
 
 
 def test_warm_up_goes_on_after_a_resume_that_does_not_mention_it(place):
