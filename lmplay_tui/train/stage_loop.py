@@ -13,6 +13,7 @@ from lmplay_tui.run.controls import Ask, Controls
 from lmplay_tui.run.events import (
     ActivityChanged,
     CheckpointSaved,
+    Evaluated,
     Event,
     LogLine,
     MetricsLogged,
@@ -25,7 +26,7 @@ from lmplay_tui.run.events import (
 )
 from lmplay_tui.text import one_line
 from lmplay_tui.train.compiling import Compilation
-from lmplay_tui.train.evaluation import Evaluator
+from lmplay_tui.train.evaluation import Evaluator, scores_of
 from lmplay_tui.train.feed import Feed
 from lmplay_tui.train.loading import LoadedData
 from lmplay_tui.train.metrics import LogWindow, accuracy_interval
@@ -101,8 +102,6 @@ class StageLoop:
                 else:  # rows without words: read and counted, nothing to learn from
                     self.stepper.count(run, batch)
                     self.state.statistics.skipped(run.stage.name, rows=batch.rows_read)
-                if self.window.steps and self.state.progress.step % run.options.log_interval == 0:
-                    yield MetricsLogged(self.window.take())
                 yield from self._now_and_then(run)
             yield from self._end_stage(run)
         except Exception:  # a stop, or whatever ends the run: what is saved then names the batch that comes then
@@ -205,8 +204,7 @@ class StageLoop:
         progress = self.state.progress
         of_stage = progress.of(run.stage.name)
         yield from self._evaluate(run, at_stage_end=True)
-        if self.window.steps:
-            yield MetricsLogged(self.window.take())
+        yield from self._log(steps=True)
         if not of_stage.tokens:
             rows = of_stage.position.row
             yield Warned(f"stage {run.stage.name}: its {rows:,} rows gave no sample, so nothing was trained in it",
@@ -241,7 +239,10 @@ class StageLoop:
     # ------------------------------------------------------------------ between steps
 
     def _now_and_then(self, run: StageRun) -> Iterator[Event]:
-        """Validate, evaluate, save, each when it is due."""
+        """Validate, evaluate, log, save, each when it is due.
+
+        The log comes before the save: what a resume does not do again stands in the journals by then.
+        """
         if self._parts.row_counts.take_news():
             yield StagesCounted(self.obeyer.stage_infos())
         if self._proof_until and time.monotonic() > self._proof_until:  # somebody may have read it by now
@@ -251,14 +252,26 @@ class StageLoop:
         of_stage = progress.of(run.stage.name)
         if is_due(options.validation_interval, progress.rows, of_stage.validated_rows):
             yield from self._validate(run)
-        if is_due(options.eval_interval, progress.rows, of_stage.evaluated_rows):
-            yield from self._evaluate(run, at_stage_end=False)
+        if not self._all_read(run):  # else the stage's end comes next, which evaluates anyway and logs with that
+            if is_due(options.eval_interval, progress.rows, of_stage.evaluated_rows):
+                yield from self._evaluate(run, at_stage_end=False)
+            yield from self._log(steps=progress.step % options.log_interval == 0)
         yield from self._saved(self.saves.outcomes())
         by_time = options.save_minutes is not None and self.saves.minutes_since >= options.save_minutes
         if self.stepper.steps_here and (by_time or is_due(options.save_interval, progress.rows, progress.saved_rows)):
             yield from self._save(run, "interval")
 
+    def _all_read(self, run: StageRun) -> bool:
+        """Whether no batch is left in the stage, as its plan is now."""
+        return self.state.progress.of(run.stage.name).position.row >= run.data.rows_total
+
+    def _log(self, *, steps: bool) -> Iterator[Event]:
+        """Write the scores of this moment down and, where `steps` says so, the steps that are not logged yet."""
+        if (values := self.window.take(self.state.progress, steps=steps)) is not None:
+            yield MetricsLogged(values)
+
     def _save(self, run: StageRun, reason: str) -> Iterator[Event]:
+        yield from self._log(steps=self._all_read(run))
         self.state.progress.next_batch = run.feed.next_digest()
         self.saves.promise(self.obeyer.take_save_ids())
         yield from self._saved(self.saves.begin(reason, run.options.keep))
@@ -266,26 +279,29 @@ class StageLoop:
     def _saved(self, events: Iterator[Event]) -> Iterator[Event]:
         for event in events:
             if isinstance(event, CheckpointSaved):
-                self.window.note({"time/save_s": event.blocked_s})
+                self.window.spend("time/save_s", event.blocked_s)
             yield event
 
     def _validate(self, run: StageRun) -> Iterator[Event]:
         yield ActivityChanged("validating")
         for event in self.evaluator.validate(run.stage, run.data, run.options):
             if isinstance(event, Validated):
-                self.window.note({"val/loss": event.loss, "time/validate_s": event.seconds})
+                self.window.spend("time/validate_s", event.seconds)
+                self.window.score({"val/loss": event.loss})
                 if event.accuracy is not None:
-                    self.window.note({"val/accuracy": event.accuracy})
+                    self.window.score({"val/accuracy": event.accuracy})
             yield event
         yield ActivityChanged("training")
 
     def _validate_as_asked(self, run: StageRun) -> Iterator[Event]:
         askers = self.obeyer.validations
+        yield from self._log(steps=False)  # two validations at one step are two
         ok, said = False, f"stage {run.stage.name} has no rows to validate on"
         for event in self._validate(run):
             if isinstance(event, Validated):
                 ok, said = True, f"validated {event.samples} samples at step {event.step}: loss {event.loss:.4f}"
             yield event
+        yield from self._log(steps=False)
         for command in askers:
             yield from self.obeyer.settle(command, ok, said)
 
@@ -304,7 +320,9 @@ class StageLoop:
         if at_stage_end:
             yield from self._open_earlier(run.stage)
         for event in self.evaluator.evaluate(run.stage, run.options, at_stage_end=at_stage_end):
-            self.window.note(self.evaluator.metrics(event, run.stage.name))
+            if isinstance(event, Evaluated):
+                self.window.spend("time/validate_s", event.seconds)
+                self.window.score(scores_of(event))
             yield event
         yield ActivityChanged("training")
 
@@ -342,6 +360,7 @@ class StageLoop:
 
     def _reenter(self, run: StageRun) -> Iterator[Event]:
         """Go on under a changed plan: other rows to go, other options, the same place."""
+        yield from self._log(steps=self.state.progress.step % run.options.log_interval == 0)
         stage = self.state.settings.plan.stage(run.stage.name)
         yield from self.data.open(stage, self.controls)
         run.feed.close()
