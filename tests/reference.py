@@ -171,7 +171,13 @@ def text() -> str:
     lines += ["## What check says", "", *_CHECK.splitlines(), ""]
     lines += ["## Shipped plans", ""]
     lines += table(("plan", "stages", "purpose"), plan_rows())
-    lines += ["## metrics.jsonl", "", "One object per `--log-interval` steps.", ""]
+    lines += [
+        "## metrics.jsonl", "",
+        "One object per `--log-interval` steps, and one for each validation and evaluation at a step that has no such "
+        "object: it holds the scores alone. So every `Validated` and `Evaluated` of `events.jsonl` stands here at its "
+        "own step and stage. Where a stage ends, its last steps and their evaluation are one object. A step may have "
+        "two objects: a column of one is then empty in the other, or the model was validated twice there.", "",
+    ]  # fmt: skip
     lines += table(("name", "what it is"), ((f"`{k}`", v) for k, v in {**PLACE, **METRICS}.items()))
     lines += ["## Events", "", "Those in `events.jsonl` carry `time` and `event` besides their fields.", ""]
     lines += table(("event", "when", "fields"), event_rows(events.Event, events))

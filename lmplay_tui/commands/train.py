@@ -18,6 +18,7 @@ from lmplay_tui.run import events as told
 from lmplay_tui.run.controls import Controls, SaveNow, Stop
 from lmplay_tui.run.folder import LOCK_FROM, utc_now
 from lmplay_tui.run.journal import encode
+from lmplay_tui.run.metric_names import OF_STEPS
 from lmplay_tui.run.telling import shown_rate, shown_seconds, told_in_lines
 from lmplay_tui.run.telling import told as sentence_of
 from lmplay_tui.run.view import RunView
@@ -156,7 +157,7 @@ class Headless:
         record = event.record()
         self._view.apply(record)
         match event:
-            case told.MetricsLogged():
+            case told.MetricsLogged() if OF_STEPS in event.values:
                 self._print(self.step_line(event.values))
             case told.Predicted():
                 self._print(example(event.prediction))

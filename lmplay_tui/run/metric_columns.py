@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lmplay_tui.run.metric_names import OF_STEPS, STEP_METRICS
 from lmplay_tui.run.metric_rows import MetricRows
 from lmplay_tui.run.series import Floats
 from lmplay_tui.text import one_line
@@ -66,20 +67,30 @@ def _columns(data: bytes) -> list[MetricRows] | None:
     if any(column.null_count for column in place):
         return None
     at = np.column_stack([_values(column).astype(np.float64) for column in place[:4]])
-    stage_rows = _values(place[4])
-    metrics = _metrics(table)
-    if metrics is None or not (np.isfinite(at).all() and np.isfinite(stage_rows).all()):
+    of_steps = np.zeros(len(at), np.bool_)
+    if OF_STEPS in table.column_names and table[OF_STEPS].null_count < len(at):
+        of_steps = _known(table[OF_STEPS])
+    metrics = _metrics(table, of_steps)
+    if metrics is None or not (np.isfinite(at).all() and np.isfinite(_values(place[4])).all()):
         return None
     stages = place[5].to_pylist()  # pyarrow's ways to compare them import for a tenth of a second
     begins = [0, *(i for i in range(1, len(stages)) if stages[i] != stages[i - 1])]
     return [
         MetricRows(
-            at[begin:end], int(stage_rows[end - 1]),
+            at[begin:end], of_steps[begin:end],
             {name: found for name, column in metrics.items() if (found := _part(column, begin, end))[1]},
-            json.loads(data[ends[end - 2] + 1 if end > 1 else 0 : ends[end - 1]]),
+            _last(data, ends, begin + np.flatnonzero(of_steps[begin:end])),
         )
         for begin, end in zip(begins, [*begins[1:], len(ends)], strict=True)
     ]  # fmt: skip
+
+
+def _last(data: bytes, ends: NDArray[np.intp], lines: NDArray[np.intp]) -> dict[str, Any] | None:
+    """The last of some lines, by their numbers; None where there are none."""
+    if not len(lines):
+        return None
+    line: dict[str, Any] = json.loads(data[ends[lines[-1] - 1] + 1 if lines[-1] else 0 : ends[lines[-1]]])
+    return line
 
 
 def _table(data: bytes) -> Any:
@@ -97,8 +108,11 @@ def _table(data: bytes) -> Any:
         return None
 
 
-def _metrics(table: Any) -> dict[str, tuple[Floats, Any]] | None:
-    """Values and where there are any, by metric, of those that curves are made of; None if one is no number."""
+def _metrics(table: Any, of_steps: NDArray[np.bool_]) -> dict[str, tuple[Floats, Any]] | None:
+    """Values and where there are any, by metric, of those that curves are made of; None if one is no number.
+
+    `of_steps`: the lines whose times are added up.
+    """
     import pyarrow as pa
 
     metrics = {}
@@ -113,7 +127,7 @@ def _metrics(table: Any) -> dict[str, tuple[Floats, Any]] | None:
         known = _known(column) if column.null_count else None
         if known is not None:
             values[~known] = np.nan
-        if name.startswith("time/") and not np.isfinite(values).all():
+        if name in STEP_METRICS and name.startswith("time/") and not np.isfinite(values[of_steps]).all():
             return None  # the last steps' times are added up: a line alone says what it leaves out
         metrics[name] = values, known
     return metrics

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 from lmplay_tui.run.journal import Tail
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from lmplay_tui.run.series import Floats
 
 FROM_BYTES = 1 << 18  # less does not pay for importing pyarrow, and none of it is imported before a first frame
@@ -21,17 +24,17 @@ class MetricRows:
     """Lines in a row, all of one stage. Arrays are as long as there are lines."""
 
     at: "Floats"  # lines x (step, rows, tokens, seconds), all finite
-    stage_rows: int  # of the last line
+    of_steps: "NDArray[np.bool_]"  # which of them stand for steps; the others hold scores alone
     metrics: Mapping[str, "tuple[Floats, int]"]  # values, NaN where there is none, and how many lines have one
-    last: Mapping[str, Any]  # the last line
+    last: Mapping[str, Any] | None  # the last line that stands for steps; None: none does
 
     def __len__(self) -> int:
         return len(self.at)
 
     def values(self, metric: str) -> "Floats":
-        """The metric of each line; 0 where no line knows it, as a line says it that is read alone."""
+        """The metric of each line of steps; 0 where no line knows it, as a line says it that is read alone."""
         found = self.metrics.get(metric)
-        return 0.0 * self.at[:, 0] if found is None else found[0]
+        return (0.0 * self.at[:, 0] if found is None else found[0])[self.of_steps]
 
 
 class MetricsTail(Tail):

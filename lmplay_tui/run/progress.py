@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmplay_tui.run.axes import At
 from lmplay_tui.run.journal import number
-from lmplay_tui.run.metric_names import STEP_METRICS
+from lmplay_tui.run.metric_names import OF_STEPS, STEP_METRICS
 from lmplay_tui.run.view_parts import StageView
 from lmplay_tui.text import one_line
 
@@ -41,7 +41,7 @@ def step_done(view: "RunView", record: Record) -> None:
 
 
 def metrics_line(view: "RunView", row: Record) -> None:
-    """A line of `metrics.jsonl`."""
+    """A line of `metrics.jsonl`. One of scores alone moves nothing: they have come as an event."""
     at = At(
         number(row.get("step")), number(row.get("samples")), number(row.get("tokens")), number(row.get("elapsed_s"))
     )
@@ -50,7 +50,7 @@ def metrics_line(view: "RunView", row: Record) -> None:
             continue  # validation and evaluation come as events, with their own step
         if not (view.lives_by_steps and name in STEP_METRICS):
             view.history.add(_metric_name(name, 60), at, number(value))
-    if view.lives_by_steps:
+    if view.lives_by_steps or row.get(OF_STEPS) is None:
         return
     steps = max(int(at.step - view.at.step), 1)
     view.at, view.last_step = at, row
@@ -69,16 +69,17 @@ def metric_rows(view: "RunView", rows: "MetricRows") -> None:
     for name, (values, _) in rows.metrics.items():
         if not (view.lives_by_steps and name in STEP_METRICS):
             view.history.add_many(name, rows.at, values)
-    if view.lives_by_steps:
+    if view.lives_by_steps or rows.last is None:
         return
     import numpy as np
 
-    steps = np.maximum(np.trunc(np.diff(rows.at[:, 0], prepend=view.at.step)), 1.0)
-    view.at, view.last_step = At(*rows.at[-1].tolist()), rows.last
+    at = rows.at[rows.of_steps]
+    steps = np.maximum(np.trunc(np.diff(at[:, 0], prepend=view.at.step)), 1.0)
+    view.at, view.last_step = At(*at[-1].tolist()), rows.last
     stage = view.find_stage(rows.last)
     if stage is not None:
-        view.pace.mark_many(rows.at[:, 3].tolist(), rows.at[:, 1].tolist(), rows.at[:, 2].tolist())
-        _follow(view, stage, rows.stage_rows)
+        view.pace.mark_many(at[:, 3].tolist(), at[:, 1].tolist(), at[:, 2].tolist())
+        _follow(view, stage, int(number(rows.last.get("stage_samples", 0))))
         stage.follow_text(rows.last.get("data/text_shown"), rows.last.get("data/rows_without_sample"))
     view.step_time.step_many(
         rows.values("time/step_s"), {part: rows.values(f"time/{part}_s") for part in _PARTS}, steps

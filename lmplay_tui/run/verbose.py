@@ -6,6 +6,7 @@ from typing import Any
 from lmplay_tui.run import events as said
 from lmplay_tui.run.journal import number
 from lmplay_tui.run.learning_rate import shown_lr
+from lmplay_tui.run.metric_names import OF_STEPS
 from lmplay_tui.run.telling import shown_rate
 from lmplay_tui.text import one_line
 
@@ -15,7 +16,7 @@ def said_more(event: said.Event) -> str | None:
     match event:
         case said.ActivityChanged():
             return one_line(f"{event.activity} {event.detail}").strip()
-        case said.MetricsLogged():
+        case said.MetricsLogged() if OF_STEPS in event.values:  # scores have sentences of their own
             return _figures(event.values)
     return None
 

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator
 import torch
 
 from lmplay_tui.data.stage_data import StageData
-from lmplay_tui.errors import OutOfMemoryError
+from lmplay_tui.errors import OutOfMemoryError, UserError
 from lmplay_tui.models.generation import generate
 from lmplay_tui.options import TrainOptions
 from lmplay_tui.plan.schema import Stage
 from lmplay_tui.run.controls import Ask
 from lmplay_tui.run.events import Evaluated, EvaluationResult, Event, Predicted, Prediction, Validated, Warned
+from lmplay_tui.text import one_line
 from lmplay_tui.train.loading import LoadedData
 from lmplay_tui.train.memory import fits, give_memory_back
 from lmplay_tui.train.state import TrainState
@@ -43,7 +44,7 @@ class Evaluator:
             of_stage.validated_rows = progress.rows
             return
         score = self._scorer.score(samples, options.validation_batch_size, self._should_stop)
-        prediction = self._scorer.predict(samples[0])
+        fitted, prediction = fits(lambda: self._scorer.predict(samples[0]))
         of_stage.validation_position, of_stage.validated_rows = position, progress.rows
         state.statistics.validated(
             stage.name, rows=score.num_samples, tokens=score.num_tokens, loss_tokens=score.num_loss_tokens,
@@ -54,7 +55,11 @@ class Evaluator:
             accuracy=score.accuracy, samples=score.num_samples, seconds=time.perf_counter() - begun,
             elapsed_s=progress.elapsed_s,
         )  # fmt: skip
-        yield Predicted(progress.step, stage.name, prediction)
+        if prediction is not None:
+            yield Predicted(progress.step, stage.name, prediction)
+        if not fitted:
+            give_memory_back(state.device)
+            yield Warned("validation: out of memory for the prediction that is shown; the scores stand", progress.step)
         yield from self._complaints()
 
     def _complaints(self) -> Iterator[Event]:
@@ -82,8 +87,12 @@ class Evaluator:
             )  # fmt: skip
         yield from self._complaints()
         for prompt in progress.pinned:
-            answer = self._generated(Ask(prompt, max_tokens=PINNED_TOKENS), "pinned", self._should_stop)
-            yield Predicted(progress.step, stage.name, answer)
+            try:
+                answer = self._fitting(Ask(prompt, max_tokens=PINNED_TOKENS), "pinned", self._should_stop)
+            except UserError as error:  # it costs the answer, not the run
+                yield Warned(f"no answer to the pinned prompt {one_line(prompt, 60)!r}: {error}", progress.step)
+            else:
+                yield Predicted(progress.step, stage.name, answer)
 
     def _scored_stages(self, stage: Stage, at_stage_end: bool) -> list[Stage]:
         if not at_stage_end:
@@ -96,18 +105,6 @@ class Evaluator:
                 stages.append(other)
         return [*stages, stage]
 
-    def metrics(self, event: Event, stage: str) -> dict[str, float]:
-        """An evaluation as the names of `metrics.jsonl`; earlier stages' sets carry their stage's name."""
-        if not isinstance(event, Evaluated):
-            return {}
-        values: dict[str, float] = {"time/validate_s": event.seconds}
-        for name, result in event.sets.items():
-            prefix = "eval" if name == stage else f"eval/{name}"
-            values |= {f"{prefix}/loss": result.loss, f"{prefix}/bits_per_byte": result.bits_per_byte}
-            if result.accuracy is not None:
-                values[f"{prefix}/accuracy"] = result.accuracy
-        return values
-
     def answer(self, ask: Ask) -> Prediction:
         """What the model says by itself after a prompt. Raises `StopRequested`, and `UserError` where it cannot."""
 
@@ -116,7 +113,11 @@ class Evaluator:
                 raise StopRequested
             return False
 
-        fitted, prediction = fits(lambda: self._generated(ask, "asked", stop))
+        return self._fitting(ask, "asked", stop)
+
+    def _fitting(self, ask: Ask, kind: str, should_stop: Callable[[], bool]) -> Prediction:
+        """The answer. Raises `UserError` where the model cannot go on, or memory lacks for it."""
+        fitted, prediction = fits(lambda: self._generated(ask, kind, should_stop))
         if not fitted:
             give_memory_back(self._state.device)
             raise OutOfMemoryError("not enough memory for it beside the training")
@@ -137,3 +138,14 @@ class Evaluator:
         return Prediction(
             kind=kind, prompt=ask.prompt, truth="", prediction=tokenizer.decode(list(tokens)), accuracy=None, loss=None
         )
+
+
+def scores_of(evaluation: Evaluated) -> dict[str, float]:
+    """An evaluation under the names of `metrics.jsonl`; earlier stages' sets carry their stage's name."""
+    values: dict[str, float] = {}
+    for name, result in evaluation.sets.items():
+        prefix = "eval" if name == evaluation.stage else f"eval/{name}"
+        values |= {f"{prefix}/loss": result.loss, f"{prefix}/bits_per_byte": result.bits_per_byte}
+        if result.accuracy is not None:
+            values[f"{prefix}/accuracy"] = result.accuracy
+    return values

@@ -11,6 +11,7 @@ from lmplay_tui.run.events import StepDone
 from lmplay_tui.run.journal import rounded
 from lmplay_tui.run.metric_names import STEP_METRICS
 from lmplay_tui.train.device import matmul_parameters
+from lmplay_tui.train.progress import Progress
 
 _MEANS = {name: key for name, key in STEP_METRICS.items() if name not in ("train/loss", "train/lr")}
 
@@ -42,49 +43,63 @@ class FlopCount:
 
 @dataclass
 class LogWindow:
-    """The steps since the last line of the log, and what else happened among them."""
+    """What `metrics.jsonl` has yet to hear: the steps since its last line of steps, and the scores of this moment.
+
+    `rows`: read by the run so far.
+    """
 
     flops: FlopCount
     peak_flops: float
+    rows: int
     machine: Callable[[], dict[str, float]] = dict  # what it tells at the end of an interval
     steps: list[StepDone] = field(default_factory=list)
-    extras: dict[str, float] = field(default_factory=dict)  # val/*, eval/*, time/validate_s, time/save_s
+    scores: dict[str, float] = field(default_factory=dict)  # val/*, eval/*
+    seconds: dict[str, float] = field(default_factory=dict)  # time/validate_s, time/save_s
 
     def add(self, step: StepDone) -> None:
         self.steps.append(step)
 
-    def note(self, values: dict[str, float]) -> None:
-        """Values that stand beside the next line; seconds add up."""
-        for name, value in values.items():
-            self.extras[name] = self.extras.get(name, 0.0) + value if name.startswith("time/") else value
+    def score(self, values: Mapping[str, float]) -> None:
+        """Scores of the weights as they are now: they are to be written before the next step."""
+        self.scores.update(values)
 
-    def take(self) -> dict[str, Any]:
-        """The line of `metrics.jsonl` for the steps so far, and an empty window.
+    def spend(self, name: str, seconds: float) -> None:
+        """Seconds beside the steps, of which the next line tells."""
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+
+    def take(self, progress: Progress, *, steps: bool) -> dict[str, Any] | None:
+        """The line of `metrics.jsonl` that is due where the run stands; None: there is nothing to write.
+
+        `steps`: the steps so far are due, and scores stand in their line; else scores have a line of their own.
+        """
+        steps = steps and bool(self.steps)
+        if not steps and not self.scores:
+            return None
+        values = _place(progress)
+        if steps:
+            rows, self.rows = progress.rows - self.rows, progress.rows
+            values |= self._of_steps(rows) | self.machine()
+            self.steps = []
+        values |= self.scores | self.seconds
+        self.scores, self.seconds = {}, {}
+        return {name: rounded(value) for name, value in values.items()}
+
+    def _of_steps(self, rows: int) -> dict[str, Any]:
+        """Means over the steps. `rows`: that were read for them.
 
         The loss is a mean over loss tokens, so that it does not depend on how steps fall into lines. Throughput
         counts the whole step, waiting for data included, but not validation and saving.
         """
-        steps, extras = self.steps, self.extras
-        self.steps, self.extras = [], {}
-        last = steps[-1]
+        steps, last = self.steps, self.steps[-1]
         seconds = math.fsum(s.step_s for s in steps)
         tokens = sum(s.step_tokens for s in steps)
         loss_tokens = sum(s.loss_tokens for s in steps)
-        samples = sum(s.samples for s in steps)
         flops = sum(self.flops.of(s.step_tokens, s.loss_tokens, s.step_tokens / s.samples) for s in steps)
         values: dict[str, Any] = {
-            "elapsed_s": round(last.elapsed_s, 3),
-            "step": last.step,
-            "samples": last.rows,
-            "stage_samples": last.stage_rows,
-            "tokens": last.tokens,
-            "stage": last.stage,
-            "epoch": round(last.epoch, 6),
-            "row": last.row,
             "train/loss": math.fsum(s.loss * s.loss_tokens for s in steps) / max(loss_tokens, 1),
             "train/lr": last.lr,
             "perf/tokens_per_s": tokens / seconds if seconds else 0.0,
-            "perf/samples_per_s": samples / seconds if seconds else 0.0,
+            "perf/samples_per_s": rows / seconds if seconds else 0.0,
             "perf/mfu": flops / seconds / self.peak_flops if seconds and self.peak_flops else None,
             "data/text_shown": last.text_shown,
             "data/rows_without_sample": last.rows_without_sample,
@@ -93,7 +108,23 @@ class LogWindow:
             known = [value for s in steps if (value := getattr(s, attribute)) is not None]
             if known:
                 values[name] = math.fsum(known) / len(known)
-        return {name: rounded(value) for name, value in (values | extras | self.machine()).items()}
+        return values
+
+
+def _place(progress: Progress) -> dict[str, Any]:
+    """Where the run stands, as each line of `metrics.jsonl` begins."""
+    of_stage = progress.of(progress.stage)
+    row, per_epoch = of_stage.position.row, max(of_stage.rows_per_epoch or 0, 1)
+    return {
+        "elapsed_s": round(progress.elapsed_s, 3),
+        "step": progress.step,
+        "samples": progress.rows,
+        "stage_samples": row,
+        "tokens": progress.tokens,
+        "stage": progress.stage,
+        "epoch": round(row / per_epoch, 6),
+        "row": row % per_epoch,
+    }
 
 
 # Seconds that decoding, splitting and the edit distance take a truth token, and what a device of a kind computes a

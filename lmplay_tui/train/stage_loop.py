@@ -14,6 +14,7 @@ from lmplay_tui.run.controls import Ask, Controls
 from lmplay_tui.run.events import (
     ActivityChanged,
     CheckpointSaved,
+    Evaluated,
     Event,
     LogLine,
     MetricsLogged,
@@ -26,7 +27,7 @@ from lmplay_tui.run.events import (
 )
 from lmplay_tui.text import one_line
 from lmplay_tui.train.compiling import Compilation
-from lmplay_tui.train.evaluation import Evaluator
+from lmplay_tui.train.evaluation import Evaluator, scores_of
 from lmplay_tui.train.feed import Feed
 from lmplay_tui.train.loading import LoadedData
 from lmplay_tui.train.metrics import LogWindow, accuracy_interval
@@ -104,8 +105,6 @@ class StageLoop:
                 else:  # rows without words: read and counted, nothing to learn from
                     self.stepper.count(run, batch)
                     self.state.statistics.skipped(run.stage.name, rows=batch.rows_read)
-                if self.window.steps and self.state.progress.step % run.options.log_interval == 0:
-                    yield MetricsLogged(self.window.take())
                 yield from self._now_and_then(run)
             yield from self._end_stage(run)
         except Exception:  # a stop, or whatever ends the run: what is saved then names the batch that comes then
@@ -222,8 +221,7 @@ class StageLoop:
         yield from self._evaluate(run, at_stage_end=True)
         self._parts.leak_guard.wait(LEAKS_S)  # a short stage may be over before it has looked
         yield from self._leaks()
-        if self.window.steps:
-            yield MetricsLogged(self.window.take())
+        yield from self._log(steps=True)
         of_stage.done = True
         of_stage.loss_at_end = progress.eval_loss
         progress.next_batch = ""
@@ -270,7 +268,10 @@ class StageLoop:
     # ------------------------------------------------------------------ between steps
 
     def _now_and_then(self, run: StageRun) -> Iterator[Event]:
-        """Validate, evaluate, save, each when it is due."""
+        """Validate, evaluate, log, save, each when it is due.
+
+        The log comes before the save: what a resume does not do again stands in the journals by then.
+        """
         if self._parts.row_counts.take_news():
             yield StagesCounted(self.obeyer.stage_infos())
         yield from self._leaks()
@@ -281,8 +282,10 @@ class StageLoop:
         of_stage = progress.of(run.stage.name)
         if is_due(options.validation_interval, progress.rows, of_stage.validated_rows):
             yield from self._validate(run)
-        if is_due(options.eval_interval, progress.rows, of_stage.evaluated_rows):
-            yield from self._evaluate(run, at_stage_end=False)
+        if not self._all_read(run):  # else the stage's end comes next, which evaluates anyway and logs with that
+            if is_due(options.eval_interval, progress.rows, of_stage.evaluated_rows):
+                yield from self._evaluate(run, at_stage_end=False)
+            yield from self._log(steps=progress.step % options.log_interval == 0)
         yield from self._saved(self.saves.outcomes())
         by_time = options.save_minutes is not None and self.saves.minutes_since >= options.save_minutes
         if self.stepper.steps_here and (by_time or is_due(options.save_interval, progress.rows, progress.saved_rows)):
@@ -293,7 +296,17 @@ class StageLoop:
         for is_warning, said in self._parts.leak_guard.take_news():
             yield Warned(said, self.state.progress.step) if is_warning else LogLine(said)
 
+    def _all_read(self, run: StageRun) -> bool:
+        """Whether no batch is left in the stage, as its plan is now."""
+        return self.state.progress.of(run.stage.name).position.row >= run.data.rows_total
+
+    def _log(self, *, steps: bool) -> Iterator[Event]:
+        """Write the scores of this moment down and, where `steps` says so, the steps that are not logged yet."""
+        if (values := self.window.take(self.state.progress, steps=steps)) is not None:
+            yield MetricsLogged(values)
+
     def _save(self, run: StageRun, reason: str) -> Iterator[Event]:
+        yield from self._log(steps=self._all_read(run))
         self.state.progress.next_batch = run.feed.next_digest()
         self.saves.promise(self.obeyer.take_save_ids())
         yield from self._saved(self.saves.begin(reason, run.options.keep))
@@ -301,26 +314,29 @@ class StageLoop:
     def _saved(self, events: Iterator[Event]) -> Iterator[Event]:
         for event in events:
             if isinstance(event, CheckpointSaved):
-                self.window.note({"time/save_s": event.blocked_s})
+                self.window.spend("time/save_s", event.blocked_s)
             yield event
 
     def _validate(self, run: StageRun) -> Iterator[Event]:
         yield ActivityChanged("validating")
         for event in self.evaluator.validate(run.stage, run.data, run.options):
             if isinstance(event, Validated):
-                self.window.note({"val/loss": event.loss, "time/validate_s": event.seconds})
+                self.window.spend("time/validate_s", event.seconds)
+                self.window.score({"val/loss": event.loss})
                 if event.accuracy is not None:
-                    self.window.note({"val/accuracy": event.accuracy})
+                    self.window.score({"val/accuracy": event.accuracy})
             yield event
         yield ActivityChanged("training")
 
     def _validate_as_asked(self, run: StageRun) -> Iterator[Event]:
         askers = self.obeyer.validations
+        yield from self._log(steps=False)  # two validations at one step are two
         ok, said = False, f"stage {run.stage.name} has no rows to validate on"
         for event in self._validate(run):
             if isinstance(event, Validated):
                 ok, said = True, f"validated {event.samples} samples at step {event.step}: loss {event.loss:.4f}"
             yield event
+        yield from self._log(steps=False)
         for command in askers:
             yield from self.obeyer.settle(command, ok, said)
 
@@ -339,7 +355,9 @@ class StageLoop:
         if at_stage_end:
             yield from self._open_earlier(run.stage)
         for event in self.evaluator.evaluate(run.stage, run.options, at_stage_end=at_stage_end):
-            self.window.note(self.evaluator.metrics(event, run.stage.name))
+            if isinstance(event, Evaluated):
+                self.window.spend("time/validate_s", event.seconds)
+                self.window.score(scores_of(event))
             yield event
         yield ActivityChanged("training")
 
@@ -377,6 +395,7 @@ class StageLoop:
 
     def _reenter(self, run: StageRun) -> Iterator[Event]:
         """Go on under a changed plan: other rows to go, other options, the same place."""
+        yield from self._log(steps=self.state.progress.step % run.options.log_interval == 0)
         stage = self.state.settings.plan.stage(run.stage.name)
         yield from self.data.open(stage, self.controls)
         run.feed.close()

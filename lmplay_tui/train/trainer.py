@@ -59,7 +59,8 @@ class Trainer:
         self.obeyer = Obeyer(state, controls, row_counts.of)
         self.stepper = Stepper(state, controls, self.saves.wait_for_copy)
         peak, _ = peak_flops(state.device, state.precision.dtype)
-        self.window = LogWindow(FlopCount.of_model(state.model, state.model_args), peak, MachineMetrics(state.device))
+        flops = FlopCount.of_model(state.model, state.model_args)
+        self.window = LogWindow(flops, peak, state.progress.rows, MachineMetrics(state.device))
         options = state.settings.for_run()
         scorer = Scorer(state.model, state.hidden, state.tokenizer, state.precision)
         self._stage_loop = StageLoop(
@@ -212,8 +213,8 @@ class Trainer:
             yield from self.saves.last_outcome()
 
     def _log_rest(self) -> Iterator[Event]:
-        if self.window.steps:
-            yield MetricsLogged(self.window.take())
+        if (values := self.window.take(self.state.progress, steps=True)) is not None:
+            yield MetricsLogged(values)
 
     def _keep(self) -> int:
         plan = self.state.settings.plan

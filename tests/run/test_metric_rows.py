@@ -46,6 +46,13 @@ def row(step: int, **values: Any) -> dict[str, Any]:
     } | values  # fmt: skip
 
 
+def scores(step: int) -> dict[str, Any]:
+    """A line without steps."""
+    of_steps = ("train/", "perf/", "sys/", "time/")
+    place = {name: value for name, value in row(step).items() if not name.startswith(of_steps)}
+    return place | {"val/loss": 2.5, "time/validate_s": 0.2}
+
+
 def fresh() -> RunView:
     view = RunView(Clock())
     view.apply(RunStarted("a", "cpu", 1, 0, 0, 0, STAGES, None, "", 1).record())
@@ -150,7 +157,7 @@ hostile = st.sampled_from([
 odd_values = st.fixed_dictionaries({}, optional={
     "train/loss": st.sampled_from([None, math.nan, -math.inf, "x", True, 5, [1], 10**30, -0.0]),
     "time/step_s": st.sampled_from([None, math.nan, "x", -1, 2]),
-    "val/loss": st.sampled_from([1.0, "x", None]), "eval/a/loss": st.just(2.0), "data/new": st.integers(),
+    "val/loss": st.sampled_from([1.0, "x", None]), "time/validate_s": st.sampled_from([0.5, None]), "eval/a/loss": st.just(2.0), "data/new": st.integers(),
     "a/\x1b[1m": st.just(1.0), "b/" + "x" * 70: st.just(2.0), "no slash": st.just({"a": 1}),
     "a/time": st.just("2026-11-25"), "stage": st.sampled_from(["topics", "?", "", None, 'a "b"', "NaN"]),
     "step": st.sampled_from([0, 7, True, 5.0, None, "7", 10**20]), "samples": st.sampled_from([None, math.nan, 2.5]),
@@ -166,13 +173,25 @@ odd_values = st.fixed_dictionaries({}, optional={
 def test_whatever_stands_in_the_file(
     tmp_path_factory: pytest.TempPathFactory, odd: list[tuple[int, bytes | dict[str, Any]]], end: bytes, chunk: int
 ) -> None:
-    lines: list[bytes | dict[str, Any]] = [row(step) for step in range(120)]
+    lines: list[bytes | dict[str, Any]] = [row(step) if step % 7 else scores(step) for step in range(120)]
     for where, what in odd:
         lines.insert(where, what if isinstance(what, bytes) else row(where) | what)
     path = write(tmp_path_factory.mktemp("j") / "metrics.jsonl", lines, end)
     bulk, columns = in_bulk(fresh(), path, chunk=chunk)
     same(bulk, line_by_line(fresh(), path))
     assert columns > 20 or chunk < 2000
+
+
+@pytest.mark.parametrize("without", [range(0, 200, 3), range(150, 200), range(200)])
+def test_lines_of_scores_alone_keep_to_columns_and_move_nothing(tmp_path: Path, without: range) -> None:
+    """Wherever they stand, the last ones of a stage, and a whole stretch of them, too."""
+    lines: list[bytes | dict[str, Any]] = [scores(i) if i in without else row(i) for i in range(200)]
+    path = write(tmp_path / "metrics.jsonl", lines)
+    bulk, columns = in_bulk(fresh(), path)
+    same(bulk, line_by_line(fresh(), path))
+    assert columns == 200
+    assert bulk.at.step == max((i for i in range(200) if i not in without), default=0)
+    assert "val/loss" not in bulk.history.series, "it comes as an event"
 
 
 def test_numbers_that_are_not_finite_keep_to_columns(tmp_path: Path) -> None:
