@@ -256,11 +256,8 @@ def test_a_dataset_of_one_row_is_trained(opened: Open, jsonl: Jsonl) -> None:
 
 
 def test_rows_without_words_alone(opened: Open, jsonl: Jsonl) -> None:
-    data = opened(jsonl([{"text": " \n"}, {"text": None}, {"text": ""}] * 10), epochs=1.5)
-    found = read(data)
-    assert all(batch.samples == () for batch in found)
-    assert sum(batch.rows_read for batch in found) == data.rows_total == 41
-    assert data.validation(0, 4)[0] == data.evaluation() == []
+    with pytest.raises(UserError, match="dataset own: none of its 30 rows gives a sample .*: text is empty or null"):
+        opened(jsonl([{"text": " \n"}, {"text": None}, {"text": ""}] * 10))
 
 
 def test_no_rows_at_all(opened: Open, jsonl: Jsonl, monkeypatch: pytest.MonkeyPatch) -> None:
