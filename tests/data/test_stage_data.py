@@ -256,7 +256,7 @@ def test_a_dataset_of_one_row_is_trained(opened: Open, jsonl: Jsonl) -> None:
 
 
 def test_rows_without_words_alone(opened: Open, jsonl: Jsonl) -> None:
-    with pytest.raises(UserError, match="dataset own: none of its 30 rows gives a sample .*: text is empty or null"):
+    with pytest.raises(UserError, match=r"dataset own: none of its 30 rows gives a sample .*: text is empty or null"):
         opened(jsonl([{"text": " \n"}, {"text": None}, {"text": ""}] * 10))
 
 
