@@ -87,10 +87,12 @@ def turns(cell: Any, *, alternating: bool = False, met: Counter[str] | None = No
 
 
 def _messages(cell: Any) -> Sequence[Any]:
-    if isinstance(cell, str):
-        cell = from_json(cell)
     if isinstance(cell, list):
         return cell
+    if isinstance(cell, str):
+        cell = from_json(cell)
+        if isinstance(cell, list):
+            return cell
     if not isinstance(cell, Mapping):
         return ()
     for key, value in cell.items():
@@ -173,13 +175,12 @@ def transcript(text: str) -> list[Turn]:
 
 def items(conversation: Sequence[Turn]) -> list[Item]:
     """Each turn that a model is to say as a truth; the turns before it, a line break after each, as its prompt."""
-    lines = [f"{turn.text}\n" for turn in conversation]
-    whole = "".join(lines)
+    whole = "".join([f"{text}\n" for _, text, _ in conversation])
     found = []
     end = 0
-    for turn, line in zip(conversation, lines, strict=True):
-        if turn.truth:
-            found.append(Item(whole, turn.text, prompt_end=end))
-        end += len(line)
+    for _, text, truth in conversation:
+        if truth:
+            found.append(Item(whole, text, prompt_end=end))
+        end += len(text) + 1
     return found
 

@@ -129,10 +129,13 @@ class _Seen:
 
 
 def open_rows(spec: DatasetSpec, table: pa.Table, like: Columns | None = None) -> Rows:
-    """The rows of a table, the columns found that are read; `like`: those of another split, to be read here too.
+    """The rows of a table, the columns found that are read.
 
+    `like`: those of the split to train on, to be read here too; a split that the plan does not name may then be
+    without samples, as a test split whose answers are kept secret is.
     Raises `UserError` where no columns fit, or where no row that is looked at gives a sample.
     """
     rows = Rows(spec.name, table, find_columns(spec, table, like))
-    rows.check_samples()
+    if like is None or spec.validation is not None:
+        rows.check_samples()
     return rows

@@ -373,3 +373,7 @@ def test_another_split_is_read_as_the_first() -> None:
     found = find_columns(spec(), other, first)
     assert found.described() == "prompt = input + question, truth = answer; left out: extra"
     assert find_columns(spec(), pa.table({"text": ["Words."]}), first).described() == "text = text"
+    secret = pa.table({"question": ["Q"], "input": ["More."], "answer": [""]})
+    assert open_rows(spec(), secret, first).items(0) == []
+    with pytest.raises(UserError, match="answer is empty"):
+        open_rows(spec(validation="test"), secret, first)
