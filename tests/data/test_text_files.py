@@ -218,7 +218,7 @@ def test_both_readers_of_csv_read_the_same(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(text_files, "BLOCK", block)
         is_plain = text_files._is_plain(path, "", separator)
-    results = []
+    results: list[object] = []
     for fast in {False, is_plain}:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(text_files, "_is_plain", lambda *_, fast=fast: fast)
