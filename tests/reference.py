@@ -42,8 +42,9 @@ that it bears. Kinds: {kinds}. UTF-8; UTF-16 and UTF-32 where the file begins wi
 
 Text files are converted once, into Arrow files under the user's cache folder (`lmplay-tui/datasets`; \
 `XDG_CACHE_HOME` moves it); so is Parquet. An Arrow file is mapped as it lies. What was converted is known by the \
-file's contents: every byte of up to 64 MB; of a larger file its ends, 62 samples of 1 MB between them, path, size \
-and time. What nobody has opened for 30 days is removed when the next file is converted.
+file's contents: every byte of up to 64 MB (1 MB where all files together are above 4 GB); of a larger file its ends, \
+62 samples between them, path, size and time. What nobody has opened for 30 days is removed when the next file is \
+converted.
 
 - **Values** of text files are words as the file spells them: `001`, `1.50`, `1910-01-10`, `None` and `NA` stay so; \
 only JSON's `null` is a missing value. Lists and objects are kept as JSON text. Any row may have other keys and other \

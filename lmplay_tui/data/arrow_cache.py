@@ -28,8 +28,10 @@ from lmplay_tui.text import one_line
 
 _FORMAT = 1  # of the entries: a change of what they hold must not find the old ones
 _WHOLE_BYTES = 64 << 20  # of a file up to this size every byte counts; of a larger one its ends, samples and time
-_SAMPLE_BYTES = 1 << 20
-_SAMPLES = 64
+_MANY_BYTES = 4 << 30  # of all files of a dataset; then the size is ...
+_WHOLE_OF_MANY_BYTES = 1 << 20
+_SAMPLES = 64  # of a large file; together as many bytes as of one that counts whole
+_LFS = b"version https://git-lfs.github.com/spec/v1"
 _TOGETHER_BYTES = 32 << 20  # small files share an entry
 _BATCH_BYTES = 4 << 20
 _PARQUET_ROWS = 4096  # decoded at a time
@@ -97,7 +99,8 @@ def open_files(paths: Sequence[Path], work: Work) -> tuple[list[FileRows], list[
     opened: list[FileRows] = []
     notes: list[str] = []
     groups = list(_groups(paths))
-    keys = [_key(group, work) for group in groups]
+    whole = _WHOLE_BYTES if sum(path.stat().st_size for path in paths) <= _MANY_BYTES else _WHOLE_OF_MANY_BYTES
+    keys = [_key(group, whole, work) for group in groups]
     entries = [None if key is None else _entry(key) for key in keys]
     work.total = sum(
         path.stat().st_size for group, key, entry in zip(groups, keys, entries, strict=True)
@@ -129,7 +132,7 @@ def _groups(paths: Sequence[Path]) -> Iterator[list[Path]]:
         yield group
 
 
-def _key(group: list[Path], work: Work) -> str | None:
+def _key(group: list[Path], whole: int, work: Work) -> str | None:
     """The name of the entry made of these files; None for what needs none: an Arrow file is mapped as it is."""
     kind = file_kind(group[0].name)
     assert kind is not None
@@ -139,23 +142,24 @@ def _key(group: list[Path], work: Work) -> str | None:
     for path in group:
         if work.stopped:
             raise Stopped
-        digest.update(_content(path))
+        digest.update(_content(path, whole))
     return str(digest.hexdigest())
 
 
-def _content(path: Path) -> bytes:
-    """A hash of a file's contents; of a large one, of its ends, samples between them, its path and its time."""
+def _content(path: Path, whole: int) -> bytes:
+    """A hash of a file's contents; of more than `whole` bytes, of its ends, samples between, its path and its time."""
     with path.open("rb") as file:
         about = os.fstat(file.fileno())
         digest = xxhash.xxh3_128(str(about.st_size).encode())
-        if about.st_size <= _WHOLE_BYTES:
-            while block := file.read(_SAMPLE_BYTES):
+        sample = whole // _SAMPLES
+        if about.st_size <= whole:
+            while block := file.read(1 << 20):
                 digest.update(block)
         else:
             digest.update(f"{path} {about.st_mtime_ns}".encode("utf-8", "surrogateescape"))
             for number in range(_SAMPLES):
-                file.seek(number * (about.st_size - _SAMPLE_BYTES) // (_SAMPLES - 1))
-                digest.update(file.read(_SAMPLE_BYTES))
+                file.seek(number * (about.st_size - sample) // (_SAMPLES - 1))
+                digest.update(file.read(sample))
     return bytes(digest.digest())
 
 
@@ -259,6 +263,8 @@ def _write(group: list[Path], folder: Path, work: Work) -> None:
     try:
         for path in group:
             before = path.stat()
+            if before.st_size < 1024 and path.read_bytes().startswith(_LFS):
+                raise BadFile(path, "is a pointer of Git LFS, not the data; fetch them with: git lfs pull")
             rows = writer.rows
             found.notes = []
             kind = file_kind(path.name)

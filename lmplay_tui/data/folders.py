@@ -45,9 +45,11 @@ def lay_out(spec: DatasetSpec, folder: Path) -> Layout:
 
     Raises `UserError` where the folder has none that is read, or not that configuration.
     """
-    there = _files(folder)
+    there, lost = _files(folder)
     configs, problem = _configs(folder)
     notes = [problem] if problem else []
+    if lost:
+        notes.append(f"left out, for they are links to nothing: {listed(lost)}")
     config = _chosen(spec, folder, configs, problem)
     if config is None or not (config.patterns or config.data_dir):
         named = _by_names(_of_one_kind(spec, folder, there, notes), notes)
@@ -67,10 +69,17 @@ def lay_out(spec: DatasetSpec, folder: Path) -> Layout:
     return Layout(splits, tuple(notes))
 
 
-def _files(folder: Path) -> list[str]:
-    """The files below a folder, hidden ones left out, sorted; links are followed, circles are not."""
+def _files(folder: Path) -> tuple[list[str], list[str]]:
+    """The files below a folder, hidden ones left out, sorted, and links to nothing. Circles of links are not followed.
+
+    Raises `OSError` where a folder cannot be looked into.
+    """
+
+    def fail(error: OSError) -> None:
+        raise error
+
     found, seen = [], set()
-    for place, folders, names in os.walk(folder, followlinks=True):
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=fail):
         about = Path(place).stat()
         if (about.st_dev, about.st_ino) in seen:
             folders.clear()
@@ -79,7 +88,8 @@ def _files(folder: Path) -> list[str]:
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__")))
         below = Path(place).relative_to(folder)
         found += [(below / name).as_posix() for name in names if not name.startswith(".")]
-    return sorted(name for name in found if (folder / name).is_file())
+    there = sorted(name for name in found if (folder / name).is_file())
+    return there, sorted(name for name in found if not (folder / name).exists())
 
 
 def _of_one_kind(spec: DatasetSpec, folder: Path, names: list[str], notes: list[str]) -> list[str]:

@@ -13,14 +13,16 @@ import lzma
 import re
 import sys
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import Any, TextIO
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 
 from lmplay_tui.data.json_documents import Document, NotJson, find_rows, load, spelled
 from lmplay_tui.text import one_line
@@ -65,7 +67,7 @@ def read_batches(path: Path, kind: str, compression: str, found: Found, tick: Ti
         for columns in reader(path, compression, found, tick):
             yield _batch(columns, found)
     except UnicodeDecodeError as error:
-        raise Unreadable(_undecodable(path, compression, error)) from error
+        raise Unreadable(_undecodable(path, compression, error.encoding)) from error
     except UnicodeError as error:  # UTF-16 that breaks off
         raise Unreadable(f"is not the text that its first bytes announce ({one_line(error, 80)})") from error
     except EOFError as error:
@@ -85,7 +87,7 @@ def read_batches(path: Path, kind: str, compression: str, found: Found, tick: Ti
     found.mended = found.left_out = 0
 
 
-Columns = dict[str, list[Any]]
+Columns = dict[str, Any]  # a column's name: the list of its cells, or an Arrow array of strings
 
 
 def _batch(columns: Columns, found: Found) -> pa.RecordBatch:
@@ -109,7 +111,10 @@ def _batch(columns: Columns, found: Found) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(arrays, names=names)
 
 
-def _strings(cells: list[Any], kinds: set[str], found: Found) -> pa.Array:
+def _strings(cells: Any, kinds: set[str], found: Found) -> pa.Array:
+    if isinstance(cells, pa.Array):
+        kinds.add("string")
+        return cells
     types = set(map(type, cells))
     kinds |= {_KINDS.get(kind, "number") for kind in types}
     if not types <= {str, type(None)}:
@@ -212,11 +217,10 @@ def _encoding(start: bytes) -> tuple[str, bytes]:
     return next(((name, mark) for name, mark in _MARKS if start.startswith(mark)), ("utf-8", b""))
 
 
-def _undecodable(path: Path, compression: str, error: UnicodeDecodeError) -> str:
+def _undecodable(path: Path, compression: str, encoding: str) -> str:
     """Where the bytes are that are no characters: read once more, for the decoder knows its own block only."""
-    name = error.encoding.upper()
-    if name != "UTF-8":
-        return f"is no sound {name}, which its first bytes announce ({error.reason})"
+    if encoding != "utf-8":
+        return f"is no sound {encoding.upper()}, which its first bytes announce"
     line = 1
     with (
         path.open("rb") as raw, _decompressed(raw, compression) as stream, io.BufferedReader(stream) as parts
@@ -368,25 +372,105 @@ def _csv(path: Path, compression: str, found: Found, tick: Tick, *, own: str) ->
     separator, skipped = _sniffed(path, compression, own)
     if separator != own:
         found.notes.append(f"separated by {_SEPARATORS.get(separator, repr(separator))}")
+    with opened(path, compression) as text:
+        records = csv.reader(islice(text, skipped, None), delimiter=separator)
+        header = next((record for record in records if record), None)
+    if header is None:
+        return
+    form = _Form(separator, skipped, header, _names(header, found))
+    is_all, done = False, 0
+    if _is_plain(path, compression, separator):
+        is_all, done = yield from _plain_records(path, compression, form, tick)
+    if not is_all:
+        yield from _strict_records(path, compression, form, tick, done)
+
+
+@dataclass(frozen=True)
+class _Form:
+    """How a CSV is written."""
+
+    separator: str
+    skipped: int  # lines before the header
+    header: list[str]
+    names: list[str]  # of the columns: the header's, each once
+
+
+def _strict_records(path: Path, compression: str, form: _Form, tick: Tick, done: int) -> Iterator[Columns]:
+    """The records after the first `done`. Python's reader refuses quotes that do not fit."""
     with opened(path, compression, tick) as text:
-        records = csv.reader(islice(text, skipped, None), delimiter=separator, strict=True)
+        records = csv.reader(islice(text, form.skipped, None), delimiter=form.separator, strict=True)
         try:
-            header = next((record for record in records if record), None)
-            if header is None:
-                return
-            names = _names(header, found)
+            full = (record for record in records if record)  # no blank lines
             count = _RECORDS
-            while rows := list(islice(records, count)):
-                if set(map(len, rows)) != {len(names)}:
-                    rows = [row for row in rows if row]  # blank lines
-                    if set(map(len, rows)) - {len(names)}:
-                        raise csv.Error
-                if rows:
-                    yield dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
-                    characters = sum(len(cell) for row in rows[:100] for cell in row) / min(len(rows), 100)
-                    count = int(min(max(BLOCK / (characters + 1), 1), _RECORDS))
+            for _ in islice(full, 1 + done):
+                pass
+            while rows := list(islice(full, count)):
+                if set(map(len, rows)) != {len(form.names)}:
+                    raise csv.Error
+                yield dict(zip(form.names, map(list, zip(*rows, strict=True)), strict=True))
+                characters = sum(len(cell) for row in rows[:100] for cell in row) / min(len(rows), 100)
+                count = int(min(max(BLOCK / (characters + 1), 1), _RECORDS))
         except csv.Error as error:
-            raise Unreadable(_ragged(path, compression, separator, skipped)) from error
+            raise Unreadable(_ragged(path, compression, form)) from error
+
+
+def _is_plain(path: Path, compression: str, separator: str) -> bool:
+    """Whether a CSV is of UTF-8 and each of its quotes begins or ends a field, or is one of two within quotes.
+
+    Then pyarrow reads it as Python's strict reader does, at four times the speed; of others it would make something
+    without a word. Of the quotes in their order, each second one ends what the one before it began.
+    """
+    beside = np.zeros(256, bool)
+    beside[list(f'{separator}\r\n"'.encode())] = True
+    ends = False  # whether the next quote ends something
+    left = b"\n"
+    with path.open("rb") as raw, _decompressed(raw, compression) as stream:
+        block = stream.read(BLOCK)
+        if not separator.isascii() or _encoding(block[:4]) != ("utf-8", b""):
+            return False
+        while True:
+            text = np.frombuffer(left + (block or b"\n"), np.uint8)
+            quotes = np.flatnonzero(text[1:-1] == ord('"')) + 1
+            if not beside[text[quotes[int(ends) :: 2] - 1]].all() or not beside[text[quotes[1 - ends :: 2] + 1]].all():
+                return False
+            ends ^= bool(len(quotes) % 2)
+            if not block:
+                return not ends
+            left = text[-2:].tobytes()
+            block = stream.read(BLOCK)
+
+
+def _plain_records(
+    path: Path, compression: str, form: _Form, tick: Tick
+) -> Generator[Columns, None, tuple[bool, int]]:
+    """The records; returns whether these were all and how many. A record longer than a block ends them before."""
+    done = 0
+    size = path.stat().st_size
+    with path.open("rb") as raw, _decompressed(raw, compression) as stream:
+        try:
+            reader = pyarrow.csv.open_csv(
+                pa.PythonFile(stream, mode="r"),
+                pyarrow.csv.ReadOptions(use_threads=False, block_size=BLOCK, skip_rows=form.skipped),
+                pyarrow.csv.ParseOptions(delimiter=form.separator, newlines_in_values=True),
+                pyarrow.csv.ConvertOptions(
+                    column_types=dict.fromkeys(form.header, pa.string()), null_values=[], strings_can_be_null=False
+                ),
+            )
+            with reader:
+                if reader.schema.names != form.header:
+                    return False, 0
+                for batch in reader:
+                    tick(min(1.0, raw.tell() / size))
+                    if batch.num_rows:
+                        yield dict(zip(form.names, batch.columns, strict=True))
+                        done += batch.num_rows
+        except pa.ArrowInvalid as error:
+            if "UTF8" in str(error):
+                raise Unreadable(_undecodable(path, compression, "utf-8")) from error
+            if "straddling" in str(error):
+                return False, done
+            raise Unreadable(_ragged(path, compression, form)) from error
+    return True, done
 
 
 def _names(header: list[str], found: Found) -> list[str]:
@@ -405,7 +489,7 @@ def _names(header: list[str], found: Found) -> list[str]:
 
 
 def _sniffed(path: Path, compression: str, own: str) -> tuple[str, int]:
-    """The separator of fields, and how many lines to skip before the header.
+    """How fields are separated, and how many lines to skip before the header.
 
     The ending's own, if it divides the header, and the first records alike; else another that does; else its own.
     """
@@ -429,11 +513,11 @@ def _sniffed(path: Path, compression: str, own: str) -> tuple[str, int]:
     return max(found, key=lambda separator: found[separator], default=own), 0
 
 
-def _ragged(path: Path, compression: str, separator: str, skipped: int) -> str:
+def _ragged(path: Path, compression: str, form: _Form) -> str:
     """Which record cannot be read: read once more, for the chunks that are read at once have no lines."""
     with opened(path, compression) as text:
-        records = csv.reader(islice(text, skipped, None), delimiter=separator, strict=True)
-        width, line = 0, 1 + skipped
+        records = csv.reader(islice(text, form.skipped, None), delimiter=form.separator, strict=True)
+        width, line = 0, 1 + form.skipped
         while True:
             try:
                 record = next(records, None)
@@ -444,7 +528,7 @@ def _ragged(path: Path, compression: str, separator: str, skipped: int) -> str:
             if record and width and len(record) != width:
                 return f"line {line}: {len(record)} fields, where the header names {width} columns"
             width = width or len(record)
-            line = records.line_num + 1 + skipped
+            line = records.line_num + 1 + form.skipped
 
 
 # Text

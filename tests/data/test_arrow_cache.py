@@ -59,8 +59,9 @@ def test_other_contents_under_the_same_name_size_and_time_are_other_data(
     large: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if large:
-        monkeypatch.setattr(arrow_cache, "_WHOLE_BYTES", 10)
-        monkeypatch.setattr(arrow_cache, "_SAMPLE_BYTES", 8)
+        monkeypatch.setattr(arrow_cache, "_MANY_BYTES", 10)
+        monkeypatch.setattr(arrow_cache, "_WHOLE_OF_MANY_BYTES", 6)
+        monkeypatch.setattr(arrow_cache, "_SAMPLES", 6)
     path = write(tmp_path / "a.jsonl", ["OLD", "same"])
     os.utime(path, (0, 0))
     assert texts(path) == ["OLD", "same"]
@@ -81,8 +82,8 @@ def test_every_byte_of_a_file_counts(tmp_path: Path) -> None:
 
 
 def test_of_a_huge_file_ends_and_samples_between_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arrow_cache, "_WHOLE_BYTES", 1000)
-    monkeypatch.setattr(arrow_cache, "_SAMPLE_BYTES", 100)
+    monkeypatch.setattr(arrow_cache, "_WHOLE_BYTES", 4000)
+    monkeypatch.setattr(arrow_cache, "_SAMPLES", 33)
     rows = [f"Row {number:03}." for number in range(200)]
     for place in (0, 199, 100):
         rows[place] = rows[place].replace("R", "S")
@@ -93,6 +94,12 @@ def test_of_a_huge_file_ends_and_samples_between_count(tmp_path: Path, monkeypat
     assert len(list(arrow_cache.cache_folder().iterdir())) == 3
     assert texts(path) == rows
     assert len(list(arrow_cache.cache_folder().iterdir())) == 4
+
+
+def test_a_pointer_of_git_lfs_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "utf-8")
+    with pytest.raises(UserError, match=r"a\.txt is a pointer of Git LFS.*git lfs pull"):
+        read(tmp_path / "a.txt")
 
 
 def test_the_same_contents_are_converted_once(tmp_path: Path, conversions: list[str]) -> None:

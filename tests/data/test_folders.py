@@ -295,7 +295,9 @@ def test_links_are_read_by_the_names_they_bear(folder: Fill, tmp_path: Path) -> 
     (path / "train.jsonl").symlink_to("../blobs/9f2c")
     (path / "more").symlink_to(path, target_is_directory=True)  # a circle
     (path / "gone.jsonl").symlink_to("nowhere")
-    assert numbers(read(path).train) == [1]
+    found = read(path)
+    assert numbers(found.train) == [1]
+    assert "left out, for they are links to nothing: gone.jsonl" in found.notes
     assert numbers(read(path / "train.jsonl").train) == [1]
 
 

@@ -205,6 +205,50 @@ def test_any_csv_comes_back(
     assert len(about.notes) == (separator != ",")
 
 
+raw_texts = st.text(st.sampled_from('a",;\n\r é'), max_size=14)
+
+
+@given(text=raw_texts, block=st.sampled_from([2, 5, 1 << 20]), separator=st.sampled_from(",;"))
+def test_both_readers_of_csv_read_the_same(
+    text: str, block: int, separator: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Where the fast one is taken; else the strict one is, which refuses what the fast one would garble."""
+    path = tmp_path_factory.getbasetemp() / "both.csv"
+    path.write_text(f"q{separator}a\n{text}\n", encoding="utf-8", newline="")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text_files, "BLOCK", block)
+        is_plain = text_files._is_plain(path, "", separator)
+    results: list[object] = []
+    for fast in {False, is_plain}:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(text_files, "_is_plain", lambda *_, fast=fast: fast)
+            patch.setattr(text_files, "_sniffed", lambda *_: (separator, 0))
+            try:
+                results.append([tuple(row.values()) for row in read(path)[0]])
+            except Unreadable as error:
+                results.append(str(error))
+    assert all(result == results[0] for result in results)
+
+
+@pytest.mark.parametrize(("text", "plain"), [
+    ('a,b\n1,"x"\n', True), ('a,b\r\n"1","x\r\n""y"""\r\n', True), ("a,b\n1,2", True), ('a,b\n"",""', True),
+    ('a,b\n1,5" screen\n', False), ('a,b\n1,"x" y\n', False), ('a,b\n1,"x\n', False), ('a,b\n1, "x"\n', False),
+])  # fmt: skip
+@pytest.mark.parametrize("block", [1, 2, 3, 1 << 20])
+def test_which_csv_is_plain(text: str, plain: bool, block: int, written: Written, monkeypatch) -> None:
+    monkeypatch.setattr(text_files, "BLOCK", block)
+    assert text_files._is_plain(written("a.csv", text), "", ",") is plain
+    assert text_files._is_plain(written("a.csv.gz", gzip.compress(text.encode())), ".gz", ",") is plain
+
+
+def test_a_record_longer_than_a_block_is_read_after_those_before_it(written: Written, monkeypatch) -> None:
+    monkeypatch.setattr(text_files, "BLOCK", 1000)
+    rows = [("q", "short"), *((str(n), f'say "{n}"') for n in range(300)), ("long", "word " * 900), ("q", "end")]
+    out = io.StringIO()
+    csv.writer(out).writerows([("q", "a"), *rows])
+    assert [tuple(row.values()) for row in read(written("a.csv", out.getvalue()))[0]] == rows
+
+
 @pytest.mark.parametrize(("name", "separator", "said"), [
     ("a.csv", ",", []), ("a.csv", ";", ["separated by ';'"]), ("a.csv", "\t", ["separated by tabs"]),
     ("a.csv", "|", ["separated by '|'"]), ("a.tsv", "\t", []), ("a.tsv", ",", ["separated by ','"]),
