@@ -61,6 +61,7 @@ class Trainer:
         peak, _ = peak_flops(state.device, state.precision.dtype)
         self.window = LogWindow(FlopCount.of_model(state.model, state.model_args), peak, MachineMetrics(state.device))
         options = state.settings.for_run()
+        self._leak_guard = LeakGuard(data.look_for_leaks)
         scorer = Scorer(state.model, state.hidden, state.tokenizer, state.precision)
         self._stage_loop = StageLoop(
             Parts(
@@ -73,7 +74,7 @@ class Trainer:
                 saves=self.saves,
                 window=self.window,
                 row_counts=row_counts,
-                leak_guard=LeakGuard(data.look_for_leaks),
+                leak_guard=self._leak_guard,
                 compilation=Compilation(options, state.device) if options.compile_model else None,
             )
         )
@@ -96,6 +97,8 @@ class Trainer:
             yield from self.saves.refuse(one_line(error))
             self.obeyer.give_back()
             raise
+        finally:
+            self._leak_guard.close()
 
     def _to_the_end(self) -> Iterator[Event]:
         state, progress = self.state, self.state.progress

@@ -363,6 +363,20 @@ def test_a_part_of_pydocs_holds_out_what_the_whole_does() -> None:
     assert len(half) < 0.6 * len(whole)
 
 
+def test_a_fingerprint_names_the_choice_only_where_rows_are_held_out(tmp_path: Path) -> None:
+    """A run on a split of its own goes on unwarned, for its rows are those of before."""
+    for name, rows in (("train", ROWS), ("validation", ROWS[:3])):
+        jsonl(rows, tmp_path / f"{name}.jsonl")
+
+    def fingerprint(**given: Any) -> str:
+        spec = DatasetSpec("mine", str(tmp_path), **given)
+        source = open_source(spec, datasets_folder=tmp_path / "none", report=unheard)
+        return Part(source, share=0.2, seed=0).fingerprint()
+
+    assert "held out by place" not in fingerprint()
+    assert fingerprint(split="train+validation").endswith("held out by place")
+
+
 # ---------------------------------------------------------------------- few rows
 
 
