@@ -24,8 +24,8 @@ _PLAN_HELP = {
     "path": "hub name, or a local file or folder (see below)",
     "config": "configuration of the hub, or of a local folder's `README.md`",
     "revision": "the hub's branch, tag or commit",
-    "split": "rows to train on; default `train`",
-    "validation": "split to validate on; without it one that is called so, else rows held out",
+    "split": "rows to train on: a split, a slice (`train[:50%]`, `train[10:20]`) or a sum of them; default `train`",
+    "validation": "split or slice to validate on; without it a split that is called so, else rows held out",
     "text": "column of texts that are cut into samples",
     "title": "column of their titles: the first prompt is `Title: ...`",
     "prompt": "column of prompts; with `truth`",
@@ -124,6 +124,40 @@ A sample has `row`, `prompt`, `truth`, `tokens`, and `ends`: whether the end-of-
 prompt is that mark.
 """
 
+_HELD_OUT = """\
+## Rows to validate on
+
+A dataset with a split of its own for that (`validation`, `valid`, `val`, `dev`, `test`, `eval`) is validated on it.
+Of any other, `--validation-split` of the rows are held out: for a share of 0.1 one of each ten rows, chosen by a hash
+of the seed, the dataset and the ten; any share below 1 is met exactly.
+
+The choice depends on a row's place in its whole file (in the whole split, of a dataset of the hub), so the same row
+is on the same side in every stage: in slices, in configurations that share a file, in mixtures, and in `pydocs` as in
+its parts. A dataset is told from others by the longest text of its first row, not by its name: a copy that was renamed,
+converted to another format or saved by `--save-datasets` holds out the same rows. Rows that are appended to a file move
+none of those before them. A file of fewer rows than one in `--validation-split` may hold out none, and a dataset's only
+row is never held out; where nothing is held out, that is said when the dataset is opened. A slice is cut from the whole
+split, which is loaded; one that holds no row to train on is refused.
+
+Versions before chose by other rules. A run that they began goes on, with a warning: other rows are held out from there
+on, so some that were validated on may be trained.
+
+**Leak guard.** A row that is held out may still have a copy that is trained: a duplicate, a file that overlaps another,
+a split that one stage trains and another validates on. So `check` and each run look at what the rows say, and tell in
+one line how many training rows of each stage carry the text of a row that any stage validates or is evaluated on:
+
+    leak guard: stage a trains 12 of 3,456 rows whose text is in an evaluation set (8 of stage a's own, 4 of stage b's)
+
+The text of a row is its running text without the title, else prompt and truth together; white space does not count. A
+row of several texts (a conversation) counts once. Of each stage the first 5,000 rows that it validates on are compared,
+its evaluation set always among them, with 20,000 rows of one pass (or 32 million characters): all of a small stage; of
+a larger one a sample spread over it, always the same, whose figure is then called "about". A run looks beside the
+training, in a thread, and warns where it finds any; a stage whose data are not on this machine yet is looked at once it
+is opened. Nothing that is trained changes. `check --json` has the figures under `leak_guard`: `rows_looked_at`,
+`evaluation_rows`, `leaked`, `not_looked_at` and, by stage, `rows`, `rows_looked_at`, `leaked`, `of_evaluation_of` (of
+the rows that leak, how many carry a text that each stage is evaluated on) and `is_estimate`.
+"""
+
 
 def table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:
     lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
@@ -165,6 +199,7 @@ def text() -> str:
     lines += ["Of a dataset in `[datasets.NAME]`:", ""]
     lines += table(("key", "what it says"), ((f"`{k}`", _PLAN_HELP[k]) for k in DATASET_KEYS))
     lines += ["## Files and folders of your own", "", *_FILES.format(kinds=KINDS_SAID).splitlines(), ""]
+    lines += [_HELD_OUT]
     lines += ["## Known datasets", ""]
     lines += table(("name", "where it is", "configuration"), dataset_rows())
     lines += ["`wikipedia:es` is another language's Wikipedia, `wikitext:2` the small WikiText.", ""]

@@ -7,23 +7,29 @@ mixture names it, and whatever rows are appended behind it later.
 from bisect import bisect_right
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import cache
 from itertools import accumulate
 
 from lmplay_tui.data.shuffle import keyed, mixed
 from lmplay_tui.data.splits import Segment
 
 
+@cache
+def _ratio(share: float) -> tuple[int, int]:
+    """The share as it is written: 0.3 is three tenths."""
+    return Fraction(repr(float(share))).as_integer_ratio()
+
+
 class HeldOut:
     """One place of each interval `[ceil(m / share), ceil((m + 1) / share))` of all places from 0 on, without an end.
 
-    A hash of `key` and `m` chooses it, so that every place is found at once. The arithmetic is exact: a share of 0.3
-    is three tenths.
+    A hash of `key` and `m` chooses it, so that every place is found at once. The arithmetic is exact.
     """
 
     def __init__(self, share: float, key: int) -> None:
         """`share`: at least 0 and below 1."""
         assert 0 <= share < 1
-        self._per, self._of = Fraction(repr(float(share))).as_integer_ratio()  # so many are held out, of so many
+        self._per, self._of = _ratio(share)  # so many are held out, of so many
         self._key = key
 
     def _start(self, interval: int) -> int:
@@ -35,7 +41,7 @@ class HeldOut:
 
     def held_before(self, place: int) -> int:
         """How many places below `place` are held out."""
-        if not self._per:
+        if not self._per or not place:
             return 0
         interval = place * self._per // self._of
         return interval + (self._chosen(interval) < place)

@@ -5,7 +5,6 @@ Held-out rows are never trained by their places; this looks at what they say. It
 
 import hashlib
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ MOST_EVALUATION_ROWS = 5_000  # more where `--eval-samples` is more
 MOST_CHARS = 32 << 20
 CHUNK_ROWS = 100  # read one after another; the chunks lie scattered over the stage
 PROMPT_CHARS = 2_000  # of what precedes a turn of a conversation: all of it would count with its square
+CLOSE_S = 2.0  # that the end of a run waits for a thread that is opening data
 PAUSE_S = 0.01  # after each chunk, beside a training that needs Python's lock too
 
 
@@ -100,13 +100,14 @@ def _sentence(leaks: StageLeaks) -> str:
 
 
 def look_for_leaks(
-    stages: Sequence[tuple[str, StageData]], not_open: Sequence[str] = (), pause_s: float = 0.0
+    stages: Sequence[tuple[str, StageData]], not_open: Sequence[str] = (), rest: Callable[[], None] = lambda: None
 ) -> LeakReport:
     """Compare what the stages train with what each of them validates and is evaluated on.
 
     Rows that are evaluated: the first of each stage's validation rows in their order, its evaluation set among them.
     Rows that are trained: of one pass, all of a small stage, else a sample spread over it; the same at each call.
-    Raises `DataError` where a disk no longer gives a row. `pause_s`: rest after each chunk of rows.
+    Raises `DataError` where a disk no longer gives a row. `rest` is called after each chunk of rows; what it raises
+    ends the looking.
     """
     orders = [(name, data.orders(), data.eval_samples) for name, data in stages]
     evaluated: dict[int, set[str]] = {}  # by the hash of its text: the stages that are evaluated on it
@@ -116,8 +117,9 @@ def look_for_leaks(
             evaluation_rows += 1
             for item in items:
                 evaluated.setdefault(text_hash(item), set()).add(name)
-        time.sleep(pause_s)
-    found = tuple(_leaks(name, training, evaluated, pause_s) for name, (training, _), _ in orders)
+            if evaluation_rows % CHUNK_ROWS == 0:
+                rest()
+    found = tuple(_leaks(name, training, evaluated, rest) for name, (training, _), _ in orders)
     return LeakReport(found, evaluation_rows, tuple(not_open))
 
 
@@ -142,7 +144,9 @@ def _validated(order: ValidationOrder, most: int) -> Iterator[list[Item]]:
             yield items
 
 
-def _leaks(name: str, order: TrainingOrder, evaluated: Mapping[int, set[str]], pause_s: float) -> StageLeaks:
+def _leaks(
+    name: str, order: TrainingOrder, evaluated: Mapping[int, set[str]], rest: Callable[[], None]
+) -> StageLeaks:
     rows = min(order.rows_per_epoch, order.rows_total)
     of: Counter[str] = Counter()
     looked = leaked = chars = 0
@@ -157,7 +161,7 @@ def _leaks(name: str, order: TrainingOrder, evaluated: Mapping[int, set[str]], p
             whose = {stage for item in items for stage in evaluated.get(text_hash(item), ())}
             leaked += bool(whose)
             of.update(whose)
-        time.sleep(pause_s)
+        rest()
     return StageLeaks(name, rows, looked, leaked, {stage: of[stage] for stage in sorted(of)})
 
 
@@ -165,11 +169,19 @@ def _chars(items: Sequence[Item]) -> int:
     return sum(len(item.truth) for item in items)
 
 
-class LeakGuard:
-    """Looks for leaks beside a training, in a thread that it may be asked of."""
+class _ClosedError(Exception):
+    """The run is over: what has not been looked at is left."""
 
-    def __init__(self, look: Callable[[Sequence[Stage]], LeakReport]) -> None:
+
+class LeakGuard:
+    """Looks for leaks beside a training, in a thread.
+
+    `look(stages, rest)` gives a report on a plan's stages, calling `rest` now and then, as `look_for_leaks` does.
+    """
+
+    def __init__(self, look: Callable[[Sequence[Stage], Callable[[], None]], LeakReport]) -> None:
         self._look = look
+        self._closed = threading.Event()
         self._thread: threading.Thread | None = None
         self._looked_at: tuple[Stage, ...] = ()
         self._report: LeakReport | None = None
@@ -186,10 +198,21 @@ class LeakGuard:
 
     def _run(self) -> None:
         try:
-            self._report = self._look(self._looked_at)
+            self._report = self._look(self._looked_at, self._rest)
             self._news.append((bool(self._report.leaked), self._report.sentence()))
+        except _ClosedError:
+            return
         except Exception as error:  # it is no reason to end a run, but must not be silent either
             self._news.append((True, f"leak guard: not looked: {one_line(error, 160) or type(error).__name__}"))
+
+    def _rest(self) -> None:
+        if self._closed.wait(PAUSE_S):
+            raise _ClosedError
+
+    def close(self) -> None:
+        """End the thread: it must not be reading while the process ends."""
+        self._closed.set()
+        self.wait(CLOSE_S)
 
     def _is_looking(self) -> bool:
         return self._thread is not None and self._thread.is_alive()

@@ -11,6 +11,7 @@ from lmplay_tui.data.splits import Segment
 from lmplay_tui.data.table import Rows
 from lmplay_tui.options import TrainOptions
 from lmplay_tui.plan.schema import DatasetSpec, Stage, Stopping
+from lmplay_tui.text import one_line
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Source:
 
 
 _CHOICE = "held out by place"  # how held-out rows are chosen: another word for another choice
-_NONE_HELD_OUT = "no row is held out of its {:,}; give it a validation split, or a larger --validation-split"
+_NONE_HELD_OUT = "no row is held out of {}: {:,} row{}; give it a validation split, or a larger --validation-split"
 
 
 def identity_of(spec: DatasetSpec) -> str:
@@ -55,7 +56,9 @@ class Part:
         self._held = held
         self.training_rows, self.validation_rows = held.training_rows, held.held_rows
         if share > 0 and not held.held_rows:
-            self.source = replace(source, notes=(*source.notes, _NONE_HELD_OUT.format(source.train.num_rows)))
+            rows = source.train.num_rows
+            said = _NONE_HELD_OUT.format(one_line(source.spec.name, 60), rows, "s" * (rows != 1))
+            self.source = replace(source, notes=(*source.notes, said))
 
     def training(self, number: int) -> list[Item]:
         """The texts of the `number`-th row to train on, in the dataset's order."""

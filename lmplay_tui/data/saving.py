@@ -27,8 +27,10 @@ _PLACES = "lmplay_tui_places.json"  # in a saved folder: its rows' segments
 
 def saved_name(spec: DatasetSpec) -> str:
     """The stem of a dataset's folders in the datasets folder."""
-    if spec.saved_as is not None:
+    if spec.saved_as is not None and "[" not in spec.split:
         return spec.saved_as
+    if spec.saved_as is not None:
+        return re.sub(r"[^A-Za-z0-9_-]+", "_", f"{spec.saved_as}_{spec.split}")
     parts = [spec.path, spec.config, spec.revision, None if spec.split == "train" else spec.split]
     return re.sub(r"[^A-Za-z0-9_-]+", "_", "_".join(part for part in parts if part))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lmplay_tui.data.counting import count_rows, is_at_hand
-from lmplay_tui.data.leak_guard import PAUSE_S, LeakReport, look_for_leaks
+from lmplay_tui.data.leak_guard import LeakReport, look_for_leaks
 from lmplay_tui.data.preview import Preview
 from lmplay_tui.data.reader import Job
 from lmplay_tui.data.stage_data import StageData, open_stage
@@ -137,7 +137,7 @@ class LoadedData:
         """The rows of a stage that is not open, where they are known without downloading anything."""
         return count_rows(stage, self._options_of(stage), datasets_folder=self._datasets_folder)
 
-    def look_for_leaks(self, stages: Sequence[Stage]) -> LeakReport:
+    def look_for_leaks(self, stages: Sequence[Stage], rest: Callable[[], None]) -> LeakReport:
         """Compare what is trained with what is evaluated, of the stages that are open or at hand; in any thread."""
         found, left = [], []
         for stage in stages:
@@ -151,7 +151,7 @@ class LoadedData:
                     left.append(stage.name)
             else:
                 left.append(stage.name)
-        return look_for_leaks(found, left, PAUSE_S)
+        return look_for_leaks(found, left, rest)
 
     def job(self, stage: Stage) -> Job:
         """What another process needs to open the same data."""

@@ -406,4 +406,5 @@ class StageLoop:
         run.stage, run.options, run.data, run.feed = fresh.stage, fresh.options, fresh.data, fresh.feed
         run.step_settings = fresh.step_settings
         self._count_ahead()
+        self._parts.leak_guard.begin(self.state.settings.plan.stages, stage.name)
         yield from self._make_ready(run)

@@ -62,6 +62,7 @@ class Trainer:
         flops = FlopCount.of_model(state.model, state.model_args)
         self.window = LogWindow(flops, peak, state.progress.rows, MachineMetrics(state.device))
         options = state.settings.for_run()
+        self._leak_guard = LeakGuard(data.look_for_leaks)
         scorer = Scorer(state.model, state.hidden, state.tokenizer, state.precision)
         self._stage_loop = StageLoop(
             Parts(
@@ -74,7 +75,7 @@ class Trainer:
                 saves=self.saves,
                 window=self.window,
                 row_counts=row_counts,
-                leak_guard=LeakGuard(data.look_for_leaks),
+                leak_guard=self._leak_guard,
                 compilation=Compilation(options, state.device) if options.compile_model else None,
             )
         )
@@ -97,6 +98,8 @@ class Trainer:
             yield from self.saves.refuse(one_line(error))
             self.obeyer.give_back()
             raise
+        finally:
+            self._leak_guard.close()
 
     def _to_the_end(self) -> Iterator[Event]:
         state, progress = self.state, self.state.progress

@@ -38,7 +38,7 @@ def test_a_good_plan_is_shown_and_tried_and_leaves_nothing_behind(folder, capsys
     out = capsys.readouterr().out
     assert "first" in out
     assert "second" in out
-    assert 'prompt: "Title: Story 0⏎"' in out
+    assert 'prompt: "Title: Story ' in out
     assert out.count("ok  ") == 3
     assert "estimate" in out or "(est.)" in out
     assert sorted(path.name for path in folder.iterdir()) == ["local.jsonl", "other.jsonl", "plan.toml"]
@@ -298,3 +298,26 @@ def test_text_left_out_is_warned_of_with_figure_and_remedy(folder, capsys, kept)
     assert figure < 0.5
     assert f"WARN {report['warnings'][-1]}" == warned[-1]
     assert all(word in warned[-1] for word in ("long.jsonl", f"{100 * figure:.1f} %", "continue_rows = true"))
+@pytest.mark.parametrize("duplicates", [0, 3])
+def test_rows_that_carry_an_evaluation_text_are_counted(folder, capsys, duplicates):
+    """`other.jsonl` has rows of its own, and copies of a split that the first stage validates on."""
+    rows = [{"text": f"Row {n} says so."} for n in range(30)]
+    for name, part in (("train", rows[:20]), ("validation", rows[20:])):
+        (folder / "split").mkdir(exist_ok=True)
+        (folder / f"split/{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part), encoding="utf-8")
+    own = [{"text": f"Another row, {n}."} for n in range(17)] + rows[20 : 20 + duplicates]
+    (folder / "other.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own), encoding="utf-8")
+    plan = write_plan(
+        folder, '[train]\nvalidation_split = 0.0\n[stages.a]\ndataset = "split"\n[stages.b]\ndataset = "other.jsonl"\n'
+    )
+    assert check(plan, "--json", *TINY) == 0
+    found = json.loads(capsys.readouterr().out)["leak_guard"]
+    looked = 20 + 17 + duplicates
+    assert (found["leaked"], found["rows_looked_at"], found["evaluation_rows"]) == (duplicates, looked, 10)
+    assert found["by_stage"]["b"]["of_evaluation_of"] == ({"a": duplicates} if duplicates else {})
+    assert found["by_stage"]["a"]["leaked"] == 0
+    assert check(plan, *TINY) == 0
+    said = "stage b trains 3 of 20 rows whose text is in an evaluation set (3 of stage a's)" if duplicates else (
+        "no training row carries an evaluation text (37 rows looked at)"
+    )  # fmt: skip
+    assert f"leak guard: {said}" in capsys.readouterr().out.splitlines()

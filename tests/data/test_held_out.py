@@ -339,6 +339,19 @@ def test_a_copy_in_the_datasets_folder_holds_out_the_same_rows(
         assert {text: held for text, held in copied.items() if text in there} == there
 
 
+def test_a_slice_of_a_copy_with_a_name_of_its_own_is_cut(hub: None, tmp_path: Path) -> None:
+    """As LMPlay's are called: the whole lies under the name, and only a slice was asked for."""
+    def spec(split: str) -> DatasetSpec:
+        return DatasetSpec("mine", "owner/mine", split=split, saved_as="own_name")
+
+    save_datasets(Plan("p", (Stage("s", (spec("train"),)),)), tmp_path, unheard)
+    assert [folder.name for folder in tmp_path.iterdir()] == ["own_name.train"]
+    whole = dict(sides_of(spec("train"), folder=tmp_path))
+    half = dict(sides_of(spec("train[:50%]"), folder=tmp_path))
+    assert (len(whole), len(half)) == (40, 20)
+    assert all(whole[text] == held for text, held in half.items())
+
+
 def test_a_part_of_pydocs_holds_out_what_the_whole_does() -> None:
     whole = dict(sides_of(DatasetSpec("pydocs", "pydocs")))
     for config in ("topics", "docstrings"):
@@ -348,6 +361,20 @@ def test_a_part_of_pydocs_holds_out_what_the_whole_does() -> None:
     half = dict(sides_of(DatasetSpec("half", "pydocs", config="docstrings", split="train[:50%]")))
     assert all(whole[text] == held for text, held in half.items())
     assert len(half) < 0.6 * len(whole)
+
+
+def test_a_fingerprint_names_the_choice_only_where_rows_are_held_out(tmp_path: Path) -> None:
+    """A run on a split of its own goes on unwarned, for its rows are those of before."""
+    for name, rows in (("train", ROWS), ("validation", ROWS[:3])):
+        jsonl(rows, tmp_path / f"{name}.jsonl")
+
+    def fingerprint(**given: Any) -> str:
+        spec = DatasetSpec("mine", str(tmp_path), **given)
+        source = open_source(spec, datasets_folder=tmp_path / "none", report=unheard)
+        return Part(source, share=0.2, seed=0).fingerprint()
+
+    assert "held out by place" not in fingerprint()
+    assert fingerprint(split="train+validation").endswith("held out by place")
 
 
 # ---------------------------------------------------------------------- few rows
@@ -364,7 +391,7 @@ def test_the_only_row_is_trained_and_that_none_is_held_out_is_said(seed: int, op
     assert data.rows_total == 1
     (part,) = data._parts
     assert part.source.notes == (
-        "no row is held out of its 1; give it a validation split, or a larger --validation-split",
+        "no row is held out of own: 1 row; give it a validation split, or a larger --validation-split",
     )
     assert not opened_with(opened, tmp_path, 1, validation_split=0.0, seed=seed)._parts[0].source.notes
     assert not opened_with(opened, tmp_path, 40, validation_split=0.3, seed=seed)._parts[0].source.notes
@@ -372,6 +399,6 @@ def test_the_only_row_is_trained_and_that_none_is_held_out_is_said(seed: int, op
 
 def test_a_slice_of_held_out_rows_alone_is_refused(opened: Open, tmp_path: Path) -> None:
     texts = dict(sides_of(DatasetSpec("own", jsonl(ROWS, tmp_path / "40.jsonl"))))
-    row = next(n for n, rows in enumerate(ROWS) if texts[rows["text"]])
+    row = next(n for n, rows in enumerate(ROWS) if texts[str(rows["text"])])
     with pytest.raises(UserError, match=r"no rows to train on in its split train\[.*: all are held out for validation"):
         opened_with(opened, tmp_path, 40, split=f"train[{row}:{row + 1}]", validation_split=0.2)

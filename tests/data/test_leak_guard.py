@@ -1,6 +1,7 @@
 """The leak guard: every training row that says what an evaluated row says is counted, and none other."""
 
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -157,7 +158,7 @@ def test_what_a_thread_finds_is_told_once_and_its_failure_too() -> None:
     asked: list[tuple[Stage, ...]] = []
     stages = tuple(Stage(name, (DatasetSpec(name, "x/y"),)) for name in "ab")
 
-    def look(found: Any) -> LeakReport:
+    def look(found: Any, rest: Callable[[], None]) -> LeakReport:
         asked.append(found)
         if len(asked) == 2:
             raise DataError("dataset x: row 3 cannot be read")
@@ -175,6 +176,35 @@ def test_what_a_thread_finds_is_told_once_and_its_failure_too() -> None:
     assert said(stages, "b") == [(True, "leak guard: not looked: dataset x: row 3 cannot be read")]  # it is open now
     assert len(said(stages[:1], "a")) == 1  # the plan was changed
     assert len(asked) == 3
+
+
+def test_a_guard_that_is_closed_leaves_off_and_says_nothing(file: Make) -> None:
+    """However much there is to look at: no thread may be reading when the process ends."""
+    begun = threading.Event()
+    ended: list[BaseException] = []
+
+    def look(_: Any, rest: Callable[[], None]) -> LeakReport:
+        begun.set()
+        try:
+            while True:
+                rest()
+        except BaseException as error:
+            ended.append(error)
+            raise
+
+    guard = LeakGuard(look)
+    guard.begin((Stage("a", (DatasetSpec("a", "x/y"),)),), "a")
+    assert begun.wait(10)
+    guard.close()
+    assert ended
+    assert guard.take_news() == []
+
+
+def test_it_rests_often(file: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leak_guard, "CHUNK_ROWS", 5)
+    rests: list[None] = []
+    look_for_leaks([("s", file(texts(*range(60)), own=texts(*range(60, 90))))], rest=lambda: rests.append(None))
+    assert len(rests) == (60 + 30) / 5
 
 
 @pytest.mark.parametrize("name", ["demo", "curriculum_demo"])
