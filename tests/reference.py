@@ -120,8 +120,8 @@ Of a stage, `problem` where it cannot be trained, else:
 | `data` | one object a dataset: `name`, `columns`, `notes`, `rows` (to train on), `rows_held_out`, `rows_sampled`, \
 `rows_without_sample` (of those sampled), `text_shown`, `samples` (its own first ones) |
 
-A sample has `row`, `prompt`, `truth`, `tokens`, and `ends`: whether the end-of-text mark closes its truth. An empty
-prompt is that mark.
+A sample has `row` (of the epoch as it is read; a dataset's own: of its rows to train on), `prompt`, `truth`, `tokens`,
+and `ends`: whether the end-of-text mark closes its truth. An empty prompt is that mark.
 """
 
 _HELD_OUT = """\

@@ -7,6 +7,7 @@ import pytest
 from lmplay_tui.data import preview as previews
 from lmplay_tui.data.batches import Position
 from lmplay_tui.data.preview import look_at
+from lmplay_tui.errors import UserError
 from tests.data.conftest import Open
 from tests.data.test_stage_data import Jsonl
 
@@ -41,6 +42,9 @@ def test_a_whole_preview_counts_what_the_batches_do(
 def test_the_text_left_out_is_told_apart_by_dataset(opened: Open, jsonl: Jsonl) -> None:
     data = opened(jsonl(list(ROWS["long"]), "long"), jsonl(list(ROWS["short"]), "short"), batch_size=8)
     long, short = data.preview(10**6).parts
+    assert short.rows > 0
+    assert 0 < short.chars_read <= 30 * len("Row 10.")
+    assert long.chars_read == (long.rows - long.rows_without_sample) * len(LONG)
     assert long.text_shown < 0.5 < short.text_shown
     assert (long.rows_without_sample > 0, short.rows_without_sample) == (True, 0)
 
@@ -65,3 +69,15 @@ def test_long_rows_are_not_looked_at_for_long(opened: Open, jsonl: Jsonl, monkey
     assert look_at(data.parts[0]) == previews.Look(12, 4)
     monkeypatch.setattr(previews, "LOOKED_AT_CHARS", len(LONG))
     assert look_at(data.parts[0]) == previews.Look(2, 1)
+
+
+def test_a_dataset_whose_only_words_are_held_out_is_refused(opened: Open, jsonl: Jsonl) -> None:
+    refused = 0
+    for place in range(20):
+        rows: list[dict[str, object]] = [{"text": "Words." if number == place else ""} for number in range(20)]
+        try:
+            opened(jsonl(rows, f"words{place}"), validation_split=0.3)
+        except UserError as error:
+            refused += 1
+            assert f"dataset words{place}: none of its " in str(error)
+    assert 0 < refused < 20

@@ -1,16 +1,22 @@
 """What a run says of its data: the columns it reads, rows without a sample, text left out, and a stage of nothing."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from lmplay_tui.data.stage_data import open_stage
+from lmplay_tui.data.tokenizer import load_tokenizer
+from lmplay_tui.options import TrainOptions
+from lmplay_tui.plan.schema import DatasetSpec, Stage
 from lmplay_tui.run import events as happened
 from lmplay_tui.run.events import DatasetOpened, Event, RunDone, RunFailed, StageDone, StepDone, TextLeftOut
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.run.journal import read_journal
 from lmplay_tui.run.telling import told_in_lines
 from lmplay_tui.run.view import RunView
+from lmplay_tui.train.loading import openings
 from tests.train.runs import SENTENCES, TINY, StopsAtLook, last, of, progress_of, stop_after, train, write_plan
 
 WORDS = "The mill stood by the river."
@@ -57,6 +63,19 @@ def test_a_resume_says_it_again(place):
     plan = plan_of(place, one='dataset = "stories.jsonl"')
     stop_after(2, training_plan=plan, model="m.lmp")
     assert [event.dataset for event in of(DatasetOpened, train(model="m.lmp"))] == ["stories.jsonl"]
+
+
+def test_what_is_told_of_a_dataset_is_what_its_source_says(place):
+    spec = DatasetSpec("pairs", str(place / "pairs.jsonl"))
+    data = open_stage(
+        Stage("one", (spec,)), TrainOptions(tokenizer="bytes", context_len=64), load_tokenizer("bytes"),
+        datasets_folder=place, report=lambda *_: None,
+    )  # fmt: skip
+    part = data.parts[0]
+    part.source = replace(part.source, columns="truth = c", notes=("a note", "another"))
+    (said,) = openings(data)
+    assert (said.dataset, said.columns, said.notes) == ("pairs", "truth = c", ("a note", "another"))
+    assert (said.rows_train, said.rows_held_out) == (part.training_rows, part.validation_rows)
 
 
 def test_notes_and_rows_without_words_are_lines_of_their_own_live_and_in_the_log():
