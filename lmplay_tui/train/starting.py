@@ -343,8 +343,8 @@ def load_initial(
         component = archive.get("model")
         if not isinstance(component, dict) or not isinstance(component.get("state"), dict):
             raise UserError(f"{one_line(path)}: holds no model")
-        weights, theirs = component["state"], component.get("state_args")
-        theirs = theirs if isinstance(theirs, dict) else {}
+        arguments = component.get("state_args")
+        weights, theirs = component["state"], arguments if isinstance(arguments, dict) else {}
     # No weight's shape shows the number of heads: with another one the model would compute something else.
     if "num_heads" in theirs and theirs["num_heads"] != model_args["num_heads"]:
         raise UserError(

@@ -6,15 +6,18 @@ cell by cell, and only what differs goes over the line.
 
 import re
 from collections.abc import Iterator
+from itertools import groupby
 
-from rich.cells import cell_len
+from rich.cells import split_graphemes
 from rich.console import Console
+from rich.segment import Segment
 from rich.style import Style
 from textual._compositor import ChopsUpdate, LayoutUpdate
 from textual.strip import Strip
 
 from lmplay_tui.ui.widgets.lines import differing_spans
 
+_JOINING = re.compile("[\u200d\ufe0f\U0001f3fb-\U0001f3ff]")
 Cell = tuple[str, Style | None]
 _NARROW = re.compile("[ -~·×±°\u2500-\u259f\u2800-\u28ff]*")  # what our panes are made of: one cell each, surely
 
@@ -57,8 +60,40 @@ class Shown:
         row[x : x + len(new)] = new
         # How wide terminals take characters of another width is not certain: such a row is sent whole, and so heals.
         spans = differing_spans(old, new) if plain and all(len(char) == 1 for char, _ in old) else [(0, len(new))]
+        is_joined = not plain and _JOINING.search(strip.text) is not None
+        if is_joined:
+            spans = _split_at_joined(new)
         for first, beyond in spans:
-            yield f"\x1b[{y + 1};{x + first + 1}H{strip.crop(first, beyond).render(console)}"
+            if _JOINING.search(new[first][0]):  # a terminal may draw it in fewer cells: these hold nothing else then
+                blank = Strip([Segment(" " * (beyond - first), new[first][1])])
+                yield f"\x1b[{y + 1};{x + first + 1}H{blank.render(console)}"
+            part = _strip(new[first:beyond]) if is_joined else strip.crop(first, beyond)
+            yield f"\x1b[{y + 1};{x + first + 1}H{part.render(console)}"
+
+
+def _strip(cells: list[Cell]) -> Strip:
+    """Cells as a strip; Textual's own cutting may cut through a joined character."""
+    parts = groupby(cells, key=lambda cell: cell[1])
+    return Strip([Segment("".join(char for char, _ in part), style) for style, part in parts])
+
+
+def _split_at_joined(cells: list[Cell]) -> list[tuple[int, int]]:
+    """The row in parts, so that what follows a joined character is placed by its column, not by where that ended.
+
+    Terminals differ in how wide they take emoji with joiners, skin tones and variation selectors.
+    """
+    spans: list[tuple[int, int]] = []
+    begin = i = 0
+    while i < len(cells):
+        beyond = i + 1
+        if _JOINING.search(cells[i][0]):
+            while beyond < len(cells) and not cells[beyond][0]:
+                beyond += 1
+            spans += [(begin, i)] if begin < i else []
+            spans.append((i, beyond))
+            begin = beyond
+        i = beyond
+    return [*spans, (begin, len(cells))] if begin < len(cells) else spans
 
 
 def _cells(strip: Strip) -> tuple[list[Cell], bool]:
@@ -70,12 +105,11 @@ def _cells(strip: Strip) -> tuple[list[Cell], bool]:
             cells.extend([(char, style) for char in text])
             continue
         plain = False
-        for char in text:
-            width = cell_len(char)
+        for start, end, width in split_graphemes(text)[0]:
             if width:
-                cells.extend([(char, style), *[("", style)] * (width - 1)])
+                cells.extend([(text[start:end], style), *[("", style)] * (width - 1)])
             elif cells:  # a mark upon the character before it
-                cells[-1] = (cells[-1][0] + char, style)
+                cells[-1] = (cells[-1][0] + text[start:end], style)
     return cells, plain
 
 

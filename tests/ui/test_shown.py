@@ -49,6 +49,21 @@ def paint(shown: Shown, text: str, y: int = 0, x: int = 0) -> str:
     return "".join(shown.paint(y, x, Strip([Segment(text, STYLES[0])]), CONSOLE))
 
 
+@pytest.mark.parametrize("joined", ["👩\u200d👩\u200d👧", "👍🏽", "❤\ufe0f", "🏳\ufe0f\u200d🌈"])
+def test_what_follows_a_joined_character_stands_at_its_column_however_wide_it_is_drawn(joined: str) -> None:
+    """pyte takes the emoji apart and draws them side by side; other terminals draw one, or less."""
+    shown, screen = Shown(), pyte.Screen(WIDTH, HEIGHT)
+    shown.fit(WIDTH)
+    stream = pyte.Stream(screen)
+    stream.feed(paint(shown, "─" * WIDTH))
+    stream.feed(paint(shown, f"ab {joined} cd {joined}漢 e│"))
+    line = [screen.buffer[0][x].data for x in range(WIDTH)]
+    assert "".join(line[:3]) == "ab "
+    assert "".join(line[5:9]) == " cd "
+    assert "".join(line[11:12]) == "漢"
+    assert "".join(line[13:16]) == " e│"
+
+
 def test_what_stands_there_is_not_sent_again() -> None:
     shown = Shown()
     shown.fit(WIDTH)

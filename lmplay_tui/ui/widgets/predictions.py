@@ -243,7 +243,7 @@ class Predictions(Lines):
         rows: list[Row] = [
             (
                 (" true ", "label"),
-                (repr(shown("".join(str(tokens[i]) for i in group))), "strong"),
+                (f"'{shown(''.join(str(tokens[i]) for i in group))}'", "strong"),
                 *part,
                 (f" {chance:.1%}".replace("%", " %"), ""),
             )
@@ -257,7 +257,7 @@ class Predictions(Lines):
                     (" ✓ " if same else "   ", "good"),
                     (f"{share:6.1%} ".replace("%", " %"), "strong" if same else "dim"),
                     ("█" * cells + " ", "done"),
-                    (f"{shown(text)!r}", "good" if same else ""),
+                    (f"'{shown(text)}'", "good" if same else ""),
                 )
             )
         return rows
