@@ -175,7 +175,11 @@ class TrainState:
             self.loaded_optimizer = {"name": optimizers["state_args"]["name"], "state": optimizers["state"]}
 
     def change_plan(self, settings: Settings) -> list[str]:
-        """Take the settings of a changed plan, from the next batch on; a line for what does not act in this process."""
+        """Take the settings of a changed plan, from the next batch on; a line for what does not act in this process.
+
+        Raises `UserError`, with all as it was, if nothing would be left to train.
+        """
+        self._try_to_freeze(settings)
         settings_before, self.settings = self.settings, settings
         before, options = settings_before.for_run(), settings.for_run()
         for stage in settings.plan.stages:  # another size is tried, even where memory lacked for one before
@@ -186,6 +190,16 @@ class TrainState:
         if options.dropout != before.dropout and not set_dropout(self.model, before.dropout, options.dropout):
             return ["train.dropout: this experiment's cannot be changed while it runs: it acts from the next start on"]
         return []
+
+    def _try_to_freeze(self, settings: Settings) -> None:
+        """Raise `UserError` if a stage of the plan would freeze all there is; nothing is changed."""
+        now = next((stage for stage in self.settings.plan.stages if stage.name == self.progress.stage), None)
+        try:
+            for default_freeze in sorted({settings.for_stage(stage).default_freeze for stage in settings.plan.stages}):
+                freeze(self.model, default_freeze)
+        finally:
+            if now is not None:
+                freeze(self.model, self.stage_options(now).default_freeze)
 
     def start_warm_up(self, options: TrainOptions) -> None:
         """Begin a warm-up here if the options ask for one."""
