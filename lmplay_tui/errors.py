@@ -1,5 +1,8 @@
 """What went wrong, said to a user in one line: what, where, what to do."""
 
+import errno
+from os import PathLike
+
 EXIT_OK = 0
 EXIT_BUG = 1
 EXIT_USAGE = 2
@@ -36,6 +39,27 @@ class DataError(TrainingError):
 
 class DamagedFileError(UserError):
     """A checkpoint is truncated, altered, or not one of ours."""
+
+
+_MISTAKEN_PATH = (
+    errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP,
+    errno.EROFS, errno.EINVAL, errno.ENXIO,
+)  # fmt: skip
+
+
+def os_error(error: OSError, what: str = "") -> UserError:
+    """An operating system's refusal as one line with its status: a path that cannot be used is the user's mistake.
+
+    All else (a full disk, a disk or a network that fails) is a `DataError`. `what`: was being done.
+    """
+    where = f"{error.filename}: " if isinstance(error.filename, str | PathLike) else ""
+    said = f"{where}{error.strerror or error}"
+    kind = UserError if error.errno in _MISTAKEN_PATH else DataError
+    advice = "; free some space, or choose another place with --out-dir" if error.errno in _FULL else ""
+    return kind(f"{what}: {said}{advice}" if what else f"{said}{advice}")
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def unchain(error: BaseException) -> BaseException:

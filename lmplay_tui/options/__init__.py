@@ -9,15 +9,19 @@ from lmplay_tui.options.command_line import (
 )
 from lmplay_tui.options.declared import (
     OnResume,
+    Part,
     TrainOptions,
     Where,
     default,
     flag,
     hosting_options,
     names,
+    names_of,
     on_resume,
+    part,
     recorded,
     resolve,
+    said_once,
     stage_names,
     train_names,
     where,
@@ -25,7 +29,8 @@ from lmplay_tui.options.declared import (
 from lmplay_tui.options.values import check, home_path, nearest, sentence, shown_value
 
 __all__ = [
-    "OnResume", "TrainOptions", "Where", "add_options", "check", "command_words", "default", "flag", "given_options",
-    "home_path", "hosting_options", "names", "nearest", "new_parser", "on_resume", "parse_line", "recorded", "resolve",
-    "sentence", "shown_value", "stage_names", "train_names", "where",
+    "OnResume", "Part", "TrainOptions", "Where", "add_options", "check", "command_words", "default", "flag",
+    "given_options", "home_path", "hosting_options", "names", "names_of", "nearest", "new_parser", "on_resume",
+    "parse_line", "part", "recorded", "resolve", "said_once", "sentence", "shown_value", "stage_names", "train_names",
+    "where",
 ]  # fmt: skip

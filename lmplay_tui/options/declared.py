@@ -30,6 +30,20 @@ class OnResume(StrEnum):
     FREE = "free"  # each start says it anew
 
 
+class Part(StrEnum):
+    """The part of a run that takes an option: so whether a plan that is edited while it runs can still change it."""
+
+    MODEL = "model"  # built once: an edit is refused
+    HELD_OUT = "held out"  # which rows are held out: an edit is refused once a stage has begun
+    ORDER = "order"  # of a stage's rows: refused for a stage that has begun
+    BEGINNING = "beginning"  # acts where a stage begins: refused for one that has begun
+    DATA = "data"  # a stage's data are opened anew
+    DROPOUT = "dropout"  # the model's layers take it between two steps
+    WARM_UP = "warm-up"  # begins anew
+    STEPS = "steps"  # read by each step, or by what happens between steps
+    START = "start"  # of the process: no plan can say it
+
+
 def _option(
     default: Any,
     help: str,
@@ -37,15 +51,20 @@ def _option(
     where: Where,
     on_resume: OnResume,
     *,
+    part: Part | None = None,
+    once: bool = False,
     metavar: str | None = None,
     shown_default: str | None = None,
     is_path: bool = False,
     **bounds: Any,
 ) -> Any:
+    """`part`: what takes it, where that is neither the steps nor the start of the process. `once`: see `said_once`."""
     extra: dict[str, JsonValue] = {
         "group": group,
         "where": where.value,
         "on_resume": on_resume.value,
+        "part": (part or (Part.START if where is Where.LINE else Part.STEPS)).value,
+        "once": once,
         "metavar": metavar,
         "shown_default": shown_default,
         "is_path": is_path,  # of a file or folder: `~` is the home folder
@@ -72,74 +91,84 @@ class TrainOptions(BaseModel):
     # Plan and files
     training_plan: str | None = _option(
         None, "plan: a shipped name (demo, default, wikitext3, ...) or a .toml/.json file", FILES, LINE, FREE,
-        metavar="PLAN", shown_default="default, or the run's own plan on a resume", is_path=True,
+        metavar="PLAN", shown_default="default, or the run's own plan on a resume", is_path=True, once=True
     )
     model: str | None = _option(
         None, "checkpoint to resume from and to save to", FILES, LINE, FREE,
-        metavar="FILE", shown_default="<out-dir>/<exp>_<plan>.lmp", is_path=True,
+        metavar="FILE", shown_default="<out-dir>/<exp>_<plan>.lmp", is_path=True, once=True
     )
     initial_model: str | None = _option(
         None, "start from these weights if --model is not there yet", FILES, LINE, FREE, metavar="FILE", is_path=True,
+        once=True
     )
     ignore_tokenizer: bool = _option(
-        False, "take --initial-model's weights though another tokenizer made its tokens", FILES, LINE, FREE
+        False, "take --initial-model's weights though another tokenizer made its tokens", FILES, LINE, FREE, once=True
     )
     resume: str = _option(
         "auto", "auto: resume if there is a checkpoint; none: train anew; or the checkpoint to start from",
-        FILES, LINE, FREE, metavar="auto|none|FILE", is_path=True,
+        FILES, LINE, FREE, metavar="auto|none|FILE", is_path=True, once=True
     )
     reset_history: bool = _option(
-        False, "train anew; earlier checkpoints and statistics move to NAME.past/", FILES, LINE, FREE
+        False, "train anew; earlier checkpoints and statistics move to NAME.past/", FILES, LINE, FREE, once=True
     )
     extend: float | None = _option(
         None, "go on with so many epochs more of the plan's last stage", FILES, LINE, FREE, metavar="EPOCHS",
-        gt=0, le=10_000,
+        gt=0, le=10_000, once=True
     )
-    ignore_optimizer: bool = _option(False, "do not load the optimizer's state", FILES, LINE, FREE)
+    ignore_optimizer: bool = _option(False, "do not load the optimizer's state", FILES, LINE, FREE, once=True)
     out_dir: str | None = _option(
         None, "folder for the model, the run and its statistics", FILES, LINE, FREE, metavar="DIR",
         shown_default="out_gpt", is_path=True,
     )
     save_datasets: bool = _option(
-        False, "store the plan's datasets for use without network, then exit", FILES, LINE, FREE
+        False, "store the plan's datasets for use without network, then exit", FILES, LINE, FREE, once=True
     )
 
     # Model
     exp: str = _option(
         "gpt2ish", "experiment: a name from --exp list, or file.py:Name (command line only)", MODEL, RUN, FIXED,
-        metavar="NAME", min_length=1, max_length=400, is_path=True,
+        metavar="NAME", min_length=1, max_length=400, is_path=True, part=Part.MODEL
     )
     num_blocks: int | None = _option(
-        None, "transformer blocks", MODEL, RUN, FIXED, ge=1, le=1000, shown_default="the experiment's own"
+        None, "transformer blocks", MODEL, RUN, FIXED, ge=1, le=1000, shown_default="the experiment's own",
+        part=Part.MODEL
     )
     embed_dim: int | None = _option(
-        None, "width of the residual stream", MODEL, RUN, FIXED, ge=1, le=65536, shown_default="the experiment's own"
+        None, "width of the residual stream", MODEL, RUN, FIXED, ge=1, le=65536, shown_default="the experiment's own",
+        part=Part.MODEL
     )
     num_heads: int | None = _option(
-        None, "attention heads a block", MODEL, RUN, FIXED, ge=1, le=1024, shown_default="the experiment's own"
+        None, "attention heads a block", MODEL, RUN, FIXED, ge=1, le=1024, shown_default="the experiment's own",
+        part=Part.MODEL
     )
-    context_len: int = _option(1024, "longest sample, in tokens", MODEL, RUN, FIXED, ge=8, le=1_048_576)
+    context_len: int = _option(
+        1024, "longest sample, in tokens", MODEL, RUN, FIXED, ge=8, le=1_048_576, part=Part.MODEL
+    )
     tokenizer: str = _option(
         "gpt2", "gpt2, gpt2:N (its first N tokens), cl100k_base, o200k_base, bytes", MODEL, RUN, FIXED,
-        metavar="NAME", pattern=r"^[A-Za-z0-9_]{1,40}(:[0-9]{1,9})?$",
+        metavar="NAME", pattern=r"^[A-Za-z0-9_]{1,40}(:[0-9]{1,9})?$", part=Part.MODEL
     )
-    dropout: float = _option(0.1, "dropout probability", MODEL, RUN, KEPT, ge=0, lt=1)
-    seed: int = _option(0, "seed of weights, dropout, shuffling and mixing", MODEL, RUN, KEPT, ge=0, le=2**63 - 1)
-    describe: bool = _option(False, "show the model's parameters, shapes and memory, then exit", MODEL, LINE, FREE)
+    dropout: float = _option(0.1, "dropout probability", MODEL, RUN, KEPT, ge=0, lt=1, part=Part.DROPOUT)
+    seed: int = _option(
+        0, "seed of weights, dropout, shuffling and mixing", MODEL, RUN, KEPT, ge=0, le=2**63 - 1, part=Part.HELD_OUT
+    )
+    describe: bool = _option(
+        False, "show the model's parameters, shapes and memory, then exit", MODEL, LINE, FREE, once=True
+    )
 
     # Data and batches
-    batch_size: int = _option(50, "samples an optimizer step", DATA, STAGE, KEPT, ge=1, le=MAX_INT)
+    batch_size: int = _option(50, "samples an optimizer step", DATA, STAGE, KEPT, ge=1, le=MAX_INT, part=Part.DATA)
     mini_batch_size: Annotated[int, Field(ge=1, le=MAX_INT)] | Literal["auto"] = _option(
         4, "samples the device holds at once, or auto", DATA, STAGE, FREE, metavar="N|auto"
     )
-    shuffle: bool = _option(False, "permute the rows of each epoch", DATA, STAGE, KEPT)
+    shuffle: bool = _option(False, "permute the rows of each epoch", DATA, STAGE, KEPT, part=Part.ORDER)
     continue_rows: bool = _option(
-        False, "keep the rest of a row that a full batch cut for the next batch", DATA, STAGE, KEPT
+        False, "keep the rest of a row that a full batch cut for the next batch", DATA, STAGE, KEPT, part=Part.DATA
     )
     include_prompts: bool = _option(False, "count the prompt's tokens in the loss too", DATA, STAGE, KEPT)
     validation_split: float = _option(
         0.1, "share of rows held out where a dataset has no validation split; one for a whole plan", DATA, STAGE, KEPT,
-        ge=0, lt=1,
+        ge=0, lt=1, part=Part.HELD_OUT
     )
 
     # Optimizer
@@ -164,17 +193,23 @@ class TrainOptions(BaseModel):
     default_freeze: bool = _option(
         False, "freeze every parameter that does not carry `freeze = False`", OPTIMIZER, STAGE, KEPT
     )
-    reset_optimizer: bool = _option(False, "start a stage without optimizer state", OPTIMIZER, STAGE, KEPT)
+    reset_optimizer: bool = _option(
+        False, "start a stage without optimizer state", OPTIMIZER, STAGE, KEPT, part=Part.BEGINNING
+    )
     optimizer_warmup_fraction: float | None = _option(
         None, "share of the learning rate that a warm-up starts at", OPTIMIZER, RUN, FREE, ge=0, le=1,
-        shown_default="off; 0.1 with --optimizer-warmup-steps",
+        shown_default="off; 0.1 with --optimizer-warmup-steps", part=Part.WARM_UP, once=True
     )
     optimizer_warmup_steps: int | None = _option(
         None, "steps that a warm-up takes", OPTIMIZER, RUN, FREE, ge=1, le=MAX_INT,
-        shown_default="off; 40 with --optimizer-warmup-fraction",
+        shown_default="off; 40 with --optimizer-warmup-fraction", part=Part.WARM_UP, once=True
     )
-    disable_optimizer_warmup: bool = _option(False, "no warm-up, whatever the plan says", OPTIMIZER, RUN, FREE)
-    check_grads: bool = _option(False, "name the parameters that get no gradient, once", OPTIMIZER, LINE, FREE)
+    disable_optimizer_warmup: bool = _option(
+        False, "no warm-up, whatever the plan says", OPTIMIZER, RUN, FREE, part=Part.WARM_UP
+    )
+    check_grads: bool = _option(
+        False, "name the parameters that get no gradient, once", OPTIMIZER, LINE, FREE, once=True
+    )
 
     # Validation, saving, logging
     validation_interval: int = _option(100, "rows between validations", CHECKS, STAGE, FREE, ge=1, le=MAX_INT)
@@ -182,7 +217,9 @@ class TrainOptions(BaseModel):
     eval_interval: int = _option(
         5000, "rows between evaluations of the fixed set", CHECKS, STAGE, FREE, ge=1, le=MAX_INT
     )
-    eval_samples: int = _option(256, "samples of the evaluation set", CHECKS, STAGE, FREE, ge=1, le=100_000)
+    eval_samples: int = _option(
+        256, "samples of the evaluation set", CHECKS, STAGE, FREE, ge=1, le=100_000, part=Part.DATA
+    )
     save_interval: int = _option(10000, "rows between checkpoints", CHECKS, STAGE, FREE, ge=1, le=MAX_INT)
     save_minutes: float | None = _option(
         None, "minutes between checkpoints, beside --save-interval", CHECKS, STAGE, FREE, gt=0, shown_default="off"
@@ -211,10 +248,12 @@ class TrainOptions(BaseModel):
     )
 
     # Dashboard and hosting
-    headless: bool = _option(False, "train without the dashboard", SCREEN, LINE, FREE)
+    headless: bool = _option(False, "train without the dashboard", SCREEN, LINE, FREE, once=True)
     json_lines: bool = _option(False, "headless: one JSON object a line", SCREEN, LINE, FREE)
-    start: bool = _option(False, "start at once instead of opening the launcher", SCREEN, LINE, FREE)
-    detach: bool = _option(False, "run the trainer in a process of its own and attach to it", SCREEN, LINE, FREE)
+    start: bool = _option(False, "start at once instead of opening the launcher", SCREEN, LINE, FREE, once=True)
+    detach: bool = _option(
+        False, "run the trainer in a process of its own and attach to it", SCREEN, LINE, FREE, once=True
+    )
     on_hangup: Literal["continue", "stop"] | None = _option(
         None, "when the terminal is lost", SCREEN, LINE, FREE, shown_default="dashboard: continue, headless: stop"
     )
@@ -223,7 +262,7 @@ class TrainOptions(BaseModel):
     no_mouse: bool = _option(False, "leave the mouse to the terminal", SCREEN, LINE, FREE)
     notify_url: str | None = _option(
         None, "POST a line here when a stage ends, the run ends or fails, the loss spikes or a step stalls", SCREEN,
-        LINE, FREE, metavar="URL", pattern=r"^https?://[^\s/]+\S*$",
+        LINE, FREE, metavar="URL", pattern=r"^https?://[^\s/]+\S*$", once=True
     )
     price_per_hour: float | None = _option(
         None, "price of the machine, for the cost so far and at the end", SCREEN, LINE, FREE, ge=0
@@ -268,6 +307,22 @@ def where(name: str) -> Where:
 def on_resume(name: str) -> OnResume:
     """What a resume does with the option."""
     return OnResume(extra(name)["on_resume"])
+
+
+def part(name: str) -> Part:
+    """Which part of a run takes the option."""
+    return Part(extra(name)["part"])
+
+
+@cache
+def names_of(*parts: Part) -> tuple[str, ...]:
+    """The options that one of these parts of a run takes."""
+    return tuple(name for name in TrainOptions.model_fields if part(name) in parts)
+
+
+def said_once(name: str) -> bool:
+    """Whether it is said for one start alone, or holds a secret: the command that resumes leaves it out."""
+    return bool(extra(name)["once"])
 
 
 @cache

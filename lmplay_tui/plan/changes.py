@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lmplay_tui.options import resolve
+from lmplay_tui.options import Part, Where, names_of, part, resolve, where
 from lmplay_tui.plan.positions import KeyPath, Places, locate
 from lmplay_tui.plan.problems import Problem, shown_key
 from lmplay_tui.plan.schema import Plan, Stage
@@ -49,7 +49,7 @@ def change_problems(old: Plan, new: Plan, begun: Mapping[str, Begun]) -> list[Pr
         found += _held_out_rows(old, new)
     found += [
         (("train", name), "the model has its shape already; train another with a plan of its own")
-        for name in _SHAPE
+        for name in names_of(Part.MODEL)
         if old.train.get(name) != new.train.get(name)
     ]
     places = locate(new.text, "toml")
@@ -58,7 +58,10 @@ def change_problems(old: Plan, new: Plan, begun: Mapping[str, Begun]) -> list[Pr
 
 
 _Found = tuple[KeyPath, str]
-_SHAPE = ("exp", "num_blocks", "embed_dim", "num_heads", "context_len", "tokenizer")
+_TOO_LATE = {
+    Part.ORDER: "has begun, so the order of its rows stays",
+    Part.BEGINNING: "has begun, so this comes too late for it; say it in a stage to come",
+}
 
 
 def _line(places: Places, path: KeyPath) -> int:
@@ -71,8 +74,12 @@ def _in_stage(old_plan: Plan, old: Stage, new_plan: Plan, new: Stage, begun: Beg
     path = ("stages", old.name)
     if _data(old) != _data(new):
         found.append((path, "has begun, so its datasets stay; add a stage for other data"))
-    if resolve(old.options, old_plan.train).shuffle != resolve(new.options, new_plan.train).shuffle:
-        found.append(((*path, "shuffle"), "has begun, so the order of its rows stays"))
+    before, after = resolve(old.options, old_plan.train), resolve(new.options, new_plan.train)
+    found += [
+        ((*path, name), _TOO_LATE[part(name)])
+        for name in names_of(*_TOO_LATE)
+        if getattr(before, name) != getattr(after, name)
+    ]
     if begun.rows_per_epoch and new.rows_total(begun.rows_per_epoch) < begun.rows_read:
         done = begun.rows_read / begun.rows_per_epoch
         found.append(((*path, "epochs"), f"{done:.4g} epochs are done already, so at least that many"))
@@ -86,18 +93,17 @@ def _data(stage: Stage) -> object:
 def _held_out_rows(old: Plan, new: Plan) -> list[_Found]:
     """What says which rows are held out: it holds for the whole run, or validation would have been trained."""
     said = "rows have been held out by it, so it stays for the whole run"
-    found: list[_Found] = []
-    if _split(old) != _split(new):
-        found.append((("validation_split",), said))
-    if old.train.get("seed") != new.train.get("seed"):
-        found.append((("train", "seed"), said))
-    return found
+    return [
+        (("train", name) if where(name) is Where.RUN else (name,), said)
+        for name in names_of(Part.HELD_OUT)
+        if _one_value(old, name) != _one_value(new, name)
+    ]
 
 
-def _split(plan: Plan) -> object:
-    """The plan's one `validation_split`; None where it names none."""
+def _one_value(plan: Plan, name: str) -> object:
+    """The plan's one value of an option that is the same in all its stages; None where it names none."""
     values = [plan.train, *(stage.options for stage in plan.stages)]
-    return next((options["validation_split"] for options in values if "validation_split" in options), None)
+    return next((options[name] for options in values if name in options), None)
 
 
 def list_changes(old: Plan, new: Plan) -> list[Change]:

@@ -48,7 +48,7 @@ class ValidateNow(Command):
 
 @dataclass(frozen=True)
 class SetLearningRate(Command):
-    """`factor` multiplies what holds now; `value` is the learning rate wanted at this very step. One of them."""
+    """`factor` multiplies what holds; `value` is the learning rate wanted: a warm-up leads up to it. One of them."""
 
     value: float | None = None
     factor: float | None = None

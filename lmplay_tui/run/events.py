@@ -225,8 +225,12 @@ class CheckpointSaved(Event):
 
 @dataclass(frozen=True)
 class LearningRateChanged(Event):
+    """The keyboard has set the factor of the learning rate. `lr`: what schedule and factor give, a warm-up left out."""
+
     step: int
     factor: float  # of what the schedule says, now
+    lr: float | None = None
+    outlook: str = ""  # what becomes of it, in figures: by a warm-up, by the schedule, in the stages to come
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from lmplay_tui.errors import UserError
+from lmplay_tui.errors import UserError, os_error
 from lmplay_tui.text import one_line
 
 DEFAULT_OUT = "out_gpt"
@@ -110,7 +110,7 @@ class RunFolder:
             self.folder.mkdir(exist_ok=True)
             self.control.mkdir(exist_ok=True)
         except OSError as error:
-            raise UserError(
+            raise type(os_error(error))(
                 f"{one_line(self.folder)}: the run's folder cannot be made ({error.strerror}); "
                 "choose another place with --model or --out-dir"
             ) from None
@@ -176,7 +176,8 @@ class RunLock:
             descriptor = os.open(self._run.lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             where = one_line(self._run.lock_path)
-            raise UserError(f"{where}: cannot be opened ({error.strerror}); is the folder yours to write?") from None
+            said = f"{where}: cannot be opened ({error.strerror}); is the folder yours to write?"
+            raise type(os_error(error))(said) from None
         deadline = time.monotonic() + wait_s
         while True:
             try:

@@ -28,7 +28,7 @@ METRICS: Mapping[str, str] = {
     "eval/STAGE/accuracy": "the same of an earlier stage's set",
     "eval/STAGE/bits_per_byte": "the same of an earlier stage's set",
     "perf/tokens_per_s": "real tokens a second over the steps, waiting for data included",
-    "perf/samples_per_s": "dataset rows a second over the steps: what `samples` has grown by since the last line of steps",
+    "perf/samples_per_s": "dataset rows a second over the steps: by what `samples` has grown since the line before",
     "perf/mfu": "share of the device's peak: the vendor's dense figure, or measured where it is unknown",
     "time/step_s": "seconds a step, mean",
     "time/data_s": "of it: waiting for the next batch",

@@ -6,6 +6,7 @@ from pathlib import PurePath
 from typing import Any, Literal
 
 from lmplay_tui.run.journal import number
+from lmplay_tui.run.learning_rate import rate_sentence
 from lmplay_tui.text import one_line
 
 Level = Literal["info", "good", "warning", "error"]
@@ -116,6 +117,15 @@ def _plan_changed(record: Record) -> str:
     return f"plan changed at {_step(record)}: {told}"
 
 
+def _learning_rate_changed(record: Record) -> str:
+    lr, factor = number(record.get("lr")), number(record.get("factor"))
+    if not math.isfinite(lr):  # as versions before wrote it
+        return f"learning rate x {factor:g} of the schedule from {_step(record)}"
+    step = number(record.get("step"))
+    follows = one_line(record.get("outlook") or "", 1000)
+    return rate_sentence(lr, factor, int(step) if math.isfinite(step) else 0, follows)
+
+
 def _option_changed(record: Record) -> str:
     return f"{_text(record, 'option')}: {_text(record, 'before')} -> {_text(record, 'after')} from {_step(record)} on"
 
@@ -191,10 +201,7 @@ _SENTENCES: dict[str, tuple[Level, Callable[[Record], str]]] = {
     "Validated": ("info", lambda r: f"validated at {_step(r)}: {_scores(r)}"),
     "Evaluated": ("info", _evaluated),
     "CheckpointSaved": ("good", _saved),
-    "LearningRateChanged": (
-        "info",
-        lambda r: f"learning rate x {number(r.get('factor')):g} of the schedule from {_step(r)}",
-    ),
+    "LearningRateChanged": ("info", _learning_rate_changed),
     "OptionChanged": ("info", _option_changed),
     "PlanChanged": ("info", _plan_changed),
     "Bookmarked": ("info", _bookmarked),

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lmplay_tui.errors import EXIT_BUG, UserError
+from lmplay_tui.errors import EXIT_BUG, UserError, os_error
 from lmplay_tui.run.control_files import ControlFiles
 from lmplay_tui.run.controls import Controls, HandOver, SaveNow, Stop
 from lmplay_tui.run.events import (
@@ -25,6 +25,7 @@ from lmplay_tui.run.events import (
     RunDone,
     RunFailed,
     RunStopped,
+    StepDone,
     Warned,
 )
 from lmplay_tui.run.folder import RunFolder, RunLock, statistics_folder, taken, utc_now, write_whole
@@ -33,7 +34,7 @@ from lmplay_tui.run.on_done import run_on_done
 from lmplay_tui.run.own_pictures import write_pngs
 from lmplay_tui.run.plan_history import keep_plan
 from lmplay_tui.run.recorder import LogFile, Recorder
-from lmplay_tui.text import one_line
+from lmplay_tui.text import one_line, printable
 from lmplay_tui.train.handing_over import hand_over, start_process
 from lmplay_tui.train.starting import build_trainer, choose_run, read_start, resume_command, set_aside
 from lmplay_tui.train.steps import StopRequested
@@ -55,8 +56,8 @@ def run_events(
     try:
         run = choose_run(given)
         lock = taken(run)
-    except UserError as error:
-        yield RunFailed(str(error), error.exit_code, step=0, path=None)
+    except (UserError, OSError) as error:
+        yield _failed(error, 0)
         return
     given = _with_address(given, lock)
     recorder: Recorder | None = None
@@ -92,11 +93,18 @@ def run_events(
                 return
             yield from books.enter(event)
     except (UserError, OSError) as error:  # before there was anything to record into
-        yield RunFailed(one_line(error, 1000), 2, step, None)
+        yield _failed(error, step)
     finally:
         if recorder is not None:
             recorder.close()
         lock.release()
+
+
+def _failed(error: UserError | OSError, step: int) -> RunFailed:
+    """The end by an error that a user can do something about: its line, and the status of its kind."""
+    if isinstance(error, OSError):
+        error = os_error(error)
+    return RunFailed(printable(error, 4000), error.exit_code, step, None)
 
 
 class _Books:
@@ -235,10 +243,13 @@ class _Host:
 
 def _guarded(run: RunFolder, given: Mapping[str, Any], controls: Controls, host: _Host, step: int) -> Iterator[Event]:
     """The run's events, the last one always one of the ends. `step`: where the run stands before it is loaded."""
+    has_trained = False
     try:
         while True:
             try:
-                yield from _train(run, given, controls, host)
+                for event in _train(run, given, controls, host):
+                    has_trained = has_trained or isinstance(event, StepDone)
+                    yield event
                 return
             except StopRequested:  # while loading: nothing has been trained
                 if not controls.hands_over:
@@ -248,10 +259,13 @@ def _guarded(run: RunFolder, given: Mapping[str, Any], controls: Controls, host:
                 if (yield from hand_over(run, step, controls, host.go_on_elsewhere)):
                     return
     except UserError as error:
-        yield RunFailed(str(error), error.exit_code, 0, None)
+        yield _failed(error, 0)
     except Exception as error:
         yield LogLine(traceback.format_exc(), level="traceback")
-        yield RunFailed(_bug(error, run), EXIT_BUG, 0, None)
+        if isinstance(error, OSError) and not has_trained:  # a file or a disk at the start; the log says where
+            yield _failed(error, 0)
+        else:
+            yield RunFailed(_bug(error, run), EXIT_BUG, 0, None)
 
 
 def _train(run: RunFolder, given: Mapping[str, Any], controls: Controls, host: _Host) -> Iterator[Event]:

@@ -13,7 +13,7 @@ from lmplay_tui.data.reader import Job
 from lmplay_tui.data.stage_data import StageData, open_stage
 from lmplay_tui.data.tokenizer import Tokenizer
 from lmplay_tui.errors import UserError
-from lmplay_tui.options import TrainOptions
+from lmplay_tui.options import Part, TrainOptions, names_of
 from lmplay_tui.plan.schema import Stage
 from lmplay_tui.run.controls import Controls
 from lmplay_tui.run.events import ActivityChanged, DatasetOpened, Event, TextLeftOut
@@ -110,7 +110,7 @@ class LoadedData:
         Tells of each dataset once what is read of it. `trains`: also warn of text that will be left out.
         """
         options = self._options_of(stage)
-        key = (stage, options.batch_size, options.shuffle, options.continue_rows, options.validation_split)
+        key = (stage, *(getattr(options, name) for name in names_of(Part.HELD_OUT, Part.ORDER, Part.DATA)))
         if stage.name in self._opened and self._opened[stage.name][0] == key:
             return
         result: list[tuple[StageData, list[TextLeftOut]]] = []

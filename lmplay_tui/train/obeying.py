@@ -23,7 +23,9 @@ from lmplay_tui.run.events import (
     StageInfo,
     Warned,
 )
-from lmplay_tui.train.plan_changes import describe_changes
+from lmplay_tui.run.learning_rate import StageRate, outlook, schedule
+from lmplay_tui.run.telling import told
+from lmplay_tui.train.plan_changes import describe_changes, rate_jumps, without_effect
 from lmplay_tui.train.state import TrainState
 
 PAUSE_POLL_S = 0.2
@@ -57,14 +59,11 @@ class Obeyer:
         left = (s for s in self._state.settings.plan.stages if s.name not in progress or not progress[s.name].done)
         return next(left, None)
 
-    def obey(self, lr: float) -> Iterator[Event]:
-        """Take in what was asked; while paused, stay here and go on taking in.
-
-        `lr`: the learning rate of the step to come.
-        """
+    def obey(self) -> Iterator[Event]:
+        """Take in what was asked; while paused, stay here and go on taking in."""
         while True:
             for command in self._controls.decide(self._state.progress.step):
-                yield from self._obey_one(command, lr)
+                yield from self._obey_one(command)
             if not self.paused or self._controls.stop_now or self.has_work:
                 return
             yield ActivityChanged("paused")
@@ -111,12 +110,15 @@ class Obeyer:
         identities, self._save_ids = self._save_ids, []
         return identities
 
-    def _obey_one(self, command: asked.Command, lr: float) -> Iterator[Event]:
+    def _obey_one(self, command: asked.Command) -> Iterator[Event]:
         if self._leave_for_the_loop(command):
             return
         ok, message = True, "done"
         try:
-            yield from self._change(command, lr)
+            for event in self._change(command):
+                if isinstance(event, LearningRateChanged):
+                    message = _sentence(event)
+                yield event
         except UserError as error:
             ok, message = False, str(error)
             yield Warned(message, self._state.progress.step)
@@ -136,7 +138,7 @@ class Obeyer:
                 return True
         return False
 
-    def _change(self, command: asked.Command, lr: float) -> Iterator[Event]:
+    def _change(self, command: asked.Command) -> Iterator[Event]:
         """Change the state as asked. Raises `UserError` where that cannot be."""
         step = self._state.progress.step
         match command:
@@ -150,9 +152,8 @@ class Obeyer:
                 yield Resumed(step)
                 yield ActivityChanged("training")
             case asked.SetLearningRate():
-                self._set_lr(command, lr)
+                yield self._set_lr(command)
                 self.has_changed_the_run = True
-                yield LearningRateChanged(step, self._state.progress.lr_factor)
             case asked.Bookmark():
                 yield Bookmarked(step, command.note)
             case asked.Pin():
@@ -164,16 +165,41 @@ class Obeyer:
             case asked.Refused():
                 raise UserError(command.reason)
 
-    def _set_lr(self, command: asked.SetLearningRate, lr: float) -> None:
+    def _set_lr(self, command: asked.SetLearningRate) -> LearningRateChanged:
+        """Set the factor of the schedule: a value asked for is what schedule and factor give now.
+
+        The warm-up is left out of it: it leads up to what was asked for, and never beyond.
+        """
+        state, progress = self._state, self._state.progress
+        stages = state.settings.plan.stages
+        of_stage = progress.of(progress.stage)
+        done = of_stage.position.row / max(of_stage.rows_total or 0, 1)
+        rates = [self._rate(stage) for stage in stages]
+        index = [stage.name for stage in stages].index(progress.stage)
+        level = rates[index].lr * schedule(rates[index].schedule, done)
         if command.value is not None:
-            if lr == 0:
+            if level == 0:
                 raise UserError("the schedule has brought the learning rate to 0: a factor cannot raise it")
-            factor = command.value / lr
+            factor = command.value / level
         else:
-            factor = command.factor if command.factor is not None else 1.0
+            factor = progress.lr_factor * (command.factor if command.factor is not None else 1.0)
         if not 0 < factor < math.inf:
             raise UserError("the learning rate must be above 0 and finite")
-        self._state.progress.lr_factor *= factor
+        progress.lr_factor = factor
+        warm_up = progress.warm_up
+        ends = warm_up.from_step + warm_up.steps if warm_up is not None else 0
+        return LearningRateChanged(
+            progress.step, factor, level * factor,
+            outlook(
+                rates[index], done, rates[index + 1 :], factor=factor,
+                next_lr=state.lr(state.stage_options(stages[index]), done),
+                warm_up_ends=ends if ends > progress.step else None,
+            ),
+        )  # fmt: skip
+
+    def _rate(self, stage: Stage) -> StageRate:
+        options = self._state.stage_options(stage)
+        return StageRate(stage.name, options.lr, options.lr_schedule)
 
     def _pin(self, prompt: str) -> None:
         pinned = self._state.progress.pinned
@@ -187,12 +213,15 @@ class Obeyer:
         settings = self._state.settings
         old = settings.plan
         new = parse_plan(text, name=old.name, file="plan", folder=Path(old.folder))
-        changes = describe_changes(old, new, self._state.progress)
-        not_now = self._state.change_plan(settings.with_plan(new))
-        self._state.progress.reopen(new)
+        progress = self._state.progress
+        changes = describe_changes(old, new, progress)
+        changed = settings.with_plan(new)
+        not_now = [*without_effect(settings, changed, progress), *rate_jumps(settings, changed, progress)]
+        not_now += self._state.change_plan(changed)
+        progress.reopen(new)
         self._wanted.add("plan")
         self.has_changed_the_run = True
-        step = self._state.progress.step
+        step = progress.step
         yield PlanChanged(step, tuple(changes), text, self.stage_infos())
         for line in not_now:
             yield Warned(line, step)
@@ -213,3 +242,8 @@ class Obeyer:
                 )
             )
         return tuple(infos)
+
+
+def _sentence(event: Event) -> str:
+    sentence = told(event.record())
+    return sentence[1] if sentence is not None else "done"

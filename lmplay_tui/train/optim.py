@@ -1,6 +1,5 @@
 """Which parameters are updated and how: weight decay's exceptions, the five optimizers, learning rates."""
 
-import math
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -132,35 +131,3 @@ def without_gradient(model: nn.Module) -> list[str]:
         for name, parameter in model.named_parameters()
         if parameter.grad is None
     ]
-
-
-COSINE_FLOOR = 0.1
-WSD_DECAY_SHARE = 0.2
-
-
-def schedule(kind: str, progress: float) -> float:
-    """The factor of the learning rate at `progress` (rows done / rows of the stage, 0 to 1): a pure function, 0 to 1.
-
-    constant: 1.
-    cosine: from 1 to 0.1 along half a cosine (Loshchilov & Hutter, arXiv:1608.03983; the floor of a tenth is that of
-    GPT-3, arXiv:2005.14165 appendix B, and of Chinchilla, arXiv:2203.15556).
-    linear: from 1 to 0 (BERT, arXiv:1810.04805; why to zero: Bergsma et al., arXiv:2502.15938).
-    wsd: 1, and over the last fifth down to 0 as 1 - sqrt (warm-up, stable, decay: MiniCPM, arXiv:2404.06395; share
-    and shape of the decay: Hägele et al., arXiv:2405.18392).
-    """
-    progress = min(max(progress, 0.0), 1.0)
-    if kind == "constant":
-        return 1.0
-    if kind == "cosine":
-        return COSINE_FLOOR + (1 - COSINE_FLOOR) * (1 + math.cos(math.pi * progress)) / 2
-    if kind == "linear":
-        return 1.0 - progress
-    if kind == "wsd":
-        decayed = max(progress - (1 - WSD_DECAY_SHARE), 0.0) / WSD_DECAY_SHARE
-        return 1.0 - math.sqrt(min(decayed, 1.0))
-    raise ValueError(f"unknown schedule {kind}")
-
-
-def warmup(step_since_start: int, *, fraction: float, steps: int) -> float:
-    """The factor of a warm-up: `fraction` at its first step (0), 1 after `steps` steps, a straight line between."""
-    return 1.0 if step_since_start >= steps else fraction + (1.0 - fraction) * step_since_start / steps

@@ -374,7 +374,7 @@ class StageLoop:
     def _obey(self, run: StageRun) -> Iterator[Event]:
         """Do what was asked since the last step; while paused, stay."""
         while True:
-            for event in self.obeyer.obey(self.stepper.lr(run)):
+            for event in self.obeyer.obey():
                 yield event
                 if self.obeyer.paused:  # no step comes that would look
                     yield from self._saved(self.saves.outcomes())
@@ -401,7 +401,7 @@ class StageLoop:
         run.feed.close()
         data = self.data.of(stage)
         of_stage = self.state.progress.of(stage.name)
-        of_stage.rows_total = data.rows_total
+        of_stage.rows_total, of_stage.fingerprint = data.rows_total, data.fingerprint
         fresh = self._prepared(stage, data, is_new=False)
         run.stage, run.options, run.data, run.feed = fresh.stage, fresh.options, fresh.data, fresh.feed
         run.step_settings = fresh.step_settings

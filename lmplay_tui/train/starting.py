@@ -17,7 +17,18 @@ from lmplay_tui.errors import UserError
 from lmplay_tui.models.lmplay_weights import TOKENIZER as LMPLAYS_TOKENIZER
 from lmplay_tui.models.lmplay_weights import convert_lmplay
 from lmplay_tui.models.registry import build_model, load_experiment
-from lmplay_tui.options import OnResume, TrainOptions, command_words, default, flag, on_resume, shown_value
+from lmplay_tui.options import (
+    OnResume,
+    Part,
+    TrainOptions,
+    command_words,
+    default,
+    flag,
+    on_resume,
+    part,
+    said_once,
+    shown_value,
+)
 from lmplay_tui.plan.changes import list_changes
 from lmplay_tui.plan.extending import extend_plan
 from lmplay_tui.plan.keys import NAME_PATTERN
@@ -34,11 +45,11 @@ from lmplay_tui.train.checkpoint import load_archive, load_checkpoint, newest_ch
 from lmplay_tui.train.device import choose_device, choose_precision, hardware_note, speed_choices
 from lmplay_tui.train.loading import LoadedData, patiently
 from lmplay_tui.train.model_body import choose_ways
-from lmplay_tui.train.plan_changes import describe_changes
+from lmplay_tui.train.plan_changes import describe_changes, rate_jumps, without_effect
 from lmplay_tui.train.progress import Progress
 from lmplay_tui.train.saving import Saver
 from lmplay_tui.train.settings import Settings, check_fixed, overruled_of
-from lmplay_tui.train.state import TrainState
+from lmplay_tui.train.state import TrainState, said_of_warm_up
 from lmplay_tui.train.trainer import Trainer
 
 DEFAULT_PLAN = "default"
@@ -98,6 +109,7 @@ class Start:
     settings: Settings
     checkpoint: dict[str, Any] | None
     is_newest: bool = False  # the checkpoint is the run's `NAME.lmp`
+    before: Settings | None = None  # with the plan that the checkpoint holds; None without one
 
     @property
     def progress(self) -> Progress:
@@ -152,11 +164,14 @@ def read_start(run: RunFolder, given: Mapping[str, Any], warnings: list[str]) ->
     if "extend" in given:
         plan = extend_plan(plan, given["extend"])
     of_run = checkpoint["runner"]["state_args"]
-    settings = Settings(plan_before, given, of_run["options"], overruled_of(of_run), as_given).with_plan(plan)
+    before = Settings(plan_before, given, of_run["options"], overruled_of(of_run), as_given)
+    settings = before.with_plan(plan)
     check_fixed(settings, checkpoint["model"]["state_args"])
-    start = Start(run, given, settings, checkpoint, is_newest)
+    start = Start(run, given, settings, checkpoint, is_newest, before)
     if plan is not plan_before:
+        progress = Progress.from_state(checkpoint["runner"]["state"]["progress"])
         warnings += [f"changed plan: {line}" for line in describe_changes(plan_before, plan, start.progress)]
+        warnings += [*without_effect(before, settings, progress), *rate_jumps(before, settings, progress)]
     return start
 
 
@@ -280,12 +295,16 @@ def _take_up(start: Start, state: TrainState, options: TrainOptions) -> Generato
             f"tokenizer {one_line(state.tokenizer.name)} is not the one that the checkpoint was trained with: "
             "its tokens mean other things to the model; install the version that was used"
         )
-    given = start.given
-    if "optimizer_warmup_fraction" in given or "optimizer_warmup_steps" in given or options.ignore_optimizer:
+    assert start.before is not None
+    says_anew = said_of_warm_up(options) != said_of_warm_up(start.before.for_run())  # the plan
+    if says_anew or options.ignore_optimizer or any(name in start.given for name in _START_A_WARM_UP):
         state.start_warm_up(options)
     elif options.disable_optimizer_warmup:
         state.progress.warm_up = None
     yield from _say_differences(start, state)
+
+
+_START_A_WARM_UP = ("optimizer_warmup_fraction", "optimizer_warmup_steps")
 
 
 def _say_differences(start: Start, state: TrainState) -> Generator[Event, None, None]:
@@ -308,7 +327,7 @@ def _say_changed_options(start: Start, progress: Progress) -> Iterator[Event]:
         then = getattr(before, name)
         if on_resume(name) is OnResume.KEPT and then != value:
             yield OptionChanged(progress.step, flag(name), one_line(then), one_line(value))
-            if name in ("seed", "validation_split"):
+            if part(name) is Part.HELD_OUT:
                 yield Warned(f"{flag(name)}: rows that were held out until now may be trained", progress.step)
 
 
@@ -387,14 +406,6 @@ def _other_tokenizer(
     return f"was trained with tokenizer {one_line(name)}, not {own}"
 
 
-_NOT_FOR_A_RESUME = {
-    "training_plan", "model", "initial_model", "ignore_tokenizer", "resume", "reset_history", "extend",
-    "ignore_optimizer", "headless", "start", "detach", "optimizer_warmup_fraction", "optimizer_warmup_steps",
-    "describe", "save_datasets",
-    "check_grads", "notify_url",  # the command is written to the log, and the address may hold a secret
-}  # fmt: skip
-
-
 def resume_command(prog: str, run: RunFolder, given: Mapping[str, Any], saved: bool) -> str:
     """What to type to go on: the model, and what a checkpoint does not remember.
 
@@ -404,6 +415,6 @@ def resume_command(prog: str, run: RunFolder, given: Mapping[str, Any], saved: b
     again = chosen | {
         name: value
         for name, value in given.items()
-        if name not in _NOT_FOR_A_RESUME and (on_resume(name) is OnResume.FREE or (name == "exp" and ":" in value))
+        if not said_once(name) and (on_resume(name) is OnResume.FREE or (name == "exp" and ":" in value))
     }
     return shlex.join([prog, "--model", str(run.model), *command_words(again)])

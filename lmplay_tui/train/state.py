@@ -10,14 +10,15 @@ from torch import Tensor, nn
 import lmplay_tui
 from lmplay_tui.data.tokenizer import Tokenizer
 from lmplay_tui.models.generation import Reading
-from lmplay_tui.options import TrainOptions
+from lmplay_tui.options import Part, TrainOptions, names_of
 from lmplay_tui.plan.schema import Stage
 from lmplay_tui.run.folder import RunFolder
+from lmplay_tui.run.learning_rate import schedule, warmup
 from lmplay_tui.run.statistics import RunStatistics
 from lmplay_tui.train.checkpoint import FORMAT
 from lmplay_tui.train.device import Precision, hardware_note
 from lmplay_tui.train.loss import HeadLoss
-from lmplay_tui.train.optim import build_optimizer, freeze, schedule, warmup
+from lmplay_tui.train.optim import build_optimizer, freeze
 from lmplay_tui.train.progress import Progress, WarmUp
 from lmplay_tui.train.settings import Settings
 
@@ -80,7 +81,8 @@ class TrainState:
         """Set the optimizer up for `stage` and give its options.
 
         The state of the optimizer goes on from stage to stage, parameter by parameter, unless the stage asks for a
-        fresh one or for another kind. `is_new`: the stage begins, as opposed to going on after a resume.
+        fresh one or for another kind: then a warm-up, where one is set, begins anew with it. `is_new`: the stage
+        begins, as opposed to going on after a resume.
         """
         options = self.stage_options(stage)
         freeze(self.model, options.default_freeze)
@@ -90,12 +92,15 @@ class TrainState:
             device_type=self.device.type,
         )
         self.optimizer_name = options.optimizer
+        if self.loaded_optimizer is not None:
+            name_before = self.loaded_optimizer["name"]
         fresh = is_new and options.reset_optimizer
-        if fresh and self.progress.warm_up is not None:
+        is_other = name_before not in ("", options.optimizer)
+        if (fresh or is_other) and self.progress.warm_up is not None:
             self.progress.warm_up.from_step = self.progress.step
-        if self.loaded_optimizer is not None and not fresh and self.loaded_optimizer["name"] == options.optimizer:
+        if self.loaded_optimizer is not None and not fresh and not is_other:
             load_by_name(self.optimizer, self.model, self.loaded_optimizer["state"])
-        elif before is not None and not fresh and name_before == options.optimizer:
+        elif before is not None and not fresh and not is_other:
             known = {parameter for group in self.optimizer.param_groups for parameter in group["params"]}
             self.optimizer.state.update((p, values) for p, values in before.state.items() if p in known)
         self.loaded_optimizer = None
@@ -170,14 +175,31 @@ class TrainState:
             self.loaded_optimizer = {"name": optimizers["state_args"]["name"], "state": optimizers["state"]}
 
     def change_plan(self, settings: Settings) -> list[str]:
-        """Take the settings of a changed plan, from the next batch on; a line for what does not act in this process."""
-        before, self.settings = self.settings.for_run(), settings
-        options = settings.for_run()
-        if _warm_up(options) != _warm_up(before):
+        """Take the settings of a changed plan, from the next batch on; a line for what does not act in this process.
+
+        Raises `UserError`, with all as it was, if nothing would be left to train.
+        """
+        self._try_to_freeze(settings)
+        settings_before, self.settings = self.settings, settings
+        before, options = settings_before.for_run(), settings.for_run()
+        for stage in settings.plan.stages:  # another size is tried, even where memory lacked for one before
+            if settings_before.for_stage(stage).mini_batch_size != settings.for_stage(stage).mini_batch_size:
+                self.progress.of(stage.name).mini_batch_size = None
+        if said_of_warm_up(options) != said_of_warm_up(before):
             self.start_warm_up(options)
         if options.dropout != before.dropout and not set_dropout(self.model, before.dropout, options.dropout):
             return ["train.dropout: this experiment's cannot be changed while it runs: it acts from the next start on"]
         return []
+
+    def _try_to_freeze(self, settings: Settings) -> None:
+        """Raise `UserError` if a stage of the plan would freeze all there is; nothing is changed."""
+        now = next((stage for stage in self.settings.plan.stages if stage.name == self.progress.stage), None)
+        try:
+            for default_freeze in sorted({settings.for_stage(stage).default_freeze for stage in settings.plan.stages}):
+                freeze(self.model, default_freeze)
+        finally:
+            if now is not None:
+                freeze(self.model, self.stage_options(now).default_freeze)
 
     def start_warm_up(self, options: TrainOptions) -> None:
         """Begin a warm-up here if the options ask for one."""
@@ -198,8 +220,9 @@ def _weights(model: nn.Module) -> dict[str, Tensor]:
     return {name: value if name in parameters else value.clone() for name, value in model.state_dict().items()}
 
 
-def _warm_up(options: TrainOptions) -> object:
-    return options.optimizer_warmup_fraction, options.optimizer_warmup_steps, options.disable_optimizer_warmup
+def said_of_warm_up(options: TrainOptions) -> object:
+    """What the options say of a warm-up: where they come to say other things, another one begins."""
+    return tuple(getattr(options, name) for name in names_of(Part.WARM_UP))
 
 
 def set_dropout(model: nn.Module, before: float, after: float) -> bool:

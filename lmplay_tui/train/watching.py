@@ -39,6 +39,7 @@ class Watch:
         self._seconds: deque[float] = deque(maxlen=REMEMBERED)
         self._usual_s: float | None = None  # their median
         self._spiking = False
+        self._stage = ""  # whose losses they are: another stage's data have losses of their own
         self._wait_said = False
 
     def aloud(self, tell: Callable[[Event], None]) -> contextlib.AbstractContextManager[None]:
@@ -60,6 +61,9 @@ class Watch:
         seconds = step.step_s - step.data_s
         if self._usual_s is not None and seconds > _stall_s(self._usual_s):
             said.append(Stalled("step", seconds, self._usual_s, step.step))
+        if step.stage != self._stage:
+            self._stage, self._spiking = step.stage, False
+            self._losses.clear()
         z = robust_z(step.loss, list(self._losses)) if len(self._losses) >= ENOUGH else 0.0
         if z > SPIKE_Z and not self._spiking:
             usual = statistics.median(self._losses)

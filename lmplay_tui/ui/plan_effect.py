@@ -4,11 +4,12 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from lmplay_tui.options import OnResume, flag, on_resume
+from lmplay_tui.options import OnResume, flag, on_resume, resolve
 from lmplay_tui.plan.changes import Begun, Change, change_problems, list_changes
 from lmplay_tui.plan.problems import PlanError, Problem
 from lmplay_tui.plan.reading import parse_plan
 from lmplay_tui.plan.schema import Plan
+from lmplay_tui.run.learning_rate import StageRate, rate_jump
 from lmplay_tui.run.telling import shown_seconds
 from lmplay_tui.run.view import RunView
 from lmplay_tui.run.view_parts import StageView
@@ -52,10 +53,37 @@ def effect_rows(
         rows.append(((" nothing that trains changes", "dim"),))
     if summed > 1 and math.isfinite(total):
         rows.append(((" all together  ", "dim"), *(_cost(total, view, price) or [("as many rows as before", "")])))
+    for jump in _rate_jumps(*plans, view):
+        lines = wrapped(jump, max(width - 4, 20))
+        rows += [((" ! " if i == 0 else "   ", "warn"), (line, "")) for i, line in enumerate(lines)]
     for name in overruled:
         lines = wrapped(_why_nothing(name, view.on_line[name]), max(width - 4, 20))
         rows += [((" ! " if i == 0 else "   ", "warn"), (line, "")) for i, line in enumerate(lines)]
     return rows
+
+
+def _rate_jumps(old: Plan, new: Plan, view: RunView) -> list[str]:
+    """What other rows of a stage under way, or of one that has ended, do to its learning rate."""
+    known = {stage.name: stage for stage in old.stages}
+    on_line = {name: words.split()[-1] for name, words in view.on_line.items() if name in ("lr", "lr_schedule")}
+    jumps = []
+    for stage in new.stages:
+        seen = next((each for each in view.stages if each.name == stage.name), None)
+        per_epoch = _rows_per_epoch(seen) if seen is not None else None
+        if seen is None or stage.name not in known or not per_epoch or not seen.begun:
+            continue
+        after = stage.rows_total(per_epoch)
+        if after <= seen.rows_done:  # nothing of it is left
+            continue
+        options = resolve(stage.options, new.train)
+        rate = StageRate(
+            stage.name, float(on_line.get("lr", options.lr)), on_line.get("lr_schedule", options.lr_schedule)
+        )
+        jump = rate_jump(
+            rate, seen.rows_done, known[stage.name].rows_total(per_epoch), after, factor=view.lr_factor
+        )
+        jumps += [jump] if jump is not None else []
+    return jumps
 
 
 def _of_new_stage(name: str, old: Plan, new: Plan) -> list[str]:

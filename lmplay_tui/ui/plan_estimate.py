@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from lmplay_tui.options import Part, names_of
 from lmplay_tui.plan.schema import DatasetSpec, Plan, Stage
 from lmplay_tui.run.device_peaks import vendor_peak
 from lmplay_tui.run.journal import number
@@ -35,7 +36,7 @@ SHAPES = {
 }  # fmt: skip
 _VOCABULARIES = {"gpt2": 50_257, "r50k_base": 50_257, "p50k_base": 50_281, "cl100k_base": 100_277, "bytes": 257,
                  "o200k_base": 200_019}  # fmt: skip
-_SHAPING = {"num_blocks", "embed_dim", "num_heads", "context_len", "tokenizer"}
+_SHAPING = {name for name in names_of(Part.MODEL) if name != "exp"}
 _TRAINED = 0.9  # the share of rows that is not held out
 _UTILISATION = 0.35  # of the peak: what such models reach on a processor and on a GPU alike, roughly
 

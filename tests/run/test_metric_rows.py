@@ -49,8 +49,8 @@ def row(step: int, **values: Any) -> dict[str, Any]:
 def scores(step: int) -> dict[str, Any]:
     """A line without steps."""
     of_steps = ("train/", "perf/", "sys/", "time/")
-    place = {name: value for name, value in row(step).items() if not name.startswith(of_steps)}
-    return place | {"val/loss": 2.5, "time/validate_s": 0.2}
+    kept = {name: value for name, value in row(step).items() if not name.startswith(of_steps)}
+    return kept | {"val/loss": 2.5, "time/validate_s": 0.2}
 
 
 def fresh() -> RunView:
@@ -157,7 +157,8 @@ hostile = st.sampled_from([
 odd_values = st.fixed_dictionaries({}, optional={
     "train/loss": st.sampled_from([None, math.nan, -math.inf, "x", True, 5, [1], 10**30, -0.0]),
     "time/step_s": st.sampled_from([None, math.nan, "x", -1, 2]),
-    "val/loss": st.sampled_from([1.0, "x", None]), "time/validate_s": st.sampled_from([0.5, None]), "eval/a/loss": st.just(2.0), "data/new": st.integers(),
+    "time/validate_s": st.sampled_from([0.5, None]), "val/loss": st.sampled_from([1.0, "x", None]),
+    "eval/a/loss": st.just(2.0), "data/new": st.integers(),
     "a/\x1b[1m": st.just(1.0), "b/" + "x" * 70: st.just(2.0), "no slash": st.just({"a": 1}),
     "a/time": st.just("2026-11-25"), "stage": st.sampled_from(["topics", "?", "", None, 'a "b"', "NaN"]),
     "step": st.sampled_from([0, 7, True, 5.0, None, "7", 10**20]), "samples": st.sampled_from([None, math.nan, 2.5]),

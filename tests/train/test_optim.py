@@ -11,12 +11,11 @@ from torch import Tensor, nn
 
 from lmplay_tui.errors import UserError
 from lmplay_tui.models.registry import build_model, load_experiment
+from lmplay_tui.run.learning_rate import schedule, warmup
 from lmplay_tui.train.optim import (
     build_optimizer,
     freeze,
     parameter_groups,
-    schedule,
-    warmup,
     without_gradient,
 )
 
