@@ -1,13 +1,13 @@
 """What is measured on the way: means over the log interval, throughput, and what share of the device is used."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
-from lmplay_tui.run.events import StepDone
+from lmplay_tui.run.events import Event, MetricsLogged, StepDone, Warned
 from lmplay_tui.run.journal import rounded
 from lmplay_tui.run.metric_names import STEP_METRICS
 from lmplay_tui.train.device import matmul_parameters
@@ -46,9 +46,11 @@ class LogWindow:
 
     flops: FlopCount
     peak_flops: float
+    peak_from: str = "measured here"
     machine: Callable[[], dict[str, float]] = dict  # what it tells at the end of an interval
     steps: list[StepDone] = field(default_factory=list)
     extras: dict[str, float] = field(default_factory=dict)  # val/*, eval/*, time/validate_s, time/save_s
+    _has_doubted: bool = False  # the peak
 
     def add(self, step: StepDone) -> None:
         self.steps.append(step)
@@ -57,6 +59,22 @@ class LogWindow:
         """Values that stand beside the next line; seconds add up."""
         for name, value in values.items():
             self.extras[name] = self.extras.get(name, 0.0) + value if name.startswith("time/") else value
+
+    def logged(self) -> Iterator[Event]:
+        """The line for the steps so far, if there are any, and once what is wrong with the peak in it."""
+        if not self.steps:
+            return
+        step, values = self.steps[-1].step, self.take()
+        yield MetricsLogged(values)
+        mfu = values["perf/mfu"]
+        if mfu is not None and mfu > 1 and not self._has_doubted:
+            self._has_doubted = True
+            peak = f"{self.peak_flops / 1e12:,.3g} TFLOP/s ({self.peak_from})"
+            yield Warned(
+                f"MFU {100 * mfu:.0f} %: the peak assumed for this device, {peak}, is too low; read MFU as a comparison "
+                "with that figure",
+                step,
+            )
 
     def take(self) -> dict[str, Any]:
         """The line of `metrics.jsonl` for the steps so far, and an empty window.

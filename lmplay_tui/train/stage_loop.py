@@ -15,7 +15,6 @@ from lmplay_tui.run.events import (
     CheckpointSaved,
     Event,
     LogLine,
-    MetricsLogged,
     Predicted,
     StageDone,
     StagesCounted,
@@ -101,8 +100,8 @@ class StageLoop:
                 else:  # rows without words: read and counted, nothing to learn from
                     self.stepper.count(run, batch)
                     self.state.statistics.skipped(run.stage.name, rows=batch.rows_read)
-                if self.window.steps and self.state.progress.step % run.options.log_interval == 0:
-                    yield MetricsLogged(self.window.take())
+                if self.state.progress.step % run.options.log_interval == 0:
+                    yield from self.window.logged()
                 yield from self._now_and_then(run)
             yield from self._end_stage(run)
         except Exception:  # a stop, or whatever ends the run: what is saved then names the batch that comes then
@@ -205,8 +204,7 @@ class StageLoop:
         progress = self.state.progress
         of_stage = progress.of(run.stage.name)
         yield from self._evaluate(run, at_stage_end=True)
-        if self.window.steps:
-            yield MetricsLogged(self.window.take())
+        yield from self.window.logged()
         if not of_stage.tokens:
             rows = of_stage.position.row
             yield Warned(f"stage {run.stage.name}: its {rows:,} rows gave no sample, so nothing was trained in it",

@@ -14,7 +14,7 @@ from typing import Any
 from lmplay_tui.options import command_words, train_names
 from lmplay_tui.plan.reading import shipped_plans
 from lmplay_tui.run.controls import Command, Controls, Pause, SaveNow, Stop
-from lmplay_tui.run.events import ActivityChanged, Event, MetricsLogged, RunDone, RunStarted, RunStopped, Warned
+from lmplay_tui.run.events import ActivityChanged, Event, RunDone, RunStarted, RunStopped, Warned
 from lmplay_tui.text import one_line
 from lmplay_tui.train.compiling import Compilation
 from lmplay_tui.train.device import peak_flops
@@ -57,8 +57,9 @@ class Trainer:
         row_counts = RowCounts(data.count)
         self.obeyer = Obeyer(state, controls, row_counts.of)
         self.stepper = Stepper(state, controls, self.saves.wait_for_copy)
-        peak, _ = peak_flops(state.device, state.precision.dtype)
-        self.window = LogWindow(FlopCount.of_model(state.model, state.model_args), peak, MachineMetrics(state.device))
+        peak, peak_from = peak_flops(state.device, state.precision.dtype)
+        flops = FlopCount.of_model(state.model, state.model_args)
+        self.window = LogWindow(flops, peak, peak_from, MachineMetrics(state.device))
         options = state.settings.for_run()
         scorer = Scorer(state.model, state.hidden, state.tokenizer, state.precision)
         self._stage_loop = StageLoop(
@@ -210,8 +211,7 @@ class Trainer:
             yield from self.saves.last_outcome()
 
     def _log_rest(self) -> Iterator[Event]:
-        if self.window.steps:
-            yield MetricsLogged(self.window.take())
+        yield from self.window.logged()
 
     def _keep(self) -> int:
         plan = self.state.settings.plan
