@@ -71,8 +71,8 @@ class LogWindow:
             self._has_doubted = True
             peak = f"{self.peak_flops / 1e12:,.3g} TFLOP/s ({self.peak_from})"
             yield Warned(
-                f"MFU {100 * mfu:.0f} %: the peak assumed for this device, {peak}, is too low; read MFU as a comparison "
-                "with that figure",
+                f"MFU {100 * mfu:.0f} %: the peak assumed for this device, {peak}, is too low; read MFU as a "
+                "comparison with that figure",
                 step,
             )
 
