@@ -65,10 +65,11 @@ def _apart(name: str, asked: Asked) -> tuple[dict[str, str], str | None]:
     """A part's rows, or what it failed by."""
     command = [sys.executable, "-m", "tests.gpu", "--device", asked.device, "--part", name, "--alone"]
     command += ["--tiny"] if asked.tiny else []
+    seconds = PARTS[name][1] * (4 if asked.device == "cpu" else 1)  # a busy processor is no failure
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PARTS[name][1], check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
     except subprocess.TimeoutExpired:
-        return {}, f"not done after {PARTS[name][1]} s"
+        return {}, f"not done after {seconds} s"
     if done.returncode:
         print(done.stderr[-4000:], file=sys.stderr, flush=True)
         return {}, (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1][:400].replace("|", "/")
