@@ -5,13 +5,19 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 GROUND := pyproject.toml constraints.txt
 
-.PHONY: run test check bench faults screenshots clean
+.PHONY: run test test-oldest check bench faults screenshots clean
 
 run: $(VENV)/.installed  ## the dashboard on the offline demo; headless where there is no terminal
 	@$(BIN)/lmplay-tui --training-plan demo
 
 test: check  ## ruff, type check, import contract, fast tests
 	$(BIN)/python -m pytest --numprocesses 2
+
+test-oldest: $(GROUND)  ## the fast tests of models and training on the oldest torch that pyproject.toml admits
+	$(PYTHON) -m venv $(VENV)-oldest
+	$(VENV)-oldest/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' \
+		"$$(sed -n 's/^ *"torch>=\([0-9.]*\)".*/torch==\1.0/p' pyproject.toml)"
+	$(VENV)-oldest/bin/python -m pytest --numprocesses 2 tests/train tests/models
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -113,23 +113,34 @@ def speed_choices(options: TrainOptions, precision: Precision) -> list[str]:
 def peak_flops(device: torch.device, dtype: torch.dtype | None) -> tuple[float, str]:
     """Floating-point operations a second at most, and where the figure is from: `data sheet` or `measured here`."""
     if device.type == "cuda":
-        known = vendor_peak(torch.cuda.get_device_name(device), half=dtype is not None)
+        number_format = str(dtype or torch.float32).removeprefix("torch.")
+        known = vendor_peak(torch.cuda.get_device_name(device), number_format)
         if known is not None:
             return known, "data sheet"
     return _measured_peak(device, dtype or torch.float32), "measured here"
 
 
-def _measured_peak(device: torch.device, dtype: torch.dtype, size: int = 1024, seconds: float = 0.15) -> float:
-    """The rate of a square matrix product, best of what fits in `seconds`."""
-    a = torch.ones(size, size, dtype=dtype, device=device)
-    best = 0.0
-    begun = time.perf_counter()
-    with torch.no_grad(), contextlib.suppress(RuntimeError):
-        while time.perf_counter() - begun < seconds or best == 0.0:
-            start = time.perf_counter()
-            (a @ a)[0, 0].item()
-            best = max(best, 2 * size**3 / (time.perf_counter() - start))
-    return best
+# The side of the matrices, and products begun before the device is waited for: a GPU is busy with less only in part.
+_MEASURED_BY = {"cpu": ((1024, 1),), "cuda": ((8192, 8), (4096, 8), (2048, 16)), "mps": ((4096, 4), (2048, 8))}
+
+
+def _measured_peak(device: torch.device, dtype: torch.dtype, seconds: float = 0.15) -> float:
+    """The rate of square matrix products, best of what fits in `seconds` after the first; 0 where there are none."""
+    for size, at_a_time in _MEASURED_BY.get(device.type, _MEASURED_BY["cpu"]):
+        with torch.no_grad(), contextlib.suppress(RuntimeError):  # no memory: smaller ones; no such products: none
+            a = torch.ones(size, size, dtype=dtype, device=device)
+            product = torch.empty_like(a)
+            best = 0.0
+            torch.mm(a, a, out=product)[0, 0].item()  # the first one also loads the kernel
+            begun = time.perf_counter()
+            while time.perf_counter() - begun < seconds or best == 0.0:
+                start = time.perf_counter()
+                for _ in range(at_a_time):
+                    torch.mm(a, a, out=product)
+                product[0, 0].item()
+                best = max(best, at_a_time * 2 * size**3 / (time.perf_counter() - start))
+            return best
+    return 0.0
 
 
 def matmul_parameters(model: nn.Module) -> tuple[int, int]:

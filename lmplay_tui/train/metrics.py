@@ -1,13 +1,13 @@
 """What is measured on the way: means over the log interval, throughput, and what share of the device is used."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
-from lmplay_tui.run.events import StepDone
+from lmplay_tui.run.events import Event, MetricsLogged, StepDone, Warned
 from lmplay_tui.run.journal import rounded
 from lmplay_tui.run.metric_names import STEP_METRICS
 from lmplay_tui.train.device import matmul_parameters
@@ -51,10 +51,12 @@ class LogWindow:
     flops: FlopCount
     peak_flops: float
     rows: int
+    peak_from: str = "measured here"
     machine: Callable[[], dict[str, float]] = dict  # what it tells at the end of an interval
     steps: list[StepDone] = field(default_factory=list)
     scores: dict[str, float] = field(default_factory=dict)  # val/*, eval/*
     seconds: dict[str, float] = field(default_factory=dict)  # time/validate_s, time/save_s
+    _has_doubted: bool = False  # the peak
 
     def add(self, step: StepDone) -> None:
         self.steps.append(step)
@@ -66,6 +68,22 @@ class LogWindow:
     def spend(self, name: str, seconds: float) -> None:
         """Seconds beside the steps, of which the next line tells."""
         self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+
+    def logged(self, progress: Progress, *, steps: bool) -> Iterator[Event]:
+        """The line that is due where the run stands (see `take`), and once what is wrong with the peak in it."""
+        values = self.take(progress, steps=steps)
+        if values is None:
+            return
+        yield MetricsLogged(values)
+        mfu = values.get("perf/mfu")
+        if mfu is not None and mfu > 1 and not self._has_doubted:
+            self._has_doubted = True
+            peak = f"{self.peak_flops / 1e12:,.3g} TFLOP/s ({self.peak_from})"
+            yield Warned(
+                f"MFU {100 * mfu:.0f} %: the peak assumed for this device, {peak}, is too low; read MFU as a "
+                "comparison with that figure",
+                progress.step,
+            )
 
     def take(self, progress: Progress, *, steps: bool) -> dict[str, Any] | None:
         """The line of `metrics.jsonl` that is due where the run stands; None: there is nothing to write.

@@ -17,7 +17,6 @@ from lmplay_tui.run.events import (
     Evaluated,
     Event,
     LogLine,
-    MetricsLogged,
     Predicted,
     StageDone,
     StagesCounted,
@@ -302,8 +301,7 @@ class StageLoop:
 
     def _log(self, *, steps: bool) -> Iterator[Event]:
         """Write the scores of this moment down and, where `steps` says so, the steps that are not logged yet."""
-        if (values := self.window.take(self.state.progress, steps=steps)) is not None:
-            yield MetricsLogged(values)
+        yield from self.window.logged(self.state.progress, steps=steps)
 
     def _save(self, run: StageRun, reason: str) -> Iterator[Event]:
         yield from self._log(steps=self._all_read(run))

@@ -15,7 +15,7 @@ from lmplay_tui.data.leak_guard import LeakGuard
 from lmplay_tui.options import command_words, train_names
 from lmplay_tui.plan.reading import shipped_plans
 from lmplay_tui.run.controls import Command, Controls, Pause, SaveNow, Stop
-from lmplay_tui.run.events import ActivityChanged, Event, MetricsLogged, RunDone, RunStarted, RunStopped, Warned
+from lmplay_tui.run.events import ActivityChanged, Event, RunDone, RunStarted, RunStopped, Warned
 from lmplay_tui.text import one_line
 from lmplay_tui.train.compiling import Compilation
 from lmplay_tui.train.device import peak_flops
@@ -58,9 +58,9 @@ class Trainer:
         row_counts = RowCounts(data.count)
         self.obeyer = Obeyer(state, controls, row_counts.of)
         self.stepper = Stepper(state, controls, self.saves.wait_for_copy)
-        peak, _ = peak_flops(state.device, state.precision.dtype)
+        peak, peak_from = peak_flops(state.device, state.precision.dtype)
         flops = FlopCount.of_model(state.model, state.model_args)
-        self.window = LogWindow(flops, peak, state.progress.rows, MachineMetrics(state.device))
+        self.window = LogWindow(flops, peak, state.progress.rows, peak_from, MachineMetrics(state.device))
         options = state.settings.for_run()
         self._leak_guard = LeakGuard(data.look_for_leaks)
         scorer = Scorer(state.model, state.hidden, state.tokenizer, state.precision)
@@ -216,8 +216,7 @@ class Trainer:
             yield from self.saves.last_outcome()
 
     def _log_rest(self) -> Iterator[Event]:
-        if (values := self.window.take(self.state.progress, steps=True)) is not None:
-            yield MetricsLogged(values)
+        yield from self.window.logged(self.state.progress, steps=True)
 
     def _keep(self) -> int:
         plan = self.state.settings.plan

@@ -150,7 +150,7 @@ def _gpu_flops(device: str, *, half: bool) -> float:
     with contextlib.suppress(pynvml.NVMLError, ValueError):
         pynvml.nvmlInit()
         handle = pynvml.nvmlDeviceGetHandleByIndex(int(device.partition(":")[2] or 0))
-        return vendor_peak(str(pynvml.nvmlDeviceGetName(handle)), half=half) or math.nan
+        return vendor_peak(str(pynvml.nvmlDeviceGetName(handle)), "float16" if half else "float32") or math.nan
     return math.nan
 
 

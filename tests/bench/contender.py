@@ -27,6 +27,7 @@ def run_trainer(setting: Setting, asked: dict[str, Any]) -> dict[str, Any]:
         plan = Path(folder, "bench.toml")
         plan.write_text(plan_text(setting, asked["data"]), encoding="utf-8", newline="\n")
         given: dict[str, Any] = {"training_plan": str(plan), "model": f"{folder}/bench.lmp", "out_dir": folder}
+        given["device"] = asked.get("device", "auto")
         given |= {name: True for name in ("amp", "compile_model") if asked[name]}
         controls, steps, note = Controls(), [], ""
         held: list[int] = []
@@ -60,16 +61,27 @@ def run_trainer(setting: Setting, asked: dict[str, Any]) -> dict[str, Any]:
         "lmplay-tui", setting,
         tokens=sum(s.step_tokens for s in steps), samples=sum(s.samples for s in steps), seconds=seconds, cpu=cpu,
         flops=sum(count.of(s.step_tokens, s.loss_tokens, s.step_tokens / s.samples) for s in steps),
-        peak_flops=peak_flops(choose_device("auto"), _dtype(asked))[0], final_loss=steps[-1].loss,
+        peak_flops=peak_flops(choose_device(asked.get("device", "auto")), _dtype(asked))[0], final_loss=steps[-1].loss,
         other_share=round(1 - worked / seconds, 4), steps=len(steps), rss_mb=held, note=note,
+        device_mb=_device_mb(asked),
     )  # fmt: skip
+
+
+def _device_mb(asked: dict[str, Any]) -> int | None:
+    """The most that tensors took of a GPU's memory at once; the trainer's own readings begin it anew now and then."""
+    import torch
+
+    from lmplay_tui.train.device import choose_device
+
+    device = choose_device(asked.get("device", "auto"))
+    return torch.cuda.max_memory_reserved(device) >> 20 if device.type == "cuda" else None
 
 
 def _dtype(asked: dict[str, Any]) -> Any:
     from lmplay_tui.options import TrainOptions
     from lmplay_tui.train.device import choose_device, choose_precision
 
-    return choose_precision(TrainOptions(amp=asked["amp"]), choose_device("auto")).dtype
+    return choose_precision(TrainOptions(amp=asked["amp"]), choose_device(asked.get("device", "auto"))).dtype
 
 
 def run_ceiling(setting: Setting, asked: dict[str, Any]) -> dict[str, Any]:
@@ -84,7 +96,7 @@ def run_ceiling(setting: Setting, asked: dict[str, Any]) -> dict[str, Any]:
     from lmplay_tui.train.metrics import FlopCount
 
     options = TrainOptions(amp=asked["amp"])
-    device = choose_device("auto")
+    device = choose_device(asked.get("device", "auto"))
     precision = choose_precision(options, device)
     speed_choices(options, precision)
     torch.manual_seed(0)
@@ -100,7 +112,7 @@ def run_ceiling(setting: Setting, asked: dict[str, Any]) -> dict[str, Any]:
     def loss_of(ids_BT: torch.Tensor) -> torch.Tensor:
         return F.cross_entropy(model(ids_BT[:, :-1]).flatten(0, 1), ids_BT[:, 1:].flatten())
 
-    compiled = torch.compile(loss_of, dynamic=False)
+    compiled = loss_of if asked.get("plain") else torch.compile(loss_of, dynamic=False)
     parts = setting.batch_size // setting.mini_batch_size
     at = step = done = 0
     begun = began_cpu = seconds = cpu = 0.0
@@ -128,6 +140,7 @@ def run_ceiling(setting: Setting, asked: dict[str, Any]) -> dict[str, Any]:
         seconds=seconds, cpu=cpu,
         flops=FlopCount.of_model(model, shape).of(num_tokens, num_tokens, setting.context_len),
         peak_flops=peak_flops(device, precision.dtype)[0], final_loss=final,
+        device_mb=_device_mb(asked),
     )  # fmt: skip
 
 

@@ -26,6 +26,8 @@ class Setting:
 SETTINGS = {
     "S": Setting("S", 4, 128, 4, 256, 16, 4),
     "M": Setting("M", 6, 384, 6, 512, 8, 4),
+    "GPT-2": Setting("GPT-2", 12, 768, 12, 1024, 32, 8),  # 124M parameters where head and embedding are tied
+    "tiny": Setting("tiny", 1, 32, 2, 64, 4, 2),
 }
 
 

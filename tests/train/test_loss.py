@@ -10,12 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lmplay_tui.data.samples import Sample
 from lmplay_tui.models.gpt2ish import GPT2ish
 from lmplay_tui.train import loss as loss_module
 from lmplay_tui.train.device import Precision
-from lmplay_tui.train.loss import HeadLoss, loss_and_argmax, softmax_gradient, traced_softmax_gradient
+from lmplay_tui.train.loss import (
+    HeadLoss,
+    few_passes_softmax_gradient,
+    loss_and_argmax,
+    softmax_gradient,
+    traced_softmax_gradient,
+)
 from lmplay_tui.train.model_body import body_of, trunk_of
 from lmplay_tui.train.steps import StepSettings, accumulate_gradients
 
@@ -27,6 +34,7 @@ def a_head(rows: int, vocab: int, dtype: torch.dtype, *, bias: bool = True) -> t
     return head, x_NC, torch.randint(0, vocab, (rows,))
 
 
+KERNELS = [softmax_gradient, traced_softmax_gradient, few_passes_softmax_gradient]
 QUARTER = torch.tensor(0.25, dtype=torch.float64)
 
 
@@ -47,7 +55,7 @@ def by_hand(memory: HeadLoss, head: nn.Linear, x_NC: torch.Tensor, targets_N: to
 @settings(max_examples=40)
 @given(
     rows=st.integers(1, 300), vocab=st.integers(2, 70), bias=st.booleans(),
-    kernel=st.sampled_from([softmax_gradient, traced_softmax_gradient]),
+    kernel=st.sampled_from(KERNELS),
 )  # fmt: skip
 def test_equals_plain_cross_entropy_in_float64(rows: int, vocab: int, bias: bool, kernel) -> None:
     head, x_NC, targets_N = a_head(rows, vocab, torch.float64, bias=bias)
@@ -69,7 +77,7 @@ def test_chunks_cover_all_rows_once(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.testing.assert_close(mine, expected, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("kernel", [softmax_gradient, traced_softmax_gradient])
+@pytest.mark.parametrize("kernel", KERNELS)
 def test_huge_logits_stay_finite_and_ties_take_the_first(kernel) -> None:
     logits = torch.tensor([[1e4, -1e4, 1e4], [0.0, 0.0, 0.0], [-1e30, 3.0, -1e30]])
     loss_n, argmax_n = kernel(logits, torch.tensor([0, 2, 1]), torch.tensor(1.0))
@@ -78,17 +86,18 @@ def test_huge_logits_stay_finite_and_ties_take_the_first(kernel) -> None:
     torch.testing.assert_close(logits, torch.tensor([[-0.5, 0, 0.5], [1 / 3, 1 / 3, -2 / 3], [0, 0, 0]]))
 
 
-@pytest.mark.parametrize("kernel", [softmax_gradient, traced_softmax_gradient])
+@pytest.mark.parametrize("kernel", KERNELS)
 def test_numbers_that_are_not_finite_reach_the_loss(kernel) -> None:
     for bad in (float("nan"), float("inf")):
         loss_n, _ = kernel(torch.tensor([[0.0, bad, 1.0]]), torch.tensor([0]), torch.tensor(1.0))
         assert not loss_n.isfinite().all()
 
 
-def test_bfloat16_agrees_with_autocast() -> None:
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_bfloat16_agrees_with_autocast(kernel) -> None:
     head, x_NC, targets_N = a_head(100, 60, torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss, argmax_N, *gradients = by_hand(HeadLoss(), head, x_NC, targets_N)
+        loss, argmax_N, *gradients = by_hand(HeadLoss(kernel), head, x_NC, targets_N)
         expected_loss, expected_argmax_N, *expected = plain(head, x_NC, targets_N)
     assert torch.equal(argmax_N, expected_argmax_N)
     torch.testing.assert_close(loss, expected_loss)
@@ -107,6 +116,47 @@ def test_gradients_add_to_what_is_there(dtype: torch.dtype) -> None:
         memory(head, x_NC, targets_N, QUARTER)
     for p, first in zip(head.parameters(), once, strict=True):
         torch.testing.assert_close(p.grad, 2 * first, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("kernel", [softmax_gradient, few_passes_softmax_gradient])
+def test_without_the_argmax_the_rest_is_the_same_to_the_bit(kernel, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    logits_nV, targets_n = (5 * torch.randn(40, 70)).to(dtype), torch.randint(0, 70, (40,))
+    with_it, without = logits_nV.clone(), logits_nV.clone()
+    loss_n, argmax_n = kernel(with_it, targets_n, QUARTER)
+    loss_alone_n, nothing = kernel(without, targets_n, QUARTER, False)
+    assert nothing is None and torch.equal(argmax_n, logits_nV.argmax(-1))
+    assert torch.equal(loss_n, loss_alone_n) and torch.equal(with_it, without)
+
+
+class Passes(TorchDispatchMode):
+    """Operations that go through all logits: those that read or give a tensor as large."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        tensors = [x for x in (*args, found) if isinstance(x, torch.Tensor)]
+        of_rows = name in ("gather", "scatter_", "detach", "alias")
+        if not of_rows and any(x.numel() == self.size for x in tensors):
+            self.found.append(name)
+        return found
+
+
+@pytest.mark.parametrize("want_argmax", [False, True])
+def test_a_gpus_logits_are_gone_through_three_times(want_argmax: bool) -> None:
+    """In float32: of half precision torch's kernel for CUDA makes float32 on its way, which is seen only there."""
+    logits_nV, targets_n = torch.empty(8, 500, device="meta"), torch.empty(8, dtype=torch.int64, device="meta")
+    factor = torch.empty((), dtype=torch.float64, device="meta")
+    with Passes(logits_nV.numel()) as passes:
+        softmax_gradient(logits_nV, targets_n, factor, want_argmax)
+    assert len(passes.found) == 3 + want_argmax, passes.found
+    assert ("argmax" in passes.found) is want_argmax
 
 
 def test_frozen_parts_get_no_gradient() -> None:

@@ -12,7 +12,6 @@ from lmplay_tui.models.registry import experiments
 from lmplay_tui.plan.parsing import MAX_LINE
 from lmplay_tui.plan.reading import parse_plan, read_plan, shipped_plans
 from lmplay_tui.plan.schema import Plan
-from lmplay_tui.run.device_peaks import vendor_peak
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.ui.app import LmplayApp
 from lmplay_tui.ui.messages import StartAsked
@@ -95,24 +94,6 @@ def test_devices_are_asked_without_torch() -> None:
     assert device_flops("cpu", half=False) > 1e8
     assert math.isnan(device_flops("mps", half=False))
     assert math.isnan(device_flops("cuda:7", half=True))  # no GPU here, or none with such a number
-
-
-@pytest.mark.parametrize(
-    ("name", "half", "peak"),
-    [
-        ("NVIDIA H100 80GB HBM3", 989.4e12, 494.7e12), ("NVIDIA H100 PCIe", 756e12, 378e12),
-        ("NVIDIA H100 NVL", 835.5e12, 417.5e12), ("NVIDIA A100-SXM4-40GB", 312e12, 156e12),
-        ("NVIDIA L4", 121e12, 60e12), ("NVIDIA L40", 181e12, 90.5e12), ("NVIDIA L40S", 362e12, 183e12),
-        ("NVIDIA A10", 125e12, 62.5e12), ("NVIDIA A10G", 70e12, 35e12),
-        ("NVIDIA GeForce RTX 4070", 58.3e12, 29.1e12), ("NVIDIA GeForce RTX 4070 Ti SUPER", 88.2e12, 44.1e12),
-        ("NVIDIA GeForce RTX 4090", 165.2e12, 82.6e12), ("NVIDIA GeForce RTX 4090 Laptop GPU", None, None),
-        ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", None, None), ("NVIDIA H100 SXM9", None, None), ("Quadro 4000", None, None),
-    ],
-)  # fmt: skip
-def test_a_devices_peak_is_that_of_its_whole_name(name: str, half: float | None, peak: float | None) -> None:
-    """A name that begins like another's stands for another chip."""
-    assert vendor_peak(name, half=True) == pytest.approx(half)
-    assert vendor_peak(name, half=False) == pytest.approx(peak)
 
 
 @pytest.mark.parametrize(
