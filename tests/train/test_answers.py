@@ -95,3 +95,29 @@ def test_what_was_asked_for_before_the_run_failed_is_answered_with_why(place, mo
     end = last(events)
     assert isinstance(end, RunFailed)
     assert [(e.id, e.ok, e.message) for e in of(Answered, events)] == [("1", False, end.message)]
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), MemoryError()]
+)
+def test_a_pinned_prompt_that_lacks_memory_costs_its_answer_not_the_run(place, monkeypatch, error):
+    def fails(*_, **__):
+        raise error
+        yield
+
+    monkeypatch.setattr(evaluation, "generate", fails)
+    events = ask_at(2, asked.Pin("The mill"), training_plan=write_plan(place, QUIET), model="m.lmp")
+    assert isinstance(last(events), RunDone)
+    said = "no answer to the pinned prompt 'The mill': not enough memory for it beside the training"
+    assert said in [e.message for e in of(Warned, events)]
+
+
+def test_a_shown_prediction_that_lacks_memory_costs_itself_not_the_validation(place, monkeypatch):
+    def fails(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(evaluation.Scorer, "predict", fails)
+    events = train(training_plan=write_plan(place), model="m.lmp")
+    assert isinstance(last(events), RunDone)
+    assert of(Validated, events)
+    assert any("out of memory for the prediction" in e.message for e in of(Warned, events))

@@ -310,3 +310,70 @@ def test_run_json_names_the_plans_folder(place):
     events = ask_at(1, asked.Stop(), training_plan=plan, model="runs/m.lmp")
     status = json.loads((place / "runs/m.run/run.json").read_bytes())
     assert status["plan_folder"] == of(RunStarted, events)[0].plan_folder == str(place / "plans")
+
+
+WARMING = PLAN.replace("lr = 0.01", "lr = 0.01\noptimizer_warmup_steps = 6\noptimizer_warmup_fraction = 0.1")
+
+
+def test_a_learning_rate_asked_for_in_a_warm_up_is_what_the_warm_up_leads_up_to(place):
+    command = asked.SetLearningRate(value=0.002, id="lr")
+    plan = write_plan(place, WARMING.replace("[stages.pairs]", "[stages.pairs]\nlr = 0.03"))
+    events = ask_at(2, command, training_plan=plan, model="m.lmp")
+    rates = [(e.step, e.lr) for e in of(StepDone, events) if e.stage == "stories"]
+    assert rates[2][1] == pytest.approx(0.002 * (0.1 + 0.9 * 2 / 6))
+    assert max(lr for _, lr in rates[2:]) <= 0.002 * (1 + 1e-9)
+    changed = of(LearningRateChanged, events)[0]
+    assert (changed.lr, changed.factor) == (pytest.approx(0.002), pytest.approx(0.2))
+    answer = next(e.message for e in of(Answered, events) if e.id == "lr")
+    assert answer == (
+        "learning rate 0.002 (x 0.2 of the schedule) from step 2 on: 0.0008 now, the warm-up leads up to it until step "
+        "6; stage pairs (lr 0.03) begins with 0.006"
+    )
+    assert answer in (place / "m.run/log.txt").read_text("utf-8")
+    assert next(e.lr for e in of(StepDone, events) if e.stage == "pairs") <= 0.006 * (1 + 1e-9)
+
+
+def test_a_new_kind_of_optimizer_warms_up_and_a_resume_knows_it(place):
+    """Its state is new; the same kind goes on with its state, and without a warm-up."""
+    plan = write_plan(place, WARMING.replace('optimizer = "adam"\nlr_schedule = "cosine"', 'optimizer = "adam"'))
+    whole = train(training_plan=plan, model="a.lmp")
+    rates = {stage: [e.lr for e in of(StepDone, whole) if e.stage == stage] for stage in ("stories", "pairs", "both")}
+    warm = [0.01 * (0.1 + 0.9 * i / 6) for i in range(4)]
+    assert rates["stories"][:4] == pytest.approx(warm)
+    assert rates["pairs"][:4] == pytest.approx(warm), "adamw -> adam"
+    assert rates["both"][0] == pytest.approx(min(0.01, 0.01 * (0.1 + 0.9 * len(rates["pairs"]) / 6))), "adam -> adam"
+    begins = len(rates["stories"])
+    for step in (begins, begins + 2):
+        stop_after(step, training_plan=plan, model=f"{step}.lmp")
+        assert losses(train(model=f"{step}.lmp")) == losses(whole)[step:]
+
+
+def test_a_schedule_that_is_extended_says_its_jump_before_it_happens(place):
+    plan = write_plan(place, PLAN.replace("epochs = 0.2", 'epochs = 0.2\nlr_schedule = "linear"'))
+    train(training_plan=plan, model="m.lmp")
+    events = train(model="m.lmp", extend=0.2)
+    said = next(e for e in of(Warned, events) if "jumps" in e.message)
+    first = of(StepDone, events)[0]
+    assert events.index(said) < events.index(first)
+    assert said.message.startswith(f"stage both: the learning rate jumps from 0 to {first.lr:.3g}: its linear schedule")
+
+
+def test_other_epochs_in_the_middle_of_a_schedule_say_the_jump_too(place):
+    plan = PLAN.replace("epochs = 0.4", 'epochs = 0.4\nlr_schedule = "linear"')
+    change = asked.ChangePlan(plan.replace("epochs = 0.4", "epochs = 2"))
+    events = ask_at(3, change, training_plan=write_plan(place, plan), model="m.lmp")
+    before, after = (next(e.lr for e in of(StepDone, events) if e.step == step) for step in (3, 4))
+    assert after > before
+    assert any(f"to {after:.3g}" in e.message and "jumps" in e.message for e in of(Warned, events))
+
+
+def test_a_spike_is_judged_by_its_own_stages_losses():
+    watch = watching.Watch()
+
+    def step(number: int, stage: str, loss: float) -> StepDone:
+        return StepDone(number, stage, 1, 1, 1, 1, 1, 1, 0.0, 0, loss, None, 0.1, 1.0, 1.0, 0, 0, 0, 0, 0.1, 1.0)
+
+    said = [watch.step_done(step(i, "first", 1.0 + i % 3 / 100), 0) for i in range(60)]
+    said += [watch.step_done(step(60 + i, "second", 5.0 + i % 3 / 100), 0) for i in range(60)]
+    assert not [event for events in said for event in events if isinstance(event, LossSpiked)]
+    assert [type(e) for e in watch.step_done(step(121, "second", 9.0), 0)] == [LossSpiked]
