@@ -272,6 +272,8 @@ NO_TEXT: list[dict[str, Any]] = [
     {"version": "1"},
     {"release": "1.0"},
     {"url": "https://a.b/c"},
+    {"x": "true"},
+    {"moment": "1910-01-10 12:30"},
     {"sha256": "ab" * 32, "size": 7},
     {"x": "0123456789abcdef0123"},
     {"frage": "Wieviele Brote?", "antwort": 3},
@@ -327,6 +329,7 @@ def test_pairs_and_the_system_column() -> None:
     assert columns.items({"q": "Why?", "s": "", "a": "So."}) == [Item("Why?", "So.")]
     assert columns.items({"q": None, "s": None, "a": 42}) == [Item("", "42")]
     assert Columns(truth="a").items({"a": "So."}) == [Item("", "So.")]
+    assert columns.items({"q": "Why?", "s": None, "a": ["So."]}) == []  # no text that could be told
 
 
 def test_a_byte_order_mark_never_reaches_a_text() -> None:
