@@ -453,7 +453,7 @@ def _plain_records(
                 pyarrow.csv.ReadOptions(use_threads=False, block_size=BLOCK, skip_rows=form.skipped),
                 pyarrow.csv.ParseOptions(delimiter=form.separator, newlines_in_values=True),
                 pyarrow.csv.ConvertOptions(
-                    column_types=dict.fromkeys(form.header, pa.string()), null_values=[], strings_can_be_null=False
+                    column_types=dict.fromkeys(form.header, pa.string()), strings_can_be_null=False
                 ),
             )
             with reader:

@@ -208,14 +208,14 @@ def test_a_stop_ends_the_conversion(tmp_path: Path, cache: Path, monkeypatch: py
         assert asked.wait(60)
         return real(line)
 
-    def write_batches(*given: Any) -> None:
+    def watched(*given: Any) -> Any:
         try:
-            wrote(*given)
+            return convert(*given)
         finally:
             ended.set()
 
-    wrote = arrow_cache._write
-    monkeypatch.setattr(arrow_cache, "_write", write_batches)
+    convert = arrow_cache._convert
+    monkeypatch.setattr(arrow_cache, "_convert", watched)
     monkeypatch.setattr(text_files, "load", slow)
     monkeypatch.setattr(text_files, "BLOCK", 100)
 
@@ -226,6 +226,7 @@ def test_a_stop_ends_the_conversion(tmp_path: Path, cache: Path, monkeypatch: py
         local.read(DatasetSpec("mine", str(path)), report)
     asked.set()
     assert ended.wait(60)
+    assert list(cache.iterdir()) == []
 
 
 def test_a_file_that_changes_meanwhile_is_refused(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,7 +85,7 @@ def test_json_of_any_form_and_shape_comes_back(
         "list": json.dumps(rows),
         "pretty list": json.dumps(rows, indent=2, ensure_ascii=False),
         "pretty objects": "\n".join(json.dumps(row, indent=1) for row in rows),
-        "wrapped": json.dumps({"version": "1", "data": rows, "at": 3}),
+        "wrapped": json.dumps({"version": "1", "data": rows, "at": 1234567890}),
     }[form]
     kind = ".json" if form == "wrapped" or "list" in form else ".jsonl"
     path = tmp_path_factory.getbasetemp() / f"form{kind}"
