@@ -95,6 +95,7 @@ def _far_into_many_rows() -> dict[str, str]:
     """Opening a shuffled dataset and reading one batch: at the start of 1,000 rows, at the end of 100,000,000."""
     from lmplay_tui.data.batches import Position
     from lmplay_tui.data.order import Part, Source
+    from lmplay_tui.data.splits import Segment
     from lmplay_tui.data.stage_data import StageData
     from lmplay_tui.data.tokenizer import load_tokenizer
     from lmplay_tui.plan.reading import parse_plan
@@ -106,7 +107,8 @@ def _far_into_many_rows() -> dict[str, str]:
     rows = {}
     for count, at in ((1_000, 0), (100_000_000, 99_000_000)):
         begun = time.perf_counter()
-        source: Any = Source(stage.datasets[0], _ManyRows(count), None)  # type: ignore[arg-type]
+        segments = (Segment("bench", 0, count),)
+        source: Any = Source(stage.datasets[0], _ManyRows(count), None, segments)  # type: ignore[arg-type]
         data = StageData(stage, options, tokenizer, [Part(source, share=0.1, seed=0)])
         reading = data.batches(Position(at * 8 // 10))
         next(reading)
