@@ -80,6 +80,12 @@ def test_strangers_never_change_how_data_are_read(name: str, folder: Fill) -> No
     assert all(file in left[0] for file in strangers)
 
 
+def test_a_compressed_file_counts_as_what_it_holds(folder: Fill) -> None:
+    path = folder({"a.jsonl.gz": list(range(200)), "b.csv": [7] * 120})
+    assert (path / "a.jsonl.gz").stat().st_size < (path / "b.csv").stat().st_size
+    assert numbers(read(path).train) == list(range(200))
+
+
 def test_metadata_alone_are_data(folder: Fill) -> None:
     assert numbers(read(folder({"metadata.jsonl": [1, 2], "README.md": "x"})).train) == [1, 2]
 
