@@ -2,14 +2,14 @@
 
 import errno
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from lmplay_tui.errors import EXIT_TRAINING, EXIT_USAGE
-from lmplay_tui.run import folder
 from lmplay_tui.run.events import RunFailed
-from lmplay_tui.train import hosting, starting
+from lmplay_tui.train import hosting
 from tests.train.runs import last, train, write_plan
 
 KINDS = [
@@ -18,8 +18,8 @@ KINDS = [
 ]  # fmt: skip
 PLACES = {
     "set aside": (hosting, "set_aside", {"reset_history": True}),
-    "moved": (starting.shutil, "move", {"reset_history": True}),
-    "the run's folder": (folder.Path, "mkdir", {}),
+    "moved": (shutil, "move", {"reset_history": True}),
+    "the run's folder": (Path, "mkdir", {}),
     "the checkpoint": (hosting, "read_start", {}),
     "the model": (hosting, "build_trainer", {}),
     "the plan": (hosting, "choose_run", {}),
