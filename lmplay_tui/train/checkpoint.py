@@ -89,9 +89,9 @@ def devices_of(tree: Any) -> set[torch.device]:
     if isinstance(tree, torch.Tensor):
         return {tree.device}
     if isinstance(tree, dict):
-        return set().union(*map(devices_of, tree.values()))
+        return {device for value in tree.values() for device in devices_of(value)}
     if isinstance(tree, list | tuple):
-        return set().union(*map(devices_of, tree))
+        return {device for value in tree for device in devices_of(value)}
     return set()
 
 

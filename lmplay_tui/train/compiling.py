@@ -91,7 +91,7 @@ class Compilation:
         ) -> tuple[Tensor, Tensor | None]:
             if len(targets_n) == 1:
                 return softmax_gradient(logits_nV, targets_n, factor, want_argmax)
-            return cast(tuple[Tensor, Tensor], compiled(logits_nV, targets_n, factor))
+            return compiled(logits_nV, targets_n, factor)
 
         return kernel
 

@@ -98,6 +98,7 @@ class Scorer:
                 loss_sum += float(loss)
                 num_tokens += mini.num_tokens
                 num_loss_tokens += mini.num_loss_tokens
+                assert argmax_N is not None
                 predicted = argmax_N.tolist()
                 for sample, rows in zip(mini.samples, mini.truth_rows, strict=True):
                     num_bytes += len(sample.truth.encode("utf-8", "replace"))
