@@ -123,7 +123,9 @@ class TrainOptions(BaseModel):
     )
     dropout: float = _option(0.1, "dropout probability", MODEL, RUN, KEPT, ge=0, lt=1)
     seed: int = _option(0, "seed of weights, dropout, shuffling and mixing", MODEL, RUN, KEPT, ge=0, le=2**63 - 1)
-    describe: bool = _option(False, "show the model's parameters, shapes and memory, then exit", MODEL, LINE, FREE)
+    describe: bool = _option(
+        False, "show the parameters, which are trained and decay, and the memory, then exit", MODEL, LINE, FREE
+    )
 
     # Data and batches
     batch_size: int = _option(50, "samples an optimizer step", DATA, STAGE, KEPT, ge=1, le=MAX_INT)
