@@ -153,7 +153,8 @@ class TrainOptions(BaseModel):
         0, "seed of weights, dropout, shuffling and mixing", MODEL, RUN, KEPT, ge=0, le=2**63 - 1, part=Part.HELD_OUT
     )
     describe: bool = _option(
-        False, "show the model's parameters, shapes and memory, then exit", MODEL, LINE, FREE, once=True
+        False, "show the parameters, which are trained and decay, and the memory, then exit", MODEL, LINE, FREE,
+        once=True
     )
 
     # Data and batches
