@@ -41,11 +41,16 @@ META = torch.device("meta")  # where tensors have no numbers: whoever reads one 
 def border(monkeypatch) -> list[Any]:
     """Two GPUs behind torch's border; what crossed it."""
     crossed: list[Any] = []
+
+    def exchange(index: int) -> int:
+        crossed.append(("on", index))
+        return 0
+
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "_initialized", True)
     monkeypatch.setattr(torch._C, "_cuda_setDevice", lambda index: crossed.append(("current", index)), raising=False)
-    monkeypatch.setattr(torch.cuda, "_exchange_device", lambda index: crossed.append(("on", index)) or 0)
+    monkeypatch.setattr(torch.cuda, "_exchange_device", exchange)
     monkeypatch.setattr(torch.cuda, "_maybe_exchange_device", lambda index: 0)
     monkeypatch.setattr(torch._C, "_cuda_synchronize", lambda: crossed.append("waited"), raising=False)
     return crossed
@@ -248,6 +253,7 @@ class Scaler(torch.amp.GradScaler):
         super().__init__("cpu")
 
     def unscale_(self, optimizer) -> None:
+        assert self._scale is not None
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 parameter.grad.mul_(self._scale.reciprocal())
