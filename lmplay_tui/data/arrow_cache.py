@@ -108,7 +108,7 @@ def open_files(paths: Sequence[Path], work: Work) -> tuple[list[FileRows], list[
     )  # fmt: skip
     for group, key, known in zip(groups, keys, entries, strict=True):
         if key is None:
-            opened.append(_mapped(group[0]))
+            opened.append(mapped(group[0]))
             continue
         rows = known if known is not None else _convert(group, key, work, notes)
         opened += [FileRows(path, table, said) for path, (table, said) in zip(group, rows, strict=True)]
@@ -361,7 +361,7 @@ def _plain(kind: pa.DataType) -> pa.DataType:
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
-def _mapped(path: Path) -> FileRows:
+def mapped(path: Path) -> FileRows:
     """An Arrow file, in the form for files or for streams, as it lies on the disk."""
     try:
         with pa.memory_map(str(path)) as source:

@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import Any, TextIO
@@ -50,19 +51,25 @@ class Found:
     notes: list[str] = field(default_factory=list)  # of the present file: facts to be told
     mended: int = 0  # of the present file: cells with half a character
     left_out: int = 0  # of the present file: cells of columns beyond `MOST_COLUMNS`
+    alone: bool = False  # the present file is a JSON document of one object, which is a row
     rows: int = 0  # of all files
 
 
 Tick = Callable[[float], None]  # the share of a file's bytes that was read
 
 
-def read_batches(path: Path, kind: str, compression: str, found: Found, tick: Tick) -> Iterator[pa.RecordBatch]:
+def read_batches(
+    path: Path, kind: str, compression: str, found: Found, tick: Tick, *, look: bool = False
+) -> Iterator[pa.RecordBatch]:
     """The rows of a file, all columns strings; those that `found` knows come first, whether the file has them or not.
 
     `kind`: one of `TEXT_KINDS`. Raises `Unreadable` for what is wrong with the contents, `OSError` for
     what is wrong with the disk. What `tick` raises ends the reading.
+    `look`: only the first batch is wanted, which a CSV then gives without being read to its end.
     """
     reader = _READERS[kind]
+    if look and reader.func is _csv:
+        reader = partial(reader, look=True)
     try:
         for columns in reader(path, compression, found, tick):
             yield _batch(columns, found)
@@ -85,6 +92,26 @@ def read_batches(path: Path, kind: str, compression: str, found: Found, tick: Ti
     if found.left_out:
         found.notes.append(f"more than {MOST_COLUMNS:,} different keys: those seen later are left out")
     found.mended = found.left_out = 0
+
+
+def first_rows(path: Path, kind: str, compression: str) -> tuple[pa.Table, bool]:
+    """The first rows of a file, with the kinds of their cells, and whether it is a JSON document of one object.
+
+    Raises as `read_batches`.
+    """
+    found = Found()
+    batch = next(read_batches(path, kind, compression, found, lambda share: None, look=True), None)
+    if batch is None:
+        return pa.table({}), False
+    fields = [field.with_metadata({"kinds": ",".join(sorted(found.kinds[field.name]))}) for field in batch.schema]
+    return pa.Table.from_arrays(batch.columns, schema=pa.schema(fields)), found.alone
+
+
+def first_lines(path: Path, compression: str, most: int) -> list[str]:
+    """The first lines of a file of text that are not blank, without the white space around them."""
+    with opened(path, compression, newline=None) as text, suppress(UnicodeError, EOFError, zlib.error):
+        return [line.strip() for line in islice(text, most) if line.strip()]
+    return []
 
 
 Columns = dict[str, Any]  # a column's name: the list of its cells, or an Arrow array of strings
@@ -314,6 +341,7 @@ def _json_document(path: Path, compression: str, found: Found, tick: Tick, *, li
             where = find_rows(Document(text), lines=lines)
         if where.note:
             found.notes.append(where.note)
+        found.alone = where.alone
         with opened(path, compression, tick) as text:
             document = Document(text)
             values: list[Any] = []
@@ -367,7 +395,7 @@ def _objects(chunks: Iterable[Numbered], found: Found) -> Iterator[Columns]:
 # CSV
 
 
-def _csv(path: Path, compression: str, found: Found, tick: Tick, *, own: str) -> Iterator[Columns]:
+def _csv(path: Path, compression: str, found: Found, tick: Tick, *, own: str, look: bool = False) -> Iterator[Columns]:
     """Fields as they stand between separators and quotes. The first record names the columns."""
     separator, skipped = _sniffed(path, compression, own)
     if separator != own:
@@ -379,7 +407,7 @@ def _csv(path: Path, compression: str, found: Found, tick: Tick, *, own: str) ->
         return
     form = _Form(separator, skipped, header, _names(header, found))
     is_all, done = False, 0
-    if _is_plain(path, compression, separator):
+    if not look and _is_plain(path, compression, separator):
         is_all, done = yield from _plain_records(path, compression, form, tick)
     if not is_all:
         yield from _strict_records(path, compression, form, tick, done)
@@ -619,15 +647,8 @@ def _ends_sentence(line: str) -> bool:
     return line.rstrip(_CLOSERS).endswith(_SENTENCE_ENDS)
 
 
-Reader = Callable[[Path, str, Found, Tick], Iterator[Columns]]
-
-
-def _reader(read: Callable[..., Iterator[Columns]], **settings: Any) -> Reader:
-    return lambda path, compression, found, tick: read(path, compression, found, tick, **settings)
-
-
-_READERS: dict[str, Reader] = {
-    ".jsonl": _reader(_json, lines=True), ".ndjson": _reader(_json, lines=True), ".json": _reader(_json, lines=False),
-    ".csv": _reader(_csv, own=","), ".tsv": _reader(_csv, own="\t"),
-    ".txt": _txt, ".text": _txt, ".md": _txt,
+_READERS: dict[str, partial[Iterator[Columns]]] = {
+    ".jsonl": partial(_json, lines=True), ".ndjson": partial(_json, lines=True), ".json": partial(_json, lines=False),
+    ".csv": partial(_csv, own=","), ".tsv": partial(_csv, own="\t"),
+    ".txt": partial(_txt), ".text": partial(_txt), ".md": partial(_txt),
 }  # fmt: skip
