@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, islice, pairwise
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 import numpy as np
 import pyarrow as pa
@@ -400,14 +400,24 @@ def _csv(path: Path, compression: str, found: Found, tick: Tick, *, own: str, lo
     separator, skipped = _sniffed(path, compression, own)
     if separator != own:
         found.notes.append(f"separated by {_SEPARATORS.get(separator, repr(separator))}")
+    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL
+    if (line := _open_quote(path, compression, separator, skipped, look=look)) is not None:
+        if separator == "\t":
+            quoting = csv.QUOTE_NONE
+            found.notes.append("its quotes are read as they stand: each line has the header's number of fields")
+        else:
+            found.notes.append(
+                f"line {line}: its quote is closed in another line, and what is between is one field, though each line "
+                "alone has the header's number of fields; is a quote too many there?"
+            )
     with opened(path, compression) as text:
-        records = csv.reader(islice(text, skipped, None), delimiter=separator)
+        records = csv.reader(islice(text, skipped, None), delimiter=separator, quoting=quoting)
         header = next((record for record in records if record), None)
     if header is None:
         return
-    form = _Form(separator, skipped, header, _names(header, found))
+    form = _Form(separator, skipped, quoting, header, _names(header, found))
     is_all, done = False, 0
-    if not look and _is_plain(path, compression, separator):
+    if not look and quoting == csv.QUOTE_MINIMAL and _is_plain(path, compression, separator):
         is_all, done = yield from _plain_records(path, compression, form, tick)
     if not is_all:
         yield from _strict_records(path, compression, form, tick, done)
@@ -419,14 +429,52 @@ class _Form:
 
     separator: str
     skipped: int  # lines before the header
+    quoting: Literal[0, 3]  # as fields need it, or never
     header: list[str]
     names: list[str]  # of the columns: the header's, each once
 
+    def records(self, text: TextIO) -> Any:
+        """The records of the file. Python's reader refuses quotes that do not fit."""
+        lines = islice(text, self.skipped, None)
+        return csv.reader(lines, delimiter=self.separator, quoting=self.quoting, strict=True)
+
+
+def _open_quote(path: Path, compression: str, separator: str, skipped: int, *, look: bool) -> int | None:
+    """The first line whose quotes do not fit it, in a file whose lines, quotes or not, all have as many fields.
+
+    There a quote is a character like others: a field that went on in the next line would break the number of fields.
+    None: the file is no such one, or has no such line. `look`: only its beginning is wanted.
+    """
+    with opened(path, compression) as text:
+        while (block := text.read(BLOCK)) and '"' not in block:
+            if look:
+                return None
+    if not block:
+        return None
+    first = separators = None
+    with opened(path, compression, newline=None) as text:
+        for number, line in enumerate(islice(text, _RECORDS if look else None), start=1):
+            if number <= skipped or line.isspace():
+                continue
+            count = line.count(separator)
+            if separators is None:
+                separators = count
+            if count != separators or not count:
+                return None
+            if first is None and '"' in line:
+                try:
+                    records = list(csv.reader([line], delimiter=separator, strict=True))
+                except csv.Error:
+                    records = []
+                if [len(record) for record in records] != [count + 1]:
+                    first = number
+    return first
+
 
 def _strict_records(path: Path, compression: str, form: _Form, tick: Tick, done: int) -> Iterator[Columns]:
-    """The records after the first `done`. Python's reader refuses quotes that do not fit."""
+    """The records after the first `done`."""
     with opened(path, compression, tick) as text:
-        records = csv.reader(islice(text, form.skipped, None), delimiter=form.separator, strict=True)
+        records = form.records(text)
         try:
             full = (record for record in records if record)  # no blank lines
             count = _RECORDS
@@ -544,7 +592,7 @@ def _sniffed(path: Path, compression: str, own: str) -> tuple[str, int]:
 def _ragged(path: Path, compression: str, form: _Form) -> str:
     """Which record cannot be read: read once more, for the chunks that are read at once have no lines."""
     with opened(path, compression) as text:
-        records = csv.reader(islice(text, form.skipped, None), delimiter=form.separator, strict=True)
+        records = form.records(text)
         width, line = 0, 1 + form.skipped
         while True:
             try:
