@@ -13,6 +13,7 @@ import lzma
 import re
 import sys
 import zlib
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -633,7 +634,7 @@ def _txt(path: Path, compression: str, found: Found, tick: Tick) -> Iterator[Col
             yield {"text": texts}
 
 
-BY_LINE = "rows are its lines (it has hardly a blank one)"
+BY_LINE = "rows are its lines (it has hardly a blank one; blank lines between documents make rows of paragraphs)"
 BY_PARAGRAPH = "rows are its paragraphs (pieces between blank lines)"
 
 
@@ -648,18 +649,21 @@ def _paragraphs(lines: Iterable[str]) -> Iterator[str]:
 
 
 _FEWEST_LINES = 10  # of a file whose lines are documents because they end as sentences do
-_MANY_LINES = 100  # without a blank one: too many for a poem, a list or a verse
+_SOME_LINES = 20  # without any blank one: too many for a verse
+_MANY_LINES = 100  # with hardly a blank one: too many for a poem or a list
 _LONG_LINE = 200  # characters: no hard-wrapped line is as long
 _SENTENCE_ENDS = tuple(".!?…。！？؟।॥")
 _CLOSERS = "\"'”’»)]*_"
+_SENTENCE_BEGINS = re.compile(r"""\w[.!?…]["'”’»)]*\s+["'“‘«(]*[^\W\d_a-z]""")
 
 
 def lines_are_documents(lines: list[str]) -> bool:
     """Whether the lines of a text are documents of their own, not parts of paragraphs.
 
-    They are where at most one line in twenty is blank, and the text is not hard-wrapped, and one of these holds: most
-    lines are long (200 characters), most end as a sentence does (of ten lines at least), or they are many (100).
-    A hard-wrapped text's lines break where the next word would not have fitted.
+    They are where at most one line in twenty is blank, and one of these holds: most lines are long (200 characters),
+    most end as a sentence does (of ten lines at least), or they are many (100; 20, where none is blank) and not
+    hard-wrapped. A hard-wrapped text's lines break where the next word would not have fitted; where no line is blank,
+    it must also read as prose: sentences begin within lines, and lines begin within sentences.
     """
     full = [line.rstrip() for line in lines if line and not line.isspace()]
     last = next((at for at in range(len(lines), 0, -1) if lines[at - 1].strip()), 0)
@@ -671,7 +675,9 @@ def lines_are_documents(lines: list[str]) -> bool:
         return True
     if sum(map(_ends_sentence, full)) >= 0.6 * len(full) and len(full) >= _FEWEST_LINES:
         return True
-    return len(full) >= _MANY_LINES and not _is_wrapped(full, lengths)
+    if len(full) < (_MANY_LINES if blank else _SOME_LINES):
+        return False
+    return not _is_wrapped(full, lengths) or not (blank or _is_prose(full))
 
 
 def _is_wrapped(lines: list[str], lengths: list[int]) -> bool:
@@ -689,6 +695,19 @@ def _is_wrapped(lines: list[str], lengths: list[int]) -> bool:
             broken += 1
     pairs = len(lines) - 1
     return full >= 0.5 * pairs and broken <= 0.1 * pairs
+
+
+def _is_prose(lines: list[str]) -> bool:
+    """Whether sentences run over the lines: some begin within one, and lines begin within one, with many words.
+
+    A quarter of the lines begin in lower case (or in a script that has none), fewer than half with the same word, and
+    a sentence begins within one line of twenty.
+    """
+    firsts = Counter(line.split(maxsplit=1)[0] for line in lines)
+    within = sum(line.lstrip()[0].isalpha() and not line.lstrip()[0].isupper() for line in lines)
+    begins = sum(_SENTENCE_BEGINS.search(line) is not None for line in lines)
+    count = len(lines)
+    return within >= 0.25 * count and begins >= 0.05 * count and firsts.most_common(1)[0][1] < 0.5 * count
 
 
 def _ends_sentence(line: str) -> bool:

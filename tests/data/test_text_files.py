@@ -351,6 +351,8 @@ SENTENCES = [f"The {word} number {n} stood {'near the old mill ' * (n % 4)}by th
              for word in ("heron", "ferryman")]  # fmt: skip
 PROSE = " ".join(SENTENCES)
 
+WORDS = [a + b + "rn" for a in ("ba", "co", "di", "fe", "gu", "ha", "le", "mi") for b in "aeiou"]
+
 LINES: dict[str, list[str]] = {
     "sentences": SENTENCES,
     "few sentences": SENTENCES[:10],
@@ -362,11 +364,20 @@ LINES: dict[str, list[str]] = {
     "long lines without an end": ["word " * 80 + str(n) for n in range(5)],
     "a log": [f"2026-01-02 12:{n % 60:02d} INFO worker-{n % 7} took {n * n % 977} ms {'again ' * (n % 3)}" for n in
               range(400)],
+    "lines of nearly one length": [f"doc number {n} about cats" for n in range(150)],
+    "few of them": [f"doc number {n} about cats" for n in range(25)],
+    "names": [f"User{n:04} said hello to Bob" for n in range(200)],
+    "lines of one length": [f"{'abcdefgh '[: 1 + n % 8]}{'the cat ran ' * 9}"[:57] for n in range(400)],
+    "words of one length each": [" ".join(WORDS[(n * 7 + k * k) % 40] for k in range(8)) for n in range(400)],
+    "a log of sentences": [f"12:{n % 60:02} worker {n % 10} failed. Retrying once" for n in range(300)],
+    "commands": [f"cp -r /mnt/a{n:03} /mnt/b{n:03} && echo done" for n in range(60)],
     "words": [f"{'ab' * (n % 5)}word{n}" for n in range(400)],
     "titles": [f"Chapter {n}: {'of the sea ' * (n % 3)}and the hill" for n in range(150)],
 }  # fmt: skip
 PARAGRAPHS: dict[str, list[str]] = {
     "wrapped prose": wrapped(PROSE, 72),
+    "short wrapped prose": wrapped(PROSE[:2500], 60),
+    "wrapped prose in another script": wrapped(PROSE.translate(str.maketrans("aeiotnrsTh", "αειοτνρσΤχ")), 72),
     "wrapped prose, narrow": wrapped(PROSE, 40),
     "wrapped prose of indented paragraphs": [
         line for n in range(0, 600, 12) for line in wrapped("  " + " ".join(SENTENCES[n : n + 12]), 78)
