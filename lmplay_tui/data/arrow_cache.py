@@ -26,7 +26,7 @@ from lmplay_tui.data.text_files import Found, Unreadable, read_batches
 from lmplay_tui.plan.dataset_specs import TABLE_KINDS, file_kind
 from lmplay_tui.text import one_line
 
-_FORMAT = 1  # of the entries: a change of what they hold must not find the old ones
+_FORMAT = 2  # of the entries: a change of what they hold must not find the old ones
 _WHOLE_BYTES = 64 << 20  # of a file up to this size every byte counts; of a larger one its ends, samples and time
 _MANY_BYTES = 4 << 30  # of all files of a dataset; then the size is ...
 _WHOLE_OF_MANY_BYTES = 1 << 20

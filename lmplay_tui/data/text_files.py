@@ -26,7 +26,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
+from lmplay_tui.data import column_names as known
 from lmplay_tui.data.json_documents import Document, NotJson, find_rows, load, spelled
+from lmplay_tui.data.messages import plain
 from lmplay_tui.text import one_line
 
 BLOCK = 4 << 20  # characters read at a time: what bounds the memory that a conversion takes
@@ -36,6 +38,14 @@ _SNIFFED_CHARACTERS = 1 << 16
 _JUDGED_CHARACTERS = 4 << 20  # of a .txt: what its rows are is decided by its beginning
 _SEPARATORS = {",": "','", ";": "';'", "\t": "tabs", "|": "'|'"}
 _KINDS = {str: "string", bool: "bool", type(None): "null", list: "list", dict: "object"}  # anything else: a number
+_WITH_ARTICLES = {
+    "string": "a text", "bool": "true or false", "null": "null", "list": "a list", "object": "an object",
+    "number": "a number",
+}  # fmt: skip
+_USUAL_NAMES = frozenset(
+    (*known.CONVERSATIONS, *known.TEXTS, *known.PROMPT_ORDER, *known.ASKED, *known.TRUTHS, *known.SUMMARIES,
+     *known.SUMMARIZED, *known.CHOSEN, *known.REJECTED, *chain(*known.PAIRS), "title")
+)  # fmt: skip
 
 csv.field_size_limit(sys.maxsize)  # a story may stand in one field
 
@@ -69,6 +79,8 @@ def read_batches(
     `look`: only the first batch is wanted, which a CSV then gives without being read to its end.
     """
     reader = _READERS[kind]
+    if not compression and (compression := _packed(path)):
+        found.notes.append(f"is compressed as a {compression} file is, though its name does not say so")
     if look and reader.func is _csv:
         reader = partial(reader, look=True)
     try:
@@ -91,7 +103,8 @@ def read_batches(
     if found.mended:
         found.notes.append(f"{found.mended:,} cells hold half of a surrogate pair: U+FFFD stands for it")
     if found.left_out:
-        found.notes.append(f"more than {MOST_COLUMNS:,} different keys: those seen later are left out")
+        said = "those seen later are left out, but for usual names"
+        found.notes.append(f"more than {MOST_COLUMNS:,} different keys: {said}")
     found.mended = found.left_out = 0
 
 
@@ -122,7 +135,7 @@ def _batch(columns: Columns, found: Found) -> pa.RecordBatch:
     rows = len(next(iter(columns.values())))
     for name in columns:
         if name not in found.kinds:
-            if len(found.kinds) >= MOST_COLUMNS:
+            if len(found.kinds) >= MOST_COLUMNS and plain(name) not in _USUAL_NAMES:
                 found.left_out += rows
                 continue
             found.kinds[name] = {"null"} if found.rows else set()
@@ -176,6 +189,11 @@ def opened(path: Path, compression: str, tick: Tick | None = None, newline: str 
         with _decompressed(counted, compression) as stream:
             buffered = io.BufferedReader(stream, 1 << 20)
             encoding, mark = _encoding(buffered.peek(4)[:4])
+            if not mark and (seen := buffered.peek(4096)[:4096]).count(0) > len(seen) / 10:
+                raise Unreadable(
+                    "holds many zero bytes: UTF-16 or UTF-32 without its mark, or no text; write it anew as UTF-8 (see "
+                    "iconv)"
+                )
             while mark and buffered.peek(len(mark)).startswith(mark):
                 buffered.read(len(mark))
             with io.TextIOWrapper(buffered, encoding=encoding, newline=newline) as text:
@@ -199,6 +217,20 @@ class _Counted(io.RawIOBase):
         count: int = self._raw.readinto(buffer)
         self._say(self._raw.tell())
         return count
+
+
+_PACKED = {
+    ".gz": b"\x1f\x8b\x08", ".zst": b"\x28\xb5\x2f\xfd", ".xz": b"\xfd7zXZ\x00", ".bz2": b"BZh",
+}  # fmt: skip
+_BLOCK_OF_BZ2 = b"1AY&SY"
+
+
+def _packed(path: Path) -> str:
+    """How a file is compressed, by its first bytes, which no text begins with; "" where it is not."""
+    with path.open("rb") as file:
+        start = file.read(10)
+    found = next((name for name, mark in _PACKED.items() if start.startswith(mark)), "")
+    return "" if found == ".bz2" and not start.endswith(_BLOCK_OF_BZ2) else found
 
 
 @contextmanager
@@ -277,8 +309,8 @@ def _json(path: Path, compression: str, found: Found, tick: Tick, *, lines: bool
     if not start.strip():
         return
     first, _, rest = start.lstrip().partition("\n")
-    if first.startswith("["):
-        is_by_line = False
+    if first.startswith("["):  # a list of rows; in a `.jsonl`, one after another are rows themselves, and refused
+        is_by_line = lines and _is_whole(first) and _is_whole(rest.lstrip().partition("\n")[0])
     elif lines:  # also where the first line is the broken one
         is_by_line = _is_whole(first) or _is_whole(rest.lstrip().partition("\n")[0])
     else:
@@ -375,7 +407,7 @@ def _objects(chunks: Iterable[Numbered], found: Found) -> Iterator[Columns]:
                 found.notes.append("its rows are texts without a name: column text")
         if set(map(type, values)) != {expected}:
             at = next(at for at, value in enumerate(values) if type(value) is not expected)
-            kind = _KINDS.get(type(values[at]), "number")
+            kind = _WITH_ARTICLES[_KINDS.get(type(values[at]), "number")]
             wanted = "an object" if expected is dict else "a text like those before it"
             raise Unreadable(f"line {numbers[at]}: a row is {kind}, not {wanted}")
         if expected is str:
@@ -619,10 +651,14 @@ def _txt(path: Path, compression: str, found: Found, tick: Tick) -> Iterator[Col
     lines = start.split("\n")
     if rest:
         lines.pop()
-    by_line = lines_are_documents(lines)
-    found.notes.append(BY_LINE if by_line else BY_PARAGRAPH)
+    by_marks = any(map(_MARK.search, lines))
+    by_line = not by_marks and lines_are_documents(lines)
+    found.notes.append(BY_MARKS if by_marks else BY_LINE if by_line else BY_PARAGRAPH)
     with opened(path, compression, tick, newline=None) as text:
-        found_in = (line.rstrip("\n") for line in text if not line.isspace()) if by_line else _paragraphs(text)
+        if by_marks:
+            found_in = _between_marks(text)
+        else:
+            found_in = (line.rstrip("\n") for line in text if not line.isspace()) if by_line else _paragraphs(text)
         pieces = (piece.removeprefix("\ufeff") for piece in found_in)  # of a file that was appended to another
         for piece in pieces:
             texts, characters = [piece], len(piece)
@@ -634,6 +670,7 @@ def _txt(path: Path, compression: str, found: Found, tick: Tick) -> Iterator[Col
             yield {"text": texts}
 
 
+BY_MARKS = "rows are the pieces between its lines <|endoftext|>"
 BY_LINE = "rows are its lines (it has hardly a blank one; blank lines between documents make rows of paragraphs)"
 BY_PARAGRAPH = "rows are its paragraphs (pieces between blank lines)"
 
@@ -646,6 +683,22 @@ def _paragraphs(lines: Iterable[str]) -> Iterator[str]:
         elif paragraph:
             yield "".join(paragraph).rstrip("\n")
             paragraph = []
+
+
+_MARK = re.compile(r"^\s*<\|endoftext\|>[ \t]*\n?|<\|endoftext\|>\s*$")  # not one that a sentence speaks of
+
+
+def _between_marks(lines: Iterable[str]) -> Iterator[str]:
+    """The texts between marks at the beginning or the end of a line."""
+    pieces: list[str] = []
+    for line in chain(lines, ("<|endoftext|>",)):
+        first, *others = _MARK.split(line)
+        for piece in others:
+            text = "".join([*pieces, first]).strip("\n")
+            if text and not text.isspace():
+                yield text
+            pieces, first = [], piece
+        pieces.append(first)
 
 
 _FEWEST_LINES = 10  # of a file whose lines are documents because they end as sentences do

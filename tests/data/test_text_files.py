@@ -16,7 +16,15 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from lmplay_tui.data import json_documents, text_files
-from lmplay_tui.data.text_files import BY_LINE, BY_PARAGRAPH, Found, Unreadable, lines_are_documents, read_batches
+from lmplay_tui.data.text_files import (
+    BY_LINE,
+    BY_MARKS,
+    BY_PARAGRAPH,
+    Found,
+    Unreadable,
+    lines_are_documents,
+    read_batches,
+)
 
 
 def read(path: Path, kind: str | None = None, compression: str = "") -> tuple[list[dict[str, Any]], Found]:
@@ -112,7 +120,15 @@ def test_keys_without_end_are_left_out_and_counted(written: Written, monkeypatch
     rows, found = read(written("a.jsonl", "".join(f'{{"text": "t{n}", "k{n}": {n}}}\n' for n in range(9))))
     assert [row["text"] for row in rows] == [f"t{n}" for n in range(9)]
     assert list(found.kinds) == ["text", "k0", "k1"]
-    assert found.notes == ["more than 3 different keys: those seen later are left out"]
+    assert found.notes == ["more than 3 different keys: those seen later are left out, but for usual names"]
+
+
+def test_usual_names_are_kept_among_keys_without_end(written: Written) -> None:
+    row = {**{f"k{n}": n for n in range(2000)}, "Question": "Who?", "answer": "Me."}
+    rows, found = read(written("a.jsonl", json.dumps(row) + "\n"))
+    assert (rows[0]["Question"], rows[0]["answer"], rows[0]["k999"]) == ("Who?", "Me.", "999")
+    assert len(rows[0]) == 1002
+    assert len(found.notes) == 1
 
 
 DOCUMENTS: dict[str, tuple[str, list[dict[str, Any]], str]] = {
@@ -150,9 +166,11 @@ BROKEN_JSON: dict[str, tuple[str, str, str]] = {
     "a list breaks off": ("a.json", '[\n{"a": 1},\n{"a": 2}\n', "line 4: no JSON: Expecting ','"),
     "a comma is missing": ("a.json", '[\n{"a": 1}\n{"a": 2}\n]', "line 3: no JSON: Expecting ',' at column 1"),
     "after the list": ("a.json", '[{"a": 1}]\n[{"a": 2}]', "line 2: no JSON: a list is followed by something else"),
-    "a row is a list": ("a.jsonl", '{"a": 1}\n["b"]\n', "line 2: a row is list, not an object"),
-    "a row is a number": ("a.json", '[{"a": 1},\n 3]', "line 2: a row is number, not an object"),
-    "texts, then not": ("a.json", '["a",\n {"b": 1}]', "line 2: a row is object, not a text"),
+    "a row is a list": ("a.jsonl", '{"a": 1}\n["b"]\n', "line 2: a row is a list, not an object"),
+    "all rows are lists": ("a.jsonl", '["a", "b"]\n["c", "d"]\n', "line 1: a row is a list, not an object"),
+    "lists, then an object": ("a.jsonl", '[{"a": 1}]\n{"a": 2}\n', "line 1: a row is a list, not an object"),
+    "a row is a number": ("a.json", '[{"a": 1},\n 3]', "line 2: a row is a number, not an object"),
+    "texts, then not": ("a.json", '["a",\n {"b": 1}]', "line 2: a row is an object, not a text"),
     "several lists": ("a.json", '{"train": [{"a": 1}], "test": [{"a": 2}]}', "several lists of rows (train, test)"),
     "no rows": ("a.json", '{"version": "1", "items": ["a"], "n": 1}', "its keys are version, items, n"),
     "nested without end": ("a.jsonl", '{"a": ' + "[" * 100_000 + "\n", "nested too deeply"),
@@ -412,6 +430,27 @@ def test_lines_that_are_parts_of_paragraphs(name: str, written: Written) -> None
     assert found.notes == [BY_PARAGRAPH]
 
 
+MARKED = {
+    "on lines": "One.\n\nTwo.\n<|endoftext|>\nThree.\n<|endoftext|>\n",
+    "at the ends": "One.\n\nTwo.<|endoftext|>\nThree.<|endoftext|>",
+    "at the beginnings": "<|endoftext|>One.\n\nTwo.\n  <|endoftext|>Three.",
+    "after one another": "\ufeffOne.\r\n\r\nTwo.\r\n<|endoftext|>\r\n<|endoftext|> \r\nThree.\r\n",
+}
+
+
+@pytest.mark.parametrize("name", MARKED)
+def test_marks_of_the_end_of_a_text_are_between_rows(name: str, written: Written) -> None:
+    rows, found = read(written("a.txt", MARKED[name]))
+    assert [row["text"] for row in rows] == ["One.\n\nTwo.", "Three."]
+    assert found.notes == [BY_MARKS]
+
+
+def test_a_sentence_may_speak_of_the_mark(written: Written) -> None:
+    rows, found = read(written("a.txt", "The mark <|endoftext|> ends it.\n\nSo be it.\n"))
+    assert [row["text"] for row in rows] == ["The mark <|endoftext|> ends it.", "So be it."]
+    assert found.notes == [BY_PARAGRAPH]
+
+
 # Bytes
 
 
@@ -453,6 +492,23 @@ def test_compressed_files(compression: str, written: Written) -> None:
     for bad in (PACKERS[compression](lines)[:-20], b"no such thing"):
         with pytest.raises(Unreadable, match=r"breaks off|is no sound \."):
             read(written(f"b.jsonl{compression}", bad), ".jsonl", compression)
+
+
+@pytest.mark.parametrize("compression", PACKERS)
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.txt"])
+def test_a_compressed_file_whose_name_does_not_say_so(name: str, compression: str, written: Written) -> None:
+    text = '{"text": "Row é."}\n' if "json" in name else "text\nRow é.\n" if "csv" in name else "Row é."
+    rows, found = read(written(name, PACKERS[compression](text.encode())))
+    assert rows == [{"text": "Row é."}]
+    assert f"is compressed as a {compression} file is, though its name does not say so" in found.notes
+    assert read(written("b.txt", "BZh is how such a file begins."))[0] == [{"text": "BZh is how such a file begins."}]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.tsv", "a.txt"])
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le"])
+def test_wide_characters_without_a_mark_are_refused(name: str, encoding: str, written: Written) -> None:
+    with pytest.raises(Unreadable, match="without its mark"):
+        read(written(name, '{"text": "Row."}\n'.encode(encoding)))
 
 
 def test_how_far_the_reading_is(written: Written, monkeypatch: pytest.MonkeyPatch) -> None:
