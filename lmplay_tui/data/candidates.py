@@ -115,7 +115,9 @@ def _look(spec: DatasetSpec, folder: Path, name: str, beside: list[str]) -> _See
         columns = find_columns(spec, table)
     except UserError:
         return _Seen("nothing")
-    return _Seen("object" if alone else "form" if _is_form(spec, columns) else "words")
+    if alone:  # settings hold words, too
+        return _Seen("object" if _is_form(spec, columns) else "nothing")
+    return _Seen("form" if _is_form(spec, columns) else "words")
 
 
 def _first_rows(path: Path) -> tuple[pa.Table, bool]:

@@ -111,6 +111,7 @@ DATA_AND_STRANGERS: dict[str, tuple[dict[str, str], str]] = {
     "addresses": ({"book.txt": BOOK, "where.txt": "https://a.org/b\nhttps://a.org/c d\n".replace(" d", "")}, "text"),
     "things to do": ({"book.txt": BOOK, "todo.txt": "- more books\n- fewer birds\n"}, "text"),
     "Markdown and an object": ({"a.md": BOOK, "workspace.json": '{"open": ["a.md"], "n": 1}'}, "text"),
+    "Markdown and settings": ({"a.md": BOOK, "app.json": '{"theme": "dark side"}'}, "text"),
     "a state of something else": ({"d.jsonl": QA, "state.json": '{"step": 3}'}, "answer"),
     "a list of splits of something else": ({"d.jsonl": QA, "dataset_dict.json": '{"splits": ["train"]}'}, "answer"),
     "another form": ({"a.jsonl": QA, "b.jsonl": '{"text": "A text."}\n'}, "answer"),
