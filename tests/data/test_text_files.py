@@ -16,15 +16,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from lmplay_tui.data import json_documents, text_files
-from lmplay_tui.data.text_files import (
-    BY_LINE,
-    BY_MARKS,
-    BY_PARAGRAPH,
-    Found,
-    Unreadable,
-    lines_are_documents,
-    read_batches,
-)
+from lmplay_tui.data.text_files import Found, Unreadable, read_batches
+from lmplay_tui.data.text_rows import BY_LINE, BY_MARKS, BY_PARAGRAPH, lines_are_documents
 
 
 def read(path: Path, kind: str | None = None, compression: str = "") -> tuple[list[dict[str, Any]], Found]:
