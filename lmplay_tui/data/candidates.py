@@ -69,7 +69,9 @@ def with_rows(spec: DatasetSpec, folder: Path, names: list[str]) -> list[str]:
         found = _telling(spec, folder, tables, texts) or pages
     else:
         found = [*tables, *texts] or pages
-    found = found or tables
+    if tables and not found:  # opening them is refused with what they hold
+        largest = max(tables, key=lambda name: _size(folder / name))
+        found = [name for name in tables if kinds[name] == kinds[largest]]
     found = found or [name for name in kinds if kinds[name] != ".md"]
     if not found:
         shown = one_line(folder, 120)
@@ -221,6 +223,8 @@ def listed(names: list[str], most: int = 4) -> str:
 def like_most(spec: DatasetSpec, tables: Iterable[tuple[str, pa.Table]]) -> list[str]:
     """Of the files of a split, those that share no column that is read with the rows of most of them."""
     named = [(name, table) for name, table in tables if table.num_rows]
+    if len(named) < 2:
+        return []
     forms: dict[tuple[str, ...], tuple[str, ...]] = {}
     rows: Counter[tuple[str, ...]] = Counter()
     own: dict[str, tuple[str, ...]] = {}

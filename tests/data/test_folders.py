@@ -140,6 +140,13 @@ def test_two_kinds_of_rows_are_refused_and_listed(folder: Fill) -> None:
         read(folder({"c.txt": BOOK, "b.csv": "id,said\n" + "1,Hello there my dear.\n" * 90, "a.jsonl": ""}))
 
 
+def test_kinds_of_which_none_gives_a_sample_are_refused_for_what_the_larger_holds(folder: Fill) -> None:
+    found = read(folder({"a.csv": "x,y\n1,2\n", "b.json": '{"k": 1}'}))
+    assert found.train.table.column_names == ["x", "y"]
+    with pytest.raises(UserError, match="holds no rows"):
+        read(folder({"empty/a.jsonl": "", "empty/b.csv": "\n"}) / "empty")
+
+
 def test_the_same_rows_in_two_forms_are_read_once(folder: Fill) -> None:
     found = read(folder({"b/a.csv": [1, 2], "b/a.jsonl": [1, 2]}))
     assert numbers(found.train) == [1, 2]
