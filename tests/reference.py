@@ -38,7 +38,8 @@ _PLAN_HELP = {
 _FILES = """\
 A path names a file or a folder, never a pattern; `~` is the home folder, as in every option that names a path and in \
 `LMP_DATASETS`. Relative paths start at the plan's folder, then at the working folder. A link is read by the name \
-that it bears. Kinds: {kinds}. UTF-8; UTF-16 and UTF-32 where the file begins with their mark.
+that it bears. Kinds: {kinds}. UTF-8; UTF-16 and UTF-32 where the file begins with their mark. A compressed file is \
+read also where its name does not say so.
 
 Text files are converted once, into Arrow files under the user's cache folder (`lmplay-tui/datasets`; \
 `XDG_CACHE_HOME` moves it); so is Parquet. An Arrow file is mapped as it lies. What was converted is known by the \
@@ -55,18 +56,31 @@ holds them all, or text, or is left out, which is said.
 their columns; one without lists, or with `messages`, for one row; any other is refused, naming its keys.
 - **CSV**: the first record names the columns. Separated by `,` (`.tsv`: tabs), or by `;`, tabs or `|` where only \
 that divides the header and the first records alike; which is said. A record of too many or too few fields is refused \
-by its line.
-- **.txt, .text, .md**: a row is a paragraph, between blank lines (also of white space). A row is a line instead \
-where at most one line in twenty is blank, and most lines have 200 characters or more, or 60 % of them (of ten at \
-least) end as a sentence does, or there are a hundred and they are not hard-wrapped (nine of ten break where the next \
-word would not have fitted, or end a sentence). Which it was is said.
+by its line. Where every line, its quotes counted as characters, has the header's number of fields and yet a quote is \
+not closed in its line: of tabs, quotes stand as they are; else the quoted field is read, and the line is named.
+- **.txt, .text, .md**: a row is a piece between lines that begin or end with `<|endoftext|>`, if there are such. Else \
+a row is a paragraph, between blank lines (also of white space). A row is a line instead where at most one line in \
+twenty is blank, and most lines have 200 characters or more, or 60 % of them (of ten at least) end as a sentence does, \
+or there are a hundred (twenty, where none is blank) and they are not hard-wrapped: nine of ten break where the next \
+word would not have fitted, or end a sentence; and, where no line is blank, a quarter begins in lower case, not half \
+of them with one word, and a sentence begins within one of twenty. Which it was is said; a blank line between \
+documents makes paragraphs.
 - **Folders**: a `README.md` with `configs:` (as on the hub: `config_name`, `data_files`, `data_dir`, `default`) is \
-obeyed; its patterns never lead out of the folder. Else all files below, hidden ones left out, in the order of their \
-paths, of one kind: the one that holds most (compressed files count fourfold); files that are called README, LICENSE, \
-notes, metadata, config and the like only where nothing else is there, `.md` never. The others are named as left out. \
-Splits by whole words of the file's name, else of its folders': `train`, `training`; `validation`, `valid`, `val`, \
-`dev`; `test`, `testing`, `eval`, `evaluation`; `data/NAME-00000-of-00002...` by NAME. Files without such a word are \
-`train`, or left out beside others that are. A folder written by `datasets.save_to_disk` is read as it is.
+obeyed; its patterns start at `data_dir` and never lead out of the folder. Else all files below, hidden ones left out, \
+in the order of their paths. A folder written by `datasets.save_to_disk` is read as it is.
+- **Strangers** beside data never decide, and are named as left out. Of files of several kinds (and of `.json`) the \
+first rows are looked at: a table is data if its columns are those that the plan names, or of a known form. Tables \
+go before `.txt` (but for one called `train` or `test` where no table is), `.txt` before `.md`. A table whose only \
+words are in a column of another name counts like `.txt`. No data beside others are: one or two `.json` of one \
+object each; a table that names other files of the folder; a `.txt` of addresses; files called README, LICENSE, \
+notes, metadata, config, log, todo and the like. Of kinds that are left, one is read: that which holds all but a \
+tenth (compressed files count fourfold), or, of files that share their names, the first of JSON Lines, Parquet, \
+Arrow, JSON, CSV; else the folder is refused with the list. Of files of one kind, those that share no column that is \
+read with most rows are left out.
+- **Splits** by whole words of the file's name, else of its folders': `train`, `training`; `validation`, `valid`, \
+`val`, `dev`; `test`, `testing`, `eval`, `evaluation`; `data/NAME-00000-of-00002...` by NAME; which is said. Where no \
+name says train, only names that are such a word alone (and numbers) count. Files without such a word are `train`, or \
+left out beside others that are. Each split may have its own kind.
 """
 
 

@@ -26,7 +26,7 @@ from lmplay_tui.data.text_files import Found, Unreadable, read_batches
 from lmplay_tui.plan.dataset_specs import TABLE_KINDS, file_kind
 from lmplay_tui.text import one_line
 
-_FORMAT = 1  # of the entries: a change of what they hold must not find the old ones
+_FORMAT = 2  # of the entries: a change of what they hold must not find the old ones
 _WHOLE_BYTES = 64 << 20  # of a file up to this size every byte counts; of a larger one its ends, samples and time
 _MANY_BYTES = 4 << 30  # of all files of a dataset; then the size is ...
 _WHOLE_OF_MANY_BYTES = 1 << 20
@@ -108,7 +108,7 @@ def open_files(paths: Sequence[Path], work: Work) -> tuple[list[FileRows], list[
     )  # fmt: skip
     for group, key, known in zip(groups, keys, entries, strict=True):
         if key is None:
-            opened.append(_mapped(group[0]))
+            opened.append(mapped(group[0]))
             continue
         rows = known if known is not None else _convert(group, key, work, notes)
         opened += [FileRows(path, table, said) for path, (table, said) in zip(group, rows, strict=True)]
@@ -361,7 +361,7 @@ def _plain(kind: pa.DataType) -> pa.DataType:
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
-def _mapped(path: Path) -> FileRows:
+def mapped(path: Path) -> FileRows:
     """An Arrow file, in the form for files or for streams, as it lies on the disk."""
     try:
         with pa.memory_map(str(path)) as source:

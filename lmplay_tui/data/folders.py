@@ -5,14 +5,14 @@ The conventions of the Hugging Face hub hold for folders of this machine too.
 
 import os
 import re
-from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
+from lmplay_tui.data.candidates import listed, of_one_kind, stem, with_rows
 from lmplay_tui.errors import UserError
 from lmplay_tui.options import nearest
-from lmplay_tui.plan.dataset_specs import COMPRESSIONS, KINDS_SAID, file_kind
+from lmplay_tui.plan.dataset_specs import file_kind
 from lmplay_tui.plan.schema import DatasetSpec
 from lmplay_tui.text import one_line
 
@@ -23,12 +23,6 @@ _SPLIT_WORDS = {
 }
 _WORDS = {word: split for split, words in _SPLIT_WORDS.items() for word in words}
 _SHARD = re.compile(r"(?:.*/)?data/(?P<split>\w+(?:\.\w+)*)-\d{5}-of-\d{5}[^/]*")
-_ABOUT = re.compile(  # files that speak of data, or of a program, and hold none: the stems of their names
-    r"(readme|licen[cs]e|copying|notice|notes?|authors|citation|changelog|requirements|constraints|meta|metadata|"
-    r"dataset_infos?|dataset_dict|state|config|settings|package(-lock)?|manifest|schema|croissant|"
-    r"tokenizer(_config)?|vocab|special_tokens_map|generation_config)"
-)
-_SAME_KIND = {".ndjson": ".jsonl", ".text": ".txt"}
 _README_BYTES = 1 << 20
 
 
@@ -51,18 +45,23 @@ def lay_out(spec: DatasetSpec, folder: Path) -> Layout:
     if lost:
         notes.append(f"left out, for they are links to nothing: {listed(lost)}")
     config = _chosen(spec, folder, configs, problem)
-    if config is None or not (config.patterns or config.data_dir):
-        named = _by_names(_of_one_kind(spec, folder, there, notes), notes)
-    elif config.patterns:
-        matching = {
-            split: _matching(spec, config.name, given, there) for split, given in config.patterns.items()
-        }
-        every = list(dict.fromkeys(name for names in matching.values() for name in names))
-        taken = set(_of_one_kind(spec, folder, every, notes))
-        named = {split: [name for name in names if name in taken] for split, names in matching.items()}
+    beside: list[str] = []
+    if config is None or not config.patterns:
+        inside = there if config is None else _below(spec, config.name, config.data_dir, there)
+        named, beside = _by_names(with_rows(spec, folder, inside), notes)
+        # Each split may be of a kind of its own.
+        named = {split: of_one_kind(spec, folder, names) for split, names in named.items()}
     else:
-        inside = _below(spec, config.name, config.data_dir, there)
-        named = _by_names(_of_one_kind(spec, folder, inside, notes), notes)
+        named, inside = {}, []
+        for split, patterns in config.patterns.items():
+            matching, taken = _matching(spec, config, patterns, there)
+            if others := [name for name in matching if name not in taken]:
+                taken |= set(of_one_kind(spec, folder, with_rows(spec, folder, others)))
+            named[split] = [name for name in matching if name in taken]
+            inside += matching
+    known = {name for names in (*named.values(), beside) for name in names} | {"README.md"}
+    if left := [name for name in dict.fromkeys(inside) if name not in known]:
+        notes.append(f"left out: {listed(left)}")
     if config is not None and len(configs) > 1:
         notes.insert(0, f"config {one_line(config.name, 60)} of its README.md")
     splits = {split: [folder / name for name in names] for split, names in named.items() if names}
@@ -92,74 +91,44 @@ def _files(folder: Path) -> tuple[list[str], list[str]]:
     return there, sorted(name for name in found if not (folder / name).exists())
 
 
-def _of_one_kind(spec: DatasetSpec, folder: Path, names: list[str], notes: list[str]) -> list[str]:
-    """The files of the kind that holds most; what is left out is noted.
-
-    Files that speak of the data (README, LICENSE, metadata, ...) are data only where nothing else is.
-    """
-    kinds = {name: kind for name in names if (kind := file_kind(name)) is not None and kind[0] != ".md"}
-    data = {name: kind for name, kind in kinds.items() if not _ABOUT.fullmatch(_stem(name))} or kinds
-    sizes: Counter[str] = Counter()
-    for name, (_, compression) in data.items():
-        # What is compressed is about four times as much text.
-        sizes[_alike(data[name])] += (folder / name).stat().st_size * (4 if compression else 1) + 1
-    if not sizes:
-        shown = one_line(folder, 120)
-        raise UserError(f"dataset {spec.name}: the folder {shown} holds no file of a kind that is read: {KINDS_SAID}")
-    taken = max(sorted(sizes), key=lambda kind: sizes[kind])
-    chosen = [name for name, kind in data.items() if _alike(kind) == taken]
-    taken_names = set(chosen)
-    left = [name for name in names if name not in taken_names and name != "README.md"]
-    if left:
-        notes.append(f"left out: {listed(left)}")
-    return chosen
-
-
-def _alike(kind: tuple[str, str]) -> str:
-    """One name for kinds that are read alike."""
-    return _SAME_KIND.get(kind[0], kind[0])
-
-
-def _stem(name: str) -> str:
-    """A file's name in lower case, without its kind and compression."""
-    path = PurePosixPath(PurePosixPath(name).name.lower())
-    return PurePosixPath(path.stem).stem if path.suffix in COMPRESSIONS else path.stem
-
-
-def listed(names: list[str], most: int = 4) -> str:
-    """`a.md, b.md and 3 more`."""
-    more = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return one_line(", ".join(names[:most]), 160) + more
-
-
-def _by_names(names: list[str], notes: list[str]) -> dict[str, list[str]]:
+def _by_names(names: list[str], notes: list[str]) -> tuple[dict[str, list[str]], list[str]]:
     """The splits that the files' names speak of, or else their folders'; all are `train` where none does.
 
-    Where some do, the others are `train` unless there is a `train` already: then they are left out.
+    Where some do, the others are `train`; or, where files are called so, they are left out, and returned.
     """
     shards = {name: found["split"] for name in names if (found := _SHARD.fullmatch(name))}
+    some_train = any(_split_of(name) == "train" for name in names)
     splits: dict[str, list[str]] = {}
     unnamed = []
     for name in names:
-        split = shards.get(name) if shards else _split_of(name)
+        # `dev_blog.jsonl` beside `news.jsonl` is no split: where nothing says train, the word must stand alone.
+        split = shards.get(name) if shards else _split_of(name, alone=not some_train)
         if split is None:
             unnamed.append(name)
         else:
             splits.setdefault(split, []).append(name)
+    order = list(_SPLIT_WORDS)
+    splits = dict(sorted(splits.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
     if unnamed and "train" not in splits:
-        splits["train"] = unnamed
+        splits, unnamed = {"train": unnamed, **splits}, []
     elif unnamed:
         notes.append(f"left out, for others are called train: {listed(unnamed)}")
-    order = list(_SPLIT_WORDS)
-    return dict(sorted(splits.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
+    if len(splits) > 1:
+        said = "; ".join(f"{one_line(split, 60)}: {listed(files, 3)}" for split, files in splits.items())
+        notes.append(f"splits by the files' names: {said}")
+    return splits, unnamed
 
 
-def _split_of(name: str) -> str | None:
-    """By a word of the file's name, else of its nearest folder's; `train` where one name has several."""
+def _split_of(name: str, *, alone: bool = False) -> str | None:
+    """By a word of the file's name, else of its nearest folder's; `train` where one name has several.
+
+    `alone`: the word must be the whole name, but for numbers.
+    """
     *folders, last = name.split("/")
-    for part in (_stem(last), *reversed(folders)):
-        found = [_WORDS[word] for word in re.findall(r"[a-z]+", part.lower()) if word in _WORDS]
-        if found:
+    for part in (stem(last), *reversed(folders)):
+        words = re.findall(r"[a-z]+", part.lower())
+        found = [_WORDS[word] for word in words if word in _WORDS]
+        if found and (not alone or set(words) <= {*_WORDS, "of"}):
             return "train" if "train" in found else found[0]
     return None
 
@@ -185,7 +154,8 @@ def _configs(folder: Path) -> tuple[list[_Config], str]:
             text = file.read(_README_BYTES).decode("utf-8-sig", "replace")
     except OSError:
         return [], ""
-    header = re.match(r"---[ \t]*\r?\n(.*?)^---[ \t]*$", text, re.DOTALL | re.MULTILINE)
+    text = text.replace("\r\n", "\n").replace("\r", "\n").lstrip("\ufeff \t\n")
+    header = re.match(r"---[ \t]*\n(.*?)^---[ \t]*$", text, re.DOTALL | re.MULTILINE)
     if header is None:
         return [], ""
     import yaml
@@ -245,20 +215,27 @@ def _chosen(spec: DatasetSpec, folder: Path, configs: list[_Config], problem: st
     return first
 
 
-def _matching(spec: DatasetSpec, config: str, patterns: list[str], there: list[str]) -> list[str]:
-    """The files that the patterns name, in the patterns' order, each once."""
+def _matching(
+    spec: DatasetSpec, config: _Config, patterns: list[str], there: list[str]
+) -> tuple[list[str], set[str]]:
+    """The files that fit the patterns, in the patterns' order, each once; and those of them that are named whole."""
+    meant: set[str] = set()
     found: dict[str, None] = {}
+    inside = _inside(spec, config.name, config.data_dir)
     for given in patterns:
-        pattern = _inside(spec, config, given)
+        pattern = _inside(spec, config.name, given)
+        pattern = f"{inside}/{pattern}" if inside else pattern
+        if pattern in there and file_kind(pattern) is not None:
+            meant.add(pattern)
         names = [pattern] if pattern in there else [name for name in there if _matches(pattern, name)]
         names = names or [name for name in there if name.startswith(f"{pattern}/")]
         if not names:
             raise UserError(
-                f"dataset {spec.name}: README.md, config {one_line(config, 60)}: there is no file "
-                f"{one_line(given, 100)}"
+                f"dataset {spec.name}: README.md, config {one_line(config.name, 60)}: there is no file "
+                f"{one_line(pattern, 100)}"
             )
         found |= dict.fromkeys(names)
-    return list(found)
+    return list(found), meant
 
 
 def _below(spec: DatasetSpec, config: str, data_dir: str, there: list[str]) -> list[str]:

@@ -220,6 +220,7 @@ class Place:
 
     key: str | None = None
     across: bool = False
+    alone: bool = False  # the document is one object, and one row
     note: str = ""
 
 
@@ -269,7 +270,7 @@ def _only(members: dict[str, _Member], document: Document) -> Place:
         listed = one_line(", ".join(of_objects), 160)
         raise Misfit(f"holds several lists of rows ({listed}); write each to a file of its own")
     if members and all(member.count < 0 or member.has_turns for member in members.values()):
-        return Place(note="one object: one row")
+        return Place(alone=True, note="one object: one row")
     if len({member.count for member in members.values()}) == 1 and len(lists) == len(members):
         return Place(across=True, note=f"rows are across its lists {keys}")
     raise Misfit(f"holds an object, not rows; its keys are {keys}. Wanted: a list of objects, or JSON Lines")

@@ -1,14 +1,16 @@
 """Datasets on this machine: files, folders of files, folders written by `datasets.save_to_disk`."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
 from lmplay_tui.data.arrow_cache import BadFile, FileRows, Stopped, Work, open_files
 from lmplay_tui.data.background import in_background
-from lmplay_tui.data.folders import Layout, lay_out, listed
+from lmplay_tui.data.candidates import like_most, listed
+from lmplay_tui.data.folders import Layout, lay_out
 from lmplay_tui.data.library import quiet_datasets
 from lmplay_tui.data.splits import Report, SplitRows, Splits, choose, of_dataset, of_saved, of_table
 from lmplay_tui.errors import DataError, UserError, unchain
@@ -44,7 +46,7 @@ def read(spec: DatasetSpec, report: Report) -> Splits:
         raise UserError(f"dataset {spec.name}: there is no file or folder {shown}")
     if spec.revision is not None:
         raise UserError(f"dataset {spec.name}: revision is nothing that {shown} has: it lies on this machine")
-    if path.is_dir() and ((path / "state.json").is_file() or (path / "dataset_dict.json").is_file()):
+    if path.is_dir() and _is_saved(path):
         _refuse_config(spec)
         return _opened(spec, lambda: choose(spec, of_saved(spec, quiet_datasets().load_from_disk(str(path)))))
     work = Work()
@@ -56,6 +58,23 @@ def read(spec: DatasetSpec, report: Report) -> Splits:
         return in_background(lambda: _opened(spec, lambda: _files(spec, path, work)), tick)
     finally:
         work.stopped = True  # where `report` has ended the waiting
+
+
+def _is_saved(folder: Path) -> bool:
+    """Whether `datasets.save_to_disk` wrote the folder: its state names data files, or its list names such folders."""
+    match _json_of(folder / "state.json"), _json_of(folder / "dataset_dict.json"):
+        case ({"_data_files": list()}, _):
+            return True
+        case (_, {"splits": [*splits]}):
+            return all((folder / str(split) / "state.json").is_file() for split in splits)
+    return False
+
+
+def _json_of(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
 
 
 def read_saved(spec: DatasetSpec, train: Path, validation: Path | None) -> Splits:
@@ -88,7 +107,11 @@ def _files(spec: DatasetSpec, path: Path, work: Work) -> Splits:
     notes += _told(opened, path)
     known = {rows.path: rows for rows in opened}
     for split, files in layout.splits.items():
-        splits[split] = _split_rows([known[file] for file in files], notes)
+        others = like_most(spec, [(_name(file, path), known[file].table) for file in files])
+        if others:
+            notes.append(f"left out, for they share no column that is read with most rows: {listed(others)}")
+        alike = [known[file] for file in files if _name(file, path) not in others]
+        splits[split] = _split_rows(alike, notes)
     if not any(rows.table.num_rows for rows in splits.values()):
         raise UserError(f"dataset {spec.name}: {one_line(path, 120)} holds no rows")
     return choose(spec, splits, tuple(dict.fromkeys(notes)))

@@ -16,15 +16,19 @@ import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from itertools import chain, islice, pairwise
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
+from lmplay_tui.data import column_names as known
 from lmplay_tui.data.json_documents import Document, NotJson, find_rows, load, spelled
+from lmplay_tui.data.messages import plain
+from lmplay_tui.data.text_rows import divided, division_of
 from lmplay_tui.text import one_line
 
 BLOCK = 4 << 20  # characters read at a time: what bounds the memory that a conversion takes
@@ -34,6 +38,14 @@ _SNIFFED_CHARACTERS = 1 << 16
 _JUDGED_CHARACTERS = 4 << 20  # of a .txt: what its rows are is decided by its beginning
 _SEPARATORS = {",": "','", ";": "';'", "\t": "tabs", "|": "'|'"}
 _KINDS = {str: "string", bool: "bool", type(None): "null", list: "list", dict: "object"}  # anything else: a number
+_WITH_ARTICLES = {
+    "string": "a text", "bool": "true or false", "null": "null", "list": "a list", "object": "an object",
+    "number": "a number",
+}  # fmt: skip
+_USUAL_NAMES = frozenset(
+    (*known.CONVERSATIONS, *known.TEXTS, *known.PROMPT_ORDER, *known.ASKED, *known.TRUTHS, *known.SUMMARIES,
+     *known.SUMMARIZED, *known.CHOSEN, *known.REJECTED, *chain(*known.PAIRS), "title")
+)  # fmt: skip
 
 csv.field_size_limit(sys.maxsize)  # a story may stand in one field
 
@@ -50,19 +62,27 @@ class Found:
     notes: list[str] = field(default_factory=list)  # of the present file: facts to be told
     mended: int = 0  # of the present file: cells with half a character
     left_out: int = 0  # of the present file: cells of columns beyond `MOST_COLUMNS`
+    alone: bool = False  # the present file is a JSON document of one object, which is a row
     rows: int = 0  # of all files
 
 
 Tick = Callable[[float], None]  # the share of a file's bytes that was read
 
 
-def read_batches(path: Path, kind: str, compression: str, found: Found, tick: Tick) -> Iterator[pa.RecordBatch]:
+def read_batches(
+    path: Path, kind: str, compression: str, found: Found, tick: Tick, *, look: bool = False
+) -> Iterator[pa.RecordBatch]:
     """The rows of a file, all columns strings; those that `found` knows come first, whether the file has them or not.
 
     `kind`: one of `TEXT_KINDS`. Raises `Unreadable` for what is wrong with the contents, `OSError` for
     what is wrong with the disk. What `tick` raises ends the reading.
+    `look`: only the first batch is wanted, which a CSV then gives without being read to its end.
     """
     reader = _READERS[kind]
+    if not compression and (compression := _packed(path)):
+        found.notes.append(f"is compressed as a {compression} file is, though its name does not say so")
+    if look and reader.func is _csv:
+        reader = partial(reader, look=True)
     try:
         for columns in reader(path, compression, found, tick):
             yield _batch(columns, found)
@@ -83,8 +103,29 @@ def read_batches(path: Path, kind: str, compression: str, found: Found, tick: Ti
     if found.mended:
         found.notes.append(f"{found.mended:,} cells hold half of a surrogate pair: U+FFFD stands for it")
     if found.left_out:
-        found.notes.append(f"more than {MOST_COLUMNS:,} different keys: those seen later are left out")
+        said = "those seen later are left out, but for usual names"
+        found.notes.append(f"more than {MOST_COLUMNS:,} different keys: {said}")
     found.mended = found.left_out = 0
+
+
+def first_rows(path: Path, kind: str, compression: str) -> tuple[pa.Table, bool]:
+    """The first rows of a file, with the kinds of their cells, and whether it is a JSON document of one object.
+
+    Raises as `read_batches`.
+    """
+    found = Found()
+    batch = next(read_batches(path, kind, compression, found, lambda share: None, look=True), None)
+    if batch is None:
+        return pa.table({}), False
+    fields = [field.with_metadata({"kinds": ",".join(sorted(found.kinds[field.name]))}) for field in batch.schema]
+    return pa.Table.from_arrays(batch.columns, schema=pa.schema(fields)), found.alone
+
+
+def first_lines(path: Path, compression: str, most: int) -> list[str]:
+    """The first lines of a file of text that are not blank, without the white space around them."""
+    with opened(path, compression, newline=None) as text, suppress(UnicodeError, EOFError, zlib.error):
+        return [line.strip() for line in islice(text, most) if line.strip()]
+    return []
 
 
 Columns = dict[str, Any]  # a column's name: the list of its cells, or an Arrow array of strings
@@ -94,7 +135,7 @@ def _batch(columns: Columns, found: Found) -> pa.RecordBatch:
     rows = len(next(iter(columns.values())))
     for name in columns:
         if name not in found.kinds:
-            if len(found.kinds) >= MOST_COLUMNS:
+            if len(found.kinds) >= MOST_COLUMNS and plain(name) not in _USUAL_NAMES:
                 found.left_out += rows
                 continue
             found.kinds[name] = {"null"} if found.rows else set()
@@ -148,6 +189,11 @@ def opened(path: Path, compression: str, tick: Tick | None = None, newline: str 
         with _decompressed(counted, compression) as stream:
             buffered = io.BufferedReader(stream, 1 << 20)
             encoding, mark = _encoding(buffered.peek(4)[:4])
+            if not mark and (seen := buffered.peek(4096)[:4096]).count(0) > len(seen) / 10:
+                raise Unreadable(
+                    "holds many zero bytes: UTF-16 or UTF-32 without its mark, or no text; write it anew as UTF-8 (see "
+                    "iconv)"
+                )
             while mark and buffered.peek(len(mark)).startswith(mark):
                 buffered.read(len(mark))
             with io.TextIOWrapper(buffered, encoding=encoding, newline=newline) as text:
@@ -171,6 +217,20 @@ class _Counted(io.RawIOBase):
         count: int = self._raw.readinto(buffer)
         self._say(self._raw.tell())
         return count
+
+
+_PACKED = {
+    ".gz": b"\x1f\x8b\x08", ".zst": b"\x28\xb5\x2f\xfd", ".xz": b"\xfd7zXZ\x00", ".bz2": b"BZh",
+}  # fmt: skip
+_BLOCK_OF_BZ2 = b"1AY&SY"
+
+
+def _packed(path: Path) -> str:
+    """How a file is compressed, by its first bytes, which no text begins with; "" where it is not."""
+    with path.open("rb") as file:
+        start = file.read(10)
+    found = next((name for name, mark in _PACKED.items() if start.startswith(mark)), "")
+    return "" if found == ".bz2" and not start.endswith(_BLOCK_OF_BZ2) else found
 
 
 @contextmanager
@@ -249,8 +309,8 @@ def _json(path: Path, compression: str, found: Found, tick: Tick, *, lines: bool
     if not start.strip():
         return
     first, _, rest = start.lstrip().partition("\n")
-    if first.startswith("["):
-        is_by_line = False
+    if first.startswith("["):  # a list of rows; in a `.jsonl`, one after another are rows themselves, and refused
+        is_by_line = lines and _is_whole(first) and _is_whole(rest.lstrip().partition("\n")[0])
     elif lines:  # also where the first line is the broken one
         is_by_line = _is_whole(first) or _is_whole(rest.lstrip().partition("\n")[0])
     else:
@@ -314,6 +374,7 @@ def _json_document(path: Path, compression: str, found: Found, tick: Tick, *, li
             where = find_rows(Document(text), lines=lines)
         if where.note:
             found.notes.append(where.note)
+        found.alone = where.alone
         with opened(path, compression, tick) as text:
             document = Document(text)
             values: list[Any] = []
@@ -346,7 +407,7 @@ def _objects(chunks: Iterable[Numbered], found: Found) -> Iterator[Columns]:
                 found.notes.append("its rows are texts without a name: column text")
         if set(map(type, values)) != {expected}:
             at = next(at for at, value in enumerate(values) if type(value) is not expected)
-            kind = _KINDS.get(type(values[at]), "number")
+            kind = _WITH_ARTICLES[_KINDS.get(type(values[at]), "number")]
             wanted = "an object" if expected is dict else "a text like those before it"
             raise Unreadable(f"line {numbers[at]}: a row is {kind}, not {wanted}")
         if expected is str:
@@ -367,19 +428,29 @@ def _objects(chunks: Iterable[Numbered], found: Found) -> Iterator[Columns]:
 # CSV
 
 
-def _csv(path: Path, compression: str, found: Found, tick: Tick, *, own: str) -> Iterator[Columns]:
+def _csv(path: Path, compression: str, found: Found, tick: Tick, *, own: str, look: bool = False) -> Iterator[Columns]:
     """Fields as they stand between separators and quotes. The first record names the columns."""
     separator, skipped = _sniffed(path, compression, own)
     if separator != own:
         found.notes.append(f"separated by {_SEPARATORS.get(separator, repr(separator))}")
+    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL
+    if (line := _open_quote(path, compression, separator, skipped, look=look)) is not None:
+        if separator == "\t":
+            quoting = csv.QUOTE_NONE
+            found.notes.append("its quotes are read as they stand: each line has the header's number of fields")
+        else:
+            found.notes.append(
+                f"line {line}: its quote is closed in another line, and what is between is one field, though each line "
+                "alone has the header's number of fields; is a quote too many there?"
+            )
     with opened(path, compression) as text:
-        records = csv.reader(islice(text, skipped, None), delimiter=separator)
+        records = csv.reader(islice(text, skipped, None), delimiter=separator, quoting=quoting)
         header = next((record for record in records if record), None)
     if header is None:
         return
-    form = _Form(separator, skipped, header, _names(header, found))
+    form = _Form(separator, skipped, quoting, header, _names(header, found))
     is_all, done = False, 0
-    if _is_plain(path, compression, separator):
+    if not look and quoting == csv.QUOTE_MINIMAL and _is_plain(path, compression, separator):
         is_all, done = yield from _plain_records(path, compression, form, tick)
     if not is_all:
         yield from _strict_records(path, compression, form, tick, done)
@@ -391,14 +462,52 @@ class _Form:
 
     separator: str
     skipped: int  # lines before the header
+    quoting: Literal[0, 3]  # as fields need it, or never
     header: list[str]
     names: list[str]  # of the columns: the header's, each once
 
+    def records(self, text: TextIO) -> Any:
+        """The records of the file. Python's reader refuses quotes that do not fit."""
+        lines = islice(text, self.skipped, None)
+        return csv.reader(lines, delimiter=self.separator, quoting=self.quoting, strict=True)
+
+
+def _open_quote(path: Path, compression: str, separator: str, skipped: int, *, look: bool) -> int | None:
+    """The first line whose quotes do not fit it, in a file whose lines, quotes or not, all have as many fields.
+
+    There a quote is a character like others: a field that went on in the next line would break the number of fields.
+    None: the file is no such one, or has no such line. `look`: only its beginning is wanted.
+    """
+    with opened(path, compression) as text:
+        while (block := text.read(BLOCK)) and '"' not in block:
+            if look:
+                return None
+    if not block:
+        return None
+    first = separators = None
+    with opened(path, compression, newline=None) as text:
+        for number, line in enumerate(islice(text, _RECORDS if look else None), start=1):
+            if number <= skipped or line.isspace():
+                continue
+            count = line.count(separator)
+            if separators is None:
+                separators = count
+            if count != separators or not count:
+                return None
+            if first is None and '"' in line:
+                try:
+                    records = list(csv.reader([line], delimiter=separator, strict=True))
+                except csv.Error:
+                    records = []
+                if [len(record) for record in records] != [count + 1]:
+                    first = number
+    return first
+
 
 def _strict_records(path: Path, compression: str, form: _Form, tick: Tick, done: int) -> Iterator[Columns]:
-    """The records after the first `done`. Python's reader refuses quotes that do not fit."""
+    """The records after the first `done`."""
     with opened(path, compression, tick) as text:
-        records = csv.reader(islice(text, form.skipped, None), delimiter=form.separator, strict=True)
+        records = form.records(text)
         try:
             full = (record for record in records if record)  # no blank lines
             count = _RECORDS
@@ -516,7 +625,7 @@ def _sniffed(path: Path, compression: str, own: str) -> tuple[str, int]:
 def _ragged(path: Path, compression: str, form: _Form) -> str:
     """Which record cannot be read: read once more, for the chunks that are read at once have no lines."""
     with opened(path, compression) as text:
-        records = csv.reader(islice(text, form.skipped, None), delimiter=form.separator, strict=True)
+        records = form.records(text)
         width, line = 0, 1 + form.skipped
         while True:
             try:
@@ -542,11 +651,11 @@ def _txt(path: Path, compression: str, found: Found, tick: Tick) -> Iterator[Col
     lines = start.split("\n")
     if rest:
         lines.pop()
-    by_line = lines_are_documents(lines)
-    found.notes.append(BY_LINE if by_line else BY_PARAGRAPH)
+    division = division_of(lines)
+    found.notes.append(division)
     with opened(path, compression, tick, newline=None) as text:
-        found_in = (line.rstrip("\n") for line in text if not line.isspace()) if by_line else _paragraphs(text)
-        pieces = (piece.removeprefix("\ufeff") for piece in found_in)  # of a file that was appended to another
+        # The mark is that of a file that was appended to another.
+        pieces = (piece.removeprefix("\ufeff") for piece in divided(text, division))
         for piece in pieces:
             texts, characters = [piece], len(piece)
             for other in pieces:
@@ -557,77 +666,8 @@ def _txt(path: Path, compression: str, found: Found, tick: Tick) -> Iterator[Col
             yield {"text": texts}
 
 
-BY_LINE = "rows are its lines (it has hardly a blank one)"
-BY_PARAGRAPH = "rows are its paragraphs (pieces between blank lines)"
-
-
-def _paragraphs(lines: Iterable[str]) -> Iterator[str]:
-    paragraph: list[str] = []
-    for line in chain(lines, ("\n",)):
-        if not line.isspace():
-            paragraph.append(line)
-        elif paragraph:
-            yield "".join(paragraph).rstrip("\n")
-            paragraph = []
-
-
-_FEWEST_LINES = 10  # of a file whose lines are documents because they end as sentences do
-_MANY_LINES = 100  # without a blank one: too many for a poem, a list or a verse
-_LONG_LINE = 200  # characters: no hard-wrapped line is as long
-_SENTENCE_ENDS = tuple(".!?…。！？؟।॥")
-_CLOSERS = "\"'”’»)]*_"
-
-
-def lines_are_documents(lines: list[str]) -> bool:
-    """Whether the lines of a text are documents of their own, not parts of paragraphs.
-
-    They are where at most one line in twenty is blank, and the text is not hard-wrapped, and one of these holds: most
-    lines are long (200 characters), most end as a sentence does (of ten lines at least), or they are many (100).
-    A hard-wrapped text's lines break where the next word would not have fitted.
-    """
-    full = [line.rstrip() for line in lines if line and not line.isspace()]
-    last = next((at for at in range(len(lines), 0, -1) if lines[at - 1].strip()), 0)
-    blank = last - len(full)
-    if len(full) < 2 or blank * 20 > len(full):
-        return False
-    lengths = sorted(map(len, full))
-    if lengths[len(full) // 2] >= _LONG_LINE:
-        return True
-    if sum(map(_ends_sentence, full)) >= 0.6 * len(full) and len(full) >= _FEWEST_LINES:
-        return True
-    return len(full) >= _MANY_LINES and not _is_wrapped(full, lengths)
-
-
-def _is_wrapped(lines: list[str], lengths: list[int]) -> bool:
-    """Whether the text is hard-wrapped: nine of ten lines are full or end a sentence, and half of all are full.
-
-    A line is full if the next one's first word would have gone beyond the width that the lines keep to.
-    """
-    width = lengths[len(lengths) * 19 // 20]
-    full = broken = 0
-    for line, after in pairwise(lines):
-        first, *others = after.split(maxsplit=1)
-        if others and len(line) + 1 + len(first) > width:
-            full += 1
-        elif not _ends_sentence(line):
-            broken += 1
-    pairs = len(lines) - 1
-    return full >= 0.5 * pairs and broken <= 0.1 * pairs
-
-
-def _ends_sentence(line: str) -> bool:
-    return line.rstrip(_CLOSERS).endswith(_SENTENCE_ENDS)
-
-
-Reader = Callable[[Path, str, Found, Tick], Iterator[Columns]]
-
-
-def _reader(read: Callable[..., Iterator[Columns]], **settings: Any) -> Reader:
-    return lambda path, compression, found, tick: read(path, compression, found, tick, **settings)
-
-
-_READERS: dict[str, Reader] = {
-    ".jsonl": _reader(_json, lines=True), ".ndjson": _reader(_json, lines=True), ".json": _reader(_json, lines=False),
-    ".csv": _reader(_csv, own=","), ".tsv": _reader(_csv, own="\t"),
-    ".txt": _txt, ".text": _txt, ".md": _txt,
+_READERS: dict[str, partial[Iterator[Columns]]] = {
+    ".jsonl": partial(_json, lines=True), ".ndjson": partial(_json, lines=True), ".json": partial(_json, lines=False),
+    ".csv": partial(_csv, own=","), ".tsv": partial(_csv, own="\t"),
+    ".txt": partial(_txt), ".text": partial(_txt), ".md": partial(_txt),
 }  # fmt: skip

@@ -81,9 +81,101 @@ def test_strangers_never_change_how_data_are_read(name: str, folder: Fill) -> No
 
 
 def test_a_compressed_file_counts_as_what_it_holds(folder: Fill) -> None:
-    path = folder({"a.jsonl.gz": list(range(200)), "b.csv": [7] * 120})
-    assert (path / "a.jsonl.gz").stat().st_size < (path / "b.csv").stat().st_size
+    path = folder({"a.jsonl.gz": list(range(200)), "b.csv": [7] * 20})
+    packed, plain = (path / "a.jsonl.gz").stat().st_size, (path / "b.csv").stat().st_size
+    assert packed < 10 * plain < 4 * packed
     assert numbers(read(path).train) == list(range(200))
+
+
+QA = "".join(f'{{"question": "Who is it, {n}?", "answer": "Row {n}."}}\n' for n in range(4))
+LOG = "".join(f"2026-01-02 step {n} loss 3.{n}\n" for n in range(500))
+BOOK = "The heron stood by the river, and nothing moved in the reeds.\n\n" * 40
+TEXTS = json.dumps([{"text": f"Story {n}."} for n in range(4)])
+
+# The files of a folder, of which the first is its rows, and the column whose cells are looked at.
+DATA_AND_STRANGERS: dict[str, tuple[dict[str, str], str]] = {
+    "a large object": ({"d.jsonl": QA, "stats.json": json.dumps({"a": "x" * 5000})}, "answer"),
+    "an object with a text": ({"data.json": TEXTS, "info.json": '{"text": "my set", "version": 1}'}, "text"),
+    "two objects": ({"data.json": TEXTS, "a.json": '{"text": "x"}', "b.json": '{"text": "y"}'}, "text"),
+    "an object with a list": (
+        {"d.jsonl": QA, "trainer_state.json": '{"log_history": [{"loss": 1, "step": 2}]}'}, "answer",
+    ),
+    "objects that hold no rows": ({"data.json": TEXTS, "a.json": '{"a": [1, 2], "b": "x"}', "b.json": "{}"}, "text"),
+    "a list of names": ({"data.json": TEXTS, "index.json": '[{"title": "x", "text_file": "data.json"}]'}, "text"),
+    "a log": ({"d.jsonl": QA, "run1.txt": LOG}, "answer"),
+    "a log beside a table": ({"d.csv": "question,answer\nWho?,Me.\n", "run1.txt": LOG}, "answer"),
+    "figures": ({"d.jsonl": QA, "results.csv": "step,loss\n" + "1,2.5\n" * 900}, "answer"),
+    "a table of the files": ({"book.txt": BOOK, "origin.csv": "file,description\nbook.txt,A book.\n"}, "text"),
+    "a small table of words": ({"book.txt": BOOK, "people.csv": "id,said\n1,Hello there.\n"}, "text"),
+    "a broken table": ({"d.jsonl": QA, "odd.csv": "a,b\n1\n2,3,4\n"}, "answer"),
+    "addresses": ({"book.txt": BOOK, "where.txt": "https://a.org/b\nhttps://a.org/c d\n".replace(" d", "")}, "text"),
+    "things to do": ({"book.txt": BOOK, "todo.txt": "- more books\n- fewer birds\n"}, "text"),
+    "Markdown and an object": ({"a.md": BOOK, "workspace.json": '{"open": ["a.md"], "n": 1}'}, "text"),
+    "Markdown and settings": ({"a.md": BOOK, "app.json": '{"theme": "dark side"}'}, "text"),
+    "a state of something else": ({"d.jsonl": QA, "state.json": '{"step": 3}'}, "answer"),
+    "a list of splits of something else": ({"d.jsonl": QA, "dataset_dict.json": '{"splits": ["train"]}'}, "answer"),
+    "another form": ({"a.jsonl": QA, "b.jsonl": '{"text": "A text."}\n'}, "answer"),
+    "no form": ({"a.jsonl": QA, "b.jsonl": '{"step": 1, "loss": 2.5}\n' * 99}, "answer"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DATA_AND_STRANGERS)
+def test_strangers_are_left_out_and_named(name: str, folder: Fill) -> None:
+    files, column = DATA_AND_STRANGERS[name]
+    data, *strangers = files
+    path = folder(files)
+    found = read(path)
+    alone = local.read(DatasetSpec("mine", str(path / data)), unheard)
+    assert found.train.table[column].to_pylist() == alone.train.table[column].to_pylist()
+    assert found.validation is None
+    left = " ".join(note for note in found.notes if note.startswith("left out"))
+    assert all(stranger in left for stranger in strangers)
+
+
+def test_two_kinds_of_rows_are_refused_and_listed(folder: Fill) -> None:
+    path = folder({"a.jsonl": [1, 2, 3], "b.csv": [4, 5, 6]})
+    with pytest.raises(UserError, match=r"several kinds \(\.jsonl: a\.jsonl; \.csv: b\.csv\): name a file.*data_files"):
+        read(path)
+    with pytest.raises(UserError, match=r"several kinds"):
+        read(folder({"c.txt": BOOK, "b.csv": "id,said\n" + "1,Hello there my dear.\n" * 90, "a.jsonl": ""}))
+
+
+def test_kinds_of_which_none_gives_a_sample_are_refused_for_what_the_larger_holds(folder: Fill) -> None:
+    found = read(folder({"a.csv": "x,y\n1,2\n", "b.json": '{"k": 1}'}))
+    assert found.train.table.column_names == ["x", "y"]
+    with pytest.raises(UserError, match="holds no rows"):
+        read(folder({"empty/a.jsonl": "", "empty/b.csv": "\n"}) / "empty")
+
+
+def test_the_same_rows_in_two_forms_are_read_once(folder: Fill) -> None:
+    found = read(folder({"b/a.csv": [1, 2], "b/a.jsonl": [1, 2]}))
+    assert numbers(found.train) == [1, 2]
+    assert "left out: b/a.csv" in found.notes
+
+
+def test_a_column_that_the_plan_names_decides(folder: Fill) -> None:
+    path = folder({"a.jsonl": QA, "b.csv": "id,said\n1,Hello.\n"})
+    assert read(path, text="said").train.table.num_rows == 1
+    assert read(path).train.table.num_rows == 4
+
+
+def test_documents_of_one_object_each_are_rows(folder: Fill) -> None:
+    rows = {f"{n}.json": json.dumps({"title": f"T{n}", "text": f"Row {n}."}) for n in range(9)}
+    found = read(folder({**rows, "stats.json": '{"count": 9}', "labels.csv": "n,label\n1,2\n"}))
+    assert numbers(found.train) == list(range(9))
+
+
+def test_a_broken_file_of_rows_is_not_passed_over_for_a_text(folder: Fill) -> None:
+    with pytest.raises(UserError, match=r"d\.jsonl, line 3: no JSON"):
+        read(folder({"d.jsonl": '{"text": \n{"text": \n', "book.txt": BOOK}))
+
+
+def test_markdown_alone_is_read(folder: Fill) -> None:
+    pages = {"a.md": "Row 1.\n\nRow 2.\n", "b/c.md": "Row 3.\n", "README.md": "# Notes\n", "LICENSE.md": "x"}
+    found = read(folder(pages))
+    assert numbers(found.train) == [1, 2, 3]
+    with pytest.raises(UserError, match="holds no file of a kind that is read"):
+        read(folder({"empty/README.md": "x"}) / "empty")
 
 
 def test_metadata_alone_are_data(folder: Fill) -> None:
@@ -110,6 +202,41 @@ def test_splits_by_names(name: str, folder: Fill) -> None:
     found = read(folder(files))
     assert numbers(found.train) == train
     assert numbers(found.validation) == validation
+
+
+KINDS_OF_SPLITS: dict[str, dict[str, str | list[int]]] = {
+    "names": {"train.jsonl": [1], "test.csv": list(range(2, 90))},
+    "names of texts": {"train.jsonl": [1], "test.txt": list(range(2, 90)), "log.txt": LOG},
+    "a README": {"README.md": "---\nconfigs:\n- config_name: a\n  data_files: {train: a.jsonl, test: b.csv}\n---\n",
+                 "a.jsonl": [1], "b.csv": list(range(2, 90)), "c.parquet": [7]},
+    "patterns": {"README.md": "---\nconfigs:\n- config_name: a\n  data_files: {train: 'a*', test: ['b*', c.md]}\n---\n",
+                 "a.jsonl": [1], "a.txt": LOG, "b.csv": list(range(2, 90))},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", KINDS_OF_SPLITS)
+def test_each_split_may_have_its_own_kind(name: str, folder: Fill) -> None:
+    path = folder(KINDS_OF_SPLITS[name])
+    if name == "patterns":
+        (path / "c.md").write_text("Row 90.", encoding="utf-8")
+    found = read(path)
+    assert numbers(found.train) == [1]
+    assert numbers(found.validation) == list(range(2, 91 if name == "patterns" else 90))
+
+
+def test_a_word_within_a_longer_name_makes_no_split_where_nothing_says_train(folder: Fill) -> None:
+    for word in ("dev", "test", "val", "eval"):
+        found = read(folder({f"{word}/{word}_blog.jsonl": [1], f"{word}/xnews.jsonl": [2]}) / word)
+        assert (numbers(found.train), found.validation) == ([1, 2], None)
+    folders = read(folder({"y/dev_notes/a.jsonl": [1], "y/b.jsonl": [2]}) / "y")
+    assert (sorted(numbers(folders.train) or []), folders.validation) == ([1, 2], None)
+
+
+def test_splits_taken_from_names_are_said(folder: Fill) -> None:
+    found = read(folder({"news_train.jsonl": [1], "dev_blog.jsonl": [9]}))
+    assert numbers(found.validation) == [9]
+    assert "splits by the files' names: train: news_train.jsonl; validation: dev_blog.jsonl" in found.notes
+    assert not any("splits" in note for note in read(folder({"x/a.jsonl": [1], "x/b.jsonl": [2]}) / "x").notes)
 
 
 def test_words_within_words_are_none(folder: Fill) -> None:
@@ -170,6 +297,17 @@ def test_without_a_default_one_must_be_named(folder: Fill) -> None:
     assert numbers(read(only).train) == [2]
 
 
+@pytest.mark.parametrize("change", [
+    lambda text: text.replace("\n", "\r\n"), lambda text: "\n \n" + text, lambda text: "\ufeff" + text,
+    lambda text: "\ufeff\r\n" + text.replace("\n", "\r\n"), lambda text: text.replace("---\n", "---  \n"),
+])  # fmt: skip
+def test_a_readme_written_anywhere(change: Callable[[str], str], folder: Fill) -> None:
+    path = folder({"formal.jsonl": [1], "slang.jsonl": [2]})
+    (path / "README.md").write_bytes(change(header(FORMAL, SLANG)).encode())
+    assert numbers(read(path).train) == [1]
+    assert numbers(read(path, config="slang").train) == [2]
+
+
 PATTERNS: dict[str, tuple[str, list[int], list[int] | None]] = {
     "a list": ("data_files:\n  - b.jsonl\n  - a.jsonl", [2, 1], None),
     "a pattern": ('data_files: "[!t]*.jsonl"', [1, 2], None),
@@ -177,6 +315,8 @@ PATTERNS: dict[str, tuple[str, list[int], list[int] | None]] = {
     "a table of splits": ("data_files:\n    train: ./a.jsonl\n    validation: 'x/**'", [1], [7, 8]),
     "all below": ("data_files: '**/*.jsonl'", [1, 2, 3, 7, 8], None),
     "a folder": ("data_dir: x", [8], [7]),
+    "files of a folder": ("data_dir: x\n  data_files: test.jsonl", [7], None),
+    "patterns in a folder": ("data_dir: ./x/\n  data_files: {train: 'y/*', test: '*.jsonl'}", [8], [7]),
     "a folder as files": ("data_files: x", [7, 8], None),
     "a name like a pattern": ("data_files: 'odd[1].jsonl'", [6], None),
 }

@@ -12,11 +12,12 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from lmplay_tui.data import json_documents, text_files
-from lmplay_tui.data.text_files import BY_LINE, BY_PARAGRAPH, Found, Unreadable, lines_are_documents, read_batches
+from lmplay_tui.data.text_files import Found, Unreadable, read_batches
+from lmplay_tui.data.text_rows import BY_LINE, BY_MARKS, BY_PARAGRAPH, lines_are_documents
 
 
 def read(path: Path, kind: str | None = None, compression: str = "") -> tuple[list[dict[str, Any]], Found]:
@@ -112,7 +113,15 @@ def test_keys_without_end_are_left_out_and_counted(written: Written, monkeypatch
     rows, found = read(written("a.jsonl", "".join(f'{{"text": "t{n}", "k{n}": {n}}}\n' for n in range(9))))
     assert [row["text"] for row in rows] == [f"t{n}" for n in range(9)]
     assert list(found.kinds) == ["text", "k0", "k1"]
-    assert found.notes == ["more than 3 different keys: those seen later are left out"]
+    assert found.notes == ["more than 3 different keys: those seen later are left out, but for usual names"]
+
+
+def test_usual_names_are_kept_among_keys_without_end(written: Written) -> None:
+    row = {**{f"k{n}": n for n in range(2000)}, "Question": "Who?", "answer": "Me."}
+    rows, found = read(written("a.jsonl", json.dumps(row) + "\n"))
+    assert (rows[0]["Question"], rows[0]["answer"], rows[0]["k999"]) == ("Who?", "Me.", "999")
+    assert len(rows[0]) == 1002
+    assert len(found.notes) == 1
 
 
 DOCUMENTS: dict[str, tuple[str, list[dict[str, Any]], str]] = {
@@ -150,9 +159,11 @@ BROKEN_JSON: dict[str, tuple[str, str, str]] = {
     "a list breaks off": ("a.json", '[\n{"a": 1},\n{"a": 2}\n', "line 4: no JSON: Expecting ','"),
     "a comma is missing": ("a.json", '[\n{"a": 1}\n{"a": 2}\n]', "line 3: no JSON: Expecting ',' at column 1"),
     "after the list": ("a.json", '[{"a": 1}]\n[{"a": 2}]', "line 2: no JSON: a list is followed by something else"),
-    "a row is a list": ("a.jsonl", '{"a": 1}\n["b"]\n', "line 2: a row is list, not an object"),
-    "a row is a number": ("a.json", '[{"a": 1},\n 3]', "line 2: a row is number, not an object"),
-    "texts, then not": ("a.json", '["a",\n {"b": 1}]', "line 2: a row is object, not a text"),
+    "a row is a list": ("a.jsonl", '{"a": 1}\n["b"]\n', "line 2: a row is a list, not an object"),
+    "all rows are lists": ("a.jsonl", '["a", "b"]\n["c", "d"]\n', "line 1: a row is a list, not an object"),
+    "lists, then an object": ("a.jsonl", '[{"a": 1}]\n{"a": 2}\n', "line 1: a row is a list, not an object"),
+    "a row is a number": ("a.json", '[{"a": 1},\n 3]', "line 2: a row is a number, not an object"),
+    "texts, then not": ("a.json", '["a",\n {"b": 1}]', "line 2: a row is an object, not a text"),
     "several lists": ("a.json", '{"train": [{"a": 1}], "test": [{"a": 2}]}', "several lists of rows (train, test)"),
     "no rows": ("a.json", '{"version": "1", "items": ["a"], "n": 1}', "its keys are version, items, n"),
     "nested without end": ("a.jsonl", '{"a": ' + "[" * 100_000 + "\n", "nested too deeply"),
@@ -195,6 +206,9 @@ cells = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
 def test_any_csv_comes_back(
     rows: list[tuple[str, str]], separator: str, quoting: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
+    # A field that holds a tab and a line break may look like two fields with a quote each; which is said, or read so.
+    broken = any(separator in cell and ("\n" in cell or "\r" in cell) for row in rows for cell in row)
+    assume(not broken)
     out = io.StringIO()
     writer = csv.writer(out, delimiter=separator, quoting=quoting)
     writer.writerows([("question", "answer"), *rows])
@@ -294,6 +308,37 @@ def test_records_that_do_not_fit_are_named_by_line(text: str, said: str, written
     assert str(caught.value).startswith(said)
 
 
+STANDING: dict[str, list[tuple[str, str]]] = {
+    "open and closed two lines on": [('"Hello there', "Hi you"), ('Who is it"', "Me it is"), ("Last one", "yes sir")],
+    "words in quotes": [('He said "go"', '"Yes" he said'), ("x", "y")],
+    "never closed": [("x", '"y'), ("z", "w")],
+    "inches": [('5"', "a"), ('"6', "b")],
+}
+
+
+@pytest.mark.parametrize("name", STANDING)
+@pytest.mark.parametrize("ending", [".tsv", ".csv"])
+def test_quotes_stand_in_tab_separated_lines(name: str, ending: str, written: Written) -> None:
+    lines = [("question", "answer"), *STANDING[name]]
+    rows, found = read(written(f"a{ending}", "\n".join("\t".join(line) for line in lines)))
+    assert [tuple(row.values()) for row in rows] == STANDING[name]
+    assert "its quotes are read as they stand: each line has the header's number of fields" in found.notes
+
+
+def test_quotes_around_whole_fields_are_no_part_of_them(written: Written) -> None:
+    rows, found = read(written("a.tsv", 'q\ta\n"x\ty"\t"say ""hi"""\n"two\nlines"\tb\n"c"\td\n'))
+    assert [tuple(row.values()) for row in rows] == [("x\ty", 'say "hi"'), ("two\nlines", "b"), ("c", "d")]
+    assert found.notes == []
+
+
+def test_a_quote_that_swallows_records_is_said(written: Written) -> None:
+    text = 'q,a\n1,one\n"Hello there,Hi you\nWho is it",Me it is\nLast one,yes sir\n'
+    rows, found = read(written("a.csv", text))
+    assert len(rows) == 3
+    assert [note for note in found.notes if note.startswith("line 3: its quote is closed in another line")]
+    assert not read(written("b.csv", 'q,a\n"Two\nlines, and more, of it",x\n'))[1].notes
+
+
 def test_a_quote_within_a_field_is_one(written: Written) -> None:
     assert read(written("a.csv", 'a,b\n5" screen,2\n'))[0] == [{"a": '5" screen', "b": "2"}]
 
@@ -317,6 +362,8 @@ SENTENCES = [f"The {word} number {n} stood {'near the old mill ' * (n % 4)}by th
              for word in ("heron", "ferryman")]  # fmt: skip
 PROSE = " ".join(SENTENCES)
 
+WORDS = [a + b + "rn" for a in ("ba", "co", "di", "fe", "gu", "ha", "le", "mi") for b in "aeiou"]
+
 LINES: dict[str, list[str]] = {
     "sentences": SENTENCES,
     "few sentences": SENTENCES[:10],
@@ -328,11 +375,20 @@ LINES: dict[str, list[str]] = {
     "long lines without an end": ["word " * 80 + str(n) for n in range(5)],
     "a log": [f"2026-01-02 12:{n % 60:02d} INFO worker-{n % 7} took {n * n % 977} ms {'again ' * (n % 3)}" for n in
               range(400)],
+    "lines of nearly one length": [f"doc number {n} about cats" for n in range(150)],
+    "few of them": [f"doc number {n} about cats" for n in range(25)],
+    "names": [f"User{n:04} said hello to Bob" for n in range(200)],
+    "lines of one length": [f"{'abcdefgh '[: 1 + n % 8]}{'the cat ran ' * 9}"[:57] for n in range(400)],
+    "words of one length each": [" ".join(WORDS[(n * 7 + k * k) % 40] for k in range(8)) for n in range(400)],
+    "a log of sentences": [f"12:{n % 60:02} worker {n % 10} failed. Retrying once" for n in range(300)],
+    "commands": [f"cp -r /mnt/a{n:03} /mnt/b{n:03} && echo done" for n in range(60)],
     "words": [f"{'ab' * (n % 5)}word{n}" for n in range(400)],
     "titles": [f"Chapter {n}: {'of the sea ' * (n % 3)}and the hill" for n in range(150)],
 }  # fmt: skip
 PARAGRAPHS: dict[str, list[str]] = {
     "wrapped prose": wrapped(PROSE, 72),
+    "short wrapped prose": wrapped(PROSE[:2500], 60),
+    "wrapped prose in another script": wrapped(PROSE.translate(str.maketrans("aeiotnrsTh", "αειοτνρσΤχ")), 72),
     "wrapped prose, narrow": wrapped(PROSE, 40),
     "wrapped prose of indented paragraphs": [
         line for n in range(0, 600, 12) for line in wrapped("  " + " ".join(SENTENCES[n : n + 12]), 78)
@@ -364,6 +420,27 @@ def test_lines_that_are_parts_of_paragraphs(name: str, written: Written) -> None
     text = "\n".join(PARAGRAPHS[name])
     rows, found = read(written("a.txt", text))
     assert [row["text"] for row in rows] == [piece for piece in text.rstrip("\n").split("\n\n") if piece]
+    assert found.notes == [BY_PARAGRAPH]
+
+
+MARKED = {
+    "on lines": "One.\n\nTwo.\n<|endoftext|>\nThree.\n<|endoftext|>\n",
+    "at the ends": "One.\n\nTwo.<|endoftext|>\nThree.<|endoftext|>",
+    "at the beginnings": "<|endoftext|>One.\n\nTwo.\n  <|endoftext|>Three.",
+    "after one another": "\ufeffOne.\r\n\r\nTwo.\r\n<|endoftext|>\r\n<|endoftext|> \r\nThree.\r\n",
+}
+
+
+@pytest.mark.parametrize("name", MARKED)
+def test_marks_of_the_end_of_a_text_are_between_rows(name: str, written: Written) -> None:
+    rows, found = read(written("a.txt", MARKED[name]))
+    assert [row["text"] for row in rows] == ["One.\n\nTwo.", "Three."]
+    assert found.notes == [BY_MARKS]
+
+
+def test_a_sentence_may_speak_of_the_mark(written: Written) -> None:
+    rows, found = read(written("a.txt", "The mark <|endoftext|> ends it.\n\nSo be it.\n"))
+    assert [row["text"] for row in rows] == ["The mark <|endoftext|> ends it.", "So be it."]
     assert found.notes == [BY_PARAGRAPH]
 
 
@@ -408,6 +485,23 @@ def test_compressed_files(compression: str, written: Written) -> None:
     for bad in (PACKERS[compression](lines)[:-20], b"no such thing"):
         with pytest.raises(Unreadable, match=r"breaks off|is no sound \."):
             read(written(f"b.jsonl{compression}", bad), ".jsonl", compression)
+
+
+@pytest.mark.parametrize("compression", PACKERS)
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.txt"])
+def test_a_compressed_file_whose_name_does_not_say_so(name: str, compression: str, written: Written) -> None:
+    text = '{"text": "Row é."}\n' if "json" in name else "text\nRow é.\n" if "csv" in name else "Row é."
+    rows, found = read(written(name, PACKERS[compression](text.encode())))
+    assert rows == [{"text": "Row é."}]
+    assert f"is compressed as a {compression} file is, though its name does not say so" in found.notes
+    assert read(written("b.txt", "BZh is how such a file begins."))[0] == [{"text": "BZh is how such a file begins."}]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.tsv", "a.txt"])
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le"])
+def test_wide_characters_without_a_mark_are_refused(name: str, encoding: str, written: Written) -> None:
+    with pytest.raises(Unreadable, match="without its mark"):
+        read(written(name, '{"text": "Row."}\n'.encode(encoding)))
 
 
 def test_how_far_the_reading_is(written: Written, monkeypatch: pytest.MonkeyPatch) -> None:
