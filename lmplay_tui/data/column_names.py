@@ -17,6 +17,7 @@ LEADS = ("prompt", "instruction", "instructions", "userprompt", "usermessage")
 ASKED = ("task", "request", "user", "human")  # a prompt where there is no other
 CONTEXTS = ("context", "passage", "paragraph", "background", "evidence", "knowledge", "ctx")
 WEAK_CONTEXTS = ("article", "document", "story", "body", "content", "text")  # may also be the pair, written once more
+HISTORIES = ("history", "chathistory", "conversationhistory", "dialoghistory", "dialoguehistory", *CONTEXTS)
 INPUTS = ("input", "inputs", "userinput")
 QUESTIONS = ("question", "questions", "query", "problem", "q")
 PROMPT_ORDER = (*SYSTEMS, *LEADS, *CONTEXTS, *WEAK_CONTEXTS, *INPUTS, *QUESTIONS, "choices", "options")

@@ -22,8 +22,9 @@ from lmplay_tui.text import one_line
 class Columns:
     """The columns that are read: `text` (and `title`), or `truth` (and `prompt`, `system`), or `messages`.
 
-    `prompt` and `truth` beside `messages` are turns before and after them. `left_out`: the names of the others, as
-    they are told. `notes`: what else is to be known of how cells are read, a line each.
+    `prompt` and `truth` beside `messages` are turns before and after them; `history` holds the turns before `prompt`.
+    `left_out`: the names of the others, as they are told. `notes`: what else is to be known of how cells are read, a
+    line each.
     """
 
     text: str | None = None
@@ -32,6 +33,7 @@ class Columns:
     system: str | None = None
     truth: str | None = None
     messages: tuple[str, ...] = ()
+    history: str | None = None
     alternating: bool = False  # messages are bare strings, of a user and a model in turn
     transcript: bool = False  # `truth` is a whole conversation, as HH-RLHF writes it
     left_out: tuple[str, ...] = field(default=(), compare=False)
@@ -41,15 +43,16 @@ class Columns:
 
     def used(self) -> list[str]:
         """The names of the columns to read, each once."""
-        names = (self.text, self.title, self.system, *self.prompt, *self.messages, self.truth)
+        names = (self.text, self.title, self.system, self.history, *self.prompt, *self.messages, self.truth)
         return list(dict.fromkeys(name for name in names if name is not None))
 
     def described(self) -> str:
         """What is read and what is left out: `prompt = instruction + input, truth = output; left out: id`."""
-        prompt = self.prompt if self.messages or self.system is None else (self.system, *self.prompt)
+        chat_like = self.messages or self.history
+        prompt = self.prompt if chat_like or self.system is None else (self.system, *self.prompt)
         roles = {
-            "text": (self.text,), "title": (self.title,), "system": (self.system if self.messages else None,),
-            "prompt": prompt, "messages": self.messages, "truth": (self.truth,),
+            "text": (self.text,), "title": (self.title,), "system": (self.system if chat_like else None,),
+            "history": (self.history,), "prompt": prompt, "messages": self.messages, "truth": (self.truth,),
         }
         said = ", ".join(
             f"{role} = {' + '.join(one_line(name, 60) for name in names if name)}" for role, names in roles.items()
@@ -65,6 +68,7 @@ class Columns:
             f"Columns(text={self.text!r}, title={self.title!r}, prompt={prompt!r}, system={self.system!r}, "
             f"truth={self.truth!r}, messages={messages!r})"
         )
+        said += f" history={self.history!r}" if self.history else ""
         return said + " alternating" * self.alternating + " transcript" * self.transcript
 
     def items(self, cells: Mapping[str, Any]) -> list[Item]:
@@ -79,7 +83,7 @@ class Columns:
         if self.text is not None:
             title = " ".join(self._said(self.title, cells).split()) if self.title else ""
             return [Item(f"Title: {title}\n" if title else "", self._said(self.text, cells), keep_start=True)]
-        if self.messages or self.transcript:
+        if self.messages or self.transcript or self.history:
             return chat.items(self.turns(cells))
         assert self.truth is not None
         lines = [self._said(name, cells) for name in (self.system, *self.prompt) if name]
@@ -93,7 +97,8 @@ class Columns:
         if self.transcript:
             assert self.truth is not None
             return chat.transcript(self._said(self.truth, cells))
-        found = [Turn("user", said, False) for name in self.prompt if (said := self._said(name, cells))]
+        found = chat.turns(cells[self.history], alternating=True, met=met) if self.history else []
+        found += [Turn("user", said, False) for name in self.prompt if (said := self._said(name, cells))]
         for name in self.messages:
             found += chat.turns(cells[name], alternating=self.alternating, met=met)
         if self.system is not None and not any(map(chat.is_system, found)):
@@ -174,7 +179,7 @@ def _refused(spec: DatasetSpec, column: Column, wanted: str) -> UserError:
 def _completed(chosen: Columns, look: Look, spelling: Mapping[str, Spell]) -> Columns:
     used = chosen.used()
     columns = [look.by_name[name] for name in used]
-    texts = [column for column in columns if column.name not in chosen.messages]
+    texts = [column for column in columns if column.name not in (*chosen.messages, chosen.history)]
     left = [
         one_line(column.name, 60) + " (all null)" * (column.holds == "nothing")
         for column in look.columns if column.name not in used
@@ -197,12 +202,13 @@ def _notes(chosen: Columns, look: Look) -> Iterable[str]:
         yield f"of the answers in {one_line(chosen.truth, 60)} the first is read"
     if chosen.alternating:
         yield f"the strings in {one_line(chosen.messages[0], 60)} are read as those of a user and of a model, in turn"
-    if chosen.messages:
+    if chosen.messages or chosen.history:
         rows = first_rows(chosen, look)
         met: Counter[str] = Counter()
         speakers = Counter(turn.speaker for row in rows for turn in chosen.turns(row, met))
         for said, count in met.items():
-            yield f"{one_line(' + '.join(chosen.messages), 60)}: {count} {said} (in the first {len(rows):,} rows)"
+            name = " + ".join(chosen.messages or (chosen.history or "",))
+            yield f"{one_line(name, 60)}: {count} {said} (in the first {len(rows):,} rows)"
         unknown = [one_line(name, 40) for name in speakers if name and not chat.is_known(name)]
         if unknown:
             yield f"roles that are not known are read as prompts: {one_line(', '.join(unknown[:8]), 200)}"
@@ -258,15 +264,39 @@ def _conversation(look: Look) -> Columns | None:
         candidates = told if len(told) == 1 and not words else []
     if not candidates:
         return None
+    preferred = look.named(known.CHOSEN)[:1] if look.named(known.REJECTED) else []
+    answers = [*preferred, *look.named(known.TRUTHS)]
+    answers = [column for column in answers if column.holds in ("words", "values") or _has_messages(column)]
     chosen = next((column for column in candidates if not column.there or _has_truths(column)), None)
-    if chosen is not None:
-        return Columns(messages=(chosen.name,), system=_system(look))
-    history = candidates[0]  # without a turn of a model's
-    answers = [column for column in look.named(known.TRUTHS) if column.holds == "words"]
+    if chosen is not None and not (answers and _awaits_an_answer(chosen)):
+        return Columns(prompt=_asked_before(look, chosen), messages=(chosen.name,), system=_system(look))
+    history = chosen or candidates[0]  # what is to be said stands in another column
     if answers:
-        return Columns(messages=(history.name,), truth=answers[0].name, system=_system(look))
+        if answers[0] in preferred and _has_whole_conversations(answers[0]):
+            return Columns(messages=(answers[0].name,), system=_system(look))
+        return replace(_of([history], answers[0]), system=_system(look))
     # Opening it is refused with the roles that it names, unless something else can be read.
     return _pair(look) or _text(look, None) or Columns(messages=(history.name,))
+
+
+def _awaits_an_answer(column: Column) -> bool:
+    """Whether no conversation of the column ends with a turn of a model's."""
+    ends = [found[-1] for cell in column.there if (found := chat.turns(cell))]
+    return bool(ends) and not any(turn.truth for turn in ends)
+
+
+def _has_whole_conversations(column: Column) -> bool:
+    """Whether the column's messages are not answers alone."""
+    turns = [turn for cell in column.there for turn in chat.turns(cell)]
+    return not all(turn.truth or chat.is_system(turn) for turn in turns)
+
+
+def _asked_before(look: Look, column: Column) -> tuple[str, ...]:
+    """The columns of what was asked, where the messages are answers alone."""
+    if not column.there or _has_whole_conversations(column):
+        return ()
+    prompts = [before for before in _prompts(look, None, column) if plain(before.name) not in known.WEAK_CONTEXTS]
+    return tuple(before.name for before in prompts if plain(before.name) not in known.SYSTEMS)
 
 
 def _system(look: Look) -> str | None:
@@ -307,8 +337,18 @@ def _pair(look: Look) -> Columns | None:
         for prompt, truth in _pairs(there):
             found = look.named([prompt, truth])
             if len(found) == 2 and all(column in wanted for column in found):
-                return _of(_prompts(look, found[0], found[1]), found[1])
+                return _after_history(look, _of(_prompts(look, found[0], found[1]), found[1]))
     return _preferred(look)
+
+
+def _after_history(look: Look, pair: Columns) -> Columns:
+    """The pair, after the turns of a column of earlier ones: messages, or LLaMA-Factory's `[["Hi", "Hello."]]`."""
+    for column in look.named(known.HISTORIES):
+        if column.holds == "nested" and column.there and column.name not in pair.used():
+            passages = plain(column.name) in known.CONTEXTS and not _has_messages(column)
+            if not passages and all(chat.turns(cell, alternating=True) for cell in column.there):
+                return replace(pair, history=column.name)
+    return pair
 
 
 def _pairs(there: set[str]) -> Iterable[tuple[str, str]]:
@@ -333,8 +373,7 @@ def _preferred(look: Look) -> Columns | None:
     head = next((column for column in heads if _may_be_told(column)), None)
     prompts = _prompts(look, head, chosen)
     if _has_messages(chosen):
-        turns = [turn for cell in chosen.there for turn in chat.turns(cell)]
-        if not all(turn.truth or chat.is_system(turn) for turn in turns):
+        if _has_whole_conversations(chosen):
             return Columns(messages=(chosen.name,), system=_system(look))
     elif not prompts and chosen.there and all(map(chat.is_transcript, map(str, chosen.there))):
         return Columns(truth=chosen.name, transcript=True)

@@ -238,6 +238,28 @@ PREFERENCES: dict[str, tuple[dict[str, Any], str, list[tuple[str, str]]]] = {
         {"prompt": CHAT[:1], "chosen": "Hello.", "rejected": "Go."},
         "messages = prompt, truth = chosen; left out: rejected", SAID,
     ),
+    "LLaMA-Factory's": (
+        {"conversations": [{"from": "human", "value": "Hi"}], "chosen": {"from": "gpt", "value": "Hello."},
+         "rejected": {"from": "gpt", "value": "Go."}},
+        "messages = conversations + chosen; left out: rejected", SAID,
+    ),
+    "messages, then messages": (
+        {"messages": CHAT[:1], "chosen": CHAT[1:], "rejected": CHAT[1:]},
+        "messages = messages + chosen; left out: rejected", SAID,
+    ),
+    "messages, then a text": (
+        {"rejected": "Go.", "chosen": "Hello.", "messages": CHAT[:1]},
+        "messages = messages, truth = chosen; left out: rejected", SAID,
+    ),
+    "a conversation that goes on": (
+        {"conversation": [*CHAT, {"role": "user", "content": "How?"}],
+         "chosen": [{"role": "assistant", "content": "Well."}], "rejected": [{"role": "assistant", "content": "x"}]},
+        "messages = conversation + chosen; left out: rejected", TWO,
+    ),
+    "a question and both as conversations": (
+        {"messages": CHAT[:1], "chosen": CHAT, "rejected": CHAT},
+        "messages = chosen; left out: messages, rejected", SAID,
+    ),
 }
 
 
@@ -249,6 +271,47 @@ def test_of_two_answers_the_chosen_one_is_read(form: str, make: Any) -> None:
     assert described(table) == expected
     assert samples(table) == found * 2
     assert find_columns(spec(), table).notes[0] == CHOSEN
+
+
+ASIDE: dict[str, tuple[dict[str, Any], str, list[tuple[str, str]]]] = {
+    "answers to a question": (
+        {"question": "Hi", "messages": CHAT[1:]}, "prompt = question, messages = messages", SAID,
+    ),
+    "an answer to a conversation": (
+        {"messages": [*CHAT, {"role": "user", "content": "How?"}], "response": "Well."},
+        "messages = messages, truth = response", TWO,
+    ),
+    "turns before an instruction": (
+        {"context": CHAT, "instruction": "How?", "response": "Well."},
+        "history = context, prompt = instruction, truth = response", TWO,
+    ),
+    "LLaMA-Factory's history": (
+        {"instruction": "How?", "input": "", "output": "Well.", "history": [["Hi", "Hello."]]},
+        "history = history, prompt = instruction + input, truth = output", TWO,
+    ),
+    "after a system text": (
+        {"system": "Be kind.", "instruction": "How?", "output": "Well.", "history": [["Hi", "Hello."]]},
+        "system = system, history = history, prompt = instruction, truth = output",
+        [("Be kind.\nHi\n", "Hello."), ("Be kind.\nHi\nHello.\nHow?\n", "Well.")],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", ASIDE)
+@pytest.mark.parametrize("make", [pa.Table.from_pylist, from_file])
+def test_turns_that_stand_in_other_columns(form: str, make: Any) -> None:
+    row, expected, found = ASIDE[form]
+    assert described(make([row] * 2)) == expected
+    assert samples(make([row] * 2)) == found * 2
+
+
+def test_an_empty_history_is_none() -> None:
+    row: dict[str, Any] = {"instruction": "Hi", "output": "Hello.", "history": []}
+    assert described(from_file([row])) == "prompt = instruction, truth = output; left out: history"
+    passages = {"context": ["A boat.", "A lake."], "question": "Hi", "answer": "Hello."}
+    assert described(from_file([passages])) == "prompt = question, truth = answer; left out: context"
+    later = {"instruction": "How?", "output": "Well.", "history": [["Hi", "Hello."]]}
+    assert samples(from_file([row, later])) == SAID + TWO
 
 
 @pytest.mark.parametrize("make", [pa.Table.from_pylist, from_file])
