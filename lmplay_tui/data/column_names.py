@@ -36,6 +36,16 @@ PAIRS = (
     ("human", "bot"),
 )
 SUMMARIES = ("highlights", "summary", "abstract")
+# A text and what somebody made of it: the text would else be read alone.
+MADE_OF_TEXT = (
+    *((text, summary) for text in ("text", "content", "story", "body", "passage", "contents", "fulltext")
+      for summary in ("highlights", "summary")),
+    *((text, made) for text in ("text", "content")
+      for made in ("target", "targettext", "outputtext", "translation", "translatedtext", "rewrite", "paraphrase",
+                   "correction", "code")),
+    ("sourcetext", "targettext"), ("inputtext", "targettext"), ("inputtext", "outputtext"), ("docstring", "code"),
+)
+LABELS = ("label", "labels")  # of a question, not of a text
 SUMMARIZED = ("article", "document", "dialogue", "dialog", "report", "transcript")
 CHOSEN = ("chosen", "chosenresponse")
 REJECTED = ("rejected", "rejectedresponse")
@@ -57,6 +67,7 @@ _DESCRIPTIONS = _listed("""
     model generator author authors status meta metadata embedding embeddings tokens probability confidence likes votes
     upvotes downvotes views price similarity perplexity
 """)
+_JUDGEMENTS = frozenset(("label", "labels", "score", "scores", "rating", "ratings", "class", "sentiment", "stars"))
 _ASKING = frozenset(("is", "has", "num", "n"))
 
 
@@ -76,3 +87,8 @@ def is_description(name: str) -> bool:
     """Whether a column of this name tells of a row's text: a label, a score, a count."""
     words = words_of(name)
     return bool(words) and (words[-1] in _DESCRIPTIONS or words[0] in _ASKING or words[0] in ("label", "created"))
+
+
+def is_judgement(name: str) -> bool:
+    """Whether a column of this name says what somebody made of a row: a label, a score."""
+    return not _JUDGEMENTS.isdisjoint(words_of(name))

@@ -227,7 +227,8 @@ def first_rows(chosen: Columns, look: Look) -> list[dict[str, Any]]:
 def _usual(spec: DatasetSpec, look: Look) -> Columns:
     titles = [column for column in look.named(["title"]) if column.holds in ("words", "values")]
     title = spec.title or next((column.name for column in titles), None)
-    found = _own_pair(look) or _conversation(look) or _pair(look) or _text(look, title) or _lone(look, title)
+    found = _own_pair(look) or _conversation(look) or _pair(look) or _judged(look) or _text(look, title)
+    found = found or _unanswered(look) or _lone(look, title)
     if found is None:
         raise UserError(
             f"dataset {spec.name}: no column has a usual name for text; it has {look.listed()}. Say in the plan which: "
@@ -329,6 +330,9 @@ def _is_bare(column: Column) -> bool:
     return bool(lists) and all(isinstance(turn, str) for cell in lists for turn in cell)
 
 
+_ASKING = (*known.LEADS, *known.QUESTIONS, *known.INPUTS, *known.ASKED)
+
+
 def _pair(look: Look) -> Columns | None:
     """A truth and all columns that its prompt is made of."""
     fit = [column for column in look.columns if _may_be_told(column)]
@@ -338,7 +342,31 @@ def _pair(look: Look) -> Columns | None:
             found = look.named([prompt, truth])
             if len(found) == 2 and all(column in wanted for column in found):
                 return _after_history(look, _of(_prompts(look, found[0], found[1]), found[1]))
-    return _preferred(look)
+    return _preferred(look) or _made_of_text(look)
+
+
+def _made_of_text(look: Look) -> Columns | None:
+    """A text and what was made of it, such as a summary; not what tells of it, such as a label."""
+    for names in known.MADE_OF_TEXT:
+        found = look.named(names)
+        if len(found) == 2 and all(map(_is_running, found)):
+            return _of([found[0]], found[1])
+    return None
+
+
+def _judged(look: Look) -> Columns | None:
+    """A question whose answer is called a label."""
+    labels = [column for column in look.named(known.LABELS) if column.holds in ("words", "values")]
+    asked = [column for column in look.named(_ASKING) if column.holds == "words"]
+    return _of(_prompts(look, asked[0], labels[0]), labels[0]) if asked and labels and not _text(look, None) else None
+
+
+def _unanswered(look: Look) -> Columns | None:
+    """A question whose answers are all null: opening it is refused with the column that ought to answer."""
+    asked = [column for column in look.named(_ASKING) if column.holds == "words"]
+    nulls = {plain(column.name): column for column in look.columns if column.holds == "nothing"}
+    answers = [nulls[name] for name in (*known.TRUTHS, *known.LABELS) if name in nulls]
+    return _of(_prompts(look, asked[0], answers[0]), answers[0]) if asked and answers else None
 
 
 def _after_history(look: Look, pair: Columns) -> Columns:
@@ -356,7 +384,7 @@ def _pairs(there: set[str]) -> Iterable[tuple[str, str]]:
     yield from known.PAIRS
     for truth in known.TRUTHS:
         if truth in there:
-            yield from ((prompt, truth) for prompt in (*known.LEADS, *known.QUESTIONS, *known.INPUTS, *known.ASKED))
+            yield from ((prompt, truth) for prompt in _ASKING)
     for truth in known.ANSWERS:
         if truth in there:
             yield from ((prompt, truth) for prompt in (*known.CONTEXTS, *known.WEAK_CONTEXTS))
@@ -449,6 +477,9 @@ def _lone(look: Look, title: str | None) -> Columns | None:
         words = [column for column in words if not known.is_description(column.name)]
     if len(words) != 1:
         return None
+    asks = plain(words[0].name) in _ASKING
+    if asks and any(known.is_judgement(column.name) for column in look.columns):
+        return None  # a question without its answer is no text
     unsure = any(_could_be_told(column) for column in others if column is not words[0])
     return None if unsure else Columns(text=words[0].name, title=title)
 

@@ -123,6 +123,19 @@ PAIRS = [
     ("PROMPT | COMPLETION", "PROMPT"),
     ("q | a", "q"),
     ("context | answer", "context"),
+    ("question | label", "question"),
+    ("prompt id | label", "prompt"),
+    ("input | Label", "input"),
+    ("context question | label", "context + question"),
+    ("text | summary", "text"),
+    ("title text | summary", "text"),
+    ("content url | summary", "content"),
+    ("text | target", "text"),
+    ("text | target_text", "text"),
+    ("input_text | target_text", "input_text"),
+    ("text | translation", "text"),
+    ("task_id text | code", "text"),
+    ("docstring | code", "docstring"),
 ]
 
 
@@ -163,6 +176,28 @@ def test_named_columns_alone_are_read() -> None:
         "prompt = text + a, truth = b; left out: truth, prompt, input"
     )
     assert samples(table, prompt="a", truth="b", system="text") == [("3\n1", "2")]
+
+
+@pytest.mark.parametrize("make", [pa.Table.from_pylist, from_file])
+def test_a_text_with_what_tells_of_it_stays_running_text(make: Any) -> None:
+    told = {"url": "https://a.b/c", "timestamp": "2019-04-25T12:57:54Z", "label": 1, "target": 0, "summary": None}
+    for name in ("text", "content"):
+        for other, cell in told.items():
+            row = {name: "Some words.", "title": "A title.", other: cell}
+            assert described(make([row] * 3)).startswith(f"text = {name}, title = title; left out: {other}")
+        assert described(make([{name: "Words."} | told] * 3)).startswith(f"text = {name}; left out: url, ")
+        assert described(make([{name: "Words.", "label": "good"}] * 3)) == f"text = {name}; left out: label"
+
+
+@pytest.mark.parametrize("make", [pa.Table.from_pylist, from_file])
+@pytest.mark.parametrize("asks", ["question", "prompt", "instruction", "input", "query"])
+def test_a_question_without_its_answer_is_no_text(asks: str, make: Any) -> None:
+    assert samples(make([{asks: "Is it?", "label": label} for label in (0, 1)])) == [("Is it?", "0"), ("Is it?", "1")]
+    for answer in ("answer", "output", "response", "label"):
+        said = refusal(make([{asks: "Is it?", answer: None}] * 3))
+        assert said.endswith(f"(prompt = {asks}, truth = {answer}): {answer} is empty or null in all of them")
+    for told in ("score", "human_rating", "class"):
+        assert "no column has a usual name for text" in refusal(make([{asks: "Is it?", told: 3}] * 3))
 
 
 def test_a_column_without_a_value_is_not_there() -> None:
