@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from lmplay_tui.text import one_line
 
@@ -171,6 +172,17 @@ class Column:
     def cells(self) -> pa.ChunkedArray:
         """All cells, as Arrow keeps them."""
         return self._cells
+
+    @cached_property
+    def filled(self) -> pa.ChunkedArray:
+        """Of every cell whether something is in it: it is not null, and no empty text or list."""
+        kind = self._cells.type
+        if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+            brackets = 2 if self.holds == "nested" else 0
+            return pc.fill_null(pc.greater(pc.binary_length(self._cells), brackets), False)
+        if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+            return pc.fill_null(pc.greater(pc.list_value_length(self._cells), 0), False)
+        return pc.is_valid(self._cells)
 
     @cached_property
     def first(self) -> list[Any]:

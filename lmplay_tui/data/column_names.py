@@ -50,6 +50,8 @@ SUMMARIZED = ("article", "document", "dialogue", "dialog", "report", "transcript
 CHOSEN = ("chosen", "chosenresponse")
 REJECTED = ("rejected", "rejectedresponse")
 
+TOLD = frozenset((*CONVERSATIONS, *TEXTS, *TRUTHS, *SUMMARIES, *CHOSEN))  # without one of these, a row has no text
+
 
 def _listed(words: str) -> frozenset[str]:
     return frozenset(words.split())

@@ -3,9 +3,11 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from lmplay_tui.data import column_names as known
 from lmplay_tui.data import messages as chat
@@ -23,7 +25,8 @@ class Columns:
     """The columns that are read: `text` (and `title`), or `truth` (and `prompt`, `system`), or `messages`.
 
     `prompt` and `truth` beside `messages` are turns before and after them; `history` holds the turns before `prompt`.
-    `left_out`: the names of the others, as they are told. `notes`: what else is to be known of how cells are read, a
+    `others`: the forms of rows in which this one gives no text. `left_out`: the names of the columns that are not
+    read, as they are told. `notes`: what else is to be known of how cells are read, a
     line each.
     """
 
@@ -35,6 +38,7 @@ class Columns:
     messages: tuple[str, ...] = ()
     history: str | None = None
     alternating: bool = False  # messages are bare strings, of a user and a model in turn
+    others: tuple["Columns", ...] = ()
     transcript: bool = False  # `truth` is a whole conversation, as HH-RLHF writes it
     left_out: tuple[str, ...] = field(default=(), compare=False)
     notes: tuple[str, ...] = field(default=(), compare=False)
@@ -44,21 +48,33 @@ class Columns:
     def used(self) -> list[str]:
         """The names of the columns to read, each once."""
         names = (self.text, self.title, self.system, self.history, *self.prompt, *self.messages, self.truth)
-        return list(dict.fromkeys(name for name in names if name is not None))
+        found = dict.fromkeys(name for name in names if name is not None)
+        for other in self.others:
+            found |= dict.fromkeys(other.used())
+        return list(found)
+
+    @property
+    def told(self) -> str | None:
+        """The name of the column without which a row gives no text."""
+        return self.text or self.truth or (self.messages[-1] if self.messages else None)
 
     def described(self) -> str:
         """What is read and what is left out: `prompt = instruction + input, truth = output; left out: id`."""
+        said = "; or ".join(form.form() for form in (self, *self.others))
+        return f"{said}; left out: {', '.join(self.left_out)}" if self.left_out else said
+
+    def form(self) -> str:
+        """What is read, without the forms of other rows: `prompt = instruction + input, truth = output`."""
         chat_like = self.messages or self.history
         prompt = self.prompt if chat_like or self.system is None else (self.system, *self.prompt)
         roles = {
             "text": (self.text,), "title": (self.title,), "system": (self.system if chat_like else None,),
             "history": (self.history,), "prompt": prompt, "messages": self.messages, "truth": (self.truth,),
         }
-        said = ", ".join(
+        return ", ".join(
             f"{role} = {' + '.join(one_line(name, 60) for name in names if name)}" for role, names in roles.items()
             if any(names)
         )
-        return f"{said}; left out: {', '.join(self.left_out)}" if self.left_out else said
 
     def key(self) -> str:
         """What a fingerprint says of the columns: for the forms that were always read, the same words as ever."""
@@ -69,15 +85,19 @@ class Columns:
             f"truth={self.truth!r}, messages={messages!r})"
         )
         said += f" history={self.history!r}" if self.history else ""
-        return said + " alternating" * self.alternating + " transcript" * self.transcript
+        said += " alternating" * self.alternating + " transcript" * self.transcript
+        return " or ".join((said, *(other.key() for other in self.others)))
 
     def items(self, cells: Mapping[str, Any]) -> list[Item]:
         """The texts of a row that hold words; none where a list or an object stands in a text's place."""
         try:
             found = self._items(cells)
         except NestedCellError:
-            return []
-        return [item for item in found if item.truth and not item.truth.isspace()]
+            found = []
+        found = [item for item in found if item.truth and not item.truth.isspace()]
+        if not found and self.others:
+            return next((items for other in self.others if (items := other.items(cells))), [])
+        return found
 
     def _items(self, cells: Mapping[str, Any]) -> list[Item]:
         if self.text is not None:
@@ -145,7 +165,8 @@ def find_columns(spec: DatasetSpec, table: pa.Table, like: Columns | None = None
         spec.text, spec.title, (spec.prompt,) if spec.prompt else (), spec.system, spec.truth,
         (spec.messages,) if spec.messages else (),
     )
-    chosen = named if spec.messages or spec.text or spec.truth else _usual(spec, look)
+    plan_names = bool(spec.messages or spec.text or spec.truth)
+    chosen = named if plan_names else _usual(spec, look)
     for name in chosen.used():
         if name not in look.by_name:
             raise UserError(
@@ -161,14 +182,18 @@ def find_columns(spec: DatasetSpec, table: pa.Table, like: Columns | None = None
             _check_text(spec, look.by_name[name], role)
     for name in chosen.prompt:
         _check_text(spec, look.by_name[name], "prompt")
-    return _completed(chosen, look, {})
+    return _completed(chosen if plan_names else _with_other_forms(chosen, look, table), look, {})
 
 
 def _check_text(spec: DatasetSpec, column: Column, role: str) -> None:
+    if not _is_text(column, role):
+        raise _refused(spec, column, "text")
+
+
+def _is_text(column: Column, role: str) -> bool:
     """A text is a string; what stands before or after one may be a number, too."""
     fits = column.holds in ("words", "nothing") or (column.holds == "values" and role != "text")
-    if not fits and not (role == "truth" and column.holds_inner_text):
-        raise _refused(spec, column, "text")
+    return fits or (role == "truth" and column.holds_inner_text)
 
 
 def _refused(spec: DatasetSpec, column: Column, wanted: str) -> UserError:
@@ -179,21 +204,29 @@ def _refused(spec: DatasetSpec, column: Column, wanted: str) -> UserError:
 def _completed(chosen: Columns, look: Look, spelling: Mapping[str, Spell]) -> Columns:
     used = chosen.used()
     columns = [look.by_name[name] for name in used]
-    texts = [column for column in columns if column.name not in (*chosen.messages, chosen.history)]
+    forms = (chosen, *chosen.others)
+    turns = {name for form in forms for name in (*form.messages, form.history)}
+    texts = [column for column in columns if column.name not in turns]
     left = [
         one_line(column.name, 60) + " (all null)" * (column.holds == "nothing")
         for column in look.columns if column.name not in used
     ]
+    spelling = dict(spelling) or {column.name: column.spell() for column in texts}
     chosen = replace(
         chosen,
+        others=tuple(replace(other, spelling=spelling) for other in chosen.others),
         left_out=tuple(left),
-        spelling=dict(spelling) or {column.name: column.spell() for column in texts},
+        spelling=spelling,
         decoding={column.name: decode for column in columns if (decode := column.decode) is not None},
     )
     return replace(chosen, notes=tuple(_notes(chosen, look)))
 
 
 def _notes(chosen: Columns, look: Look) -> Iterable[str]:
+    for other in chosen.others:
+        assert other.told is not None
+        count = pc.sum(look.by_name[other.told].filled).as_py() or 0
+        yield f"rows of several forms: {count:,} of {len(look.columns[0].cells):,} have {other.form()}"
     if any(plain(name) in known.CHOSEN for name in chosen.used()):
         yield "of chosen and rejected answers, the chosen ones are read"
     if chosen.transcript:
@@ -219,6 +252,49 @@ def first_rows(chosen: Columns, look: Look) -> list[dict[str, Any]]:
     names = chosen.used()
     cells = (look.by_name[name].first for name in names)
     return [dict(zip(names, row, strict=True)) for row in zip(*cells, strict=False)]
+
+
+# --- rows of several forms ---
+
+_FORMS = 4  # at most, in one table
+
+
+def _with_other_forms(chosen: Columns, look: Look, table: pa.Table) -> Columns:
+    """The columns, and those of the rows that lack what is read: `messages` where `conversations` is null."""
+    while len(chosen.others) + 1 < _FORMS:
+        told = [form.told for form in (chosen, *chosen.others) if form.told]
+        if not any(plain(column.name) in known.TOLD for column in look.columns if column.name not in told):
+            break
+        filled = [look.by_name[name].filled for name in told]
+        has_text = reduce(pc.or_, filled)
+        lacking = pc.indices_nonzero(pc.invert(has_text))[:_TRIED]
+        if not len(lacking):
+            break
+        rest = Look(table.take(lacking))
+        other = _own_pair(rest) or _conversation(rest) or _pair(rest) or _text(rest, None)
+        if other is None or other.told in (None, *told) or not _is_of_other_rows(other, look, has_text):
+            break
+        # What only the other rows hold is no part of this form's prompt.
+        kept = [name for name in chosen.prompt if _meet(look.by_name[name].filled, filled[0])]
+        chosen = replace(chosen, prompt=tuple(kept), others=(*chosen.others, other))
+    return chosen
+
+
+def _is_of_other_rows(other: Columns, look: Look, has_text: pa.ChunkedArray) -> bool:
+    """Whether a form can be read, and is that of other rows: its answers stand hardly anywhere beside a text."""
+    roles = [("text", other.text), ("truth", other.truth), ("system", other.system)]
+    roles += [("prompt", name) for name in other.prompt]
+    if not all(_is_text(look.by_name[name], role) for role, name in roles if name is not None):
+        return False
+    if other.messages and not other.truth:
+        return True
+    told = look.by_name[other.told or ""].filled
+    return _meet(told, has_text) * 10 <= (pc.sum(told).as_py() or 0)
+
+
+def _meet(one: pa.ChunkedArray, other: pa.ChunkedArray) -> int:
+    """In how many rows both are filled."""
+    return pc.sum(pc.and_(one, other)).as_py() or 0
 
 
 # --- the known forms ---

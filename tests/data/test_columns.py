@@ -2,6 +2,7 @@
 
 import datetime
 import decimal
+import itertools
 import json
 from typing import Any
 
@@ -382,6 +383,54 @@ def test_a_text_that_looks_like_json_stays_itself() -> None:
         chat = [{"role": "user", "content": text}, {"role": "assistant", "content": text}]
         for table in (pa.table({"messages": [chat]}), from_file([{"messages": chat}])):
             assert samples(table) == [(text + "\n", text)]
+
+
+# --- rows of several forms ---
+
+SAID_IN_TURNS = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello."}]
+FORMS: list[tuple[dict[str, Any], list[tuple[str, str]], str]] = [
+    ({"messages": CHAT}, SAID, "messages = messages"),
+    ({"conversations": SAID_IN_TURNS}, SAID, "messages = conversations"),
+    ({"prompt": "Hi", "completion": "Hello."}, [("Hi", "Hello.")], "prompt = prompt, truth = completion"),
+    ({"question": "Hi", "answer": "So."}, [("Hi", "So.")], "prompt = question, truth = answer"),
+    ({"instruction": "Hi", "input": "1", "output": "2"}, [("Hi\n1", "2")],
+     "prompt = instruction + input, truth = output"),
+    ({"text": "Some words."}, [("", "Some words.")], "text = text"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("make", [pa.Table.from_pylist, from_file])
+@pytest.mark.parametrize("rows", [3, 1200])
+@pytest.mark.parametrize(("one", "two"), list(itertools.combinations(range(len(FORMS)), 2)))
+def test_rows_of_two_forms_are_all_read(one: int, two: int, rows: int, make: Any) -> None:
+    """Also where the second form comes after the rows that are looked at first, and whichever is first."""
+    for (first, said, form), (second, more, other) in [(FORMS[one], FORMS[two]), (FORMS[two], FORMS[one])]:
+        names = dict.fromkeys((*first, *second))
+        table = make([{name: row.get(name) for name in names} for row in [*[first] * rows, *[second] * 2]])
+        found = described(table)
+        assert set(found.split("; or ")) == {form, other}
+        assert samples(table) == said * rows + more * 2
+        (note,) = [note for note in find_columns(spec(), table).notes if "several forms" in note]
+        assert note.startswith("rows of several forms: ")
+
+
+def test_rows_of_three_forms_are_all_read() -> None:
+    chosen = [FORMS[0], FORMS[3], FORMS[5]]
+    rows = [dict.fromkeys(name for row, _, _ in chosen for name in row) | row for row, _, _ in chosen * 3]
+    assert samples(from_file(rows)) == [sample for _, found, _ in chosen for sample in found] * 3
+
+
+def test_other_columns_of_the_same_rows_are_no_other_form() -> None:
+    """An answer that lacks does not make a passage, or another reply, a text."""
+    rows = [
+        {"context": "A.", "question": "What?", "answer": None if n % 2 else "It.", "text": "More.", "solution": "x"}
+        for n in range(10)
+    ]
+    assert described(from_file(rows)) == "prompt = context + text + question, truth = answer; left out: solution"
+    both = [{"conversations": SAID_IN_TURNS, "messages": CHAT if n else None} for n in range(4)]
+    assert described(from_file(both)) == "messages = messages; or messages = conversations"
+    assert samples(from_file(both)) == SAID * 4
+    assert described(from_file(both[1:])) == "messages = messages; left out: conversations"
 
 
 # --- what gives no sample ---
