@@ -4,6 +4,7 @@ Tables made of text files hold strings alone; the metadata `kinds` of a field th
 number bool null list object`), and lists and objects are JSON text. Other tables have Arrow's own types.
 """
 
+import ast
 import datetime
 import json
 import re
@@ -37,6 +38,10 @@ _ADDRESS = re.compile(
 )
 # One word of ASCII with a digit or an address's marks in it: dlg-00017, a1b2c3, https://..., data/x.py.
 _CODE = re.compile(r"(?=[^\s]*[\d/_@]|[0-9a-f-]{8,}$)[!-~]+", re.IGNORECASE)
+
+
+# A string of Python's, or, outside of these, the end of an object and the beginning of the next.
+_BETWEEN_OBJECTS = re.compile(r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")|\}\s+\{""", re.DOTALL)
 
 
 class NestedCellError(ValueError):
@@ -94,6 +99,24 @@ def from_json(text: Any) -> Any:
     except (ValueError, RecursionError):
         return text
     return _whole(value) if "\\ud" in text or "\\uD" in text else value
+
+
+def looks_nested(text: Any) -> bool:
+    """Whether a text begins and ends as a list or an object that JSON or Python wrote."""
+    if not isinstance(text, str):
+        return False
+    ends = text.strip()
+    return ends[:1] + ends[-1:] in ("[]", "{}") and ends[1:-1].strip()[:1] in ("", "[", "{", "'", '"')
+
+
+def from_repr(text: Any) -> Any:
+    """The value of a list or an object as Python or NumPy (which writes no commas) prints it; else the text itself."""
+    if not looks_nested(text):
+        return text
+    try:
+        return ast.literal_eval(_BETWEEN_OBJECTS.sub(lambda found: found[1] or "}, {", text.strip()))
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return text
 
 
 def _whole(value: Any) -> Any:

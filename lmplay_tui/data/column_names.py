@@ -5,6 +5,7 @@ import re
 CONVERSATIONS = (
     "messages", "conversations", "conversation", "dialogue", "dialog", "dialogues", "dialogs", "turns", "chat", "chats",
     "chatmessages", "conversationturns", "thread", "items", "message",
+    "contents",
 )
 TEXTS = (
     "text", "content", "article", "document", "story", "body", "passage", "contents", "rawcontent", "rawtext",
@@ -23,6 +24,7 @@ QUESTIONS = ("question", "questions", "query", "problem", "q")
 PROMPT_ORDER = (*SYSTEMS, *LEADS, *CONTEXTS, *WEAK_CONTEXTS, *INPUTS, *QUESTIONS, "choices", "options")
 
 ANSWERS = ("truth", "completion", "response", "answer", "output", "solution", "reply")  # to a bare context, too
+SEVERAL_ANSWERS = ("answers", "targets", "outputs")
 TRUTHS = (
     *ANSWERS, "assistant", "gpt", "expectedoutput",
     "groundtruth", "correctanswer", "finalanswer", "modelresponse", "target", "targets", "outputs", "answers",

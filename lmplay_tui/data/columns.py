@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from lmplay_tui.data import column_names as known
 from lmplay_tui.data import messages as chat
-from lmplay_tui.data.cells import Column, Decode, NestedCellError, Spell, text_of
+from lmplay_tui.data.cells import Column, Decode, NestedCellError, Spell, looks_nested, text_of
 from lmplay_tui.data.messages import Turn, plain
 from lmplay_tui.data.samples import Item
 from lmplay_tui.errors import UserError
@@ -188,6 +188,15 @@ def find_columns(spec: DatasetSpec, table: pa.Table, like: Columns | None = None
 def _check_text(spec: DatasetSpec, column: Column, role: str) -> None:
     if not _is_text(column, role):
         raise _refused(spec, column, "text")
+    if role == "truth" and plain(column.name) in known.SEVERAL_ANSWERS:
+        _check_written(spec, column, "one text")
+
+
+def _check_written(spec: DatasetSpec, column: Column, wanted: str) -> None:
+    """Raise `UserError` where the texts of a column are lists or objects that somebody wrote as text."""
+    if column.holds == "words" and column.there and all(map(looks_nested, column.there)):
+        said = f"lists or objects written as text (such as {one_line(column.there[0], 60)}), not {wanted}"
+        raise UserError(f"dataset {spec.name}: column {one_line(column.name, 60)} holds {said}")
 
 
 def _is_text(column: Column, role: str) -> bool:
@@ -305,6 +314,10 @@ def _usual(spec: DatasetSpec, look: Look) -> Columns:
     title = spec.title or next((column.name for column in titles), None)
     found = _own_pair(look) or _conversation(look) or _pair(look) or _judged(look) or _text(look, title)
     found = found or _unanswered(look) or _lone(look, title)
+    if found is None or found.text:
+        for column in look.named(known.CONVERSATIONS):
+            if found is None or found.text == column.name:
+                _check_written(spec, column, "messages that can be read")
     if found is None:
         raise UserError(
             f"dataset {spec.name}: no column has a usual name for text; it has {look.listed()}. Say in the plan which: "
