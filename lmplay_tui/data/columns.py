@@ -333,7 +333,11 @@ def _hint(look: Look) -> str:
         name = one_line(bare.name, 60)
         return f" ({name} holds lists of strings: messages = \"{name}\" reads them as a user's and a model's, in turn)"
     nested = [column for column in look.columns if column.holds in ("nested", "mixed")]
-    return "".join(f"; {one_line(column.name, 60)} holds {column.described()}" for column in nested[:3])
+    texts = [column for column in look.named(known.TEXTS) if column not in nested]
+    said = [(column, column.described()) for column in (*texts, *nested) if column.holds != "words"]
+    said += [(column, "identifiers, addresses, dates or numbers") for column in texts if column.holds == "words"
+             and (column.only_marks or not _is_running(column))]
+    return "".join(f"; {one_line(column.name, 60)} holds {kind}" for column, kind in said[:3])
 
 
 def _own_pair(look: Look) -> Columns | None:
@@ -550,7 +554,9 @@ def _text(look: Look, title: str | None) -> Columns | None:
     """A column with a usual name for text. An article beside a question is no text of its own."""
     asked = look.named((*known.QUESTIONS, *known.LEADS, *known.TRUTHS))
     for column in look.named(known.TEXTS):
-        if column.holds == "words" and (plain(column.name) in known.TEXTS[:2] or not asked):
+        sure = plain(column.name) in known.TEXTS[:2]
+        fits = column.holds == "words" and not column.only_marks if sure else _is_running(column)
+        if fits and (sure or not asked):
             return Columns(text=column.name, title=title)
     return None
 

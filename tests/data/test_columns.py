@@ -267,6 +267,28 @@ def test_numbers_dates_and_truth_values_are_answers() -> None:
     assert samples(single) == [("How much?", "0.1")]
 
 
+@pytest.mark.parametrize("nan", [float("nan"), None])
+def test_what_pandas_lacks_is_empty(nan: float | None) -> None:
+    rows = [{"instruction": "Do.", "input": cell, "output": "Done."} for cell in (nan, "With it.")]
+    found = [("Do.", "Done."), ("Do.\nWith it.", "Done.")]
+    assert samples(from_file(rows)) == samples(stored_as_json(rows)) == found
+    for kind in (pa.float64(), pa.float32(), pa.float16()):
+        column = pa.array([float("nan"), 2.0], kind)
+        table = pa.table({"instruction": ["Do."] * 2, "input": column, "output": ["Done."] * 2})
+        assert samples(table) == [("Do.", "Done."), ("Do.\n2.0", "Done.")]
+    assert samples(from_file([{"question": "What?", "answer": "NaN"}])) == [("What?", "NaN")]  # as in a CSV
+
+
+def test_a_label_is_told_by_its_name() -> None:
+    import datasets
+
+    names = datasets.ClassLabel(names=["no", "yes"])
+    features = datasets.Features({"question": datasets.Value("string"), "label": names})
+    rows = {"question": ["Is it?", "Or not?", "Who knows?"], "label": [1, 0, -1]}
+    table = datasets.Dataset.from_dict(rows, features=features).data.table
+    assert samples(table) == [("Is it?", "yes"), ("Or not?", "no")]
+
+
 @pytest.mark.parametrize("answers", [["001", "007"], ["None", "NA"], ["1910-01-10", "1911-02-11"], ["true", "false"]])
 def test_answers_are_spelled_as_in_the_file(answers: list[str]) -> None:
     table = from_file([{"question": "What?", "answer": answer} for answer in answers])
@@ -330,6 +352,30 @@ NO_TEXT: list[dict[str, Any]] = [
 def test_what_is_no_text_alone_is_refused(row: dict[str, Any], make: Any) -> None:
     said = refusal(make([row] * 3))
     assert said.startswith(f"dataset mine: no column has a usual name for text; it has {', '.join(row)}. Say in ")
+
+
+@pytest.mark.parametrize(
+    "cell", ["https://a.b/c", "www.a.b/c", "ab" * 16, "0" * 64, "6ba7b810-9dad-11d1-80b4-00c04fd430c8", "1910-01-10",
+             "1910-01-10T12:30:00Z", "10.01.1910"],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["text", "content", "code", "document"])
+def test_identifiers_addresses_and_dates_are_no_text_under_any_name(name: str, cell: str) -> None:
+    for row in ({name: cell}, {"id": 1, name: cell}):
+        said = refusal(pa.Table.from_pylist([row] * 3))
+        assert said.endswith(f"; {name} holds identifiers, addresses, dates or numbers")
+        assert samples(pa.Table.from_pylist([row]), text=name) == [("", cell)]
+    mixed = pa.Table.from_pylist([{name: cell}, {name: "Some words."}])
+    assert samples(mixed) == [("", cell), ("", "Some words.")]
+    assert described(pa.table({name: [cell], "body": ["Some words."]})) == f"text = body; left out: {name}"
+
+
+@pytest.mark.parametrize(("cell", "kind"), [(b"bytes", "binary"), (42, "int64"), (4.5, "double"), (True, "bool")])
+def test_a_text_column_of_another_type_is_named_with_it(cell: Any, kind: str) -> None:
+    for name in ("text", "content", "code"):
+        assert refusal(pa.Table.from_pylist([{"id": 1, name: cell}] * 3)).endswith(f"; {name} holds {kind}")
+    assert refusal(from_file([{"id": 1, "code": "000,001"}] * 3)).endswith(
+        "; code holds identifiers, addresses, dates or numbers"
+    )
 
 
 def test_a_named_identifier_is_read() -> None:
