@@ -4,9 +4,11 @@ import datetime
 import decimal
 import itertools
 import json
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from lmplay_tui.data.columns import Columns, find_columns
@@ -14,6 +16,7 @@ from lmplay_tui.data.samples import Item
 from lmplay_tui.data.table import open_rows
 from lmplay_tui.errors import UserError
 from lmplay_tui.plan.schema import DatasetSpec
+from tests.data.conftest import unheard
 
 TURNS = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 TEXT = pa.string()
@@ -279,14 +282,19 @@ def test_what_pandas_lacks_is_empty(nan: float | None) -> None:
     assert samples(from_file([{"question": "What?", "answer": "NaN"}])) == [("What?", "NaN")]  # as in a CSV
 
 
-def test_a_label_is_told_by_its_name() -> None:
+def test_a_label_is_told_by_its_name(tmp_path: Path) -> None:
     import datasets
+
+    from lmplay_tui.data import local
 
     names = datasets.ClassLabel(names=["no", "yes"])
     features = datasets.Features({"question": datasets.Value("string"), "label": names})
     rows = {"question": ["Is it?", "Or not?", "Who knows?"], "label": [1, 0, -1]}
     table = datasets.Dataset.from_dict(rows, features=features).data.table
-    assert samples(table) == [("Is it?", "yes"), ("Or not?", "no")]
+    pq.write_table(table, tmp_path / "a.parquet")
+    read = local.read(DatasetSpec("mine", str(tmp_path)), unheard).train.table
+    for one in (table, read):
+        assert samples(one) == [("Is it?", "yes"), ("Or not?", "no")]
 
 
 @pytest.mark.parametrize("answers", [["001", "007"], ["None", "NA"], ["1910-01-10", "1911-02-11"], ["true", "false"]])
