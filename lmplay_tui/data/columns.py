@@ -279,7 +279,8 @@ def _with_other_forms(chosen: Columns, look: Look, table: pa.Table) -> Columns:
         lacking = pc.indices_nonzero(pc.invert(has_text))[:_TRIED]
         if not len(lacking):
             break
-        rest = Look(table.take(lacking))
+        rows = table.take(lacking)
+        rest = Look(rows.select([number for number, column in enumerate(Look(rows).columns) if column.there]))
         other = _own_pair(rest) or _conversation(rest) or _pair(rest) or _text(rest, None)
         if other is None or other.told in (None, *told) or not _is_of_other_rows(other, look, has_text):
             break
@@ -435,7 +436,10 @@ def _pair(look: Look) -> Columns | None:
             found = look.named([prompt, truth])
             if len(found) == 2 and all(column in wanted for column in found):
                 return _after_history(look, _of(_prompts(look, found[0], found[1]), found[1]))
-    return _preferred(look) or _made_of_text(look)
+    preferred = _preferred(look)
+    return _after_history(look, preferred) if preferred and not preferred.messages else (
+        preferred or _made_of_text(look)
+    )
 
 
 def _made_of_text(look: Look) -> Columns | None:
@@ -510,7 +514,8 @@ def _of(prompts: list[Column], truth: Column) -> Columns:
     system = next((column.name for column in prompts if plain(column.name) in known.SYSTEMS), None)
     told = [
         column for column in (*prompts, truth)
-        if (column.holds == "nested" or plain(column.name) in known.CHOSEN) and _has_messages(column)
+        if (column.holds == "nested" or plain(column.name) in (*known.CHOSEN, *known.CONVERSATIONS))
+        and _has_messages(column)
     ]
     texts = tuple(column.name for column in prompts if column not in told and column.name != system)
     return Columns(

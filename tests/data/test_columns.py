@@ -468,6 +468,13 @@ def test_rows_of_two_forms_are_all_read(one: int, two: int, rows: int, make: Any
         assert note.startswith("rows of several forms: ")
 
 
+def test_rows_of_two_forms_with_empty_cells_between_are_all_read() -> None:
+    """As a CSV has them, which knows no null."""
+    rows = [{"question": "Q", "answer": "A"}, {"prompt": "P", "completion": "C"}]
+    empty = dict.fromkeys((*rows[0], *rows[1]), "")
+    assert samples(from_file([empty | row for row in rows])) == [("Q", "A"), ("P", "C")]
+
+
 def test_rows_of_three_forms_are_all_read() -> None:
     chosen = [FORMS[0], FORMS[3], FORMS[5]]
     rows = [dict.fromkeys(name for row, _, _ in chosen for name in row) | row for row, _, _ in chosen * 3]

@@ -325,6 +325,14 @@ ASIDE: dict[str, tuple[dict[str, Any], str, list[tuple[str, str]]]] = {
         {"instruction": "How?", "input": "", "output": "Well.", "history": [["Hi", "Hello."]]},
         "history = history, prompt = instruction + input, truth = output", TWO,
     ),
+    "a history before a chosen answer": (
+        {"instruction": "How?", "chosen": "Well.", "rejected": "No.", "history": [["Hi", "Hello."]]},
+        "history = history, prompt = instruction, truth = chosen; left out: rejected", TWO,
+    ),
+    "printed messages and a chosen one": (
+        {"conversations": repr(CHAT[:1]), "chosen": repr(CHAT[1]), "rejected": "{}"},
+        "messages = conversations + chosen; left out: rejected", SAID,
+    ),
     "after a system text": (
         {"system": "Be kind.", "instruction": "How?", "output": "Well.", "history": [["Hi", "Hello."]]},
         "system = system, history = history, prompt = instruction, truth = output",
