@@ -346,7 +346,8 @@ def _parquet(path: Path, tick: Callable[[float], None]) -> Iterator[pa.RecordBat
     """The rows of a Parquet file, a few thousand at a time; dictionaries become the values they stand for."""
     with pq.ParquetFile(path) as file:
         rows, done = max(file.metadata.num_rows, 1), 0
-        schema = pa.schema([pa.field(f.name, _plain(f.type), f.nullable) for f in file.schema_arrow])
+        fields = [pa.field(f.name, _plain(f.type), f.nullable) for f in file.schema_arrow]
+        schema = pa.schema(fields, file.schema_arrow.metadata)
         for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
             done += batch.num_rows
             tick(done / rows)

@@ -4,8 +4,10 @@ Tables made of text files hold strings alone; the metadata `kinds` of a field th
 number bool null list object`), and lists and objects are JSON text. Other tables have Arrow's own types.
 """
 
+import ast
 import datetime
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from decimal import Decimal
@@ -14,6 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from lmplay_tui.text import one_line
 
@@ -34,8 +37,13 @@ _VALUE = re.compile(
 _ADDRESS = re.compile(
     r"[a-z][a-z0-9+.-]*://\S+|www\.\S+|[0-9a-f]{16,}|[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}", re.IGNORECASE
 )
+_DATE = re.compile(r"\d{4}[-/.]\d\d?[-/.]\d\d?(?:[T ][\d:.]+)?(?:Z|[+-]\d\d:?\d\d)?|\d\d?[-/.]\d\d?[-/.]\d{4}")
 # One word of ASCII with a digit or an address's marks in it: dlg-00017, a1b2c3, https://..., data/x.py.
 _CODE = re.compile(r"(?=[^\s]*[\d/_@]|[0-9a-f-]{8,}$)[!-~]+", re.IGNORECASE)
+
+
+# A string of Python's, or, outside of these, the end of an object and the beginning of the next.
+_BETWEEN_OBJECTS = re.compile(r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")|\}\s+\{""", re.DOTALL)
 
 
 class NestedCellError(ValueError):
@@ -63,11 +71,16 @@ def _date_of(cell: Any) -> str:
 
 def _single_of(cell: Any) -> str:
     """The shortest spelling of a number of 32 bits: as one of 64 bits, 0.1 would read 0.10000000149011612."""
-    return "" if cell is None else str(np.float32(cell))
+    return "" if cell is None or math.isnan(cell) else str(np.float32(cell))
 
 
 def _half_of(cell: Any) -> str:
-    return "" if cell is None else str(np.float16(cell))
+    return "" if cell is None or math.isnan(cell) else str(np.float16(cell))
+
+
+def _number_of(cell: Any) -> str:
+    """NaN, as pandas writes what is missing, is no word."""
+    return "" if cell == "NaN" or (isinstance(cell, float) and math.isnan(cell)) else text_of(cell)
 
 
 def first_text(cell: Any) -> str:
@@ -93,6 +106,24 @@ def from_json(text: Any) -> Any:
     except (ValueError, RecursionError):
         return text
     return _whole(value) if "\\ud" in text or "\\uD" in text else value
+
+
+def looks_nested(text: Any) -> bool:
+    """Whether a text begins and ends as a list or an object that JSON or Python wrote."""
+    if not isinstance(text, str):
+        return False
+    ends = text.strip()
+    return ends[:1] + ends[-1:] in ("[]", "{}") and ends[1:-1].strip()[:1] in ("", "[", "{", "'", '"')
+
+
+def from_repr(text: Any) -> Any:
+    """The value of a list or an object as Python or NumPy (which writes no commas) prints it; else the text itself."""
+    if not looks_nested(text):
+        return text
+    try:
+        return ast.literal_eval(_BETWEEN_OBJECTS.sub(lambda found: found[1] or "}, {", text.strip()))
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return text
 
 
 def _whole(value: Any) -> Any:
@@ -149,6 +180,15 @@ def _holds_strings(kind: pa.DataType) -> bool:
     return pa.types.is_struct(kind) and any(_holds_strings(field.type) for field in kind)
 
 
+def _label_names(schema: pa.Schema, name: str) -> tuple[str, ...]:
+    """The names that `datasets` keeps in a table's metadata for the numbers of a column of labels."""
+    try:
+        feature = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][name]
+        return tuple(map(str, feature["names"])) if feature["_type"] == "ClassLabel" else ()
+    except (ValueError, KeyError, TypeError):
+        return ()
+
+
 class Column:
     """A column of a table and its first cells, read when they are first asked for."""
 
@@ -161,6 +201,7 @@ class Column:
         written = (field.metadata or {}).get(b"kinds", b"").decode()
         self._kinds = frozenset(written.split(",")) - {"", "null"}
         self._from_file = bool(written)
+        self._labels = _label_names(table.schema, self.name) if pa.types.is_integer(self._type) else ()
 
     @property
     def decode(self) -> Decode | None:
@@ -171,6 +212,17 @@ class Column:
     def cells(self) -> pa.ChunkedArray:
         """All cells, as Arrow keeps them."""
         return self._cells
+
+    @cached_property
+    def filled(self) -> pa.ChunkedArray:
+        """Of every cell whether something is in it: it is not null, and no empty text or list."""
+        kind = self._cells.type
+        if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+            brackets = 2 if self.holds == "nested" else 0
+            return pc.fill_null(pc.greater(pc.binary_length(self._cells), brackets), False)
+        if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+            return pc.fill_null(pc.greater(pc.list_value_length(self._cells), 0), False)
+        return pc.is_valid(self._cells)
 
     @cached_property
     def first(self) -> list[Any]:
@@ -249,6 +301,12 @@ class Column:
         """Whether each of the first cells is an address, a hash or a UUID."""
         return bool(self.there) and all(map(_ADDRESS.fullmatch, map(str, self.there)))
 
+    @cached_property
+    def only_marks(self) -> bool:
+        """Whether each of the first cells is an address, a hash, a UUID or a date: never a text, whatever its name."""
+        cells = [str(cell).strip() for cell in self.there]
+        return bool(cells) and all(_ADDRESS.fullmatch(cell) or _DATE.fullmatch(cell) for cell in cells)
+
     def spell(self) -> Spell:
         """What makes a text of a cell: floats as short as they can be, moments at midnight as dates."""
         kind, types = self._type, pa.types
@@ -258,9 +316,17 @@ class Column:
             return _single_of
         if types.is_float16(kind):
             return _half_of
+        if types.is_floating(kind) or "number" in self._kinds:
+            return _number_of
+        if self._labels:
+            return self._label_of
         if types.is_timestamp(kind) and self.there and all(cell.time() == datetime.time() for cell in self.there):
             return _date_of
         return text_of
+
+    def _label_of(self, cell: Any) -> str:
+        """The name of a label: of one that is unknown, such as -1, none."""
+        return self._labels[cell] if cell is not None and 0 <= cell < len(self._labels) else ""
 
     def described(self) -> str:
         """What the column holds, for a line that refuses it: its type, or what the file wrote and an example."""

@@ -5,6 +5,7 @@ import re
 CONVERSATIONS = (
     "messages", "conversations", "conversation", "dialogue", "dialog", "dialogues", "dialogs", "turns", "chat", "chats",
     "chatmessages", "conversationturns", "thread", "items", "message",
+    "contents",
 )
 TEXTS = (
     "text", "content", "article", "document", "story", "body", "passage", "contents", "rawcontent", "rawtext",
@@ -17,11 +18,13 @@ LEADS = ("prompt", "instruction", "instructions", "userprompt", "usermessage")
 ASKED = ("task", "request", "user", "human")  # a prompt where there is no other
 CONTEXTS = ("context", "passage", "paragraph", "background", "evidence", "knowledge", "ctx")
 WEAK_CONTEXTS = ("article", "document", "story", "body", "content", "text")  # may also be the pair, written once more
+HISTORIES = ("history", "chathistory", "conversationhistory", "dialoghistory", "dialoguehistory", *CONTEXTS)
 INPUTS = ("input", "inputs", "userinput")
 QUESTIONS = ("question", "questions", "query", "problem", "q")
 PROMPT_ORDER = (*SYSTEMS, *LEADS, *CONTEXTS, *WEAK_CONTEXTS, *INPUTS, *QUESTIONS, "choices", "options")
 
 ANSWERS = ("truth", "completion", "response", "answer", "output", "solution", "reply")  # to a bare context, too
+SEVERAL_ANSWERS = ("answers", "targets", "outputs")
 TRUTHS = (
     *ANSWERS, "assistant", "gpt", "expectedoutput",
     "groundtruth", "correctanswer", "finalanswer", "modelresponse", "target", "targets", "outputs", "answers",
@@ -35,9 +38,21 @@ PAIRS = (
     ("human", "bot"),
 )
 SUMMARIES = ("highlights", "summary", "abstract")
+# A text and what somebody made of it: the text would else be read alone.
+MADE_OF_TEXT = (
+    *((text, summary) for text in ("text", "content", "story", "body", "passage", "contents", "fulltext")
+      for summary in ("highlights", "summary")),
+    *((text, made) for text in ("text", "content")
+      for made in ("target", "targettext", "outputtext", "translation", "translatedtext", "rewrite", "paraphrase",
+                   "correction", "code")),
+    ("sourcetext", "targettext"), ("inputtext", "targettext"), ("inputtext", "outputtext"), ("docstring", "code"),
+)
+LABELS = ("label", "labels")  # of a question, not of a text
 SUMMARIZED = ("article", "document", "dialogue", "dialog", "report", "transcript")
 CHOSEN = ("chosen", "chosenresponse")
 REJECTED = ("rejected", "rejectedresponse")
+
+TOLD = frozenset((*CONVERSATIONS, *TEXTS, *TRUTHS, *SUMMARIES, *CHOSEN))  # without one of these, a row has no text
 
 
 def _listed(words: str) -> frozenset[str]:
@@ -56,6 +71,7 @@ _DESCRIPTIONS = _listed("""
     model generator author authors status meta metadata embedding embeddings tokens probability confidence likes votes
     upvotes downvotes views price similarity perplexity
 """)
+_JUDGEMENTS = frozenset(("label", "labels", "score", "scores", "rating", "ratings", "class", "sentiment", "stars"))
 _ASKING = frozenset(("is", "has", "num", "n"))
 
 
@@ -75,3 +91,8 @@ def is_description(name: str) -> bool:
     """Whether a column of this name tells of a row's text: a label, a score, a count."""
     words = words_of(name)
     return bool(words) and (words[-1] in _DESCRIPTIONS or words[0] in _ASKING or words[0] in ("label", "created"))
+
+
+def is_judgement(name: str) -> bool:
+    """Whether a column of this name says what somebody made of a row: a label, a score."""
+    return not _JUDGEMENTS.isdisjoint(words_of(name))

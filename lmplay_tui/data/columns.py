@@ -3,13 +3,15 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from lmplay_tui.data import column_names as known
 from lmplay_tui.data import messages as chat
-from lmplay_tui.data.cells import Column, Decode, NestedCellError, Spell, text_of
+from lmplay_tui.data.cells import Column, Decode, NestedCellError, Spell, looks_nested, text_of
 from lmplay_tui.data.messages import Turn, plain
 from lmplay_tui.data.samples import Item
 from lmplay_tui.errors import UserError
@@ -22,8 +24,10 @@ from lmplay_tui.text import one_line
 class Columns:
     """The columns that are read: `text` (and `title`), or `truth` (and `prompt`, `system`), or `messages`.
 
-    `prompt` and `truth` beside `messages` are turns before and after them. `left_out`: the names of the others, as
-    they are told. `notes`: what else is to be known of how cells are read, a line each.
+    `prompt` and `truth` beside `messages` are turns before and after them; `history` holds the turns before `prompt`.
+    `others`: the forms of rows in which this one gives no text. `left_out`: the names of the columns that are not
+    read, as they are told. `notes`: what else is to be known of how cells are read, a
+    line each.
     """
 
     text: str | None = None
@@ -32,7 +36,9 @@ class Columns:
     system: str | None = None
     truth: str | None = None
     messages: tuple[str, ...] = ()
+    history: str | None = None
     alternating: bool = False  # messages are bare strings, of a user and a model in turn
+    others: tuple["Columns", ...] = ()
     transcript: bool = False  # `truth` is a whole conversation, as HH-RLHF writes it
     left_out: tuple[str, ...] = field(default=(), compare=False)
     notes: tuple[str, ...] = field(default=(), compare=False)
@@ -41,21 +47,34 @@ class Columns:
 
     def used(self) -> list[str]:
         """The names of the columns to read, each once."""
-        names = (self.text, self.title, self.system, *self.prompt, *self.messages, self.truth)
-        return list(dict.fromkeys(name for name in names if name is not None))
+        names = (self.text, self.title, self.system, self.history, *self.prompt, *self.messages, self.truth)
+        found = dict.fromkeys(name for name in names if name is not None)
+        for other in self.others:
+            found |= dict.fromkeys(other.used())
+        return list(found)
+
+    @property
+    def told(self) -> str | None:
+        """The name of the column without which a row gives no text."""
+        return self.text or self.truth or (self.messages[-1] if self.messages else None)
 
     def described(self) -> str:
         """What is read and what is left out: `prompt = instruction + input, truth = output; left out: id`."""
-        prompt = self.prompt if self.messages or self.system is None else (self.system, *self.prompt)
+        said = "; or ".join(form.form() for form in (self, *self.others))
+        return f"{said}; left out: {', '.join(self.left_out)}" if self.left_out else said
+
+    def form(self) -> str:
+        """What is read, without the forms of other rows: `prompt = instruction + input, truth = output`."""
+        chat_like = self.messages or self.history
+        prompt = self.prompt if chat_like or self.system is None else (self.system, *self.prompt)
         roles = {
-            "text": (self.text,), "title": (self.title,), "system": (self.system if self.messages else None,),
-            "prompt": prompt, "messages": self.messages, "truth": (self.truth,),
+            "text": (self.text,), "title": (self.title,), "system": (self.system if chat_like else None,),
+            "history": (self.history,), "prompt": prompt, "messages": self.messages, "truth": (self.truth,),
         }
-        said = ", ".join(
+        return ", ".join(
             f"{role} = {' + '.join(one_line(name, 60) for name in names if name)}" for role, names in roles.items()
             if any(names)
         )
-        return f"{said}; left out: {', '.join(self.left_out)}" if self.left_out else said
 
     def key(self) -> str:
         """What a fingerprint says of the columns: for the forms that were always read, the same words as ever."""
@@ -65,21 +84,26 @@ class Columns:
             f"Columns(text={self.text!r}, title={self.title!r}, prompt={prompt!r}, system={self.system!r}, "
             f"truth={self.truth!r}, messages={messages!r})"
         )
-        return said + " alternating" * self.alternating + " transcript" * self.transcript
+        said += f" history={self.history!r}" if self.history else ""
+        said += " alternating" * self.alternating + " transcript" * self.transcript
+        return " or ".join((said, *(other.key() for other in self.others)))
 
     def items(self, cells: Mapping[str, Any]) -> list[Item]:
         """The texts of a row that hold words; none where a list or an object stands in a text's place."""
         try:
             found = self._items(cells)
         except NestedCellError:
-            return []
-        return [item for item in found if item.truth and not item.truth.isspace()]
+            found = []
+        found = [item for item in found if item.truth and not item.truth.isspace()]
+        if not found and self.others:
+            return next((items for other in self.others if (items := other.items(cells))), [])
+        return found
 
     def _items(self, cells: Mapping[str, Any]) -> list[Item]:
         if self.text is not None:
             title = " ".join(self._said(self.title, cells).split()) if self.title else ""
             return [Item(f"Title: {title}\n" if title else "", self._said(self.text, cells), keep_start=True)]
-        if self.messages or self.transcript:
+        if self.messages or self.transcript or self.history:
             return chat.items(self.turns(cells))
         assert self.truth is not None
         lines = [self._said(name, cells) for name in (self.system, *self.prompt) if name]
@@ -93,7 +117,8 @@ class Columns:
         if self.transcript:
             assert self.truth is not None
             return chat.transcript(self._said(self.truth, cells))
-        found = [Turn("user", said, False) for name in self.prompt if (said := self._said(name, cells))]
+        found = chat.turns(cells[self.history], alternating=True, met=met) if self.history else []
+        found += [Turn("user", said, False) for name in self.prompt if (said := self._said(name, cells))]
         for name in self.messages:
             found += chat.turns(cells[name], alternating=self.alternating, met=met)
         if self.system is not None and not any(map(chat.is_system, found)):
@@ -140,7 +165,8 @@ def find_columns(spec: DatasetSpec, table: pa.Table, like: Columns | None = None
         spec.text, spec.title, (spec.prompt,) if spec.prompt else (), spec.system, spec.truth,
         (spec.messages,) if spec.messages else (),
     )
-    chosen = named if spec.messages or spec.text or spec.truth else _usual(spec, look)
+    plan_names = bool(spec.messages or spec.text or spec.truth)
+    chosen = named if plan_names else _usual(spec, look)
     for name in chosen.used():
         if name not in look.by_name:
             raise UserError(
@@ -156,14 +182,27 @@ def find_columns(spec: DatasetSpec, table: pa.Table, like: Columns | None = None
             _check_text(spec, look.by_name[name], role)
     for name in chosen.prompt:
         _check_text(spec, look.by_name[name], "prompt")
-    return _completed(chosen, look, {})
+    return _completed(chosen if plan_names else _with_other_forms(chosen, look, table), look, {})
 
 
 def _check_text(spec: DatasetSpec, column: Column, role: str) -> None:
+    if not _is_text(column, role):
+        raise _refused(spec, column, "text")
+    if role == "truth" and plain(column.name) in known.SEVERAL_ANSWERS:
+        _check_written(spec, column, "one text")
+
+
+def _check_written(spec: DatasetSpec, column: Column, wanted: str) -> None:
+    """Raise `UserError` where the texts of a column are lists or objects that somebody wrote as text."""
+    if column.holds == "words" and column.there and all(map(looks_nested, column.there)):
+        said = f"lists or objects written as text (such as {one_line(column.there[0], 60)}), not {wanted}"
+        raise UserError(f"dataset {spec.name}: column {one_line(column.name, 60)} holds {said}")
+
+
+def _is_text(column: Column, role: str) -> bool:
     """A text is a string; what stands before or after one may be a number, too."""
     fits = column.holds in ("words", "nothing") or (column.holds == "values" and role != "text")
-    if not fits and not (role == "truth" and column.holds_inner_text):
-        raise _refused(spec, column, "text")
+    return fits or (role == "truth" and column.holds_inner_text)
 
 
 def _refused(spec: DatasetSpec, column: Column, wanted: str) -> UserError:
@@ -174,21 +213,29 @@ def _refused(spec: DatasetSpec, column: Column, wanted: str) -> UserError:
 def _completed(chosen: Columns, look: Look, spelling: Mapping[str, Spell]) -> Columns:
     used = chosen.used()
     columns = [look.by_name[name] for name in used]
-    texts = [column for column in columns if column.name not in chosen.messages]
+    forms = (chosen, *chosen.others)
+    turns = {name for form in forms for name in (*form.messages, form.history)}
+    texts = [column for column in columns if column.name not in turns]
     left = [
         one_line(column.name, 60) + " (all null)" * (column.holds == "nothing")
         for column in look.columns if column.name not in used
     ]
+    spelling = dict(spelling) or {column.name: column.spell() for column in texts}
     chosen = replace(
         chosen,
+        others=tuple(replace(other, spelling=spelling) for other in chosen.others),
         left_out=tuple(left),
-        spelling=dict(spelling) or {column.name: column.spell() for column in texts},
+        spelling=spelling,
         decoding={column.name: decode for column in columns if (decode := column.decode) is not None},
     )
     return replace(chosen, notes=tuple(_notes(chosen, look)))
 
 
 def _notes(chosen: Columns, look: Look) -> Iterable[str]:
+    for other in chosen.others:
+        assert other.told is not None
+        count = pc.sum(look.by_name[other.told].filled).as_py() or 0
+        yield f"rows of several forms: {count:,} of {len(look.columns[0].cells):,} have {other.form()}"
     if any(plain(name) in known.CHOSEN for name in chosen.used()):
         yield "of chosen and rejected answers, the chosen ones are read"
     if chosen.transcript:
@@ -197,12 +244,13 @@ def _notes(chosen: Columns, look: Look) -> Iterable[str]:
         yield f"of the answers in {one_line(chosen.truth, 60)} the first is read"
     if chosen.alternating:
         yield f"the strings in {one_line(chosen.messages[0], 60)} are read as those of a user and of a model, in turn"
-    if chosen.messages:
+    if chosen.messages or chosen.history:
         rows = first_rows(chosen, look)
         met: Counter[str] = Counter()
         speakers = Counter(turn.speaker for row in rows for turn in chosen.turns(row, met))
         for said, count in met.items():
-            yield f"{one_line(' + '.join(chosen.messages), 60)}: {count} {said} (in the first {len(rows):,} rows)"
+            name = " + ".join(chosen.messages or (chosen.history or "",))
+            yield f"{one_line(name, 60)}: {count} {said} (in the first {len(rows):,} rows)"
         unknown = [one_line(name, 40) for name in speakers if name and not chat.is_known(name)]
         if unknown:
             yield f"roles that are not known are read as prompts: {one_line(', '.join(unknown[:8]), 200)}"
@@ -215,13 +263,62 @@ def first_rows(chosen: Columns, look: Look) -> list[dict[str, Any]]:
     return [dict(zip(names, row, strict=True)) for row in zip(*cells, strict=False)]
 
 
+# --- rows of several forms ---
+
+_FORMS = 4  # at most, in one table
+
+
+def _with_other_forms(chosen: Columns, look: Look, table: pa.Table) -> Columns:
+    """The columns, and those of the rows that lack what is read: `messages` where `conversations` is null."""
+    while len(chosen.others) + 1 < _FORMS:
+        told = [form.told for form in (chosen, *chosen.others) if form.told]
+        if not any(plain(column.name) in known.TOLD for column in look.columns if column.name not in told):
+            break
+        filled = [look.by_name[name].filled for name in told]
+        has_text = reduce(pc.or_, filled)
+        lacking = pc.indices_nonzero(pc.invert(has_text))[:_TRIED]
+        if not len(lacking):
+            break
+        rows = table.take(lacking)
+        rest = Look(rows.select([number for number, column in enumerate(Look(rows).columns) if column.there]))
+        other = _own_pair(rest) or _conversation(rest) or _pair(rest) or _text(rest, None)
+        if other is None or other.told in (None, *told) or not _is_of_other_rows(other, look, has_text):
+            break
+        # What only the other rows hold is no part of this form's prompt.
+        kept = [name for name in chosen.prompt if _meet(look.by_name[name].filled, filled[0])]
+        chosen = replace(chosen, prompt=tuple(kept), others=(*chosen.others, other))
+    return chosen
+
+
+def _is_of_other_rows(other: Columns, look: Look, has_text: pa.ChunkedArray) -> bool:
+    """Whether a form can be read, and is that of other rows: its answers stand hardly anywhere beside a text."""
+    roles = [("text", other.text), ("truth", other.truth), ("system", other.system)]
+    roles += [("prompt", name) for name in other.prompt]
+    if not all(_is_text(look.by_name[name], role) for role, name in roles if name is not None):
+        return False
+    if other.messages and not other.truth:
+        return True
+    told = look.by_name[other.told or ""].filled
+    return _meet(told, has_text) * 10 <= (pc.sum(told).as_py() or 0)
+
+
+def _meet(one: pa.ChunkedArray, other: pa.ChunkedArray) -> int:
+    """In how many rows both are filled."""
+    return pc.sum(pc.and_(one, other)).as_py() or 0
+
+
 # --- the known forms ---
 
 
 def _usual(spec: DatasetSpec, look: Look) -> Columns:
     titles = [column for column in look.named(["title"]) if column.holds in ("words", "values")]
     title = spec.title or next((column.name for column in titles), None)
-    found = _own_pair(look) or _conversation(look) or _pair(look) or _text(look, title) or _lone(look, title)
+    found = _own_pair(look) or _conversation(look) or _pair(look) or _judged(look) or _text(look, title)
+    found = found or _unanswered(look) or _lone(look, title)
+    if found is None or found.text:
+        for column in look.named(known.CONVERSATIONS):
+            if found is None or found.text == column.name:
+                _check_written(spec, column, "messages that can be read")
     if found is None:
         raise UserError(
             f"dataset {spec.name}: no column has a usual name for text; it has {look.listed()}. Say in the plan which: "
@@ -237,7 +334,11 @@ def _hint(look: Look) -> str:
         name = one_line(bare.name, 60)
         return f" ({name} holds lists of strings: messages = \"{name}\" reads them as a user's and a model's, in turn)"
     nested = [column for column in look.columns if column.holds in ("nested", "mixed")]
-    return "".join(f"; {one_line(column.name, 60)} holds {column.described()}" for column in nested[:3])
+    texts = [column for column in look.named(known.TEXTS) if column not in nested]
+    said = [(column, column.described()) for column in (*texts, *nested) if column.holds != "words"]
+    said += [(column, "identifiers, addresses, dates or numbers") for column in texts if column.holds == "words"
+             and (column.only_marks or not _is_running(column))]
+    return "".join(f"; {one_line(column.name, 60)} holds {kind}" for column, kind in said[:3])
 
 
 def _own_pair(look: Look) -> Columns | None:
@@ -258,15 +359,39 @@ def _conversation(look: Look) -> Columns | None:
         candidates = told if len(told) == 1 and not words else []
     if not candidates:
         return None
+    preferred = look.named(known.CHOSEN)[:1] if look.named(known.REJECTED) else []
+    answers = [*preferred, *look.named(known.TRUTHS)]
+    answers = [column for column in answers if column.holds in ("words", "values") or _has_messages(column)]
     chosen = next((column for column in candidates if not column.there or _has_truths(column)), None)
-    if chosen is not None:
-        return Columns(messages=(chosen.name,), system=_system(look))
-    history = candidates[0]  # without a turn of a model's
-    answers = [column for column in look.named(known.TRUTHS) if column.holds == "words"]
+    if chosen is not None and not (answers and _awaits_an_answer(chosen)):
+        return Columns(prompt=_asked_before(look, chosen), messages=(chosen.name,), system=_system(look))
+    history = chosen or candidates[0]  # what is to be said stands in another column
     if answers:
-        return Columns(messages=(history.name,), truth=answers[0].name, system=_system(look))
+        if answers[0] in preferred and _has_whole_conversations(answers[0]):
+            return Columns(messages=(answers[0].name,), system=_system(look))
+        return replace(_of([history], answers[0]), system=_system(look))
     # Opening it is refused with the roles that it names, unless something else can be read.
     return _pair(look) or _text(look, None) or Columns(messages=(history.name,))
+
+
+def _awaits_an_answer(column: Column) -> bool:
+    """Whether no conversation of the column ends with a turn of a model's."""
+    ends = [found[-1] for cell in column.there if (found := chat.turns(cell))]
+    return bool(ends) and not any(turn.truth for turn in ends)
+
+
+def _has_whole_conversations(column: Column) -> bool:
+    """Whether the column's messages are not answers alone."""
+    turns = [turn for cell in column.there for turn in chat.turns(cell)]
+    return not all(turn.truth or chat.is_system(turn) for turn in turns)
+
+
+def _asked_before(look: Look, column: Column) -> tuple[str, ...]:
+    """The columns of what was asked, where the messages are answers alone."""
+    if not column.there or _has_whole_conversations(column):
+        return ()
+    prompts = [before for before in _prompts(look, None, column) if plain(before.name) not in known.WEAK_CONTEXTS]
+    return tuple(before.name for before in prompts if plain(before.name) not in known.SYSTEMS)
 
 
 def _system(look: Look) -> str | None:
@@ -299,6 +424,9 @@ def _is_bare(column: Column) -> bool:
     return bool(lists) and all(isinstance(turn, str) for cell in lists for turn in cell)
 
 
+_ASKING = (*known.LEADS, *known.QUESTIONS, *known.INPUTS, *known.ASKED)
+
+
 def _pair(look: Look) -> Columns | None:
     """A truth and all columns that its prompt is made of."""
     fit = [column for column in look.columns if _may_be_told(column)]
@@ -307,8 +435,45 @@ def _pair(look: Look) -> Columns | None:
         for prompt, truth in _pairs(there):
             found = look.named([prompt, truth])
             if len(found) == 2 and all(column in wanted for column in found):
-                return _of(_prompts(look, found[0], found[1]), found[1])
-    return _preferred(look)
+                return _after_history(look, _of(_prompts(look, found[0], found[1]), found[1]))
+    preferred = _preferred(look)
+    return _after_history(look, preferred) if preferred and not preferred.messages else (
+        preferred or _made_of_text(look)
+    )
+
+
+def _made_of_text(look: Look) -> Columns | None:
+    """A text and what was made of it, such as a summary; not what tells of it, such as a label."""
+    for names in known.MADE_OF_TEXT:
+        found = look.named(names)
+        if len(found) == 2 and all(map(_is_running, found)):
+            return _of([found[0]], found[1])
+    return None
+
+
+def _judged(look: Look) -> Columns | None:
+    """A question whose answer is called a label."""
+    labels = [column for column in look.named(known.LABELS) if column.holds in ("words", "values")]
+    asked = [column for column in look.named(_ASKING) if column.holds == "words"]
+    return _of(_prompts(look, asked[0], labels[0]), labels[0]) if asked and labels and not _text(look, None) else None
+
+
+def _unanswered(look: Look) -> Columns | None:
+    """A question whose answers are all null: opening it is refused with the column that ought to answer."""
+    asked = [column for column in look.named(_ASKING) if column.holds == "words"]
+    nulls = {plain(column.name): column for column in look.columns if column.holds == "nothing"}
+    answers = [nulls[name] for name in (*known.TRUTHS, *known.LABELS) if name in nulls]
+    return _of(_prompts(look, asked[0], answers[0]), answers[0]) if asked and answers else None
+
+
+def _after_history(look: Look, pair: Columns) -> Columns:
+    """The pair, after the turns of a column of earlier ones: messages, or LLaMA-Factory's `[["Hi", "Hello."]]`."""
+    for column in look.named(known.HISTORIES):
+        if column.holds == "nested" and column.there and column.name not in pair.used():
+            passages = plain(column.name) in known.CONTEXTS and not _has_messages(column)
+            if not passages and all(chat.turns(cell, alternating=True) for cell in column.there):
+                return replace(pair, history=column.name)
+    return pair
 
 
 def _pairs(there: set[str]) -> Iterable[tuple[str, str]]:
@@ -316,7 +481,7 @@ def _pairs(there: set[str]) -> Iterable[tuple[str, str]]:
     yield from known.PAIRS
     for truth in known.TRUTHS:
         if truth in there:
-            yield from ((prompt, truth) for prompt in (*known.LEADS, *known.QUESTIONS, *known.INPUTS, *known.ASKED))
+            yield from ((prompt, truth) for prompt in _ASKING)
     for truth in known.ANSWERS:
         if truth in there:
             yield from ((prompt, truth) for prompt in (*known.CONTEXTS, *known.WEAK_CONTEXTS))
@@ -333,8 +498,7 @@ def _preferred(look: Look) -> Columns | None:
     head = next((column for column in heads if _may_be_told(column)), None)
     prompts = _prompts(look, head, chosen)
     if _has_messages(chosen):
-        turns = [turn for cell in chosen.there for turn in chat.turns(cell)]
-        if not all(turn.truth or chat.is_system(turn) for turn in turns):
+        if _has_whole_conversations(chosen):
             return Columns(messages=(chosen.name,), system=_system(look))
     elif not prompts and chosen.there and all(map(chat.is_transcript, map(str, chosen.there))):
         return Columns(truth=chosen.name, transcript=True)
@@ -350,7 +514,8 @@ def _of(prompts: list[Column], truth: Column) -> Columns:
     system = next((column.name for column in prompts if plain(column.name) in known.SYSTEMS), None)
     told = [
         column for column in (*prompts, truth)
-        if (column.holds == "nested" or plain(column.name) in known.CHOSEN) and _has_messages(column)
+        if (column.holds == "nested" or plain(column.name) in (*known.CHOSEN, *known.CONVERSATIONS))
+        and _has_messages(column)
     ]
     texts = tuple(column.name for column in prompts if column not in told and column.name != system)
     return Columns(
@@ -394,7 +559,9 @@ def _text(look: Look, title: str | None) -> Columns | None:
     """A column with a usual name for text. An article beside a question is no text of its own."""
     asked = look.named((*known.QUESTIONS, *known.LEADS, *known.TRUTHS))
     for column in look.named(known.TEXTS):
-        if column.holds == "words" and (plain(column.name) in known.TEXTS[:2] or not asked):
+        sure = plain(column.name) in known.TEXTS[:2]
+        fits = column.holds == "words" and not column.only_marks if sure else _is_running(column)
+        if fits and (sure or not asked):
             return Columns(text=column.name, title=title)
     return None
 
@@ -410,6 +577,9 @@ def _lone(look: Look, title: str | None) -> Columns | None:
         words = [column for column in words if not known.is_description(column.name)]
     if len(words) != 1:
         return None
+    asks = plain(words[0].name) in _ASKING
+    if asks and any(known.is_judgement(column.name) for column in look.columns):
+        return None  # a question without its answer is no text
     unsure = any(_could_be_told(column) for column in others if column is not words[0])
     return None if unsure else Columns(text=words[0].name, title=title)
 

@@ -169,7 +169,7 @@ def _together(files: list[FileRows], notes: list[str]) -> pa.Table:
         has_kinds = any(field.metadata and b"kinds" in field.metadata for field in given)
         metadata = {"kinds": ",".join(sorted(kinds - {""}))} if has_kinds else None
         columns[name] = pa.field(name, kind, metadata=metadata)
-    schema = pa.schema(list(columns.values()))
+    schema = pa.schema(list(columns.values()), files[0].table.schema.metadata if files else None)  # names of labels
     tables = [
         pa.Table.from_arrays([_column(file.table, field) for field in schema], schema=schema) for file in files
     ]

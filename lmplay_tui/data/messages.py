@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from lmplay_tui.data.cells import from_json, text_of
+from lmplay_tui.data.cells import from_json, from_repr, text_of
 from lmplay_tui.data.samples import Item
 from lmplay_tui.text import one_line
 
@@ -90,7 +90,7 @@ def _messages(cell: Any) -> Sequence[Any]:
     if isinstance(cell, list):
         return cell
     if isinstance(cell, str):
-        cell = from_json(cell)
+        cell = from_repr(from_json(cell))
         if isinstance(cell, list):
             return cell
     if not isinstance(cell, Mapping):
@@ -115,6 +115,11 @@ def _read(message: Mapping[str, Any], met: Counter[str]) -> Iterator[Turn]:
     """The turns of one message: that of its speaker, or one for each key that is a speaker's name."""
     there = {plain(key): value for key, value in message.items() if value is not None}
     speaker = next((there[key] for key in _SPEAKER_KEYS if key in there), None)
+    kind = there.get("type")
+    if speaker is None and isinstance(kind, str) and is_known(kind):  # LangChain's
+        speaker = kind
+        if isinstance(there.get("data"), Mapping):
+            there = {plain(key): value for key, value in there["data"].items() if value is not None}
     if isinstance(speaker, Mapping):
         speaker = speaker.get("role") or speaker.get("name")
     said = next((there[key] for key in _TEXT_KEYS if key in there), None)

@@ -9,6 +9,7 @@ from lmplay_tui.data.splits import Report, SplitRows, choose
 from lmplay_tui.data.table import Rows, open_rows
 from lmplay_tui.errors import UserError
 from lmplay_tui.plan.schema import DatasetSpec
+from lmplay_tui.text import one_line
 
 
 def open_source(spec: DatasetSpec, *, datasets_folder: Path, report: Report) -> Source:
@@ -29,13 +30,25 @@ def open_source(spec: DatasetSpec, *, datasets_folder: Path, report: Report) -> 
     # LMPlay gave some columns names of its own when it saved.
     renamed = saved is not None
     train = _rows(spec, found.train, renamed=renamed)
-    validation = None
-    if found.validation is not None:
-        validation = _rows(spec, found.validation, renamed=renamed, like=train.columns)
     columns = train.columns
-    return Source(
-        spec, train, validation, found.train.segments, columns.described(), (*found.notes, *columns.notes)
-    )  # fmt: skip
+    validation = None
+    notes = [*found.notes, *columns.notes]
+    if found.validation is not None:
+        try:
+            validation = _rows(spec, found.validation, renamed=renamed, like=columns)
+            validation.check_samples()
+        except UserError as error:
+            why = str(error).removeprefix(f"dataset {spec.name}: ")
+            if spec.validation is not None:
+                split = one_line(spec.validation, 60)
+                raise UserError(f"dataset {spec.name}: its validation split {split}: {why}") from error
+            # Such as a test split whose answers are kept secret.
+            validation = None
+            notes.append(f"its own validation split is left out, rows are held out of the others: {why}")
+        else:
+            if validation.columns.key() != columns.key():
+                notes.append(f"its validation split is read by its own columns: {validation.columns.form()}")
+    return Source(spec, train, validation, found.train.segments, columns.described(), tuple(notes))
 
 
 def is_here(spec: DatasetSpec, datasets_folder: Path) -> bool:

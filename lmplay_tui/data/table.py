@@ -131,11 +131,23 @@ class _Seen:
 def open_rows(spec: DatasetSpec, table: pa.Table, like: Columns | None = None) -> Rows:
     """The rows of a table, the columns found that are read.
 
-    `like`: those of the split to train on, to be read here too; a split that the plan does not name may then be
-    without samples, as a test split whose answers are kept secret is.
-    Raises `UserError` where no columns fit, or where no row that is looked at gives a sample.
+    `like`: those of the split to train on, to be read here too where they give a sample.
+    Raises `UserError` where no columns fit, or, of the split to train on, where no row that is looked at gives a
+    sample.
     """
     rows = Rows(spec.name, table, find_columns(spec, table, like))
-    if like is None or spec.validation is not None:
+    try:
         rows.check_samples()
+    except UserError:
+        if like is None:
+            raise
+        return _of_own_form(spec, table) or rows
     return rows
+
+
+def _of_own_form(spec: DatasetSpec, table: pa.Table) -> Rows | None:
+    """The rows by the columns of their own table, where these give samples."""
+    try:
+        return open_rows(spec, table)
+    except UserError:
+        return None

@@ -2,10 +2,13 @@
 
 import datetime
 import decimal
+import itertools
 import json
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from lmplay_tui.data.columns import Columns, find_columns
@@ -13,6 +16,7 @@ from lmplay_tui.data.samples import Item
 from lmplay_tui.data.table import open_rows
 from lmplay_tui.errors import UserError
 from lmplay_tui.plan.schema import DatasetSpec
+from tests.data.conftest import unheard
 
 TURNS = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 TEXT = pa.string()
@@ -123,6 +127,19 @@ PAIRS = [
     ("PROMPT | COMPLETION", "PROMPT"),
     ("q | a", "q"),
     ("context | answer", "context"),
+    ("question | label", "question"),
+    ("prompt id | label", "prompt"),
+    ("input | Label", "input"),
+    ("context question | label", "context + question"),
+    ("text | summary", "text"),
+    ("title text | summary", "text"),
+    ("content url | summary", "content"),
+    ("text | target", "text"),
+    ("text | target_text", "text"),
+    ("input_text | target_text", "input_text"),
+    ("text | translation", "text"),
+    ("task_id text | code", "text"),
+    ("docstring | code", "docstring"),
 ]
 
 
@@ -163,6 +180,28 @@ def test_named_columns_alone_are_read() -> None:
         "prompt = text + a, truth = b; left out: truth, prompt, input"
     )
     assert samples(table, prompt="a", truth="b", system="text") == [("3\n1", "2")]
+
+
+@pytest.mark.parametrize("make", [pa.Table.from_pylist, from_file])
+def test_a_text_with_what_tells_of_it_stays_running_text(make: Any) -> None:
+    told = {"url": "https://a.b/c", "timestamp": "2019-04-25T12:57:54Z", "label": 1, "target": 0, "summary": None}
+    for name in ("text", "content"):
+        for other, cell in told.items():
+            row = {name: "Some words.", "title": "A title.", other: cell}
+            assert described(make([row] * 3)).startswith(f"text = {name}, title = title; left out: {other}")
+        assert described(make([{name: "Words."} | told] * 3)).startswith(f"text = {name}; left out: url, ")
+        assert described(make([{name: "Words.", "label": "good"}] * 3)) == f"text = {name}; left out: label"
+
+
+@pytest.mark.parametrize("make", [pa.Table.from_pylist, from_file])
+@pytest.mark.parametrize("asks", ["question", "prompt", "instruction", "input", "query"])
+def test_a_question_without_its_answer_is_no_text(asks: str, make: Any) -> None:
+    assert samples(make([{asks: "Is it?", "label": label} for label in (0, 1)])) == [("Is it?", "0"), ("Is it?", "1")]
+    for answer in ("answer", "output", "response", "label"):
+        said = refusal(make([{asks: "Is it?", answer: None}] * 3))
+        assert said.endswith(f"(prompt = {asks}, truth = {answer}): {answer} is empty or null in all of them")
+    for told in ("score", "human_rating", "class"):
+        assert "no column has a usual name for text" in refusal(make([{asks: "Is it?", told: 3}] * 3))
 
 
 def test_a_column_without_a_value_is_not_there() -> None:
@@ -231,6 +270,33 @@ def test_numbers_dates_and_truth_values_are_answers() -> None:
     assert samples(single) == [("How much?", "0.1")]
 
 
+@pytest.mark.parametrize("nan", [float("nan"), None])
+def test_what_pandas_lacks_is_empty(nan: float | None) -> None:
+    rows = [{"instruction": "Do.", "input": cell, "output": "Done."} for cell in (nan, "With it.")]
+    found = [("Do.", "Done."), ("Do.\nWith it.", "Done.")]
+    assert samples(from_file(rows)) == samples(stored_as_json(rows)) == found
+    for kind in (pa.float64(), pa.float32(), pa.float16()):
+        column = pa.array([float("nan"), 2.0], kind)
+        table = pa.table({"instruction": ["Do."] * 2, "input": column, "output": ["Done."] * 2})
+        assert samples(table) == [("Do.", "Done."), ("Do.\n2.0", "Done.")]
+    assert samples(from_file([{"question": "What?", "answer": "NaN"}])) == [("What?", "NaN")]  # as in a CSV
+
+
+def test_a_label_is_told_by_its_name(tmp_path: Path) -> None:
+    import datasets
+
+    from lmplay_tui.data import local
+
+    names = datasets.ClassLabel(names=["no", "yes"])
+    features = datasets.Features({"question": datasets.Value("string"), "label": names})
+    rows = {"question": ["Is it?", "Or not?", "Who knows?"], "label": [1, 0, -1]}
+    table = datasets.Dataset.from_dict(rows, features=features).data.table
+    pq.write_table(table, tmp_path / "a.parquet")
+    read = local.read(DatasetSpec("mine", str(tmp_path)), unheard).train.table
+    for one in (table, read):
+        assert samples(one) == [("Is it?", "yes"), ("Or not?", "no")]
+
+
 @pytest.mark.parametrize("answers", [["001", "007"], ["None", "NA"], ["1910-01-10", "1911-02-11"], ["true", "false"]])
 def test_answers_are_spelled_as_in_the_file(answers: list[str]) -> None:
     table = from_file([{"question": "What?", "answer": answer} for answer in answers])
@@ -296,6 +362,30 @@ def test_what_is_no_text_alone_is_refused(row: dict[str, Any], make: Any) -> Non
     assert said.startswith(f"dataset mine: no column has a usual name for text; it has {', '.join(row)}. Say in ")
 
 
+@pytest.mark.parametrize(
+    "cell", ["https://a.b/c", "www.a.b/c", "ab" * 16, "0" * 64, "6ba7b810-9dad-11d1-80b4-00c04fd430c8", "1910-01-10",
+             "1910-01-10T12:30:00Z", "10.01.1910"],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["text", "content", "code", "document"])
+def test_identifiers_addresses_and_dates_are_no_text_under_any_name(name: str, cell: str) -> None:
+    for row in ({name: cell}, {"id": 1, name: cell}):
+        said = refusal(pa.Table.from_pylist([row] * 3))
+        assert said.endswith(f"; {name} holds identifiers, addresses, dates or numbers")
+        assert samples(pa.Table.from_pylist([row]), text=name) == [("", cell)]
+    mixed = pa.Table.from_pylist([{name: cell}, {name: "Some words."}])
+    assert samples(mixed) == [("", cell), ("", "Some words.")]
+    assert described(pa.table({name: [cell], "body": ["Some words."]})) == f"text = body; left out: {name}"
+
+
+@pytest.mark.parametrize(("cell", "kind"), [(b"bytes", "binary"), (42, "int64"), (4.5, "double"), (True, "bool")])
+def test_a_text_column_of_another_type_is_named_with_it(cell: Any, kind: str) -> None:
+    for name in ("text", "content", "code"):
+        assert refusal(pa.Table.from_pylist([{"id": 1, name: cell}] * 3)).endswith(f"; {name} holds {kind}")
+    assert refusal(from_file([{"id": 1, "code": "000,001"}] * 3)).endswith(
+        "; code holds identifiers, addresses, dates or numbers"
+    )
+
+
 def test_a_named_identifier_is_read() -> None:
     assert samples(pa.Table.from_pylist([{"id": "dlg-1", "url": "x"}]), text="id") == [("", "dlg-1")]
 
@@ -349,6 +439,61 @@ def test_a_text_that_looks_like_json_stays_itself() -> None:
             assert samples(table) == [(text + "\n", text)]
 
 
+# --- rows of several forms ---
+
+SAID_IN_TURNS = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello."}]
+FORMS: list[tuple[dict[str, Any], list[tuple[str, str]], str]] = [
+    ({"messages": CHAT}, SAID, "messages = messages"),
+    ({"conversations": SAID_IN_TURNS}, SAID, "messages = conversations"),
+    ({"prompt": "Hi", "completion": "Hello."}, [("Hi", "Hello.")], "prompt = prompt, truth = completion"),
+    ({"question": "Hi", "answer": "So."}, [("Hi", "So.")], "prompt = question, truth = answer"),
+    ({"instruction": "Hi", "input": "1", "output": "2"}, [("Hi\n1", "2")],
+     "prompt = instruction + input, truth = output"),
+    ({"text": "Some words."}, [("", "Some words.")], "text = text"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("make", [pa.Table.from_pylist, from_file])
+@pytest.mark.parametrize("rows", [3, 1200])
+@pytest.mark.parametrize(("one", "two"), list(itertools.combinations(range(len(FORMS)), 2)))
+def test_rows_of_two_forms_are_all_read(one: int, two: int, rows: int, make: Any) -> None:
+    """Also where the second form comes after the rows that are looked at first, and whichever is first."""
+    for (first, said, form), (second, more, other) in [(FORMS[one], FORMS[two]), (FORMS[two], FORMS[one])]:
+        names = dict.fromkeys((*first, *second))
+        table = make([{name: row.get(name) for name in names} for row in [*[first] * rows, *[second] * 2]])
+        found = described(table)
+        assert set(found.split("; or ")) == {form, other}
+        assert samples(table) == said * rows + more * 2
+        (note,) = [note for note in find_columns(spec(), table).notes if "several forms" in note]
+        assert note.startswith("rows of several forms: ")
+
+
+def test_rows_of_two_forms_with_empty_cells_between_are_all_read() -> None:
+    """As a CSV has them, which knows no null."""
+    rows = [{"question": "Q", "answer": "A"}, {"prompt": "P", "completion": "C"}]
+    empty = dict.fromkeys((*rows[0], *rows[1]), "")
+    assert samples(from_file([empty | row for row in rows])) == [("Q", "A"), ("P", "C")]
+
+
+def test_rows_of_three_forms_are_all_read() -> None:
+    chosen = [FORMS[0], FORMS[3], FORMS[5]]
+    rows = [dict.fromkeys(name for row, _, _ in chosen for name in row) | row for row, _, _ in chosen * 3]
+    assert samples(from_file(rows)) == [sample for _, found, _ in chosen for sample in found] * 3
+
+
+def test_other_columns_of_the_same_rows_are_no_other_form() -> None:
+    """An answer that lacks does not make a passage, or another reply, a text."""
+    rows = [
+        {"context": "A.", "question": "What?", "answer": None if n % 2 else "It.", "text": "More.", "solution": "x"}
+        for n in range(10)
+    ]
+    assert described(from_file(rows)) == "prompt = context + text + question, truth = answer; left out: solution"
+    both = [{"conversations": SAID_IN_TURNS, "messages": CHAT if n else None} for n in range(4)]
+    assert described(from_file(both)) == "messages = messages; or messages = conversations"
+    assert samples(from_file(both)) == SAID * 4
+    assert described(from_file(both[1:])) == "messages = messages; left out: conversations"
+
+
 # --- what gives no sample ---
 
 
@@ -378,5 +523,6 @@ def test_another_split_is_read_as_the_first() -> None:
     assert find_columns(spec(), pa.table({"text": ["Words."]}), first).described() == "text = text"
     secret = pa.table({"question": ["Q"], "input": ["More."], "answer": [""]})
     assert open_rows(spec(), secret, first).items(0) == []
-    with pytest.raises(UserError, match="answer is empty"):
-        open_rows(spec(validation="test"), secret, first)
+    lacks = dict.fromkeys(("question", "input", "answer"), pa.nulls(1, TEXT))
+    own = open_rows(spec(), pa.table(lacks | {"prompt": ["P"], "completion": ["C"]}), first)
+    assert own.items(0) == [Item("P", "C")]

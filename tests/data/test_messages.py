@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -18,6 +19,13 @@ SPELLINGS: dict[str, tuple[list[Any], list[tuple[str, str]]]] = {
     "type of speaker": ([{"speaker": "User", "text": "Hi"}, {"speaker": "Bot", "text": "Hello."}], SAID),
     "Gemini's": ([{"role": "user", "parts": [{"text": "Hi"}]}, {"role": "model", "parts": [{"text": "Hello."}]}], SAID),
     "capitals": ([{"Role": "User", "Content": "Hi"}, {"Role": "Assistant", "Content": "Hello."}], SAID),
+    "LangChain's types": ([{"type": "human", "content": "Hi"}, {"type": "ai", "content": "Hello."}], SAID),
+    "LangChain's stored messages": (
+        [{"type": "system", "data": {"content": "Be brief.", "type": "system"}},
+         {"type": "human", "data": {"content": "Hi", "example": False}},
+         {"type": "ai", "data": {"content": "Hello.", "example": False}}],
+        [("Be brief.\nHi\n", "Hello.")],
+    ),
     "OASST's": ([{"role": "prompter", "text": "Hi"}, {"role": "assistant", "text": "Hello."}], SAID),
     "input and output": ([{"input": "Hi", "output": "Hello."}, {"input": "How?", "output": "Well."}], TWO),
     "question and answer": ([{"question": "Hi", "answer": "Hello."}, {"question": "How?", "answer": "Well."}], TWO),
@@ -72,7 +80,7 @@ def _stored(rows: list[dict[str, Any]]) -> pa.Table | None:
         return None
 
 
-@pytest.mark.parametrize("name", ["messages", "conversations", "conversation", "dialogue", "turns", "chat"])
+@pytest.mark.parametrize("name", ["messages", "conversations", "conversation", "dialogue", "turns", "chat", "contents"])
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_a_spelling_of_conversations(spelling: str, name: str) -> None:
     cell, expected = SPELLINGS[spelling]
@@ -84,6 +92,34 @@ def test_a_spelling_of_conversations(spelling: str, name: str) -> None:
     assert described(from_file(rows)) == f"messages = {name}; left out: id"
     as_text = pa.table({name: [json.dumps(cell)] * 2})
     assert samples(as_text) == samples(as_text, messages=name) == expected * 2
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_conversations_as_python_and_numpy_print_them(spelling: str) -> None:
+    """What pandas writes into a CSV."""
+    cell, expected = SPELLINGS[spelling]
+    objects = np.empty(len(cell), object)
+    objects[:] = cell
+    for printed in (repr(cell), str(objects)) if isinstance(cell[0], dict) else (repr(cell),):
+        table = from_file([{"id": "1", "messages": printed}] * 2)
+        assert samples(table) == samples(table, messages="messages") == expected * 2
+
+
+@pytest.mark.parametrize("content", ["it's", 'a "b" \'c\'', "} {", "{'a': 1} {'b': 2}", "a\nb\\", "]", "é😀", "None"])
+def test_printed_conversations_keep_every_character(content: str) -> None:
+    cell = [{"role": "user", "content": content}, {"role": "assistant", "content": content}]
+    objects = np.empty(2, object)
+    objects[:] = cell
+    assert samples(from_file([{"conversations": repr(cell)}, {"conversations": str(objects)}])) == [
+        (content + "\n", content)
+    ] * 2
+
+
+@pytest.mark.parametrize("cell", ["[{'role': 'user', 'content': oops}]", "{'a': <b>}", '[{"role": "user", "content"}]'])
+def test_a_conversation_that_cannot_be_read_is_no_text(cell: str) -> None:
+    for name in ("messages", "conversations", "dialog", "contents"):
+        said = refusal(from_file([{name: cell}] * 2))
+        assert f"column {name} holds lists or objects written as text (such as {cell[:9]}" in said
 
 
 def test_all_spellings_in_one_column() -> None:
@@ -238,6 +274,28 @@ PREFERENCES: dict[str, tuple[dict[str, Any], str, list[tuple[str, str]]]] = {
         {"prompt": CHAT[:1], "chosen": "Hello.", "rejected": "Go."},
         "messages = prompt, truth = chosen; left out: rejected", SAID,
     ),
+    "LLaMA-Factory's": (
+        {"conversations": [{"from": "human", "value": "Hi"}], "chosen": {"from": "gpt", "value": "Hello."},
+         "rejected": {"from": "gpt", "value": "Go."}},
+        "messages = conversations + chosen; left out: rejected", SAID,
+    ),
+    "messages, then messages": (
+        {"messages": CHAT[:1], "chosen": CHAT[1:], "rejected": CHAT[1:]},
+        "messages = messages + chosen; left out: rejected", SAID,
+    ),
+    "messages, then a text": (
+        {"rejected": "Go.", "chosen": "Hello.", "messages": CHAT[:1]},
+        "messages = messages, truth = chosen; left out: rejected", SAID,
+    ),
+    "a conversation that goes on": (
+        {"conversation": [*CHAT, {"role": "user", "content": "How?"}],
+         "chosen": [{"role": "assistant", "content": "Well."}], "rejected": [{"role": "assistant", "content": "x"}]},
+        "messages = conversation + chosen; left out: rejected", TWO,
+    ),
+    "a question and both as conversations": (
+        {"messages": CHAT[:1], "chosen": CHAT, "rejected": CHAT},
+        "messages = chosen; left out: messages, rejected", SAID,
+    ),
 }
 
 
@@ -249,6 +307,55 @@ def test_of_two_answers_the_chosen_one_is_read(form: str, make: Any) -> None:
     assert described(table) == expected
     assert samples(table) == found * 2
     assert find_columns(spec(), table).notes[0] == CHOSEN
+
+
+ASIDE: dict[str, tuple[dict[str, Any], str, list[tuple[str, str]]]] = {
+    "answers to a question": (
+        {"question": "Hi", "messages": CHAT[1:]}, "prompt = question, messages = messages", SAID,
+    ),
+    "an answer to a conversation": (
+        {"messages": [*CHAT, {"role": "user", "content": "How?"}], "response": "Well."},
+        "messages = messages, truth = response", TWO,
+    ),
+    "turns before an instruction": (
+        {"context": CHAT, "instruction": "How?", "response": "Well."},
+        "history = context, prompt = instruction, truth = response", TWO,
+    ),
+    "LLaMA-Factory's history": (
+        {"instruction": "How?", "input": "", "output": "Well.", "history": [["Hi", "Hello."]]},
+        "history = history, prompt = instruction + input, truth = output", TWO,
+    ),
+    "a history before a chosen answer": (
+        {"instruction": "How?", "chosen": "Well.", "rejected": "No.", "history": [["Hi", "Hello."]]},
+        "history = history, prompt = instruction, truth = chosen; left out: rejected", TWO,
+    ),
+    "printed messages and a chosen one": (
+        {"conversations": repr(CHAT[:1]), "chosen": repr(CHAT[1]), "rejected": "{}"},
+        "messages = conversations + chosen; left out: rejected", SAID,
+    ),
+    "after a system text": (
+        {"system": "Be kind.", "instruction": "How?", "output": "Well.", "history": [["Hi", "Hello."]]},
+        "system = system, history = history, prompt = instruction, truth = output",
+        [("Be kind.\nHi\n", "Hello."), ("Be kind.\nHi\nHello.\nHow?\n", "Well.")],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", ASIDE)
+@pytest.mark.parametrize("make", [pa.Table.from_pylist, from_file])
+def test_turns_that_stand_in_other_columns(form: str, make: Any) -> None:
+    row, expected, found = ASIDE[form]
+    assert described(make([row] * 2)) == expected
+    assert samples(make([row] * 2)) == found * 2
+
+
+def test_an_empty_history_is_none() -> None:
+    row: dict[str, Any] = {"instruction": "Hi", "output": "Hello.", "history": []}
+    assert described(from_file([row])) == "prompt = instruction, truth = output; left out: history"
+    passages = {"context": ["A boat.", "A lake."], "question": "Hi", "answer": "Hello."}
+    assert described(from_file([passages])) == "prompt = question, truth = answer; left out: context"
+    later = {"instruction": "How?", "output": "Well.", "history": [["Hi", "Hello."]]}
+    assert samples(from_file([row, later])) == SAID + TWO
 
 
 @pytest.mark.parametrize("make", [pa.Table.from_pylist, from_file])
@@ -270,6 +377,15 @@ def test_the_first_of_the_answers_within_an_object(make: Any) -> None:
     assert find_columns(spec(), make(squad)).notes == ("of the answers in answers the first is read",)
     trivia = [{"question": "Where?", "answer": {"value": "A hall", "aliases": ["Hall"]}}]
     assert samples(make(trivia)) == [("Where?", "A hall")]
+
+
+@pytest.mark.parametrize("cell", ["['a', 'b']", '["a"]', '{"text": ["a"]}', "{'text': array(['a'], dtype=object)}"])
+@pytest.mark.parametrize("name", ["answers", "targets", "outputs"])
+def test_several_answers_written_as_text_are_refused(name: str, cell: str) -> None:
+    table = from_file([{"question": "Where?", name: cell}] * 2)
+    for said in (refusal(table), refusal(table, prompt="question", truth=name)):
+        assert f"column {name} holds lists or objects written as text (such as {cell}), not one text" in said
+    assert samples(from_file([{"question": "Where?", name: "[sic]"}])) == [("Where?", "[sic]")]
 
 
 # --- what a conversation becomes ---

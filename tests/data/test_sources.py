@@ -77,6 +77,35 @@ def test_a_folder_of_files_with_its_own_validation(tmp_path: Path) -> None:
     assert all_items(source.validation) == [Item("", "Held.", True)]
 
 
+PAIRS = [{"prompt": f"Q{n}", "completion": f"A{n}."} for n in range(4)]
+
+
+def _two_splits(folder: Path, train: list[dict[str, Any]], test: list[dict[str, Any]]) -> None:
+    for name, rows in (("train", train), ("test", test)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+@pytest.mark.parametrize("answer", [{}, {"completion": ""}, {"completion": None}])
+def test_a_split_without_answers_is_no_validation_split(answer: dict[str, Any], tmp_path: Path) -> None:
+    """Rows are held out of the others instead, which is said; named in the plan, such a split is refused."""
+    _two_splits(tmp_path, PAIRS, [{"prompt": "Q"} | answer] * 3)
+    source = open_(tmp_path)
+    assert source.validation is None
+    (note,) = [note for note in source.notes if note.startswith("its own validation split is left out, rows are held")]
+    with pytest.raises(UserError, match=r"^dataset mine: its validation split test: ") as caught:
+        open_(tmp_path, validation="test")
+    assert str(caught.value).endswith(note.split("others: ")[1])
+
+
+def test_a_validation_split_of_another_form(tmp_path: Path) -> None:
+    _two_splits(tmp_path, PAIRS, [{"question": "Why?", "answer": "So."}])
+    for given in ({}, {"validation": "test"}):
+        source = open_(tmp_path, **given)
+        assert source.validation is not None
+        assert all_items(source.validation) == [Item("Why?", "So.")]
+        assert source.notes[-1] == "its validation split is read by its own columns: prompt = question, truth = answer"
+
+
 def test_a_folder_of_text_files(tmp_path: Path) -> None:
     (tmp_path / "train.txt").write_text("One,\nand more.\n\nTwo.", encoding="utf-8")
     (tmp_path / "test.txt").write_text("Three.", encoding="utf-8")
