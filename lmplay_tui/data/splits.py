@@ -75,9 +75,17 @@ def identity_of_rows(table: pa.Table) -> str:
     So it is the same for a copy under another name, in another format, with other columns beside the text, and with
     rows appended. Two datasets that begin alike share it, which does no harm: places are chosen alike in both.
     """
-    texts = [" ".join(text.split()) for column in table.columns for text in _texts(_first_cell(column))]
-    longest = max(texts, key=lambda text: (text.count(" "), len(text), text), default="")
-    return hashlib.blake2b(longest.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    texts = [words_of(text) for column in table.columns for text in _texts(_first_cell(column))]
+    return _identity(max(texts, key=lambda text: (text.count(" "), len(text), text), default=""))
+
+
+def words_of(text: str) -> str:
+    """A text without its line breaks and indents: what copies of it in other formats have in common."""
+    return " ".join(text.split())
+
+
+def _identity(words: str) -> str:
+    return hashlib.blake2b(words.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 def _first_cell(column: pa.ChunkedArray) -> Any:
