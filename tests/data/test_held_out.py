@@ -139,7 +139,8 @@ def known(**sizes: int) -> dict[str, SplitRows]:
     for name, size in sizes.items():
         table = pa.table({"text": [f"{name} {n}" for n in range(size)]})
         cut = size // 2
-        segments = (Segment(f"{name} one", 0, cut), Segment(f"{name} two", 0, size - cut))
+        one, two = identity_of_rows(table), identity_of_rows(table.slice(cut))
+        segments = (Segment(one, 0, cut), Segment(two, 0, size - cut))
         found[name] = SplitRows(table, segments)
     return found
 

@@ -187,3 +187,36 @@ def test_another_split_of_the_same_dataset_of_the_hub(monkeypatch: pytest.Monkey
     ]
     on = validated(every[0]) | validated(every[1])
     assert not (trained(every[0]) | trained(every[1])) & on
+
+
+LONG = "a source that says at great length where all of this was found, by whom, and when, and why it was kept at all"
+QA = [{"instruction": f"What is {n}?", "input": "", "output": f"It is {n}, as everybody knows who ever counted so far"}
+      for n in range(40)]  # fmt: skip
+COPIES = {
+    "a longer column beside the text": (rows_of("train", 40), [{"source": LONG} | row for row in rows_of("train", 40)]),
+    "a rendered text": (QA, [row | {"text": f"Below it is said. {row['instruction']} {row['output']}"} for row in QA]),
+    "a conversation": (QA, [
+        {"messages": [{"role": "user", "content": row["instruction"]}, {"role": "assistant", "content": row["output"]}]}
+        for row in QA
+    ]),
+    "other names": (QA, [{"id": f"{n} {LONG}", "prompt": row["instruction"], "truth": row["output"]}
+                         for n, row in enumerate(QA)]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COPIES)
+def test_what_is_read_decides_what_is_held_out_not_the_columns_beside_it(name: str, tmp_path: Path) -> None:
+    files = [write(tmp_path / f"{n}.jsonl", rows) for n, rows in enumerate(COPIES[name])]
+    one, other = (DatasetSpec(f"d{n}", str(file)) for n, file in enumerate(files))
+    every = [opened(stage, (), tmp_path) for stage in plan(one, other)]
+    assert validated(every[0]) == validated(every[1])
+    assert len(validated(every[0])) == 4
+
+
+def test_an_own_split_without_answers_gives_way_to_rows_held_out(tmp_path: Path) -> None:
+    write(tmp_path / "f" / "train.jsonl", [{"prompt": f"What is {n}?", "truth": f"{n} it is."} for n in range(40)])
+    write(tmp_path / "f" / "test.jsonl", [{"prompt": f"Who is {n}?", "truth": ""} for n in range(9)])
+    data = opened(*plan(DatasetSpec("f", str(tmp_path / "f"))), (), tmp_path)
+    assert (data.parts[0].training_rows, data.parts[0].validation_rows) == (36, 4)
+    assert any("gives no sample, so rows are held out" in note for note in notes(data))
+    assert data.evaluation()
