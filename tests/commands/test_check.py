@@ -209,7 +209,7 @@ def test_each_dataset_of_a_mixture_shows_what_is_read_of_it_and_its_own_first_ro
     out = capsys.readouterr().out
     assert "dataset local.jsonl: columns: text = text, title = title" in out
     assert "dataset pairs.jsonl: columns: prompt = prompt, truth = truth; left out: id" in out
-    assert 'prompt: "Title: Story 0⏎"' in out
+    assert 'prompt: "Title: Story ' in out  # which is its first one to train on follows from what is held out
     assert '    prompt: "Ask⏎' in out
     assert '    truth:  "Say    ' in out
     assert '.⏎"<|endoftext|>' in out

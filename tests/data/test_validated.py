@@ -68,7 +68,7 @@ def validated(data: StageData) -> set[str]:
 
 def assert_apart(stages: tuple[Stage, ...], tmp_path: Path) -> list[StageData]:
     every = [opened(stage, stages, tmp_path) for stage in stages]
-    on = set().union(*map(validated, every))
+    on = {text for data in every for text in validated(data)}
     for data in every:
         assert trained(data)
         assert not trained(data) & on
@@ -156,7 +156,7 @@ def test_splits_that_only_begin_alike_are_trained_whole(tmp_path: Path) -> None:
     write(tmp_path / "f" / "train.jsonl", same + rows_of("train", 50))
     write(tmp_path / "f" / "test.jsonl", same + rows_of("test", 20))
     spec = DatasetSpec("f", str(tmp_path / "f"))
-    assert opened(*plan(spec), plan(spec), tmp_path).rows_total == 51
+    assert opened(plan(spec)[0], plan(spec), tmp_path).rows_total == 51
 
 
 def test_short_answers_alone_make_no_rows_the_same(tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_short_answers_alone_make_no_rows_the_same(tmp_path: Path) -> None:
         rows = [{"prompt": f"{name} {n}?", "truth": "yes" if n % 3 else "no"} for n in range(40)]
         write(tmp_path / "f" / f"{name}.jsonl", rows)
     spec = DatasetSpec("f", str(tmp_path / "f"))
-    assert opened(*plan(spec), plan(spec), tmp_path).rows_total == 40
+    assert opened(plan(spec)[0], plan(spec), tmp_path).rows_total == 40
 
 
 def test_another_split_of_the_same_dataset_of_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_another_split_of_the_same_dataset_of_the_hub(monkeypatch: pytest.Monkey
 LONG = "a source that says at great length where all of this was found, by whom, and when, and why it was kept at all"
 QA = [{"instruction": f"What is {n}?", "input": "", "output": f"It is {n}, as everybody knows who ever counted so far"}
       for n in range(40)]  # fmt: skip
-COPIES = {
+COPIES: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {
     "a longer column beside the text": (rows_of("train", 40), [{"source": LONG} | row for row in rows_of("train", 40)]),
     "a rendered text": (QA, [row | {"text": f"Below it is said. {row['instruction']} {row['output']}"} for row in QA]),
     "a conversation": (QA, [
@@ -216,7 +216,7 @@ def test_what_is_read_decides_what_is_held_out_not_the_columns_beside_it(name: s
 def test_an_own_split_without_answers_gives_way_to_rows_held_out(tmp_path: Path) -> None:
     write(tmp_path / "f" / "train.jsonl", [{"prompt": f"What is {n}?", "truth": f"{n} it is."} for n in range(40)])
     write(tmp_path / "f" / "test.jsonl", [{"prompt": f"Who is {n}?", "truth": ""} for n in range(9)])
-    data = opened(*plan(DatasetSpec("f", str(tmp_path / "f"))), (), tmp_path)
+    data = opened(plan(DatasetSpec("f", str(tmp_path / "f")))[0], (), tmp_path)
     assert (data.parts[0].training_rows, data.parts[0].validation_rows) == (36, 4)
     assert any("gives no sample, so rows are held out" in note for note in notes(data))
     assert data.evaluation()
