@@ -115,6 +115,7 @@ break, `<|endoftext|>` the end-of-text mark), and what was tried (`ok`, `NO`). `
 | `stages` | one object a stage, see below |
 | `tried` | what was tried: `ok`, and `what` in a sentence |
 | `warnings` | sentences: text that would be left out |
+| `leak_guard` | training rows that carry an evaluated text, and the `sentence`; see "Rows to validate on" |
 | `problems` | sentences: why a run would fail |
 | `disk` | `needed_bytes` for checkpoints, `free_bytes` |
 
@@ -141,17 +142,28 @@ and `ends`: whether the end-of-text mark closes its truth. An empty prompt is th
 _HELD_OUT = """\
 ## Rows to validate on
 
-A dataset with a split of its own for that (`validation`, `valid`, `val`, `dev`, `test`, `eval`) is validated on it.
-Of any other, `--validation-split` of the rows are held out: for a share of 0.1 one of each ten rows, chosen by a hash
+A dataset with a split of its own for that (`validation`, `valid`, `val`, `dev`, `test`, `eval`) is validated on it,
+unless the plan does not name it and it gives no sample (a test whose answers are kept secret), which is said. Of any
+other, `--validation-split` of the rows are held out: for a share of 0.1 one of each ten rows, chosen by a hash
 of the seed, the dataset and the ten; any share below 1 is met exactly.
 
 The choice depends on a row's place in its whole file (in the whole split, of a dataset of the hub), so the same row
 is on the same side in every stage: in slices, in configurations that share a file, in mixtures, and in `pydocs` as in
-its parts. A dataset is told from others by the longest text of its first row, not by its name: a copy that was renamed,
-converted to another format or saved by `--save-datasets` holds out the same rows. Rows that are appended to a file move
-none of those before them. A file of fewer rows than one in `--validation-split` may hold out none, and a dataset's only
-row is never held out; where nothing is held out, that is said when the dataset is opened. A slice is cut from the whole
-split, which is loaded; one that holds no row to train on is refused.
+its parts. A dataset is told from others by what is read of its first row (the text, or the first answer), not by its
+name or its other columns: a copy that was renamed, converted to another format or saved by `--save-datasets` holds out
+the same rows. Rows that are appended to a file move none of those before them. A copy that was shuffled, filtered or
+selected before it was saved has other places: which rows are held out of it is another choice, and only the leak guard
+finds those that are trained elsewhere. A file of fewer rows than one in `--validation-split` may hold out none, and a
+dataset's only row is never held out; where nothing is held out, that is said when the dataset is opened. A slice is cut
+from the whole split, which is loaded; one that holds no row to train on is refused.
+
+Rows that any stage of the plan validates on are trained in none: a split, or a slice of one, that another stage names
+as its own, as a file, in a sum of splits or in a copy; and of a dataset with a split of its own those rows that another
+stage holds out of the same file. Rows count as the same where their places are and where up to 16 of them, spread over
+these places, say the same. How many are not trained is said when the dataset is opened; where none is left, the stage
+is refused with a line that names both stages. This is computed for datasets on this machine and for several splits of
+one dataset of the hub; rows that two different datasets of the hub share, or a file and one of the hub, are left to the
+leak guard. So a change of the plan's datasets may change which rows an earlier stage trains.
 
 Versions before chose by other rules. A run that they began goes on, with a warning: other rows are held out from there
 on, so some that were validated on may be trained.

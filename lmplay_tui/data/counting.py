@@ -1,12 +1,13 @@
 """How many rows a stage will read, found out before it is opened, where that costs next to nothing."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from lmplay_tui.data import local, saving
-from lmplay_tui.data.held_out import HeldOutRows
+from lmplay_tui.data.held_out import HeldOutRows, whole
 from lmplay_tui.data.library import quiet_datasets
-from lmplay_tui.data.order import Part, rows_per_epoch
-from lmplay_tui.data.sources import is_here, open_source
+from lmplay_tui.data.order import Part, Source, rows_per_epoch
+from lmplay_tui.data.sources import claims_of_plan, is_here, open_source
 from lmplay_tui.data.splits import Segment, own_validation
 from lmplay_tui.errors import UserError
 from lmplay_tui.options import TrainOptions
@@ -25,32 +26,42 @@ def _is_large(spec: DatasetSpec, datasets_folder: Path) -> bool:
     return is_file and local.size_bytes(Path(spec.path)) > SMALL_BYTES
 
 
-def count_rows(stage: Stage, options: TrainOptions, *, datasets_folder: Path) -> int | None:
+def count_rows(
+    stage: Stage, options: TrainOptions, *, datasets_folder: Path, stages: Sequence[Stage] = ()
+) -> int | None:
     """Rows that a stage will read over all its epochs, as `open_stage` will count them; None where that is not known.
 
-    No dataset is downloaded: the hub is only asked what it says of one, and the count is then right to one row of it.
+    `stages`: those of the plan. No dataset is downloaded: the hub is only asked what it says of one, and the count is
+    then right to one row of it, but for rows that other stages validate on.
     What is wrong with a dataset is not said here, but when the stage is opened.
     """
-    sizes = []
-    for spec in stage.datasets:
-        rows = _training_rows(spec, options, datasets_folder)
-        if not rows:
+    sizes: list[int] = []
+    opened: dict[int, Source] = {}  # by number in the stage
+    for number, spec in enumerate(stage.datasets):
+        if not is_here(spec, datasets_folder):
+            sizes.append(_said_by_hub(spec, options) or 0)
+        elif _is_large(spec, datasets_folder):
             return None
-        sizes.append(rows)
-    return stage.rows_total(rows_per_epoch(stage, options, sizes))
-
-
-def _training_rows(spec: DatasetSpec, options: TrainOptions, datasets_folder: Path) -> int | None:
-    """The rows of a dataset that are not held out."""
-    if not is_here(spec, datasets_folder):
-        return _said_by_hub(spec, options)
-    if _is_large(spec, datasets_folder):
-        return None
+        else:
+            try:
+                opened[number] = open_source(spec, datasets_folder=datasets_folder, report=_unheard)
+            except UserError:
+                return None
+            sizes.append(0)
     try:
-        source = open_source(spec, datasets_folder=datasets_folder, report=lambda *_: None)
+        claims = claims_of_plan(
+            stage, list(opened.values()), stages, options, datasets_folder=datasets_folder, report=_unheard
+        )
+        for number, source in opened.items():
+            part = Part(source, share=options.validation_split, seed=options.seed, claims=claims)
+            sizes[number] = part.training_rows
     except UserError:
         return None
-    return Part(source, share=options.validation_split, seed=options.seed).training_rows
+    return stage.rows_total(rows_per_epoch(stage, options, sizes)) if all(sizes) else None
+
+
+def _unheard(activity: str, detail: str, fraction: float | None) -> None:
+    """A report to nobody."""
 
 
 def _said_by_hub(spec: DatasetSpec, options: TrainOptions) -> int | None:
@@ -63,4 +74,4 @@ def _said_by_hub(spec: DatasetSpec, options: TrainOptions) -> int | None:
     if not rows or own_validation(spec, splits) is not None:
         return rows
     # What is held out depends on the first row, which the card does not tell: by one row at most.
-    return HeldOutRows((Segment("", 0, rows),), options.validation_split, options.seed).training_rows
+    return HeldOutRows(whole((Segment("", 0, rows),), options.validation_split), options.seed).training_rows

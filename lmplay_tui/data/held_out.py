@@ -6,6 +6,7 @@ mixture names it, and whatever rows are appended behind it later.
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
 from itertools import accumulate
@@ -61,22 +62,41 @@ class HeldOut:
         return place + (place >= self._chosen(interval))
 
 
-class HeldOutRows:
-    """The rows of some segments, numbered through: those to train on and those held out, each in their order.
+@dataclass(frozen=True)
+class Piece:
+    """Rows of a dataset that lie together, of which `share` is held out. `row`: the first one's number in it."""
 
-    What is held out follows from `share`, `seed` and each segment's identity and places. Any row is found in the
-    logarithm of the number of segments.
+    segment: Segment
+    row: int
+    share: float
+
+
+def whole(segments: Sequence[Segment], share: float) -> list[Piece]:
+    """All the rows of a dataset."""
+    before = accumulate((segment.rows for segment in segments), initial=0)
+    return [Piece(segment, row, share) for segment, row in zip(segments, before, strict=False)]
+
+
+class HeldOutRows:
+    """The rows of some pieces, numbered through: those to train on and those held out, each in their order.
+
+    What is held out follows from `seed` and each piece's share, identity and places. Any row is found in the
+    logarithm of the number of pieces.
     """
 
-    def __init__(self, segments: Sequence[Segment], share: float, seed: int) -> None:
-        self._choices = [HeldOut(share, keyed(seed, "held out", segment.identity)) for segment in segments]
+    def __init__(self, pieces: Sequence[Piece], seed: int) -> None:
+        segments = [piece.segment for piece in pieces]
+        self._choices = [
+            HeldOut(piece.share, keyed(seed, "held out", piece.segment.identity)) for piece in pieces
+        ]  # fmt: skip
         self._firsts = [segment.first for segment in segments]
-        self._rows_before = list(accumulate((segment.rows for segment in segments), initial=0))
+        self._first_rows = [piece.row for piece in pieces]
         ends = zip(self._choices, segments, strict=True)
         spans = [(choice.held_before(s.first), choice.held_before(s.first + s.rows)) for choice, s in ends]
         self._first_held = [first for first, _ in spans]
         self._held_before = list(accumulate((end - first for first, end in spans), initial=0))
-        self._training_before = [rows - held for rows, held in zip(self._rows_before, self._held_before, strict=True)]
+        rows_before = accumulate((segment.rows for segment in segments), initial=0)
+        self._training_before = [rows - held for rows, held in zip(rows_before, self._held_before, strict=True)]
         self.held_rows = self._held_before[-1]
         self.training_rows = self._training_before[-1]
 
@@ -86,7 +106,7 @@ class HeldOutRows:
             raise IndexError(number)
         segment = bisect_right(self._held_before, number) - 1
         place = self._choices[segment].held(self._first_held[segment] + number - self._held_before[segment])
-        return self._rows_before[segment] + place - self._firsts[segment]
+        return self._first_rows[segment] + place - self._firsts[segment]
 
     def training(self, number: int) -> int:
         """The row that is the `number`-th one to train on."""
@@ -96,4 +116,4 @@ class HeldOutRows:
         first = self._firsts[segment]
         earlier = first - self._first_held[segment]  # places to train on before the segment
         place = self._choices[segment].training(earlier + number - self._training_before[segment])
-        return self._rows_before[segment] + place - first
+        return self._first_rows[segment] + place - first

@@ -63,11 +63,13 @@ class LeakReport:
         looked, rows = sum(s.rows_looked_at for s in self.stages), sum(s.rows for s in self.stages)
         if self.leaked:
             said = "; ".join(_sentence(stage) for stage in self.stages if stage.leaked)
+        elif self.evaluation_rows and not looked:
+            said = "no row to train on could be looked at"
         elif self.evaluation_rows:
             of = f" of {rows:,}" if looked < rows else ""
             said = f"no training row carries an evaluation text ({looked:,}{of} rows looked at)"
         else:
-            said = "no row is evaluated on, so there is nothing to look for"
+            said = "no row with a text is evaluated on, so there is nothing to look for"
         unseen = f"; not looked at before its data are opened: {', '.join(self.not_open)}" if self.not_open else ""
         return f"leak guard: {said}{unseen}"
 
@@ -114,10 +116,10 @@ def look_for_leaks(
     evaluation_rows = 0
     for name, (_, validation), eval_samples in orders:
         for items in _validated(validation, max(MOST_EVALUATION_ROWS, eval_samples)):
-            evaluation_rows += 1
+            evaluation_rows += bool(items)
             for item in items:
                 evaluated.setdefault(text_hash(item), set()).add(name)
-            if evaluation_rows % CHUNK_ROWS == 0:
+            if items and evaluation_rows % CHUNK_ROWS == 0:
                 rest()
     found = tuple(_leaks(name, training, evaluated, rest) for name, (training, _), _ in orders)
     return LeakReport(found, evaluation_rows, tuple(not_open))

@@ -1,14 +1,16 @@
 """In which order a stage reads the rows of its datasets, to train on and to validate on: computed, never stored."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 
-from lmplay_tui.data.held_out import HeldOutRows
+from lmplay_tui.data.held_out import HeldOutRows, whole
 from lmplay_tui.data.mixture import Mixture
 from lmplay_tui.data.samples import Item
 from lmplay_tui.data.shuffle import BlockShuffle, Permutation, keyed
 from lmplay_tui.data.splits import Segment
 from lmplay_tui.data.table import Rows
+from lmplay_tui.data.validated import Claim, take_out
 from lmplay_tui.options import TrainOptions
 from lmplay_tui.plan.schema import DatasetSpec, Stage, Stopping
 from lmplay_tui.text import one_line
@@ -18,8 +20,9 @@ from lmplay_tui.text import one_line
 class Source:
     """An opened dataset. `validation` None: it has no split of its own for that.
 
-    `segments`: where the rows of `train` lie in their files or splits. `columns`: which of its columns are read and
-    which are left out. `notes`: what else is to be told of it, a line each.
+    `segments`: where the rows of `train` lie in their files or splits; `validation_segments`: those of `validation`.
+    `columns`: which of its columns are read and which are left out. `notes`: what else is to be told of it, a line
+    each.
     """
 
     spec: DatasetSpec
@@ -28,6 +31,7 @@ class Source:
     segments: tuple[Segment, ...]
     columns: str = ""
     notes: tuple[str, ...] = ()
+    validation_segments: tuple[Segment, ...] = ()
 
 
 _CHOICE = "held out by place"  # how held-out rows are chosen: another word for another choice
@@ -41,45 +45,65 @@ def identity_of(spec: DatasetSpec) -> str:
 
 
 class Part:
-    """One dataset of a stage: its rows to train on and those to validate on, its own or held out of the others."""
+    """One dataset of a stage: its rows to train on and those to validate on, its own or held out of the others.
 
-    def __init__(self, source: Source, *, share: float, seed: int) -> None:
-        self.source = source
+    `claims`: what the plan validates on; rows that any of them takes are not trained. `taken_by`: the stages of those
+    that take all the rows of a split, by whichever of its names.
+    """
+
+    def __init__(self, source: Source, *, share: float, seed: int, claims: Sequence[Claim] = ()) -> None:
         self.identity = identity_of(source.spec)
-        self._held: HeldOutRows | None = None
-        if source.validation is not None:
-            self.training_rows, self.validation_rows = source.train.num_rows, source.validation.num_rows
-            return
-        held = HeldOutRows(source.segments, share, seed)
-        if not held.training_rows and "[" not in source.spec.split:  # its only rows: what else would be trained?
-            held = HeldOutRows(source.segments, 0.0, seed)
-        self._held = held
-        self.training_rows, self.validation_rows = held.training_rows, held.held_rows
-        if share > 0 and not held.held_rows:
+        own = source.validation
+        taken = take_out(source.train, source.segments, claims, share=share, holds_out=own is None)
+        self.taken_by = taken.by
+        self._taken = None if taken.is_nothing else taken.fingerprint()
+        chosen = HeldOutRows(taken.pieces, seed)
+        is_sliced = "[" in source.spec.split
+        if own is None and self._taken is None and not chosen.training_rows and not is_sliced:  # its only rows
+            chosen = HeldOutRows(whole(source.segments, 0.0), seed)  # what else would be trained?
+        # What is trained of a dataset with a split of its own is all of it, as a rule.
+        self._chosen = None if own is not None and self._taken is None else chosen
+        self.training_rows = source.train.num_rows if self._chosen is None else chosen.training_rows
+        self.validation_rows = chosen.held_rows if own is None else own.num_rows
+        notes = []
+        if taken.rows:
+            notes.append(_taken_rows(taken.rows, taken.by))
+        if own is not None and chosen.held_rows:
+            notes.append(_taken_rows(chosen.held_rows, taken.held_by))
+        if share > 0 and not self.validation_rows and not taken.rows:
             rows = source.train.num_rows
-            said = _NONE_HELD_OUT.format(one_line(source.spec.name, 60), rows, "s" * (rows != 1))
-            self.source = replace(source, notes=(*source.notes, said))
+            notes.append(_NONE_HELD_OUT.format(one_line(source.spec.name, 60), rows, "s" * (rows != 1)))
+        self.source = replace(source, notes=(*source.notes, *notes)) if notes else source
 
     def training(self, number: int) -> list[Item]:
         """The texts of the `number`-th row to train on, in the dataset's order."""
-        return self.source.train.items(self._held.training(number) if self._held else number)
+        return self.source.train.items(number if self._chosen is None else self._chosen.training(number))
 
     def validation(self, number: int) -> list[Item]:
         """The texts of the `number`-th row to validate on, in the dataset's order."""
-        if self._held is not None:
-            return self.source.train.items(self._held.held(number))
-        assert self.source.validation is not None
-        return self.source.validation.items(number)
+        if self.source.validation is not None:
+            return self.source.validation.items(number)
+        assert self._chosen is not None
+        return self.source.train.items(self._chosen.held(number))
 
     @property
     def holds_out(self) -> bool:
         """Whether its validation rows are held out of those to train on."""
-        return self._held is not None and self._held.held_rows > 0
+        return self.source.validation is None and self.validation_rows > 0
 
     def fingerprint(self) -> str:
         """What the rows and their choice are told by; the latter only where rows are held out."""
         rows = f"{self.identity} {self.source.train.fingerprint()}"
-        return f"{rows} {_CHOICE}" if self.holds_out else rows
+        chosen = f"{rows} {_CHOICE}" if self.holds_out else rows
+        return chosen if self._taken is None else f"{chosen} without {self._taken}"
+
+
+def _taken_rows(rows: int, stages: Sequence[str]) -> str:
+    named = ", ".join(one_line(name, 60) for name in stages)
+    are, who = ("is", "row") if rows == 1 else ("are", "rows")
+    if len(stages) == 1:
+        return f"{rows:,} {who} that stage {named} validates on {are} not trained"
+    return f"{rows:,} {who} that stages {named} validate on {are} not trained"
 
 
 class TrainingOrder:

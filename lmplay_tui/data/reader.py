@@ -35,12 +35,13 @@ class Job:
     options: TrainOptions
     tokenizer: str
     datasets_folder: Path
+    stages: tuple[Stage, ...] = ()  # of the plan
 
     def open(self) -> StageData:
         """The data, as the trainer has them if nobody has changed them since."""
         return open_stage(
             self.stage, self.options, load_tokenizer(self.tokenizer), datasets_folder=self.datasets_folder,
-            report=lambda *_: None,
+            report=lambda *_: None, stages=self.stages,
         )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from lmplay_tui.data import hub, local, pydocs
 from lmplay_tui.data.background import in_background
 from lmplay_tui.data.library import quiet_datasets
 from lmplay_tui.data.progress import listening
-from lmplay_tui.data.splits import Report, Segment, SplitRows, Splits, choose, split_names
+from lmplay_tui.data.splits import Report, Segment, SplitRows, Splits, choose, identified, split_names
 from lmplay_tui.errors import DataError
 from lmplay_tui.plan.schema import DatasetSpec, Plan
 from lmplay_tui.text import one_line
@@ -54,8 +54,10 @@ def read(spec: DatasetSpec, folders: tuple[Path, Path | None]) -> Splits:
     """The rows of a dataset saved in the datasets folder, as `find` gives its folders."""
     train, validation = folders
     found = local.read_saved(spec, train, validation)
-    rows = _placed(found.train, train)
-    own = found.validation if validation is None or found.validation is None else _placed(found.validation, validation)
+    rows = _placed(identified(spec, found.train), train)
+    own = found.validation
+    if validation is not None and own is not None:
+        own = _placed(identified(spec, own), validation)
     whole = _unsliced(spec)
     if whole == spec or train.name == f"{saved_name(spec)}.train":
         return replace(found, train=rows, validation=own)

@@ -1,5 +1,6 @@
 """From what a plan says of a dataset to its rows: embedded, saved, local, or on the hub."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from lmplay_tui.data import hub, local, pydocs, saving
@@ -7,8 +8,10 @@ from lmplay_tui.data.columns import Columns
 from lmplay_tui.data.order import Source
 from lmplay_tui.data.splits import Report, SplitRows, choose
 from lmplay_tui.data.table import Rows, open_rows
+from lmplay_tui.data.validated import Claim, claims_on
 from lmplay_tui.errors import UserError
-from lmplay_tui.plan.schema import DatasetSpec
+from lmplay_tui.options import TrainOptions
+from lmplay_tui.plan.schema import DatasetSpec, Stage
 from lmplay_tui.text import one_line
 
 
@@ -48,7 +51,39 @@ def open_source(spec: DatasetSpec, *, datasets_folder: Path, report: Report) -> 
         else:
             if validation.columns.key() != columns.key():
                 notes.append(f"its validation split is read by its own columns: {validation.columns.form()}")
-    return Source(spec, train, validation, found.train.segments, columns.described(), tuple(notes))
+    own_segments = () if validation is None or found.validation is None else found.validation.segments
+    return Source(
+        spec, train, validation, found.train.segments, columns.described(), tuple(notes), own_segments
+    )  # fmt: skip
+
+
+def claims_of_plan(
+    stage: Stage, sources: Sequence[Source], stages: Sequence[Stage], options: TrainOptions, *, datasets_folder: Path,
+    report: Report,
+) -> list[Claim]:  # fmt: skip
+    """What the plan's `stages` validate on, as far as it is known where `stage` is opened, whose `sources` are open.
+
+    Of other stages: what lies on this machine, and other splits of what `sources` took from the hub. So nothing is
+    downloaded here, and the answer does not depend on what else was opened before.
+    """
+    opened = {source.spec: source for source in sources}
+    from_hub = {(source.spec.path, source.spec.config, source.spec.revision) for source in sources}
+    claims: list[Claim] = []
+    for other in (stage, *(other for other in stages if other.name != stage.name)):
+        for spec in other.datasets:
+            if spec not in opened:
+                if not is_here(spec, datasets_folder) and (spec.path, spec.config, spec.revision) not in from_hub:
+                    continue
+                try:
+                    opened[spec] = open_source(spec, datasets_folder=datasets_folder, report=report)
+                except UserError:  # it will be said when the stage's turn comes
+                    continue
+            one, share = opened[spec], options.validation_split
+            claims += claims_on(
+                other.name, one.train, one.segments, one.validation, one.validation_segments,
+                share=share, seed=options.seed,
+            )  # fmt: skip
+    return claims
 
 
 def is_here(spec: DatasetSpec, datasets_folder: Path) -> bool:

@@ -4,12 +4,14 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 
+from lmplay_tui.data.columns import find_columns
 from lmplay_tui.data.library import quiet_datasets
+from lmplay_tui.data.table import Rows
 from lmplay_tui.errors import UserError
 from lmplay_tui.options import nearest
 from lmplay_tui.plan.schema import DatasetSpec
@@ -70,14 +72,39 @@ def of_saved(spec: DatasetSpec, found: Any) -> dict[str, SplitRows]:
 
 
 def identity_of_rows(table: pa.Table) -> str:
-    """What tells a file or a split from others: a hash of the longest text of its first row.
+    """What tells a file or a split from others where it is not known what is read: its first row's longest text."""
+    texts = [words_of(text) for column in table.columns for text in _texts(_first_cell(column))]
+    return _identity(max(texts, key=lambda text: (text.count(" "), len(text), text), default=""))
 
-    So it is the same for a copy under another name, in another format, with other columns beside the text, and with
-    rows appended. Two datasets that begin alike share it, which does no harm: places are chosen alike in both.
+
+def identified(spec: DatasetSpec, rows: SplitRows) -> SplitRows:
+    """The rows of whole files or splits, told from others by what is read of the first row: the text, the truth.
+
+    So the identity is the same for a copy under another name, in another format, with other columns beside the text,
+    and with rows appended. Where nothing is read of that row, it stays what `identity_of_rows` gives.
     """
-    texts = [" ".join(text.split()) for column in table.columns for text in _texts(_first_cell(column))]
-    longest = max(texts, key=lambda text: (text.count(" "), len(text), text), default="")
-    return hashlib.blake2b(longest.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    read = None
+    for asked in (spec, DatasetSpec(spec.name, spec.path)):  # a saved copy may have columns of other names
+        try:
+            read = read or Rows(spec.name, rows.table, find_columns(asked, rows.table))
+        except UserError:  # it will be said when the columns are looked for in earnest
+            continue
+    segments = []
+    before = 0
+    for segment in rows.segments:
+        items = read.items(before) if read is not None and segment.first == 0 and segment.rows else []
+        segments.append(replace(segment, identity=_identity(words_of(items[0].truth))) if items else segment)
+        before += segment.rows
+    return rows if tuple(segments) == rows.segments else replace(rows, segments=tuple(segments))
+
+
+def words_of(text: str) -> str:
+    """A text without its line breaks and indents: what copies of it in other formats have in common."""
+    return " ".join(text.split())
+
+
+def _identity(words: str) -> str:
+    return hashlib.blake2b(words.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 def _first_cell(column: pa.ChunkedArray) -> Any:
@@ -131,6 +158,10 @@ def choose(spec: DatasetSpec, known: Mapping[str, SplitRows], notes: tuple[str, 
     Raises `UserError` where a split is not there, and where a slice cannot be read or holds nothing.
     """
     validation = own_validation(spec, known)
+    wanted = {spec.split, *split_names(spec.split)}
+    if validation is not None:
+        wanted |= {validation, *split_names(validation)}
+    known = {name: identified(spec, rows) if name in wanted else rows for name, rows in known.items()}
     train = _split(spec, spec.split, known)
     return Splits(train, None if validation is None else _split(spec, validation, known), notes)
 

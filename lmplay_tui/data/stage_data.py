@@ -12,7 +12,7 @@ from lmplay_tui.data.order import Part, TrainingOrder, ValidationOrder
 from lmplay_tui.data.prefetch import Ahead, ahead
 from lmplay_tui.data.preview import LOOKED_AT, Look, Preview, look_at, preview
 from lmplay_tui.data.samples import Cutter, Item, Sample
-from lmplay_tui.data.sources import open_source
+from lmplay_tui.data.sources import claims_of_plan, open_source
 from lmplay_tui.data.splits import Report
 from lmplay_tui.data.tokenizer import Tokenizer
 from lmplay_tui.errors import UserError
@@ -24,21 +24,26 @@ BATCHES_AHEAD = 8
 
 
 def open_stage(
-    stage: Stage, options: TrainOptions, tokenizer: Tokenizer, *, datasets_folder: Path, report: Report
-) -> "StageData":
+    stage: Stage, options: TrainOptions, tokenizer: Tokenizer, *, datasets_folder: Path, report: Report,
+    stages: Sequence[Stage] = (),
+) -> "StageData":  # fmt: skip
     """Open the datasets of a stage; nothing of them is read but a few rows.
 
+    `stages`: those of the plan, whose rows to validate on are not trained.
     `report(activity, detail, fraction)` is told what takes time; what it raises ends the opening.
     Raises `UserError` for what is wrong with the plan or a dataset (naming it) and `DataError` for what may pass.
     """
-    parts, looks = [], []
+    sources = []
     for spec in stage.datasets:
         report("loading", spec.name, None)
-        source = open_source(spec, datasets_folder=datasets_folder, report=report)
-        part = Part(source, share=options.validation_split, seed=options.seed)
+        sources.append(open_source(spec, datasets_folder=datasets_folder, report=report))
+    claims = claims_of_plan(stage, sources, stages, options, datasets_folder=datasets_folder, report=report)
+    parts, looks = [], []
+    for source in sources:
+        spec = source.spec
+        part = Part(source, share=options.validation_split, seed=options.seed, claims=claims)
         if part.training_rows == 0:
-            split, why = one_line(spec.split, 60), ": all are held out for validation" if part.validation_rows else ""
-            raise UserError(f"dataset {spec.name} has no rows to train on in its split {split}{why}")
+            raise UserError(_nothing_to_train(stage, part))
         look = look_at(part)
         if look.rows_without_sample == look.rows == part.training_rows:  # those with words are held out
             raise UserError(
@@ -48,6 +53,19 @@ def open_stage(
         parts.append(part)
         looks.append(look)
     return StageData(stage, options, tokenizer, parts, looks)
+
+
+def _nothing_to_train(stage: Stage, part: Part) -> str:
+    spec = part.source.spec
+    shown = f"dataset {spec.name} has no rows to train on in its split {one_line(spec.split, 60)}"
+    if not part.taken_by:
+        return shown + (": all are held out for validation" if part.validation_rows else "")
+    takers = ", ".join(one_line(name, 60) for name in part.taken_by)
+    whose = f"stage {takers} validates" if len(part.taken_by) == 1 else f"stages {takers} validate"
+    return (
+        f"{shown}: {whose} on the {part.source.train.num_rows:,} rows that stage {one_line(stage.name, 60)} would "
+        "train; name another split to train on, or another validation there"
+    )
 
 
 class StageData:

@@ -147,7 +147,7 @@ def _open(
     try:
         data = open_stage(
             stage, options, state.tokenizer, datasets_folder=datasets_folder(given.get("out_dir")),
-            report=lambda *_: None,
+            report=lambda *_: None, stages=state.settings.plan.stages,
         )  # fmt: skip
         return said | _sampled(stage, data, options), data
     except UserError as error:

@@ -96,9 +96,14 @@ class LoadedData:
     """The stages' data, opened once and kept: evaluation at a stage's end needs those of earlier stages too."""
 
     def __init__(
-        self, options_of: Callable[[Stage], TrainOptions], tokenizer: Tokenizer, datasets_folder: Path
+        self,
+        options_of: Callable[[Stage], TrainOptions],
+        stages_of_plan: Callable[[], tuple[Stage, ...]],
+        tokenizer: Tokenizer,
+        datasets_folder: Path,
     ) -> None:
         self._options_of = options_of
+        self._stages_of_plan = stages_of_plan
         self._tokenizer = tokenizer
         self._datasets_folder = datasets_folder
         self._opened: dict[str, tuple[tuple[Any, ...], StageData]] = {}
@@ -110,13 +115,17 @@ class LoadedData:
         Tells of each dataset once what is read of it. `trains`: also warn of text that will be left out.
         """
         options = self._options_of(stage)
-        key = (stage, *(getattr(options, name) for name in names_of(Part.HELD_OUT, Part.ORDER, Part.DATA)))
+        stages = self._stages_of_plan()
+        datasets = tuple((other.name, other.datasets) for other in stages)  # what they validate on is not trained
+        key = (stage, datasets, *(getattr(options, name) for name in names_of(Part.HELD_OUT, Part.ORDER, Part.DATA)))
         if stage.name in self._opened and self._opened[stage.name][0] == key:
             return
         result: list[tuple[StageData, list[TextLeftOut]]] = []
 
         def opened(report: Report) -> tuple[StageData, list[TextLeftOut]]:
-            data = open_stage(stage, options, self._tokenizer, datasets_folder=self._datasets_folder, report=report)
+            data = open_stage(
+                stage, options, self._tokenizer, datasets_folder=self._datasets_folder, report=report, stages=stages
+            )
             return data, left_out(data.preview(PREVIEWED_STEPS, PREVIEW_S), stage) if trains else []
 
         yield ActivityChanged("loading", f"data of stage {stage.name}")
@@ -135,7 +144,8 @@ class LoadedData:
 
     def count(self, stage: Stage) -> int | None:
         """The rows of a stage that is not open, where they are known without downloading anything."""
-        return count_rows(stage, self._options_of(stage), datasets_folder=self._datasets_folder)
+        stages = self._stages_of_plan()
+        return count_rows(stage, self._options_of(stage), datasets_folder=self._datasets_folder, stages=stages)
 
     def look_for_leaks(self, stages: Sequence[Stage], rest: Callable[[], None]) -> LeakReport:
         """Compare what is trained with what is evaluated, of the stages that are open or at hand; in any thread."""
@@ -155,7 +165,8 @@ class LoadedData:
 
     def job(self, stage: Stage) -> Job:
         """What another process needs to open the same data."""
-        return Job(stage, self._options_of(stage), self._tokenizer.name, self._datasets_folder)
+        stages = self._stages_of_plan()
+        return Job(stage, self._options_of(stage), self._tokenizer.name, self._datasets_folder, stages)
 
     def is_open(self, stage: Stage) -> bool:
         return stage.name in self._opened

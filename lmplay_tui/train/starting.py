@@ -255,7 +255,9 @@ def build_trainer(start: Start, controls: Controls, prog: str) -> Generator[Even
             yield Warned(f"{said}--training-plan {one_line(kept)} takes it", state.progress.step)
     return Trainer(
         state,
-        LoadedData(state.stage_options, tokenizer, datasets_folder(options.out_dir)),
+        LoadedData(
+            state.stage_options, lambda: state.settings.plan.stages, tokenizer, datasets_folder(options.out_dir)
+        ),
         controls,
         statistics_folder=statistics_folder(options.out_dir),
         resume_command=partial(resume_command, prog, run, given),

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmplay_tui.data.held_out import HeldOut, HeldOutRows
+from lmplay_tui.data.held_out import HeldOut, HeldOutRows, whole
 from lmplay_tui.data.order import Part
 from lmplay_tui.data.saving import save_datasets
 from lmplay_tui.data.shuffle import keyed
@@ -77,7 +77,7 @@ def test_the_choice_in_an_interval_is_fair_and_keyed(share: float) -> None:
 
 
 def test_places_among_a_hundred_million_are_found_at_once() -> None:
-    rows = HeldOutRows([Segment("many", 17, HUNDRED_MILLION)], 0.3, 0)
+    rows = HeldOutRows(whole([Segment("many", 17, HUNDRED_MILLION)], 0.3), 0)
     assert abs(rows.held_rows - 0.3 * HUNDRED_MILLION) <= 1
     choice = HeldOut(0.3, keyed(0, "held out", "many"))
     for number in range(0, rows.training_rows, 1_234_567):
@@ -94,7 +94,7 @@ def test_places_among_a_hundred_million_are_found_at_once() -> None:
 def test_rows_of_segments_are_all_numbered_and_each_keeps_its_side(
     segments: list[Segment], share: float, seed: int
 ) -> None:
-    rows = HeldOutRows(segments, share, seed)
+    rows = HeldOutRows(whole(segments, share), seed)
     held = [rows.held(number) for number in range(rows.held_rows)]
     trained = [rows.training(number) for number in range(rows.training_rows)]
     assert sorted(held + trained) == list(range(sum(segment.rows for segment in segments)))
@@ -115,14 +115,14 @@ def test_rows_of_segments_are_all_numbered_and_each_keeps_its_side(
 @given(SHARES, st.integers(0, 100), st.integers(0, 100))
 def test_appended_rows_never_move_the_others(share: float, rows: int, more: int) -> None:
     def held(count: int) -> set[int]:
-        found = HeldOutRows([Segment("a", 0, count)], share, 0)
+        found = HeldOutRows(whole([Segment("a", 0, count)], share), 0)
         return {found.held(number) for number in range(found.held_rows)}
 
     assert {place for place in held(rows + more) if place < rows} == held(rows)
 
 
 def test_thousands_of_files_are_fast_to_look_through() -> None:
-    rows = HeldOutRows([Segment(str(n), 0, 1 + n % 3) for n in range(20_000)], 0.2, 0)
+    rows = HeldOutRows(whole([Segment(str(n), 0, 1 + n % 3) for n in range(20_000)], 0.2), 0)
     assert rows.held_rows == pytest.approx(0.2 * 40_000, rel=0.05)  # files of one row give their share too
     assert rows.held_rows + rows.training_rows == sum(1 + n % 3 for n in range(20_000))
 
@@ -139,7 +139,8 @@ def known(**sizes: int) -> dict[str, SplitRows]:
     for name, size in sizes.items():
         table = pa.table({"text": [f"{name} {n}" for n in range(size)]})
         cut = size // 2
-        segments = (Segment(f"{name} one", 0, cut), Segment(f"{name} two", 0, size - cut))
+        one, two = identity_of_rows(table), identity_of_rows(table.slice(cut))
+        segments = (Segment(one, 0, cut), Segment(two, 0, size - cut))
         found[name] = SplitRows(table, segments)
     return found
 

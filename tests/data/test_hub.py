@@ -23,6 +23,7 @@ from tests.data.conftest import Open, unheard
 
 SPEC = DatasetSpec("wiki", "owner/name", config="en", revision="abc", text="text")
 ROWS = datasets.Dataset.from_dict({"text": [f"Row {n}." for n in range(20)]})
+OTHERS = datasets.Dataset.from_dict({"text": [f"Other row {n}." for n in range(3)]})
 
 tqdm: Any = importlib.import_module("tqdm.std").tqdm
 Calls = list[tuple[tuple[Any, ...], dict[str, Any]]]
@@ -34,7 +35,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
 
     def load(*args: Any, **kwargs: Any) -> Any:
         made.append((args, kwargs))
-        return datasets.DatasetDict({"train": ROWS, "validation": ROWS.select(range(3)), "test": ROWS})
+        return datasets.DatasetDict({"train": ROWS, "validation": OTHERS, "test": ROWS})
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     return made

@@ -137,9 +137,17 @@ def test_large_rows_are_looked_at_by_their_characters(file: Make, monkeypatch: p
 def test_nothing_to_compare_with_is_said(file: Make) -> None:
     report = look_for_leaks([("s", file(texts(1, 2, 3), validation_split=0.0))], ["later"])
     assert report.sentence() == (
-        "leak guard: no row is evaluated on, so there is nothing to look for; "
+        "leak guard: no row with a text is evaluated on, so there is nothing to look for; "
         "not looked at before its data are opened: later"
     )
+
+
+def test_evaluated_rows_without_a_text_are_nothing_to_compare_with(file: Make) -> None:
+    no_words = [{"text": ""}, {"text": None}, {"text": " "}]
+    report = look_for_leaks([("s", file([*no_words * 6, *texts(*range(2))], validation_split=0.0))])
+    assert "rows looked at" not in report.sentence()
+    rows = [StageLeaks("s", 18, 0, 0, {})]
+    assert LeakReport(tuple(rows), 3).sentence() == "leak guard: no row to train on could be looked at"
 
 
 def test_looking_changes_nothing(file: Make) -> None:
