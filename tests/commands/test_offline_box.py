@@ -27,11 +27,12 @@ datasets = ["wikipedia", "wikitext:2"]
 """
 
 
-def rows(count: int, *columns: str) -> datasets.Dataset:
+def rows(name: str, count: int, *columns: str) -> datasets.Dataset:
     return datasets.Dataset.from_dict({
-        column: [f"Mill {n}" if column == "title" else " ".join(SENTENCES[n % 5 :]) for n in range(count)]
+        column: [f"{name} {n}" if column == "title" else " ".join((f"{name} {n}.", *SENTENCES[n % 5 :]))
+                 for n in range(count)]
         for column in columns
-    })
+    })  # fmt: skip
 
 
 def a_hub(folder: Path) -> None:
@@ -44,7 +45,7 @@ def a_hub(folder: Path) -> None:
         for split, count in splits.items():
             file = f"{config}/{split}-00000-of-00001.parquet"
             (folder / repository / config).mkdir(parents=True, exist_ok=True)
-            rows(count, *columns).to_parquet(str(folder / repository / file))
+            rows(f"{config} {split}", count, *columns).to_parquet(str(folder / repository / file))
             card += [f"  - split: {split}", f"    path: {file}"]
         (folder / repository / "README.md").write_text("\n".join([*card, "---", ""]), encoding="utf-8")
 

@@ -47,7 +47,7 @@ def lmplay_wikipedia(folder: Path, num_rows: int = 24) -> None:
             "id": [str(i) for i in range(begin, begin + num_rows)],
             "url": ["https://example.org"] * num_rows,
             "title": [f"Mill {i}" for i in range(num_rows)],
-            "text": ["\n\n".join(SENTENCES[i % 5 :]) for i in range(num_rows)],
+            "text": [f"Number {begin + i}.\n\n" + "\n\n".join(SENTENCES[i % 5 :]) for i in range(num_rows)],
         }
         datasets.Dataset.from_dict(rows).save_to_disk(str(folder / f"wikimedia_wikipedia_20231101_en.{split}"))
 

@@ -253,6 +253,7 @@ def test_a_clock_that_goes_back_changes_nothing(place, monkeypatch):
     rows = [row for row in read_journal(run.metrics) if "step" in row]
     elapsed = [0.0, *(row["elapsed_s"] for row in rows), time.monotonic() - begun]
     assert elapsed == sorted(elapsed), "durations are no differences of clock times"
+    rows = [row for row in rows if "train/loss" in row]  # others hold scores alone
     for row in rows:
         assert 0 <= row["time/data_s"] <= row["time/step_s"] <= elapsed[-1]
     assert all(row["perf/tokens_per_s"] > 0 for row in rows)

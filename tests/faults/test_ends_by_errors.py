@@ -36,7 +36,7 @@ def in_validation(patch: pytest.MonkeyPatch) -> None:
 
 
 def in_the_metrics(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(LogWindow, "take", bug)
+    patch.setattr(LogWindow, "_of_steps", bug)
 
 
 def saved_step(path: Path) -> int:
