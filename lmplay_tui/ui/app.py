@@ -344,7 +344,7 @@ class LmplayApp(TerminalApp):
 
     async def act(self, event: events.Key | events.Paste) -> None:
         """What is pasted into a field stands there without what a terminal obeys; the plan editor sees to its own."""
-        if isinstance(event, events.Paste) and isinstance(self.focused, Input):
+        if isinstance(event, events.Paste) and self.screen_stack and isinstance(self.focused, Input):
             event.text = printable(event.text)
         await super().act(event)
 

@@ -37,7 +37,9 @@ class OrderedKeysApp(App[int]):
             await self.act(event)
 
     async def act(self, event: events.Key | events.Paste) -> None:
-        """It is this one's turn."""
+        """It is this one's turn. Once the screen is being left there is nothing that it could act on."""
+        if not self.screen_stack:
+            return
         focused = self.focused
         await super().on_event(event)
         if isinstance(event, events.Paste) or not _leaves_the_focus(event, focused):
@@ -46,6 +48,8 @@ class OrderedKeysApp(App[int]):
 
     def _go_round(self, focused: Widget | None, rounds: int) -> None:
         """Pass behind what waits at the focus and above it, up to the app, so many times; then the next one acts."""
+        if not self.screen_stack:
+            return
         node = self.screen if focused is None else focused
         self._hop([*node.ancestors_with_self, self], rounds)
 

@@ -43,6 +43,24 @@ async def test_in_the_plan(dashboard: Open, planned: FakeSource) -> None:
         assert sent(planned) == ChangePlan(PLAN.replace("epochs = 1\n", "epochs = 215\n", 1))
 
 
+@pytest.mark.parametrize("event", [events.Key("s", "s"), events.Key("ctrl+@", "\0"), events.Paste("s")], ids=repr)
+async def test_what_comes_when_the_screen_is_being_left_does_nothing(
+    dashboard: Open, planned: FakeSource, event: events.Key | events.Paste
+) -> None:
+    """Keys typed ahead, and the bytes that free the input thread when the line is lost."""
+    async with dashboard(planned) as pilot:
+        stack = pilot.app._screen_stack
+        screens = list(stack)
+        stack.clear()
+        try:
+            await pilot.app.act(event)  # type: ignore[attr-defined]
+            pilot.app._go_round(None, 1)  # type: ignore[attr-defined]
+        finally:
+            stack.extend(screens)
+        await tick(pilot)
+        assert not planned.sent
+
+
 async def test_in_a_field(dashboard: Open, planned: FakeSource) -> None:
     async with dashboard(planned) as pilot:
         await pilot.press("l")
