@@ -44,7 +44,7 @@ read also where its name does not say so.
 Text files are converted once, into Arrow files under the user's cache folder (`lmplay-tui/datasets`; \
 `XDG_CACHE_HOME` moves it); so is Parquet. An Arrow file is mapped as it lies. What was converted is known by the \
 file's contents: every byte of up to 64 MB (1 MB where all files together are above 4 GB); of a larger file its ends, \
-62 samples between them, path, size and time. What nobody has opened for 30 days is removed when the next file is \
+62 samples between them, path, size and time. What was not opened for 30 days is removed when the next file is \
 converted.
 
 - **Values** of text files are words as the file spells them: `001`, `1.50`, `1910-01-10`, `None` and `NA` stay so; \

@@ -35,8 +35,8 @@ _LFS = b"version https://git-lfs.github.com/spec/v1"
 _TOGETHER_BYTES = 32 << 20  # small files share an entry
 _BATCH_BYTES = 4 << 20
 _PARQUET_ROWS = 4096  # decoded at a time
-_UNUSED_S = 30 * 86400.0  # an entry that nobody has opened for so long is removed
-_ABANDONED_S = 3600.0  # an unfinished entry that nobody has written to for so long has lost its process
+_UNUSED_S = 30 * 86400.0  # an entry that was not opened for so long is removed
+_ABANDONED_S = 3600.0  # an unfinished entry that has not grown for so long has lost its process
 _ENTRY = re.compile(r"[0-9a-f]{32}")
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.[^.]+")
 
@@ -50,7 +50,7 @@ class BadFile(Exception):
 
 
 class Stopped(Exception):
-    """Nobody waits for the conversion any more."""
+    """The conversion is not waited for any more."""
 
 
 @dataclass
@@ -377,7 +377,7 @@ def mapped(path: Path) -> FileRows:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove entries that nobody has opened for a month, and what killed processes have left."""
+    """Remove entries that were not opened for a month, and what killed processes have left."""
     now = time.time()
     with suppress(OSError):
         for entry in os.scandir(folder):

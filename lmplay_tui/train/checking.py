@@ -54,6 +54,51 @@ def check_plan(given: Mapping[str, Any]) -> dict[str, Any]:
     plan = read_plan(given["training_plan"])
     settings = Settings(plan, given)
     options = settings.for_run()
+    state, notes = _new_state(settings)
+    problems: list[str] = []
+    stages, longest = [], None
+    opened: list[tuple[str, StageData]] = []
+    for stage in plan.stages:
+        said, data = _open(stage, settings, state, given)
+        stages.append(said)
+        if "problem" in said:
+            problems.append(said["problem"])
+        if data is None:
+            continue
+        opened.append((stage.name, data))
+        if said["longest"] and (longest is None or said["longest"] > longest[0]):
+            longest = (said["longest"], stage, data)
+    not_open = [stage.name for stage in plan.stages if stage.name not in {name for name, _ in opened}]
+    leaks = look_for_leaks(opened, not_open)
+    tried: list[dict[str, Any]] = [{"ok": True, "what": f"the model: {line}"} for line in notes]
+    if options.initial_model is not None:
+        path = Path(options.initial_model)
+        tried.append(_tried("--initial-model", partial(_load_initial, state, path, options.ignore_tokenizer)))
+    rate = _try_all(longest[1], longest[2], state, tried) if longest is not None else None
+    for said in stages:
+        if "tokens_estimate" in said:
+            said["seconds_estimate"] = said["tokens_estimate"] / rate if rate else None
+    names = len(plan.stages) + CHECKPOINTS_KEPT + 1 + _numbered(plan.stages, settings, stages)
+    needed, free = names * num_bytes(state.checkpoint()), _free(given)
+    if needed > free:
+        problems.append(f"the disk has {shown_size(free)} free; {names} checkpoints will need {shown_size(needed)}")
+    return {
+        "ok": not problems and all(step["ok"] for step in tried),
+        "plan": plan.name,
+        "model": state.model_args | {"parameters": sum(p.numel() for p in state.model.parameters())},
+        "device": f"{device_name(state.device)}, {state.precision.name}",
+        "stages": stages,
+        "leak_guard": leaks.record() | {"sentence": leaks.sentence()},
+        "tried": tried,
+        "warnings": [warning for said in stages for warning in said.get("warnings", ())],
+        "problems": problems,
+        "disk": {"needed_bytes": needed, "free_bytes": free},
+    }
+
+
+def _new_state(settings: Settings) -> tuple[TrainState, tuple[str, ...]]:
+    """The state that a run begins with, and what is to be told of the ways in which its model is computed."""
+    options = settings.for_run()
     device = choose_device(options.device)
     tokenizer = load_tokenizer(options.tokenizer)
     model, model_args = build_model(
@@ -70,45 +115,7 @@ def check_plan(given: Mapping[str, Any]) -> dict[str, Any]:
         model_args=model_args | {"tokenizer": tokenizer.name}, hidden=ways.hidden, trunk=ways.trunk,
         reading=ways.reading, tokenizer=tokenizer, precision=precision, statistics=RunStatistics("check"),
     )  # fmt: skip
-    problems: list[str] = []
-    stages, longest = [], None
-    opened: list[tuple[str, StageData]] = []
-    for stage in plan.stages:
-        said, data = _open(stage, settings, state, given)
-        stages.append(said)
-        if "problem" in said:
-            problems.append(said["problem"])
-        if data is None:
-            continue
-        opened.append((stage.name, data))
-        if said["longest"] and (longest is None or said["longest"] > longest[0]):
-            longest = (said["longest"], stage, data)
-    not_open = [stage.name for stage in plan.stages if stage.name not in {name for name, _ in opened}]
-    leaks = look_for_leaks(opened, not_open)
-    tried: list[dict[str, Any]] = [{"ok": True, "what": f"the model: {line}"} for line in ways.notes]
-    if options.initial_model is not None:
-        path = Path(options.initial_model)
-        tried.append(_tried("--initial-model", partial(_load_initial, state, path, options.ignore_tokenizer)))
-    rate = _try_all(longest[1], longest[2], state, tried) if longest is not None else None
-    for said in stages:
-        if "tokens_estimate" in said:
-            said["seconds_estimate"] = said["tokens_estimate"] / rate if rate else None
-    names = len(plan.stages) + CHECKPOINTS_KEPT + 1 + _numbered(plan.stages, settings, stages)
-    needed, free = names * num_bytes(state.checkpoint()), _free(given)
-    if needed > free:
-        problems.append(f"the disk has {shown_size(free)} free; {names} checkpoints will need {shown_size(needed)}")
-    return {
-        "ok": not problems and all(step["ok"] for step in tried),
-        "plan": plan.name,
-        "model": state.model_args | {"parameters": sum(p.numel() for p in model.parameters())},
-        "device": f"{device_name(device)}, {state.precision.name}",
-        "stages": stages,
-        "leak_guard": leaks.record() | {"sentence": leaks.sentence()},
-        "tried": tried,
-        "warnings": [warning for said in stages for warning in said.get("warnings", ())],
-        "problems": problems,
-        "disk": {"needed_bytes": needed, "free_bytes": free},
-    }
+    return state, ways.notes
 
 
 def _load_initial(state: TrainState, path: Path, ignore_tokenizer: bool) -> str:
