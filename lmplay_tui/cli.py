@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 
 import lmplay_tui
-from lmplay_tui import native
+from lmplay_tui import process
 from lmplay_tui.errors import EXIT_BUG, EXIT_LEFT_AT_ONCE, EXIT_OK, UserError
 from lmplay_tui.text import printable
 
@@ -83,7 +83,7 @@ def _open_standard_streams() -> None:
 def _guarded(prog: str, words: Sequence[str], work: Callable[[], int]) -> int:
     """Do the work of `prog` with `words`; turn what went wrong into one line and an exit status."""
     _open_standard_streams()
-    native.prepare()
+    process.prepare()
     try:
         if words and words[0] in ("-V", "--version"):
             print(f"{prog} {lmplay_tui.__version__}")

@@ -6,11 +6,11 @@ from collections.abc import Callable
 import pytest
 from hypothesis import HealthCheck, settings
 
-from lmplay_tui import native
+from lmplay_tui import process
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
-native.prepare()  # as the commands do
+process.prepare()  # as the commands do
 
 # The machine may be busy: no test is by the clock.
 settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])

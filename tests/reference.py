@@ -6,11 +6,10 @@ from pathlib import Path
 
 from lmplay_tui import options
 from lmplay_tui.plan.builtin import KNOWN_NAMES, known_dataset, shipped_plans
-from lmplay_tui.plan.dataset_specs import KINDS_SAID
-from lmplay_tui.plan.keys import DATASET_KEYS, STAGE_KEYS
 from lmplay_tui.plan.reading import read_plan
+from lmplay_tui.plan.tables import DATASET_KEYS, KINDS_SAID, STAGE_KEYS
 from lmplay_tui.run import controls, events
-from lmplay_tui.run.metric_names import METRICS, PLACE
+from lmplay_tui.run.events import METRICS, PLACE
 
 PATH = Path(__file__).parent.parent / "docs/reference.md"
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 import lmplay_tui
-from lmplay_tui import own_process
+from lmplay_tui import process
 from lmplay_tui.data.reader import Job, Opened, ReaderProcess
 from lmplay_tui.options import TrainOptions
 from lmplay_tui.plan.schema import DatasetSpec, Stage
-from lmplay_tui.run.status import status_of
-from lmplay_tui.train.detaching import start_detached
+from lmplay_tui.run.folder import status_of
+from lmplay_tui.train.launch import start_detached
 from tests.train.runs import TINY, given, write_plan
 
 HOME = Path(lmplay_tui.__file__).parent.parent
@@ -64,13 +64,13 @@ def test_a_run_in_a_process_of_its_own(folder: Path) -> None:
 def test_a_package_that_is_not_installed_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [str(HOME), "/usr/lib/python"])
     monkeypatch.setenv("PYTHONPATH", "/mine")
-    assert own_process.own_environment()["PYTHONPATH"] == f"{HOME}{os.pathsep}/mine"
+    assert process.own_environment()["PYTHONPATH"] == f"{HOME}{os.pathsep}/mine"
     monkeypatch.delenv("PYTHONPATH")
-    assert own_process.own_environment()["PYTHONPATH"] == str(HOME)
+    assert process.own_environment()["PYTHONPATH"] == str(HOME)
     monkeypatch.setattr(sys, "path", ["", "/usr/lib/python", str(HOME)])
-    assert own_process.own_environment() == dict(os.environ), "what the user's own commands inherit stays as it is"
+    assert process.own_environment() == dict(os.environ), "what the user's own commands inherit stays as it is"
 
 
 def test_nobody_starts_python_in_another_way() -> None:
     users = [path for path in (HOME / "lmplay_tui").rglob("*.py") if "sys.executable" in path.read_text("utf-8")]
-    assert users == [Path(own_process.__file__)]
+    assert users == [Path(process.__file__)]

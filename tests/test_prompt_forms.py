@@ -12,8 +12,8 @@ from lmplay_tui.data.stage_data import StageData, open_stage
 from lmplay_tui.data.tokenizer import load_tokenizer
 from lmplay_tui.options import TrainOptions
 from lmplay_tui.plan.schema import DatasetSpec, Stage
-from lmplay_tui.train.checking import shown_sample
-from lmplay_tui.train.steps import num_loss_tokens
+from lmplay_tui.train.check import shown_sample
+from lmplay_tui.train.gradients import num_loss_tokens
 from tests.data.conftest import _own_caches as _own_caches  # noqa: PLC0414  (a fixture)
 
 PAGE = Path(__file__).parent.parent / "docs/prompt-forms.md"

@@ -181,15 +181,15 @@ def test_each_statement_has_the_tests_that_show_it(statement, named):
 
 def test_the_trainer_cuts_fifty_by_four(place, monkeypatch):
     sizes: list[int] = []
-    from lmplay_tui.train import steps
+    from lmplay_tui.train import gradients
 
-    pack = steps.pack
+    pack = gradients.pack
 
     def counted(samples, **kwargs):
         sizes.append(len(samples))
         return pack(samples, **kwargs)
 
-    monkeypatch.setattr(steps, "pack", counted)
+    monkeypatch.setattr(gradients, "pack", counted)
     events = stop_after(1, training_plan=write_plan(place), model="m.lmp", batch_size=50, mini_batch_size=4)
     step = next(event for event in events if type(event).__name__ == "StepDone")
     assert step.samples == 50

@@ -30,6 +30,6 @@ def main(arguments: Sequence[str], prog: str) -> int:
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UserError("attach: needs a terminal; without one see: lmplay-tui status")
     gc.disable()  # until the first frame stands, as for a run of one's own
-    from lmplay_tui.ui.running import run_dashboard
+    from lmplay_tui.ui.run_app import run_dashboard
 
     return run_dashboard(given, attach=run)

@@ -6,7 +6,7 @@ from typing import Any
 
 from lmplay_tui.errors import EXIT_OK, EXIT_USAGE, UserError
 from lmplay_tui.options import add_options, given_options, home_path, hosting_options, new_parser, parse_line
-from lmplay_tui.run.telling import shown_seconds, shown_size
+from lmplay_tui.run.sentences import shown_seconds, shown_size
 from lmplay_tui.text import one_line, printable
 
 DESCRIPTION = """\
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str], prog: str) -> int:
     namespace = parse_line(parser, arguments)
     as_json = namespace.json
     given = given_options(namespace) | {"training_plan": namespace.plan}
-    from lmplay_tui.train.checking import check_plan
+    from lmplay_tui.train.check import check_plan
 
     try:
         report = check_plan(given)

@@ -27,10 +27,10 @@ def main(arguments: Sequence[str], prog: str) -> int:
 
         return run_headless(given, prog)
     gc.disable()  # what is imported stays; searching it for garbage takes a tenth of the time to the first frame
-    from lmplay_tui.ui.running import run_dashboard
+    from lmplay_tui.ui.run_app import run_dashboard
 
     if given.get("detach") and not launcher:
-        from lmplay_tui.train.detaching import start_detached
+        from lmplay_tui.train.launch import start_detached
 
         return run_dashboard(given, attach=start_detached(given)[0])
     return run_dashboard(given, launcher=launcher)

@@ -171,9 +171,9 @@ def _load(path: Path, line: argparse.Namespace) -> _Writer:
     from lmplay_tui.data.tokenizer import load_tokenizer
     from lmplay_tui.models.lmplay_weights import convert_lmplay
     from lmplay_tui.models.registry import build_model, load_experiment
+    from lmplay_tui.train.build import allowed_experiment, load_weights
     from lmplay_tui.train.checkpoint import load_archive
     from lmplay_tui.train.device import choose_device
-    from lmplay_tui.train.starting import allowed_experiment, load_weights
 
     device = choose_device(line.device)
     archive = load_archive(path)

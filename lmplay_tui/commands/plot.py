@@ -9,12 +9,21 @@ from pathlib import Path
 
 from lmplay_tui.errors import EXIT_OK, UserError
 from lmplay_tui.options import home_path, new_parser, parse_line
-from lmplay_tui.run.charts import AVERAGE_COUNT, MIN_SHOW, Chart, PlotOptions, difference_chart, level_chart
-from lmplay_tui.run.curves import Curve, Metric, load_curves, statistics_in
+from lmplay_tui.run.charts import (
+    AVERAGE_COUNT,
+    MIN_SHOW,
+    Chart,
+    Curve,
+    Metric,
+    PlotOptions,
+    difference_chart,
+    level_chart,
+    load_curves,
+    statistics_in,
+)
 from lmplay_tui.run.folder import find_run, statistics_folder
-from lmplay_tui.run.own_pictures import draw_own_pictures
-from lmplay_tui.run.plots import PICTURE_TYPES, draw_combined
-from lmplay_tui.run.statistics_files import SUFFIX
+from lmplay_tui.run.plots import PICTURE_TYPES, draw_combined, draw_own_pictures
+from lmplay_tui.run.statistics import SUFFIX
 from lmplay_tui.run.terminal_plots import terminal_chart
 from lmplay_tui.text import one_line
 

@@ -8,9 +8,8 @@ from pathlib import Path
 from lmplay_tui.commands.status import short_line
 from lmplay_tui.errors import EXIT_OK
 from lmplay_tui.options import home_path, new_parser, parse_line
-from lmplay_tui.run.folder import RunFolder, list_runs, output_folder
-from lmplay_tui.run.status import fraction_done, status_of
-from lmplay_tui.run.telling import shown_seconds
+from lmplay_tui.run.folder import RunFolder, fraction_done, list_runs, output_folder, status_of
+from lmplay_tui.run.sentences import shown_seconds
 from lmplay_tui.text import one_line
 
 DESCRIPTION = "List the runs of this folder and of the output folder, the newest first."

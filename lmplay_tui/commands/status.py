@@ -8,11 +8,10 @@ from typing import Any
 
 from lmplay_tui.errors import EXIT_OK
 from lmplay_tui.options import home_path, new_parser, parse_line
-from lmplay_tui.run.folder import RunFolder, find_run
+from lmplay_tui.run.controls import shown_lr
+from lmplay_tui.run.folder import RunFolder, find_run, fraction_done, status_of
 from lmplay_tui.run.journal import number
-from lmplay_tui.run.learning_rate import shown_lr
-from lmplay_tui.run.status import fraction_done, status_of
-from lmplay_tui.run.telling import shown_rate, shown_seconds
+from lmplay_tui.run.sentences import shown_rate, shown_seconds
 from lmplay_tui.text import one_line
 
 DESCRIPTION = """\

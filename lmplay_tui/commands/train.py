@@ -16,11 +16,11 @@ from lmplay_tui.errors import EXIT_LEFT_AT_ONCE, EXIT_OK
 from lmplay_tui.options import add_options, given_options, new_parser, parse_line
 from lmplay_tui.run import events as told
 from lmplay_tui.run.controls import Controls, SaveNow, Stop
+from lmplay_tui.run.events import OF_STEPS
 from lmplay_tui.run.folder import LOCK_FROM, utc_now
 from lmplay_tui.run.journal import encode
-from lmplay_tui.run.metric_names import OF_STEPS
-from lmplay_tui.run.telling import shown_rate, shown_seconds, told_in_lines
-from lmplay_tui.run.telling import told as sentence_of
+from lmplay_tui.run.sentences import shown_rate, shown_seconds, told_in_lines
+from lmplay_tui.run.sentences import told as sentence_of
 from lmplay_tui.run.view import RunView
 from lmplay_tui.text import one_line, printable
 from lmplay_tui.ui.clock import clock_time, time_zone
@@ -78,7 +78,7 @@ def _train(given: Mapping[str, Any], controls: Controls, prog: str, out: Lines, 
     quiet = LOCK_FROM in os.environ  # handed over: the log has every line already
     gc.disable()  # what torch brings stays: searching it for garbage took a tenth to a sixth of its import
     try:
-        from lmplay_tui.train.hosting import draw_pictures, exit_status, run_events
+        from lmplay_tui.train.launch import draw_pictures, exit_status, run_events
 
         printer = JsonLines(out) if given.get("json_lines") else Headless(out, given, zone)
         last: told.Event | None = None
@@ -97,7 +97,7 @@ def _train(given: Mapping[str, Any], controls: Controls, prog: str, out: Lines, 
 
 def _detach(given: Mapping[str, Any]) -> int:
     """Start the run in a process of its own and say where to look."""
-    from lmplay_tui.train.detaching import start_detached
+    from lmplay_tui.train.launch import start_detached
 
     run, pid = start_detached(given, until_it_trains=True)
     name = one_line(run.name)
@@ -229,14 +229,14 @@ def _list_experiments() -> int:
 
 
 def _describe(given: Mapping[str, Any]) -> int:
-    from lmplay_tui.train.describing import describe_run
+    from lmplay_tui.train.check import describe_run
 
     print(printable(describe_run(given)))
     return EXIT_OK
 
 
 def _save_datasets(given: Mapping[str, Any]) -> int:
-    from lmplay_tui.data.saving import save_datasets
+    from lmplay_tui.data.saved import save_datasets
     from lmplay_tui.plan.reading import read_plan
     from lmplay_tui.run.folder import datasets_folder
 

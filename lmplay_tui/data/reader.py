@@ -17,8 +17,8 @@ from lmplay_tui.data.batches import Position
 from lmplay_tui.data.stage_data import StageData, open_stage
 from lmplay_tui.data.tokenizer import load_tokenizer
 from lmplay_tui.options import TrainOptions
-from lmplay_tui.own_process import own_command, own_environment
 from lmplay_tui.plan.schema import Stage
+from lmplay_tui.process import own_command, own_environment
 
 _PROGRAM = "lmplay_tui.data.reader_program"
 

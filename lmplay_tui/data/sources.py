@@ -1,12 +1,16 @@
-"""From what a plan says of a dataset to its rows: embedded, saved, local, or on the hub."""
+"""From what a plan says of a dataset to its rows: embedded, saved, local, or on the hub.
+
+How many rows a stage will read, found out before it is opened, where that costs next to nothing.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from lmplay_tui.data import hub, local, pydocs, saving
+from lmplay_tui.data import hub, local, pydocs, saved
 from lmplay_tui.data.columns import Columns
-from lmplay_tui.data.order import Source
-from lmplay_tui.data.splits import Report, SplitRows, choose
+from lmplay_tui.data.hub import quiet_datasets
+from lmplay_tui.data.order import Part, Source, rows_per_epoch
+from lmplay_tui.data.splits import HeldOutRows, Report, Segment, SplitRows, choose, own_validation, whole
 from lmplay_tui.data.table import Rows, open_rows
 from lmplay_tui.data.validated import Claim, claims_on
 from lmplay_tui.errors import UserError
@@ -21,17 +25,17 @@ def open_source(spec: DatasetSpec, *, datasets_folder: Path, report: Report) -> 
     Raises `UserError` (one line that names the dataset) where the plan asks for what is not there, `DataError` where
     the hub or the disk does not give it.
     """
-    saved = saving.find(spec, datasets_folder)
+    saved_at = saved.find(spec, datasets_folder)
     if spec.path == pydocs.NAME:
         found = choose(spec, {"train": pydocs.split_rows(spec.config, report)})
-    elif saved is not None:
-        found = saving.read(spec, saved)
+    elif saved_at is not None:
+        found = saved.read(spec, saved_at)
     elif local.is_local(spec.path):
         found = local.read(spec, report)
     else:
         found = hub.read(spec, report)
     # LMPlay gave some columns names of its own when it saved.
-    renamed = saved is not None
+    renamed = saved_at is not None
     train = _rows(spec, found.train, renamed=renamed)
     columns = train.columns
     validation = None
@@ -88,7 +92,7 @@ def claims_of_plan(
 
 def is_here(spec: DatasetSpec, datasets_folder: Path) -> bool:
     """Whether a dataset is opened without asking the hub."""
-    return local.is_local(spec.path) or spec.path == pydocs.NAME or saving.find(spec, datasets_folder) is not None
+    return local.is_local(spec.path) or spec.path == pydocs.NAME or saved.find(spec, datasets_folder) is not None
 
 
 def _rows(spec: DatasetSpec, rows: SplitRows, *, renamed: bool, like: Columns | None = None) -> Rows:
@@ -99,3 +103,67 @@ def _rows(spec: DatasetSpec, rows: SplitRows, *, renamed: bool, like: Columns | 
         if not renamed:
             raise
         return open_rows(DatasetSpec(spec.name, spec.path), rows.table, like)
+
+
+SMALL_BYTES = 64 << 20  # of local files: as much is converted beside the training without being noticed
+
+
+def is_at_hand(stage: Stage, datasets_folder: Path) -> bool:
+    """Whether a stage is opened in next to no time: from this machine's disk, without converting large files."""
+    return all(is_here(spec, datasets_folder) and not _is_large(spec, datasets_folder) for spec in stage.datasets)
+
+
+def _is_large(spec: DatasetSpec, datasets_folder: Path) -> bool:
+    is_file = local.is_local(spec.path) and saved.find(spec, datasets_folder) is None
+    return is_file and local.size_bytes(Path(spec.path)) > SMALL_BYTES
+
+
+def count_rows(
+    stage: Stage, options: TrainOptions, *, datasets_folder: Path, stages: Sequence[Stage] = ()
+) -> int | None:
+    """Rows that a stage will read over all its epochs, as `open_stage` will count them; None where that is not known.
+
+    `stages`: those of the plan. No dataset is downloaded: the hub is only asked what it says of one, and the count is
+    then right to one row of it, but for rows that other stages validate on.
+    What is wrong with a dataset is not said here, but when the stage is opened.
+    """
+    sizes: list[int] = []
+    opened: dict[int, Source] = {}  # by number in the stage
+    for number, spec in enumerate(stage.datasets):
+        if not is_here(spec, datasets_folder):
+            sizes.append(_said_by_hub(spec, options) or 0)
+        elif _is_large(spec, datasets_folder):
+            return None
+        else:
+            try:
+                opened[number] = open_source(spec, datasets_folder=datasets_folder, report=_unheard)
+            except UserError:
+                return None
+            sizes.append(0)
+    try:
+        claims = claims_of_plan(
+            stage, list(opened.values()), stages, options, datasets_folder=datasets_folder, report=_unheard
+        )
+        for number, source in opened.items():
+            part = Part(source, share=options.validation_split, seed=options.seed, claims=claims)
+            sizes[number] = part.training_rows
+    except UserError:
+        return None
+    return stage.rows_total(rows_per_epoch(stage, options, sizes)) if all(sizes) else None
+
+
+def _unheard(activity: str, detail: str, fraction: float | None) -> None:
+    """A report to nobody."""
+
+
+def _said_by_hub(spec: DatasetSpec, options: TrainOptions) -> int | None:
+    """By the dataset's card. A part of a split (`train[:10%]`) stands on none."""
+    try:
+        splits = quiet_datasets().load_dataset_builder(spec.path, spec.config, revision=spec.revision).info.splits or {}
+    except Exception:  # of many libraries, without a common base; an estimate that cannot be had is no trouble
+        return None
+    rows: int | None = splits[spec.split].num_examples if spec.split in splits else None
+    if not rows or own_validation(spec, splits) is not None:
+        return rows
+    # What is held out depends on the first row, which the card does not tell: by one row at most.
+    return HeldOutRows(whole((Segment("", 0, rows),), options.validation_split), options.seed).training_rows

@@ -8,8 +8,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from lmplay_tui.data.held_out import HeldOutRows, Piece, whole
-from lmplay_tui.data.splits import Segment, words_of
+from lmplay_tui.data.splits import HeldOutRows, Piece, Segment, whole, words_of
 from lmplay_tui.data.table import Rows
 
 _COMPARED_ROWS = 16  # before two datasets that begin alike count as the same rows

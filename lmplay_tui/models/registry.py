@@ -15,8 +15,8 @@ from torch import nn
 
 from lmplay_tui.errors import UserError
 from lmplay_tui.models.gpt2ish import GPT2ish
-from lmplay_tui.native import settle_vector_functions
 from lmplay_tui.options import nearest
+from lmplay_tui.process import settle_vector_functions
 from lmplay_tui.text import one_line
 
 SHAPE = ("num_blocks", "embed_dim", "num_heads")

@@ -1,19 +1,27 @@
-"""A run on disk: where its files lie, who holds it, and how a command finds it."""
+"""A run on disk: where its files lie, who holds it, and how a command finds it.
+
+The plan of a run on disk, `plan.toml`, and each that it was before, in `plan.history/`.
+
+How a run is, for whoever asks once: from `run.json`, and from whether a process holds the run.
+"""
 
 import contextlib
 import errno
 import fcntl
 import json
+import math
 import os
 import re
 import socket
 import threading
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from lmplay_tui.errors import UserError, os_error
+from lmplay_tui.run.journal import number
 from lmplay_tui.text import one_line
 
 DEFAULT_OUT = "out_gpt"
@@ -305,3 +313,55 @@ def find_run(text: str | None, out_dir: str | None = None) -> RunFolder:
             if run.folder.is_dir() or run.model.is_file():
                 return run
     raise UserError(f"no run called {one_line(text)} in this folder or in {one_line(places[1])}; see: lmplay-tui runs")
+
+
+def keep_plan(run: RunFolder, text: str, step: int) -> Path | None:
+    """Write the plan that holds from `step` on. Another that stood there is kept: as which file, or None.
+
+    Raises `OSError`.
+    """
+    new, kept = text.encode("utf-8"), None
+    if run.plan.exists() and (before := run.plan.read_bytes()) != new:
+        run.plan_history.mkdir(exist_ok=True)
+        stamp = utc_now().replace(":", "").replace("-", "")
+        kept = run.plan_history / f"{stamp}-before-step-{step:08d}.toml"
+        write_whole(kept, before)
+    write_whole(run.plan, new)
+    return kept
+
+
+FIELDS = (
+    "name", "state", "activity", "pid", "stage", "step", "samples", "tokens", "train_loss", "val_loss", "lr",
+    "tokens_per_s", "eta_s", "checkpoint",
+)  # fmt: skip
+
+
+def status_of(run: RunFolder) -> dict[str, Any]:
+    """The fields of `status --json`; what is not known is None.
+
+    `state`: running, paused, stopped, finished, failed, or dead where a process ended without saying so.
+    """
+    said = run.status()
+    alive = run.alive()
+    status: dict[str, Any] = {name: said.get(name) for name in FIELDS} | {"name": run.name}
+    state = said.get("state")
+    if alive and state not in ("running", "paused"):  # it has just begun: what stands there is of the time before
+        status |= {"state": "running", "activity": "starting", "pid": None}
+    elif not alive:
+        ended = state in ("stopped", "finished", "failed")
+        status |= {"state": state if ended else "dead", "activity": None, "pid": None, "tokens_per_s": None}
+        status["eta_s"] = 0.0 if state == "finished" else None
+    return status
+
+
+def fraction_done(run: RunFolder) -> float | None:
+    """The share of the plan's rows that has been read; None where not all stages' rows are known."""
+    stages = stages_of(run.status())
+    done, total = (sum(number(stage.get(key)) for stage in stages) for key in ("rows_done", "rows_total"))
+    return done / total if done >= 0 and 0 < total < math.inf else None
+
+
+def stages_of(status: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The stages that stand in a `run.json`, which anybody may have written."""
+    stages = status.get("stages")
+    return [stage for stage in stages if isinstance(stage, dict)] if isinstance(stages, list) else []

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lmplay_tui.run.series import Floats
+    from lmplay_tui.run.history import Floats
 
 
 class Pace:

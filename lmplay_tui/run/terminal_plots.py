@@ -6,8 +6,7 @@ from types import ModuleType
 
 import numpy as np
 
-from lmplay_tui.run.charts import Chart, Line, tokens_text
-from lmplay_tui.run.curves import Array
+from lmplay_tui.run.charts import Array, Chart, Line, tokens_text
 from lmplay_tui.text import one_line
 
 # Of the sixteen colours that every terminal has; each line also carries its letter.

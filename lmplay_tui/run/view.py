@@ -1,22 +1,124 @@
-"""A run as a screen sees it, made from events (live) or journal records (attached): plain state, no drawing."""
+"""A run as a screen sees it, made from events (live) or journal records (attached): plain state, no drawing.
+
+The parts of a run's view: a stage, a mark on the curves, a line of the log, a prediction.
+
+What steps and lines of `metrics.jsonl` do to a run's view: where it is, its curves, its pace.
+"""
 
 import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 from lmplay_tui.errors import EXIT_TRAINING
-from lmplay_tui.run import progress
-from lmplay_tui.run.axes import At
-from lmplay_tui.run.history import History
+from lmplay_tui.run.events import OF_STEPS, STEP_METRICS
+from lmplay_tui.run.history import At, History
 from lmplay_tui.run.journal import number, stamp
-from lmplay_tui.run.marks import mark_of
 from lmplay_tui.run.metric_rows import MetricRows
 from lmplay_tui.run.pace import Pace, StepTime
-from lmplay_tui.run.telling import Level, told_in_lines
-from lmplay_tui.run.view_parts import LogEntry, Mark, PredictionSeen, StageView, sound_tokens, without_tokens
+from lmplay_tui.run.sentences import Level, mark_of, told_in_lines
 from lmplay_tui.text import one_line
+
+if TYPE_CHECKING:
+    from lmplay_tui.run.metric_rows import MetricRows
+
+
+@dataclass
+class StageView:
+    """A stage as the curriculum shows it. Losses are NaN where not known."""
+
+    name: str
+    datasets: tuple[str, ...] = ()
+    epochs: float = 1.0
+    rows_total: int | None = None
+    rows_done: int = 0
+    rows_per_epoch: int | None = None
+    state: str = "waiting"  # waiting, running, done
+    loss: float = math.nan
+    eval_at_end: float = math.nan  # its own evaluation set, when it was done
+    eval_now: float = math.nan  # the same set, when last scored
+    unigram_entropy: float = math.nan
+    tokens_per_s: float = math.nan
+    seconds: float = math.nan
+    text_shown: float = math.nan  # share of the characters read that reached a sample
+    rows_without_sample: int = 0
+
+    def follow_text(self, text_shown: object, rows_without_sample: object) -> None:
+        """Take what a step or a line says of the text left out; older journals say nothing."""
+        if isinstance(text_shown, int | float):
+            self.text_shown = float(text_shown)
+        if isinstance(rows_without_sample, int):
+            self.rows_without_sample = rows_without_sample
+
+    @property
+    def begun(self) -> bool:
+        """Whether rows of it have been trained: a changed plan then keeps it where it is."""
+        return self.rows_done > 0 or self.state == "done"
+
+    @property
+    def fraction(self) -> float:
+        return min(self.rows_done / self.rows_total, 1.0) if self.rows_total else 0.0
+
+    @property
+    def rows_left(self) -> float:
+        """Rows still to read; NaN where the stage's rows are not known yet."""
+        if self.state == "done":
+            return 0.0
+        return math.nan if self.rows_total is None else float(max(self.rows_total - self.rows_done, 0))
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Something that happened, to be drawn on the curves."""
+
+    kind: str  # stage, save, lr, plan, resume, warning, spike, bookmark
+    step: int
+    text: str
+
+
+@dataclass(frozen=True)
+class LogEntry:
+    at: float  # seconds since 1970
+    level: Level
+    text: str
+    event: str = ""
+    reason: str = ""  # why, where the event says so: a save was asked for, or came by itself
+
+
+@dataclass(frozen=True, eq=False)
+class PredictionSeen:
+    """A prediction, where it was made and its number in the order of arrival."""
+
+    number: int
+    step: int
+    stage: str
+    values: Mapping[str, Any]  # as events.Prediction names them
+
+
+_BY_TOKEN = ("truth_tokens", "truth_p", "top5")
+
+
+def without_tokens(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A prediction without what is known of each of its tokens."""
+    return {key: value for key, value in values.items() if key not in _BY_TOKEN}
+
+
+def sound_tokens(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A prediction as it is, or without its tokens where another hand has spoilt them in the journal."""
+    tokens, chances, tops = (values.get(key) or () for key in _BY_TOKEN)
+    if not all(isinstance(each, list | tuple) for each in (tokens, chances, tops)):
+        return without_tokens(values)
+    sound = len(tokens) == len(chances) >= len(tops) and all(isinstance(token, str) for token in tokens)
+    return values if sound and all(_is_top(top) for top in tops) else without_tokens(values)
+
+
+def _is_top(top: object) -> bool:
+    """Pairs of a token and its probability."""
+    return isinstance(top, list | tuple) and all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in top)
+
 
 Record = Mapping[str, Any]
 
@@ -122,11 +224,11 @@ class RunView:
         elif "prompt" in record:
             self._see_prediction(record, record)
         elif "step" in record:
-            progress.metrics_line(self, record)
+            metrics_line(self, record)
 
     def apply_rows(self, rows: MetricRows) -> None:
         """Take many lines of `metrics.jsonl`: the same as each of them alone."""
-        progress.metric_rows(self, rows)
+        metric_rows(self, rows)
 
     def apply_past(self, record: Record | MetricRows) -> None:
         """Take what the journals say of this run's earlier starts: how those ended is over and done."""
@@ -243,7 +345,7 @@ class RunView:
     def _metrics_logged(self, record: Record) -> None:
         values = record.get("values")
         if isinstance(values, Mapping):
-            progress.metrics_line(self, values)
+            metrics_line(self, values)
 
     def _scores(self, prefix: str, record: Record, scores: Record) -> None:
         step, rows, tokens, elapsed_s = (number(record.get(key)) for key in ("step", "rows", "tokens", "elapsed_s"))
@@ -348,11 +450,95 @@ _ENDS = ("RunStopped", "RunFailed", "RunDone", "HandedOver", "Paused", "Resumed"
 
 _GOES_ON = ("StepDone", "CheckpointSaved", "Validated", "Evaluated")  # a curve's next point, or the end of the old ones
 
+
+
+_metric_name = lru_cache(1024)(one_line)  # some twenty names on each line
+_PARTS = ("data", "forward", "backward", "optimizer")
+
+
+def step_done(view: "RunView", record: Record) -> None:
+    """A live run's step."""
+    view.at = At(number(record["step"]), number(record["rows"]), number(record["tokens"]), number(record["elapsed_s"]))
+    view.lives_by_steps = True
+    view.last_step = record
+    for metric, key in STEP_METRICS.items():
+        value = record.get(key)
+        if value is not None:
+            view.history.add(metric, view.at, number(value))
+    stage = view.find_stage(record)
+    if stage is not None:
+        view.pace.mark(view.now(), view.at.rows, view.at.tokens)
+        _follow(view, stage, int(number(record.get("stage_rows", 0))))
+        stage.follow_text(record.get("text_shown"), record.get("rows_without_sample"))
+    view.step_time.step(
+        number(record.get("step_s", 0)), {part: number(record.get(f"{part}_s", 0)) for part in _PARTS}
+    )
+
+
+def metrics_line(view: "RunView", row: Record) -> None:
+    """A line of `metrics.jsonl`. One of scores alone moves nothing: they have come as an event."""
+    at = At(
+        number(row.get("step")), number(row.get("samples")), number(row.get("tokens")), number(row.get("elapsed_s"))
+    )
+    for name, value in row.items():
+        if "/" not in name or value is None or name.startswith(("val/", "eval/")):
+            continue  # validation and evaluation come as events, with their own step
+        if not (view.lives_by_steps and name in STEP_METRICS):
+            view.history.add(_metric_name(name, 60), at, number(value))
+    if view.lives_by_steps or row.get(OF_STEPS) is None:
+        return
+    steps = max(int(at.step - view.at.step), 1)
+    view.at, view.last_step = at, row
+    stage = view.find_stage(row)
+    if stage is not None:
+        view.pace.mark(at.time, at.rows, at.tokens)
+        _follow(view, stage, int(number(row.get("stage_samples", 0))))
+        stage.follow_text(row.get("data/text_shown"), row.get("data/rows_without_sample"))
+    view.step_time.step(
+        number(row.get("time/step_s", 0)), {part: number(row.get(f"time/{part}_s", 0)) for part in _PARTS}, steps
+    )
+
+
+def metric_rows(view: "RunView", rows: "MetricRows") -> None:
+    """Many lines of `metrics.jsonl`: the same as each of them alone."""
+    for name, (values, _) in rows.metrics.items():
+        if not (view.lives_by_steps and name in STEP_METRICS):
+            view.history.add_many(name, rows.at, values)
+    if view.lives_by_steps or rows.last is None:
+        return
+    import numpy as np
+
+    at = rows.at[rows.of_steps]
+    steps = np.maximum(np.trunc(np.diff(at[:, 0], prepend=view.at.step)), 1.0)
+    view.at, view.last_step = At(*at[-1].tolist()), rows.last
+    stage = view.find_stage(rows.last)
+    if stage is not None:
+        view.pace.mark_many(at[:, 3].tolist(), at[:, 1].tolist(), at[:, 2].tolist())
+        _follow(view, stage, int(number(rows.last.get("stage_samples", 0))))
+        stage.follow_text(rows.last.get("data/text_shown"), rows.last.get("data/rows_without_sample"))
+    view.step_time.step_many(
+        rows.values("time/step_s"), {part: rows.values(f"time/{part}_s") for part in _PARTS}, steps
+    )
+
+
+def _follow(view: "RunView", stage: StageView, rows_done: int) -> None:
+    """The stage has got so far, now; the pace is marked."""
+    if view.state == "starting":
+        view.state = "running"
+    if stage.state != "done":
+        stage.state = "running"
+        view.stage_index = view.stages.index(stage)
+    stage.rows_done = rows_done
+    loss = view.history.get("train/loss")
+    stage.loss = loss.recent_mean(50) if loss else math.nan
+    stage.tokens_per_s = view.pace.tokens_per_s
+
+
 _HANDLERS: dict[str, Callable[[RunView, Record], None]] = {
     "RunStarted": RunView._run_started,
     "ActivityChanged": RunView._activity_changed,
     "StageStarted": RunView._stage_started,
-    "StepDone": progress.step_done,
+    "StepDone": step_done,
     "TextLeftOut": RunView._text_left_out,
     "MetricsLogged": RunView._metrics_logged,
     "Predicted": RunView._predicted,

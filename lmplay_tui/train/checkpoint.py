@@ -18,7 +18,7 @@ import torch
 from lmplay_tui.errors import DamagedFileError, OutOfMemoryError, UserError, unchain
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.text import one_line
-from lmplay_tui.train.memory import is_out_of_memory
+from lmplay_tui.train.device import is_out_of_memory
 from lmplay_tui.train.progress import Progress
 
 COMPONENTS = ("curriculum", "model", "runner", "optimizers", "lr_schedulers")

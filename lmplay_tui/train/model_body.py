@@ -21,11 +21,11 @@ from lmplay_tui.data.samples import Sample
 from lmplay_tui.models.generation import Reading, choose_reading
 from lmplay_tui.models.probing import Kept, general_position, is_as_new, kept, small_parameters
 from lmplay_tui.text import one_line
+from lmplay_tui.train.collate import MiniBatch, collate, pack
 from lmplay_tui.train.device import Precision
+from lmplay_tui.train.gradients import Packable, StepSettings, accumulate_gradients
 from lmplay_tui.train.loss import HeadLoss, logits_by_rows
-from lmplay_tui.train.mini_batches import MiniBatch, collate, pack
 from lmplay_tui.train.state import restore_rng, rng_state
-from lmplay_tui.train.steps import Packable, StepSettings, accumulate_gradients
 
 LONGEST = 16  # positions of a compared sample: where packed ones begin, so that the same dropout is drawn
 # What two orders of summing may differ by, as a multiple of the number format's step: measured 1 to 8 (float32).

@@ -18,14 +18,12 @@ from textual.widgets import Input
 
 from lmplay_tui.errors import EXIT_LEFT_AT_ONCE, EXIT_OK, UserError
 from lmplay_tui.text import printable
-from lmplay_tui.ui import themes
+from lmplay_tui.ui import theme
 from lmplay_tui.ui.messages import LeaveAsked, StartAsked, TitleChanged
-from lmplay_tui.ui.output import Line
 from lmplay_tui.ui.screens.launcher import Launcher
-from lmplay_tui.ui.shown import shown
-from lmplay_tui.ui.terminal import TWICE_WITHIN_S, StrayPrints
-from lmplay_tui.ui.terminal_app import TerminalApp
-from lmplay_tui.ui.toasts import use_late_toasts
+from lmplay_tui.ui.tty.painting import Line, shown
+from lmplay_tui.ui.tty.patches import TerminalApp, use_late_toasts
+from lmplay_tui.ui.tty.signals import TWICE_WITHIN_S, StrayPrints
 
 # A run's screen comes with numpy, pydantic and the trainer's events, for which the launcher's first frame does not
 # wait: what needs them imports them in its functions.
@@ -88,17 +86,17 @@ class LmplayApp(TerminalApp):
         self.last_lines: list[str] = []  # that say what became of it
         self.unsaved_plan: str | None = None  # what stood in the editor when the screen was left
         self._interrupted_at = -TWICE_WITHIN_S
-        for theme in themes.OURS:
-            self.register_theme(theme)
+        for ours in theme.OURS:
+            self.register_theme(ours)
         # Already here, before any style sheet is read: a change has all of them read again.
-        self.set_reactive(App.theme, themes.DARK.name)
+        self.set_reactive(App.theme, theme.DARK.name)
         self.stylesheet.set_variables(self.get_css_variables())
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
-        return themes.variables(self.current_theme)
+        return theme.variables(self.current_theme)
 
     def on_mount(self) -> None:
-        self.theme = os.environ.get("TEXTUAL_THEME") or themes.DARK.name
+        self.theme = os.environ.get("TEXTUAL_THEME") or theme.DARK.name
         self.animation_level = "none"
         if self.source is not None:
             self.show_run(self.source)
@@ -251,8 +249,7 @@ class LmplayApp(TerminalApp):
 
     def _go_back(self, source: "Source") -> None:
         """To the launcher, where a run that is over, or another process's, was chosen; what was typed is kept."""
-        from lmplay_tui.ui.drafts import keep_draft
-        from lmplay_tui.ui.ending import ending_lines, left_lines
+        from lmplay_tui.ui.ending import ending_lines, keep_draft, left_lines
 
         self._keep_what_was_typed()
         if source.live and source.done is not None:
@@ -360,7 +357,7 @@ class LmplayApp(TerminalApp):
 
     def action_next_theme(self) -> None:
         """Go to the next of a few themes; the palette has them all."""
-        names = [name for name in themes.CYCLE if name in self.available_themes]
+        names = [name for name in theme.CYCLE if name in self.available_themes]
         here = names.index(self.theme) if self.theme in names else -1
         self.theme = names[(here + 1) % len(names)]
         self.notify(f"theme {self.theme}", timeout=2, markup=False)

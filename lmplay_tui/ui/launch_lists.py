@@ -1,23 +1,256 @@
 """What the launcher lists: plans with what they would take here, and runs.
 
 It comes with pydantic and numpy, so the launcher imports it behind its first frame.
+
+The plans that can be started: as rows of a list, and one of them in detail.
+
+How many rows a plan reads and how long that takes here, before anything is opened or downloaded.
+
+By an earlier run of the plan where there is one. Else by what is known of the datasets, by the operations that a token
+of the model costs, and by what the device computes a second: a figure to tell minutes from days by.
 """
 
+import contextlib
 import math
 import re
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lmplay_tui.errors import UserError
-from lmplay_tui.plan.parsing import MAX_BYTES
-from lmplay_tui.plan.reading import read_plan
-from lmplay_tui.plan.schema import Plan
-from lmplay_tui.text import printable
-from lmplay_tui.ui.plan_estimate import SHAPES, Estimate, device_flops, estimate
-from lmplay_tui.ui.plan_list import broken_row, plan_detail, plan_head, plan_row
+from lmplay_tui.options import Part, names_of
+from lmplay_tui.plan.reading import MAX_BYTES, read_plan
+from lmplay_tui.plan.schema import DatasetSpec, Plan, Stage
+from lmplay_tui.run.device_peaks import vendor_peak
+from lmplay_tui.run.folder import stages_of
+from lmplay_tui.run.journal import number
+from lmplay_tui.text import one_line, printable
 from lmplay_tui.ui.run_list import RunEntry, find_runs, run_detail, run_head, run_rows
-from lmplay_tui.ui.widgets.lines import Row, wrapped
+from lmplay_tui.ui.widgets.curriculum import short_count
+from lmplay_tui.ui.widgets.lines import Row, fitted, right, wrapped
+
+# Rows, and tokens of GPT-2's vocabulary a row: what the hub's pages say, rounded.
+_ABOUT = {
+    "wikipedia": (6_400_000, 760), "wikipedia:en": (6_400_000, 760), "wikipedia:es": (1_840_000, 1050),
+    "wikitext": (1_800_000, 65), "wikitext:2": (36_700, 65), "fineweb-edu": (9_670_000, 1030),
+    "tinystories": (2_120_000, 220), "openorca": (4_230_000, 400), "orcamath": (200_000, 300),
+    "smoltalk": (1_040_000, 1000), "cosmopedia": (39_100_000, 720), "pydocs": (3_620, 143),
+}  # fmt: skip
+_ABOUT_PYDOCS = {"docstrings": (3_450, 120), "topics": (166, 660)}
+
+# num_blocks and embed_dim of the shipped experiments; a test holds them to the registry, which needs torch.
+SHAPES = {
+    "gpt2ish": (6, 768), "gpt2ish_med": (24, 1024), "gpt2ish_large": (36, 1280), "s_gpt2ish": (18, 288),
+    "test_runner": (6, 64),
+}  # fmt: skip
+_VOCABULARIES = {"gpt2": 50_257, "r50k_base": 50_257, "p50k_base": 50_281, "cl100k_base": 100_277, "bytes": 257,
+                 "o200k_base": 200_019}  # fmt: skip
+_SHAPING = {name for name in names_of(Part.MODEL) if name != "exp"}
+_TRAINED = 0.9  # the share of rows that is not held out
+_UTILISATION = 0.35  # of the peak: what such models reach on a processor and on a GPU alike, roughly
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Rows and seconds of a plan, NaN where they cannot be guessed. `measured`: by an earlier run of it here."""
+
+    rows: float
+    seconds: float
+    measured: bool = False
+
+
+def about_rows(stage: Stage) -> float:
+    """About how many rows a stage reads, those held out for validation taken off; NaN where a dataset is not known."""
+    sizes = [_about(spec)[0] for spec in stage.datasets]
+    chosen = min if stage.stopping == "first_exhausted" else max
+    one_pass = chosen(size / share for size, share in zip(sizes, _shares(stage), strict=True))
+    return _TRAINED * stage.epochs * (one_pass if math.isfinite(sum(sizes)) else math.nan)
+
+
+def _tokens_per_row(stage: Stage) -> float:
+    lengths = (_about(spec)[1] for spec in stage.datasets)
+    return sum(share * length for share, length in zip(_shares(stage), lengths, strict=True))
+
+
+def _shares(stage: Stage) -> Sequence[float]:
+    return stage.weights or [1 / len(stage.datasets)] * len(stage.datasets)
+
+
+def _about(spec: DatasetSpec) -> tuple[float, float]:
+    if spec.path == "pydocs" and spec.config is not None:
+        return _ABOUT_PYDOCS.get(spec.config, (math.nan, math.nan))
+    return _ABOUT.get(spec.name, _ABOUT.get(spec.path, (math.nan, math.nan)))
+
+
+def estimate(plan: Plan, entries: Sequence[RunEntry], options: Mapping[str, Any], flops_per_s: float) -> Estimate:
+    """The whole plan. `options`: of the command line and the launcher; `flops_per_s`: NaN where not known."""
+    earlier = _by_earlier_run(plan, entries, options)
+    if earlier is not None:
+        return earlier
+    settings = {**plan.train, **options}
+    rows = [about_rows(stage) for stage in plan.stages]
+    tokens = sum(count * _tokens_per_row(stage) for count, stage in zip(rows, plan.stages, strict=True))
+    flops = tokens * _tokens_per_gpt2_token(settings) * _flops_per_token(settings)
+    return Estimate(sum(rows), flops / (_UTILISATION * flops_per_s))
+
+
+def _by_earlier_run(plan: Plan, entries: Sequence[RunEntry], options: Mapping[str, Any]) -> Estimate | None:
+    """Of the same experiment on the same kind of device; its name is the one that such a run gets."""
+    if options.keys() & _SHAPING:  # what an earlier run of that name had is not known here
+        return None
+    names = [stage.name for stage in plan.stages]
+    name = f"{str({**plan.train, **options}.get('exp', 'gpt2ish')).rpartition(':')[2]}_{plan.name}"
+    device = options.get("device")
+    for entry in entries:
+        if device is not None and _kind(entry.status.get("device")) != _kind(device):
+            continue
+        stages = stages_of(entry.status)
+        rows = [total for total in (stage.get("rows_total") for stage in stages) if isinstance(total, int)]
+        same = [stage.get("name") for stage in stages] == names and entry.folder.name == name
+        if same and len(rows) == len(names):
+            return Estimate(float(sum(rows)), sum(rows) / _rows_per_s(entry), measured=True)
+    return None
+
+
+def _kind(device: object) -> str:
+    """`cuda` of `cuda:1`."""
+    return str(device).partition(":")[0]
+
+
+def _rows_per_s(entry: RunEntry) -> float:
+    tokens, samples = number(entry.status.get("tokens")), number(entry.status.get("samples"))
+    speed = number(entry.status.get("tokens_per_s"))
+    rate = speed * samples / tokens if tokens and tokens > 0 else math.nan
+    return rate if rate > 0 else math.nan
+
+
+def _vocabulary(settings: Mapping[str, Any]) -> float:
+    name, _, ranks = str(settings.get("tokenizer", "gpt2")).partition(":")
+    return float(ranks) if ranks.isdigit() else _VOCABULARIES.get(name, math.nan)
+
+
+def _tokens_per_gpt2_token(settings: Mapping[str, Any]) -> float:
+    """A smaller vocabulary needs more tokens for the same text: a tenth for each halving, measured on `pydocs`."""
+    size = _vocabulary(settings)
+    return 4.0 if size < 1000 else 1 + 0.093 * math.log2(50_257 / size)
+
+
+def _flops_per_token(settings: Mapping[str, Any]) -> float:
+    """6 x parameters in matrix products + 12 x blocks x width x length (the PaLM paper, appendix B)."""
+    blocks, width = SHAPES.get(str(settings.get("exp", "gpt2ish")), (math.nan, math.nan))
+    blocks, width = settings.get("num_blocks", blocks), settings.get("embed_dim", width)
+    length = settings.get("context_len", 1024) / 2
+    return float(6 * (12 * blocks * width**2 + _vocabulary(settings) * width) + 12 * blocks * width * length)
+
+
+def device_flops(device: str, *, half: bool) -> float:
+    """Peak FLOP/s of the device that `--device` names, without torch; NaN for one that does not tell.
+
+    A processor is asked to multiply for some hundredths of a second.
+    """
+    if device.startswith("cuda"):
+        return _gpu_flops(device, half=half)
+    return math.nan if device == "mps" else _processor_flops()
+
+
+def _gpu_flops(device: str, *, half: bool) -> float:
+    import pynvml
+
+    with contextlib.suppress(pynvml.NVMLError, ValueError):
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByIndex(int(device.partition(":")[2] or 0))
+        return vendor_peak(str(pynvml.nvmlDeviceGetName(handle)), "float16" if half else "float32") or math.nan
+    return math.nan
+
+
+def _processor_flops(size: int = 768) -> float:
+    a = np.ones((size, size), np.float32)
+    seconds = []
+    for _ in range(5):
+        begun = time.perf_counter()
+        a @ a
+        seconds.append(time.perf_counter() - begun)
+    return 2 * size**3 / min(seconds)
+
+
+NAME_CELLS = 18
+_COLUMNS = {"stages": 8, "rows": 9, "time here": 11}
+
+
+def roughly(seconds: float) -> str:
+    """A duration that is only guessed, in one unit: `40 s`, `3 min`, `11 h`, `5 d`, `3 y`."""
+    if not math.isfinite(seconds):
+        return "–"
+    for limit, scale, unit in ((90, 1, "s"), (5400, 60, "min"), (172_800, 3600, "h"), (63_072_000, 86_400, "d")):
+        if seconds < limit:
+            return f"{seconds / scale:.0f} {unit}"
+    return f"{seconds / 31_536_000:.0f} y"
+
+
+def rows_text(rows: float, *, measured: bool = False) -> str:
+    """A number of rows: as it was counted, or guessed, in two figures: `~4,900`, `~3.3M`."""
+    if not math.isfinite(rows):
+        return "–"
+    if measured:
+        return short_count(rows)
+    guessed = float(f"{rows:.2g}")
+    return f"~{guessed / 1e6:g}M" if guessed >= 1e6 else f"~{guessed:,.0f}"
+
+
+def _purpose_cells(width: int) -> int:
+    return max(width - NAME_CELLS - sum(_COLUMNS.values()), 0)
+
+
+def plan_head(width: int) -> Row:
+    """The titles of `plan_row`'s columns."""
+    titles = "".join(right(title, cells) for title, cells in _COLUMNS.items())
+    return ((fitted("plan", NAME_CELLS), "label"), (fitted("", _purpose_cells(width)), ""), (titles, "label"))
+
+
+def plan_row(name: str, plan: Plan, about: Estimate, width: int) -> Row:
+    """Name, purpose, stages, rows and time."""
+    took = ("" if about.measured or not math.isfinite(about.seconds) else "~") + roughly(about.seconds)
+    cells = (str(len(plan.stages)), rows_text(about.rows, measured=about.measured), took)
+    figures = "".join(right(text, wide) for text, wide in zip(cells, _COLUMNS.values(), strict=True))
+    return (
+        (fitted(one_line(name, 40), NAME_CELLS), "strong"),
+        (fitted(plan.title or plan.purpose, _purpose_cells(width)), "dim"),
+        (figures, ""),
+    )
+
+
+def broken_row(name: str, problem: str, width: int) -> Row:
+    """A plan that cannot be read, and why."""
+    return (
+        (fitted(one_line(name, 40), NAME_CELLS), ""),
+        (" ✗ ", "bad"),
+        (fitted(one_line(problem), max(width - NAME_CELLS - 3, 0)), "bad"),
+    )
+
+
+def plan_detail(plan: Plan, about: Estimate, width: int) -> list[Row]:
+    """What a plan is for, its stages, and where the estimate is from."""
+    rows: list[Row] = [((f" {line}", ""),) for line in wrapped(plan.purpose or plan.title or "", width - 1)]
+    rows.append(())
+    for stage in plan.stages:
+        datasets = " + ".join(spec.name for spec in stage.datasets)
+        rows.append(
+            (
+                (" " + fitted(stage.name, 14), "strong"),
+                (fitted(datasets, max(width - 39, 6)), ""),
+                (f" ×{stage.epochs:<5g}", "dim"),
+                (right(f"{rows_text(about_rows(stage))} rows", 16), "dim"),
+            )
+        )
+    if math.isfinite(about.seconds):
+        said = "as an earlier run of it took" if about.measured else "guessed by the device's speed"
+        rows += [(), ((" time here  ", "label"), (roughly(about.seconds), "strong"), (f", {said}", "dim"))]
+    return rows
+
 
 EXPERIMENTS = tuple(SHAPES)
 _LOOKS_LIKE_STAGES = re.compile(rb"^\s*(\[\s*stages\s*[.\]]|stages\s*=\s*\{|datasets?\s*=)", re.MULTILINE)

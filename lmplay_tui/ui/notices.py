@@ -5,9 +5,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from lmplay_tui.run.telling import shown_seconds
-from lmplay_tui.run.view import RunView
-from lmplay_tui.run.view_parts import LogEntry
+from lmplay_tui.run.sentences import shown_seconds
+from lmplay_tui.run.view import LogEntry, RunView
 
 Severity = Literal["information", "warning", "error"]
 

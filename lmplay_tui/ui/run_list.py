@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lmplay_tui.run.folder import RunFolder, list_runs, output_folder
+from lmplay_tui.run.folder import RunFolder, list_runs, output_folder, stages_of
 from lmplay_tui.run.journal import number
-from lmplay_tui.run.status import stages_of
-from lmplay_tui.run.telling import shown_rate
+from lmplay_tui.run.sentences import shown_rate
 from lmplay_tui.text import one_line
 from lmplay_tui.ui.widgets.curriculum import short_count
 from lmplay_tui.ui.widgets.lines import Row, bar, fitted, right, wrapped

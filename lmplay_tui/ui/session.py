@@ -177,8 +177,8 @@ class LiveSource:
             return self._events(self._given, self.controls)
         self._put(ActivityChanged("loading", "torch"))
         from lmplay_tui.errors import UserError
-        from lmplay_tui.train.hosting import run_events
-        from lmplay_tui.train.starting import choose_run
+        from lmplay_tui.train.build import choose_run
+        from lmplay_tui.train.launch import run_events
 
         with contextlib.suppress(UserError):  # run_events says it as its last event
             self.folder = choose_run(self._given)
@@ -187,7 +187,7 @@ class LiveSource:
 
     def _draw_pictures(self) -> None:
         if self._events is None and self._last is not None:
-            from lmplay_tui.train.hosting import draw_pictures
+            from lmplay_tui.train.launch import draw_pictures
 
             draw_pictures(self._last, self._given)
 
@@ -211,7 +211,7 @@ class LiveSource:
 
 def detached_source(given: Mapping[str, Any]) -> FolderSource:
     """Start the run in a process of its own and look at it. Raises `UserError` where it cannot begin."""
-    from lmplay_tui.train.detaching import start_detached
+    from lmplay_tui.train.launch import start_detached
 
     return FolderSource(start_detached(given)[0])
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from lmplay_tui.errors import EXIT_OK, EXIT_TRAINING
 from lmplay_tui.run import controls
-from lmplay_tui.run.control_files import leave_command
+from lmplay_tui.run.controls import leave_command
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.run.journal import Tail, number
 from lmplay_tui.run.metric_rows import MetricRows, MetricsTail

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lmplay_tui import native
+from lmplay_tui import process
 from tests.bench.settings import LR, SETTINGS, WARM_UP_STEPS, WEIGHT_DECAY, Setting, cpu_s, line, plan_text, rss_mb
 
 MEMORY_LOOKS = (0.25, 0.5, 1.0)  # when, of the measured time, it is looked how much memory is held: growth shows
@@ -20,7 +20,7 @@ def run_trainer(setting: Setting, asked: dict[str, Any]) -> dict[str, Any]:
     from lmplay_tui.run.controls import Controls, Stop
     from lmplay_tui.run.events import RunFailed, RunStarted, StepDone, Warned
     from lmplay_tui.train.device import choose_device, peak_flops
-    from lmplay_tui.train.hosting import run_events
+    from lmplay_tui.train.launch import run_events
     from lmplay_tui.train.metrics import FlopCount
 
     with tempfile.TemporaryDirectory() as folder:
@@ -145,7 +145,7 @@ def run_ceiling(setting: Setting, asked: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    native.prepare()  # as the commands do, for both
+    process.prepare()  # as the commands do, for both
     which, text = sys.argv[1:]
     arguments = json.loads(text)
     contender = {"trainer": run_trainer, "ceiling": run_ceiling}[which]

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lmplay_tui import native
+from lmplay_tui import process
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.run.journal import rounded
 
@@ -80,5 +80,5 @@ def run(arguments: Any) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    native.prepare()  # as the commands do
+    process.prepare()  # as the commands do
     print(json.dumps(_open(RunFolder(Path(sys.argv[1])))))

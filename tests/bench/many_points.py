@@ -20,9 +20,9 @@ from textual.drivers.headless_driver import HeadlessDriver
 
 from lmplay_tui.run import events as happened
 from lmplay_tui.ui.app import LmplayApp
-from lmplay_tui.ui.output import use_our_output
 from lmplay_tui.ui.screens.dashboard import Dashboard
 from lmplay_tui.ui.session import LiveSource
+from lmplay_tui.ui.tty.painting import use_our_output
 
 SIZES = ((80, 24), (120, 40), (200, 60))
 STEPS = 1_000_000

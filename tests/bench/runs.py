@@ -30,7 +30,7 @@ def run_save(arguments: Any) -> dict[str, str]:
     from lmplay_tui.run.controls import Controls, SaveNow, Stop
     from lmplay_tui.run.events import ActivityChanged, CheckpointSaved, StepDone
     from lmplay_tui.train.checkpoint import load_checkpoint
-    from lmplay_tui.train.hosting import run_events
+    from lmplay_tui.train.launch import run_events
 
     blocked: list[float] = []
     plain: list[float] = []
@@ -121,7 +121,7 @@ def run_resume(arguments: Any) -> dict[str, str]:
     """From a finished checkpoint to the next step; and the first batch far into a large dataset."""
     from lmplay_tui.run.controls import Controls, Stop
     from lmplay_tui.run.events import Event, StageStarted, StepDone
-    from lmplay_tui.train.hosting import run_events
+    from lmplay_tui.train.launch import run_events
 
     def until_step(given: dict[str, Any]) -> Iterator[tuple[float, Event]]:
         controls, begun = Controls(), time.perf_counter()

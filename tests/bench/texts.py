@@ -102,7 +102,7 @@ def _padding(batches: list[Any], setting: Setting) -> float:
     """Share of the computed positions that is padding, in mini-batches packed as training on a processor has them."""
     import torch
 
-    from lmplay_tui.train.mini_batches import mini_batches, pack
+    from lmplay_tui.train.collate import mini_batches, pack
 
     real = computed = 0
     for batch in batches:

@@ -6,9 +6,8 @@ import lmplay_tui
 from lmplay_tui import cli
 from lmplay_tui.commands.ctl import read_command
 from lmplay_tui.errors import UserError
-from lmplay_tui.run.controls import SetLearningRate
+from lmplay_tui.run.controls import SetLearningRate, parse_lr
 from lmplay_tui.run.folder import RunFolder
-from lmplay_tui.run.learning_rate import parse_lr
 
 
 @pytest.mark.parametrize(
@@ -47,7 +46,7 @@ def test_attach_takes_the_folder_and_the_refreshes(tmp_path, monkeypatch, capsys
         shown.append((given, attach))
         return 0
 
-    monkeypatch.setattr("lmplay_tui.ui.running.run_dashboard", show)
+    monkeypatch.setattr("lmplay_tui.ui.run_app.run_dashboard", show)
     line = ["attach", "m", "--out-dir", "out", "--refresh-hz", "5", "--price-per-hour", "2", "--tz", "UTC", "--ascii"]
     assert cli.main(line) == 0
     ((given, attached),) = shown

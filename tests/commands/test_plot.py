@@ -27,7 +27,7 @@ def quick(monkeypatch):
         return True
 
     monkeypatch.setattr("lmplay_tui.commands.plot.draw_combined", draw_combined)
-    monkeypatch.setattr("lmplay_tui.run.own_pictures.draw_own", draw_own)
+    monkeypatch.setattr("lmplay_tui.run.plots.draw_own", draw_own)
 
 
 def plot(*words):

@@ -10,7 +10,7 @@ import torch
 
 from lmplay_tui import cli
 from lmplay_tui.commands.train import DESCRIPTION, EPILOG, parse, parser
-from lmplay_tui.train import hosting
+from lmplay_tui.train import launch
 from tests.train.runs import SENTENCES, write_plan
 
 TINY = ["--exp", "test_runner", "--num-blocks", "1", "--embed-dim", "16", "--num-heads", "2", "--context-len", "64",
@@ -22,7 +22,7 @@ def drawn(monkeypatch) -> list[tuple[str, str]]:
     """The pictures that would have been drawn; and signals stay as they are."""
     asked: list[tuple[str, str]] = []
     monkeypatch.setattr("lmplay_tui.commands.train.catch_signals", lambda *_, **__: None)
-    monkeypatch.setattr("lmplay_tui.train.hosting.write_pngs", lambda folder, name: asked.append((str(folder), name)))
+    monkeypatch.setattr("lmplay_tui.train.launch.write_pngs", lambda folder, name: asked.append((str(folder), name)))
     return asked
 
 
@@ -278,7 +278,7 @@ def test_headless_clock_times_are_in_the_zone_that_was_asked_for():
 def test_garbage_is_searched_for_once_the_run_has_begun(folder, monkeypatch):
     """Not while torch is imported; and whatever becomes of the start, from its end on."""
     seen: dict[str, bool] = {}
-    real = hosting.run_events
+    real = launch.run_events
 
     def watched(*args, **kwargs):
         seen["before"] = gc.isenabled()
@@ -286,7 +286,7 @@ def test_garbage_is_searched_for_once_the_run_has_begun(folder, monkeypatch):
             yield event
             seen[type(event).__name__] = gc.isenabled()  # once its host has heard of it
 
-    monkeypatch.setattr(hosting, "run_events", watched)
+    monkeypatch.setattr(launch, "run_events", watched)
     line = ["--training-plan", "local.toml", "--model", "m.lmp", *TINY]
     assert trainer(*line) == 2, "there is no such plan"
     assert (seen["before"], gc.isenabled()) == (False, True)

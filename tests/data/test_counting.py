@@ -8,8 +8,8 @@ from typing import Any
 import datasets
 import pytest
 
-from lmplay_tui.data import counting
-from lmplay_tui.data.counting import count_rows
+from lmplay_tui.data import sources
+from lmplay_tui.data.sources import count_rows
 from lmplay_tui.data.stage_data import open_stage
 from lmplay_tui.data.tokenizer import load_tokenizer
 from lmplay_tui.options import TrainOptions
@@ -74,5 +74,5 @@ def test_what_cannot_be_known_is_no_trouble(monkeypatch: pytest.MonkeyPatch, jso
     assert count_rows(Stage("s", (hub,)), OPTIONS, datasets_folder=tmp_path) is None
     assert count_rows(Stage("s", (large, gone)), OPTIONS, datasets_folder=tmp_path) is None
     assert count_rows(Stage("s", (large,)), OPTIONS, datasets_folder=tmp_path) == 45
-    monkeypatch.setattr(counting, "SMALL_BYTES", 100)
+    monkeypatch.setattr(sources, "SMALL_BYTES", 100)
     assert count_rows(Stage("s", (large,)), OPTIONS, datasets_folder=tmp_path) is None

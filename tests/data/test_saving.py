@@ -8,7 +8,7 @@ from typing import Any
 import datasets
 import pytest
 
-from lmplay_tui.data.saving import find, save_datasets, saved_name
+from lmplay_tui.data.saved import find, save_datasets, saved_name
 from lmplay_tui.data.sources import open_source
 from lmplay_tui.errors import DataError
 from lmplay_tui.plan.schema import DatasetSpec, Plan, Stage

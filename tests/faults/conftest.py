@@ -23,7 +23,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _imported(trained: Path) -> None:
     """Children are forked from here: what is imported and tried once, they need not import."""
-    for name in ("lmplay_tui.ui.running", "lmplay_tui.ui.screens.dashboard", "lmplay_tui.ui.session"):
+    for name in ("lmplay_tui.ui.run_app", "lmplay_tui.ui.screens.dashboard", "lmplay_tui.ui.session"):
         import_module(name)
 
 

@@ -17,7 +17,7 @@ from lmplay_tui.run.controls import Controls, Stop
 from lmplay_tui.run.events import CheckpointSaved, RunDone, RunStarted, RunStopped, StepDone, Warned
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.train.checkpoint import load_checkpoint, newest_checkpoint
-from lmplay_tui.train.hosting import run_events
+from lmplay_tui.train.launch import run_events
 from tests.faults.forks import Child
 from tests.train.conftest import place
 from tests.train.runs import PLAN, given, write_plan

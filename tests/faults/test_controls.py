@@ -12,9 +12,8 @@ from hypothesis import given as given_any
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from lmplay_tui.run import control_files, controls
-from lmplay_tui.run.control_files import ControlFiles, leave_command
-from lmplay_tui.run.controls import Controls, Refused, SaveNow, SetLearningRate, Stop
+from lmplay_tui.run import controls
+from lmplay_tui.run.controls import ControlFiles, Controls, Refused, SaveNow, SetLearningRate, Stop, leave_command
 from lmplay_tui.run.events import (
     RunDone,
     RunFailed,
@@ -23,10 +22,9 @@ from lmplay_tui.run.events import (
     StepDone,
     Warned,
 )
-from lmplay_tui.run.folder import RunFolder
+from lmplay_tui.run.folder import RunFolder, status_of
 from lmplay_tui.run.journal import read_journal
-from lmplay_tui.run.status import status_of
-from lmplay_tui.train.hosting import run_events
+from lmplay_tui.train.launch import run_events
 from tests.faults.forks import Child
 from tests.train.runs import answers, given, last, statistics_of, train, write_plan
 
@@ -111,7 +109,7 @@ def test_no_strange_file_holds_the_run_up(files):
 @settings(max_examples=200)
 def test_any_bytes_are_a_command_or_refused(content):
     try:
-        command = control_files._parsed("a.json", content, "a")
+        command = controls._parsed("a.json", content, "a")
     except (ValueError, RecursionError):
         return
     assert isinstance(command, controls.Command)
@@ -126,7 +124,7 @@ def test_a_file_under_way_is_left_until_it_is_whole(files):
 
 def test_every_command_is_answered(place, monkeypatch):
     """Also those that ask for what cannot be, and those that come when the run is over."""
-    monkeypatch.setattr(control_files, "POLL_S", 0.0)
+    monkeypatch.setattr(controls, "POLL_S", 0.0)
     plan = write_plan(place)
     run = RunFolder(place / "m.lmp")
     asked: dict[str, str] = {}

@@ -9,7 +9,7 @@ import torch
 from lmplay_tui.errors import EXIT_BUG, EXIT_TRAINING
 from lmplay_tui.run.events import Event, LogLine, RunDone, RunFailed, StepDone, Warned
 from lmplay_tui.run.folder import RunFolder
-from lmplay_tui.run.notifying import Notifier
+from lmplay_tui.run.notify import Notifier
 from lmplay_tui.run.recorder import Recorder
 from lmplay_tui.train.checkpoint import load_checkpoint
 from lmplay_tui.train.evaluation import Evaluator

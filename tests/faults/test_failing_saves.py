@@ -19,8 +19,8 @@ from lmplay_tui.run.events import Answered, CheckpointSaved, Event, RunDone, Run
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.train import checkpoint as checkpoints
 from lmplay_tui.train.checkpoint import SaveError, load_checkpoint, newest_checkpoint, write_checkpoint
-from lmplay_tui.train.hosting import run_events
-from lmplay_tui.train.saving import Saver, SaveRequest, strays
+from lmplay_tui.train.checkpointer import Saver, SaveRequest, strays
+from lmplay_tui.train.launch import run_events
 from tests.faults.forks import Child, limit_file_size
 from tests.train.runs import given, last, losses, train, write_plan
 

@@ -8,8 +8,7 @@ from collections import deque
 
 import pytest
 
-from lmplay_tui.run.control_files import ControlFiles
-from lmplay_tui.run.controls import Controls, HandOver, SaveNow, Stop
+from lmplay_tui.run.controls import ControlFiles, Controls, HandOver, SaveNow, Stop
 from lmplay_tui.run.events import (
     HandedOver,
     RunDone,
@@ -17,11 +16,10 @@ from lmplay_tui.run.events import (
     StepDone,
     Warned,
 )
-from lmplay_tui.run.folder import RunFolder, RunLock
-from lmplay_tui.run.status import status_of
-from lmplay_tui.train import hosting
-from lmplay_tui.train.handing_over import command_of
-from lmplay_tui.train.hosting import run_events
+from lmplay_tui.run.folder import RunFolder, RunLock, status_of
+from lmplay_tui.train import launch
+from lmplay_tui.train.handoff import command_of
+from lmplay_tui.train.launch import run_events
 from tests.faults.forks import Child
 from tests.train.runs import answers, given, last, losses, stop_after, train, write_plan
 
@@ -82,7 +80,7 @@ def test_the_process_that_goes_on_is_told_what_the_checkpoint_does_not_know(tmp_
 
 
 def hand_over_at(step: int, plan: str, monkeypatch, start) -> list:
-    monkeypatch.setattr(hosting, "start_process", start)
+    monkeypatch.setattr(launch, "start_process", start)
     bus, events = Controls(), []
     for event in run_events(given(training_plan=plan, model="m.lmp"), bus):
         events.append(event)
@@ -103,7 +101,7 @@ def test_handing_over_saves_first(place, monkeypatch):
 
 def test_a_hand_over_while_a_run_is_loaded_says_the_step_it_stands_at(place, monkeypatch):
     stop_after(3, training_plan=write_plan(place), model="m.lmp")
-    monkeypatch.setattr(hosting, "start_process", lambda *_, **__: 4711)
+    monkeypatch.setattr(launch, "start_process", lambda *_, **__: 4711)
     bus = Controls()
     bus.send(HandOver())
     assert list(run_events(given(model="m.lmp"), bus))[-1] == HandedOver(3, 4711)
@@ -111,7 +109,7 @@ def test_a_hand_over_while_a_run_is_loaded_says_the_step_it_stands_at(place, mon
 
 def test_a_save_asked_for_before_a_step_is_handed_over(place, monkeypatch):
     """There is nothing to save yet: the process that goes on answers it."""
-    monkeypatch.setattr(hosting, "start_process", lambda *_, **__: 4711)
+    monkeypatch.setattr(launch, "start_process", lambda *_, **__: 4711)
     bus, events = Controls(), []
     for event in run_events(given(training_plan=write_plan(place), model="m.lmp"), bus):
         events.append(event)

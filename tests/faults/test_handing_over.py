@@ -15,17 +15,15 @@ import psutil
 import pytest
 
 from lmplay_tui.cli import main
-from lmplay_tui.run.control_files import leave_command
-from lmplay_tui.run.controls import Controls, HandOver
+from lmplay_tui.run.controls import Controls, HandOver, leave_command
 from lmplay_tui.run.events import CheckpointSaved, StepDone
-from lmplay_tui.run.folder import RunFolder
+from lmplay_tui.run.folder import RunFolder, status_of
 from lmplay_tui.run.journal import read_journal
-from lmplay_tui.run.status import status_of
 from lmplay_tui.train import checkpoint as checkpoints
-from lmplay_tui.train import hosting
+from lmplay_tui.train import launch
 from lmplay_tui.train.checkpoint import newest_checkpoint
-from lmplay_tui.train.hosting import run_events
-from lmplay_tui.train.saving import strays
+from lmplay_tui.train.checkpointer import strays
+from lmplay_tui.train.launch import run_events
 from tests.faults.forks import Child
 from tests.faults.programs import dashboard, saved_step, steps_in_journal, stop_and_wait, trains
 from tests.faults.terminals import Terminal, until
@@ -146,18 +144,18 @@ def before_the_rename() -> None:
 
 def before_the_start() -> None:
     """All is saved, and nobody has been told to go on."""
-    setattr(hosting, "start_process", die)  # noqa: B010
+    setattr(launch, "start_process", die)  # noqa: B010
 
 
 def after_the_start() -> None:
     """The other process exists, and nobody has been told of it."""
-    real = getattr(hosting, "start_process")  # noqa: B009
+    real = getattr(launch, "start_process")  # noqa: B009
 
     def start(*args, **kwargs) -> None:
         real(*args, **kwargs)
         die()
 
-    setattr(hosting, "start_process", start)  # noqa: B010
+    setattr(launch, "start_process", start)  # noqa: B010
 
 
 def hands_over(moment, report) -> None:

@@ -15,10 +15,10 @@ from lmplay_tui.run.controls import Controls
 from lmplay_tui.run.events import CheckpointSaved, RunDone
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.run.journal import read_journal
-from lmplay_tui.train import saving
+from lmplay_tui.train import checkpointer
 from lmplay_tui.train.checkpoint import load_checkpoint, newest_checkpoint, write_checkpoint
-from lmplay_tui.train.hosting import run_events
-from lmplay_tui.train.saving import Saver, SaveRequest, strays
+from lmplay_tui.train.checkpointer import Saver, SaveRequest, strays
+from lmplay_tui.train.launch import run_events
 from tests.faults.forks import Child
 from tests.train.runs import differences, given, last, state_of, statistics_of, train, write_plan
 
@@ -192,7 +192,7 @@ def die_before(what: str, number: int) -> None:
     if what == "statistics":
         setattr(Saver, "_write_statistics", doomed(Saver._write_statistics))  # noqa: B010
     else:
-        setattr(saving, "link_whole", doomed(getattr(saving, "link_whole")))  # noqa: B009, B010
+        setattr(checkpointer, "link_whole", doomed(getattr(checkpointer, "link_whole")))  # noqa: B009, B010
 
 
 def killed_after_the_rename(folder: str, plan: str, what: str, number: int, report) -> None:

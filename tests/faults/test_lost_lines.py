@@ -9,9 +9,8 @@ import pytest
 
 from lmplay_tui.cli import main
 from lmplay_tui.commands.train import main as trainer_main
-from lmplay_tui.run.folder import RunFolder
+from lmplay_tui.run.folder import RunFolder, status_of
 from lmplay_tui.run.journal import read_journal
-from lmplay_tui.run.status import status_of
 from tests.faults.programs import (
     LINE,
     assert_stopped_in_order,

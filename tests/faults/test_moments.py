@@ -46,9 +46,9 @@ def hold_until(*kinds: str) -> Callable[[], None]:
 
 def loading() -> None:
     """Data that never come."""
-    from lmplay_tui.train import loading
+    from lmplay_tui.train import dataloader
 
-    setattr(loading, "open_stage", lambda *_, **__: threading.Event().wait(600))  # noqa: B010  (a name that it imports)
+    setattr(dataloader, "open_stage", lambda *_, **__: threading.Event().wait(600))  # noqa: B010  (a name that it imports)
 
 
 def compiling() -> None:
@@ -65,28 +65,28 @@ def compiling() -> None:
 
 
 def validating() -> None:
-    from lmplay_tui.train import validation
+    from lmplay_tui.train import evaluation
 
-    real = getattr(validation, "collate")  # noqa: B009  (a name that it imports)
+    real = getattr(evaluation, "collate")  # noqa: B009  (a name that it imports)
     hold = hold_until("Stop", "HandOver")
 
     def slow(*args, **kwargs):
         hold()
         return real(*args, **kwargs)
 
-    setattr(validation, "collate", slow)  # noqa: B010
+    setattr(evaluation, "collate", slow)  # noqa: B010
 
 
 def _slow_disk(hold: Callable[[], None]) -> None:
-    from lmplay_tui.train import saving
+    from lmplay_tui.train import checkpointer
 
-    real = getattr(saving, "write_checkpoint")  # noqa: B009
+    real = getattr(checkpointer, "write_checkpoint")  # noqa: B009
 
     def slow(*args, **kwargs):
         hold()
         return real(*args, **kwargs)
 
-    setattr(saving, "write_checkpoint", slow)  # noqa: B010
+    setattr(checkpointer, "write_checkpoint", slow)  # noqa: B010
 
 
 def saving() -> None:

@@ -18,10 +18,10 @@ from lmplay_tui.run.events import (
     Validated,
     Warned,
 )
-from lmplay_tui.train import saving, starting, stepping
+from lmplay_tui.train import build, checkpointer, train_step
 from lmplay_tui.train.checkpoint import load_checkpoint
-from lmplay_tui.train.compiling import Compilation
-from lmplay_tui.train.hosting import run_events
+from lmplay_tui.train.compile import Compilation
+from lmplay_tui.train.launch import run_events
 from lmplay_tui.train.model_body import choose_ways
 from tests.train.runs import PLAN, differences, given, last, losses, stop_after, train, write_plan
 
@@ -57,7 +57,7 @@ class Steps:
             finally:
                 self._is_choosing = False
 
-        patch.setattr(starting, "choose_ways", choose)
+        patch.setattr(build, "choose_ways", choose)
 
     def _trained(self, x, samples: int):
         if self._is_choosing:
@@ -158,7 +158,7 @@ def test_float16_gradients_that_always_overflow_end_the_run(place):
     done = losses(events)[-1][0]
     learned = next(e.step for e in events if isinstance(e, StepDone) and not math.isfinite(e.grad_norm)) - 1
     skipped = done + 1 - learned
-    assert 2.0 ** (16 - skipped) < stepping.LEAST_SCALE <= 2.0 ** (16 - skipped + 1), "at the first scale below it"
+    assert 2.0 ** (16 - skipped) < train_step.LEAST_SCALE <= 2.0 ** (16 - skipped + 1), "at the first scale below it"
     assert f"stage stories, step {done + 1}, rows " in end.message
     assert f"the float16 gradients have overflowed at each of the last {skipped} steps" in end.message
     said = [e for e in events if isinstance(e, Warned) and "overflowed" in e.message]
@@ -335,14 +335,14 @@ def test_a_save_that_finds_no_memory_for_its_copy(place, monkeypatch):
     """Training goes on, and the next save tries again."""
     plan = write_plan(place)
     whole = train(training_plan=plan, model="whole.lmp", save_interval=6)
-    real, lacks = saving.cpu_copy, iter([True])
+    real, lacks = checkpointer.cpu_copy, iter([True])
 
     def copy(tree, buffers, path):
         if next(lacks, False):
             raise KINDS[1]
         return real(tree, buffers, path)
 
-    monkeypatch.setattr(saving, "cpu_copy", copy)
+    monkeypatch.setattr(checkpointer, "cpu_copy", copy)
     events = train(training_plan=plan, model="m.lmp", save_interval=6)
     assert isinstance(last(events), RunDone), last(events)
     assert losses(events) == losses(whole)

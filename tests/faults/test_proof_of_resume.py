@@ -22,10 +22,10 @@ from lmplay_tui.run.events import (
     Warned,
 )
 from lmplay_tui.run.folder import RunFolder
-from lmplay_tui.train import device, stage_loop, starting
+from lmplay_tui.train import build, device, trainer
 from lmplay_tui.train.checkpoint import load_checkpoint
 from lmplay_tui.train.evaluation import Evaluator
-from lmplay_tui.train.hosting import run_events
+from lmplay_tui.train.launch import run_events
 from tests.train.runs import PLAN, given, last, stop_after, train, write_plan
 
 
@@ -105,7 +105,7 @@ def test_after_an_error_the_checkpoint_names_the_batch_that_comes(place):
 def test_the_state_line_does_not_say_it_for_ever(place, monkeypatch):
     plan = write_plan(place)
     stop_after(3, training_plan=plan, model="m.lmp")
-    monkeypatch.setattr(stage_loop, "PROOF_SHOWN_S", 0.0)
+    monkeypatch.setattr(trainer, "PROOF_SHOWN_S", 0.0)
     events = stop_after(4, model="m.lmp")
     shown = next(i for i, e in enumerate(events) if isinstance(e, ActivityChanged) and "recorded" in e.detail)
     assert ActivityChanged("training") in events[shown:]
@@ -130,7 +130,7 @@ def test_another_machine_is_named_with_what_it_means(place, monkeypatch):
     plan = write_plan(place)
     stop_after(3, training_plan=plan, model="m.lmp")
     note = device.hardware_note()
-    monkeypatch.setattr(starting, "hardware_note", lambda: note | {"threads": 7, "torch": "9.9.9"})
+    monkeypatch.setattr(build, "hardware_note", lambda: note | {"threads": 7, "torch": "9.9.9"})
     events = stop_after(4, model="m.lmp")
     [said] = [e.message for e in events if isinstance(e, Warned)]
     assert f"threads {note['threads']} -> 7" in said

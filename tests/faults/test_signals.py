@@ -36,9 +36,9 @@ def test_a_second_ctrl_c_leaves_at_once(long_run):
     """The first is held up (here by a save that takes long): the second does not wait; what was saved stands."""
 
     def slow() -> int:
-        from lmplay_tui.train import saving
+        from lmplay_tui.train import checkpointer
 
-        setattr(saving, "write_checkpoint", lambda *_, **__: time.sleep(600))  # noqa: B010  (a name that it imports)
+        setattr(checkpointer, "write_checkpoint", lambda *_, **__: time.sleep(600))  # noqa: B010  (a name that it imports)
         return trainer_main(LINE, "lmp_trainer")
 
     with Terminal(slow) as terminal:

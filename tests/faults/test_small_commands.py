@@ -8,8 +8,7 @@ from pathlib import Path
 
 from lmplay_tui.cli import main
 from lmplay_tui.commands.lines import Lines
-from lmplay_tui.run.folder import RunFolder
-from lmplay_tui.run.status import status_of
+from lmplay_tui.run.folder import RunFolder, status_of
 from tests.faults.forks import Child
 from tests.faults.terminals import until
 from tests.train.runs import stop_after, train, write_plan

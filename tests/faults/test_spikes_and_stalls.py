@@ -13,11 +13,11 @@ from lmplay_tui.run.events import (
     Stalled,
     StepDone,
 )
-from lmplay_tui.run.telling import told
-from lmplay_tui.train import loading, watching
+from lmplay_tui.run.sentences import told
+from lmplay_tui.train import dataloader, metrics
 from lmplay_tui.train.checkpoint import load_checkpoint
-from lmplay_tui.train.hosting import run_events
-from lmplay_tui.train.watching import Watch, robust_z
+from lmplay_tui.train.launch import run_events
+from lmplay_tui.train.metrics import Watch, robust_z
 from tests.train.runs import given, last, losses, write_plan
 
 
@@ -41,7 +41,7 @@ def test_a_spike_is_marked_once_with_its_rows():
     spike = said[3]
     assert (spike.stage, spike.loss, spike.first_row, spike.last_row) == ("a", 9.0, 596, 599)
     assert spike.usual_loss == pytest.approx(2.1, abs=0.1)
-    assert spike.z > watching.SPIKE_Z
+    assert spike.z > metrics.SPIKE_Z
     assert "rows 596 to 599 of stage a" in told(spike.record())[1]
 
 
@@ -78,9 +78,9 @@ def stuck_after(monkeypatch, batches: int) -> threading.Event:
 
 def test_data_that_stall_are_said_and_a_stop_does_not_wait_for_them(place, monkeypatch):
     plan = write_plan(place)
-    monkeypatch.setattr(watching, "LEAST_STALL_S", 0.3)
+    monkeypatch.setattr(metrics, "LEAST_STALL_S", 0.3)
     monkeypatch.setattr("lmplay_tui.data.prefetch._JOIN_S", 0.1)
-    monkeypatch.setattr("lmplay_tui.train.feed.LATE_S", 0.1)
+    monkeypatch.setattr("lmplay_tui.train.dataloader.LATE_S", 0.1)
     goes_on = stuck_after(monkeypatch, 3)
     controls, events, begun = Controls(), [], 0.0
     for event in run_events(given(training_plan=plan, model="m.lmp"), controls):
@@ -101,7 +101,7 @@ def test_data_that_stall_are_said_and_a_stop_does_not_wait_for_them(place, monke
 def test_a_stop_does_not_wait_for_a_silent_hub(place, monkeypatch):
     plan = write_plan(place)
     silent = threading.Event()
-    monkeypatch.setattr(loading, "open_stage", lambda *_, **__: silent.wait(600))
+    monkeypatch.setattr(dataloader, "open_stage", lambda *_, **__: silent.wait(600))
     controls, events = Controls(), []
     begun = time.monotonic()
     for event in run_events(given(training_plan=plan, model="m.lmp"), controls):

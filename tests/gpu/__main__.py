@@ -24,9 +24,9 @@ def main() -> int:
     arguments = parser.parse_args()
     asked = Asked(arguments.device, arguments.tiny)
     if arguments.alone:
-        from lmplay_tui import native
+        from lmplay_tui import process
 
-        native.prepare()  # as the commands do
+        process.prepare()  # as the commands do
         print(json.dumps(PARTS[arguments.part[0]][0](asked)), flush=True)
         return 0
     found = _found(arguments.device)

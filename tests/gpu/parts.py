@@ -34,7 +34,7 @@ def _trained(asked: Asked, folder: Path, steps: int, **options: Any) -> list[flo
     """
     from lmplay_tui.run.controls import Controls, Stop
     from lmplay_tui.run.events import CheckpointSaved, RunFailed, StepDone, Warned
-    from lmplay_tui.train.hosting import run_events
+    from lmplay_tui.train.launch import run_events
 
     plan = folder / "gpu.toml"
     plan.write_text(plan_text(SETTINGS[asked.setting], "pydocs"), encoding="utf-8")
@@ -58,7 +58,7 @@ def _trained(asked: Asked, folder: Path, steps: int, **options: Any) -> list[flo
 
 def check(asked: Asked) -> Rows:
     """The pre-flight, which trains, validates and saves as a run does."""
-    from lmplay_tui.train.checking import check_plan
+    from lmplay_tui.train.check import check_plan
 
     with tempfile.TemporaryDirectory() as folder:
         plan = Path(folder, "gpu.toml")

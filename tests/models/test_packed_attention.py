@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from lmplay_tui.models import gpt2ish, packed_attention
 from lmplay_tui.models.packed_attention import can_pack, is_right
-from tests.train.test_steps import CPU, gradients, model64, sample
+from tests.train.test_steps import CPU, gradients_of, model64, sample
 
 varlen = pytest.importorskip("torch.nn.attention.varlen", reason="torch 2.10 and later")
 
@@ -58,9 +58,9 @@ def test_a_gpus_kernel_is_called_as_its_torch_wants_it(monkeypatch, kernel) -> N
     monkeypatch.setattr(gpt2ish, "packed_attention", packed_attention._flash)
     model = model64()
     samples = [sample(1 + i % 3, 2 + 3 * i, seed=i) for i in range(7)]
-    padded, expected = gradients(model, samples, mini_batch_size=3)
+    padded, expected = gradients_of(model, samples, mini_batch_size=3)
     for width_multiple in (1, 16):
-        packed, got = gradients(model, samples, packed=True, mini_batch_size=3, width_multiple=width_multiple)
+        packed, got = gradients_of(model, samples, packed=True, mini_batch_size=3, width_multiple=width_multiple)
         assert packed.loss == pytest.approx(padded.loss, abs=1e-12)
         for name in expected:
             assert torch.allclose(expected[name], got[name], rtol=0, atol=1e-12), name

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from pydantic import TypeAdapter
 
 from lmplay_tui.options import TrainOptions
-from lmplay_tui.plan import keys
+from lmplay_tui.plan import tables
 
 HUGE = 10**400
 
@@ -21,7 +21,7 @@ class Break(NamedTuple):
 
 @cache
 def schema_of(kind: Any) -> dict[str, Any]:
-    """The JSON schema of a declaration: an option's name, or a type of `plan/keys.py`."""
+    """The JSON schema of a declaration: an option's name, or a type of `plan/tables.py`."""
     schema: dict[str, Any]
     if isinstance(kind, str):
         schema = TrainOptions.model_json_schema()["properties"][kind]
@@ -108,7 +108,7 @@ CONTROL = Break("control character", r'"a\u001b[31mb"', r'"a\u001b[31mb"', "must
 def word_breaks(kind: Any) -> Iterator[Break]:
     """`breaks`, and characters that a terminal would obey where foreign words are allowed."""
     yield from breaks(kind)
-    if kind == keys.TITLE:
+    if kind == tables.TITLE:
         yield CONTROL
         yield Break("direction", r'"a\u202eb"', r'"a\u202eb"', "must be text without control characters")
         yield Break("half a pair", "", r'"\ud800"', "must be text, got")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lmplay_tui.plan.extending import extend_plan
+from lmplay_tui.plan.editing import extend_plan
 from lmplay_tui.plan.reading import parse_plan
 
 TABLES = '# why\n[stages.a]\ndataset = "pydocs"\n[stages.b]\ndataset = "pydocs"  # mine\nepochs = 0.5\n'

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lmplay_tui.plan.positions import locate
+from lmplay_tui.plan.problems import locate
 from lmplay_tui.plan.reading import PlanError, parse_plan, read_plan
 
 GOOD = '[stages.s]\ndataset = "pydocs"\n'

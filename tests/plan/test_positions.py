@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmplay_tui.plan.positions import MAX_DEPTH, locate
+from lmplay_tui.plan.problems import MAX_DEPTH, locate
 
 TOML = '''
 # comment [not.a.table]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lmplay_tui.plan.reading import parse_plan, read_plan, shipped_plans
 from lmplay_tui.plan.schema import Plan
-from lmplay_tui.plan.writing import plan_text
+from lmplay_tui.plan.tables import plan_text
 from tests.plan.strategies import documents, lmplay_documents
 
 FAST = settings(max_examples=60, suppress_health_check=list(HealthCheck))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lmplay_tui.run.curves import Curve
+from lmplay_tui.run.charts import Curve
 from lmplay_tui.run.statistics import RunStatistics
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmplay_tui.run.alignment import Piece, align, num_edits
+from lmplay_tui.ui.widgets.predictions import AlignedPiece, align, num_edits
 
 few_words = st.lists(st.sampled_from(["the", "cat", "sat", "on", "a", "a.", "é", "日本", "-1"]), max_size=14)
 sentences = few_words.map(" ".join) | st.text(max_size=60)
@@ -40,16 +40,19 @@ def test_a_pieces_name_is_what_it_holds(prediction: str, truth: str) -> None:
     ("prediction", "truth", "expected"),
     [
         ("", "", []),
-        ("the cat", "the cat", [Piece("equal", ("the", "cat"), ("the", "cat"))]),
+        ("the cat", "the cat", [AlignedPiece("equal", ("the", "cat"), ("the", "cat"))]),
         ("the dog sat", "the cat sat", [
-            Piece("equal", ("the",), ("the",)), Piece("replace", ("dog",), ("cat",)),
-            Piece("equal", ("sat",), ("sat",)),
+            AlignedPiece("equal", ("the",), ("the",)), AlignedPiece("replace", ("dog",), ("cat",)),
+            AlignedPiece("equal", ("sat",), ("sat",)),
         ]),
         ("the sat", "the cat sat", [
-            Piece("equal", ("the",), ("the",)), Piece("insert", (), ("cat",)), Piece("equal", ("sat",), ("sat",)),
+            AlignedPiece("equal", ("the",), ("the",)), AlignedPiece("insert", (), ("cat",)),
+            AlignedPiece("equal", ("sat",), ("sat",)),
         ]),
-        ("so the cat", "the cat", [Piece("delete", ("so",), ()), Piece("equal", ("the", "cat"), ("the", "cat"))]),
+        ("so the cat", "the cat", [
+            AlignedPiece("delete", ("so",), ()), AlignedPiece("equal", ("the", "cat"), ("the", "cat")),
+        ]),
     ],
 )  # fmt: skip
-def test_examples(prediction: str, truth: str, expected: list[Piece]) -> None:
+def test_examples(prediction: str, truth: str, expected: list[AlignedPiece]) -> None:
     assert align(prediction, truth) == expected

@@ -7,10 +7,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmplay_tui.run.axes import AXES, At
-from lmplay_tui.run.history import MAX_METRICS, History
-from lmplay_tui.run.reducing import in_bins, smoothed, smoothed_at, to_columns
-from lmplay_tui.run.series import BUCKETS, RECENT, Points, Series
+from lmplay_tui.run.history import (
+    AXES,
+    BUCKETS,
+    MAX_METRICS,
+    RECENT,
+    At,
+    History,
+    Points,
+    Series,
+    in_bins,
+    smoothed,
+    smoothed_at,
+    to_columns,
+)
 
 
 def filled(values: np.ndarray, start: int = 1) -> Series:

@@ -12,13 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmplay_tui.run import metric_columns, metric_rows
-from lmplay_tui.run.axes import At
+from lmplay_tui.run import metric_rows
 from lmplay_tui.run.events import RunStarted, StageInfo
 from lmplay_tui.run.folder import RunFolder
+from lmplay_tui.run.history import RECENT, At, Series
 from lmplay_tui.run.journal import Tail, encode
 from lmplay_tui.run.metric_rows import MetricRows, MetricsTail
-from lmplay_tui.run.series import RECENT, Series
 from lmplay_tui.run.view import RunView
 from lmplay_tui.ui.session import LiveSource
 from tests.train.conftest import _one_thread, place  # noqa: F401  (fixtures)
@@ -33,7 +32,7 @@ def short_stretches() -> Iterator[None]:
     """Columns for some lines already, and lines alone below that."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(metric_rows, "FROM_BYTES", 1)
-        patch.setattr(metric_columns, "AT_LEAST_BYTES", 600)
+        patch.setattr(metric_rows, "AT_LEAST_BYTES", 600)
         yield
 
 

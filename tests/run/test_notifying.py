@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from lmplay_tui.run import notifying
+from lmplay_tui.run import notify
 from lmplay_tui.run.events import Event, LossSpiked, RunDone, RunFailed, RunStopped, StageDone, Stalled, Warned
-from lmplay_tui.run.notifying import Notifier, post
+from lmplay_tui.run.notify import Notifier, post
 
 pytestmark = pytest.mark.enable_socket  # the server is in this process, on 127.0.0.1
 
@@ -151,8 +151,8 @@ def test_a_failure_is_told_once_without_the_address(server: Server, wrong: Calla
 
 
 def test_a_silent_server_holds_nothing_up(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(notifying, "ANSWER_WITHIN_S", 0.3)
-    monkeypatch.setattr(notifying, "LAST_WORDS_S", 0.2)
+    monkeypatch.setattr(notify, "ANSWER_WITHIN_S", 0.3)
+    monkeypatch.setattr(notify, "LAST_WORDS_S", 0.2)
     server.holds.clear()
     notifier = Notifier(server.url, "r")
     begun = time.monotonic()
@@ -166,19 +166,19 @@ def test_a_silent_server_holds_nothing_up(server: Server, monkeypatch: pytest.Mo
 
 
 def test_the_end_of_a_run_waits_for_no_answer_for_long(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(notifying, "LAST_WORDS_S", 0.2)
+    monkeypatch.setattr(notify, "LAST_WORDS_S", 0.2)
     server.holds.clear()
     notifier = Notifier(server.url, "r")
     notifier.hear(RunDone(1, "m.lmp", 1.0))
     begun = time.monotonic()
     notifier.close()
-    assert time.monotonic() - begun < notifying.ANSWER_WITHIN_S / 2
+    assert time.monotonic() - begun < notify.ANSWER_WITHIN_S / 2
     complaint = notifier.complaint()
     assert complaint is not None and "longer than the end of the run waits" in complaint.message
 
 
 def test_an_answer_that_does_not_come_is_called_so(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(notifying, "ANSWER_WITHIN_S", 0.2)
+    monkeypatch.setattr(notify, "ANSWER_WITHIN_S", 0.2)
     server.holds.clear()
     assert post(server.url, "t", "b", urgent=False) == "127.0.0.1: no answer in 0 s"
 
@@ -187,7 +187,7 @@ def test_warnings_are_not_a_flood(server: Server, monkeypatch: pytest.MonkeyPatc
     notifier = Notifier(server.url, "r")
     for _ in range(5):
         notifier.hear(SPIKE)
-    monkeypatch.setattr(notifying, "WARNINGS_EVERY_S", 0.0)
+    monkeypatch.setattr(notify, "WARNINGS_EVERY_S", 0.0)
     notifier.hear(SPIKE)
     notifier.close()
     assert len(server.posts) == 2

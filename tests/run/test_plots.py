@@ -12,11 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmplay_tui.errors import UserError
-from lmplay_tui.run.charts import PlotOptions, difference_chart, level_chart, tokens_text
-from lmplay_tui.run.curves import load_curves, smoothed, statistics_in
-from lmplay_tui.run.own_pictures import curves_of, write_pngs
-from lmplay_tui.run.plots import COLOURS, STYLES, draw_combined, draw_own, spread
-from lmplay_tui.run.statistics_files import StatisticsFile, write_statistics
+from lmplay_tui.run.charts import (
+    PlotOptions,
+    difference_chart,
+    level_chart,
+    load_curves,
+    smoothed,
+    statistics_in,
+    tokens_text,
+)
+from lmplay_tui.run.plots import COLOURS, STYLES, curves_of, draw_combined, draw_own, spread, write_pngs
+from lmplay_tui.run.statistics import StatisticsFile, write_statistics
 from lmplay_tui.run.terminal_plots import terminal_chart
 from tests.run.recorded_runs import curve, falling, record_run
 

@@ -8,8 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmplay_tui.errors import UserError
-from lmplay_tui.run.statistics import AVERAGED, MAX_POINTS, RunStatistics, Series
-from lmplay_tui.run.statistics_files import COLUMNS, read_statistics, statistics_path
+from lmplay_tui.run.statistics import (
+    AVERAGED,
+    COLUMNS,
+    MAX_POINTS,
+    RunStatistics,
+    Series,
+    read_statistics,
+    statistics_path,
+)
 
 losses = st.floats(0, 50, allow_nan=False) | st.sampled_from([math.inf, math.nan])
 updates = st.tuples(

@@ -12,7 +12,7 @@ from lmplay_tui.options import TrainOptions
 from lmplay_tui.run.controls import Command, Controls, Stop
 from lmplay_tui.run.events import Answered, Event, RunStopped, StepDone
 from lmplay_tui.train.checkpoint import load_checkpoint
-from lmplay_tui.train.hosting import run_events
+from lmplay_tui.train.launch import run_events
 
 Kind = TypeVar("Kind", bound=Event)
 

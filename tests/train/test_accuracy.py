@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmplay_tui.train.accuracy import fast_word_accuracy, word_accuracy
+from lmplay_tui.train.evaluation import fast_word_accuracy, word_accuracy
 
 few_words = st.lists(st.sampled_from(["the", "cat", "sat", "on", "a", "a.", "é", "日本", "-1", "0"]), max_size=14)
 sentences = few_words.map(" ".join) | st.text(max_size=60)

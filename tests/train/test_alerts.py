@@ -13,15 +13,14 @@ from lmplay_tui.commands.train import main
 from lmplay_tui.errors import UserError
 from lmplay_tui.options import flag
 from lmplay_tui.plan.reading import parse_plan
-from lmplay_tui.run import notifying, on_done
+from lmplay_tui.run import notify
 from lmplay_tui.run.controls import Controls, HandOver, Pause, Stop
 from lmplay_tui.run.events import HandedOver, LogLine, RunDone, RunFailed, RunStopped, StepDone, Warned
 from lmplay_tui.run.folder import RunFolder
-from lmplay_tui.train import hosting
+from lmplay_tui.train import launch
 from lmplay_tui.train.checkpoint import load_checkpoint
-from lmplay_tui.train.handing_over import command_of
-from lmplay_tui.train.hosting import run_events
-from lmplay_tui.train.time_limit import SPENT, TimeLimit
+from lmplay_tui.train.handoff import SPENT, TimeLimit, command_of
+from lmplay_tui.train.launch import run_events
 from tests.train.runs import PLAN, given, last, losses, stop_after, train, write_plan
 
 FACTS = (
@@ -76,7 +75,7 @@ def test_a_command_that_fails_is_one_warning(place, command, said):
 
 
 def test_a_command_that_takes_long_is_left_alone(place, monkeypatch):
-    monkeypatch.setattr(on_done, "WAIT_S", 0.3)
+    monkeypatch.setattr(notify, "WAIT_S", 0.3)
     command = "sleep 2; echo late >> late.txt"
     events = stop_after(1, training_plan=write_plan(place), model="m.lmp", on_done=command)
     said = [event.message for event in events if isinstance(event, LogLine)]
@@ -106,7 +105,7 @@ def test_handing_over_leaves_it_to_the_process_that_goes_on(place, monkeypatch):
         started.append({"words": command_of(run, given, resumes=resumes), "spent_s": spent_s})
         return 4711
 
-    monkeypatch.setattr(hosting, "start_process", start)
+    monkeypatch.setattr(launch, "start_process", start)
     controls, events = Controls(), []
     options = {"on_done": "echo ran >> ran.txt", "max_hours": 5.0}
     for event in run_events(given(training_plan=write_plan(place), model="m.lmp", **options), controls):
@@ -146,7 +145,7 @@ def test_the_address_for_messages_is_written_nowhere(place, monkeypatch, capsys)
         posts.append((title, text))
         return "127.0.0.1 answered with 500"
 
-    monkeypatch.setattr(notifying, "post", post)
+    monkeypatch.setattr(notify, "post", post)
     plan = write_plan(place)
     options = {"notify_url": "http://127.0.0.1:1/s3cret-topic"}
     events = stop_after(2, training_plan=plan, model="m.lmp", verbose=True, **options)

@@ -8,9 +8,9 @@ from lmplay_tui.run.controls import Controls
 from lmplay_tui.run.events import Answered, Predicted, RunDone, RunFailed, RunStopped, StepDone, Validated, Warned
 from lmplay_tui.text import one_line
 from lmplay_tui.train import evaluation
+from lmplay_tui.train.control import Obeyer
 from lmplay_tui.train.evaluation import Evaluator
-from lmplay_tui.train.hosting import run_events
-from lmplay_tui.train.obeying import Obeyer
+from lmplay_tui.train.launch import run_events
 from tests.train.runs import PLAN, ask_at, given, last, of, train, write_plan
 
 QUIET = PLAN.replace("validation_interval = 5", "validation_interval = 100000")

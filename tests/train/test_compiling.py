@@ -7,10 +7,9 @@ import torch
 
 from lmplay_tui.options import TrainOptions
 from lmplay_tui.run.events import ActivityChanged, Event, LogLine, RunDone, RunStarted, RunStopped, StepDone, Warned
-from lmplay_tui.train import compiling, processor, stepping, trainer
-from lmplay_tui.train.compiling import Compilation
-from lmplay_tui.train.device import choose_precision
-from lmplay_tui.train.processor import has_fast_bfloat16
+from lmplay_tui.train import compile, device, train_step, trainer
+from lmplay_tui.train.compile import Compilation
+from lmplay_tui.train.device import choose_precision, has_fast_bfloat16
 from tests.train.runs import differences, last, losses, state_of, stop_after, train, write_plan
 
 # What torch's compiler warns of in its own code.
@@ -25,7 +24,7 @@ def untouched(function: Any, **_: Any) -> Any:
 def test_rehearsing_changes_no_bit(place, monkeypatch):
     plan = write_plan(place)
     plain = train(training_plan=plan, model="plain/m.lmp", out_dir="plain", mini_batch_size=1)
-    monkeypatch.setattr(compiling, "traced_softmax_gradient", compiling.softmax_gradient)
+    monkeypatch.setattr(compile, "traced_softmax_gradient", compile.softmax_gradient)
     monkeypatch.setattr(torch, "compile", untouched)
     options = {"model": "compiled/m.lmp", "out_dir": "compiled", "mini_batch_size": 1}
     compiled = train(training_plan=plan, compile_model=True, **options)
@@ -66,7 +65,7 @@ def test_a_compiler_that_fails_costs_a_line(place, monkeypatch):
 def positions(monkeypatch, **options: Any) -> tuple[list[Event], int]:
     """A run's events, and how many positions its steps have computed, padding included."""
     computed: list[int] = []
-    real = getattr(stepping, "accumulate_gradients")  # noqa: B009  (a name that it imports)
+    real = getattr(train_step, "accumulate_gradients")  # noqa: B009  (a name that it imports)
 
     def counted(*args: Any, **kwargs: Any) -> Any:
         result = real(*args, **kwargs)
@@ -74,7 +73,7 @@ def positions(monkeypatch, **options: Any) -> tuple[list[Event], int]:
         return result
 
     with monkeypatch.context() as patch:
-        patch.setattr(stepping, "accumulate_gradients", counted)
+        patch.setattr(train_step, "accumulate_gradients", counted)
         return train(mini_batch_size=4, **options), sum(computed)
 
 
@@ -177,13 +176,13 @@ def test_products_go_to_onednn_only_where_they_stay_exact(monkeypatch, capabilit
     switch = Switch()
     monkeypatch.setattr(torch.backends.mkldnn, "matmul", switch, raising=False)  # torch 2.6 has none
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    monkeypatch.setattr(processor, "_is_intel", lambda: intel)
-    monkeypatch.setattr(processor, "_error_of_products", lambda: 1e-5 if switch.fp32_precision == "none" else coarse)
-    processor.use_fast_products.cache_clear()
+    monkeypatch.setattr(device, "_is_intel", lambda: intel)
+    monkeypatch.setattr(device, "_error_of_products", lambda: 1e-5 if switch.fp32_precision == "none" else coarse)
+    device.use_fast_products.cache_clear()
     try:
-        assert processor.use_fast_products() is used
+        assert device.use_fast_products() is used
     finally:
-        processor.use_fast_products.cache_clear()
+        device.use_fast_products.cache_clear()
     assert switch.fp32_precision == ("bf16" if used else "none")
 
 

@@ -9,8 +9,8 @@ import torch
 from lmplay_tui.models.generation import Reading
 from lmplay_tui.models.registry import build_model, load_experiment
 from lmplay_tui.run.events import Warned
+from lmplay_tui.train.check import describe_run
 from lmplay_tui.train.checkpoint import load_checkpoint
-from lmplay_tui.train.describing import describe_run
 from lmplay_tui.train.device import Precision
 from lmplay_tui.train.model_body import choose_ways
 from tests.train.runs import given, losses, of, stop_after, write_plan

@@ -9,7 +9,7 @@ import pytest
 
 from lmplay_tui.errors import EXIT_TRAINING, EXIT_USAGE
 from lmplay_tui.run.events import RunFailed
-from lmplay_tui.train import hosting
+from lmplay_tui.train import launch
 from tests.train.runs import last, train, write_plan
 
 KINDS = [
@@ -17,12 +17,12 @@ KINDS = [
     (errno.ESTALE, EXIT_TRAINING), (errno.EACCES, EXIT_USAGE), (errno.ENOTDIR, EXIT_USAGE),
 ]  # fmt: skip
 PLACES = {
-    "set aside": (hosting, "set_aside", {"reset_history": True}),
+    "set aside": (launch, "set_aside", {"reset_history": True}),
     "moved": (shutil, "move", {"reset_history": True}),
     "the run's folder": (Path, "mkdir", {}),
-    "the checkpoint": (hosting, "read_start", {}),
-    "the model": (hosting, "build_trainer", {}),
-    "the plan": (hosting, "choose_run", {}),
+    "the checkpoint": (launch, "read_start", {}),
+    "the model": (launch, "build_trainer", {}),
+    "the plan": (launch, "choose_run", {}),
 }
 
 

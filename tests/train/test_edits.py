@@ -19,7 +19,7 @@ from lmplay_tui.run.events import (
     Validated,
     Warned,
 )
-from lmplay_tui.train.hosting import run_events
+from lmplay_tui.train.launch import run_events
 from tests.train.runs import TINY, of, train, write_plan
 from tests.train.runs import given as given_on_line
 

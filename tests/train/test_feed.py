@@ -14,7 +14,7 @@ from lmplay_tui.data.reader import ReaderProcess
 from lmplay_tui.data.table import Rows
 from lmplay_tui.errors import DataError
 from lmplay_tui.run.events import Event, LogLine, RunDone, RunFailed, RunStopped, StepDone, Warned
-from lmplay_tui.train import feed
+from lmplay_tui.train import dataloader
 from tests.train.runs import TINY, differences, last, losses, state_of, statistics_of, stop_after, train, write_plan
 
 pytestmark = pytest.mark.timeout(600)  # some seconds on a machine that does nothing else
@@ -50,7 +50,8 @@ def slow(undisturbed: tuple[list, dict, dict], monkeypatch: pytest.MonkeyPatch) 
 
     However long a step takes on a busy machine: a row comes only after somebody has begun to wait for a batch.
     """
-    items, begin, start, ready = Rows.items, feed.Feed.__init__, feed.Feed._start_process, feed.Feed.ready
+    feed = dataloader.Feed
+    items, begin, start, ready = Rows.items, feed.__init__, feed._start_process, feed.ready
     is_slow, is_waited_for = threading.Event(), threading.Event()
 
     def slowly(self: Rows, row: int):
@@ -61,7 +62,7 @@ def slow(undisturbed: tuple[list, dict, dict], monkeypatch: pytest.MonkeyPatch) 
                 time.sleep(0.02)  # what a slow disk takes: far more than 1 % of a step of milliseconds
         return items(self, row)
 
-    def and_say_so(self: feed.Feed, seconds: float) -> bool:
+    def and_say_so(self: dataloader.Feed, seconds: float) -> bool:
         if ready(self, 0):
             return True
         is_waited_for.set()
@@ -70,22 +71,22 @@ def slow(undisturbed: tuple[list, dict, dict], monkeypatch: pytest.MonkeyPatch) 
         finally:
             is_waited_for.clear()
 
-    def and_be_slow(self: feed.Feed, *arguments: Any) -> None:
+    def and_be_slow(self: dataloader.Feed, *arguments: Any) -> None:
         is_slow.set()  # not before: opening the data reads rows too
         begin(self, *arguments)
 
-    def and_wait(self: feed.Feed, job: reader.Job) -> None:
+    def and_wait(self: dataloader.Feed, job: reader.Job) -> None:
         start(self, job)  # a run of seconds would be over before the process has opened anything
         assert self._messages is None or self._messages.ready(STARTS_WITHIN_S)
         is_slow.clear()
 
     monkeypatch.setattr(Rows, "items", slowly)
-    monkeypatch.setattr(feed, "WINDOW_S", 0.01)
-    monkeypatch.setattr(feed, "WINDOW_STEPS", 3)
-    monkeypatch.setattr(feed, "LATE_S", STARTS_WITHIN_S)  # that a batch is late is not what is asked here
-    monkeypatch.setattr(feed.Feed, "ready", and_say_so)
-    monkeypatch.setattr(feed.Feed, "__init__", and_be_slow)
-    monkeypatch.setattr(feed.Feed, "_start_process", and_wait)
+    monkeypatch.setattr(dataloader, "WINDOW_S", 0.01)
+    monkeypatch.setattr(dataloader, "WINDOW_STEPS", 3)
+    monkeypatch.setattr(dataloader, "LATE_S", STARTS_WITHIN_S)  # that a batch is late is not what is asked here
+    monkeypatch.setattr(dataloader.Feed, "ready", and_say_so)
+    monkeypatch.setattr(dataloader.Feed, "__init__", and_be_slow)
+    monkeypatch.setattr(dataloader.Feed, "_start_process", and_wait)
 
 
 @pytest.fixture
@@ -98,7 +99,7 @@ def pids(monkeypatch: pytest.MonkeyPatch) -> list[int]:
             super().__init__(job)
             started.append(self.pid)
 
-    monkeypatch.setattr(feed, "ReaderProcess", Noted)
+    monkeypatch.setattr(dataloader, "ReaderProcess", Noted)
     return started
 
 
@@ -153,13 +154,13 @@ def test_a_run_stopped_under_it_resumes_exactly(place, undisturbed, pids) -> Non
 @pytest.mark.usefixtures("slow")
 def test_where_the_process_is_killed_the_thread_goes_on(place, undisturbed, pids, monkeypatch) -> None:
     whole, state, _ = undisturbed
-    go_on = feed.Feed._go_on_in_process
+    go_on = dataloader.Feed._go_on_in_process
 
     def and_die(self, messages) -> None:
         go_on(self, messages)
         os.kill(pids[0], signal.SIGKILL)
 
-    monkeypatch.setattr(feed.Feed, "_go_on_in_process", and_die)
+    monkeypatch.setattr(dataloader.Feed, "_go_on_in_process", and_die)
     events = train(training_plan="plan.toml", model="slow/m.lmp", out_dir="slow")
     warned = [e.message for e in events if isinstance(e, Warned) and e.message.startswith("data reader")]
     assert len(warned) == 1
@@ -173,7 +174,7 @@ def other_rows(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (place / "pairs.jsonl").write_text('{"prompt": "New?", "truth": "Yes."}\n' * 20, encoding="utf-8")
         return ReaderProcess(job)
 
-    monkeypatch.setattr(feed, "ReaderProcess", after_a_change)
+    monkeypatch.setattr(dataloader, "ReaderProcess", after_a_change)
 
 
 def nothing_starts(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,9 +223,9 @@ def test_a_damaged_row_ends_the_run_as_it_does_in_a_thread(place, undisturbed, p
 
 
 def test_steps_that_do_not_wait_get_no_process(undisturbed, pids, monkeypatch) -> None:
-    monkeypatch.setattr(feed, "WINDOW_S", 0.0)
-    monkeypatch.setattr(feed, "WINDOW_STEPS", 3)
-    monkeypatch.setattr(feed, "MOST_WAITING", 1.0)
+    monkeypatch.setattr(dataloader, "WINDOW_S", 0.0)
+    monkeypatch.setattr(dataloader, "WINDOW_STEPS", 3)
+    monkeypatch.setattr(dataloader, "MOST_WAITING", 1.0)
     events = train(training_plan="plan.toml", model="m.lmp")
     assert losses(events) == undisturbed[0]
     assert not pids and not said(events)

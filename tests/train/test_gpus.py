@@ -20,16 +20,15 @@ from lmplay_tui.models.gpt2ish import GPT2ish
 from lmplay_tui.options import TrainOptions
 from lmplay_tui.run.events import CheckpointSaved, RunDone, Warned
 from lmplay_tui.run.folder import RunFolder
-from lmplay_tui.train import mini_batches, saves, step_clock, steps
-from lmplay_tui.train.checking import check_plan
+from lmplay_tui.train import checkpointer, collate, gradients
+from lmplay_tui.train.check import check_plan
 from lmplay_tui.train.checkpoint import devices_of
+from lmplay_tui.train.checkpointer import Saver, SaveRequest
+from lmplay_tui.train.collate import pack
 from lmplay_tui.train.device import choose_device, choose_precision
-from lmplay_tui.train.mini_batches import pack
+from lmplay_tui.train.gradients import StepClock, StepResult, accumulate_gradients, apply_update
 from lmplay_tui.train.model_body import body_of
 from lmplay_tui.train.optim import build_optimizer
-from lmplay_tui.train.saving import Saver, SaveRequest
-from lmplay_tui.train.step_clock import StepClock
-from lmplay_tui.train.steps import StepResult, accumulate_gradients, apply_update
 from tests.train.runs import PLAN, last, train, write_plan
 from tests.train.test_steps import CPU, VOCAB, sample, step_settings
 
@@ -89,7 +88,7 @@ def test_the_clock_marks_the_queue_of_its_own_gpu(border, monkeypatch):
     monkeypatch.setattr(torch._C, "_cuda_getCurrentStream", lambda index: asked.append(index) or (0, index, 1),
                         raising=False)  # fmt: skip
     # The classes are made in C: without CUDA they are dummies that cannot be had.
-    monkeypatch.setattr(step_clock.torch.cuda.streams, "Stream", SimpleNamespace)
+    monkeypatch.setattr(gradients.torch.cuda.streams, "Stream", SimpleNamespace)
     monkeypatch.setattr("torch.cuda.Stream", SimpleNamespace)
     monkeypatch.setattr("torch.cuda.Event", lambda enable_timing: _Queue())
     clock = StepClock(SECOND)
@@ -102,7 +101,7 @@ def test_the_clock_marks_the_queue_of_its_own_gpu(border, monkeypatch):
 def test_on_mps_no_wait_is_the_optimizers(monkeypatch):
     how = step_settings(1)
     now = iter([0.0, 0.0, 1.0, 3.0, 3.0, 103.0, 104.0])
-    monkeypatch.setattr(step_clock, "time", SimpleNamespace(perf_counter=lambda: next(now)))
+    monkeypatch.setattr(gradients, "time", SimpleNamespace(perf_counter=lambda: next(now)))
     how.clock = clock = StepClock(torch.device("mps"))
     clock.mark()
     clock.mark("forward")
@@ -137,7 +136,7 @@ def test_no_save_fails_by_what_its_device_is_called(name, tmp_path: Path):
 
 @pytest.mark.parametrize("name", ["cuda", "cuda:1"])
 def test_a_run_whose_saver_is_told_a_gpu_saves(place: Path, monkeypatch, name):
-    monkeypatch.setattr(saves, "Saver", lambda run, folder, device: Saver(run, folder, torch.device(name)))
+    monkeypatch.setattr(checkpointer, "Saver", lambda run, folder, device: Saver(run, folder, torch.device(name)))
     plan = write_plan(place, PLAN.replace("validation_interval = 5\n", "save_interval = 1\n"))
     events = train(training_plan=plan, model="m.lmp")
     assert isinstance(last(events), RunDone), last(events)
@@ -225,14 +224,14 @@ def test_a_step_waits_nowhere_but_for_its_numbers(monkeypatch, way, optimizer, s
         scaler=Scaler() if scaled else None,
     )  # fmt: skip
     # Where to the predictions go, and the one wait: both are of the device's own kind.
-    monkeypatch.setattr(steps, "_to_processor", lambda tensor: tensor)
+    monkeypatch.setattr(gradients, "_to_processor", lambda tensor: tensor)
     waited: list[torch.device] = []
 
     def wait(result, norm) -> None:
         waited.append(torch.stack((result.loss_on_device, norm.to(how.exact))).device)
         result.loss, result.grad_norm = 1.0, 1.0
 
-    monkeypatch.setattr(steps, "_wait_for_numbers", wait)
+    monkeypatch.setattr(gradients, "_wait_for_numbers", wait)
     trunk = model.trunk if asked["packed"] else None
     built = build_optimizer(optimizer, model, lr=0.1, weight_decay=0.01, device_type="meta")
     for _ in range(2):  # optimizers do more at their first step
@@ -271,7 +270,7 @@ def test_where_nothing_has_numbers_each_read_raises():
 @pytest.mark.parametrize("packed", [False, True])
 def test_one_copy_takes_a_mini_batch_to_a_gpu(packed):
     samples = [sample(2, 5), sample(3, 9)]
-    make = partial(pack if packed else mini_batches.collate, samples, include_prompts=False)
+    make = partial(pack if packed else collate.collate, samples, include_prompts=False)
     there, here = make(device=META), make(device=CPU)
     names = [field.name for field in dataclasses.fields(here) if isinstance(getattr(here, field.name), torch.Tensor)]
     assert len(names) == (5 if packed else 3)
@@ -287,7 +286,7 @@ def test_arrays_side_by_side_keep_their_numbers(monkeypatch):
     arrays = [np.arange(3, dtype=np.int32), np.arange(5), np.arange(0), np.arange(7) - 3]
     like_a_gpu: Any = SimpleNamespace(type="a GPU")
     monkeypatch.setattr(torch.Tensor, "to", lambda self, *_, **__: self)
-    for array, tensor in zip(arrays, mini_batches._on(like_a_gpu, *arrays), strict=True):
+    for array, tensor in zip(arrays, collate._on(like_a_gpu, *arrays), strict=True):
         assert tensor.tolist() == array.tolist() and tensor.dtype == torch.from_numpy(array).dtype
 
 

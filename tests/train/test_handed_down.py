@@ -9,8 +9,7 @@ import pytest
 
 from lmplay_tui.errors import TrainingError
 from lmplay_tui.run import controls as asked
-from lmplay_tui.run.control_files import ControlFiles, leave_command
-from lmplay_tui.run.controls import Controls
+from lmplay_tui.run.controls import ControlFiles, Controls, leave_command
 from lmplay_tui.run.events import (
     Answered,
     CheckpointSaved,
@@ -22,10 +21,10 @@ from lmplay_tui.run.events import (
     Warned,
 )
 from lmplay_tui.run.folder import LOCK_FROM, RunFolder, taken
-from lmplay_tui.run.notifying import NOTIFY_URL, Notifier
-from lmplay_tui.train import detaching, handing_over, hosting
-from lmplay_tui.train.handing_over import command_of
-from lmplay_tui.train.hosting import run_events
+from lmplay_tui.run.notify import NOTIFY_URL, Notifier
+from lmplay_tui.train import handoff, launch
+from lmplay_tui.train.handoff import command_of
+from lmplay_tui.train.launch import run_events
 from tests.train.runs import given, last, progress_of, stop_after, train, write_plan
 
 
@@ -38,7 +37,7 @@ def handed_over(monkeypatch, *commands: asked.Command, after: int, **options) ->
         started.append({"words": command_of(run, line, resumes=resumes), "left": left})
         return 4711
 
-    monkeypatch.setattr(hosting, "start_process", start)
+    monkeypatch.setattr(launch, "start_process", start)
     controls, events = Controls(), []
     for event in run_events(given(**options), controls):
         events.append(event)
@@ -66,7 +65,7 @@ def test_what_nobody_has_obeyed_yet_is_handed_down(place):
     run.create()
     for command in (asked.HandOver(), asked.Pause(), asked.SetLearningRate(factor=0.5, id="17-from-a-file")):
         controls.send(command)
-    events = list(handing_over.hand_over(run, 2, controls, lambda: 4711))
+    events = list(handoff.hand_over(run, 2, controls, lambda: 4711))
     assert [type(event).__name__ for event in events] == ["HandedOver"]
     left = {type(command).__name__: command for command in ControlFiles(run)()}
     assert left.keys() == {"Pause", "SetLearningRate"}
@@ -84,8 +83,8 @@ def test_what_cannot_be_handed_down_keeps_the_run_here(place, monkeypatch):
     def refuse(run, command):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(handing_over, "leave_command", refuse)
-    monkeypatch.setattr(hosting, "start_process", lambda *_, **__: pytest.fail("a process was started"))
+    monkeypatch.setattr(handoff, "leave_command", refuse)
+    monkeypatch.setattr(launch, "start_process", lambda *_, **__: pytest.fail("a process was started"))
     controls, events = Controls(), []
     for event in run_events(given(training_plan=write_plan(place), model="m.lmp"), controls):
         events.append(event)
@@ -125,8 +124,8 @@ def test_what_cannot_be_handed_down_is_still_to_be_done_here(place, monkeypatch)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return leave_command(run, command)
 
-    monkeypatch.setattr(handing_over, "leave_command", leave)
-    events = list(handing_over.hand_over(run, 2, controls, lambda: pytest.fail("a process was started")))
+    monkeypatch.setattr(handoff, "leave_command", leave)
+    events = list(handoff.hand_over(run, 2, controls, lambda: pytest.fail("a process was started")))
     assert [(e.id, e.ok) for e in events if isinstance(e, Answered)] == [("h", False)]
     assert not controls.wants_stop()
     assert sorted(command.id for command in controls.decide(2)) == ["1", "2", "3"]
@@ -138,7 +137,7 @@ def test_where_no_process_could_be_started_what_was_left_for_it_is_found_here(pl
         raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
     run, controls = waiting(place)
-    events = list(handing_over.hand_over(run, 2, controls, start))
+    events = list(handoff.hand_over(run, 2, controls, start))
     assert [(e.id, e.ok) for e in events if isinstance(e, Answered)] == [("h", False)]
     assert [command.id for command in controls.decide(2)] == ["1", "2", "3"]
     assert not controls.decide(2)
@@ -169,9 +168,9 @@ def test_a_detached_start_finds_no_command_that_was_meant_for_another(place, mon
         found.append([path.name for path in run.control.iterdir()])
         raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
-    monkeypatch.setattr(detaching, "start_process", start)
+    monkeypatch.setattr(launch, "start_process", start)
     with pytest.raises(TrainingError):
-        detaching.start_detached(given(training_plan=write_plan(place), model="m.lmp"))
+        launch.start_detached(given(training_plan=write_plan(place), model="m.lmp"))
     assert found == [[]]
 
 
@@ -195,7 +194,7 @@ def addresses(monkeypatch) -> list[str | None]:
             heard.append(address)
             super().__init__(None, name)
 
-    monkeypatch.setattr(hosting, "Notifier", Heard)
+    monkeypatch.setattr(launch, "Notifier", Heard)
     return heard
 
 
@@ -221,9 +220,9 @@ def test_the_address_for_messages_reaches_the_process_that_goes_on(place, monkey
         begun.append((words, how["env"]))
         return SimpleNamespace(pid=4711, returncode=None)
 
-    monkeypatch.setattr(handing_over.subprocess, "Popen", start)
+    monkeypatch.setattr(handoff.subprocess, "Popen", start)
     given_here = given(training_plan=write_plan(place), model="m.lmp", notify_url=url)
-    assert handing_over.start_process(run, given_here, lock, resumes=resumes) == 4711
+    assert handoff.start_process(run, given_here, lock, resumes=resumes) == 4711
     [(words, environment)] = begun
     assert not [word for word in words if "s3cret" in word or "notify" in word]
     assert environment[NOTIFY_URL] == url

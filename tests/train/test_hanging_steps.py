@@ -11,11 +11,11 @@ from lmplay_tui.run.controls import Controls
 from lmplay_tui.run.events import ActivityChanged, Event, RunDone, Stalled, StepDone
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.run.journal import read_journal
-from lmplay_tui.run.telling import told
-from lmplay_tui.train import stepping, watching
-from lmplay_tui.train.hosting import run_events
-from lmplay_tui.train.steps import StopRequested
-from lmplay_tui.train.watching import Hanging, Watch
+from lmplay_tui.run.sentences import told
+from lmplay_tui.train import metrics, train_step
+from lmplay_tui.train.gradients import StopRequested
+from lmplay_tui.train.launch import run_events
+from lmplay_tui.train.metrics import Hanging, Watch
 from lmplay_tui.ui.session import LiveSource
 from tests.train.runs import given, last, write_plan
 
@@ -25,7 +25,7 @@ HANGS = 6  # the step
 @pytest.fixture
 def goes_on(monkeypatch) -> threading.Event:
     """Step 6 hangs until it is set; what hangs for good fails."""
-    real, calls, event = getattr(stepping, "apply_update"), [], threading.Event()  # noqa: B009  (a name that it imports)
+    real, calls, event = getattr(train_step, "apply_update"), [], threading.Event()  # noqa: B009  (a name that it imports)
 
     def apply_update(*args, **kwargs):
         calls.append(1)
@@ -33,9 +33,9 @@ def goes_on(monkeypatch) -> threading.Event:
             assert event.wait(120), "nobody has said that the step hangs"
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(stepping, "apply_update", apply_update)
-    monkeypatch.setattr(watching, "LEAST_STALL_S", 0.2)
-    monkeypatch.setattr(watching, "LOOK_EVERY_S", 0.02)
+    monkeypatch.setattr(train_step, "apply_update", apply_update)
+    monkeypatch.setattr(metrics, "LEAST_STALL_S", 0.2)
+    monkeypatch.setattr(metrics, "LOOK_EVERY_S", 0.02)
     return event
 
 
@@ -68,7 +68,7 @@ def test_it_is_written_and_told_before_the_step_ends(place, goes_on):
 
 def test_headless_it_goes_to_standard_error(place, goes_on, capfd, monkeypatch):
     monkeypatch.setattr("lmplay_tui.commands.train.catch_signals", lambda *_, **__: None)
-    monkeypatch.setattr("lmplay_tui.train.hosting.write_pngs", lambda *_: None)
+    monkeypatch.setattr("lmplay_tui.train.launch.write_pngs", lambda *_: None)
     look = threading.Thread(target=_set_when_written, args=(RunFolder(place / "m.lmp"), goes_on))
     look.start()
     plan = write_plan(place)
@@ -104,7 +104,7 @@ def test_the_dashboard_shows_it(place, goes_on):
 
 
 def test_a_step_that_is_dropped_hangs_no_more(monkeypatch):
-    monkeypatch.setattr(watching, "LOOK_EVERY_S", 0.001)
+    monkeypatch.setattr(metrics, "LOOK_EVERY_S", 0.001)
     heard: list[Event] = []
     hanging = Hanging()
     with hanging.watched(heard.append):

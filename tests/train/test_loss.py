@@ -16,6 +16,7 @@ from lmplay_tui.data.samples import Sample
 from lmplay_tui.models.gpt2ish import GPT2ish
 from lmplay_tui.train import loss as loss_module
 from lmplay_tui.train.device import Precision
+from lmplay_tui.train.gradients import StepSettings, accumulate_gradients
 from lmplay_tui.train.loss import (
     HeadLoss,
     few_passes_softmax_gradient,
@@ -24,7 +25,6 @@ from lmplay_tui.train.loss import (
     traced_softmax_gradient,
 )
 from lmplay_tui.train.model_body import body_of, trunk_of
-from lmplay_tui.train.steps import StepSettings, accumulate_gradients
 
 
 def a_head(rows: int, vocab: int, dtype: torch.dtype, *, bias: bool = True) -> tuple[nn.Linear, torch.Tensor, Any]:

@@ -3,8 +3,8 @@
 import psutil
 import torch
 
-from lmplay_tui.run.metric_names import METRICS
-from lmplay_tui.train.machine import MachineMetrics
+from lmplay_tui.run.events import METRICS
+from lmplay_tui.train.metrics import MachineMetrics
 
 
 def test_memory_and_load_are_read_at_most_once_a_second():

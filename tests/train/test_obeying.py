@@ -32,10 +32,10 @@ from lmplay_tui.run.events import (
 )
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.run.recorder import Recorder
-from lmplay_tui.train import saving, state, watching
-from lmplay_tui.train.hosting import run_events
-from lmplay_tui.train.obeying import Obeyer
-from lmplay_tui.train.stepping import Stepper
+from lmplay_tui.train import checkpointer, metrics, state
+from lmplay_tui.train.control import Obeyer
+from lmplay_tui.train.launch import run_events
+from lmplay_tui.train.train_step import Stepper
 from tests.train.runs import PLAN, ask_at, differences, given, last, losses, of, state_of, stop_after, train, write_plan
 
 
@@ -144,8 +144,8 @@ def test_pause_holds_and_resume_goes_on(place):
 
 def test_a_save_that_ends_during_a_pause_is_told_then(place, monkeypatch):
     """Whoever waits for it does not wait for the pause's end."""
-    paused, real = threading.Event(), saving.write_checkpoint
-    monkeypatch.setattr(saving, "write_checkpoint", lambda *a, **k: paused.wait(60) and real(*a, **k))
+    paused, real = threading.Event(), checkpointer.write_checkpoint
+    monkeypatch.setattr(checkpointer, "write_checkpoint", lambda *a, **k: paused.wait(60) and real(*a, **k))
     controls, events, waited = Controls(), [], 0
     for event in run_events(given(training_plan=write_plan(place), model="m.lmp"), controls):
         events.append(event)
@@ -289,8 +289,8 @@ def test_pinned_prompts_are_answered_through_the_run_and_survive_a_resume(place)
 
 def test_a_spike_is_data_in_the_journal_and_words_in_the_log(place, monkeypatch):
     """A learning rate of a hundred times for one step: the loss jumps, and the rows are named."""
-    monkeypatch.setattr(watching, "ENOUGH", 3)
-    monkeypatch.setattr(watching, "SPIKE_Z", 4.0)
+    monkeypatch.setattr(metrics, "ENOUGH", 3)
+    monkeypatch.setattr(metrics, "SPIKE_Z", 4.0)
     plan = write_plan(place, PLAN.replace("lr = 0.01", "lr = 0.0001").replace("epochs = 0.4", "epochs = 2"))
     events = ask_at(4, asked.SetLearningRate(factor=5000), training_plan=plan, model="m.lmp")
     spike = of(LossSpiked, events)[0]
@@ -368,7 +368,7 @@ def test_other_epochs_in_the_middle_of_a_schedule_say_the_jump_too(place):
 
 
 def test_a_spike_is_judged_by_its_own_stages_losses():
-    watch = watching.Watch()
+    watch = metrics.Watch()
 
     def step(number: int, stage: str, loss: float) -> StepDone:
         return StepDone(number, stage, 1, 1, 1, 1, 1, 1, 0.0, 0, loss, None, 0.1, 1.0, 1.0, 0, 0, 0, 0, 0.1, 1.0)

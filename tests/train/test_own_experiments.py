@@ -13,11 +13,11 @@ from lmplay_tui.models.generation import Reading
 from lmplay_tui.models.gpt2ish import Block, GPT2ish
 from lmplay_tui.models.registry import build_model, load_experiment
 from lmplay_tui.run.events import LogLine, RunFailed, Warned
+from lmplay_tui.train.check import describe_run
 from lmplay_tui.train.checkpoint import load_checkpoint
-from lmplay_tui.train.describing import describe_run
 from lmplay_tui.train.device import Precision
+from lmplay_tui.train.evaluation import Scorer
 from lmplay_tui.train.model_body import Ways, choose_ways
-from lmplay_tui.train.validation import Scorer
 from tests.train.runs import PLAN, given, last, losses, stop_after, write_plan
 
 SHAPE: dict[str, Any] = {

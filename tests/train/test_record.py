@@ -14,7 +14,7 @@ from lmplay_tui.run.events import StepDone
 from lmplay_tui.run.export import CsvFile, export_metrics
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.run.journal import read_journal, rounded
-from lmplay_tui.train.hosting import run_events
+from lmplay_tui.train.launch import run_events
 from tests.train.runs import TINY, StopsAtLook, given, stop_after, train, was_stopped, write_plan
 
 NAMES = ("loss", "accuracy", "bits_per_byte")

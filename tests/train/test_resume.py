@@ -20,7 +20,7 @@ from lmplay_tui.run.events import (
     Warned,
 )
 from lmplay_tui.train import checkpoint
-from lmplay_tui.train.hosting import run_events
+from lmplay_tui.train.launch import run_events
 from tests.train.runs import (
     PLAN,
     StopsAtLook,

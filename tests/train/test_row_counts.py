@@ -8,8 +8,8 @@ from lmplay_tui.plan.schema import Stage
 from lmplay_tui.run.controls import ChangePlan, Controls
 from lmplay_tui.run.events import Event, PlanChanged, StageDone, StagesCounted, StageStarted
 from lmplay_tui.run.view import RunView
-from lmplay_tui.train.hosting import run_events
-from lmplay_tui.train.row_counts import RowCounts
+from lmplay_tui.train.dataloader import RowCounts
+from lmplay_tui.train.launch import run_events
 from tests.train.runs import PLAN, given, write_plan
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lmplay_tui.run.events import CheckpointSaved
-from lmplay_tui.train import saving
+from lmplay_tui.train import checkpointer
 from lmplay_tui.train.state import TrainState
 from tests.train.runs import PLAN, stop_after, write_plan
 
@@ -23,7 +23,7 @@ def slowly(real):
 
 
 @pytest.mark.parametrize(
-    ("part", "name"), [(TrainState, "checkpoint"), (saving, "cpu_copy"), (saving, "write_checkpoint")]
+    ("part", "name"), [(TrainState, "checkpoint"), (checkpointer, "cpu_copy"), (checkpointer, "write_checkpoint")]
 )
 def test_what_a_stop_waits_for_is_counted(place, monkeypatch, part, name):
     """The state, its copy, and here also the write."""
@@ -36,20 +36,20 @@ def test_what_a_stop_waits_for_is_counted(place, monkeypatch, part, name):
 
 def test_a_save_that_the_next_one_waits_for_counts_it(place, monkeypatch):
     waited_for = threading.Event()
-    write, wait = saving.write_checkpoint, saving.Saver.wait
+    write, wait = checkpointer.write_checkpoint, checkpointer.Saver.wait
 
     def written(*args: Any, **kwargs: Any) -> int:
         waited_for.wait(60)
         time.sleep(SLOW_S)
         return write(*args, **kwargs)
 
-    def waiting(saver: saving.Saver) -> saving.Outcome | None:
+    def waiting(saver: checkpointer.Saver) -> checkpointer.Outcome | None:
         if saver.busy:
             waited_for.set()
         return wait(saver)
 
-    monkeypatch.setattr(saving, "write_checkpoint", written)
-    monkeypatch.setattr(saving.Saver, "wait", waiting)
+    monkeypatch.setattr(checkpointer, "write_checkpoint", written)
+    monkeypatch.setattr(checkpointer.Saver, "wait", waiting)
     plan = write_plan(place, PLAN.replace("log_interval = 2\n", "log_interval = 2\nsave_interval = 1\n"))
     events = stop_after(2, training_plan=plan, model="m.lmp")
     first = next(e for e in events if isinstance(e, CheckpointSaved))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lmplay_tui.run.events import CheckpointSaved, RunDone, Warned
-from lmplay_tui.train import saving
+from lmplay_tui.train import checkpointer
 from lmplay_tui.train.checkpoint import cpu_copy, load_checkpoint
 from tests.train.runs import PLAN, differences, last, state_of, stop_after, train, write_plan
 from tests.train.test_own_experiments import Shaped
@@ -37,7 +37,7 @@ def late(monkeypatch):
             time.sleep(0.03)  # a step takes a few milliseconds: without waiting it would be over
         return cpu_copy(tree, buffers, path)
 
-    monkeypatch.setattr(saving, "cpu_copy", copied)
+    monkeypatch.setattr(checkpointer, "cpu_copy", copied)
 
 
 def assert_each_is_of_its_own_step(place: Path, **options) -> None:

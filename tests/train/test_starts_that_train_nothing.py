@@ -14,12 +14,11 @@ from lmplay_tui.run.events import (
     RunStopped,
     StepDone,
 )
-from lmplay_tui.run.folder import RunFolder, find_run
+from lmplay_tui.run.folder import RunFolder, find_run, fraction_done, status_of
 from lmplay_tui.run.journal import read_journal
-from lmplay_tui.run.status import fraction_done, status_of
-from lmplay_tui.run.telling import told
+from lmplay_tui.run.sentences import told
 from lmplay_tui.train.checkpoint import load_checkpoint
-from lmplay_tui.train.hosting import run_events
+from lmplay_tui.train.launch import run_events
 from tests.train.runs import PLAN, given, last, losses, progress_of, stop_after, train, write_plan
 
 

@@ -13,11 +13,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lmplay_tui.data.samples import Sample
 from lmplay_tui.models.gpt2ish import GPT2ish
-from lmplay_tui.train import steps
+from lmplay_tui.train import gradients
+from lmplay_tui.train.collate import FewShapes, collate, mini_batches, pack
 from lmplay_tui.train.device import Precision
-from lmplay_tui.train.mini_batches import FewShapes, collate, mini_batches, pack
-from lmplay_tui.train.model_body import body_of, trunk_of
-from lmplay_tui.train.steps import (
+from lmplay_tui.train.gradients import (
     StepResult,
     StepSettings,
     StopRequested,
@@ -25,6 +24,7 @@ from lmplay_tui.train.steps import (
     apply_update,
     is_finite,
 )
+from lmplay_tui.train.model_body import body_of, trunk_of
 
 VOCAB = 50
 CPU = torch.device("cpu")
@@ -52,7 +52,7 @@ def step_settings(mini_batch_size: int, normalization: str = "tokens", include_p
     )  # fmt: skip
 
 
-def gradients(
+def gradients_of(
     model, samples, *, packed: bool = False, width_multiple: int = 1, **kwargs
 ) -> tuple[StepResult, dict[str, torch.Tensor]]:
     model.zero_grad()
@@ -71,9 +71,9 @@ lengths = st.lists(st.tuples(st.integers(1, 12), st.integers(1, 15)), min_size=1
 def test_gradient_does_not_depend_on_the_cut(shapes, mini_batch_size, include_prompts, packed, width_multiple):
     model = model64()
     samples = [sample(p, t, seed=i) for i, (p, t) in enumerate(shapes)]
-    whole, expected = gradients(model, samples, mini_batch_size=len(samples), include_prompts=include_prompts)
+    whole, expected = gradients_of(model, samples, mini_batch_size=len(samples), include_prompts=include_prompts)
     how = {"mini_batch_size": mini_batch_size, "include_prompts": include_prompts}
-    cut, got = gradients(model, samples, packed=packed, width_multiple=width_multiple, **how)
+    cut, got = gradients_of(model, samples, packed=packed, width_multiple=width_multiple, **how)
     assert cut.loss == pytest.approx(whole.loss, abs=1e-12)
     for name in expected:
         assert torch.allclose(expected[name], got[name], rtol=0, atol=1e-12), name
@@ -85,7 +85,7 @@ def test_samples_normalization_is_the_documents_formula(shapes, mini_batch_size)
     """loss of a mini-batch (mean over its truth tokens) x mini_batch_size / batch_size, mini-batches in order."""
     model = model64()
     samples = [sample(p, t, seed=i) for i, (p, t) in enumerate(shapes)]
-    result, got = gradients(model, samples, mini_batch_size=mini_batch_size, normalization="samples")
+    result, got = gradients_of(model, samples, mini_batch_size=mini_batch_size, normalization="samples")
     model.zero_grad()
     total = 0.0
     for begin in range(0, len(samples), mini_batch_size):
@@ -134,7 +134,7 @@ def test_collate_pads_right_and_counts_truth_only():
 
 def test_padding_changes_nothing():
     model = model64()
-    _, narrow = gradients(model, [sample(3, 4)], mini_batch_size=1)
+    _, narrow = gradients_of(model, [sample(3, 4)], mini_batch_size=1)
     model.zero_grad()
     padded = step_settings(1)
     padded.width_multiple = 16
@@ -158,7 +158,7 @@ def test_packed_samples_lie_one_behind_the_other():
 def test_argmax_belongs_to_its_sample(packed):
     model = model64()
     samples = [sample(2, 3 + i, seed=i) for i in range(5)]
-    result, _ = gradients(model, samples, mini_batch_size=2, packed=packed)
+    result, _ = gradients_of(model, samples, mini_batch_size=2, packed=packed)
     for one, argmax in result.predictions():
         tokens = torch.from_numpy(np.concatenate((one.prompt_ids, one.truth_ids)).astype(np.int64))
         expected = model(tokens[None, :-1])[0, len(one.prompt_ids) - 1 :].argmax(-1)
@@ -255,13 +255,13 @@ def test_a_step_reads_its_numbers_once(packed, scaled, monkeypatch):
     how = dataclasses.replace(step_settings(2), grad_clip=1e-3, scaler=scaler)
     trunk = trunk_of(model, CPU) if packed else None
     waited: list[int] = []
-    wait = steps._wait_for_numbers
+    wait = gradients._wait_for_numbers
 
     def counted(*args) -> None:
         waited.append(len(reads.found))
         wait(*args)
 
-    monkeypatch.setattr(steps, "_wait_for_numbers", counted)
+    monkeypatch.setattr(gradients, "_wait_for_numbers", counted)
     samples = [sample(2, 5, seed=i) for i in range(5)]
     with Reads() as reads:
         result = accumulate_gradients(model, body_of(model), samples, how, trunk=trunk)

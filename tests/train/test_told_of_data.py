@@ -14,9 +14,9 @@ from lmplay_tui.run import events as happened
 from lmplay_tui.run.events import DatasetOpened, Event, RunDone, RunFailed, StageDone, StepDone, TextLeftOut
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.run.journal import read_journal
-from lmplay_tui.run.telling import told_in_lines
+from lmplay_tui.run.sentences import told_in_lines
 from lmplay_tui.run.view import RunView
-from lmplay_tui.train.loading import openings
+from lmplay_tui.train.dataloader import openings
 from tests.train.runs import SENTENCES, TINY, StopsAtLook, last, of, progress_of, stop_after, train, write_plan
 
 WORDS = "The mill stood by the river."

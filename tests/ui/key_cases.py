@@ -11,7 +11,7 @@ from lmplay_tui.ui.screens.dashboard import PANES, Dashboard
 from lmplay_tui.ui.screens.dialogs import ChoiceDialog, ChoiceList, TypingDialog
 from lmplay_tui.ui.screens.help import Help
 from lmplay_tui.ui.screens.runs import Runs
-from lmplay_tui.ui.shown import shown
+from lmplay_tui.ui.tty.painting import shown
 from lmplay_tui.ui.widgets.curves import Curves
 from lmplay_tui.ui.widgets.picker import Picker
 from lmplay_tui.ui.widgets.plan_pane import PlanPane

@@ -16,7 +16,7 @@ from textual.color import Color
 from textual.geometry import Region
 from textual.widgets import Input, TextArea
 
-from lmplay_tui.ui import themes
+from lmplay_tui.ui import theme
 
 _LOOKS = ("bold", "dim", "italic", "underline", "strike", "reverse")
 _NAMES = (
@@ -61,7 +61,7 @@ def _repeated(rows: list[str]) -> list[str]:
 
 
 def _colour_names(app: App[Any]) -> Mapping[str, str]:
-    variables = app.current_theme.to_color_system().generate() | themes.variables(app.current_theme)
+    variables = app.current_theme.to_color_system().generate() | theme.variables(app.current_theme)
     found: dict[str, str] = {}
     for name in _NAMES:
         value = variables.get(name, "")

@@ -7,8 +7,8 @@ import pytest
 
 from lmplay_tui.run import events as happened
 from lmplay_tui.ui.app import LmplayApp
-from lmplay_tui.ui.desktop import notification, title_sequence
 from lmplay_tui.ui.notices import News
+from lmplay_tui.ui.tty.looks import notification, title_sequence
 from tests.ui.conftest import Open, tick
 from tests.ui.fake import FakeSource, fed, started, step_done
 

@@ -26,7 +26,7 @@ from lmplay_tui.ui.app import LmplayApp
 from lmplay_tui.ui.messages import StartAsked
 from lmplay_tui.ui.screens.dashboard import Dashboard
 from lmplay_tui.ui.screens.dialogs import TypingDialog
-from lmplay_tui.ui.shown import shown
+from lmplay_tui.ui.tty.painting import shown
 from lmplay_tui.ui.widgets.plan_pane import PlanPane
 from tests.ui.conftest import Open, text_of, whole_launcher
 from tests.ui.fake import PLAN, FakeSource, fed

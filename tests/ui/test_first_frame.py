@@ -36,8 +36,8 @@ def shown(given, *, attach=None, launcher=False):
     return 0
 
 dashboard.wants_dashboard = lambda given: True
-import lmplay_tui.ui.running
-lmplay_tui.ui.running.run_dashboard = shown
+import lmplay_tui.ui.run_app
+lmplay_tui.ui.run_app.run_dashboard = shown
 sys.exit(dashboard.main([], "lmplay-tui"))
 """
 
@@ -87,8 +87,8 @@ def shown(given, *, attach=None, launcher=False):
     return 0
 
 dashboard.wants_dashboard = lambda given: True
-import lmplay_tui.ui.running
-lmplay_tui.ui.running.run_dashboard = shown
+import lmplay_tui.ui.run_app
+lmplay_tui.ui.run_app.run_dashboard = shown
 sys.exit(dashboard.main(["--training-plan", "demo", "--model", "x"], "lmplay-tui"))
 """
 

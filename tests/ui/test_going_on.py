@@ -158,7 +158,7 @@ def test_what_starts_at_once(
         seen.append((launcher, given.get("training_plan")))
         return 0
 
-    monkeypatch.setattr("lmplay_tui.ui.running.run_dashboard", shown)
+    monkeypatch.setattr("lmplay_tui.ui.run_app.run_dashboard", shown)
     assert command.main(words, "lmplay-tui") == 0
     assert seen == [(launcher, plan)]
 

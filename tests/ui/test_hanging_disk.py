@@ -10,7 +10,7 @@ from textual.pilot import Pilot
 
 from lmplay_tui.run.folder import RunFolder, RunLock
 from lmplay_tui.run.journal import Tail
-from lmplay_tui.ui import plan_files, run_list
+from lmplay_tui.ui import plan_editor, run_list
 from lmplay_tui.ui.background import Asked
 from lmplay_tui.ui.screens import runs
 from lmplay_tui.ui.source import FolderSource
@@ -148,7 +148,7 @@ async def test_a_plan_file_on_a_disk_that_hangs_is_seen_later(
     run.plan.write_text(PLAN, encoding="utf-8", newline="\n")
     source = fed(30, folder=run)
     say_plan(source, PLAN)
-    monkeypatch.setattr("lmplay_tui.ui.plan_files._read", disk.behind(plan_files._read))
+    monkeypatch.setattr("lmplay_tui.ui.plan_editor._read", disk.behind(plan_editor._read))
     async with dashboard(source) as pilot:
         await until(pilot, lambda: _known_plan(pilot) == PLAN)
         run.plan.write_text(PLAN + "# two\n", encoding="utf-8", newline="\n")

@@ -16,7 +16,7 @@ from lmplay_tui.run import events as happened
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.run.journal import Journal
 from lmplay_tui.ui.app import LmplayApp
-from lmplay_tui.ui.output import use_our_output
+from lmplay_tui.ui.tty.painting import use_our_output
 from tests.faults.terminals import until
 from tests.ui.fake import PLAN, FakeSource, fed, prediction
 from tests.ui.terminal_screen import ScreenTerminal

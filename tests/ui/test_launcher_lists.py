@@ -9,14 +9,22 @@ from typing import Any
 import pytest
 
 from lmplay_tui.models.registry import experiments
-from lmplay_tui.plan.parsing import MAX_LINE
-from lmplay_tui.plan.reading import parse_plan, read_plan, shipped_plans
+from lmplay_tui.plan.reading import MAX_LINE, parse_plan, read_plan, shipped_plans
 from lmplay_tui.plan.schema import Plan
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.ui.app import LmplayApp
+from lmplay_tui.ui.launch_lists import (
+    SHAPES,
+    about_rows,
+    device_flops,
+    estimate,
+    plan_detail,
+    plan_head,
+    plan_row,
+    roughly,
+    rows_text,
+)
 from lmplay_tui.ui.messages import StartAsked
-from lmplay_tui.ui.plan_estimate import SHAPES, about_rows, device_flops, estimate
-from lmplay_tui.ui.plan_list import plan_detail, plan_head, plan_row, roughly, rows_text
 from lmplay_tui.ui.run_list import RunEntry, find_runs, run_detail, run_head, run_rows
 from lmplay_tui.ui.screens.dialogs import ChoiceDialog
 from lmplay_tui.ui.widgets.key_bar import KeyBar

@@ -14,12 +14,12 @@ from lmplay_tui.run.controls import Command, HandOver, Stop
 from lmplay_tui.run.events import Event, HandedOver, RunDone, RunFailed, RunStopped
 from lmplay_tui.run.folder import RunFolder, RunLock
 from lmplay_tui.ui.app import LmplayApp
-from lmplay_tui.ui.drafts import keep_draft
+from lmplay_tui.ui.ending import keep_draft
 from lmplay_tui.ui.messages import StartAsked
-from lmplay_tui.ui.running import run_dashboard
+from lmplay_tui.ui.plan_editor import _wrong_with_name, new_plan_path
+from lmplay_tui.ui.run_app import run_dashboard
 from lmplay_tui.ui.screens.dashboard import Dashboard
 from lmplay_tui.ui.screens.launcher import Launcher
-from lmplay_tui.ui.screens.planning import _wrong_with_name, new_plan_path
 from lmplay_tui.ui.session import LiveSource, end_anyway
 from lmplay_tui.ui.source import FolderSource
 from lmplay_tui.ui.widgets.plan_pane import PlanPane
@@ -302,7 +302,7 @@ def test_the_shell_is_told_of_the_launchers_last_run(
         return 3
 
     monkeypatch.setattr(LmplayApp, "run", left)
-    monkeypatch.setattr("lmplay_tui.ui.running.use_our_output", lambda: None)
+    monkeypatch.setattr("lmplay_tui.ui.run_app.use_our_output", lambda: None)
     monkeypatch.setattr("sys.setswitchinterval", lambda seconds: None)
     assert run_dashboard({}, launcher=True) == 3
     assert capfd.readouterr().out.splitlines() == ["no memory", "last checkpoint: a.lmp (step 7)"]

@@ -10,8 +10,8 @@ import psutil
 import pytest
 
 from lmplay_tui.run.folder import RunFolder, RunLock
-from lmplay_tui.ui.machine import Machine, Reading
 from lmplay_tui.ui.source import FolderSource
+from lmplay_tui.ui.widgets.system import Machine, Reading
 
 
 def told(machine: Machine, device: str, pid: int | None) -> list[Reading]:

@@ -13,8 +13,16 @@ from textual.geometry import Region
 from textual.pilot import Pilot
 
 from lmplay_tui.ui.app import LmplayApp
-from lmplay_tui.ui.output import ALLOWANCE, ASK_AGAIN_S, MAX_REGIONS, PATIENCE_S, Line, PatientCompositor, SafeWriter
 from lmplay_tui.ui.screens.dashboard import Dashboard
+from lmplay_tui.ui.tty.painting import (
+    ALLOWANCE,
+    ASK_AGAIN_S,
+    MAX_REGIONS,
+    PATIENCE_S,
+    Line,
+    PatientCompositor,
+    SafeWriter,
+)
 from lmplay_tui.ui.widgets.key_bar import Key, KeyBar
 from lmplay_tui.ui.widgets.state_line import StateLine
 from tests.ui.conftest import until

@@ -10,9 +10,9 @@ from textual.widgets import TextArea
 from lmplay_tui.run import controls
 from lmplay_tui.run import events as happened
 from lmplay_tui.run.folder import RunFolder
-from lmplay_tui.run.view_parts import StageView
+from lmplay_tui.run.view import StageView
+from lmplay_tui.ui.plan_editor import changed_plan
 from lmplay_tui.ui.plan_effect import refusals
-from lmplay_tui.ui.plan_steps import changed_plan
 from lmplay_tui.ui.widgets.plan_pane import PlanNotes, PlanPane
 from tests.ui.conftest import Open, text_of, tick
 from tests.ui.fake import PLAN, STAGES, FakeSource, fed, started

@@ -8,8 +8,8 @@ import pytest
 from lmplay_tui.data.batches import Position
 from lmplay_tui.errors import UserError
 from lmplay_tui.plan.reading import parse_plan
-from lmplay_tui.train.plan_changes import describe_changes
 from lmplay_tui.train.progress import Progress, StageProgress
+from lmplay_tui.train.settings import describe_changes
 from lmplay_tui.ui.plan_effect import effect_rows, refusals
 from tests.ui.fake import PLAN, fed, started
 

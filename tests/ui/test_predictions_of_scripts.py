@@ -6,8 +6,7 @@ import pytest
 
 from lmplay_tui.data.tokenizer import load_tokenizer
 from lmplay_tui.run import events as happened
-from lmplay_tui.ui.widgets.flowing import flow
-from lmplay_tui.ui.widgets.lines import changed_spans
+from lmplay_tui.ui.widgets.lines import changed_spans, flow
 from lmplay_tui.ui.widgets.predictions import Predictions, shade, whole_characters
 from tests.ui.conftest import Open, text_of, tick
 from tests.ui.fake import fed, prediction

@@ -12,19 +12,17 @@ from textual import on
 
 from lmplay_tui.run import events as happened
 from lmplay_tui.run.folder import RunFolder
-from lmplay_tui.ui import themes
+from lmplay_tui.scales import rounded_range, ticks
+from lmplay_tui.ui import theme
 from lmplay_tui.ui.app import LmplayApp
 from lmplay_tui.ui.clock import clock_time
 from lmplay_tui.ui.messages import StartAsked
 from lmplay_tui.ui.notices import News, terminal_title
-from lmplay_tui.ui.palette import NAMES, styles_of
 from lmplay_tui.ui.screens.dashboard import Dashboard
-from lmplay_tui.ui.widgets.drawing import Chart, Curve, Note, _frame, draw
-from lmplay_tui.ui.widgets.flowing import flow
-from lmplay_tui.ui.widgets.lines import Lines, changed_spans, fitted, row_width, wrapped
+from lmplay_tui.ui.theme import NAMES, styles_of
+from lmplay_tui.ui.widgets.chart import Chart, Curve, Note, _frame, draw, raster
+from lmplay_tui.ui.widgets.lines import Lines, changed_spans, fitted, flow, row_width, wrapped
 from lmplay_tui.ui.widgets.predictions import alignment_pieces
-from lmplay_tui.ui.widgets.raster import raster
-from lmplay_tui.ui.widgets.scales import rounded_range, ticks
 from tests.ui.conftest import Open, text_of, tick, whole_launcher
 from tests.ui.fake import START, FakeSource, fed, step_done
 
@@ -182,9 +180,9 @@ async def test_the_launcher_resumes_and_starts_anew(tmp_path: Path, key: str, gi
         assert asked[0].given["model"] == "mine.lmp"
 
 
-@pytest.mark.parametrize("theme", themes.OURS, ids=lambda theme: theme.name)
+@pytest.mark.parametrize("theme", theme.OURS, ids=lambda theme: theme.name)
 def test_every_style_has_a_colour_in_our_themes(theme) -> None:
-    variables = theme.to_color_system().generate() | themes.variables(theme)
+    variables = theme.to_color_system().generate() | theme.variables(theme)
     assert set(styles_of(variables)) == NAMES
 
 

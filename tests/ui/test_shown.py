@@ -10,7 +10,7 @@ from rich.segment import Segment
 from rich.style import Style
 from textual.strip import Strip
 
-from lmplay_tui.ui.shown import Shown
+from lmplay_tui.ui.tty.painting import Shown
 
 WIDTH, HEIGHT = 24, 4
 CONSOLE = Console(color_system="truecolor", force_terminal=True, width=WIDTH)

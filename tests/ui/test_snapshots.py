@@ -21,8 +21,8 @@ from lmplay_tui.run import events as happened
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.run.journal import Journal
 from lmplay_tui.ui.app import LmplayApp
-from lmplay_tui.ui.machine import Machine, Reading
 from lmplay_tui.ui.widgets.plan_pane import PlanPane
+from lmplay_tui.ui.widgets.system import Machine, Reading
 from tests.ui.conftest import tick, whole_launcher
 from tests.ui.fake import PLAN, FakeSource, fed, step_done, training
 from tests.ui.snapshot import dump, hold_still

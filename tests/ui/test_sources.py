@@ -23,7 +23,7 @@ from lmplay_tui.ui.ending import ending_lines, left_lines
 from lmplay_tui.ui.screens.dashboard import Dashboard
 from lmplay_tui.ui.session import LiveSource
 from lmplay_tui.ui.source import FolderSource
-from lmplay_tui.ui.terminal import StrayPrints
+from lmplay_tui.ui.tty.signals import StrayPrints
 from tests.run.test_view import journals
 from tests.ui.conftest import Open, until
 from tests.ui.fake import Clock, FakeSource, fed, started, step_done, training

@@ -12,9 +12,8 @@ from lmplay_tui import cli
 from lmplay_tui.commands import runs as runs_command
 from lmplay_tui.commands import status as status_command
 from lmplay_tui.errors import EXIT_BUG, EXIT_TRAINING
-from lmplay_tui.run.folder import RunFolder
+from lmplay_tui.run.folder import RunFolder, fraction_done, stages_of
 from lmplay_tui.run.journal import Journal, number, stamp
-from lmplay_tui.run.status import fraction_done, stages_of
 from lmplay_tui.ui.app import LmplayApp
 from lmplay_tui.ui.source import FolderSource
 from tests.run.test_view import journals

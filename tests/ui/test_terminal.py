@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lmplay_tui.ui import terminal as ours
+from lmplay_tui.ui.tty import signals as ours
 from tests.faults.terminals import ENDS_WITHIN_S, Terminal, until
 
 PICTURE = b"\x1b[?1049h" + b"a picture that is on its way " * 100

@@ -16,7 +16,7 @@ from textual.strip import Strip
 from lmplay_tui.run import events as happened
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.ui.app import LmplayApp
-from lmplay_tui.ui.output import use_our_output
+from lmplay_tui.ui.tty.painting import use_our_output
 from lmplay_tui.ui.widgets.predictions import Predictions
 from tests.faults.terminals import until
 from tests.ui.conftest import Open, tick

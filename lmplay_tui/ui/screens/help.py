@@ -13,8 +13,7 @@ from textual.screen import Screen
 from textual.widget import Widget
 
 from lmplay_tui.ui.screens.dialogs import Dialog
-from lmplay_tui.ui.widgets.lines import Lines, Piece, Row, fitted
-from lmplay_tui.ui.widgets.titles import set_titles
+from lmplay_tui.ui.widgets.lines import Lines, Piece, Row, fitted, set_titles
 
 _SIGNS = {
     "left": "←", "right": "→", "up": "↑", "down": "↓", "question_mark": "?", "slash": "/", "plus": "+", "minus": "-",

@@ -20,9 +20,8 @@ from lmplay_tui.ui.messages import ActionAsked, LeaveAsked, StartAsked
 from lmplay_tui.ui.screens.dialogs import Choice, ChoiceDialog
 from lmplay_tui.ui.screens.help import Help, actions_of, bindings_of, key_sign
 from lmplay_tui.ui.widgets.key_bar import Key, KeyBar
-from lmplay_tui.ui.widgets.lines import Lines, Row
+from lmplay_tui.ui.widgets.lines import Lines, Row, set_titles
 from lmplay_tui.ui.widgets.picker import Picker
-from lmplay_tui.ui.widgets.titles import set_titles
 
 if TYPE_CHECKING:
     from lmplay_tui.ui.launch_lists import LaunchLists
@@ -251,7 +250,7 @@ class Launcher(Screen[None]):
         return {**self._given, **self._chosen(), "device": self._meant()}
 
     def _take_run(self, entry: "RunEntry") -> None:
-        from lmplay_tui.ui.screens import questions  # they know of the trainer's commands; not for the first frame
+        from lmplay_tui.ui.screens import dialogs
 
         path = str(entry.folder.model)
         if entry.alive:
@@ -264,7 +263,7 @@ class Launcher(Screen[None]):
             elif what == "resume":
                 self.post_message(StartAsked({"model": path, "device": self._device}))
             elif what == "extend":
-                self.app.push_screen(questions.extend_run_dialog(name), extended)
+                self.app.push_screen(dialogs.extend_run_dialog(name), extended)
             elif what == "anew":
                 self.post_message(StartAsked({"model": path, "device": self._device, "reset_history": True}))
 
@@ -274,7 +273,7 @@ class Launcher(Screen[None]):
 
         name = one_line(entry.folder.name, 60)
         if entry.state == "finished":
-            self.app.push_screen(questions.finished_dialog(name), answered)
+            self.app.push_screen(dialogs.finished_dialog(name), answered)
             return
         resume = Choice("r", "resume", "go on where it was saved", "resume")
         view = Choice("v", "view", "look at its curves, predictions and log", "view")

@@ -12,8 +12,8 @@ from textual.containers import Vertical
 from lmplay_tui.ui.background import Asked, in_background
 from lmplay_tui.ui.run_list import RunEntry, find_runs, run_rows
 from lmplay_tui.ui.screens.dialogs import Dialog
+from lmplay_tui.ui.widgets.lines import set_titles
 from lmplay_tui.ui.widgets.picker import Picker
-from lmplay_tui.ui.widgets.titles import set_titles
 
 
 class Runs(Dialog[str]):

@@ -8,13 +8,11 @@ from rich.cells import cell_len
 from textual import events
 from textual.binding import Binding, BindingType
 
-from lmplay_tui.run.telling import LEAST_TEXT_SHOWN, shown_rate, shown_seconds, shown_share
-from lmplay_tui.run.view import RunView
-from lmplay_tui.run.view_parts import StageView
+from lmplay_tui.run.sentences import LEAST_TEXT_SHOWN, shown_rate, shown_seconds, shown_share
+from lmplay_tui.run.view import RunView, StageView
 from lmplay_tui.ui.clock import clock_time
 from lmplay_tui.ui.messages import StageAsked
-from lmplay_tui.ui.widgets.lines import Lines, Piece, Row, bar, fitted, right
-from lmplay_tui.ui.widgets.titles import set_titles
+from lmplay_tui.ui.widgets.lines import Lines, Piece, Row, bar, fitted, right, set_titles
 
 _SIGNS = {"waiting": ("·", "dim"), "running": ("▸", "accent"), "done": ("✓", "good")}
 

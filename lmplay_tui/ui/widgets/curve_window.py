@@ -5,9 +5,9 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from lmplay_tui.run.axes import AXES, Axis
+from lmplay_tui.run.history import AXES, Axis
 from lmplay_tui.run.view import RunView
-from lmplay_tui.ui.widgets.scales import rounded_up
+from lmplay_tui.scales import rounded_up
 
 VIEWS = ("full", "stage", "recent")
 SPANS = (1, 20, 100, 500)  # values that the smoothing averages over; 1: off

@@ -9,13 +9,11 @@ from textual import events
 from textual.actions import SkipAction
 from textual.binding import Binding, BindingType
 
-from lmplay_tui.run.view import RunView
-from lmplay_tui.run.view_parts import Mark
+from lmplay_tui.run.view import Mark, RunView
+from lmplay_tui.scales import LABEL_CELLS, short_time, x_of
 from lmplay_tui.text import one_line
 from lmplay_tui.ui.widgets.curve_window import CurveWindow, Group, groups_of
-from lmplay_tui.ui.widgets.lines import Lines, Piece, Row, fitted, row_width
-from lmplay_tui.ui.widgets.scales import LABEL_CELLS, short_time, x_of
-from lmplay_tui.ui.widgets.titles import set_titles
+from lmplay_tui.ui.widgets.lines import Lines, Piece, Row, fitted, row_width, set_titles
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +112,7 @@ class Curves(Lines):
 
     def _charts(self, view: RunView, groups: list[Group], shown: list[Group], columns: int, down: int) -> list[Row]:
         """The charts that are shown, in `down` rows of `columns`."""
-        from lmplay_tui.ui.widgets.curve_charts import Charts, notes_of
+        from lmplay_tui.ui.widgets.chart import Charts, notes_of
 
         ghost = None if self._ghost is None else (self._ghost.name, self._ghost.view)
         charts = Charts(

@@ -1,4 +1,9 @@
-"""The base of the panes: rows of styled text, of which only what changed is painted again."""
+"""The base of the panes: rows of styled text, of which only what changed is painted again.
+
+Styled pieces laid out in lines: broken between words, styles kept.
+
+Titles in a widget's border: never markup, and painted alone when they change.
+"""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -7,11 +12,13 @@ from itertools import repeat
 from rich.cells import cell_len, set_cell_size, split_graphemes
 from rich.segment import Segment
 from rich.style import Style
+from textual.content import Content
 from textual.geometry import Region, Size
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
+from textual.widget import Widget
 
-from lmplay_tui.ui.palette import styles_of
+from lmplay_tui.ui.theme import styles_of
 
 Piece = tuple[str, str]  # text without control characters or newlines, and names of styles with spaces between
 Row = tuple[Piece, ...]
@@ -191,3 +198,79 @@ def bar(fraction: float, width: int) -> tuple[str, str]:
     whole, half = divmod(round(min(max(fraction, 0.0), 1.0) * max(width, 0) * 2), 2)
     filled = "━" * whole + ("╸" if half else "")
     return filled, "─" * (width - len(filled))
+
+
+LABEL_CELLS = 9
+
+
+def flow(pieces: Iterable[Piece], width: int) -> list[Row]:
+    """The pieces in rows of at most `width` cells. A word too long for a row is cut."""
+    rows: list[list[Piece]] = [[]]
+    used = 0
+    for text, style in pieces:
+        for word in _words(text):
+            for part in _cut(word, width):
+                if used and used + cell_len(part.rstrip(" ")) > width:
+                    rows.append([])
+                    used = 0
+                fits = part.lstrip(" ") if not used and len(rows) > 1 else part
+                fits = fits if used + cell_len(fits) <= width else fits.rstrip(" ")
+                row = rows[-1]
+                if row and row[-1][1] == style:
+                    row[-1] = (row[-1][0] + fits, style)
+                elif fits:
+                    row.append((fits, style))
+                used += cell_len(fits)
+    return [tuple(row) for row in rows]
+
+
+def labelled(label: str, pieces: Iterable[Piece], width: int) -> list[Row]:
+    """Flowing pieces with a label before the first row."""
+    rows = flow(pieces, max(width - LABEL_CELLS - 1, 4))
+    heads = [f" {label}"] + [""] * (len(rows) - 1)
+    return [((head.ljust(LABEL_CELLS), "label"), *row) for head, row in zip(heads, rows, strict=True)]
+
+
+def _words(text: str) -> list[str]:
+    """The text cut after its spaces; a token's leading space stays with it."""
+    words: list[str] = []
+    start = 0
+    for i in range(1, len(text)):
+        if text[i] != " " and text[i - 1] == " " and text[start:i].strip(" "):
+            words.append(text[start:i])
+            start = i
+    words.append(text[start:])
+    return words
+
+
+def _cut(word: str, width: int) -> list[str]:
+    if cell_len(word) <= width:
+        return [word]
+    parts, part, used = [], "", 0
+    for start, end, cells in split_graphemes(word)[0]:
+        if used + cells > width:
+            parts.append(part)
+            part, used = "", 0
+        part += word[start:end]
+        used += cells
+    return [*parts, part]
+
+
+def set_titles(widget: Widget, title: str | None = None, subtitle: str | None = None) -> None:
+    """Set the texts in the upper and the lower border; what is None or the same stays.
+
+    Textual's own way reads a text as markup and paints the whole widget again.
+    """
+    rows = []
+    if title is not None and title != _plain(widget._border_title):
+        widget._border_title = Content(title)
+        rows.append(-1)
+    if subtitle is not None and subtitle != _plain(widget._border_subtitle):
+        widget._border_subtitle = Content(subtitle) if subtitle else None
+        rows.append(widget.size.height)
+    if rows:
+        widget.refresh(*(Region(-1, row, widget.size.width + 3, 1) for row in rows))
+
+
+def _plain(content: Content | None) -> str:
+    return content.plain if content is not None else ""

@@ -3,12 +3,10 @@
 from datetime import datetime, tzinfo
 from functools import lru_cache
 
-from lmplay_tui.run.view import RunView
-from lmplay_tui.run.view_parts import LogEntry
+from lmplay_tui.run.view import LogEntry, RunView
 from lmplay_tui.text import one_line
 from lmplay_tui.ui.widgets.curve_window import matches
-from lmplay_tui.ui.widgets.lines import Lines, Row, wrapped
-from lmplay_tui.ui.widgets.titles import set_titles
+from lmplay_tui.ui.widgets.lines import Lines, Row, set_titles, wrapped
 
 _SIGNS = {"info": (" ", ""), "good": ("✓", "good"), "warning": ("!", "warn"), "error": ("✗", "bad")}
 SHOWN = 500  # entries that are laid out; more are in log.txt

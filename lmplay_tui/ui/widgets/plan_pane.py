@@ -15,10 +15,9 @@ from textual.widgets import Button, TextArea
 
 from lmplay_tui.plan.problems import Problem
 from lmplay_tui.text import one_line, printable
-from lmplay_tui.ui.key_order import act_at_once
 from lmplay_tui.ui.messages import PaneAsked, PlanApplied, PlanEdited, SavePlanAsked
-from lmplay_tui.ui.widgets.lines import Lines, Row, wrapped
-from lmplay_tui.ui.widgets.titles import set_titles
+from lmplay_tui.ui.tty.patches import act_at_once
+from lmplay_tui.ui.widgets.lines import Lines, Row, set_titles, wrapped
 
 CHECK_AFTER_S = 0.3  # without a key
 

@@ -1,23 +1,59 @@
-"""What the model made of samples: the accuracy's own alignment, and how surely each token was expected."""
+"""What the model made of samples: the accuracy's own alignment, and how surely each token was expected.
+
+How a prediction's words lie beside the truth's: what the screen colours, and what word accuracy counts.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, NamedTuple, cast
 
 from rich.cells import split_graphemes
 from textual.actions import SkipAction
 from textual.binding import Binding, BindingType
 
-from lmplay_tui.run.alignment import align
 from lmplay_tui.run.controls import Pin
 from lmplay_tui.run.journal import number
-from lmplay_tui.run.view import RunView
-from lmplay_tui.run.view_parts import PredictionSeen
+from lmplay_tui.run.view import PredictionSeen, RunView
 from lmplay_tui.text import one_line, printable
 from lmplay_tui.ui.messages import CommandAsked
-from lmplay_tui.ui.widgets.flowing import labelled
-from lmplay_tui.ui.widgets.lines import Lines, Piece, Row, fitted, right, row_width, spread
-from lmplay_tui.ui.widgets.titles import set_titles
+from lmplay_tui.ui.widgets.lines import Lines, Piece, Row, fitted, labelled, right, row_width, set_titles, spread
+
+Op = Literal["equal", "replace", "insert", "delete"]
+
+
+class AlignedPiece(NamedTuple):
+    """A run of words with one fate on the way from the prediction to the truth.
+
+    equal: the same words. replace: wrong words, as many as in the truth. insert: the prediction lacks the truth's
+    words. delete: the prediction has words that the truth has not.
+    """
+
+    op: Op
+    prediction_words: tuple[str, ...]
+    truth_words: tuple[str, ...]
+
+    @property
+    def num_edits(self) -> int:
+        """Edit operations of this run."""
+        return 0 if self.op == "equal" else max(len(self.prediction_words), len(self.truth_words))
+
+
+def align(prediction: str, truth: str) -> list[AlignedPiece]:
+    """The fewest edits that make the prediction's words the truth's, in order; every word of both is in one piece."""
+    from rapidfuzz.distance import Levenshtein  # not before a first frame, in which nothing is compared
+
+    predicted, true = prediction.split(), truth.split()
+    return [
+        AlignedPiece(cast(Op, step.tag), tuple(predicted[step.src_start : step.src_end]),
+              tuple(true[step.dest_start : step.dest_end]))
+        for step in Levenshtein.opcodes(predicted, true)
+    ]  # fmt: skip
+
+
+def num_edits(pieces: Sequence[AlignedPiece]) -> int:
+    """The edit distance that word accuracy is made of: insertions, deletions and replacements, a word each."""
+    return sum(piece.num_edits for piece in pieces)
+
 
 KINDS = ("all", "validation", "pinned", "asked")
 SHADES = (0.01, 0.1, 0.4, 0.8)  # probabilities between the shades p0 to p4

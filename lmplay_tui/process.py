@@ -1,0 +1,68 @@
+"""What native libraries need before they are used: words in the environment, and first calls by one thread.
+
+How this program starts a process of its own: the same interpreter, the same code, nothing of the user's folder.
+"""
+
+import os
+import sys
+from functools import cache
+from pathlib import Path
+
+# Rounds of a loop, some microseconds. GNU OpenMP's own 300,000 are a millisecond in which a thread keeps its core from
+# whoever it waits for: two trainings at once on two cores did a tenth of the work of one. Alone nothing is lost.
+_SPINS = "1000"
+# Numbers for one thread: torch shares out 2,048 and more; from a hundred on MKL also counts the processors, once.
+_FEW = 128
+# What torch computes with MKL's vector functions, each thread its own share of the numbers.
+_VECTOR_FUNCTIONS = (
+    "acos", "asin", "atan", "cos", "erf", "erfc", "erfinv", "exp", "expm1", "log", "log10", "log1p", "log2", "sin",
+    "sqrt", "tan", "tanh", "trunc",
+)  # fmt: skip
+
+
+def prepare() -> None:
+    """Set what is to hold for this process and those it starts. What the environment already says holds.
+
+    Call before torch and pyarrow are imported.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
+    # pyarrow's own allocator kills the process where it was first used by a thread that is no more (apache/arrow
+    # 50471: pyarrow 25): datasets are opened in such threads, and a viewer reads in them. The C library's is as fast.
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
+
+
+@cache
+def settle_vector_functions() -> None:
+    """Call each of torch's vector functions once, by one thread. Call before several threads compute.
+
+    MKL chooses the code for the processor in the first call, without a lock: of two threads that make it at once, one
+    may compute its share with coarse code (relative errors of 1e-4; pytorch/pytorch 188792, with MKL 2024.2). A run is
+    then not what its repetition is: measured in up to one fresh process of a hundred, two at once on two processors.
+    """
+    import torch
+
+    for dtype in (torch.float32, torch.float64):
+        halves = torch.full((_FEW,), 0.5, dtype=dtype)
+        for name in _VECTOR_FUNCTIONS:
+            getattr(torch, name)(halves)
+
+
+_HOME = Path(__file__).resolve().parent.parent  # where the package lies
+
+
+def own_command(module: str, *words: str) -> list[str]:
+    """The command line of one of our modules; start it with `own_environment`.
+
+    -P: the working folder is the user's, and a `torch.py` or `random.py` in it is not what our code imports.
+    """
+    return [sys.executable, "-P", "-m", module, *words]
+
+
+def own_environment() -> dict[str, str]:
+    """This process's environment, in which such a process finds the same package, also one that is not installed."""
+    environment = dict(os.environ)
+    # The first place may be a working folder, which the other process does not look into.
+    if not any(folder and Path(folder).resolve() == _HOME for folder in sys.path[1:]):
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_HOME), environment.get("PYTHONPATH")]))
+    return environment

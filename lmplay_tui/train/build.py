@@ -1,0 +1,419 @@
+"""From a command line to a trainer that stands where it should: new, resumed, or with other weights to begin with."""
+
+import re
+import shlex
+import shutil
+import time
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lmplay_tui.data.tokenizer import Tokenizer, load_tokenizer
+from lmplay_tui.errors import UserError
+from lmplay_tui.models.lmplay_weights import TOKENIZER as LMPLAYS_TOKENIZER
+from lmplay_tui.models.lmplay_weights import convert_lmplay
+from lmplay_tui.models.registry import build_model, load_experiment
+from lmplay_tui.options import (
+    OnResume,
+    Part,
+    TrainOptions,
+    command_words,
+    default,
+    flag,
+    on_resume,
+    part,
+    said_once,
+    shown_value,
+)
+from lmplay_tui.plan.editing import extend_plan, list_changes
+from lmplay_tui.plan.problems import PlanError
+from lmplay_tui.plan.reading import check_name, parse_plan, read_plan
+from lmplay_tui.plan.schema import Plan
+from lmplay_tui.plan.tables import NAME_PATTERN
+from lmplay_tui.run.controls import Controls
+from lmplay_tui.run.events import ActivityChanged, Event, OptionChanged, Warned
+from lmplay_tui.run.folder import RunFolder, datasets_folder, keep_plan, output_folder, statistics_folder
+from lmplay_tui.run.statistics import RunStatistics
+from lmplay_tui.text import one_line
+from lmplay_tui.train.checkpoint import load_archive, load_checkpoint, newest_checkpoint
+from lmplay_tui.train.checkpointer import Saver
+from lmplay_tui.train.dataloader import LoadedData, patiently
+from lmplay_tui.train.device import choose_device, choose_precision, hardware_note, speed_choices
+from lmplay_tui.train.model_body import choose_ways
+from lmplay_tui.train.progress import Progress
+from lmplay_tui.train.settings import Settings, check_fixed, describe_changes, overruled_of, rate_jumps, without_effect
+from lmplay_tui.train.state import TrainState, said_of_warm_up
+from lmplay_tui.train.trainer import Trainer
+
+DEFAULT_PLAN = "default"
+_NO_NAME = re.compile(r"[^A-Za-z0-9_-]+")
+
+
+def choose_run(given: Mapping[str, Any]) -> RunFolder:
+    """The run that a command line speaks of. Raises `UserError` for a plan that cannot be read or a bad name."""
+    resume = given.get("resume", "auto")
+    if "model" in given:
+        model = Path(given["model"])
+        stem = model.stem if model.suffix == ".lmp" else model.name
+        if (problem := check_name("model", stem)) is not None:
+            raise UserError(f"--model: {shown_value(stem)} {problem}")
+    elif resume not in ("auto", "none"):
+        path = Path(resume)
+        stem, dot, kind = path.stem.partition(".")  # neither a run's nor a stage's name has a dot
+        if check_name("model", stem) is not None or (dot and NAME_PATTERN.match(kind) is None):
+            raise UserError(f"--resume: {shown_value(path.name)} does not tell the run's name; give it with --model")
+        model = path.with_name(f"{stem}.lmp")
+    else:
+        plan = read_plan(given.get("training_plan", DEFAULT_PLAN))
+        exp = given.get("exp", plan.train.get("exp", default("exp"))).rpartition(":")[2]
+        name = _NO_NAME.sub("_", f"{exp}_{plan.name}").strip("_-")[:40].rstrip("_-")
+        model = output_folder(given.get("out_dir")) / f"{name}.lmp"
+    return RunFolder(model)
+
+
+def set_aside(run: RunFolder, statistics: Path) -> Path | None:
+    """Move what earlier training left to `NAME.past/<time>/`; where it went, or None if there was nothing."""
+    own = re.compile(re.escape(run.name) + r"(\.[A-Za-z0-9_-]+)?\.lmp")
+    files = [path for path in run.model.parent.glob(f"{run.name}*") if own.fullmatch(path.name)]
+    figures = re.compile(re.escape(run.name) + r"(_step_[A-Za-z0-9_-]+)?_(train|validate)_stats\.(json|png)")
+    if statistics.is_dir():
+        files += [path for path in statistics.glob(f"{run.name}_*") if figures.fullmatch(path.name)]
+    if run.folder.is_dir() and run.events.exists():
+        files.append(run.folder)
+    if not files:
+        return None
+    target = run.past / time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+    number = 1
+    while target.exists():
+        number += 1
+        target = target.with_name(f"{target.name.partition('-')[0]}-{number}")
+    target.mkdir(parents=True)
+    for path in files:
+        shutil.move(path, target / path.name)  # statistics may lie on another disk
+    return target
+
+
+@dataclass(frozen=True)
+class Start:
+    """What is known before anything large is loaded."""
+
+    run: RunFolder
+    given: Mapping[str, Any]
+    settings: Settings
+    checkpoint: dict[str, Any] | None
+    is_newest: bool = False  # the checkpoint is the run's `NAME.lmp`
+    before: Settings | None = None  # with the plan that the checkpoint holds; None without one
+
+    @property
+    def progress(self) -> Progress:
+        """Where the checkpoint stands in the plan that holds now; the beginning without one."""
+        if self.checkpoint is None:
+            return Progress()
+        progress = Progress.from_state(self.checkpoint["runner"]["state"]["progress"])
+        progress.reopen(self.settings.plan)
+        return progress
+
+    def complete(self) -> Iterator[str]:
+        """See to it that `NAME.lmp` has its other names and its statistics; a line each for what fails."""
+        known = {stage.name for stage in self.settings.plan.stages}
+        if self.checkpoint is not None and self.is_newest and self.progress.stage in known:
+            folder = statistics_folder(self.given.get("out_dir"))
+            yield from Saver(self.run, folder).complete(self.checkpoint)
+
+    def finished(self) -> bool:
+        """Whether every stage of the plan is done."""
+        stages = self.progress.stages
+        return all(stage.name in stages and stages[stage.name].done for stage in self.settings.plan.stages)
+
+
+def read_start(run: RunFolder, given: Mapping[str, Any], warnings: list[str]) -> Start:
+    """Read the checkpoint, if there is one to resume from, and the plan. Raises `UserError`."""
+    resume, is_newest = given.get("resume", "auto"), False
+    if given.get("reset_history") or resume == "none":
+        checkpoint = None
+    elif resume != "auto":
+        checkpoint = load_checkpoint(Path(resume))
+    else:
+        found = newest_checkpoint(run, warnings.append)
+        checkpoint, is_newest = (found[0], found[1] == run.model) if found else (None, False)
+    if checkpoint is None:
+        if "extend" in given:
+            raise UserError(f"--extend: {one_line(run.model)} is not there: there is nothing to go on with")
+        plan = _plan_to_begin_with(run, given, warnings)
+        return Start(run, given, Settings(plan, given, plan_as_given=plan.text), None)
+    curriculum = checkpoint["curriculum"]["state_args"]
+    try:
+        plan_before = parse_plan(
+            curriculum["plan"], name=curriculum["plan_name"], file=f"plan in {run.model.name}",
+            folder=Path(curriculum["plan_folder"]),
+        )  # fmt: skip
+    except PlanError as error:
+        raise UserError(f"the checkpoint's plan cannot be used any more:\n{error}") from None
+    as_given = curriculum.get("plan_as_given") or plan_before.text
+    plan = plan_before
+    if "training_plan" in given:
+        plan = choose_plan(plan_before, read_plan(given["training_plan"]), as_given, warnings)
+        as_given = plan.text if plan is not plan_before else as_given
+    if "extend" in given:
+        plan = extend_plan(plan, given["extend"])
+    of_run = checkpoint["runner"]["state_args"]
+    before = Settings(plan_before, given, of_run["options"], overruled_of(of_run), as_given)
+    settings = before.with_plan(plan)
+    check_fixed(settings, checkpoint["model"]["state_args"])
+    start = Start(run, given, settings, checkpoint, is_newest, before)
+    if plan is not plan_before:
+        progress = Progress.from_state(checkpoint["runner"]["state"]["progress"])
+        warnings += [f"changed plan: {line}" for line in describe_changes(plan_before, plan, start.progress)]
+        warnings += [*without_effect(before, settings, progress), *rate_jumps(before, settings, progress)]
+    return start
+
+
+def _plan_to_begin_with(run: RunFolder, given: Mapping[str, Any], warnings: list[str]) -> Plan:
+    """The plan that was asked for, else the one that this run had, else the default. Raises `PlanError`."""
+    if "training_plan" in given or "model" not in given:
+        return read_plan(given.get("training_plan", DEFAULT_PLAN))
+    try:
+        text = run.plan.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        if not given.get("initial_model"):
+            warnings.append(f"{one_line(run.model)} is not there yet: training anew with plan {DEFAULT_PLAN}")
+        return read_plan(DEFAULT_PLAN)
+    folder = run.status().get("plan_folder")
+    start = Path(folder) if isinstance(folder, str) and folder else run.model.parent
+    return parse_plan(text, name=run.name, file=str(run.plan), folder=start)
+
+
+def choose_plan(own: Plan, file: Plan, as_given: str, warnings: list[str]) -> Plan:
+    """The plan to go on with: the run's own or the file's, whichever has changed since the file was last read.
+
+    Raises `UserError` with the differences where both have.
+    """
+    if file.text in (as_given, own.text):
+        if own.text != as_given:
+            warnings.append(f"plan {one_line(file.name)} was edited while it ran: going on with the edited plan")
+        return own
+    if own.text == as_given:
+        return file
+    lines = "\n".join(f"  {change}" for change in list_changes(own, file))
+    raise UserError(
+        f"plan {one_line(file.name)} has changed, and the run's own was edited while it ran; from its own to the "
+        f"file's:\n{lines}\nleave --training-plan out to go on with the run's own"
+    )
+
+
+def build_trainer(start: Start, controls: Controls, prog: str) -> Generator[Event, None, Trainer]:
+    """Load the tokenizer, build the model, take the checkpoint's state. Yields what it is doing.
+
+    Raises `UserError`, and `StopRequested` if somebody stops it.
+    """
+    run, given, settings = start.run, start.given, start.settings
+    options = settings.for_run()
+    device = choose_device(options.device)
+    precision = choose_precision(options, device)
+    chosen = speed_choices(options, precision)
+    model_args = start.checkpoint["model"]["state_args"] if start.checkpoint else None
+    tokenizer = yield from _load_tokenizer(model_args["tokenizer"] if model_args else options.tokenizer, controls)
+    yield ActivityChanged("loading", "the model")
+    experiment = load_experiment(allowed_experiment(given, model_args["exp"] if model_args else options.exp))
+    shape = model_args or options.model_dump()
+    model, built_with = build_model(
+        experiment, vocab_size=tokenizer.vocab_size, context_len=shape["context_len"],
+        num_blocks=shape["num_blocks"], embed_dim=shape["embed_dim"], num_heads=shape["num_heads"],
+        dropout=options.dropout, seed=options.seed,
+    )  # fmt: skip
+    if start.checkpoint is not None:
+        load_weights(model, start.checkpoint["model"]["state"], run.model)
+    elif options.initial_model is not None:
+        path = Path(options.initial_model)
+        for line in load_initial(model, built_with, path, tokenizer, ignore_tokenizer=options.ignore_tokenizer):
+            yield Warned(line)
+    model.to(device)
+    ways = choose_ways(model, precision, vocab_size=tokenizer.vocab_size, context_len=built_with["context_len"])
+    for line in ways.notes:
+        yield Warned(f"experiment {one_line(built_with['exp'])}: {line}")
+    state = TrainState(
+        run=run, settings=settings, model=model, model_args=built_with | {"tokenizer": tokenizer.name},
+        hidden=ways.hidden, trunk=ways.trunk, reading=ways.reading, tokenizer=tokenizer, precision=precision,
+        statistics=RunStatistics(run.name), scaler=precision.scaler(),
+    )  # fmt: skip
+    torch.manual_seed(options.seed)
+    yield from _take_up(start, state, options)
+    try:
+        kept = keep_plan(run, settings.plan.text, state.progress.step)
+    except OSError as error:  # viewers miss its text, the run does not
+        yield Warned(f"{one_line(run.plan)}: cannot be written ({error.strerror}); training goes on")
+    else:
+        if kept is not None and start.checkpoint is not None and not _is_plan_of(start.checkpoint, kept):
+            said = f"{one_line(run.plan)} was another plan than the checkpoint's, which holds; it is kept: "
+            yield Warned(f"{said}--training-plan {one_line(kept)} takes it", state.progress.step)
+    return Trainer(
+        state,
+        LoadedData(
+            state.stage_options, lambda: state.settings.plan.stages, tokenizer, datasets_folder(options.out_dir)
+        ),
+        controls,
+        statistics_folder=statistics_folder(options.out_dir),
+        resume_command=partial(resume_command, prog, run, given),
+        resumed_from=state.progress.step if start.checkpoint is not None else None,
+        note=", ".join((*chosen, "samples padded" if state.trunk is None else "samples packed")),
+    )
+
+
+def _is_plan_of(checkpoint: Mapping[str, Any], file: Path) -> bool:
+    return bool(file.read_bytes() == checkpoint["curriculum"]["state_args"]["plan"].encode("utf-8"))
+
+
+def _load_tokenizer(name: str, controls: Controls) -> Generator[Event, None, Tokenizer]:
+    result: list[Tokenizer] = []
+    yield ActivityChanged("loading", f"tokenizer {name}")
+    yield from patiently(lambda _: load_tokenizer(name), controls, result)
+    return result[0]
+
+
+def allowed_experiment(given: Mapping[str, Any], exp: str) -> str:
+    """An experiment's own file is run only if the command line names it: no checkpoint makes anything run."""
+    if ":" in exp and given.get("exp") != exp:
+        raise UserError(f"the checkpoint's experiment is from a file: say so with --exp {shlex.quote(one_line(exp))}")
+    return exp
+
+
+def _take_up(start: Start, state: TrainState, options: TrainOptions) -> Generator[Event, None, None]:
+    """Set position, statistics, optimizer and warm-up: from the checkpoint, or from the beginning."""
+    if start.checkpoint is None:
+        state.start_warm_up(options)
+        return
+    state.restore(start.checkpoint, ignore_optimizer=options.ignore_optimizer)
+    state.progress.reopen(start.settings.plan)
+    recorded = start.checkpoint["runner"]["state"]
+    if recorded["tokenizer_fingerprint"] != state.tokenizer.fingerprint:
+        raise UserError(
+            f"tokenizer {one_line(state.tokenizer.name)} is not the one that the checkpoint was trained with: "
+            "its tokens mean other things to the model; install the version that was used"
+        )
+    assert start.before is not None
+    says_anew = said_of_warm_up(options) != said_of_warm_up(start.before.for_run())  # the plan
+    if says_anew or options.ignore_optimizer or any(name in start.given for name in _START_A_WARM_UP):
+        state.start_warm_up(options)
+    elif options.disable_optimizer_warmup:
+        state.progress.warm_up = None
+    yield from _say_differences(start, state)
+
+
+_START_A_WARM_UP = ("optimizer_warmup_fraction", "optimizer_warmup_steps")
+
+
+def _say_differences(start: Start, state: TrainState) -> Generator[Event, None, None]:
+    assert start.checkpoint is not None
+    then = start.checkpoint["runner"]["state"]["hardware"]
+    now = hardware_note() | {"device": state.device.type, "precision": state.precision.name}
+    differing = [f"{name} {then[name]} -> {now[name]}" for name in now if name in then and then[name] != now[name]]
+    if differing:
+        said = f"not the machine of the checkpoint ({one_line(', '.join(differing))})"
+        yield Warned(f"{said}: results agree but for rounding", state.progress.step)
+    yield from _say_changed_options(start, state.progress)
+
+
+def _say_changed_options(start: Start, progress: Progress) -> Iterator[Event]:
+    """Name what the command line gives and the run so far had otherwise, in the stage that it stands in."""
+    so_far = replace(start.settings, line={})
+    stage = next((stage for stage in so_far.plan.stages if stage.name == progress.stage), None)
+    before = so_far.for_run() if stage is None else so_far.for_stage(stage)
+    for name, value in start.given.items():
+        then = getattr(before, name)
+        if on_resume(name) is OnResume.KEPT and then != value:
+            yield OptionChanged(progress.step, flag(name), one_line(then), one_line(value))
+            if part(name) is Part.HELD_OUT:
+                yield Warned(f"{flag(name)}: rows that were held out until now may be trained", progress.step)
+
+
+def load_weights(model: torch.nn.Module, weights: Mapping[str, Any], path: Path) -> None:
+    """Put weights into a model. `UserError` that names the first that does not fit."""
+    own = model.state_dict()
+    for name, tensor in own.items():
+        if name not in weights:
+            raise UserError(f"{one_line(path)}: has no weights called {name}; it is of another model")
+        if weights[name].shape != tensor.shape:
+            raise UserError(
+                f"{one_line(path)}: {name} has shape {tuple(weights[name].shape)}, "
+                f"the model {tuple(tensor.shape)}; give the shape that it was trained with"
+            )
+    if extra := [name for name in weights if name not in own]:
+        raise UserError(f"{one_line(path)}: has weights that the model has not: {one_line(extra[0])}")
+    model.load_state_dict(dict(weights))
+
+
+def load_initial(
+    model: torch.nn.Module, model_args: Mapping[str, Any], path: Path, tokenizer: Tokenizer, *, ignore_tokenizer: bool
+) -> list[str]:
+    """Begin with the weights of a checkpoint, of ours or of LMPlay's own; what there is to say of it, a line each.
+
+    Raises `UserError` where they do not fit or, unless `ignore_tokenizer`, their tokens were another tokenizer's.
+    """
+    archive = load_archive(path)
+    converted = convert_lmplay(archive)
+    if converted is not None:
+        weights, theirs = converted
+    else:
+        component = archive.get("model")
+        if not isinstance(component, dict) or not isinstance(component.get("state"), dict):
+            raise UserError(f"{one_line(path)}: holds no model")
+        arguments = component.get("state_args")
+        weights, theirs = component["state"], arguments if isinstance(arguments, dict) else {}
+    # No weight's shape shows the number of heads: with another one the model would compute something else.
+    if "num_heads" in theirs and theirs["num_heads"] != model_args["num_heads"]:
+        raise UserError(
+            f"{one_line(path)}: has {one_line(theirs['num_heads'])} heads, the model {model_args['num_heads']}; "
+            f"give --num-heads {one_line(theirs['num_heads'])}"
+        )
+    said = []
+    if (problem := _other_tokenizer(archive, theirs, tokenizer, is_lmplays=converted is not None)) is not None:
+        if not ignore_tokenizer:
+            raise UserError(
+                f"{one_line(path)}: {problem}: the same number means another text there; "
+                "--ignore-tokenizer takes its weights all the same"
+            )
+        said.append(f"{one_line(path)}: {problem}; its weights are taken all the same (--ignore-tokenizer)")
+    elif converted is not None:
+        said.append(f"{one_line(path)}: LMPlay's files do not say their tokenizer: taken for gpt2's by its vocabulary")
+    load_weights(model, weights, path)
+    return said
+
+
+def _other_tokenizer(
+    archive: Mapping[str, Any], theirs: Mapping[str, Any], tokenizer: Tokenizer, *, is_lmplays: bool
+) -> str | None:
+    """How the tokens of a checkpoint mean other things than `tokenizer`'s; None where they are the same.
+
+    Known by the fingerprint that a checkpoint records; without one by the tokenizer's name. A vocabulary of another
+    size shows in the weights' shapes, whatever is ignored.
+    """
+    name, own = theirs.get("tokenizer"), one_line(tokenizer.name)
+    if is_lmplays:  # all of them have GPT-2's
+        same = tokenizer.fingerprint == load_tokenizer(LMPLAYS_TOKENIZER).fingerprint
+        return None if same else f"is LMPlay's, trained with tokenizer gpt2, not {own}"
+    runner = archive.get("runner")
+    state = runner.get("state") if isinstance(runner, dict) else None
+    recorded = state.get("tokenizer_fingerprint") if isinstance(state, dict) else None
+    if recorded == tokenizer.fingerprint or (recorded is None and name in (None, tokenizer.name)):
+        return None
+    if name == tokenizer.name:
+        return f"was trained with another tokenizer called {own}"
+    return f"was trained with tokenizer {one_line(name)}, not {own}"
+
+
+def resume_command(prog: str, run: RunFolder, given: Mapping[str, Any], saved: bool) -> str:
+    """What to type to go on: the model, and what a checkpoint does not remember.
+
+    `saved`: by the process that ends; else a checkpoint that was chosen with `--resume` is still to be gone on from.
+    """
+    chosen = {} if saved or given.get("resume", "auto") in ("auto", "none") else {"resume": given["resume"]}
+    again = chosen | {
+        name: value
+        for name, value in given.items()
+        if not said_once(name) and (on_resume(name) is OnResume.FREE or (name == "exp" and ":" in value))
+    }
+    return shlex.join([prog, "--model", str(run.model), *command_words(again)])

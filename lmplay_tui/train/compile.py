@@ -1,0 +1,180 @@
+"""torch.compile for the two parts that a step spends its time in: the model's body and the rows of the loss.
+
+`--mini-batch-size auto`: the size that trains fastest among those that fit, found by trying.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any, cast
+
+import numpy as np
+import psutil
+import torch
+from torch import Tensor, nn
+
+from lmplay_tui.data.samples import Sample
+from lmplay_tui.options import TrainOptions
+from lmplay_tui.run.events import ActivityChanged, Event, LogLine, Warned
+from lmplay_tui.text import one_line
+from lmplay_tui.train.device import fits, give_memory_back
+from lmplay_tui.train.gradients import StepSettings, StopRequested, accumulate_gradients
+from lmplay_tui.train.loss import Kernel, softmax_gradient, traced_softmax_gradient
+from lmplay_tui.train.state import TrainState, restore_rng, rng_state
+
+GRAPH_WIDTHS = 4  # CUDA graphs are recorded for each shape: few of them
+_PASSES_OF_GRAPHS = 3  # they are recorded in the second, and run in the third
+_WITH_GRAPHS = ("reduce-overhead", "max-autotune")
+
+
+class Compilation:
+    """What `--compile-model` asks for. The modules are untouched, so the names in their state stay what they are."""
+
+    def __init__(self, options: TrainOptions, device: torch.device) -> None:
+        recorded = options.compile_mode in _WITH_GRAPHS or options.compile_backend == "cudagraphs"
+        self._graphs = device.type == "cuda" and recorded
+        # One program for all lengths: it is the same whichever batch comes first, and so a resumed run computes the
+        # same bits. CUDA graphs need fixed shapes instead.
+        self._how: dict[str, Any] = {
+            "backend": options.compile_backend or "inductor",
+            "mode": None if options.compile_mode in (None, "default") else options.compile_mode,
+            "dynamic": not self._graphs,
+        }
+        self._proved = self._failed = False
+
+    def shape(self, settings: StepSettings) -> None:
+        """Have mini-batches come in the shapes that compiled programs ask for; after a failure in those of their own.
+
+        Lengths of few kinds where graphs are recorded, and never a single row, which would be a program of its own.
+        """
+        context_len = settings.longest or 1
+        settings.graphs = self._graphs and not self._failed
+        settings.width_multiple = max(64, context_len // GRAPH_WIDTHS) if settings.graphs else 1
+        settings.least_rows = 1 if self._failed else min(settings.mini_batch_size, 2)
+
+    def prepare(self, state: TrainState, settings: StepSettings, rows: int) -> Iterator[Event]:
+        """Compile, and train on `rows` samples that are thrown away: what fails, fails here; the run goes on without.
+
+        Neither weights nor random numbers are changed by it. The first samples' shape may show in the program, so a
+        resumed run must begin with the same.
+        """
+        if self._proved:
+            return
+        self._proved = True
+        yield ActivityChanged("compiling")
+        hidden, trunk = state.hidden, state.trunk
+        try:
+            self._compile(state)
+            for _ in range(_PASSES_OF_GRAPHS if settings.graphs else 1):
+                # Where memory lacks, the step will meet it, and knows what to do.
+                fits(lambda: rehearse(state, replace(settings, mini_batch_size=rows)))
+        except Exception as error:  # whatever the compiler or its toolchain throws: training goes on without
+            state.hidden, state.trunk, state.network = hidden, trunk, state.model
+            state.head_loss.kernel = softmax_gradient
+            self._failed = True
+            self.shape(settings)
+            said = f"{type(error).__name__}: {one_line(error, 100)}"
+            yield Warned(f"torch.compile failed ({said}); going on without it", state.progress.step)
+        yield ActivityChanged("training")
+
+    def _compile(self, state: TrainState) -> None:
+        if state.hidden is None:
+            state.network = cast(nn.Module, torch.compile(state.model, **self._how))
+            return
+        if state.trunk is not None:
+            state.trunk = torch.compile(state.trunk, **self._how)
+        else:
+            state.hidden = torch.compile(state.hidden, **self._how)
+        state.head_loss.kernel = self._kernel()
+
+    def _kernel(self) -> Kernel:
+        """The loss's rows, compiled; a single one, which torch would compile for itself, as it is."""
+        compiled = torch.compile(traced_softmax_gradient, **self._how | {"mode": None, "dynamic": True})
+
+        def kernel(
+            logits_nV: Tensor, targets_n: Tensor, factor: Tensor, want_argmax: bool
+        ) -> tuple[Tensor, Tensor | None]:
+            if len(targets_n) == 1:
+                return softmax_gradient(logits_nV, targets_n, factor, want_argmax)
+            return compiled(logits_nV, targets_n, factor)
+
+        return kernel
+
+
+def rehearse(state: TrainState, settings: StepSettings, length: int | None = None) -> None:
+    """Forward and backward of one mini-batch of long samples, without a trace in weights, buffers, random numbers."""
+    rng = rng_state(state.device)
+    buffers = {name: buffer.clone() for name, buffer in state.model.named_buffers()}
+    was_training = state.model.training
+    try:
+        state.model.train()
+        samples = long_samples(settings.mini_batch_size, length or state.model_args["context_len"] - 8)
+        accumulate_gradients(state.network, state.hidden, samples, settings, trunk=state.trunk)
+        if state.device.type == "cuda":
+            torch.cuda.synchronize(state.device)
+    finally:
+        state.model.zero_grad(set_to_none=True)
+        state.model.train(was_training)
+        with torch.no_grad():
+            for name, buffer in state.model.named_buffers():
+                buffer.copy_(buffers[name])
+        restore_rng(rng, state.device)
+
+
+def long_samples(count: int, length: int) -> list[Sample]:
+    """Samples of `length` tokens, all of them truth but the first: what takes the most memory and time."""
+    ids = np.zeros(max(length, 2), dtype=np.int32)
+    return [Sample("", "", ids[:1], ids[1:], 0) for _ in range(count)]
+
+
+WORTH_IT = 1.03  # a larger mini-batch takes more memory: it must be faster by more than what measuring is off by
+
+
+def probe(
+    state: TrainState, settings: StepSettings, batch_size: int, should_stop: Callable[[], bool]
+) -> Iterator[Event]:
+    """Time one mini-batch of the longest samples at sizes 1, 2, 4, ... and set the fastest, of those that fit.
+
+    What was found stands in the progress: a resumed run keeps it. Weights and random numbers stay as they are.
+    Raises `StopRequested` between two sizes; nothing has been found then.
+    """
+    length = state.model_args["context_len"]
+    best_size, best_s = 1, float("inf")
+    before_bytes = psutil.Process().memory_info().rss
+    for size in _sizes(batch_size):
+        yield ActivityChanged("probing", f"mini-batches of {size}")
+        if should_stop():
+            raise StopRequested
+        tried = dataclasses.replace(settings, mini_batch_size=size)
+        _, seconds_all = fits(lambda: _timed(state, tried, length))  # noqa: B023  (called at once)
+        if seconds_all is None:
+            give_memory_back(state.device)
+            break
+        seconds = seconds_all / size
+        if seconds * WORTH_IT < best_s:
+            best_size, best_s = size, seconds
+        elif size > 2 * best_size:
+            break  # twice in a row nothing was gained
+        grown_bytes = psutil.Process().memory_info().rss - before_bytes
+        if state.device.type == "cpu" and psutil.virtual_memory().available < 3 * grown_bytes:
+            break  # the next would take twice as much again; a processor's memory gives no warning
+    state.progress.probed_mini_batch_size = settings.mini_batch_size = best_size
+    yield LogLine(f"--mini-batch-size auto: {best_size}, {best_s * 1000:.0f} ms a sample of {length} tokens")
+    yield ActivityChanged("training")
+
+
+def _timed(state: TrainState, settings: StepSettings, length: int) -> float:
+    """Seconds of a mini-batch, the second time: the first one also allocates."""
+    rehearse(state, settings, length)
+    begun = time.perf_counter()
+    rehearse(state, settings, length)
+    return time.perf_counter() - begun
+
+
+def _sizes(batch_size: int) -> Iterator[int]:
+    size = 1
+    while size < batch_size:
+        yield size
+        size *= 2
+    yield batch_size

@@ -1,0 +1,134 @@
+"""Going on without this terminal: the run in a process of its own session, which inherits the lock and resumes.
+
+The lock's descriptor is handed down, so there is no moment in which nobody holds the run: viewers see it alive
+throughout, and no third process can come between.
+
+`--max-hours`: a run's own wish to stop, when its time is up.
+"""
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from typing import Any
+
+from lmplay_tui.options import OnResume, command_words, on_resume
+from lmplay_tui.process import own_command, own_environment
+from lmplay_tui.run.controls import Command, Controls, Stop, leave_command
+from lmplay_tui.run.events import Answered, Event, HandedOver, Warned
+from lmplay_tui.run.folder import LOCK_FROM, RunFolder, RunLock
+from lmplay_tui.run.notify import NOTIFY_URL
+
+SPENT = "LMPLAY_TUI_SPENT_S"  # environment: seconds that the processes before this one have spent on the same start
+
+
+class TimeLimit:
+    """A source of commands: it asks once for a stop. Time counts from the start, loading and pauses included."""
+
+    def __init__(self, hours: float | None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limit_s = None if hours is None else hours * 3600
+        self._clock = clock
+        self._begun = clock() - _spent_before()
+        self._asked = False
+
+    @property
+    def spent_s(self) -> float:
+        """Since the start, in this process and in those that handed the run over to it."""
+        return self._clock() - self._begun
+
+    def __call__(self) -> list[Command]:
+        if self._asked or self._limit_s is None or self.spent_s < self._limit_s:
+            return []
+        self._asked = True
+        return [Stop(reason="--max-hours")]
+
+
+def _spent_before() -> float:
+    try:
+        return max(float(os.environ.pop(SPENT, "0")), 0.0)
+    except ValueError:
+        return 0.0
+
+
+_OF_THIS_PROCESS = {
+    "model", "headless", "start", "detach", "on_hangup", "json_lines", "refresh_hz", "ascii", "no_mouse",
+    "notify_url",  # by environment: everybody on the machine can read a command line
+}  # fmt: skip
+# What speaks of a start, not of the run: the process that goes on must not do it once more.
+_ONCE = _OF_THIS_PROCESS | {
+    "training_plan", "initial_model", "ignore_tokenizer", "resume", "reset_history", "extend", "ignore_optimizer",
+    "optimizer_warmup_fraction", "optimizer_warmup_steps", "check_grads",
+}  # fmt: skip
+
+
+def command_of(run: RunFolder, given: Mapping[str, Any], *, resumes: bool) -> list[str]:
+    """The command line of the process that goes on. `resumes`: from the run's checkpoint, not from the beginning."""
+    if resumes:
+        options = {n: v for n, v in given.items() if n not in _ONCE and _is_forgotten(n, v)}
+    else:
+        options = {n: v for n, v in given.items() if n not in _OF_THIS_PROCESS}
+    words = command_words({"model": str(run.model), **options, "headless": True, "on_hangup": "continue"})
+    return own_command("lmplay_tui.cli", *words)
+
+
+def _is_forgotten(name: str, value: Any) -> bool:
+    """Whether a checkpoint does not remember what the command line gave."""
+    return on_resume(name) is OnResume.FREE or (name == "exp" and ":" in value)
+
+
+def start_process(
+    run: RunFolder, given: Mapping[str, Any], lock: RunLock, *, resumes: bool, spent_s: float = 0.0
+) -> int:
+    """Start the run in a process of its own session and give its number. Raises `OSError`.
+
+    It holds the run as soon as it exists. What it prints ends in the run's log. `--on-done`, `--notify-url` and
+    `--max-hours` are handed down: `spent_s` of the hours are over.
+    """
+    descriptor = lock.descriptor
+    environment = own_environment() | {LOCK_FROM: f"{descriptor}:{run.lock_path.resolve()}", SPENT: f"{spent_s:.3f}"}
+    if (url := given.get("notify_url")) is not None:
+        environment[NOTIFY_URL] = url
+    with run.log.open("ab") as log:
+        process = subprocess.Popen(
+            command_of(run, given, resumes=resumes), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            start_new_session=True, pass_fds=[descriptor], env=environment,
+        )  # fmt: skip
+    # It outlives us, and nobody here waits for it: not a forgotten child in the eyes of `subprocess`.
+    process.returncode = 0
+    return process.pid
+
+
+def hand_over(
+    run: RunFolder, step: int, controls: Controls, go_on_elsewhere: Callable[[], int], wanted: Iterable[Command] = ()
+) -> Generator[Event, None, bool]:
+    """Let another process go on from what is saved; whether it does. If it cannot, this one stays.
+
+    `wanted`: what holds here and is in no checkpoint. With what nobody has obeyed yet it is left for that process, as
+    control files; where this one stays, it finds them itself.
+    """
+    left = [*wanted, *controls.take_waiting()]
+    try:
+        while left:
+            leave_command(run, left[0])
+            del left[0]
+    except OSError as error:  # else the other process would train on against what was asked
+        for command in left:
+            controls.send(command)
+        yield from not_handed_over(f"what was asked for cannot be handed down ({error.strerror})", step, controls)
+        return False
+    try:
+        pid = go_on_elsewhere()
+    except OSError as error:
+        yield from not_handed_over(f"no process could be started ({error.strerror})", step, controls)
+        return False
+    yield HandedOver(step, pid)
+    return True
+
+
+def not_handed_over(why: str, step: int, controls: Controls) -> Iterator[Event]:
+    """Say that this process goes on, to the log and to who has asked."""
+    said = f"{why}: not handed over, the run goes on in this process"
+    yield Warned(said, step)
+    for command in controls.stay():
+        if command.id:
+            yield Answered(type(command).__name__, command.id, False, said)

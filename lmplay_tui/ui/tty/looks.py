@@ -1,0 +1,157 @@
+"""Drawing with ASCII only: for the console of a server, and for fonts without the signs that we use.
+
+Terminals with few colours or with none that the user wants: what is shown by colour stays to be seen.
+
+What a terminal may do outside its screen: a title, a notification on the desktop. Nothing where it would be garbage.
+
+Over SSH only `TERM` and the multiplexer's variables tell what the terminal is.
+"""
+
+import os
+from collections.abc import Mapping
+from functools import lru_cache
+
+from rich.color import Color as RichColor
+from rich.color import ColorSystem
+from rich.segment import Segment
+from rich.style import Style
+from textual.color import Color
+from textual.filter import LineFilter
+
+from lmplay_tui.text import one_line
+
+_SIGNS = {
+    "●": "*", "◌": "o", "‖": "=", "◐": "~", "■": "#", "✓": "+", "✗": "x", "▸": ">", "▶": ">", "▪": ".", "λ": "l",
+    "✎": "e", "↻": "r", "⚑": "b", "━": "-", "•": "o", "◆": "#", "┈": ":", "┄": ".", "┊": ":", "…": "~", "–": "-",
+    "—": "-", "·": ".", "→": ">", "←": "<", "↑": "^", "↓": "v", "↵": "/", "≠": "!", "−": "-", "×": "x", "░": ".",
+    "▒": "%", "▓": "=", "█": "#", "▚": "v", "▞": "s", "▔": "-", "▁": "_", "▂": "_", "▃": "-", "▅": "-", "▆": "=",
+    "▇": "=", "▎": "|", "▌": "|", "▐": "|", "▊": "|", "▍": "|", "▋": "|", "▏": "|", "▕": "|", "▉": "#", "°": "'",
+    "▀": "#", "▄": "#", "╸": "-", "╺": "-", "❭": ">", "⌃": "^", "⭘": "o", "◉": "*", "○": "o", "▼": "v", "▲": "^",
+    "²": "2", "¹": "1", "’": "'", "⏎": "~", "‘": "'", "“": '"', "”": '"',
+    "🔎": "/ ",  # of two cells
+}  # fmt: skip
+
+
+def _table() -> dict[int, str]:
+    table = {ord(sign): plain for sign, plain in _SIGNS.items()}
+    for code in range(0x2500, 0x2580):  # box drawing: what it is like
+        table.setdefault(code, "-" if code in (0x2500, 0x2501, 0x2504, 0x2505, 0x2508, 0x2509, 0x2550) else "+")
+    for code in (0x2502, 0x2503, 0x2506, 0x2507, 0x250A, 0x250B, 0x2551, 0x2524, 0x251C):
+        table[code] = "|"
+    for code in range(0x2580, 0x25A0):  # blocks
+        table.setdefault(code, "#")
+    for code in range(0x2800, 0x2900):  # braille
+        table[code] = " " if code == 0x2800 else "*"
+    return table
+
+
+_TABLE = _table()
+
+
+def plain_signs(text: str) -> str:
+    """`text` with a plain sign in the place of each that we draw with."""
+    return text if text.isascii() else text.translate(_TABLE)
+
+
+class AsciiFilter(LineFilter):
+    """Replaces each sign that we draw with by a plain one of as many cells; the letters of texts stay."""
+
+    def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
+        return [
+            segment if segment.text.isascii() else Segment(plain_signs(segment.text), segment.style, segment.control)
+            for segment in segments
+        ]
+
+
+def terminal_needs_ascii() -> bool:
+    """The Linux console has some two hundred signs, and no braille."""
+    return os.environ.get("TERM", "") in ("linux", "vt100", "vt220", "dumb")
+
+
+_REVERSE = Style(reverse=True)
+
+
+class NoColours(LineFilter):
+    """For `NO_COLOR`: no code for a colour is sent, not even for the terminal's own ones.
+
+    Bold, underlined, dim and struck-out letters stay. Cells on another ground than their widget's (the chosen row,
+    a selection, a cursor) are reversed instead. Textual's own filter makes grey of all colours.
+    """
+
+    def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
+        ground = background.rich_color
+        return [
+            segment if segment.style is None else Segment(segment.text, _plain(segment.style, ground), segment.control)
+            for segment in segments
+        ]
+
+
+@lru_cache(1024)
+def _plain(style: Style, ground: RichColor) -> Style:
+    plain = style.without_color
+    if style.meta:  # what the mouse does there
+        plain += Style.from_meta(style.meta)
+    stands_out = style.bgcolor is not None and not style.bgcolor.is_default and style.bgcolor != ground
+    return plain + _REVERSE if stands_out and not style.reverse else plain
+
+
+class SixteenColours(LineFilter):
+    """Letters whose nearest colour of the sixteen is also that of their ground get a faint one that is seen."""
+
+    def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
+        return [
+            segment
+            if segment.style is None or not segment.text.strip()
+            else Segment(segment.text, _readable(segment.style), segment.control)
+            for segment in segments
+        ]
+
+
+# Ground -> letters. What is that near to its ground in all colours (frames, what lies behind a dialog) is meant so.
+_FAINT = {0: "bright_black", 8: "white", 15: "bright_black"}
+_BRIGHT = (2, 3, 6, 7, 9, 10, 11, 13, 14)
+
+
+@lru_cache(1024)
+def _readable(style: Style) -> Style:
+    letters, ground = _of_sixteen(style.color), _of_sixteen(style.bgcolor)
+    if ground is None or letters != ground:
+        return style
+    return style + Style(color=_FAINT.get(ground, "black" if ground in _BRIGHT else "bright_white"))
+
+
+def _of_sixteen(colour: RichColor | None) -> int | None:
+    return None if colour is None else colour.downgrade(ColorSystem.STANDARD).number
+
+
+# Terminals that read an operating system command (OSC) to its end whether or not they know it. The Linux console of
+# older kernels, serial lines and GNU screen do not: they show its text.
+_READ_COMMANDS = (
+    "xterm", "tmux", "alacritty", "foot", "wezterm", "ghostty", "kitty", "rxvt-unicode", "st-", "konsole", "contour",
+    "iterm", "mintty", "vte", "gnome",
+)  # fmt: skip
+
+
+def reads_commands(environ: Mapping[str, str]) -> bool:
+    """Whether the terminal takes commands that it does not know without showing them."""
+    return "TMUX" in environ or environ.get("TERM", "").startswith(_READ_COMMANDS)
+
+
+def title_sequence(text: str, environ: Mapping[str, str]) -> str:
+    """Sets the window's title; nothing where that could be shown as text."""
+    return f"\x1b]2;{one_line(text, 100)}\x07" if reads_commands(environ) else ""
+
+
+def notification(text: str, environ: Mapping[str, str]) -> str:
+    """A notification on the desktop (OSC 9); nothing where that could be shown as text.
+
+    tmux swallows OSC 9. It hands on what is wrapped as its pass-through where `allow-passthrough` is on, and drops it
+    silently where not. The words before the text keep it from being read as one of OSC 9's numbered commands.
+    """
+    if not reads_commands(environ):
+        return ""
+    sequence = f"\x1b]9;lmplay-tui: {one_line(text, 200)}\x07"
+    if "TMUX" in environ or environ.get("TERM", "").startswith("tmux"):
+        doubled = sequence.replace("\x1b", "\x1b\x1b")
+        return f"\x1bPtmux;{doubled}\x1b\\"
+    return sequence

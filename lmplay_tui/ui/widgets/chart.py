@@ -1,0 +1,413 @@
+"""A chart as rows of cells: plotext makes axes and labels; curves, marks, references and cursor are laid into it.
+
+Lines as dots of braille cells: two by four dots a cell, found with numpy, many times faster than point by point.
+
+What a run's charts hold: lines smoothed and not, points, a ghost, marks, and a title that reads the newest values.
+
+It calculates with numpy, for which a first frame, that has no points yet, does not wait.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmplay_tui.run.history import Floats, Points, in_bins, smoothed, smoothed_at, to_columns, value_range
+from lmplay_tui.run.view import Mark, RunView
+from lmplay_tui.scales import LABEL_CELLS, column_of, rounded_range, short_number, short_time, ticks
+from lmplay_tui.ui.widgets.curve_window import CurveWindow, Group
+from lmplay_tui.ui.widgets.lines import Piece, Row, fitted, spread
+
+_BITS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]], dtype=np.uint8)
+_HAIR = 1e-6  # of a dot: what lies between two falls on the same one, whatever the last bit of its float is
+BRAILLE_SIGNS = np.array([chr(0x2800 + bits) for bits in range(256)])
+
+
+def raster(  # noqa: PLR0917
+    x: Floats, y: Floats, x_range: tuple[float, float], y_range: tuple[float, float], width: int, height: int
+) -> NDArray[np.uint8]:
+    """The line through the points, in `height` x `width` cells: each cell's braille dots as bits.
+
+    `x` rises. All points of a dot column become one vertical stroke, so that no extreme is lost.
+    """
+    (first, last), (low, high) = x_range, y_range
+    columns, rows = 2 * width, 4 * height
+    inside = np.isfinite(x) & np.isfinite(y)
+    column = np.rint((x[inside] - first) / (last - first) * (columns - 1)).astype(np.int64)
+    values = y[inside]
+    seen = (column >= 0) & (column < columns)
+    if not seen.any():
+        return np.zeros((height, width), np.uint8)
+    least = np.full(columns, np.inf)
+    greatest = np.full(columns, -np.inf)
+    np.minimum.at(least, column[seen], values[seen])
+    np.maximum.at(greatest, column[seen], values[seen])
+    _join(least, greatest)
+    scale = (rows - 1) / (high - low)
+    top = np.clip(np.rint((high - greatest) * scale + _HAIR), 0, rows - 1)
+    bottom = np.clip(np.rint((high - least) * scale + _HAIR), 0, rows - 1)
+    row = np.arange(rows)[:, None]
+    dots = (row >= top) & (row <= bottom) & np.isfinite(greatest)
+    bits = dots.view(np.uint8).reshape(height, 4, columns) * np.tile(_BITS, width)
+    by_column = np.bitwise_or.reduce(bits, axis=1)
+    packed: NDArray[np.uint8] = by_column[:, 0::2] | by_column[:, 1::2]
+    return packed
+
+
+def _join(least: Floats, greatest: Floats) -> None:
+    """Fill the columns between points along a straight line, and let neighbours touch; in place."""
+    used = np.flatnonzero(np.isfinite(greatest))
+    between = np.arange(used[0], used[-1] + 1)
+    low = np.interp(between, used, least[used])
+    high = np.interp(between, used, greatest[used])
+    # Where a column lies wholly above or below its neighbour, both reach out to the middle of the gap.
+    up = np.maximum(low[1:] - high[:-1], 0) / 2
+    down = np.maximum(low[:-1] - high[1:], 0) / 2
+    high[:-1] += up
+    low[1:] -= up
+    low[:-1] -= down
+    high[1:] += down
+    least[between], greatest[between] = low, high
+
+
+STYLES = ("", "ghost", "raw", "train", "val", "eval", "accent", "axis", "label", "dim", "good", "warn", "bad")
+_COLOUR = re.compile(r"\x1b\[([0-9;]*)m")
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """Points to draw. `marker`: `line`, or the character of each point."""
+
+    x: Floats
+    y: Floats
+    style: str
+    marker: str = "line"
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something at an x: a sign below the axis and, where `line`, a dotted line through the chart."""
+
+    x: float
+    sign: str
+    style: str
+    line: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Chart:
+    """What to draw. y values are already logarithms where `log`."""
+
+    curves: Sequence[Curve]
+    x_range: tuple[float, float]
+    y_range: tuple[float, float]
+    log: bool = False
+    time_axis: bool = False
+    notes: Sequence[Note] = ()
+    signs: bool = True
+    references: Sequence[tuple[float, str]] = field(default=())  # y and its label
+    cursor: float | None = None
+    ascii_only: bool = False
+
+
+def draw(chart: Chart, width: int, height: int) -> list[Row]:
+    """The chart in `height` rows: canvas, x axis with its labels, and a row of signs where there are notes."""
+    canvas_width = width - LABEL_CELLS - 1
+    sign_rows = 1 if chart.notes and chart.signs else 0
+    plot_height = height - sign_rows
+    if canvas_width < 8 or plot_height < 4:
+        return []
+    grid = _framed(chart, width, plot_height)
+    canvas = grid.part(plot_height - 2, LABEL_CELLS + 1)
+    _paint(canvas, chart)
+    for y, label in chart.references:
+        _lay_reference(canvas, chart.y_range, y, label)
+    for note in chart.notes:
+        if note.line:
+            _lay_column(canvas, column_of(note.x, chart.x_range, canvas_width), "┊", "axis")
+    if chart.cursor is not None:
+        _lay_column(canvas, column_of(chart.cursor, chart.x_range, canvas_width), "│", "accent")
+    return grid.rows() + (_note_signs(chart, canvas_width) if sign_rows else [])
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Cells as arrays of rows and columns: a character each, and the number of its style in `STYLES`."""
+
+    signs: NDArray[np.str_]
+    styles: NDArray[np.int8]
+
+    @classmethod
+    def blank(cls, height: int, width: int) -> "Grid":
+        return cls(np.full((height, width), " "), np.zeros((height, width), np.int8))
+
+    def copy(self) -> "Grid":
+        return Grid(self.signs.copy(), self.styles.copy())
+
+    def part(self, rows: int, first_column: int) -> "Grid":
+        """The same cells above and right of there."""
+        return Grid(self.signs[:rows, first_column:], self.styles[:rows, first_column:])
+
+    def put(self, where: Any, signs: Any, style: str) -> None:
+        self.signs[where] = signs
+        self.styles[where] = STYLES.index(style)
+
+    def rows(self) -> list[Row]:
+        """As pieces of text: neighbours of one style are one; a blank belongs to what stands before it."""
+        width = self.signs.shape[1]
+        seen = np.where(self.signs == " ", 0, np.arange(width))
+        styles = np.take_along_axis(self.styles, np.maximum.accumulate(seen, axis=1), axis=1)
+        lines = self.signs.view(f"U{width}").ravel().tolist()  # what lies one behind the other is a string already
+        return [
+            _row(line, numbers, np.flatnonzero(changes).tolist())
+            for line, numbers, changes in zip(lines, styles.tolist(), styles[:, 1:] != styles[:, :-1], strict=True)
+        ]
+
+
+def _row(line: str, styles: list[int], changes: list[int]) -> Row:
+    """One row's pieces; `changes`: the last cell before each other style."""
+    starts = [0, *(cell + 1 for cell in changes)]
+    ends = [*starts[1:], len(line)]
+    return tuple((line[start:end], STYLES[styles[start]]) for start, end in zip(starts, ends, strict=True))
+
+
+def _framed(chart: Chart, width: int, height: int) -> Grid:
+    """Axes and labels, nothing drawn yet."""
+    low, high = chart.y_range
+    first, last = chart.x_range
+    y_ticks = ticks(low, high, max((height - 2) // 2, 3)) or [low]
+    x_ticks = ticks(first, last, max((width - LABEL_CELLS) // 14, 2), whole=not chart.time_axis)
+    return _frame(
+        width, height, chart.x_range, chart.y_range,
+        tuple((x, short_time(x) if chart.time_axis else short_number(x)) for x in x_ticks),
+        tuple((y, _y_label(y, chart.log).rjust(LABEL_CELLS)) for y in y_ticks),
+    ).copy()  # fmt: skip
+
+
+Labels = tuple[tuple[float, str], ...]
+
+
+@lru_cache(maxsize=64)
+def _frame(  # noqa: PLR0917
+    width: int, height: int, x_range: tuple[float, float], y_range: tuple[float, float], x_labels: Labels,
+    y_labels: Labels,
+) -> Grid:  # fmt: skip
+    """plotext's axes, to be copied. They take ten times what the curves take, and change when a range does."""
+    from textual_plotext.plot import Plot  # 50 ms at first use: not before the first frame
+
+    plot: Any = Plot()
+    plot._limit_size(False, False)  # it takes COLUMNS, or 80, for the width that there is
+    plot._set_size(width, height)
+    plot.plotsize(width, height)
+    plot.theme("clear")
+    plot.xaxes(True, False)
+    plot.yaxes(True, False)
+    plot.xlim(*x_range)
+    plot.ylim(*y_range)
+    plot.xticks([x for x, _ in x_labels], [label for _, label in x_labels])
+    plot.yticks([y for y, _ in y_labels], [label for _, label in y_labels])
+    plot.scatter([x_range[0]], [y_range[0]], marker=" ")
+    grid = Grid.blank(height, width)
+    for row, line in zip(grid.signs, _COLOUR.sub("", plot.build()).split("\n"), strict=False):
+        row[: len(line)] = list(line[:width])
+    grid.styles[:, :LABEL_CELLS] = grid.styles[-1] = STYLES.index("label")
+    grid.styles[:-2, LABEL_CELLS] = grid.styles[-2] = STYLES.index("axis")
+    return grid
+
+
+def _paint(canvas: Grid, chart: Chart) -> None:
+    """The curves as dots of cells, later ones before earlier ones; points of their own before all lines."""
+    height, width = canvas.signs.shape
+    (first, last), (low, high) = chart.x_range, chart.y_range
+    points = []
+    for curve in chart.curves:
+        if curve.marker == "line" and len(curve.x) > 1:
+            dots = raster(curve.x, np.clip(curve.y, low, high), chart.x_range, chart.y_range, width, height)
+            filled = dots > 0
+            canvas.put(filled, "*" if chart.ascii_only else BRAILLE_SIGNS[dots[filled]], curve.style)
+        else:
+            points.append(curve)
+    for curve in points:
+        inside = np.isfinite(curve.y) & (curve.x >= first) & (curve.x <= last)
+        columns = np.rint((curve.x[inside] - first) / (last - first) * (width - 1)).astype(np.int64)
+        rows = np.rint((high - np.clip(curve.y[inside], low, high)) / (high - low) * (height - 1)).astype(np.int64)
+        canvas.put((rows, columns), "●" if curve.marker == "line" else curve.marker, curve.style)
+
+
+def _y_label(value: float, log: bool) -> str:
+    return short_number(float(10.0**value) if log else value)
+
+
+def _lay_reference(canvas: Grid, y_range: tuple[float, float], y: float, label: str) -> None:
+    low, high = y_range
+    if not low <= y <= high:
+        return
+    height, width = canvas.signs.shape
+    row = min(round((high - y) / (high - low) * (height - 1)), height - 1)
+    canvas.put((row, canvas.signs[row] == " "), "┄", "axis")
+    start = width - len(label) - 1
+    if start > width // 2 and _free(canvas.signs[row, start:]).all():
+        canvas.put((row, slice(start, None)), list(label + " "), "dim")
+
+
+def _lay_column(canvas: Grid, column: int | None, sign: str, style: str) -> None:
+    if column is not None and column < canvas.signs.shape[1]:
+        canvas.put((_free(canvas.signs[:, column]), column), sign, style)
+
+
+def _free(signs: NDArray[np.str_]) -> NDArray[np.bool_]:
+    """Where neither a curve nor a mark stands."""
+    free: NDArray[np.bool_] = (signs == " ") | (signs == "┄")
+    return free
+
+
+def _note_signs(chart: Chart, canvas_width: int) -> list[Row]:
+    grid = Grid.blank(1, LABEL_CELLS + 1 + canvas_width)
+    for note in chart.notes:
+        column = column_of(note.x, chart.x_range, canvas_width)
+        if column is not None:
+            grid.put((0, LABEL_CELLS + 1 + column), note.sign, note.style)
+    return grid.rows()
+
+
+MARKS = {  # kind -> sign below the axis, style, whether a line is drawn through the chart
+    "stage": ("▶", "accent", True),
+    "save": ("▪", "dim", False),
+    "lr": ("λ", "warn", False),
+    "plan": ("✎", "accent", False),
+    "resume": ("↻", "dim", False),
+    "warning": ("!", "warn", False),
+    "spike": ("▲", "bad", False),
+    "bookmark": ("⚑", "good", False),
+}
+_LEGEND = {"train": "━", "val": "•", "eval": "◆"}
+_GHOST_SPAN = 20  # values: two lines that are not smoothed hide one another
+
+
+def notes_of(places: Sequence[tuple[float, Mark]]) -> list[Note]:
+    """The marks, at their places on the axis, as they are drawn."""
+    notes = []
+    for x, mark in places:
+        sign, style, line = MARKS.get(mark.kind, ("·", "dim", False))
+        notes.append(Note(x, sign, style, line))
+    return notes
+
+
+@dataclass(frozen=True, eq=False)
+class Charts:
+    """Makes the charts of one picture: they share the run, the axis with its marks, and their width."""
+
+    view: RunView
+    window: CurveWindow
+    x_range: tuple[float, float]
+    width: int
+    notes: Sequence[Note]
+    ghost: tuple[str, RunView] | None = None  # an earlier run's name, and the run
+    ascii_only: bool = False
+
+    def rows(self, group: Group, height: int, *, selected: bool, signs: bool, right: Sequence[Piece]) -> list[Row]:
+        """A title, which ends with `right`, and the chart. `signs`: those of the marks, below it."""
+        curves: list[Curve] = []
+        legend: list[Piece] = []
+        if self.ghost is not None:
+            self._add_ghost(*self.ghost, group.metrics[0], curves, legend)
+        for metric in group.metrics:
+            series = self.view.history.get(metric)
+            if series is None or not len(series):
+                continue
+            style, sign = _look(metric, group)
+            points = series.points(self.window.axis)
+            if sign == "━":
+                self._add_line(points, style, curves)
+            else:
+                curves.append(Curve(*_dots(points, *self.x_range, self._columns), style, sign))
+            name = f"{metric.split('/', maxsplit=1)[0]} " if len(group.metrics) > 1 else ""
+            value = smoothed_at(points, self.window.span if sign == "━" else 1, self.window.cursor)
+            legend += [(f"{sign} ", style), (name, "dim"), (f"{short_number(value)}  ", style)]
+        title: list[Piece] = [("▸ " if selected else "  ", "accent"), (group.title, "strong"), ("  ", ""), *legend]
+        return [
+            spread(title, right, self.width),
+            *draw(self._assembled(group, curves, signs), self.width, height - 1),
+        ]
+
+    @property
+    def _columns(self) -> int:
+        return max(self.width - LABEL_CELLS - 1, 1)
+
+    def _add_line(self, points: Points, style: str, curves: list[Curve], span: float = 0) -> None:
+        """A line, smoothed; what was smoothed stands behind it."""
+        span = span or self.window.span
+        first, last = self.x_range
+        columns = 2 * self._columns
+        if span > 1 and style != "ghost":
+            curves.append(Curve(*to_columns(points, first, last, columns), "raw"))
+        if span > 1:
+            bins = in_bins(points, first, last, columns, span)
+            curves.append(Curve(bins.x, smoothed(bins, span), style))
+        else:
+            curves.append(Curve(*to_columns(points, first, last, columns), style))
+
+    def _add_ghost(self, name: str, ghost: RunView, metric: str, curves: list[Curve], legend: list[Piece]) -> None:
+        """The earlier run's metric, and how far we are from it at the same place."""
+        theirs, ours = ghost.history.get(metric), self.view.history.get(metric)
+        if theirs is None or not len(theirs):
+            return
+        points = theirs.points(self.window.axis)
+        span = max(self.window.span, _GHOST_SPAN)
+        self._add_line(points, "ghost", curves, span)
+        name = f"┈ {fitted(name, min(len(name), 16))}"
+        own = ours.points(self.window.axis) if ours is not None else None
+        if own is None or not len(own):
+            return
+        x = float(own.x[-1]) if self.window.cursor is None else self.window.cursor
+        difference = smoothed_at(own, span, x) - smoothed_at(points, span, x)
+        legend.append((f"{name} {difference:+.3f}  " if math.isfinite(difference) else f"{name}  ", "ghost"))
+
+    def _assembled(self, group: Group, curves: list[Curve], signs: bool) -> Chart:
+        log = self.window.log
+        if log:
+            curves = [_logarithm(curve) for curve in curves]
+        span = value_range(curve.y[np.isfinite(curve.y)] for curve in curves)
+        references = []
+        stage = self.view.stage
+        if group.title == "loss" and stage is not None and stage.unigram_entropy > 0:
+            entropy = math.log10(stage.unigram_entropy) if log else stage.unigram_entropy
+            references.append((entropy, "unigram entropy"))
+        return Chart(
+            curves, self.x_range, rounded_range(*span) if span else (0.0, 1.0), log=log,
+            time_axis=self.window.axis == "time", notes=self.notes, signs=signs, references=references,
+            cursor=self.window.cursor, ascii_only=self.ascii_only,
+        )  # fmt: skip
+
+
+def _look(metric: str, group: Group) -> tuple[str, str]:
+    split = metric.split("/", maxsplit=1)[0]
+    if len(group.metrics) == 1 and split not in ("val", "eval"):
+        return "train", "━"
+    return (split, _LEGEND[split]) if split in _LEGEND else ("train", "━")
+
+
+def _dots(points: Points, first: float, last: float, columns: int) -> tuple[Floats, Floats]:
+    """One point a column, the mean of what lies there."""
+    part = points.between(first, last)
+    if not len(part) or last <= first:
+        return np.empty(0), np.empty(0)
+    inside = (part.x >= first) & (part.x <= last)
+    x, mean, count = part.x[inside], part.mean[inside], part.count[inside]
+    column = np.minimum(((x - first) / (last - first) * columns).astype(np.int64), columns - 1)
+    weight = np.bincount(column, count, minlength=columns)
+    used = np.flatnonzero(weight)
+    return (
+        np.bincount(column, x * count, minlength=columns)[used] / weight[used],
+        np.bincount(column, mean * count, minlength=columns)[used] / weight[used],
+    )
+
+
+def _logarithm(curve: Curve) -> Curve:
+    positive = curve.y > 0
+    return Curve(curve.x[positive], np.log10(curve.y[positive]), curve.style, curve.marker)
