@@ -104,35 +104,74 @@ class TrainOptions(BaseModel):
 
     # Plan and files
     training_plan: str | None = _option(
-        None, "plan: a shipped name (demo, default, wikitext3, ...) or a .toml/.json file", FILES, LINE, FREE,
-        metavar="PLAN", shown_default="default, or the run's own plan on a resume", is_path=True, once=True
+        None,
+        "plan: a shipped name (demo, default, wikitext3, ...) or a .toml/.json file",
+        FILES,
+        LINE,
+        FREE,
+        metavar="PLAN",
+        shown_default="default, or the run's own plan on a resume",
+        is_path=True,
+        once=True,
     )
     model: str | None = _option(
-        None, "checkpoint to resume from and to save to", FILES, LINE, FREE,
-        metavar="FILE", shown_default="<out-dir>/<exp>_<plan>.lmp", is_path=True, once=True
+        None,
+        "checkpoint to resume from and to save to",
+        FILES,
+        LINE,
+        FREE,
+        metavar="FILE",
+        shown_default="<out-dir>/<exp>_<plan>.lmp",
+        is_path=True,
+        once=True,
     )
     initial_model: str | None = _option(
-        None, "start from these weights if --model is not there yet", FILES, LINE, FREE, metavar="FILE", is_path=True,
-        once=True
+        None,
+        "start from these weights if --model is not there yet",
+        FILES,
+        LINE,
+        FREE,
+        metavar="FILE",
+        is_path=True,
+        once=True,
     )
     ignore_tokenizer: bool = _option(
         False, "take --initial-model's weights though another tokenizer made its tokens", FILES, LINE, FREE, once=True
     )
     resume: str = _option(
-        "auto", "auto: resume if there is a checkpoint; none: train anew; or the checkpoint to start from",
-        FILES, LINE, FREE, metavar="auto|none|FILE", is_path=True, once=True
+        "auto",
+        "auto: resume if there is a checkpoint; none: train anew; or the checkpoint to start from",
+        FILES,
+        LINE,
+        FREE,
+        metavar="auto|none|FILE",
+        is_path=True,
+        once=True,
     )
     reset_history: bool = _option(
         False, "train anew; earlier checkpoints and statistics move to NAME.past/", FILES, LINE, FREE, once=True
     )
     extend: float | None = _option(
-        None, "go on with so many epochs more of the plan's last stage", FILES, LINE, FREE, metavar="EPOCHS",
-        gt=0, le=10_000, once=True
+        None,
+        "go on with so many epochs more of the plan's last stage",
+        FILES,
+        LINE,
+        FREE,
+        metavar="EPOCHS",
+        gt=0,
+        le=10_000,
+        once=True,
     )
     ignore_optimizer: bool = _option(False, "do not load the optimizer's state", FILES, LINE, FREE, once=True)
     out_dir: str | None = _option(
-        None, "folder for the model, the run and its statistics", FILES, LINE, FREE, metavar="DIR",
-        shown_default="out_gpt", is_path=True,
+        None,
+        "folder for the model, the run and its statistics",
+        FILES,
+        LINE,
+        FREE,
+        metavar="DIR",
+        shown_default="out_gpt",
+        is_path=True,
     )
     save_datasets: bool = _option(
         False, "store the plan's datasets for use without network, then exit", FILES, LINE, FREE, once=True
@@ -140,35 +179,74 @@ class TrainOptions(BaseModel):
 
     # Model
     exp: str = _option(
-        "gpt2ish", "experiment: a name from --exp list, or file.py:Name (command line only)", MODEL, RUN, FIXED,
-        metavar="NAME", min_length=1, max_length=400, is_path=True, part=Part.MODEL
+        "gpt2ish",
+        "experiment: a name from --exp list, or file.py:Name (command line only)",
+        MODEL,
+        RUN,
+        FIXED,
+        metavar="NAME",
+        min_length=1,
+        max_length=400,
+        is_path=True,
+        part=Part.MODEL,
     )
     num_blocks: int | None = _option(
-        None, "transformer blocks", MODEL, RUN, FIXED, ge=1, le=1000, shown_default="the experiment's own",
-        part=Part.MODEL
+        None,
+        "transformer blocks",
+        MODEL,
+        RUN,
+        FIXED,
+        ge=1,
+        le=1000,
+        shown_default="the experiment's own",
+        part=Part.MODEL,
     )
     embed_dim: int | None = _option(
-        None, "width of the residual stream", MODEL, RUN, FIXED, ge=1, le=65536, shown_default="the experiment's own",
-        part=Part.MODEL
+        None,
+        "width of the residual stream",
+        MODEL,
+        RUN,
+        FIXED,
+        ge=1,
+        le=65536,
+        shown_default="the experiment's own",
+        part=Part.MODEL,
     )
     num_heads: int | None = _option(
-        None, "attention heads a block", MODEL, RUN, FIXED, ge=1, le=1024, shown_default="the experiment's own",
-        part=Part.MODEL
+        None,
+        "attention heads a block",
+        MODEL,
+        RUN,
+        FIXED,
+        ge=1,
+        le=1024,
+        shown_default="the experiment's own",
+        part=Part.MODEL,
     )
     context_len: int = _option(
         1024, "longest sample, in tokens", MODEL, RUN, FIXED, ge=8, le=1_048_576, part=Part.MODEL
     )
     tokenizer: str = _option(
-        "gpt2", "gpt2, gpt2:N (its first N tokens), cl100k_base, o200k_base, bytes", MODEL, RUN, FIXED,
-        metavar="NAME", pattern=r"^[A-Za-z0-9_]{1,40}(:[0-9]{1,9})?$", part=Part.MODEL
+        "gpt2",
+        "gpt2, gpt2:N (its first N tokens), cl100k_base, o200k_base, bytes",
+        MODEL,
+        RUN,
+        FIXED,
+        metavar="NAME",
+        pattern=r"^[A-Za-z0-9_]{1,40}(:[0-9]{1,9})?$",
+        part=Part.MODEL,
     )
     dropout: float = _option(0.1, "dropout probability", MODEL, RUN, KEPT, ge=0, lt=1, part=Part.DROPOUT)
     seed: int = _option(
         0, "seed of weights, dropout, shuffling and mixing", MODEL, RUN, KEPT, ge=0, le=2**63 - 1, part=Part.HELD_OUT
     )
     describe: bool = _option(
-        False, "show the parameters, which are trained and decay, and the memory, then exit", MODEL, LINE, FREE,
-        once=True
+        False,
+        "show the parameters, which are trained and decay, and the memory, then exit",
+        MODEL,
+        LINE,
+        FREE,
+        once=True,
     )
 
     # Data and batches
@@ -182,8 +260,14 @@ class TrainOptions(BaseModel):
     )
     include_prompts: bool = _option(False, "count the prompt's tokens in the loss too", DATA, STAGE, KEPT)
     validation_split: float = _option(
-        0.1, "share of rows held out where a dataset has no validation split; one for a whole plan", DATA, STAGE, KEPT,
-        ge=0, lt=1, part=Part.HELD_OUT
+        0.1,
+        "share of rows held out where a dataset has no validation split; one for a whole plan",
+        DATA,
+        STAGE,
+        KEPT,
+        ge=0,
+        lt=1,
+        part=Part.HELD_OUT,
     )
 
     # Optimizer
@@ -195,15 +279,22 @@ class TrainOptions(BaseModel):
         "constant", "how the learning rate runs over a stage", OPTIMIZER, STAGE, KEPT
     )
     weight_decay: float | None = _option(
-        None, "weight decay; vectors (biases, norms), numbers and embeddings are left out", OPTIMIZER, STAGE, KEPT,
-        ge=0, le=1000, shown_default="adamw 0.01, others 0",
+        None,
+        "weight decay; vectors (biases, norms), numbers and embeddings are left out",
+        OPTIMIZER,
+        STAGE,
+        KEPT,
+        ge=0,
+        le=1000,
+        shown_default="adamw 0.01, others 0",
     )
-    grad_clip: float | None = _option(
-        None, "largest gradient norm", OPTIMIZER, STAGE, KEPT, gt=0, shown_default="off"
-    )
+    grad_clip: float | None = _option(None, "largest gradient norm", OPTIMIZER, STAGE, KEPT, gt=0, shown_default="off")
     loss_normalization: Literal["tokens", "samples"] = _option(
-        "tokens", "tokens: mean over the batch's tokens; samples: mean over mini-batches weighted by their samples",
-        OPTIMIZER, STAGE, KEPT,
+        "tokens",
+        "tokens: mean over the batch's tokens; samples: mean over mini-batches weighted by their samples",
+        OPTIMIZER,
+        STAGE,
+        KEPT,
     )
     default_freeze: bool = _option(
         False, "freeze every parameter that does not carry `freeze = False`", OPTIMIZER, STAGE, KEPT
@@ -212,12 +303,28 @@ class TrainOptions(BaseModel):
         False, "start a stage without optimizer state", OPTIMIZER, STAGE, KEPT, part=Part.BEGINNING
     )
     optimizer_warmup_fraction: float | None = _option(
-        None, "share of the learning rate that a warm-up starts at", OPTIMIZER, RUN, FREE, ge=0, le=1,
-        shown_default="off; 0.1 with --optimizer-warmup-steps", part=Part.WARM_UP, once=True
+        None,
+        "share of the learning rate that a warm-up starts at",
+        OPTIMIZER,
+        RUN,
+        FREE,
+        ge=0,
+        le=1,
+        shown_default="off; 0.1 with --optimizer-warmup-steps",
+        part=Part.WARM_UP,
+        once=True,
     )
     optimizer_warmup_steps: int | None = _option(
-        None, "steps that a warm-up takes", OPTIMIZER, RUN, FREE, ge=1, le=MAX_INT,
-        shown_default="off; 40 with --optimizer-warmup-fraction", part=Part.WARM_UP, once=True
+        None,
+        "steps that a warm-up takes",
+        OPTIMIZER,
+        RUN,
+        FREE,
+        ge=1,
+        le=MAX_INT,
+        shown_default="off; 40 with --optimizer-warmup-fraction",
+        part=Part.WARM_UP,
+        once=True,
     )
     disable_optimizer_warmup: bool = _option(
         False, "no warm-up, whatever the plan says", OPTIMIZER, RUN, FREE, part=Part.WARM_UP
@@ -276,16 +383,27 @@ class TrainOptions(BaseModel):
     ascii: bool = _option(False, "draw with ASCII only", SCREEN, LINE, FREE)
     no_mouse: bool = _option(False, "leave the mouse to the terminal", SCREEN, LINE, FREE)
     notify_url: str | None = _option(
-        None, "POST a line here when a stage ends, the run ends or fails, the loss spikes or a step stalls", SCREEN,
-        LINE, FREE, metavar="URL", pattern=r"^https?://[^\s/]+\S*$", once=True
+        None,
+        "POST a line here when a stage ends, the run ends or fails, the loss spikes or a step stalls",
+        SCREEN,
+        LINE,
+        FREE,
+        metavar="URL",
+        pattern=r"^https?://[^\s/]+\S*$",
+        once=True,
     )
     price_per_hour: float | None = _option(
         None, "price of the machine, for the cost so far and at the end", SCREEN, LINE, FREE, ge=0
     )
     max_hours: float | None = _option(None, "stop and save after so many hours", SCREEN, LINE, FREE, gt=0)
     on_done: str | None = _option(
-        None, "shell command to run when the run ends; LMP_STATE, LMP_CHECKPOINT, ... tell it how", SCREEN, LINE, FREE,
-        metavar="CMD", min_length=1,
+        None,
+        "shell command to run when the run ends; LMP_STATE, LMP_CHECKPOINT, ... tell it how",
+        SCREEN,
+        LINE,
+        FREE,
+        metavar="CMD",
+        min_length=1,
     )
     tz: str | None = _option(
         None, "time zone of clock times", SCREEN, LINE, FREE, metavar="ZONE", shown_default="the machine's own"
@@ -480,8 +598,13 @@ def new_parser(
 ) -> argparse.ArgumentParser:
     """An argument parser whose mistakes are `UserError`s of one line."""
     return _Parser(
-        prog=prog, usage=usage, description=description, epilog=epilog, allow_abbrev=False,
-        formatter_class=_HelpFormatter, argument_default=argparse.SUPPRESS,
+        prog=prog,
+        usage=usage,
+        description=description,
+        epilog=epilog,
+        allow_abbrev=False,
+        formatter_class=_HelpFormatter,
+        argument_default=argparse.SUPPRESS,
     )
 
 

@@ -87,9 +87,7 @@ STATEMENTS: dict[str, dict[str, tuple[str, ...]]] = {
         "each loss is scaled by mini_batch_size / batch_size (with --loss-normalization samples)": (
             "train/test_steps.py::test_samples_normalization_is_the_documents_formula",
         ),
-        "warm-up updates the learning rate": (
-            "train/test_starting.py::test_warm_up_given_on_a_resume_begins_there",
-        ),
+        "warm-up updates the learning rate": ("train/test_starting.py::test_warm_up_given_on_a_resume_begins_there",),
         "validation when due prints an example": (
             "commands/test_train.py::test_one_readable_line_a_log_interval_and_an_example_at_each_validation",
         ),
@@ -108,9 +106,7 @@ STATEMENTS: dict[str, dict[str, tuple[str, ...]]] = {
             "train/test_optim.py::test_names_that_do_not_decay",
             "train/test_optim.py::test_norms_and_embeddings_do_not_decay_whatever_their_name",
         ),
-        "skip_weight_decay; the document's own module works": (
-            "train/test_optim.py::test_the_documents_model",
-        ),
+        "skip_weight_decay; the document's own module works": ("train/test_optim.py::test_the_documents_model",),
     },
     "Validation": {
         "no gradients, loss on truth tokens, accuracy by edit distance, one example": (
@@ -146,9 +142,7 @@ STATEMENTS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
     },
     "Troubleshooting": {
-        "model shock: warm-up on a resume": (
-            "train/test_starting.py::test_warm_up_given_on_a_resume_begins_there",
-        ),
+        "model shock: warm-up on a resume": ("train/test_starting.py::test_warm_up_given_on_a_resume_begins_there",),
         "--describe": ("commands/test_train.py::test_describe_and_the_list_of_experiments",),
         "--check-grads": ("test_training_system.py::test_check_grads_names_frozen_parameters",),
     },

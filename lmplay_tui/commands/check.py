@@ -71,9 +71,7 @@ def as_text(report: Mapping[str, Any]) -> str:
     lines += [f"WARN {one_line(warning, 400)}" for warning in report["warnings"]]
     lines += [f"NO  {one_line(problem, 1000)}" for problem in report["problems"]]
     disk = report["disk"]
-    lines.append(
-        f"disk: {shown_size(disk['needed_bytes'])} for checkpoints, {shown_size(disk['free_bytes'])} free"
-    )
+    lines.append(f"disk: {shown_size(disk['needed_bytes'])} for checkpoints, {shown_size(disk['free_bytes'])} free")
     return "\n".join(lines)
 
 

@@ -66,8 +66,13 @@ def _parser(prog: str) -> argparse.ArgumentParser:
                        help="checkpoint (.lmp), or a run's name [the newest run]")  # fmt: skip
     model.add_argument("--out-dir", type=home_path, default=None, metavar="DIR",
                        help="where runs are looked for [out_gpt]")  # fmt: skip
-    model.add_argument("--exp", type=home_path, default=None, metavar="FILE:NAME",
-                       help="your own class, if the checkpoint is of one: no checkpoint may run a file by itself")
+    model.add_argument(
+        "--exp",
+        type=home_path,
+        default=None,
+        metavar="FILE:NAME",
+        help="your own class, if the checkpoint is of one: no checkpoint may run a file by itself",
+    )
     model.add_argument("--device", type=_device, default="auto", metavar="NAME",
                        help="auto, cpu, cuda, cuda:1, mps [auto]")  # fmt: skip
     text = parser.add_argument_group("text")

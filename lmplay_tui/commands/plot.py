@@ -70,10 +70,20 @@ def _parser(prog: str) -> argparse.ArgumentParser:
                              "[the folder of the statistics]")  # fmt: skip
     parser.add_argument("--plot-train", action="store_true", default=False,
                         help="compare training batches instead of validation")  # fmt: skip
-    parser.add_argument("--target", type=home_path, default=None, metavar="RUN",
-                        help="run that the others are compared with: its name or how it begins [the longest]")
-    parser.add_argument("--average-count", type=_whole, default=AVERAGE_COUNT, metavar="N",
-                        help=f"points that a smoothed value is made of, at most; 1: no smoothing [{AVERAGE_COUNT}]")
+    parser.add_argument(
+        "--target",
+        type=home_path,
+        default=None,
+        metavar="RUN",
+        help="run that the others are compared with: its name or how it begins [the longest]",
+    )
+    parser.add_argument(
+        "--average-count",
+        type=_whole,
+        default=AVERAGE_COUNT,
+        metavar="N",
+        help=f"points that a smoothed value is made of, at most; 1: no smoothing [{AVERAGE_COUNT}]",
+    )
     parser.add_argument("--min-show", type=_share, default=MIN_SHOW, metavar="SHARE",
                         help="share of the shortest run that is shown, counted from its end: the first points would "
                              f"squash the rest [{MIN_SHOW}]")  # fmt: skip

@@ -60,9 +60,7 @@ def batches(
         yield batch
 
 
-def read_batch(
-    rows: StageRows, cutter: Cutter, start: Position, *, batch_size: int, continue_rows: bool
-) -> Batch:
+def read_batch(rows: StageRows, cutter: Cutter, start: Position, *, batch_size: int, continue_rows: bool) -> Batch:
     """The batch that starts at `start`. It ends with its epoch, however short.
 
     When it is full the rest of its last row is left out, or kept for the next batch with `continue_rows`.

@@ -63,8 +63,10 @@ def with_rows(spec: DatasetSpec, folder: Path, names: list[str]) -> list[str]:
     pages = [name for name in data if kinds[name] == ".md"]
     beside = [*tables, *texts, *pages]
     # Any `.json` may be no rows at all; other files of one kind are looked at when they are opened.
-    if tables and len(beside) > 1 and (
-        len({kinds[name] for name in (*tables, *texts)}) > 1 or kinds[tables[0]] == ".json"
+    if (
+        tables
+        and len(beside) > 1
+        and (len({kinds[name] for name in (*tables, *texts)}) > 1 or kinds[tables[0]] == ".json")
     ):
         found = _telling(spec, folder, tables, texts) or pages
     else:

@@ -152,17 +152,24 @@ def _decoder(kind: pa.DataType) -> Decode | None:
         return None if item is None else lambda cell: cell and [item(value) for value in cell]
     if pa.types.is_struct(kind):
         inner = {field.name: decode for field in kind if (decode := _decoder(field.type)) is not None}
-        return None if not inner else lambda cell: cell and {
-            name: inner[name](value) if name in inner else value for name, value in cell.items()
-        }
+        return (
+            None
+            if not inner
+            else lambda cell: (
+                cell and {name: inner[name](value) if name in inner else value for name, value in cell.items()}
+            )
+        )
     return None
 
 
 def _is_list(kind: pa.DataType) -> bool:
     types = pa.types
     return bool(
-        types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
-        or types.is_list_view(kind) or types.is_large_list_view(kind)
+        types.is_list(kind)
+        or types.is_large_list(kind)
+        or types.is_fixed_size_list(kind)
+        or types.is_list_view(kind)
+        or types.is_large_list_view(kind)
     )
 
 
@@ -262,7 +269,10 @@ class Column:
         if types.is_null(kind):
             return "nothing"
         plain = (
-            types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind) or types.is_decimal(kind)
+            types.is_integer(kind)
+            or types.is_floating(kind)
+            or types.is_boolean(kind)
+            or types.is_decimal(kind)
             or types.is_temporal(kind)
         )
         return "values" if plain else "bytes"

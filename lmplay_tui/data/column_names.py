@@ -3,13 +3,41 @@
 import re
 
 CONVERSATIONS = (
-    "messages", "conversations", "conversation", "dialogue", "dialog", "dialogues", "dialogs", "turns", "chat", "chats",
-    "chatmessages", "conversationturns", "thread", "items", "message",
+    "messages",
+    "conversations",
+    "conversation",
+    "dialogue",
+    "dialog",
+    "dialogues",
+    "dialogs",
+    "turns",
+    "chat",
+    "chats",
+    "chatmessages",
+    "conversationturns",
+    "thread",
+    "items",
+    "message",
     "contents",
 )
 TEXTS = (
-    "text", "content", "article", "document", "story", "body", "passage", "contents", "rawcontent", "rawtext",
-    "fulltext", "pagecontent", "markdown", "code", "paragraph", "sentence", "transcript",
+    "text",
+    "content",
+    "article",
+    "document",
+    "story",
+    "body",
+    "passage",
+    "contents",
+    "rawcontent",
+    "rawtext",
+    "fulltext",
+    "pagecontent",
+    "markdown",
+    "code",
+    "paragraph",
+    "sentence",
+    "transcript",
 )
 
 SYSTEMS = ("systemprompt", "system", "systemmessage", "systeminstruction", "systeminstructions")
@@ -26,26 +54,69 @@ PROMPT_ORDER = (*SYSTEMS, *LEADS, *CONTEXTS, *WEAK_CONTEXTS, *INPUTS, *QUESTIONS
 ANSWERS = ("truth", "completion", "response", "answer", "output", "solution", "reply")  # to a bare context, too
 SEVERAL_ANSWERS = ("answers", "targets", "outputs")
 TRUTHS = (
-    *ANSWERS, "assistant", "gpt", "expectedoutput",
-    "groundtruth", "correctanswer", "finalanswer", "modelresponse", "target", "targets", "outputs", "answers",
+    *ANSWERS,
+    "assistant",
+    "gpt",
+    "expectedoutput",
+    "groundtruth",
+    "correctanswer",
+    "finalanswer",
+    "modelresponse",
+    "target",
+    "targets",
+    "outputs",
+    "answers",
 )
 # Which of several is meant.
 PAIRS = (
-    ("prompt", "truth"), ("prompt", "completion"), ("prompt", "response"), ("question", "answer"),
-    ("question", "response"), ("instruction", "response"), ("instruction", "output"), ("problem", "solution"),
-    ("query", "answer"), ("query", "response"), ("input", "output"), ("q", "a"), ("source", "target"), ("src", "tgt"),
-    ("user", "assistant"), ("user", "bot"), ("human", "assistant"), ("human", "ai"), ("human", "gpt"),
+    ("prompt", "truth"),
+    ("prompt", "completion"),
+    ("prompt", "response"),
+    ("question", "answer"),
+    ("question", "response"),
+    ("instruction", "response"),
+    ("instruction", "output"),
+    ("problem", "solution"),
+    ("query", "answer"),
+    ("query", "response"),
+    ("input", "output"),
+    ("q", "a"),
+    ("source", "target"),
+    ("src", "tgt"),
+    ("user", "assistant"),
+    ("user", "bot"),
+    ("human", "assistant"),
+    ("human", "ai"),
+    ("human", "gpt"),
     ("human", "bot"),
 )
 SUMMARIES = ("highlights", "summary", "abstract")
 # A text and what somebody made of it: the text would else be read alone.
 MADE_OF_TEXT = (
-    *((text, summary) for text in ("text", "content", "story", "body", "passage", "contents", "fulltext")
-      for summary in ("highlights", "summary")),
-    *((text, made) for text in ("text", "content")
-      for made in ("target", "targettext", "outputtext", "translation", "translatedtext", "rewrite", "paraphrase",
-                   "correction", "code")),
-    ("sourcetext", "targettext"), ("inputtext", "targettext"), ("inputtext", "outputtext"), ("docstring", "code"),
+    *(
+        (text, summary)
+        for text in ("text", "content", "story", "body", "passage", "contents", "fulltext")
+        for summary in ("highlights", "summary")
+    ),
+    *(
+        (text, made)
+        for text in ("text", "content")
+        for made in (
+            "target",
+            "targettext",
+            "outputtext",
+            "translation",
+            "translatedtext",
+            "rewrite",
+            "paraphrase",
+            "correction",
+            "code",
+        )
+    ),
+    ("sourcetext", "targettext"),
+    ("inputtext", "targettext"),
+    ("inputtext", "outputtext"),
+    ("docstring", "code"),
 )
 LABELS = ("label", "labels")  # of a question, not of a text
 SUMMARIZED = ("article", "document", "dialogue", "dialog", "report", "transcript")

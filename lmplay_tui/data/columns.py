@@ -68,11 +68,17 @@ class Columns:
         chat_like = self.messages or self.history
         prompt = self.prompt if chat_like or self.system is None else (self.system, *self.prompt)
         roles = {
-            "text": (self.text,), "title": (self.title,), "system": (self.system if chat_like else None,),
-            "history": (self.history,), "prompt": prompt, "messages": self.messages, "truth": (self.truth,),
+            "text": (self.text,),
+            "title": (self.title,),
+            "system": (self.system if chat_like else None,),
+            "history": (self.history,),
+            "prompt": prompt,
+            "messages": self.messages,
+            "truth": (self.truth,),
         }
         return ", ".join(
-            f"{role} = {' + '.join(one_line(name, 60) for name in names if name)}" for role, names in roles.items()
+            f"{role} = {' + '.join(one_line(name, 60) for name in names if name)}"
+            for role, names in roles.items()
             if any(names)
         )
 
@@ -162,7 +168,11 @@ def find_columns(spec: DatasetSpec, table: pa.Table, like: Columns | None = None
     if like is not None and all(name in look.by_name for name in like.used()):
         return _completed(like, look, like.spelling)
     named = Columns(
-        spec.text, spec.title, (spec.prompt,) if spec.prompt else (), spec.system, spec.truth,
+        spec.text,
+        spec.title,
+        (spec.prompt,) if spec.prompt else (),
+        spec.system,
+        spec.truth,
         (spec.messages,) if spec.messages else (),
     )
     plan_names = bool(spec.messages or spec.text or spec.truth)
@@ -218,7 +228,8 @@ def _completed(chosen: Columns, look: Look, spelling: Mapping[str, Spell]) -> Co
     texts = [column for column in columns if column.name not in turns]
     left = [
         one_line(column.name, 60) + " (all null)" * (column.holds == "nothing")
-        for column in look.columns if column.name not in used
+        for column in look.columns
+        if column.name not in used
     ]
     spelling = dict(spelling) or {column.name: column.spell() for column in texts}
     chosen = replace(
@@ -336,8 +347,11 @@ def _hint(look: Look) -> str:
     nested = [column for column in look.columns if column.holds in ("nested", "mixed")]
     texts = [column for column in look.named(known.TEXTS) if column not in nested]
     said = [(column, column.described()) for column in (*texts, *nested) if column.holds != "words"]
-    said += [(column, "identifiers, addresses, dates or numbers") for column in texts if column.holds == "words"
-             and (column.only_marks or not _is_running(column))]
+    said += [
+        (column, "identifiers, addresses, dates or numbers")
+        for column in texts
+        if column.holds == "words" and (column.only_marks or not _is_running(column))
+    ]
     return "".join(f"; {one_line(column.name, 60)} holds {kind}" for column, kind in said[:3])
 
 
@@ -437,8 +451,8 @@ def _pair(look: Look) -> Columns | None:
             if len(found) == 2 and all(column in wanted for column in found):
                 return _after_history(look, _of(_prompts(look, found[0], found[1]), found[1]))
     preferred = _preferred(look)
-    return _after_history(look, preferred) if preferred and not preferred.messages else (
-        preferred or _made_of_text(look)
+    return (
+        _after_history(look, preferred) if preferred and not preferred.messages else (preferred or _made_of_text(look))
     )
 
 
@@ -513,13 +527,16 @@ def _of(prompts: list[Column], truth: Column) -> Columns:
     """The columns of a pair, of which each may be a text or a list of messages."""
     system = next((column.name for column in prompts if plain(column.name) in known.SYSTEMS), None)
     told = [
-        column for column in (*prompts, truth)
+        column
+        for column in (*prompts, truth)
         if (column.holds == "nested" or plain(column.name) in (*known.CHOSEN, *known.CONVERSATIONS))
         and _has_messages(column)
     ]
     texts = tuple(column.name for column in prompts if column not in told and column.name != system)
     return Columns(
-        prompt=texts, system=system, truth=None if truth in told else truth.name,
+        prompt=texts,
+        system=system,
+        truth=None if truth in told else truth.name,
         messages=tuple(column.name for column in told),
     )
 
@@ -533,8 +550,10 @@ def _prompts(look: Look, head: Column | None, truth: Column) -> list[Column]:
     if head not in found:  # a source that has a target; a list of messages
         found.append(head)
     found = [
-        column for column in found
-        if column is head or plain(column.name) not in known.WEAK_CONTEXTS
+        column
+        for column in found
+        if column is head
+        or plain(column.name) not in known.WEAK_CONTEXTS
         or (column.there and not _is_rendered(column, head, truth))
     ]
     # A prompt that was made of the question holds it already.
@@ -586,9 +605,7 @@ def _lone(look: Look, title: str | None) -> Columns | None:
 
 def _is_running(column: Column) -> bool:
     """Whether a column's texts are words that somebody wrote, as far as its name and its first cells tell."""
-    return column.holds == "words" and not (
-        known.is_address(column.name) or column.only_codes or column.only_values
-    )
+    return column.holds == "words" and not (known.is_address(column.name) or column.only_codes or column.only_values)
 
 
 def _could_be_told(column: Column) -> bool:

@@ -215,9 +215,7 @@ def _chosen(spec: DatasetSpec, folder: Path, configs: list[_Config], problem: st
     return first
 
 
-def _matching(
-    spec: DatasetSpec, config: _Config, patterns: list[str], there: list[str]
-) -> tuple[list[str], set[str]]:
+def _matching(spec: DatasetSpec, config: _Config, patterns: list[str], there: list[str]) -> tuple[list[str], set[str]]:
     """The files that fit the patterns, in the patterns' order, each once; and those of them that are named whole."""
     meant: set[str] = set()
     found: dict[str, None] = {}

@@ -145,9 +145,7 @@ def _validated(order: ValidationOrder, most: int) -> Iterator[list[Item]]:
             yield items
 
 
-def _leaks(
-    name: str, order: TrainingOrder, evaluated: Mapping[int, set[str]], rest: Callable[[], None]
-) -> StageLeaks:
+def _leaks(name: str, order: TrainingOrder, evaluated: Mapping[int, set[str]], rest: Callable[[], None]) -> StageLeaks:
     rows = min(order.rows_per_epoch, order.rows_total)
     of: Counter[str] = Counter()
     looked = leaked = chars = 0

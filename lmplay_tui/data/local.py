@@ -120,9 +120,7 @@ def _files(spec: DatasetSpec, path: Path, work: Work) -> Splits:
 def _one_file(spec: DatasetSpec, path: Path) -> Layout:
     if file_kind(path.name) is None:
         shown = one_line(path, 120)
-        raise UserError(
-            f"dataset {spec.name}: {shown} is of no kind that is read: {KINDS_SAID}; or a folder of them"
-        )
+        raise UserError(f"dataset {spec.name}: {shown} is of no kind that is read: {KINDS_SAID}; or a folder of them")
     _refuse_config(spec)
     return Layout({"train": [path]})
 
@@ -170,9 +168,7 @@ def _together(files: list[FileRows], notes: list[str]) -> pa.Table:
         metadata = {"kinds": ",".join(sorted(kinds - {""}))} if has_kinds else None
         columns[name] = pa.field(name, kind, metadata=metadata)
     schema = pa.schema(list(columns.values()), files[0].table.schema.metadata if files else None)  # names of labels
-    tables = [
-        pa.Table.from_arrays([_column(file.table, field) for field in schema], schema=schema) for file in files
-    ]
+    tables = [pa.Table.from_arrays([_column(file.table, field) for field in schema], schema=schema) for file in files]
     return pa.concat_tables(tables) if tables else pa.table({})
 
 

@@ -188,4 +188,3 @@ def items(conversation: Sequence[Turn]) -> list[Item]:
             found.append(Item(whole, text, prompt_end=end))
         end += len(text) + 1
     return found
-

@@ -109,8 +109,15 @@ class StageData:
         """SHA-256 (hex) over all that a position's meaning depends on: rows, their order, and how they are cut."""
         options, stage = self._options, self._stage
         said = (
-            *(part.fingerprint() for part in self._parts), stage.weights, stage.stopping, stage.seed, options.seed,
-            options.shuffle, options.continue_rows, options.validation_split, options.context_len,
+            *(part.fingerprint() for part in self._parts),
+            stage.weights,
+            stage.stopping,
+            stage.seed,
+            options.seed,
+            options.shuffle,
+            options.continue_rows,
+            options.validation_split,
+            options.context_len,
             tokenizer.fingerprint,
         )
         return hashlib.sha256("\n".join(str(part) for part in said).encode()).hexdigest()

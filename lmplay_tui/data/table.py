@@ -107,8 +107,10 @@ class _Seen:
     def described(self, num_rows: int) -> str:
         """One sentence."""
         columns = self._columns
-        rows = f"none of its {num_rows:,} rows" if self._rows == num_rows else (
-            f"none of the {self._rows:,} rows looked at, of {num_rows:,},"
+        rows = (
+            f"none of its {num_rows:,} rows"
+            if self._rows == num_rows
+            else (f"none of the {self._rows:,} rows looked at, of {num_rows:,},")
         )
         return f"{rows} gives a sample ({columns.described()}): {self._cause()}"
 

@@ -549,9 +549,7 @@ def _is_plain(path: Path, compression: str, separator: str) -> bool:
             block = stream.read(BLOCK)
 
 
-def _plain_records(
-    path: Path, compression: str, form: _Form, tick: Tick
-) -> Generator[Columns, None, tuple[bool, int]]:
+def _plain_records(path: Path, compression: str, form: _Form, tick: Tick) -> Generator[Columns, None, tuple[bool, int]]:
     """The records; returns whether these were all and how many. A record longer than a block ends them before."""
     done = 0
     size = path.stat().st_size

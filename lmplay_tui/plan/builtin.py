@@ -17,7 +17,11 @@ def _wikipedia(name: str, language: str) -> DatasetSpec | None:
     if not _LANGUAGE.fullmatch(language):
         return None
     return DatasetSpec(
-        name=name, path="wikimedia/wikipedia", config=f"{_WIKIPEDIA_DUMP}.{language}", text="text", title="title",
+        name=name,
+        path="wikimedia/wikipedia",
+        config=f"{_WIKIPEDIA_DUMP}.{language}",
+        text="text",
+        title="title",
         saved_as=f"wikimedia_wikipedia_{_WIKIPEDIA_DUMP}_{language}",
     )
 
@@ -26,7 +30,10 @@ def _wikitext(name: str, size: str) -> DatasetSpec | None:
     if size not in ("", "2", "103"):
         return None
     return DatasetSpec(
-        name=name, path="Salesforce/wikitext", config=f"wikitext-{size or 103}-raw-v1", validation="validation",
+        name=name,
+        path="Salesforce/wikitext",
+        config=f"wikitext-{size or 103}-raw-v1",
+        validation="validation",
         text="text",
     )
 
@@ -36,22 +43,35 @@ _KNOWN = {
     for spec in (
         DatasetSpec(name="fineweb-edu", path="HuggingFaceFW/fineweb-edu", config="sample-10BT", text="text"),
         DatasetSpec(
-            name="tinystories", path="roneneldan/TinyStories", validation="validation", text="text",
+            name="tinystories",
+            path="roneneldan/TinyStories",
+            validation="validation",
+            text="text",
             saved_as="tinystories",
         ),
         DatasetSpec(
-            name="openorca", path="Open-Orca/OpenOrca", prompt="question", system="system_prompt", truth="response",
+            name="openorca",
+            path="Open-Orca/OpenOrca",
+            prompt="question",
+            system="system_prompt",
+            truth="response",
             saved_as="Open_Orca_OpenOrca",
         ),
         DatasetSpec(
-            name="orcamath", path="microsoft/orca-math-word-problems-200k", prompt="question", truth="answer",
+            name="orcamath",
+            path="microsoft/orca-math-word-problems-200k",
+            prompt="question",
+            truth="answer",
             saved_as="orcamathword200",
         ),
         DatasetSpec(
             name="smoltalk", path="HuggingFaceTB/smoltalk", config="all", messages="messages", saved_as="smoltalk_all"
         ),
         DatasetSpec(
-            name="cosmopedia", path="HuggingFaceTB/smollm-corpus", config="cosmopedia-v2", text="text",
+            name="cosmopedia",
+            path="HuggingFaceTB/smollm-corpus",
+            config="cosmopedia-v2",
+            text="text",
             saved_as="cosmopedia_v2",
         ),
         DatasetSpec(name="pydocs", path="pydocs", text="text", title="title"),

@@ -213,9 +213,7 @@ def check_unique(report: Report, names: Iterable[tuple[KeyPath, str]], kind: str
 TEXT_KINDS = (".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".txt", ".text", ".md")  # also compressed
 TABLE_KINDS = (".parquet", ".arrow")
 COMPRESSIONS = (".gz", ".zst", ".bz2", ".xz")
-KINDS_SAID = (
-    f"{', '.join((*TEXT_KINDS, *TABLE_KINDS))}, the text ones also compressed: {', '.join(COMPRESSIONS)}"
-)
+KINDS_SAID = f"{', '.join((*TEXT_KINDS, *TABLE_KINDS))}, the text ones also compressed: {', '.join(COMPRESSIONS)}"
 
 # What a row is made of: one of these, in whole.
 _COLUMN_SETS = (("messages",), ("text", "title"), ("prompt", "system", "truth"))
@@ -420,15 +418,17 @@ def stage_table(report: Report, path: KeyPath, name: str, table: Mapping[str, An
     datasets = [((*path, "dataset"), given["dataset"])] if "dataset" in given and "datasets" not in table else []
     datasets += valid_entries(report, (*path, "datasets"), given.get("datasets", ()), ENTRY)
     return StageTable(
-        name=name, name_path=path, path=path, datasets=datasets, weights=_weights(report, path, table, given),
+        name=name,
+        name_path=path,
+        path=path,
+        datasets=datasets,
+        weights=_weights(report, path, table, given),
         rest={key: given[key] for key in ("epochs", "stopping", "seed") if key in given},
         options={key: value for key, value in given.items() if key in names},
     )
 
 
-def _weights(
-    report: Report, path: KeyPath, table: Mapping[str, Any], given: Mapping[str, Any]
-) -> list[float] | None:
+def _weights(report: Report, path: KeyPath, table: Mapping[str, Any], given: Mapping[str, Any]) -> list[float] | None:
     if "weights" not in given:
         return None
     wanted = len(given["datasets"]) if "datasets" in given else 1

@@ -378,7 +378,12 @@ class StageRate:
 
 
 def outlook(
-    now: StageRate, progress: float, later: Sequence[StageRate], *, factor: float, next_lr: float,
+    now: StageRate,
+    progress: float,
+    later: Sequence[StageRate],
+    *,
+    factor: float,
+    next_lr: float,
     warm_up_ends: int | None,
 ) -> str:
     """What becomes of the learning rate once the keyboard has set `factor`, in figures; empty: it stays as it is.

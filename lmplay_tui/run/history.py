@@ -193,7 +193,6 @@ class History:
         """The metric's own; None where there are too many to take another."""
         series = self.series.get(metric)
         if series is None and len(self.series) < MAX_METRICS:
-
             series = self.series[metric] = Series()
         return series
 

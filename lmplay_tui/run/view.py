@@ -451,7 +451,6 @@ _ENDS = ("RunStopped", "RunFailed", "RunDone", "HandedOver", "Paused", "Resumed"
 _GOES_ON = ("StepDone", "CheckpointSaved", "Validated", "Evaluated")  # a curve's next point, or the end of the old ones
 
 
-
 _metric_name = lru_cache(1024)(one_line)  # some twenty names on each line
 _PARTS = ("data", "forward", "backward", "optimizer")
 
@@ -470,9 +469,7 @@ def step_done(view: "RunView", record: Record) -> None:
         view.pace.mark(view.now(), view.at.rows, view.at.tokens)
         _follow(view, stage, int(number(record.get("stage_rows", 0))))
         stage.follow_text(record.get("text_shown"), record.get("rows_without_sample"))
-    view.step_time.step(
-        number(record.get("step_s", 0)), {part: number(record.get(f"{part}_s", 0)) for part in _PARTS}
-    )
+    view.step_time.step(number(record.get("step_s", 0)), {part: number(record.get(f"{part}_s", 0)) for part in _PARTS})
 
 
 def metrics_line(view: "RunView", row: Record) -> None:

@@ -286,9 +286,7 @@ def _tried(what: str, work: Callable[[], str]) -> dict[str, Any]:
         return {"ok": False, "what": f"{what}: {type(error).__name__}: {one_line(error, 300)}"}
 
 
-def _train(
-    state: TrainState, options: TrainOptions, samples: list[Sample], how: Callable[[], StepSettings]
-) -> float:
+def _train(state: TrainState, options: TrainOptions, samples: list[Sample], how: Callable[[], StepSettings]) -> float:
     """Forward, backward and update of the longest samples; real tokens a second of the second time."""
     freeze(state.model, options.default_freeze)
     optimizer = build_optimizer(

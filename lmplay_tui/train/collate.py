@@ -157,9 +157,7 @@ def _on(device: torch.device, *arrays: np.ndarray) -> list[Tensor]:
     for place, array in zip(places, arrays, strict=True):
         buffer.numpy()[place] = array.view(np.uint8)
     copied = buffer.to(device, non_blocking=True)
-    return [
-        copied[place].view(torch.from_numpy(array[:0]).dtype) for place, array in zip(places, arrays, strict=True)
-    ]
+    return [copied[place].view(torch.from_numpy(array[:0]).dtype) for place, array in zip(places, arrays, strict=True)]
 
 
 def mini_batches(samples: Sequence[Sample], size: int, *, by_length: bool) -> Iterator[list[Sample]]:

@@ -128,9 +128,7 @@ class Scorer:
                     raise StopRequested
                 mini = collate(part, include_prompts=False, device=self._precision.device)
                 with self._precision.autocast():
-                    loss, argmax_N = loss_and_argmax(
-                        self._model, self._hidden, mini.ids, mini.index_N, mini.targets_N
-                    )
+                    loss, argmax_N = loss_and_argmax(self._model, self._hidden, mini.ids, mini.index_N, mini.targets_N)
                 loss_sum += float(loss)
                 num_tokens += mini.num_tokens
                 num_loss_tokens += mini.num_loss_tokens

@@ -285,9 +285,7 @@ def _to_processor(tensor: Tensor) -> Tensor:
     return torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor, non_blocking=True)
 
 
-def apply_update(
-    optimizer: torch.optim.Optimizer, result: StepResult, settings: StepSettings, lr: float
-) -> None:
+def apply_update(optimizer: torch.optim.Optimizer, result: StepResult, settings: StepSettings, lr: float) -> None:
     """Clip, look at the numbers, and let the optimizer move the weights, in place of an update where they are bad.
 
     Fills `grad_norm`, `seconds`, `skipped`. With a loss or norm that is not finite no parameter changes and

@@ -88,7 +88,10 @@ class TrainState:
         freeze(self.model, options.default_freeze)
         before, name_before = self.optimizer, self.optimizer_name
         self.optimizer = build_optimizer(
-            options.optimizer, self.model, lr=options.lr, weight_decay=options.weight_decay,
+            options.optimizer,
+            self.model,
+            lr=options.lr,
+            weight_decay=options.weight_decay,
             device_type=self.device.type,
         )
         self.optimizer_name = options.optimizer

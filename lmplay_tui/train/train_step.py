@@ -107,9 +107,7 @@ class Stepper:
             )
         if not is_finite(result):
             what = "gradient norm" if math.isfinite(result.loss) else "loss"
-            self._give_up(
-                run, batch, f"the {what} is not finite", "try a lower --lr, --grad-clip 1, or without --amp"
-            )
+            self._give_up(run, batch, f"the {what} is not finite", "try a lower --lr, --grad-clip 1, or without --amp")
         self._watch_overflows(run, batch, result)
         return self._booked(run, batch, result, lr=lr, data_s=data_s)
 

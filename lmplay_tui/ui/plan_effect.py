@@ -78,9 +78,7 @@ def _rate_jumps(old: Plan, new: Plan, view: RunView) -> list[str]:
         rate = StageRate(
             stage.name, float(on_line.get("lr", options.lr)), on_line.get("lr_schedule", options.lr_schedule)
         )
-        jump = rate_jump(
-            rate, seen.rows_done, known[stage.name].rows_total(per_epoch), after, factor=view.lr_factor
-        )
+        jump = rate_jump(rate, seen.rows_done, known[stage.name].rows_total(per_epoch), after, factor=view.lr_factor)
         jumps += [jump] if jump is not None else []
     return jumps
 

@@ -299,6 +299,8 @@ def test_text_left_out_is_warned_of_with_figure_and_remedy(folder, capsys, kept)
     assert figure < 0.5
     assert f"WARN {report['warnings'][-1]}" == warned[-1]
     assert all(word in warned[-1] for word in ("long.jsonl", f"{100 * figure:.1f} %", "continue_rows = true"))
+
+
 @pytest.mark.parametrize("duplicates", [0, 3])
 def test_rows_that_carry_an_evaluation_text_are_counted(folder, capsys, duplicates):
     """`other.jsonl` has rows of its own, and copies of a split that the first stage validates on."""

@@ -22,7 +22,7 @@ from tests.models.test_lmplay_weights import their_state, with_components
 CONTEXT = 32
 
 # A model that always goes on with the same bytes: letters of one to four bytes, an escape sequence, an end of text.
-SCRIPTED = '''
+SCRIPTED = """
 import torch
 from torch import nn
 SAYS = [*"é 日本 😀\\t\\x1b[31mred".encode(), 255, 256]
@@ -34,7 +34,7 @@ class Scripted(nn.Module):
         logits = torch.zeros(*ids_BT.shape, 257)
         logits[:, -1, SAYS[ids_BT.shape[1] - 2]] = 1
         return logits
-'''
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -266,9 +266,7 @@ def test_a_damaged_file(model: str, capsys: pytest.CaptureFixture[str]) -> None:
         (["--device", "zebra", "x"], "argument --device: must be auto, cpu, cuda, cuda:1 or mps, got zebra"),
     ],
 )
-def test_mistakes_are_one_line(
-    words: list[str], said: str, model: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_mistakes_are_one_line(words: list[str], said: str, model: str, capsys: pytest.CaptureFixture[str]) -> None:
     status = generator_main(words if "--model" in words else [*words, "--model", model])
     err = capsys.readouterr().err
     assert status == 2

@@ -257,8 +257,14 @@ def test_a_cell_that_is_a_list_among_texts() -> None:
 def test_numbers_dates_and_truth_values_are_answers() -> None:
     day, moment = datetime.date(1910, 1, 10), datetime.datetime.fromisoformat("1910-01-10 12:30:00")
     cells = {
-        "42": 42, "0.1": 0.1, "1e+20": 1e20, "true": True, "1910-01-10": day, "1910-01-10 12:30:00": moment,
-        "1.50": decimal.Decimal("1.50"), "1000": decimal.Decimal("1E+3"),
+        "42": 42,
+        "0.1": 0.1,
+        "1e+20": 1e20,
+        "true": True,
+        "1910-01-10": day,
+        "1910-01-10 12:30:00": moment,
+        "1.50": decimal.Decimal("1.50"),
+        "1000": decimal.Decimal("1E+3"),
     }
     for expected, cell in cells.items():
         table = pa.Table.from_pylist([{"question": "What?", "answer": cell}])

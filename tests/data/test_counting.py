@@ -21,9 +21,7 @@ Jsonl = Callable[..., DatasetSpec]
 
 
 def opened_rows(stage: Stage, folder: Path) -> int:
-    return open_stage(
-        stage, OPTIONS, load_tokenizer("bytes"), datasets_folder=folder, report=unheard
-    ).rows_total
+    return open_stage(stage, OPTIONS, load_tokenizer("bytes"), datasets_folder=folder, report=unheard).rows_total
 
 
 @pytest.mark.parametrize("stopping", ["first_exhausted", "all_exhausted"])

@@ -23,7 +23,6 @@ Fill = Callable[..., Path]
 def folder(tmp_path: Path) -> Fill:
     """A folder of files. A list of numbers is a file of rows `{"text": "Row N."}` in the form of its ending."""
 
-
     def make(files: dict[str, str | list[int]]) -> Path:
         for name, contents in files.items():
             path = tmp_path / "data" / name

@@ -340,6 +340,7 @@ def test_a_copy_in_the_datasets_folder_holds_out_the_same_rows(
 
 def test_a_slice_of_a_copy_with_a_name_of_its_own_is_cut(hub: None, tmp_path: Path) -> None:
     """As LMPlay's are called: the whole lies under the name, and only a slice was asked for."""
+
     def spec(split: str) -> DatasetSpec:
         return DatasetSpec("mine", "owner/mine", split=split, saved_as="own_name")
 

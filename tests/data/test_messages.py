@@ -105,14 +105,15 @@ def test_conversations_as_python_and_numpy_print_them(spelling: str) -> None:
         assert samples(table) == samples(table, messages="messages") == expected * 2
 
 
-@pytest.mark.parametrize("content", ["it's", 'a "b" \'c\'', "} {", "{'a': 1} {'b': 2}", "a\nb\\", "]", "é😀", "None"])
+@pytest.mark.parametrize("content", ["it's", "a \"b\" 'c'", "} {", "{'a': 1} {'b': 2}", "a\nb\\", "]", "é😀", "None"])
 def test_printed_conversations_keep_every_character(content: str) -> None:
     cell = [{"role": "user", "content": content}, {"role": "assistant", "content": content}]
     objects = np.empty(2, object)
     objects[:] = cell
-    assert samples(from_file([{"conversations": repr(cell)}, {"conversations": str(objects)}])) == [
-        (content + "\n", content)
-    ] * 2
+    assert (
+        samples(from_file([{"conversations": repr(cell)}, {"conversations": str(objects)}]))
+        == [(content + "\n", content)] * 2
+    )
 
 
 @pytest.mark.parametrize("cell", ["[{'role': 'user', 'content': oops}]", "{'a': <b>}", '[{"role": "user", "content"}]'])
@@ -227,7 +228,7 @@ def test_messages_whose_answers_are_empty() -> None:
 
 def test_strings_in_turn_are_read_where_they_are_named() -> None:
     table = pa.table({"id": ["dlg-0", "dlg-1"], "turns": [["Hi", "Hello.", "How?", "Well."], ["Hi", "Hello."]]})
-    assert 'messages = "turns" reads them as a user\'s and a model\'s, in turn' in refusal(table)
+    assert "messages = \"turns\" reads them as a user's and a model's, in turn" in refusal(table)
     assert samples(table, messages="turns") == [*TWO, *SAID]
     assert "in turn" in find_columns(spec(messages="turns"), table).notes[0]
 
@@ -245,56 +246,77 @@ def test_a_column_that_holds_no_conversation_is_refused() -> None:
 CHOSEN = "of chosen and rejected answers, the chosen ones are read"
 PREFERENCES: dict[str, tuple[dict[str, Any], str, list[tuple[str, str]]]] = {
     "strings": (
-        {"prompt": "Hi", "chosen": "Hello.", "rejected": "Go."}, "prompt = prompt, truth = chosen; left out: rejected",
+        {"prompt": "Hi", "chosen": "Hello.", "rejected": "Go."},
+        "prompt = prompt, truth = chosen; left out: rejected",
         [("Hi", "Hello.")],
     ),
     "Orca's": (
         {"system": "Be brief.", "question": "Hi", "chosen": "Hello.", "rejected": "Go."},
-        "prompt = system + question, truth = chosen; left out: rejected", [("Be brief.\nHi", "Hello.")],
+        "prompt = system + question, truth = chosen; left out: rejected",
+        [("Be brief.\nHi", "Hello.")],
     ),
     "strings without a prompt": (
-        {"chosen": "Hello.", "rejected": "Go."}, "truth = chosen; left out: rejected", [("", "Hello.")],
+        {"chosen": "Hello.", "rejected": "Go."},
+        "truth = chosen; left out: rejected",
+        [("", "Hello.")],
     ),
     "HH-RLHF's": (
         {"chosen": "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: How?\n\nAssistant: Well.", "rejected": "\n\nHuman: x"},
-        "truth = chosen; left out: rejected", TWO,
+        "truth = chosen; left out: rejected",
+        TWO,
     ),
     "whole conversations": (
-        {"prompt": "Hi", "chosen": CHAT, "rejected": CHAT}, "messages = chosen; left out: prompt, rejected", SAID,
+        {"prompt": "Hi", "chosen": CHAT, "rejected": CHAT},
+        "messages = chosen; left out: prompt, rejected",
+        SAID,
     ),
     "answers as messages": (
         {"prompt": CHAT[:1], "chosen": CHAT[1:], "rejected": CHAT[1:]},
-        "messages = prompt + chosen; left out: rejected", SAID,
+        "messages = prompt + chosen; left out: rejected",
+        SAID,
     ),
     "an answer after a text": (
         {"prompt": "Hi", "chosen": CHAT[1:], "rejected": CHAT[1:]},
-        "prompt = prompt, messages = chosen; left out: rejected", SAID,
+        "prompt = prompt, messages = chosen; left out: rejected",
+        SAID,
     ),
     "an answer that is a text": (
         {"prompt": CHAT[:1], "chosen": "Hello.", "rejected": "Go."},
-        "messages = prompt, truth = chosen; left out: rejected", SAID,
+        "messages = prompt, truth = chosen; left out: rejected",
+        SAID,
     ),
     "LLaMA-Factory's": (
-        {"conversations": [{"from": "human", "value": "Hi"}], "chosen": {"from": "gpt", "value": "Hello."},
-         "rejected": {"from": "gpt", "value": "Go."}},
-        "messages = conversations + chosen; left out: rejected", SAID,
+        {
+            "conversations": [{"from": "human", "value": "Hi"}],
+            "chosen": {"from": "gpt", "value": "Hello."},
+            "rejected": {"from": "gpt", "value": "Go."},
+        },
+        "messages = conversations + chosen; left out: rejected",
+        SAID,
     ),
     "messages, then messages": (
         {"messages": CHAT[:1], "chosen": CHAT[1:], "rejected": CHAT[1:]},
-        "messages = messages + chosen; left out: rejected", SAID,
+        "messages = messages + chosen; left out: rejected",
+        SAID,
     ),
     "messages, then a text": (
         {"rejected": "Go.", "chosen": "Hello.", "messages": CHAT[:1]},
-        "messages = messages, truth = chosen; left out: rejected", SAID,
+        "messages = messages, truth = chosen; left out: rejected",
+        SAID,
     ),
     "a conversation that goes on": (
-        {"conversation": [*CHAT, {"role": "user", "content": "How?"}],
-         "chosen": [{"role": "assistant", "content": "Well."}], "rejected": [{"role": "assistant", "content": "x"}]},
-        "messages = conversation + chosen; left out: rejected", TWO,
+        {
+            "conversation": [*CHAT, {"role": "user", "content": "How?"}],
+            "chosen": [{"role": "assistant", "content": "Well."}],
+            "rejected": [{"role": "assistant", "content": "x"}],
+        },
+        "messages = conversation + chosen; left out: rejected",
+        TWO,
     ),
     "a question and both as conversations": (
         {"messages": CHAT[:1], "chosen": CHAT, "rejected": CHAT},
-        "messages = chosen; left out: messages, rejected", SAID,
+        "messages = chosen; left out: messages, rejected",
+        SAID,
     ),
 }
 

@@ -30,9 +30,7 @@ def test_a_shuffle_is_a_permutation(size: int, key: int, block: int) -> None:
 
 @examples(50)
 @given(st.integers(1, 700), KEYS, st.integers(1, 90), st.data())
-def test_a_place_does_not_depend_on_what_was_asked_before(
-    size: int, key: int, block: int, data: st.DataObject
-) -> None:
+def test_a_place_does_not_depend_on_what_was_asked_before(size: int, key: int, block: int, data: st.DataObject) -> None:
     places = data.draw(st.lists(st.integers(0, size - 1), max_size=20))
     shuffle = BlockShuffle(size, key, block)
     assert [shuffle[place] for place in places] == [BlockShuffle(size, key, block)[place] for place in places]

@@ -27,7 +27,7 @@ def cut(tokenizer: Tokenizer, context_len: int, item: Item, start: int = 0) -> l
 
 def is_sentence_end(text: str, end: int, start: int = 0) -> bool:
     """Marks after `start`, what closes with them, then white space (or another script's marks); or a blank line."""
-    for marks, closers, spaced in ((".!?…", "\"'”’»)]", True), ("。！？｡।؟۔", "\"”’」』）》", False)):
+    for marks, closers, spaced in ((".!?…", "\"'”’»)]", True), ("。！？｡।؟۔", '"”’」』）》', False)):
         place = end
         while place > start and text[place - 1] in closers:
             place -= 1

@@ -180,9 +180,7 @@ def test_another_split_of_the_same_dataset_of_the_hub(monkeypatch: pytest.Monkey
         DatasetSpec("h", "owner/other"),
     )  # fmt: skip
     every = [
-        open_stage(
-            stage, OPTIONS, load_tokenizer("bytes"), datasets_folder=tmp_path, report=unheard, stages=stages
-        )
+        open_stage(stage, OPTIONS, load_tokenizer("bytes"), datasets_folder=tmp_path, report=unheard, stages=stages)
         for stage in stages[:2]
     ]
     on = validated(every[0]) | validated(every[1])

@@ -169,6 +169,7 @@ class Terminal:
     @property
     def restored(self) -> bool:
         """Whether the screen is as a shell wants it: no alternate screen, the cursor shown, no mouse reports."""
+
         def last(on: bytes, off: bytes) -> bool:
             return self.output.rfind(off) > self.output.rfind(on) or on not in self.output
 

@@ -54,9 +54,10 @@ def their_logits(state: dict[str, Tensor], ids: Tensor) -> Tensor:
 
     def norm(x: Tensor, name: str) -> Tensor:
         centred = x - x.mean(-1, keepdim=True)
-        return centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt() * state[f"{name}.weight"] + state[
-            f"{name}.bias"
-        ]
+        return (
+            centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt() * state[f"{name}.weight"]
+            + state[f"{name}.bias"]
+        )
 
     x = state["tok_embed.weight"][ids] + state["pos_embed"][:, :T]
     for i in range(BLOCKS):

@@ -56,7 +56,7 @@ TOML = {
     "spaces": _filled(" " * 1_900 + "\n"),
     "steps": _filled("[[steps]]\n"),
     "emoji": GOOD + '"' + "\U0001f468\u200d\U0001f469" * 300 + '" = 1\n',
-    "half a surrogate pair": GOOD + '# \ud800\n',
+    "half a surrogate pair": GOOD + "# \ud800\n",
 }
 JSON = {
     "brackets": "[" * 100_000,

@@ -113,8 +113,10 @@ def _numbered(value, path=()):
 
 shapes = st.recursive(
     st.none(),
-    lambda inner: st.lists(inner, min_size=1, max_size=3)
-    | st.dictionaries(st.text("ab\"\\]}:,.# é\n", max_size=3), inner, min_size=1, max_size=3),
+    lambda inner: (
+        st.lists(inner, min_size=1, max_size=3)
+        | st.dictionaries(st.text('ab"\\]}:,.# é\n', max_size=3), inner, min_size=1, max_size=3)
+    ),
     max_leaves=12,
 )
 

@@ -17,8 +17,14 @@ def falling(step: int) -> float:
 
 
 def record_run(
-    folder: Path, name: str, *, steps: int = 60, seed: int = 0, loss: Callable[[int], float] = falling,
-    validate: bool = True, stages: Sequence[str] = ("first", "second"),
+    folder: Path,
+    name: str,
+    *,
+    steps: int = 60,
+    seed: int = 0,
+    loss: Callable[[int], float] = falling,
+    validate: bool = True,
+    stages: Sequence[str] = ("first", "second"),
 ) -> list[Path]:
     """Write the statistics of a run of some stages of equal length and return the files' paths."""
     dice = random.Random(seed)

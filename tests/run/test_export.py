@@ -72,7 +72,9 @@ class TestCsv:
         log(run, 3, **{"train/loss": 9.0})
         export_metrics(run, CsvFile(tmp_path / "m.csv"), follow=False)
         assert [(row["step"], row["train/loss"]) for row in table(tmp_path / "m.csv")] == [
-            ("1", "4.9"), ("2", "4.8"), ("3", "9.0")
+            ("1", "4.9"),
+            ("2", "4.8"),
+            ("3", "9.0"),
         ]
 
     def test_a_torn_last_line_and_nonsense_are_passed_over(self, run, tmp_path):
@@ -117,9 +119,7 @@ class TestFollow:
             run.write_status({"state": "finished"})
             lock.release()
 
-        export_metrics(
-            run, CsvFile(target), follow=True, wait=Waits(first, more, another_metric, resumed_from_2, end)
-        )
+        export_metrics(run, CsvFile(target), follow=True, wait=Waits(first, more, another_metric, resumed_from_2, end))
         assert [row["step"] for row in table(target)] == ["1", "2", "3", "4"]
 
     def test_a_run_that_is_handed_over_has_not_ended(self, run):

@@ -97,7 +97,12 @@ class TestReading:
             paths += record_run(tmp_path / folder, "m", steps=4)
         found, _ = load_curves(paths)
         assert {c.label for c in found if c.split == "train"} == {
-            "monday/m", "monday/m · first", "monday/m · second", "tuesday/m", "tuesday/m · first", "tuesday/m · second"
+            "monday/m",
+            "monday/m · first",
+            "monday/m · second",
+            "tuesday/m",
+            "tuesday/m · first",
+            "tuesday/m · second",
         }
 
     def test_a_name_is_foreign_text(self, tmp_path):
@@ -124,7 +129,8 @@ class TestCharts:
                 assert not chart.log_x or chart.x_limits[0] > 0
                 assert not chart.log_y or chart.y_limits[0] > 0
                 for ticks, (low, high), most in (
-                    (chart.x_ticks(9), chart.x_limits, 9), (chart.y_ticks(8), chart.y_limits, 8)
+                    (chart.x_ticks(9), chart.x_limits, 9),
+                    (chart.y_ticks(8), chart.y_limits, 8),
                 ):
                     assert ticks == sorted(set(ticks))
                     assert all(low <= tick <= high for tick in ticks)

@@ -117,9 +117,12 @@ def test_totals_averages_and_places_on_the_curve(tmp_path):
 
     paths = statistics.write(tmp_path)
     assert sorted(path.name for path in paths) == [
-        "m_step_a_train_stats.json", "m_step_a_validate_stats.json",
-        "m_step_b_train_stats.json", "m_step_b_validate_stats.json",
-        "m_train_stats.json", "m_validate_stats.json",
+        "m_step_a_train_stats.json",
+        "m_step_a_validate_stats.json",
+        "m_step_b_train_stats.json",
+        "m_step_b_validate_stats.json",
+        "m_train_stats.json",
+        "m_validate_stats.json",
     ]
     document = json.loads((tmp_path / "m_train_stats.json").read_text())
     assert list(document) == ["name", "stage", "split", "columns", "history", "averages", "totals"]
@@ -189,12 +192,20 @@ def test_the_state_is_plain_values_that_a_checkpoint_takes(tmp_path):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", "null", '{"name": 1}', "[" * 100_000, "\x00\xff",
-     '{"name":"a","stage":null,"split":"train","columns":["loss"],"history":[],"averages":{},"totals":{}}',
-     '{"name":"a","stage":null,"split":"train","columns":["samples","accuracy","loss","tokens"],'
-     '"history":[[1,2,3]],"averages":{},"totals":{}}',
-     '{"name":"a","stage":null,"split":"train","columns":["samples","accuracy","loss","tokens"],'
-     '"history":[[1,2,"x\\u001b[31m",4]],"averages":{},"totals":{}}'],
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        '{"name": 1}',
+        "[" * 100_000,
+        "\x00\xff",
+        '{"name":"a","stage":null,"split":"train","columns":["loss"],"history":[],"averages":{},"totals":{}}',
+        '{"name":"a","stage":null,"split":"train","columns":["samples","accuracy","loss","tokens"],'
+        '"history":[[1,2,3]],"averages":{},"totals":{}}',
+        '{"name":"a","stage":null,"split":"train","columns":["samples","accuracy","loss","tokens"],'
+        '"history":[[1,2,"x\\u001b[31m",4]],"averages":{},"totals":{}}',
+    ],
 )
 def test_a_damaged_file_is_one_line_that_names_it(tmp_path, text):
     path = tmp_path / "m_train_stats.json"

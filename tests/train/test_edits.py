@@ -23,7 +23,9 @@ from lmplay_tui.train.launch import run_events
 from tests.train.runs import TINY, of, train, write_plan
 from tests.train.runs import given as given_on_line
 
-BASE = TINY + """\
+BASE = (
+    TINY
+    + """\
 batch_size = 3
 lr = 0.01
 dropout = 0.1
@@ -35,6 +37,7 @@ eval_samples = 3
 log_interval = 2
 optimizer_warmup_steps = 30
 """
+)
 STAGES = '[stages.one]\ndataset = "pairs.jsonl"\nepochs = 1\n[stages.two]\ndataset = "stories.jsonl"\nepochs = 0.3\n'
 # Another value of each option that a plan can set. Those that are not here have no test: the first test below says so.
 OTHER: dict[str, Any] = {
@@ -104,7 +107,7 @@ def test_an_edit_acts_or_is_refused_with_a_line(place, as_it_was, option):
     acts = doings(events) != as_it_was["done"] or len(list(place.glob("m.step-*.lmp"))) > 0
     assert acts != refused
     assert len(of(PlanChanged, events)) == (0 if refused else 1)
-    assert any(option in e.message.replace('-', '_') for e in of(Warned, events)) == refused
+    assert any(option in e.message.replace("-", "_") for e in of(Warned, events)) == refused
     assert isinstance(events[-1], RunDone)
 
 

@@ -93,7 +93,7 @@ def test_the_clock_marks_the_queue_of_its_own_gpu(border, monkeypatch):
     monkeypatch.setattr("torch.cuda.Event", lambda enable_timing: _Queue())
     clock = StepClock(SECOND)
     clock.mark()
-    (_, event), = clock._marks
+    ((_, event),) = clock._marks
     assert asked == [1]
     assert [stream.device_index for stream in event.marked] == [1]
 
@@ -177,7 +177,7 @@ def test_check_saves_as_a_run_does(place: Path, monkeypatch):
     monkeypatch.setattr(Saver, "_copies", refuse)
     report = check_plan({"training_plan": plan})
     assert not report["ok"]
-    failed, = [step["what"] for step in report["tried"] if not step["ok"]]
+    (failed,) = [step["what"] for step in report["tried"] if not step["ok"]]
     assert failed.startswith("saving: ") and failed.endswith("check.lmp: not saved: ValueError: an argument check")
 
 
@@ -236,9 +236,7 @@ def test_a_step_waits_nowhere_but_for_its_numbers(monkeypatch, way, optimizer, s
     built = build_optimizer(optimizer, model, lr=0.1, weight_decay=0.01, device_type="meta")
     for _ in range(2):  # optimizers do more at their first step
         built.zero_grad(set_to_none=True)
-        result = accumulate_gradients(
-            model, body_of(model), [sample(2, 5, seed=i) for i in range(4)], how, trunk=trunk
-        )
+        result = accumulate_gradients(model, body_of(model), [sample(2, 5, seed=i) for i in range(4)], how, trunk=trunk)
         apply_update(built, result, how, 0.1)
     assert waited == [META, META]
     assert (result.argmax_N is None) is not asked["argmax"]

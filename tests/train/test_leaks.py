@@ -9,7 +9,9 @@ from lmplay_tui.run.events import LogLine, RunDone, StageDone, Warned
 from lmplay_tui.train.checkpoint import load_checkpoint, write_checkpoint
 from tests.train.runs import TINY, last, losses, of, stop_after, train, write_plan
 
-TWO = TINY + """\
+TWO = (
+    TINY
+    + """\
 batch_size = 4
 validation_split = 0.25
 [stages.one]
@@ -17,6 +19,7 @@ dataset = "one.jsonl"
 [stages.two]
 dataset = "two.jsonl"
 """
+)
 
 
 def write(path: Path, *numbers: int) -> None:

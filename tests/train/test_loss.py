@@ -61,9 +61,7 @@ def test_equals_plain_cross_entropy_in_float64(rows: int, vocab: int, bias: bool
     head, x_NC, targets_N = a_head(rows, vocab, torch.float64, bias=bias)
     memory = HeadLoss(kernel)
     for _ in range(2):  # the second time in memory that holds the first one's numbers
-        for mine, expected in zip(
-            by_hand(memory, head, x_NC, targets_N), plain(head, x_NC, targets_N), strict=True
-        ):
+        for mine, expected in zip(by_hand(memory, head, x_NC, targets_N), plain(head, x_NC, targets_N), strict=True):
             torch.testing.assert_close(mine, expected, rtol=0, atol=1e-12)
 
 

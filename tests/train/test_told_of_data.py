@@ -117,9 +117,10 @@ def test_rows_without_a_sample_are_counted_over_the_stage_also_after_a_resume(pl
     for event in events:
         view.apply(json.loads(json.dumps(event.record())))
     assert view.stages[0].rows_without_sample == without
-    assert steps[-1].rows_without_sample == list(read_journal(place / "m.run/metrics.jsonl"))[-1][
-        "data/rows_without_sample"
-    ]
+    assert (
+        steps[-1].rows_without_sample
+        == list(read_journal(place / "m.run/metrics.jsonl"))[-1]["data/rows_without_sample"]
+    )
 
 
 def test_a_dataset_without_a_sample_is_refused_when_it_is_opened(place):

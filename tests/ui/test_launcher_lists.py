@@ -181,9 +181,7 @@ async def test_times_come_with_the_device_s_speed(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize("way", ["enter", "button", "key bar"])
-async def test_what_is_chosen_is_what_starts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
-) -> None:
+async def test_what_is_chosen_is_what_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
     monkeypatch.chdir(tmp_path)
     run = RunFolder(Path("mine.lmp"))
     run.create()

@@ -92,9 +92,7 @@ def test_a_flood_that_nobody_looks_at_does_not_fill_the_memory() -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 2), (20, 5), (49, 14), (300, 100)], ids=str)
-async def test_every_pane_and_dialog_at_every_size(
-    dashboard: Open, source: FakeSource, size: tuple[int, int]
-) -> None:
+async def test_every_pane_and_dialog_at_every_size(dashboard: Open, source: FakeSource, size: tuple[int, int]) -> None:
     async with dashboard(source, size) as pilot:
         for keys in ("1", "2", "3", "4", "escape", "5", "6", "z", "z", "x", "escape", "question_mark", "escape", "g",
                      "escape", "r", "escape", "2", "enter", "y", "m"):  # fmt: skip

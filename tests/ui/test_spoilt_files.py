@@ -54,9 +54,7 @@ def test_a_failure_whose_status_is_none_of_ours_is_one_of_training(folder: RunFo
 
 
 def spoilt_predictions() -> list[dict[str, Any]]:
-    values = {
-        key: list(value) if isinstance(value, tuple) else value for key, value in vars(prediction()).items()
-    }
+    values = {key: list(value) if isinstance(value, tuple) else value for key, value in vars(prediction()).items()}
     first = values["truth_tokens"][0]
     spoilt = (
         {"truth_tokens": 5}, {"truth_p": "abc"}, {"truth_p": [0.5]}, {"top5": 7}, {"top5": [[1]]}, {"top5": [5]},

@@ -184,9 +184,7 @@ class Line:
         """Whether the next picture has to wait."""
         if self.sent - self.written > ALLOWANCE:
             return True
-        return (
-            self._answers and self.sent - self.shown > ALLOWANCE and self._clock() - self._painted_at < PATIENCE_S
-        )
+        return self._answers and self.sent - self.shown > ALLOWANCE and self._clock() - self._painted_at < PATIENCE_S
 
     @property
     def awaits_answer(self) -> bool:
