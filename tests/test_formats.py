@@ -60,6 +60,7 @@ START_S = 1_600_000_000.0  # 12:26:40 UTC
         (format_number(0), "0"),
         (format_number(-12_500), "-12.5k"),
         (format_number(math.inf), "–"),
+        (format_number(2e13), "2.0e+13"),
         (format_bytes(0), "0 B"),
         (format_bytes(1.25e9), "1.2 GB"),
         (format_bytes(124e6), "124 MB"),
@@ -90,7 +91,7 @@ def test_tokens_in_few_characters(tokens: float, text: str) -> None:
 
 @given(st.floats(allow_nan=True, allow_infinity=True))
 def test_any_number_fits_an_axis(value: float) -> None:
-    assert len(format_number(value)) <= 8  # seven, and a sign
+    assert len(format_number(value)) <= 9  # seven, a sign, and an exponent of three digits
 
 
 @pytest.mark.parametrize(

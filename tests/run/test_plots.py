@@ -293,7 +293,7 @@ class TestTerminal:
 
 
 def test_nothing_heavy_is_imported_before_something_is_drawn():
-    modules = "statistics, statistics_files, curves, charts, plots, terminal_plots, own_pictures, export"
+    modules = "statistics, charts, plots, terminal_plots, export"
     code = (
         f"import sys; from lmplay_tui.run import {modules}; from lmplay_tui.commands import plot, export\n"
         "print(*{'torch', 'matplotlib', 'plotext', 'tensorboard', 'safetensors', 'datasets'} & set(sys.modules))"
