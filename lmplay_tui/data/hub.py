@@ -21,6 +21,7 @@ from typing import Any
 from lmplay_tui.background import call_with_ticks
 from lmplay_tui.data.splits import Report, Splits, choose, of_dataset
 from lmplay_tui.errors import DataError, UserError, unchain
+from lmplay_tui.formats import format_megabytes
 from lmplay_tui.options import nearest
 from lmplay_tui.plan.schema import DatasetSpec
 from lmplay_tui.text import one_line
@@ -188,7 +189,7 @@ def _tick(spec: DatasetSpec, progress: Progress, report: Report) -> None:
     if progress.writing:
         report("loading", f"{spec.name}: writing rows to the cache", progress.fraction())
     else:
-        received = f", {progress.bytes / 1e6:,.0f} MB" if progress.bytes else ""
+        received = f", {format_megabytes(progress.bytes)}" if progress.bytes else ""
         report("downloading", f"{spec.name}{received}", progress.fraction())
 
 
