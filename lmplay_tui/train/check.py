@@ -314,7 +314,7 @@ def describe_run(given: Mapping[str, Any]) -> str:
     """Parameters by module, which of them are trained and decay, and an estimate of the memory. Raises `UserError`."""
     start = read_start(choose_run(given), given, [])
     options = start.settings.for_run()
-    shape = start.checkpoint["model"]["state_args"] if start.checkpoint else options.model_dump()
+    shape = start.checkpoint["model"]["state_args"] if start.checkpoint else vars(options)
     tokenizer = load_tokenizer(shape["tokenizer"])
     model, model_args = build_model(
         load_experiment(allowed_experiment(given, shape["exp"])), vocab_size=tokenizer.vocab_size,
