@@ -7,6 +7,7 @@ import math
 from pathlib import PurePath
 from typing import Literal, NamedTuple
 
+from lmplay_tui.formats import format_bytes, format_duration, format_parameters, format_percent
 from lmplay_tui.run import events
 from lmplay_tui.run.controls import rate_sentence
 from lmplay_tui.text import one_line
@@ -22,45 +23,6 @@ class Sentence(NamedTuple):
 
 
 LEAST_TEXT_SHOWN = 0.9  # share of a text's characters: where less reaches a sample, that is warned of
-
-
-def shown_size(size_bytes: float) -> str:
-    """Bytes as a person reads them: `124 MB`."""
-    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size_bytes >= scale:
-            value = size_bytes / scale
-            return f"{value:.1f} {unit}" if value < 10 else f"{value:.0f} {unit}"
-    return f"{size_bytes:.0f} B"
-
-
-def shown_seconds(seconds: float) -> str:
-    """A duration as a person says it: `0.4 s`, `12 s`, `3 min 05 s`, `3 h 20`, `2 d 4 h`."""
-    if not math.isfinite(seconds):
-        return "?"
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    whole = int(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    if whole < 48 * 3600:
-        return f"{whole // 3600} h {whole % 3600 // 60:02d}"
-    return f"{whole // 86400} d {whole % 86400 // 3600} h"
-
-
-def shown_rate(rate: float) -> str:
-    """Tokens a second: `874`, `9.1k`, `1.20M`."""
-    if not math.isfinite(rate):
-        return "–"
-    if rate >= 1e6:
-        return f"{rate / 1e6:.2f}M"
-    return f"{rate / 1e3:.1f}k" if rate >= 1e3 else f"{rate:.0f}"
-
-
-def shown_share(share: float) -> str:
-    """A share in per cent: `97.2 %`."""
-    return f"{100 * share:.1f} %"
 
 
 def sentences_of(event: events.Event) -> list[Sentence]:
@@ -173,7 +135,7 @@ def _at(step: int) -> str:
 
 def _run_started(event: events.RunStarted) -> str:
     start = "training anew" if event.resumed_from is None else f"resumed at step {event.resumed_from:,}"
-    size = f"{event.num_parameters / 1e6:.1f} M parameters"
+    size = format_parameters(event.num_parameters)
     note = one_line(event.note)
     return f"{one_line(event.name)}: {start} on {one_line(event.device)}, {size}" + (f"; {note}" if note else "")
 
@@ -192,22 +154,22 @@ def _text_left_out(event: events.TextLeftOut) -> str:
     rows = "row" if event.rows == 1 else f"{event.rows:,} rows"
     return (
         f"stage {one_line(event.stage)}, dataset {one_line(event.dataset)}: about "
-        f"{shown_share(event.text_shown)} of its text would be shown (by its first {rows}): a full "
+        f"{format_percent(event.text_shown, 1)} of its text would be shown (by its first {rows}): a full "
         "batch leaves out the rest of its last row; continue_rows = true keeps it for the next batch, a larger "
         "batch_size or context_len leaves out less"
     )
 
 
 def _stage_done(event: events.StageDone) -> str:
-    text = f"stage {one_line(event.stage)} done at {_at(event.step)}, {shown_seconds(event.seconds)}"
+    text = f"stage {one_line(event.stage)} done at {_at(event.step)}, {format_duration(event.seconds)}"
     if event.text_shown is not None and event.text_shown < 0.9995:
-        text += f", text shown {shown_share(event.text_shown)}"
+        text += f", text shown {format_percent(event.text_shown, 1)}"
     without = event.rows_without_sample
     return text + (f", {without:,} rows without a sample" if without > 0 else "")
 
 
 def _saved(event: events.CheckpointSaved) -> str:
-    size, took = shown_size(event.size_bytes), shown_seconds(event.seconds)
+    size, took = format_bytes(event.size_bytes), format_duration(event.seconds)
     return f"saved {one_line(event.path, 400)} ({_at(event.step)}, {size}, {took}, {one_line(event.reason)})"
 
 
@@ -238,9 +200,9 @@ def _spiked(event: events.LossSpiked) -> str:
 
 
 def _stalled(event: events.Stalled) -> str:
-    took = shown_seconds(event.seconds)
+    took = format_duration(event.seconds)
     if event.what == "data":
         return f"no batch for {took} after {_at(event.step)}: the data (disk, network, cutting) are late"
     took = f"has not ended after {took}" if event.lasts else f"took {took}"
     usual_s = math.nan if event.usual_s is None else event.usual_s
-    return f"{_at(event.step)} {took}, the steps before it {shown_seconds(usual_s)}"
+    return f"{_at(event.step)} {took}, the steps before it {format_duration(usual_s)}"
