@@ -20,6 +20,7 @@ from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import Button, Input, TextArea
 
+from lmplay_tui.formats import time_zone
 from lmplay_tui.run import controls
 from lmplay_tui.run.controls import parse_lr
 from lmplay_tui.run.folder import RunFolder
@@ -27,7 +28,6 @@ from lmplay_tui.run.journal import number
 from lmplay_tui.run.view import RunView
 from lmplay_tui.text import one_line
 from lmplay_tui.ui import notices
-from lmplay_tui.ui.clock import time_zone
 from lmplay_tui.ui.messages import (
     ActionAsked,
     CommandAsked,
