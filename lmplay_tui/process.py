@@ -48,6 +48,27 @@ def settle_vector_functions() -> None:
             getattr(torch, name)(halves)
 
 
+def is_alive(pid: object) -> bool:
+    """Whether `pid` is the number of a process that is there, of whichever user."""
+    if not isinstance(pid, int) or pid <= 0:
+        return False
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def is_child_alive(pid: int) -> bool:
+    """Whether our child runs. One that has ended would else stay, as far as `is_alive` can see: it is taken off."""
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == 0
+    except ChildProcessError:
+        return False
+
+
 _HOME = Path(__file__).resolve().parent.parent  # where the package lies
 
 

@@ -74,3 +74,18 @@ def test_a_package_that_is_not_installed_is_found(monkeypatch: pytest.MonkeyPatc
 def test_nobody_starts_python_in_another_way() -> None:
     users = [path for path in (HOME / "lmplay_tui").rglob("*.py") if "sys.executable" in path.read_text("utf-8")]
     assert users == [Path(process.__file__)]
+
+
+def test_which_processes_are_alive() -> None:
+    assert process.is_alive(os.getpid())
+    assert process.is_alive(1), "another user's, too"
+    for no_process in (None, "1", 0, -1, 2**22 + 1, 2**70):
+        assert not process.is_alive(no_process)
+
+
+def test_a_child_that_has_ended_is_not_alive_whatever_the_table_of_processes_says() -> None:
+    pid = os.spawnv(os.P_NOWAIT, "/bin/true", ["true"])
+    while process.is_child_alive(pid):
+        time.sleep(0.01)
+    assert not process.is_alive(pid), "it has been taken off the table"
+    assert not process.is_child_alive(pid)

@@ -22,7 +22,7 @@ STATEMENTS: dict[str, dict[str, tuple[str, ...]]] = {
             "data/test_samples.py::test_cuts_are_at_sentence_ends_where_a_sentence_fits",
         ),
         "multi-stage training by plans": ("commands/test_train.py::test_the_users_json_plan_runs_through_both_stages",),
-        "gradient accumulation": ("train/test_steps.py::test_gradient_does_not_depend_on_the_cut",),
+        "gradient accumulation": ("train/test_gradients.py::test_gradient_does_not_depend_on_the_cut",),
         "checkpointing and resume": ("train/test_resume.py::test_every_step",),
         "loss, accuracy, tokens per stage": ("run/test_statistics.py::test_totals_averages_and_places_on_the_curve",),
         "several optimizers with intelligent weight decay": (
@@ -38,16 +38,16 @@ STATEMENTS: dict[str, dict[str, tuple[str, ...]]] = {
         "the defaults": ("test_options.py::test_defaults_are_those_of_the_specification",),
         "--context_len and --context-len": ("test_options.py::test_both_spellings_of_context_len",),
         "--initial-model: fallback if --model is not found": (
-            "train/test_starting.py::test_initial_model_is_the_fallback_only",
-            "train/test_starting.py::test_initial_model_gives_weights_and_nothing_else",
+            "train/test_build.py::test_initial_model_is_the_fallback_only",
+            "train/test_build.py::test_initial_model_gives_weights_and_nothing_else",
         ),
         "--reset-history: clear previous training": (
             "commands/test_train.py::test_reset_history_moves_the_past_aside_and_deletes_nothing",
         ),
         "--default-freeze": ("train/test_optim.py::test_default_freeze_leaves_what_says_freeze_false",),
-        "--ignore-optimizer": ("train/test_starting.py::test_ignore_optimizer_drops_its_state",),
+        "--ignore-optimizer": ("train/test_build.py::test_ignore_optimizer_drops_its_state",),
         "--optimizer-warmup-fraction and -steps": (
-            "train/test_starting.py::test_warm_up_goes_on_after_a_resume_that_does_not_mention_it",
+            "train/test_build.py::test_warm_up_goes_on_after_a_resume_that_does_not_mention_it",
         ),
     },
     "Datasets": {
@@ -81,18 +81,18 @@ STATEMENTS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "Training loop and gradient accumulation": {
         "50 samples by 4 are 13 mini-batches, the last of 2": (
-            "train/test_steps.py::test_fifty_by_four_is_thirteen_mini_batches",
+            "train/test_gradients.py::test_fifty_by_four_is_thirteen_mini_batches",
             "test_training_system.py::test_the_trainer_cuts_fifty_by_four",
         ),
         "each loss is scaled by mini_batch_size / batch_size (with --loss-normalization samples)": (
-            "train/test_steps.py::test_samples_normalization_is_the_documents_formula",
+            "train/test_gradients.py::test_samples_normalization_is_the_documents_formula",
         ),
-        "warm-up updates the learning rate": ("train/test_starting.py::test_warm_up_given_on_a_resume_begins_there",),
+        "warm-up updates the learning rate": ("train/test_build.py::test_warm_up_given_on_a_resume_begins_there",),
         "validation when due prints an example": (
             "commands/test_train.py::test_one_readable_line_a_log_interval_and_an_example_at_each_validation",
         ),
         "saves when due, and at the end of the plan": (
-            "train/test_starting.py::test_keep_holds_so_many_numbered_checkpoints",
+            "train/test_build.py::test_keep_holds_so_many_numbered_checkpoints",
             "train/test_resume.py::test_finished_run_trains_nothing",
         ),
     },
@@ -126,7 +126,7 @@ STATEMENTS: dict[str, dict[str, tuple[str, ...]]] = {
         "the files of a run and of its stages": (
             "commands/test_train.py::test_the_users_json_plan_runs_through_both_stages",
         ),
-        "saved to out_gpt or LMP_DATASETS": ("train/test_starting.py::test_default_names",),
+        "saved to out_gpt or LMP_DATASETS": ("train/test_build.py::test_default_names",),
         "lmp_plotstats draws regular and difference plots": (
             "commands/test_plot.py::test_two_runs_give_the_combined_pictures_and_each_runs_own",
             "run/test_plots.py::test_a_difference_is_taken_at_equal_tokens_from_the_longest_run",
@@ -142,15 +142,15 @@ STATEMENTS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
     },
     "Troubleshooting": {
-        "model shock: warm-up on a resume": ("train/test_starting.py::test_warm_up_given_on_a_resume_begins_there",),
+        "model shock: warm-up on a resume": ("train/test_build.py::test_warm_up_given_on_a_resume_begins_there",),
         "--describe": ("commands/test_train.py::test_describe_and_the_list_of_experiments",),
         "--check-grads": ("test_training_system.py::test_check_grads_names_frozen_parameters",),
     },
     "Dataset caching": {
         "--save-datasets stores a plan's datasets for another machine": (
             "commands/test_offline_box.py::test_stored_copied_and_trained_without_network",
-            "data/test_saving.py::test_what_is_saved_is_read_without_network",
-            "data/test_saving.py::test_datasets_saved_by_lmplay_are_used_as_they_are",
+            "data/test_saved.py::test_what_is_saved_is_read_without_network",
+            "data/test_saved.py::test_datasets_saved_by_lmplay_are_used_as_they_are",
         ),
     },
 }

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from lmplay_tui.data.text_files import Found, Unreadable, read_batches
+from lmplay_tui.files import sync
 from lmplay_tui.plan.tables import TABLE_KINDS, file_kind
 from lmplay_tui.text import one_line
 
@@ -289,11 +290,7 @@ def _write(group: list[Path], folder: Path, work: Work) -> None:
     about = {"parts": [part.name for part in writer.parts], "files": files, "kinds": kinds}
     (folder / "about.json").write_text(json.dumps(about), encoding="utf-8")
     for file in folder.iterdir():  # what bears the entry's name is whole, also after a power cut
-        handle = os.open(file, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        sync(file)
 
 
 class _Writer:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from lmplay_tui.data.background import in_background
+from lmplay_tui.background import call_with_ticks
 from lmplay_tui.data.splits import Report, Splits, choose, of_dataset
 from lmplay_tui.errors import DataError, UserError, unchain
 from lmplay_tui.options import nearest
@@ -156,7 +156,7 @@ def read(spec: DatasetSpec, report: Report) -> Splits:
     """
     report("downloading", spec.name, None)
     with listening() as progress:
-        return in_background(lambda: _load(spec), lambda: _tick(spec, progress, report))
+        return call_with_ticks(lambda: _load(spec), lambda: _tick(spec, progress, report))
 
 
 def _load(spec: DatasetSpec) -> Splits:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lmplay_tui.background import BackgroundCall
 from lmplay_tui.data.order import Permutation, TrainingOrder, ValidationOrder, keyed
 from lmplay_tui.data.samples import Item
 from lmplay_tui.data.stage_data import StageData
@@ -181,7 +182,7 @@ class LeakGuard:
     def __init__(self, look: Callable[[Sequence[Stage], Callable[[], None]], LeakReport]) -> None:
         self._look = look
         self._closed = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._looking: BackgroundCall[None] | None = None
         self._looked_at: tuple[Stage, ...] = ()
         self._report: LeakReport | None = None
         self._news: list[tuple[bool, str]] = []
@@ -192,8 +193,7 @@ class LeakGuard:
         if self._is_looking() or (self._looked_at == tuple(stages) and has_looked):
             return
         self._looked_at = tuple(stages)
-        self._thread = threading.Thread(target=self._run, name="leak guard", daemon=True)
-        self._thread.start()
+        self._looking = BackgroundCall(self._run, "leak guard")
 
     def _run(self) -> None:
         try:
@@ -214,12 +214,12 @@ class LeakGuard:
         self.wait(CLOSE_S)
 
     def _is_looking(self) -> bool:
-        return self._thread is not None and self._thread.is_alive()
+        return self._looking is not None and not self._looking.wait(0)
 
     def wait(self, seconds: float) -> None:
         """Until it has looked, but no longer than `seconds`."""
-        if self._thread is not None:
-            self._thread.join(seconds)
+        if self._looking is not None:
+            self._looking.wait(seconds)
 
     def take_news(self) -> list[tuple[bool, str]]:
         """What is to be told since the last time: whether it is a warning, and the line."""

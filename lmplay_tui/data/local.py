@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
+from lmplay_tui.background import call_with_ticks
 from lmplay_tui.data.arrow_cache import BadFile, FileRows, Stopped, Work, open_files
-from lmplay_tui.data.background import in_background
 from lmplay_tui.data.candidates import like_most, listed
 from lmplay_tui.data.folders import Layout, lay_out
 from lmplay_tui.data.hub import quiet_datasets
@@ -55,7 +55,7 @@ def read(spec: DatasetSpec, report: Report) -> Splits:
         report("loading", f"{spec.name}: writing rows to the cache", work.fraction())
 
     try:
-        return in_background(lambda: _opened(spec, lambda: _files(spec, path, work)), tick)
+        return call_with_ticks(lambda: _opened(spec, lambda: _files(spec, path, work)), tick)
     finally:
         work.stopped = True  # where `report` has ended the waiting
 

@@ -5,6 +5,7 @@ each of 20 words at least, in a scattered order, so that the beginning is like t
 """
 
 import ast
+import contextlib
 import os
 import platform
 import re
@@ -23,6 +24,7 @@ import pyarrow.compute as pc
 from lmplay_tui.data.order import Permutation
 from lmplay_tui.data.splits import Segment, SplitRows, of_table
 from lmplay_tui.errors import UserError
+from lmplay_tui.files import replacing
 from lmplay_tui.options import nearest
 from lmplay_tui.text import one_line
 
@@ -85,12 +87,13 @@ def _keep(rows: pa.Table, path: Path) -> None:
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     except OSError:
         return
-    try:
-        with os.fdopen(handle, "wb") as file, pa.ipc.new_file(file, rows.schema) as writer:
-            writer.write_table(rows)
-        Path(temporary).replace(path)
-    except OSError:
-        Path(temporary).unlink(missing_ok=True)
+    with (
+        contextlib.suppress(OSError),
+        replacing(path, Path(temporary)),
+        os.fdopen(handle, "wb") as file,
+        pa.ipc.new_file(file, rows.schema) as writer,
+    ):
+        writer.write_table(rows)
 
 
 def build(report: Callable[[str, str, float | None], None]) -> pa.Table:

@@ -13,12 +13,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from lmplay_tui.background import call_with_ticks
 from lmplay_tui.data import hub, local, pydocs
-from lmplay_tui.data.background import in_background
 from lmplay_tui.data.hub import listening, quiet_datasets
 from lmplay_tui.data.splits import Report, Segment, SplitRows, Splits, choose, identified, split_names
 from lmplay_tui.errors import DataError
+from lmplay_tui.files import sync
 from lmplay_tui.plan.schema import DatasetSpec, Plan
+from lmplay_tui.process import is_alive
 from lmplay_tui.text import one_line
 
 _PLACES = "lmplay_tui_places.json"  # in a saved folder: its rows' segments
@@ -117,7 +119,7 @@ def _write(spec: DatasetSpec, rows: SplitRows, folder: Path, report: Report) -> 
     if _is_whole(folder):
         return
     for left in folder.parent.glob(f".{folder.name}.*.tmp"):  # of a process that was killed
-        if not _is_alive(left):
+        if not _has_writer(left):
             shutil.rmtree(left, ignore_errors=True)
     temporary = folder.parent / f".{folder.name}.{os.getpid()}.tmp"
     library = quiet_datasets()
@@ -125,35 +127,21 @@ def _write(spec: DatasetSpec, rows: SplitRows, folder: Path, report: Report) -> 
     dataset: Any = library.Dataset(library.table.InMemoryTable(rows.table), fingerprint=folder.name)
     try:
         with listening() as progress:
-            in_background(
+            call_with_ticks(
                 lambda: dataset.save_to_disk(str(temporary)),
                 lambda: report("saving", f"{spec.name}: {one_line(folder.name, 80)}", progress.fraction()),
             )
         places = json.dumps([asdict(segment) for segment in rows.segments])
         (temporary / _PLACES).write_text(places, encoding="utf-8")
         for file in temporary.rglob("*"):
-            _sync(file)
-        _sync(temporary)
+            sync(file)
+        sync(temporary)
         temporary.rename(folder)
-        _sync(folder.parent)
+        sync(folder.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _is_alive(temporary: Path) -> bool:
+def _has_writer(temporary: Path) -> bool:
     pid = temporary.name.rsplit(".", 2)[1]
-    try:
-        os.kill(int(pid), 0)
-    except (ProcessLookupError, ValueError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    return pid.isdecimal() and is_alive(int(pid))

@@ -20,8 +20,6 @@ from typing import Any
 import pyarrow as pa
 
 from lmplay_tui.data.columns import find_columns
-from lmplay_tui.data.hub import quiet_datasets
-from lmplay_tui.data.order import keyed, mixed
 from lmplay_tui.data.table import Rows
 from lmplay_tui.errors import UserError
 from lmplay_tui.options import nearest
@@ -186,6 +184,8 @@ def _split(spec: DatasetSpec, name: str, known: Mapping[str, SplitRows]) -> Spli
                 f"dataset {spec.name}: there is no split {one_line(part, 60)}{nearest(part, known)}; "
                 f"it has {one_line(', '.join(known), 200)}"
             )
+    from lmplay_tui.data.hub import quiet_datasets  # which imports this module
+
     shown = f"dataset {spec.name}: its split {one_line(name, 80)}"
     sizes = {part: rows.table.num_rows for part, rows in known.items()}
     try:
@@ -253,6 +253,8 @@ class HeldOut:
         return -(-interval * self._of // self._per)
 
     def _chosen(self, interval: int) -> int:
+        from lmplay_tui.data.order import mixed  # which imports this module
+
         start = self._start(interval)
         return start + mixed(self._key ^ mixed(interval)) % (self._start(interval + 1) - start)
 
@@ -301,6 +303,8 @@ class HeldOutRows:
     """
 
     def __init__(self, pieces: Sequence[Piece], seed: int) -> None:
+        from lmplay_tui.data.order import keyed  # which imports this module
+
         segments = [piece.segment for piece in pieces]
         self._choices = [
             HeldOut(piece.share, keyed(seed, "held out", piece.segment.identity)) for piece in pieces

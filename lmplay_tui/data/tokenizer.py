@@ -9,7 +9,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Protocol
 
-from lmplay_tui.data.background import in_background
+from lmplay_tui.background import call_with_ticks
 from lmplay_tui.errors import UserError, unchain
 from lmplay_tui.options import nearest
 from lmplay_tui.text import one_line
@@ -173,7 +173,7 @@ def _tiktoken(name: str) -> Tokenizer:
             f"tokenizer {one_line(name, 60)} is unknown{nearest(name, ours)}; known: {', '.join(sorted(set(ours)))}"
         )
     try:
-        encoding = in_background(lambda: tiktoken.get_encoding(name), _deadline(DOWNLOAD_S))
+        encoding = call_with_ticks(lambda: tiktoken.get_encoding(name), _deadline(DOWNLOAD_S))
     except Exception as error:  # requests', the socket's, the disk's: whatever kept the table away
         raise UserError(
             f"tokenizer {name} cannot be downloaded ({one_line(unchain(error), 100)}); "

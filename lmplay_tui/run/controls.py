@@ -29,7 +29,8 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from lmplay_tui.run.folder import RunFolder, write_whole
+from lmplay_tui.files import write_whole
+from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.text import one_line
 
 StopWhen = Literal["now", "stage_end"]

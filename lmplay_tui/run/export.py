@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lmplay_tui.errors import UserError
-from lmplay_tui.run.folder import RunFolder, write_whole
+from lmplay_tui.files import replacing, write_whole
+from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.run.journal import Tail, number
 from lmplay_tui.text import one_line
 
@@ -204,15 +205,12 @@ def write_safetensors(path: Path, tensors: Mapping[str, "torch.Tensor"], metadat
         memory = tensor.untyped_storage().data_ptr()
         separate[name] = tensor.clone().contiguous() if memory in seen else tensor.contiguous()
         seen.add(memory)
-    temporary = path.with_name(path.name + ".tmp")
     try:
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        save_file(separate, temporary, dict(metadata))
-        temporary.chmod(mode)  # the library makes files that only their owner may read
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            temporary.touch()
+            mode = temporary.stat().st_mode
+            save_file(separate, temporary, dict(metadata))
+            temporary.chmod(mode)  # the library makes files that only their owner may read
     except SafetensorError as error:
         raise OSError(one_line(error)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return path.stat().st_size

@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from lmplay_tui.errors import UserError, os_error
+from lmplay_tui.files import write_whole
+from lmplay_tui.process import is_alive
 from lmplay_tui.run.journal import number
 from lmplay_tui.text import one_line
 
@@ -62,17 +64,6 @@ def _from_environment() -> Path | None:
         return Path(home_path(said))
     except UserError as error:
         raise UserError(f"LMP_DATASETS: {error}") from None
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a small file whole or not at all: a reader sees the old one or the new one."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 class RunFolder:
@@ -154,7 +145,7 @@ class RunFolder:
         if status.get("state") not in ("running", "paused"):
             return False
         if status.get("host") == socket.gethostname():
-            return status.get("boot") == boot_id() and _process_lives(status.get("pid"))
+            return status.get("boot") == boot_id() and is_alive(status.get("pid"))
         return time.time() - _modified(self.lock_path) < HEARTBEAT_STALE_S
 
     def __repr__(self) -> str:
@@ -255,18 +246,6 @@ def boot_id() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
         return ""
-
-
-def _process_lives(pid: object) -> bool:
-    if not isinstance(pid, int) or pid <= 0:
-        return False
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def list_runs(*folders: Path) -> list[RunFolder]:

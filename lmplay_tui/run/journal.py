@@ -12,6 +12,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from lmplay_tui.files import replacing
+
 LATEST_S = 2.0**33  # the year 2242: far from where `datetime` ends, in any time zone
 _DIGITS = 9  # a float32 has as many; all others would be a third of a journal, and of the time in which it opens
 _ANEW = b'{"resumed_from":-1}\n'
@@ -122,17 +124,12 @@ class Journal:
         """Leave out every other record. The file is replaced whole, once the new bytes are on the disk, or stays."""
         lines = self.path.read_bytes().splitlines(keepends=True)
         kept = [line for i, line in enumerate(lines) if i % 2 == 0 or i == len(lines) - 1 or b'"resumed_from"' in line]
-        temporary = self._temporary
-        temporary.unlink(missing_ok=True)
-        try:
+        with replacing(self.path, self._temporary) as temporary:
+            temporary.unlink(missing_ok=True)
             with temporary.open("xb") as file:  # new, so that no link is followed
                 file.write(b"".join(kept))
                 file.flush()
                 os.fsync(file.fileno())  # some disks say only now that they are full
-            temporary.replace(self.path)
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)  # there is none after the rename
         self.close()
 
 

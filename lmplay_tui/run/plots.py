@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from lmplay_tui.errors import UserError
+from lmplay_tui.files import write_whole
 from lmplay_tui.process import own_command, own_environment
 from lmplay_tui.run.charts import Chart, Curve, Line, PlotOptions, level_chart, load_curves, statistics_in, tokens_text
-from lmplay_tui.run.folder import write_whole
 from lmplay_tui.text import one_line
 
 PICTURE_TYPES = ("png", "jpg", "svg", "pdf")

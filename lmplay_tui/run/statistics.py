@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from lmplay_tui.errors import UserError
-from lmplay_tui.run.folder import write_whole
+from lmplay_tui.files import write_whole
 from lmplay_tui.run.journal import encode
 from lmplay_tui.text import one_line
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from lmplay_tui.errors import DamagedFileError, OutOfMemoryError, UserError, unchain
+from lmplay_tui.files import sync
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.text import one_line
 from lmplay_tui.train.device import is_out_of_memory
@@ -55,7 +56,7 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path, previous: Path | No
         if previous is not None and path.exists():
             link_whole(path, previous)
         temporary.replace(path)
-        sync_folder(path.parent)
+        sync(path.parent)  # the rename, too, lasts through a power cut
     except (OSError, RuntimeError, MemoryError) as error:
         # A full disk reaches us as torch's RuntimeError about positions in the file, the OSError beneath it.
         raise SaveError(_why_not_saved(error)) from error
@@ -110,15 +111,6 @@ def _why_not_saved(error: BaseException) -> str:
 def temporary_path(path: Path) -> Path:
     """Where a checkpoint lies while it is written: one fixed name a target, so that a start can sweep it."""
     return path.with_name(f".{path.name}.tmp")
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename last through a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def link_whole(source: Path, target: Path) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from lmplay_tui.background import BackgroundCall
 from lmplay_tui.data.batches import Batch, Position
 from lmplay_tui.data.leak_guard import LeakReport, look_for_leaks
 from lmplay_tui.data.prefetch import Ahead, ahead
@@ -46,17 +47,9 @@ def patiently(work: Callable[[Report], T], controls: Controls, result: list[T]) 
     files that are whole or absent.
     """
     said: queue.SimpleQueue[ActivityChanged | None] = queue.SimpleQueue()
-    failed: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            result.append(work(lambda *report: said.put(ActivityChanged(*report))))
-        except BaseException as error:  # handed to whoever waits
-            failed.append(error)
-        finally:
-            said.put(None)
-
-    threading.Thread(target=run, name="loading", daemon=True).start()
+    running = BackgroundCall(
+        lambda: work(lambda *report: said.put(ActivityChanged(*report))), "loading", then=lambda _: said.put(None)
+    )
     while True:
         if controls.wants_stop():
             raise StopRequested
@@ -67,8 +60,7 @@ def patiently(work: Callable[[Report], T], controls: Controls, result: list[T]) 
         if report is None:
             break
         yield report
-    if failed:
-        raise failed[0]
+    result.append(running.result())
 
 
 def openings(data: StageData) -> list[DatasetOpened]:

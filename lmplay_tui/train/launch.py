@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from lmplay_tui.errors import EXIT_BUG, TrainingError, UserError, os_error
+from lmplay_tui.files import write_whole
+from lmplay_tui.process import is_child_alive
 from lmplay_tui.run.controls import ControlFiles, Controls, HandOver, SaveNow, Stop, StopRequested
 from lmplay_tui.run.events import (
     LAST_EVENTS,
@@ -31,7 +33,7 @@ from lmplay_tui.run.events import (
     StepDone,
     Warned,
 )
-from lmplay_tui.run.folder import RunFolder, RunLock, keep_plan, statistics_folder, taken, utc_now, write_whole
+from lmplay_tui.run.folder import RunFolder, RunLock, keep_plan, statistics_folder, taken, utc_now
 from lmplay_tui.run.notify import NOTIFY_URL, Notifier, run_on_done
 from lmplay_tui.run.plots import write_pngs
 from lmplay_tui.run.recorder import LogFile, Recorder
@@ -321,7 +323,7 @@ def start_detached(given: Mapping[str, Any], *, until_it_trains: bool = False) -
         lock.release()
     deadline = time.monotonic() + (LOADS_WITHIN_S if until_it_trains else BEGINS_WITHIN_S)
     while time.monotonic() < deadline:
-        lives = _lives(pid)  # before the look: what it said last is then seen for certain
+        lives = is_child_alive(pid)  # before the look: what it said last is then seen for certain
         status = run.status()
         if status.get("pid") == pid and (status.get("state") == "failed" or "refused" in status):
             raise UserError(one_line(status.get("refused") or status.get("message", "failed"), 1000))
@@ -332,11 +334,3 @@ def start_detached(given: Mapping[str, Any], *, until_it_trains: bool = False) -
             raise TrainingError(f"the run's process has ended before it began; see {one_line(run.log)}")
         time.sleep(0.05)
     return run, pid
-
-
-def _lives(pid: int) -> bool:
-    """Whether our child runs; one that has ended is taken off the table of processes."""
-    try:
-        return os.waitpid(pid, os.WNOHANG)[0] == 0
-    except ChildProcessError:
-        return False

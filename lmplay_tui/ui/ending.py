@@ -9,7 +9,8 @@ import tempfile
 from pathlib import Path
 
 from lmplay_tui.errors import EXIT_USAGE
-from lmplay_tui.run.folder import RunFolder, write_whole
+from lmplay_tui.files import write_whole
+from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.run.journal import number
 from lmplay_tui.run.sentences import told
 from lmplay_tui.run.view import RunView

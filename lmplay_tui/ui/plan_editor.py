@@ -16,16 +16,16 @@ from typing import Any, Literal
 import tomlkit
 from textual import on
 
+from lmplay_tui.background import BackgroundCall
+from lmplay_tui.files import write_whole
 from lmplay_tui.plan.builtin import shipped_folder
 from lmplay_tui.plan.editing import rounded_epochs, stage_tables
 from lmplay_tui.plan.problems import PlanError, Problem
 from lmplay_tui.plan.reading import parse_plan, problems_of
 from lmplay_tui.plan.schema import DatasetSpec
 from lmplay_tui.run.controls import ChangePlan
-from lmplay_tui.run.folder import write_whole
 from lmplay_tui.run.view import StageView
 from lmplay_tui.text import one_line
-from lmplay_tui.ui.background import Asked
 from lmplay_tui.ui.messages import PaneAsked, PlanApplied, PlanEdited, SavePlanAsked, StageAsked, StageChange
 from lmplay_tui.ui.plan_effect import effect_rows, refusals
 from lmplay_tui.ui.screens import dialogs
@@ -55,7 +55,7 @@ class PlanFile:
         self._stamp: _Stamp | None = None
         self._looks = 0  # since it last changed
         self._is_news = False
-        self._asked: Asked[_Seen] | None = None
+        self._asked: BackgroundCall[_Seen] | None = None
 
     def look(self, path: Path | None) -> None:
         """Read the file at `path` if it is another one, or has changed since the last look; beside the screen."""
@@ -63,8 +63,8 @@ class PlanFile:
             self.path, self.text, self._stamp, self._is_news, self._asked = path, None, None, False, None
         if path is None:
             return
-        self._asked = self._asked or Asked(partial(_read, path, self._stamp))
-        seen = self._asked.answer()
+        self._asked = self._asked or BackgroundCall(partial(_read, path, self._stamp))
+        seen = self._asked.poll()
         if seen is None:
             return
         self._asked = None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
+from lmplay_tui.background import BackgroundCall
 from lmplay_tui.errors import EXIT_OK, EXIT_TRAINING
 from lmplay_tui.run import controls
 from lmplay_tui.run.controls import leave_command
@@ -16,7 +17,6 @@ from lmplay_tui.run.journal import Tail, number
 from lmplay_tui.run.metric_rows import MetricRows, MetricsTail
 from lmplay_tui.run.view import RunView
 from lmplay_tui.text import one_line
-from lmplay_tui.ui.background import Asked
 
 
 class Source(Protocol):
@@ -89,7 +89,7 @@ class FolderSource:
         # In this order: an event tells of the stages that the lines of metrics belong to.
         self._tails = [Tail(folder.events), MetricsTail(folder.metrics), Tail(folder.predictions)]
         self._first = True
-        self._asked: Asked[_Piece] | None = None
+        self._asked: BackgroundCall[_Piece] | None = None
         self._asked_at = 0.0
         self._behind = True  # nothing is read yet
         self._bad = 0
@@ -122,7 +122,7 @@ class FolderSource:
         while True:
             is_first = self._first  # before the first frame nothing more than that is begun
             self._asked = self._asked or self._next_piece()
-            piece = self._asked.answer()
+            piece = self._asked.poll()
             if piece is None:
                 return changed
             self._asked = self._next_piece() if piece.behind and not is_first else None
@@ -130,7 +130,7 @@ class FolderSource:
             if not self._behind or time.perf_counter() >= deadline:
                 return changed
 
-    def _next_piece(self) -> Asked[_Piece]:
+    def _next_piece(self) -> BackgroundCall[_Piece]:
         """Asked for; once a second also whether the run lives, and what its `run.json` says."""
         limit, self._first = self.FIRST_BYTES if self._first else self.CHUNK_BYTES, False
         now = self._clock()
@@ -138,7 +138,7 @@ class FolderSource:
         if look:
             self._looked_at = now
         self._asked_at = time.perf_counter()
-        return Asked(partial(_read_piece, self._tails, limit, self._run if look else None))
+        return BackgroundCall(partial(_read_piece, self._tails, limit, self._run if look else None))
 
     def _take(self, piece: _Piece) -> bool:
         self._behind = piece.behind

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from lmplay_tui.data.background import in_background
 from lmplay_tui.data.prefetch import ahead
 
 
@@ -83,32 +82,6 @@ def test_a_user_who_is_interrupted_leaves_no_thread() -> None:
     with pytest.raises(KeyboardInterrupt):
         use()
     wait_until(lambda: data_threads() == before)
-
-
-def test_a_call_in_the_background() -> None:
-    ticks: list[int] = []
-    release = threading.Event()
-
-    def tick() -> None:
-        ticks.append(1)
-        if len(ticks) == 3:
-            release.set()
-
-    assert in_background(lambda: release.wait(20), tick, every_s=0.001) is True
-    assert len(ticks) >= 3
-    with pytest.raises(ZeroDivisionError):
-        in_background(lambda: 1 / 0, tick)
-
-
-def test_a_call_that_never_ends_is_left() -> None:
-    release = threading.Event()
-
-    def tick() -> None:
-        raise TimeoutError
-
-    with pytest.raises(TimeoutError):
-        in_background(lambda: release.wait(60), tick, every_s=0.001)
-    release.set()
 
 
 def test_a_user_may_ask_whether_the_next_value_is_there() -> None:

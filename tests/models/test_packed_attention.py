@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from lmplay_tui.models import gpt2ish, packed_attention
 from lmplay_tui.models.packed_attention import can_pack, is_right
-from tests.train.test_steps import CPU, gradients_of, model64, sample
+from tests.train.test_gradients import CPU, gradients_of, model64, sample
 
 varlen = pytest.importorskip("torch.nn.attention.varlen", reason="torch 2.10 and later")
 

@@ -30,7 +30,7 @@ from lmplay_tui.train.device import Precision, choose_device, choose_precision
 from lmplay_tui.train.gradients import Gradients, StepClock, StepResult
 from lmplay_tui.train.optim import build_optimizer
 from tests.train.runs import PLAN, last, train, write_plan
-from tests.train.test_steps import CPU, VOCAB, sample, step_config
+from tests.train.test_gradients import CPU, VOCAB, sample, step_config
 
 SECOND = torch.device("cuda:1")
 META = torch.device("meta")  # where tensors have no numbers: whoever reads one raises

@@ -186,7 +186,7 @@ ON_LAUNCHER: list[Case] = [
     ("escape f1", lambda s: isinstance(s.screen, Help)),
     ("escape shift+tab enter", lambda s: s.app.started == {"training_plan": "demo", "device": "cpu", "exp": "gpt2ish"}),
 ]
-IN_A_TERMINAL = {("LmplayApp", "ctrl+z")}  # tests/faults/test_lost_lines.py presses it
+IN_A_TERMINAL = {("LmplayApp", "ctrl+z")}  # tests/faults/test_hangups.py presses it
 LEAVING = ("q", "ctrl+q", "ctrl+c")  # each ends the launcher
 
 BUTTONS: dict[str, Looked] = {

@@ -11,7 +11,6 @@ from textual.pilot import Pilot
 from lmplay_tui.run.folder import RunFolder, RunLock
 from lmplay_tui.run.journal import Tail
 from lmplay_tui.ui import plan_editor, run_list
-from lmplay_tui.ui.background import Asked
 from lmplay_tui.ui.screens import runs
 from lmplay_tui.ui.source import FolderSource
 from lmplay_tui.ui.widgets.plan_pane import PlanPane
@@ -54,7 +53,7 @@ class Disk:
 @pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
     disk = Disk()
-    monkeypatch.setattr("lmplay_tui.ui.background.WAIT_S", 0.01)
+    monkeypatch.setattr("lmplay_tui.background.MOMENT_S", 0.01)
     yield disk
     disk.answer()
 
@@ -158,19 +157,3 @@ async def test_a_plan_file_on_a_disk_that_hangs_is_seen_later(
         disk.answer()
         pane = pilot.app.screen.query_one(PlanPane)
         await until(pilot, lambda: pane.text.endswith("# two\n") or pilot.app.tick())  # type: ignore[attr-defined]
-
-
-def test_where_the_system_gives_no_thread_the_screen_reads_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    def none_left(_self: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(threading.Thread, "start", none_left)
-    assert Asked(lambda: 3).answer() == 3
-
-
-def test_what_goes_wrong_while_reading_is_said_to_who_asked() -> None:
-    def broken() -> int:
-        raise ValueError("spoilt")
-
-    with pytest.raises(ValueError, match="spoilt"):
-        Asked(broken).answer()

@@ -284,8 +284,8 @@ def test_before_the_first_frame_a_long_journal_costs_little_and_imports_nothing(
     long_journal(folder, 20_000)
     program = (
         "import sys\nfrom pathlib import Path\nfrom lmplay_tui.run.folder import RunFolder\n"
-        "from lmplay_tui.ui import background\nfrom lmplay_tui.ui.source import FolderSource\n"
-        "background.WAIT_S = 60.0\n"
+        "from lmplay_tui import background\nfrom lmplay_tui.ui.source import FolderSource\n"
+        "background.MOMENT_S = 60.0\n"
         f"source = FolderSource(RunFolder(Path({str(folder.model)!r})))\nsource.poll()\n"
         "print(source.behind, 'pyarrow' in sys.modules, source.view.at.step < 2000)\n"
         "while source.behind: source.poll()\n"

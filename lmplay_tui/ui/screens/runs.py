@@ -9,7 +9,8 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 
-from lmplay_tui.ui.background import Asked, in_background
+from lmplay_tui.background import BackgroundCall
+from lmplay_tui.ui.background import in_background
 from lmplay_tui.ui.run_list import RunEntry, find_runs, run_rows
 from lmplay_tui.ui.screens.dialogs import Dialog
 from lmplay_tui.ui.widgets.lines import set_titles
@@ -29,7 +30,7 @@ class Runs(Dialog[str]):
         super().__init__()
         self._own = own
         self._entries: Sequence[RunEntry] = ()
-        self._asked = Asked(partial(find_runs, out_dir))
+        self._asked = BackgroundCall(partial(find_runs, out_dir))
 
     def compose(self) -> ComposeResult:
         with Vertical(id="dialog", classes="-wide") as box:
@@ -40,11 +41,11 @@ class Runs(Dialog[str]):
         picker = self.query_one(Picker)
         picker.styles.height = 1
         picker.focus()
-        if (found := self._asked.answer()) is not None:
+        if (found := self._asked.poll()) is not None:
             self._show(found)
         else:
             picker.show_rows([((" reading the folders", "dim"),)])
-            in_background(self.app, lambda: partial(self._show, self._asked.wait()))
+            in_background(self.app, lambda: partial(self._show, self._asked.result()))
 
     def _show(self, found: Sequence[RunEntry]) -> None:
         if self.is_attached:  # else it was left meanwhile

@@ -57,7 +57,7 @@ def test_a_late_copy(place: Path, late):
 
 
 def test_a_late_copy_of_buffers(place: Path, late):
-    mine = "from tests.train.test_saving import CountsPasses\n"
+    mine = "from tests.train.test_checkpointer import CountsPasses\n"
     (place / "mine.py").write_text(mine, encoding="utf-8")
     plan = write_plan(place, SAVES_OFTEN.replace('exp = "test_runner"\n', ""))
     assert_each_is_of_its_own_step(place, training_plan=plan, exp="mine.py:CountsPasses")

@@ -14,7 +14,7 @@ from lmplay_tui.models.gpt2ish import GPT2ish
 from lmplay_tui.train.device import Precision
 from lmplay_tui.train.evaluation import SHOWN_TOKENS, Scorer, word_accuracy
 from lmplay_tui.train.loss import SCORED_ROWS
-from tests.train.test_steps import sample
+from tests.train.test_gradients import sample
 
 VOCAB = 6000
 TOKENIZER = load_tokenizer("bytes")

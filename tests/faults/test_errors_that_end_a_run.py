@@ -16,7 +16,7 @@ from lmplay_tui.train.evaluation import Evaluator
 from lmplay_tui.train.metrics import LogWindow
 from lmplay_tui.train.state import TrainState
 from tests.faults.test_failing_saves import failing
-from tests.faults.test_numbers_and_memory import Steps
+from tests.faults.test_nonfinite_and_memory import Steps
 from tests.train.runs import differences, last, losses, state_of, statistics_of, stop_after, train, write_plan
 
 
