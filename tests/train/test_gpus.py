@@ -222,7 +222,7 @@ def test_a_step_waits_nowhere_but_for_its_numbers(monkeypatch, way, optimizer, s
         step_config(2, asked["normalization"], asked["include_prompts"]), longest=32,
         width_multiple=16 if asked["few"] else 1,
     )  # fmt: skip
-    of = Gradients(model, Precision(META), hidden=body_of(model), trunk=model.trunk if asked["packed"] else None)
+    of = Gradients(model, WithoutAutocast(META), hidden=body_of(model), trunk=model.trunk if asked["packed"] else None)
     of.scaler = Scaler() if scaled else None
     # Where to the predictions go, and the one wait: both are of the device's own kind.
     monkeypatch.setattr(gradients, "_to_processor", lambda tensor: tensor)
@@ -242,6 +242,13 @@ def test_a_step_waits_nowhere_but_for_its_numbers(monkeypatch, way, optimizer, s
     assert waited == [META, META]
     assert (result.argmax_N is None) is not asked["argmax"]
     assert all(p.grad is not None for p in model.parameters())
+
+
+class WithoutAutocast(Precision):
+    """torch has no autocast for tensors without numbers."""
+
+    def autocast(self) -> torch.autocast:
+        return Precision(CPU).autocast()
 
 
 class Scaler(torch.amp.GradScaler):
