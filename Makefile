@@ -19,10 +19,12 @@ test-oldest: $(GROUND)  ## the fast tests of models and training on the oldest t
 		"$$(sed -n 's/^ *"torch>=\([0-9.]*\)".*/torch==\1.0/p' pyproject.toml)"
 	$(VENV)-oldest/bin/python -m pytest --numprocesses 2 tests/train tests/models
 
-check: $(VENV)/.installed-dev
+check: $(VENV)/.installed-dev  ## ruff, format, types, which room may import which, and the rules of tests/house.py
 	$(BIN)/ruff check .
-	$(BIN)/mypy
+	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m tests.house
+	$(BIN)/mypy
 
 bench: $(VENV)/.installed  ## one table: train, resume, save, tokenize, cut, ui
 	$(BIN)/python -m tests.bench all

@@ -1,8 +1,8 @@
-"""What stands at a chart's axes: ranges, ticks, numbers and times in few characters, columns of cells."""
+"""Ranges and ticks of axes, for panes and plots; where an x lies among the columns of a pane's chart."""
 
 import math
 
-LABEL_CELLS = 7  # y labels; the axis follows them
+LABEL_CELLS = 7  # y labels of a pane's chart; the axis follows them
 
 
 def nice_step(span: float, parts: int) -> float:
@@ -18,41 +18,23 @@ def nice_step(span: float, parts: int) -> float:
 
 
 def ticks(low: float, high: float, parts: int, *, whole: bool = False) -> list[float]:
-    """At most about `parts` round numbers from `low` to `high`; `whole`: of things that are counted."""
+    """At most about `parts` round numbers in the range; `whole`: of things that are counted."""
     step = nice_step(high - low, parts)
     if whole and step != int(step):
         step = 5.0 if step > 2 else 1.0
     first = math.ceil(low / step - 1e-9)
-    last = math.floor(high / step + 1e-9)
-    return [i * step for i in range(first, min(last, first + 50) + 1)]
+    last = min(math.floor(high / step + 1e-9), first + 50)
+    # Twelve digits: 0.30000000000000004 is 0.3. A range may end at the one or the other: no tick lies beyond it.
+    return sorted({min(max(float(f"{place * step:.12g}"), low), high) for place in range(first, last + 1)})
 
 
-def short_number(value: float) -> str:
-    """A number in at most seven characters."""
-    if not math.isfinite(value):
-        return "–"
-    size = abs(value)
-    if size == 0:
-        return "0"
-    for scale, unit in ((1e9, "B"), (1e6, "M"), (1e4, "k")):
-        if size >= scale:
-            number = value / (scale if unit != "k" else 1e3)
-            return f"{number:.4g}{unit}" if abs(number) < 1e4 else f"{number:.1e}"
-    if size >= 1e-3:
-        return f"{value:.3g}" if abs(value) < 1 else f"{value:.4g}"
-    return f"{value:.1e}".replace("e-0", "e-")
-
-
-def short_time(seconds: float) -> str:
-    """Seconds of training as an axis says them: `45s`, `3m20`, `2h05`."""
-    whole = int(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02d}" if whole % 60 else f"{whole // 60}m"
-    if whole < 48 * 3600:
-        return f"{whole // 3600}h{whole % 3600 // 60:02d}" if whole % 3600 >= 60 else f"{whole // 3600}h"
-    return f"{whole / 86400:.3g}d"
+def log_ticks(low: float, high: float, parts: int) -> list[float]:
+    """1, 2 and 5 of each power of ten in the range; the powers alone, or each n-th, where these would crowd."""
+    decades = math.log10(high / low)
+    firsts = (1, 2, 5) if 3 * decades <= parts + 1 else (1,)
+    stride = max(1, math.ceil(decades / parts))
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1, stride)
+    return [first * 10.0**power for power in powers for first in firsts if low <= first * 10.0**power <= high]
 
 
 def rounded_up(value: float) -> float:

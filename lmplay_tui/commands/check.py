@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lmplay_tui.errors import EXIT_OK, EXIT_USAGE, UserError
+from lmplay_tui.formats import format_bytes, format_duration, format_parameters
 from lmplay_tui.options import add_options, given_options, home_path, hosting_options, new_parser, parse_line
-from lmplay_tui.run.sentences import shown_seconds, shown_size
 from lmplay_tui.text import one_line, printable
 
 DESCRIPTION = """\
@@ -48,7 +48,7 @@ def as_text(report: Mapping[str, Any]) -> str:
     model, count = report["model"], len(report["stages"])
     lines = [
         f"plan {one_line(report['plan'])}: {count} {'stage' if count == 1 else 'stages'}; "
-        f"{one_line(model['exp'])}, {model['parameters'] / 1e6:.1f} M parameters, context {model['context_len']}, "
+        f"{one_line(model['exp'])}, {format_parameters(model['parameters'])}, context {model['context_len']}, "
         f"tokenizer {one_line(model['tokenizer'])}; {one_line(report['device'])}",
         "",
     ]
@@ -71,7 +71,7 @@ def as_text(report: Mapping[str, Any]) -> str:
     lines += [f"WARN {one_line(warning, 400)}" for warning in report["warnings"]]
     lines += [f"NO  {one_line(problem, 1000)}" for problem in report["problems"]]
     disk = report["disk"]
-    lines.append(f"disk: {shown_size(disk['needed_bytes'])} for checkpoints, {shown_size(disk['free_bytes'])} free")
+    lines.append(f"disk: {format_bytes(disk['needed_bytes'])} for checkpoints, {format_bytes(disk['free_bytes'])} free")
     return "\n".join(lines)
 
 
@@ -112,6 +112,6 @@ def _row(stage: Mapping[str, Any]) -> tuple[str, ...]:
         f"{stage['rows']:,}",
         f"{stage['steps_estimate']:,}",
         f"{stage['tokens_estimate']:,}",
-        shown_seconds(stage["seconds_estimate"]) if stage["seconds_estimate"] is not None else "?",
+        format_duration(stage["seconds_estimate"]) if stage["seconds_estimate"] is not None else "?",
         f"{100 * stage['text_shown']:.1f} %",
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lmplay_tui.errors import EXIT_LEFT_AT_ONCE, EXIT_OK, UserError
+from lmplay_tui.formats import format_megabytes
 from lmplay_tui.options import home_path, new_parser, parse_line
 from lmplay_tui.run.export import (
     CsvFile,
@@ -87,7 +88,7 @@ def _export_weights(checkpoint_path: Path, target: Path) -> int:
     model: dict[str, Any] = checkpoint["model"]
     metadata = {"format": "pt", "model": json.dumps(model["state_args"]), "source": checkpoint_path.name}
     size = write_safetensors(target, model["state"], metadata)
-    print(f"{one_line(target)}: {len(model['state'])} tensors, {size / 1e6:,.1f} MB")
+    print(f"{one_line(target)}: {len(model['state'])} tensors, {format_megabytes(size, 1)}")
     return EXIT_OK
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from lmplay_tui.commands.status import short_line
 from lmplay_tui.errors import EXIT_OK
+from lmplay_tui.formats import format_duration
 from lmplay_tui.options import home_path, new_parser, parse_line
 from lmplay_tui.run.folder import RunFolder, fraction_done, list_runs, output_folder, status_of
-from lmplay_tui.run.sentences import shown_seconds
 from lmplay_tui.text import one_line
 
 DESCRIPTION = "List the runs of this folder and of the output folder, the newest first."
@@ -37,6 +37,6 @@ def main(arguments: Sequence[str], prog: str) -> int:
 def age(run: RunFolder) -> str:
     """`3 min 05 s ago`: when the run last said anything."""
     try:
-        return f"{shown_seconds(max(0.0, time.time() - run.run_json.stat().st_mtime))} ago"
+        return f"{format_duration(max(0.0, time.time() - run.run_json.stat().st_mtime))} ago"
     except OSError:
         return "has said nothing yet"

@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lmplay_tui.errors import EXIT_OK
+from lmplay_tui.formats import format_duration, format_lr, format_rate
 from lmplay_tui.options import home_path, new_parser, parse_line
-from lmplay_tui.run.controls import shown_lr
 from lmplay_tui.run.folder import RunFolder, find_run, fraction_done, status_of
 from lmplay_tui.run.journal import number
-from lmplay_tui.run.sentences import shown_rate, shown_seconds
 from lmplay_tui.text import one_line
 
 DESCRIPTION = """\
@@ -53,8 +52,8 @@ def short_line(status: Mapping[str, Any], fraction: float | None) -> str:
     ]
     if state == "running":
         rate, left = status["tokens_per_s"], status["eta_s"]
-        parts.append(f"{shown_rate(rate)} tok/s" if _known(rate) else one_line(status["activity"] or "", 40))
-        parts.append(f"{shown_seconds(left)} left" if _known(left) else "")
+        parts.append(f"{format_rate(rate)} tok/s" if _known(rate) else one_line(status["activity"] or "", 40))
+        parts.append(f"{format_duration(left)} left" if _known(left) else "")
     return " ".join(part for part in parts if part)
 
 
@@ -69,7 +68,7 @@ def full_lines(run: RunFolder, status: Mapping[str, Any]) -> list[str]:
     figures = {
         "state": f"{status['state']} ({one_line(status['activity'])})" if status["activity"] else status["state"],
         "process": f"{status['pid']} on {one_line(said.get('host') or '?')}" if _known(status["pid"]) else None,
-        "last word": f"{shown_seconds(silent_s)} ago" if silent_s > QUIET_S else None,
+        "last word": f"{format_duration(silent_s)} ago" if silent_s > QUIET_S else None,
         "why": one_line(said["message"], 400) if status["state"] == "failed" and said.get("message") else None,
         "done": f"{100 * fraction:.1f} %" if fraction is not None else None,
         "stage": one_line(status["stage"]) if status["stage"] else None,
@@ -78,9 +77,9 @@ def full_lines(run: RunFolder, status: Mapping[str, Any]) -> list[str]:
         "tokens": f"{status['tokens']:,}" if _known(status["tokens"]) else None,
         "train loss": f"{status['train_loss']:.4f}" if _known(status["train_loss"]) else None,
         "val loss": f"{status['val_loss']:.4f}" if _known(status["val_loss"]) else None,
-        "learning rate": shown_lr(status["lr"]) if _known(status["lr"]) else None,
-        "tokens/s": shown_rate(status["tokens_per_s"]) if _known(status["tokens_per_s"]) else None,
-        "left": shown_seconds(status["eta_s"]) if _known(status["eta_s"]) else None,
+        "learning rate": format_lr(status["lr"]) if _known(status["lr"]) else None,
+        "tokens/s": format_rate(status["tokens_per_s"]) if _known(status["tokens_per_s"]) else None,
+        "left": format_duration(status["eta_s"]) if _known(status["eta_s"]) else None,
         "checkpoint": f"{one_line(saved.get('path', '?'), 400)}, step {saved_at}" if saved else None,
     }
     width = max(len(name) for name in figures)

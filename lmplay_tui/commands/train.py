@@ -13,17 +13,17 @@ from typing import Any
 
 from lmplay_tui.commands.lines import Lines
 from lmplay_tui.errors import EXIT_LEFT_AT_ONCE, EXIT_OK
+from lmplay_tui.formats import format_clock, format_cost, format_duration, format_rate, time_zone
 from lmplay_tui.options import add_options, given_options, new_parser, parse_line
 from lmplay_tui.run import events as told
 from lmplay_tui.run.controls import Controls, SaveNow, Stop
 from lmplay_tui.run.events import OF_STEPS
 from lmplay_tui.run.folder import LOCK_FROM, utc_now
 from lmplay_tui.run.journal import encode
-from lmplay_tui.run.sentences import shown_rate, shown_seconds, told_in_lines
 from lmplay_tui.run.sentences import told as sentence_of
+from lmplay_tui.run.sentences import told_in_lines
 from lmplay_tui.run.view import RunView
 from lmplay_tui.text import one_line, printable
-from lmplay_tui.ui.clock import clock_time, time_zone
 
 AT_ONCE_WITHIN_S = 5.0
 SHOWN_CHARACTERS = 400  # of a prompt, a truth, a prediction
@@ -200,14 +200,14 @@ class Headless:
             f"step {values['step']}",
             f"loss {values['train/loss']:.3f}",
             f"acc {accuracy:.3f}" if accuracy is not None else "",
-            f"{shown_rate(values['perf/tokens_per_s'])} tok/s",
-            f"ETA {shown_seconds(left)}{self._clock(left)}" if math.isfinite(left) else "",
-            f"cost {self._price_per_hour * view.spent_s / 3600:.2f}" if self._price_per_hour is not None else "",
+            f"{format_rate(values['perf/tokens_per_s'])} tok/s",
+            f"ETA {format_duration(left)}{self._clock(left)}" if math.isfinite(left) else "",
+            f"cost {format_cost(self._price_per_hour, view.spent_s)}" if self._price_per_hour is not None else "",
         ]
         return "  ".join(part for part in parts if part)
 
     def _clock(self, left_s: float) -> str:
-        return "" if self._zone is None else f" at {clock_time(self._view.now(), left_s, self._zone)}"
+        return "" if self._zone is None else f" at {format_clock(self._view.now(), left_s, self._zone)}"
 
 
 def example(prediction: told.Prediction) -> str:

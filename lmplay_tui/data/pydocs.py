@@ -21,7 +21,7 @@ import platformdirs
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lmplay_tui.data.order import Permutation
+from lmplay_tui.data.shuffle import Permutation
 from lmplay_tui.data.splits import Segment, SplitRows, of_table
 from lmplay_tui.errors import UserError
 from lmplay_tui.files import replacing

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from lmplay_tui.data import hub, local, pydocs, saved
 from lmplay_tui.data.columns import Columns
-from lmplay_tui.data.hub import quiet_datasets
+from lmplay_tui.data.held_out import Claim, HeldOutRows, claims_on, whole
+from lmplay_tui.data.library import quiet_datasets
 from lmplay_tui.data.order import Part, Source, rows_per_epoch
-from lmplay_tui.data.splits import HeldOutRows, Report, Segment, SplitRows, choose, own_validation, whole
-from lmplay_tui.data.table import Rows, open_rows
-from lmplay_tui.data.validated import Claim, claims_on
+from lmplay_tui.data.rows import Rows, open_rows
+from lmplay_tui.data.splits import Report, Segment, SplitRows, choose, own_validation
 from lmplay_tui.errors import UserError
 from lmplay_tui.options import TrainOptions
 from lmplay_tui.plan.schema import DatasetSpec, Stage

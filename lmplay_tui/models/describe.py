@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lmplay_tui.formats import format_memory, format_percent
 from lmplay_tui.text import one_line
 
 STATE_VALUES = {"adamw": 2, "adam": 2, "adagrad": 1, "sgd": 1, "rmsprop": 1}  # numbers kept for each parameter
@@ -58,7 +59,7 @@ def _parameter_table(model: nn.Module, decays: Mapping[nn.Parameter, float]) -> 
     lines = [("parameter", "shape", "times", "values", "share", "trained", "decay")]
     for row in rows.values():
         shape = " x ".join(map(str, row.shape)) or "1"
-        share = f"{100 * row.num_values / max(total, 1):.1f} %"
+        share = format_percent(row.num_values / max(total, 1), 1)
         trained = ("frozen", "") if row.frozen else ("yes", f"{row.decay:g}" if row.decay else "no")
         lines.append((one_line(row.name, 60), shape, str(row.count), f"{row.num_values:,}", share, *trained))
     lines.append(("all", "", "", f"{total:,}", "", "", ""))
@@ -97,8 +98,10 @@ def _memory_table(
         f"Memory to train, estimated: {precision}, mini-batches of {mini_batch_size} samples "
         f"as long as the context ({num_tokens:,} tokens)"
     )
-    others = ", ".join(f"{name} {shown_bytes(gradients * k)}" for name, k in STATE_VALUES.items() if name != optimizer)
-    table = _columns([(f"  {name}", shown_bytes(size)) for name, size in sizes.items()], left=(0,))
+    others = ", ".join(
+        f"{name} {format_memory(gradients * k)}" for name, k in STATE_VALUES.items() if name != optimizer
+    )
+    table = _columns([(f"  {name}", format_memory(size)) for name, size in sizes.items()], left=(0,))
     return f"{title}\n{table}\nState of the other optimizers: {others}"
 
 
@@ -132,15 +135,6 @@ def _saved_bytes(model: nn.Module, num_tokens: int, amp_dtype: torch.dtype | Non
     ):
         forward(ids_BT)
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-
-
-def shown_bytes(size: float) -> str:
-    """A size for people, in powers of 1024."""
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if size >= 10 or unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} GiB"
 
 
 def _columns(rows: Sequence[tuple[str, ...]], left: tuple[int, ...]) -> str:

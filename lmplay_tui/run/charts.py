@@ -3,7 +3,6 @@
 Recorded curves as arrays: read from statistics files, named apart, smoothed.
 """
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from lmplay_tui.errors import UserError
 from lmplay_tui.options import nearest
 from lmplay_tui.run.statistics import COLUMNS, SUFFIX, StatisticsFile, read_statistics
+from lmplay_tui.scales import log_ticks, ticks
 from lmplay_tui.text import one_line
 
 Metric = Literal["loss", "accuracy"]
@@ -216,39 +216,11 @@ class Chart:
 
     def x_ticks(self, most: int) -> list[float]:
         """Round numbers of tokens, at most about `most`."""
-        return _log_ticks(*self.x_limits, most) if self.log_x else _round_ticks(*self.x_limits, most)
+        return log_ticks(*self.x_limits, most) if self.log_x else ticks(*self.x_limits, most)
 
     def y_ticks(self, most: int) -> list[float]:
         """Round values, at most `most`; on a log axis too, whose range is never wide."""
-        return _round_ticks(*self.y_limits, most)
-
-
-def tokens_text(value: float) -> str:
-    """A number of tokens in few characters: `950`, `12k`, `1.2M`, `3.4B`."""
-    for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if value >= 0.9995 * size:
-            return f"{value / size:.3g}{unit}"
-    return f"{value:.3g}"
-
-
-def _round_ticks(low: float, high: float, most: int) -> list[float]:
-    """The multiples of 1, 2, 2.5 or 5 times a power of ten that lie in the range."""
-    wanted = (high - low) / most
-    power = 10.0 ** math.floor(math.log10(wanted))
-    step = power * next(factor for factor in (1, 2, 2.5, 5, 10, 20) if factor * power >= wanted)
-    places = range(math.ceil(low / step), math.floor(high / step) + 1)
-    # Twelve digits: 0.30000000000000004 is 0.3, which may then lie beyond the range's end.
-    ticks = {float(f"{place * step:.12g}") for place in places}
-    return sorted(tick for tick in ticks if low <= tick <= high)
-
-
-def _log_ticks(low: float, high: float, most: int) -> list[float]:
-    """1, 2 and 5 of each power of ten; the powers alone, or each n-th, where these would crowd."""
-    decades = math.log10(high / low)
-    firsts = (1, 2, 5) if 3 * decades <= most + 1 else (1,)
-    stride = max(1, math.ceil(decades / most))
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1, stride)
-    return [first * 10.0**power for power in powers for first in firsts if low <= first * 10.0**power <= high]
+        return ticks(*self.y_limits, most)
 
 
 def level_chart(curves: Sequence[Curve], metric: Metric, options: PlotOptions) -> Chart | None:

@@ -30,6 +30,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from lmplay_tui.files import write_whole
+from lmplay_tui.formats import format_lr
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.text import one_line
 
@@ -330,11 +331,6 @@ def parse_lr(text: str) -> SetLearningRate | None:
     return SetLearningRate(factor=number) if factor else SetLearningRate(value=number)
 
 
-def shown_lr(lr: float) -> str:
-    """`0.0006`, `3.33e-05`."""
-    return f"{lr:.3g}"
-
-
 COSINE_FLOOR = 0.1
 WSD_DECAY_SHARE = 0.2
 
@@ -369,7 +365,7 @@ def warmup(step_since_start: int, *, fraction: float, steps: int) -> float:
 
 def rate_sentence(lr: float, factor: float, step: int, follows: str) -> str:
     """What a request at the keyboard has made of the learning rate; `follows` is its `outlook`."""
-    said = f"learning rate {shown_lr(lr)} (x {factor:.4g} of the schedule) from step {step:,} on"
+    said = f"learning rate {format_lr(lr)} (x {factor:.4g} of the schedule) from step {step:,} on"
     return f"{said}: {follows}" if follows else said
 
 
@@ -398,15 +394,15 @@ def outlook(
     """
     said = []
     if warm_up_ends is not None:
-        said.append(f"{shown_lr(next_lr)} now, the warm-up leads up to it until step {warm_up_ends:,}")
+        said.append(f"{format_lr(next_lr)} now, the warm-up leads up to it until step {warm_up_ends:,}")
     end = now.lr * schedule(now.schedule, 1.0) * factor
     if schedule(now.schedule, 1.0) != schedule(now.schedule, progress):
-        said.append(f"{now.schedule} brings it to {shown_lr(end)} at the end of stage {now.stage}")
+        said.append(f"{now.schedule} brings it to {format_lr(end)} at the end of stage {now.stage}")
     level = now.lr * schedule(now.schedule, progress) * factor
     for stage in later:
         begins = stage.lr * factor
         if not math.isclose(begins, level, rel_tol=1e-6):
-            said.append(f"stage {stage.stage} (lr {shown_lr(stage.lr)}) begins with {shown_lr(begins)}")
+            said.append(f"stage {stage.stage} (lr {format_lr(stage.lr)}) begins with {format_lr(begins)}")
     return "; ".join(said)
 
 
@@ -422,6 +418,6 @@ def rate_jump(rate: StageRate, rows_done: int, rows_before: int, rows_after: int
     if abs(after - before) <= 0.01 * max(after, before):
         return None
     return (
-        f"stage {rate.stage}: the learning rate jumps from {shown_lr(before)} to {shown_lr(after)}: its "
+        f"stage {rate.stage}: the learning rate jumps from {format_lr(before)} to {format_lr(after)}: its "
         f"{rate.schedule} schedule is spread over {rows_after:,} rows instead of {rows_before:,}"
     )

@@ -5,6 +5,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from lmplay_tui.formats import format_percent
+
 if TYPE_CHECKING:
     from lmplay_tui.run.history import Floats
 
@@ -136,4 +138,4 @@ class StepTime:
             return ""
         wasted = [name for name in ("data", "save", "validate") if shares[name] >= 0.15]
         name = wasted[0] if wasted else max(shares, key=lambda part: shares[part])
-        return f"{shares[name]:.0%} of the time {_ADVICE[name]}".replace("%", " %")
+        return f"{format_percent(shares[name])} of the time {_ADVICE[name]}"

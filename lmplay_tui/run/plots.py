@@ -18,8 +18,9 @@ import numpy as np
 
 from lmplay_tui.errors import UserError
 from lmplay_tui.files import write_whole
+from lmplay_tui.formats import format_tokens
 from lmplay_tui.process import own_command, own_environment
-from lmplay_tui.run.charts import Chart, Curve, Line, PlotOptions, level_chart, load_curves, statistics_in, tokens_text
+from lmplay_tui.run.charts import Chart, Curve, Line, PlotOptions, level_chart, load_curves, statistics_in
 from lmplay_tui.text import one_line
 
 PICTURE_TYPES = ("png", "jpg", "svg", "pdf")
@@ -109,7 +110,7 @@ def _draw_axes(axes: Any, chart: Chart, *, x_label: bool = True) -> None:
     axes.yaxis.set_major_locator(FixedLocator(chart.y_ticks(most=8)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: tokens_text(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format_tokens(value)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: chart.tick_text(value)))
     axes.set_xlim(*chart.x_limits)
     axes.set_ylim(*chart.y_limits)

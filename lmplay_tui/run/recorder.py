@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from lmplay_tui.errors import EXIT_USAGE
+from lmplay_tui.formats import format_lr, format_rate
 from lmplay_tui.run import events as said
-from lmplay_tui.run.controls import shown_lr
 from lmplay_tui.run.events import OF_STEPS
 from lmplay_tui.run.folder import RunFolder, boot_id, utc_now
 from lmplay_tui.run.journal import Journal, number
 from lmplay_tui.run.pace import Pace
-from lmplay_tui.run.sentences import shown_rate, told_in_lines
+from lmplay_tui.run.sentences import told_in_lines
 from lmplay_tui.text import one_line, printable
 
 
@@ -39,9 +39,9 @@ def _figures(values: Mapping[str, Any]) -> str:
     """One line of `metrics.jsonl` for people: scores, then where the time went."""
     forms: dict[str, Callable[[float], str]] = {
         "train/accuracy": lambda v: f"accuracy {v:.3f}",
-        "train/lr": lambda v: f"lr {shown_lr(v)}",
+        "train/lr": lambda v: f"lr {format_lr(v)}",
         "train/grad_norm": lambda v: f"gradient norm {v:.3g}",
-        "perf/tokens_per_s": lambda v: f"{shown_rate(v)} tok/s",
+        "perf/tokens_per_s": lambda v: f"{format_rate(v)} tok/s",
     }
     parts = [f"step {values['step']}, row {values['row']} of stage {values['stage']}: loss {values['train/loss']:.3f}"]
     parts += [form(number(values[name])) for name, form in forms.items() if values.get(name) is not None]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import PurePath
 from typing import Any, Literal
 
+from lmplay_tui.formats import format_bytes, format_duration, format_parameters, format_percent
 from lmplay_tui.run.controls import rate_sentence
 from lmplay_tui.run.journal import number
 from lmplay_tui.text import one_line
@@ -16,45 +17,6 @@ Level = Literal["info", "good", "warning", "error"]
 Record = Mapping[str, Any]
 
 LEAST_TEXT_SHOWN = 0.9  # share of a text's characters: where less reaches a sample, that is warned of
-
-
-def shown_size(size_bytes: float) -> str:
-    """Bytes as a person reads them: `124 MB`."""
-    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size_bytes >= scale:
-            value = size_bytes / scale
-            return f"{value:.1f} {unit}" if value < 10 else f"{value:.0f} {unit}"
-    return f"{size_bytes:.0f} B"
-
-
-def shown_seconds(seconds: float) -> str:
-    """A duration as a person says it: `0.4 s`, `12 s`, `3 min 05 s`, `3 h 20`, `2 d 4 h`."""
-    if not math.isfinite(seconds):
-        return "?"
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    whole = int(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    if whole < 48 * 3600:
-        return f"{whole // 3600} h {whole % 3600 // 60:02d}"
-    return f"{whole // 86400} d {whole % 86400 // 3600} h"
-
-
-def shown_rate(rate: float) -> str:
-    """Tokens a second: `874`, `9.1k`, `1.20M`."""
-    if not math.isfinite(rate):
-        return "–"
-    if rate >= 1e6:
-        return f"{rate / 1e6:.2f}M"
-    return f"{rate / 1e3:.1f}k" if rate >= 1e3 else f"{rate:.0f}"
-
-
-def shown_share(share: float) -> str:
-    """A share in per cent: `97.2 %`."""
-    return f"{100 * share:.1f} %"
 
 
 def _text(record: Record, key: str) -> str:
@@ -78,11 +40,9 @@ def _scores(record: Record) -> str:
 def _run_started(record: Record) -> str:
     resumed = record.get("resumed_from")
     start = "training anew" if resumed is None else f"resumed at step {_count(resumed)}"
-    millions = number(record.get("num_parameters")) / 1e6
+    size = format_parameters(number(record.get("num_parameters")))
     note = _text(record, "note")
-    return f"{_text(record, 'name')}: {start} on {_text(record, 'device')}, {millions:.1f} M parameters" + (
-        f"; {note}" if note else ""
-    )
+    return f"{_text(record, 'name')}: {start} on {_text(record, 'device')}, {size}" + (f"; {note}" if note else "")
 
 
 def _evaluated(record: Record) -> str:
@@ -99,7 +59,7 @@ def _evaluated(record: Record) -> str:
 def _saved(record: Record) -> str:
     return (
         f"saved {one_line(record.get('path', ''), 400)} ({_step(record)}, "
-        f"{shown_size(number(record.get('size_bytes')))}, {shown_seconds(number(record.get('seconds')))}, "
+        f"{format_bytes(number(record.get('size_bytes')))}, {format_duration(number(record.get('seconds')))}, "
         f"{_text(record, 'reason')})"
     )
 
@@ -147,11 +107,11 @@ def _spiked(record: Record) -> str:
 
 
 def _stalled(record: Record) -> str:
-    took = shown_seconds(number(record.get("seconds")))
+    took = format_duration(number(record.get("seconds")))
     if record.get("what") == "data":
         return f"no batch for {took} after {_step(record)}: the data (disk, network, cutting) are late"
     took = f"has not ended after {took}" if record.get("lasts") is True else f"took {took}"
-    return f"{_step(record)} {took}, the steps before it {shown_seconds(number(record.get('usual_s')))}"
+    return f"{_step(record)} {took}, the steps before it {format_duration(number(record.get('usual_s')))}"
 
 
 def _pins_changed(record: Record) -> str:
@@ -179,19 +139,20 @@ def _more_of_dataset(record: Record) -> Iterator[str]:
 
 def _text_left_out(record: Record) -> str:
     rows = "row" if record.get("rows") == 1 else f"{_count(record.get('rows'))} rows"
+    shown = format_percent(number(record.get("text_shown")), 1)
     return (
         f"stage {_text(record, 'stage')}, dataset {_text(record, 'dataset')}: about "
-        f"{shown_share(number(record.get('text_shown')))} of its text would be shown (by its first {rows}): a full "
+        f"{shown} of its text would be shown (by its first {rows}): a full "
         "batch leaves out the rest of its last row; continue_rows = true keeps it for the next batch, a larger "
         "batch_size or context_len leaves out less"
     )
 
 
 def _stage_done(record: Record) -> str:
-    said = f"stage {_text(record, 'stage')} done at {_step(record)}, {shown_seconds(number(record.get('seconds')))}"
+    said = f"stage {_text(record, 'stage')} done at {_step(record)}, {format_duration(number(record.get('seconds')))}"
     share = record.get("text_shown")
     if isinstance(share, int | float) and share < 0.9995:
-        said += f", text shown {shown_share(share)}"
+        said += f", text shown {format_percent(share, 1)}"
     without = number(record.get("rows_without_sample", 0))
     return said + (f", {_count(without)} rows without a sample" if without > 0 else "")
 

@@ -6,7 +6,8 @@ from types import ModuleType
 
 import numpy as np
 
-from lmplay_tui.run.charts import Array, Chart, Line, tokens_text
+from lmplay_tui.formats import format_tokens
+from lmplay_tui.run.charts import Array, Chart, Line
 from lmplay_tui.text import one_line
 
 # Of the sixteen colours that every terminal has; each line also carries its letter.
@@ -107,7 +108,7 @@ def _draw_axes(plotext: ModuleType, chart: Chart, width: int) -> None:
     plotext.xlim(*(_x(chart, value) for value in chart.x_limits))
     plotext.ylim(*(_y(chart, value) for value in chart.y_limits))
     x_ticks, y_ticks = chart.x_ticks(most=width // 11), chart.y_ticks(most=6)
-    plotext.xticks([_x(chart, tick) for tick in x_ticks], [tokens_text(tick) for tick in x_ticks])
+    plotext.xticks([_x(chart, tick) for tick in x_ticks], [format_tokens(tick) for tick in x_ticks])
     plotext.yticks([_y(chart, tick) for tick in y_ticks], [chart.tick_text(tick) for tick in y_ticks])
     plotext.xlabel("tokens trained on")
     if chart.signed:

@@ -18,6 +18,7 @@ from lmplay_tui.models.lmplay_weights import TOKENIZER as LMPLAYS_TOKENIZER
 from lmplay_tui.models.lmplay_weights import convert_lmplay
 from lmplay_tui.models.registry import build_model, load_experiment
 from lmplay_tui.options import (
+    OPTIONS,
     OnResume,
     Part,
     TrainOptions,
@@ -26,7 +27,6 @@ from lmplay_tui.options import (
     flag,
     on_resume,
     part,
-    said_once,
     shown_value,
 )
 from lmplay_tui.plan.editing import extend_plan, list_changes
@@ -220,7 +220,7 @@ def build_trainer(start: Start, controls: Controls, prog: str) -> Generator[Even
     tokenizer = yield from _load_tokenizer(model_args["tokenizer"] if model_args else options.tokenizer, controls)
     yield ActivityChanged("loading", "the model")
     experiment = load_experiment(allowed_experiment(given, model_args["exp"] if model_args else options.exp))
-    shape = model_args or options.model_dump()
+    shape = model_args or vars(options)
     model, built_with = build_model(
         experiment, vocab_size=tokenizer.vocab_size, context_len=shape["context_len"],
         num_blocks=shape["num_blocks"], embed_dim=shape["embed_dim"], num_heads=shape["num_heads"],
@@ -297,14 +297,12 @@ def _take_up(start: Start, state: TrainState, options: TrainOptions) -> Generato
         )
     assert start.before is not None
     says_anew = said_of_warm_up(options) != said_of_warm_up(start.before.for_run())  # the plan
-    if says_anew or options.ignore_optimizer or any(name in start.given for name in _START_A_WARM_UP):
+    on_line = any(part(name) is Part.WARM_UP and OPTIONS[name].once for name in start.given)
+    if says_anew or on_line or options.ignore_optimizer:
         state.start_warm_up(options)
     elif options.disable_optimizer_warmup:
         state.progress.warm_up = None
     yield from _say_differences(start, state)
-
-
-_START_A_WARM_UP = ("optimizer_warmup_fraction", "optimizer_warmup_steps")
 
 
 def _say_differences(start: Start, state: TrainState) -> Generator[Event, None, None]:
@@ -415,6 +413,6 @@ def resume_command(prog: str, run: RunFolder, given: Mapping[str, Any], saved: b
     again = chosen | {
         name: value
         for name, value in given.items()
-        if not said_once(name) and (on_resume(name) is OnResume.FREE or (name == "exp" and ":" in value))
+        if not OPTIONS[name].once and (on_resume(name) is OnResume.FREE or (name == "exp" and ":" in value))
     }
     return shlex.join([prog, "--model", str(run.model), *command_words(again)])

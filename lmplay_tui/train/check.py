@@ -22,6 +22,7 @@ from lmplay_tui.data.samples import Sample
 from lmplay_tui.data.stage_data import StageData, open_stage
 from lmplay_tui.data.tokenizer import load_tokenizer
 from lmplay_tui.errors import UserError
+from lmplay_tui.formats import format_bytes, format_megabytes
 from lmplay_tui.models.describe import describe
 from lmplay_tui.models.registry import build_model, load_experiment
 from lmplay_tui.options import TrainOptions
@@ -29,7 +30,7 @@ from lmplay_tui.plan.reading import read_plan
 from lmplay_tui.plan.schema import Stage
 from lmplay_tui.run.events import DatasetOpened, Warned
 from lmplay_tui.run.folder import RunFolder, datasets_folder, output_folder
-from lmplay_tui.run.sentences import shown_size, told
+from lmplay_tui.run.sentences import told
 from lmplay_tui.run.statistics import RunStatistics
 from lmplay_tui.text import one_line
 from lmplay_tui.train.build import Start, allowed_experiment, choose_run, load_initial, read_start
@@ -86,7 +87,7 @@ def check_plan(given: Mapping[str, Any]) -> dict[str, Any]:
     names = len(plan.stages) + CHECKPOINTS_KEPT + 1 + _numbered(plan.stages, settings, stages)
     needed, free = names * num_bytes(state.checkpoint()), _free(given)
     if needed > free:
-        problems.append(f"the disk has {shown_size(free)} free; {names} checkpoints will need {shown_size(needed)}")
+        problems.append(f"the disk has {format_bytes(free)} free; {names} checkpoints will need {format_bytes(needed)}")
     return {
         "ok": not problems and all(step["ok"] for step in tried),
         "plan": plan.name,
@@ -254,7 +255,7 @@ def _try_all(stage: Stage, data: StageData, state: TrainState, tried: list[dict[
         with tempfile.TemporaryDirectory(prefix="lmplay-check-") as folder:
             begun = time.perf_counter()
             size_bytes = _save(state, RunFolder(Path(folder) / "check.lmp"))
-            return f"a save and load of {size_bytes / 1e6:,.1f} MB in {time.perf_counter() - begun:.1f} s"
+            return f"a save and load of {format_megabytes(size_bytes, 1)} in {time.perf_counter() - begun:.1f} s"
 
     works = [("training", train), ("validating", validate), ("saving", save)]
     if compilation is not None:
@@ -315,7 +316,7 @@ def describe_run(given: Mapping[str, Any]) -> str:
     """Parameters by module, which of them are trained and decay, and an estimate of the memory. Raises `UserError`."""
     start = read_start(choose_run(given), given, [])
     options = start.settings.for_run()
-    shape = start.checkpoint["model"]["state_args"] if start.checkpoint else options.model_dump()
+    shape = start.checkpoint["model"]["state_args"] if start.checkpoint else vars(options)
     tokenizer = load_tokenizer(shape["tokenizer"])
     model, model_args = build_model(
         load_experiment(allowed_experiment(given, shape["exp"])), vocab_size=tokenizer.vocab_size,

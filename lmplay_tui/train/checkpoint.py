@@ -17,6 +17,7 @@ import torch
 
 from lmplay_tui.errors import DamagedFileError, OutOfMemoryError, UserError, unchain
 from lmplay_tui.files import sync
+from lmplay_tui.formats import format_megabytes
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.text import one_line
 from lmplay_tui.train.device import is_out_of_memory
@@ -71,7 +72,7 @@ def check_room(checkpoint: dict[str, Any], folder: Path) -> None:
     needed = int(num_bytes(checkpoint) * 1.02) + (1 << 16)
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise OSError(errno.ENOSPC, f"disk full: needs {needed / 1e6:,.0f} MB, {free / 1e6:,.0f} MB free")
+        raise OSError(errno.ENOSPC, f"disk full: needs {format_megabytes(needed)}, {format_megabytes(free)} free")
 
 
 def num_bytes(tree: Any) -> int:

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from lmplay_tui.errors import UserError
+from lmplay_tui.formats import format_count, format_rough_duration
 from lmplay_tui.options import Part, names_of
 from lmplay_tui.plan.reading import MAX_BYTES, read_plan
 from lmplay_tui.plan.schema import DatasetSpec, Plan, Stage
@@ -30,7 +31,6 @@ from lmplay_tui.run.folder import stages_of
 from lmplay_tui.run.journal import number
 from lmplay_tui.text import one_line, printable
 from lmplay_tui.ui.run_list import RunEntry, find_runs, run_detail, run_head, run_rows
-from lmplay_tui.ui.widgets.curriculum import short_count
 from lmplay_tui.ui.widgets.lines import Row, fitted, right, wrapped
 
 # Rows, and tokens of GPT-2's vocabulary a row: what the hub's pages say, rounded.
@@ -181,26 +181,6 @@ NAME_CELLS = 18
 _COLUMNS = {"stages": 8, "rows": 9, "time here": 11}
 
 
-def roughly(seconds: float) -> str:
-    """A duration that is only guessed, in one unit: `40 s`, `3 min`, `11 h`, `5 d`, `3 y`."""
-    if not math.isfinite(seconds):
-        return "–"
-    for limit, scale, unit in ((90, 1, "s"), (5400, 60, "min"), (172_800, 3600, "h"), (63_072_000, 86_400, "d")):
-        if seconds < limit:
-            return f"{seconds / scale:.0f} {unit}"
-    return f"{seconds / 31_536_000:.0f} y"
-
-
-def rows_text(rows: float, *, measured: bool = False) -> str:
-    """A number of rows: as it was counted, or guessed, in two figures: `~4,900`, `~3.3M`."""
-    if not math.isfinite(rows):
-        return "–"
-    if measured:
-        return short_count(rows)
-    guessed = float(f"{rows:.2g}")
-    return f"~{guessed / 1e6:g}M" if guessed >= 1e6 else f"~{guessed:,.0f}"
-
-
 def _purpose_cells(width: int) -> int:
     return max(width - NAME_CELLS - sum(_COLUMNS.values()), 0)
 
@@ -213,8 +193,8 @@ def plan_head(width: int) -> Row:
 
 def plan_row(name: str, plan: Plan, about: Estimate, width: int) -> Row:
     """Name, purpose, stages, rows and time."""
-    took = ("" if about.measured or not math.isfinite(about.seconds) else "~") + roughly(about.seconds)
-    cells = (str(len(plan.stages)), rows_text(about.rows, measured=about.measured), took)
+    took = ("" if about.measured or not math.isfinite(about.seconds) else "~") + format_rough_duration(about.seconds)
+    cells = (str(len(plan.stages)), format_count(about.rows, guessed=not about.measured), took)
     figures = "".join(right(text, wide) for text, wide in zip(cells, _COLUMNS.values(), strict=True))
     return (
         (fitted(one_line(name, 40), NAME_CELLS), "strong"),
@@ -243,12 +223,15 @@ def plan_detail(plan: Plan, about: Estimate, width: int) -> list[Row]:
                 (" " + fitted(stage.name, 14), "strong"),
                 (fitted(datasets, max(width - 39, 6)), ""),
                 (f" ×{stage.epochs:<5g}", "dim"),
-                (right(f"{rows_text(about_rows(stage))} rows", 16), "dim"),
+                (right(f"{format_count(about_rows(stage), guessed=True)} rows", 16), "dim"),
             )
         )
     if math.isfinite(about.seconds):
         said = "as an earlier run of it took" if about.measured else "guessed by the device's speed"
-        rows += [(), ((" time here  ", "label"), (roughly(about.seconds), "strong"), (f", {said}", "dim"))]
+        rows += [
+            (),
+            ((" time here  ", "label"), (format_rough_duration(about.seconds), "strong"), (f", {said}", "dim")),
+        ]
     return rows
 
 

@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from lmplay_tui.run.sentences import shown_seconds
+from lmplay_tui.formats import format_duration, format_percent
 from lmplay_tui.run.view import LogEntry, RunView
 
 Severity = Literal["information", "warning", "error"]
@@ -77,12 +77,12 @@ def terminal_title(view: RunView) -> str:
     if view.over:
         words.append(view.state)
     elif view.stages:
-        words.append(f"{view.fraction_done:.0%}".replace("%", " %"))
+        words.append(format_percent(view.fraction_done))
         loss = view.stage.loss if view.stage else math.nan
         if math.isfinite(loss):
             words.append(f"{loss:.2f}")
         left = view.seconds_left()
         if math.isfinite(left):
-            words.append(f"ETA {shown_seconds(left)}")
+            words.append(f"ETA {format_duration(left)}")
     words.append(("· " if words else "") + (view.name or "lmplay-tui"))
     return " ".join(words)

@@ -1,20 +1,18 @@
-"""The dashboard's part of the plan editor: which plan holds, what a change would do, applying and saving it.
+"""The dashboard's plan editor: it follows the run's plan and its files, shows what an edit would do, applies and saves.
 
-A plan's file, looked at some times a second: has another hand changed it?
-
-Finishing, skipping, repeating and extending a stage: changes of the plan's text, comments kept.
+Three parts: the controller, which the dashboard's screen owns; a watch on the plan's files; changes of a stage by key.
 """
 
 import math
 import os
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import tomlkit
-from textual import on
+from textual.screen import Screen
 
 from lmplay_tui.background import BackgroundCall
 from lmplay_tui.files import write_whole
@@ -24,13 +22,216 @@ from lmplay_tui.plan.problems import PlanError, Problem
 from lmplay_tui.plan.reading import parse_plan, problems_of
 from lmplay_tui.plan.schema import DatasetSpec
 from lmplay_tui.run.controls import ChangePlan
-from lmplay_tui.run.view import StageView
+from lmplay_tui.run.view import RunView, StageView
 from lmplay_tui.text import one_line
-from lmplay_tui.ui.messages import PaneAsked, PlanApplied, PlanEdited, SavePlanAsked, StageAsked, StageChange
+from lmplay_tui.ui.messages import PaneAsked, StageChange
 from lmplay_tui.ui.plan_effect import effect_rows, refusals
 from lmplay_tui.ui.screens import dialogs
-from lmplay_tui.ui.screens.dashboard import Commanding
+from lmplay_tui.ui.source import Source
 from lmplay_tui.ui.widgets.plan_pane import PlanPane
+
+
+class PlanEditor:
+    """Keeps the plan pane and the run's plan together; the screen that owns it hands it the pane's messages."""
+
+    def __init__(
+        self,
+        screen: Screen[None],
+        source: Source,
+        send: Callable[[ChangePlan, str], None],
+        *,
+        price_per_hour: float | None,
+    ) -> None:
+        """`send`: gives the run a command, with the sentence that says so."""
+        self._screen = screen
+        self._source = source
+        self._send = send
+        self._price_per_hour = price_per_hour
+        self._run_plan = ""  # the text of the plan that the run has
+        self._files = [PlanFile(), PlanFile()]  # the run's own, and the one that it was given with
+
+    @property
+    def _pane(self) -> PlanPane:
+        return self._screen.query_one(PlanPane)
+
+    @property
+    def _view(self) -> RunView:
+        return self._source.view
+
+    @property
+    def folder(self) -> Path:
+        """Where relative paths of the plan start: as the run's first event says; until then, beside its model."""
+        if self._view.plan_folder:
+            return Path(self._view.plan_folder)
+        return self._source.folder.model.parent if self._source.folder is not None else Path.cwd()
+
+    @property
+    def unsaved(self) -> str | None:
+        """What was typed and has been neither applied nor saved."""
+        return self._pane.text if self._pane.unsaved else None
+
+    def check(self, text: str) -> Sequence[Problem]:
+        """All that is wrong with a plan's text, and why the run would refuse it."""
+        problems = problems_of(text, file="plan", folder=self.folder)
+        return problems or refusals(self._run_plan, text, self._view, self.folder)
+
+    # ---- the run's plan and its files
+
+    def follow_run(self) -> None:
+        """Take over the run's plan when it is known and whenever it changes; notice when its files change."""
+        pane, view = self._pane, self._view
+        pane.locked = view.over
+        own, given = self._files
+        own.look(self._source.folder.plan if self._source.folder is not None else None)
+        given.look(Path(view.plan_file) if view.plan_file else None)
+        # Until the run's first event, and for a run that never recorded its plan, the file is what there is.
+        text = view.plan_text or own.text
+        if text is not None and text != self._run_plan:
+            is_first, self._run_plan = not self._run_plan, text
+            if not pane.load(text) and not is_first:
+                said = "the run's plan has changed; your text stays as it is"
+                self._screen.notify(said, severity="warning", timeout=8)
+        if view.plan_text and view.state in ("running", "paused"):
+            for file in (own, given):
+                self._offer_change_of(file)
+
+    def _offer_change_of(self, file: "PlanFile") -> None:
+        """A file of the plan was changed from outside: what it holds can be applied, like what is typed."""
+        text = file.news()
+        if text is None or file.path is None or text in (self._run_plan, self._pane.text):
+            return
+        is_taken = self._pane.offer(text)
+        said = (
+            "the editor shows it, ctrl+s applies it" if is_taken else "your text stays as it is; f9 takes in the file's"
+        )
+        said = f"{one_line(file.path, 200)} has changed: {said}"
+        self._screen.notify(said, severity="warning", timeout=8, markup=False)
+
+    # ---- what the pane asks for
+
+    def show_effect(self, text: str) -> None:
+        """Show under the text what applying it would change."""
+        pane = self._pane
+        pane.show_effect(
+            effect_rows(self._run_plan, text, self._view, self.folder, self._price_per_hour, width=pane.notes_width)
+        )
+
+    def apply(self, text: str) -> None:
+        """Give the run this plan."""
+        self._send(ChangePlan(text), "the plan changes with the next batch")
+
+    def ask_stage_change(self, index: int) -> None:
+        """Ask what is to become of a stage, and put the changed plan into the editor."""
+        stage = self._view.stages[index]
+
+        def answered(change: StageChange | None) -> None:
+            if change == "extend":
+                self._screen.app.push_screen(dialogs.extend_dialog(stage), extended)
+            elif change is not None:
+                self._change_stage(stage, change)
+
+        def extended(answers: list[str] | None) -> None:
+            if answers is not None:
+                self._change_stage(stage, "extend", float(answers[0]))
+
+        if self._view.over:
+            self._screen.notify(f"the run is {self._view.state}", severity="warning", markup=False)
+        else:
+            self._screen.app.push_screen(dialogs.stage_dialog(stage), answered)
+
+    def _change_stage(self, stage: StageView, change: StageChange, epochs: float = 1.0) -> None:
+        """Put the changed plan into the editor, where its effect is seen before it is applied."""
+        pane = self._pane
+        rate = self._view.pace.rows_per_s
+        rows_per_s = 0.0 if math.isnan(rate) else rate
+        try:
+            begun = [each.name for each in self._view.stages if each.begun]
+            text = changed_plan(pane.text, stage, change, epochs=epochs, rows_per_s=rows_per_s, begun=begun)
+        except (KeyError, ValueError, TypeError, AttributeError):  # no such stage, no plan, no number, no table
+            said = "the plan in the editor cannot be changed like that; mend it first"
+            self._screen.notify(said, severity="error")
+            return
+        self._screen.post_message(PaneAsked(4))
+        pane.replace_text(text)
+
+    def ask_file_to_save(self, text: str) -> None:
+        """Ask for a new file, and write the text there."""
+        here = self.folder
+
+        def answered(answers: list[str] | None) -> None:
+            if answers is not None:
+                self._save(text, answers[0], here)
+
+        place = str((_place_beside(here) if self._view.plan_folder else Path()) / "my_plan.toml")
+        self._screen.app.push_screen(dialogs.save_plan_dialog(place, _wrong_with_name), answered)
+
+    def _save(self, text: str, typed: str, here: Path) -> None:
+        try:
+            path = new_plan_path(typed)
+            write_whole(path, text.encode("utf-8"))
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            said = f"not saved: {one_line(typed)}: {one_line(why)}; F2 tries again"
+            self._screen.notify(said, severity="error", markup=False)
+            return
+        self._pane.saved(text)
+        self._screen.notify(f"saved {one_line(path)}", markup=False)
+        if _needs_its_place(text, here, path.absolute().parent):
+            said = f"its datasets are found from {one_line(here)}, not from there: write their paths whole"
+            self._screen.notify(said, severity="warning", timeout=8, markup=False)
+
+
+def _place_beside(plan_folder: Path) -> Path:
+    """Where to propose to save a plan: where its relative paths start, if that is a place for a user's files."""
+    here = Path.cwd()
+    if plan_folder == shipped_folder() or not os.access(plan_folder, os.W_OK):
+        return Path()
+    return plan_folder.relative_to(here) if plan_folder.is_relative_to(here) else plan_folder
+
+
+def _needs_its_place(text: str, here: Path, there: Path) -> bool:
+    """Whether a plan means other datasets, or none, in another folder; not asked of a text that is no plan."""
+
+    def datasets(folder: Path) -> list[tuple[DatasetSpec, ...]]:
+        return [stage.datasets for stage in parse_plan(text, name="plan", file="plan", folder=folder).stages]
+
+    try:
+        meant = datasets(here)
+    except PlanError:
+        return False
+    try:
+        return datasets(there) != meant
+    except PlanError:
+        return True
+
+
+def new_plan_path(typed: str) -> Path:
+    """The file that a typed name means: `~` is home, `.toml` is added. Raises `ValueError`, or `OSError`."""
+    typed = typed.strip()
+    try:
+        path = Path(typed).expanduser()
+    except RuntimeError:
+        raise ValueError("there is no such user") from None
+    if path.name in ("", "..") or typed.endswith("/"):
+        raise ValueError("must be a file's name, not a folder's")
+    if path.suffix != ".toml":
+        path = path.with_name(path.name + ".toml")
+    if not path.parent.is_dir():
+        raise ValueError(f"there is no folder {one_line(path.parent)}")
+    if path.exists():
+        raise ValueError(f"{one_line(path.name)} is there already; choose another name")
+    return path
+
+
+def _wrong_with_name(typed: str) -> str | None:
+    try:
+        new_plan_path(typed)
+    except OSError as error:
+        return error.strerror or one_line(error)
+    except ValueError as error:
+        return str(error)
+    return None
+
 
 _Stamp = tuple[int, int]
 _Seen = tuple[_Stamp, str] | Literal[False]  # another stamp and the text; False: it is as it was, or not there
@@ -138,186 +339,3 @@ def _insert_after(tables: Any, name: str, new_name: str, table: Any) -> None:
     tables[new_name] = copy
     for other, kept in later:
         tables[other] = kept
-
-
-class Planning(Commanding):
-    """Keeps the editor and the run's plan together."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._holding = ""  # the plan's text that the run has
-        self._files = [PlanFile(), PlanFile()]  # the run's own, and the one that it was given with
-
-    @property
-    def composed(self) -> bool:
-        """Whether its panes are there: not yet when it was just pushed, never where the app was left just then."""
-        return self.is_mounted and bool(self.children)
-
-    @property
-    def plan_folder(self) -> Path:
-        """Where relative paths of the plan start: as the run says; before it has spoken, beside its model."""
-        if self.view.plan_folder:
-            return Path(self.view.plan_folder)
-        return self.source.folder.model.parent if self.source.folder is not None else Path.cwd()
-
-    @property
-    def unsaved_plan(self) -> str | None:
-        """What was typed and has been neither applied nor saved."""
-        if not self.composed:
-            return None
-        pane = self.query_one(PlanPane)
-        return pane.text if pane.unsaved else None
-
-    def check_plan(self, text: str) -> Sequence[Problem]:
-        """All that is wrong with a plan's text, and why the run would refuse it."""
-        problems = problems_of(text, file="plan", folder=self.plan_folder)
-        return problems or refusals(self._holding, text, self.view, self.plan_folder)
-
-    def follow_plan(self) -> None:
-        """Take over the run's plan when it is known and whenever it changes; notice when its files change."""
-        pane = self.query_one(PlanPane)
-        pane.locked = self.view.over
-        own, given = self._files
-        own.look(self.source.folder.plan if self.source.folder is not None else None)
-        given.look(Path(self.view.plan_file) if self.view.plan_file else None)
-        # Before the run has spoken, and of one that never has said its plan, the file has to tell.
-        holding = self.view.plan_text or own.text
-        if holding is not None and holding != self._holding:
-            first, self._holding = not self._holding, holding
-            if not pane.load(holding) and not first:
-                self.notify("the run's plan has changed; your text stays as it is", severity="warning", timeout=8)
-        if self.view.plan_text and self.view.state in ("running", "paused"):
-            for file in (own, given):
-                self._tell_of_file(file, pane)
-
-    def _tell_of_file(self, file: "PlanFile", pane: PlanPane) -> None:
-        """Another hand has changed a file of the plan: what it holds can be applied, like what is typed."""
-        text = file.news()
-        if text is None or file.path is None or text in (self._holding, pane.text):
-            return
-        taken = pane.offer(text)
-        said = "the editor shows it, ctrl+s applies it" if taken else "your text stays as it is; f9 takes in the file's"
-        self.notify(f"{one_line(file.path, 200)} has changed: {said}", severity="warning", timeout=8, markup=False)
-
-    @on(PlanEdited)
-    def _plan_edited(self, message: PlanEdited) -> None:
-        price = self.options.get("price_per_hour")
-        pane = self.query_one(PlanPane)
-        rows = effect_rows(self._holding, message.text, self.view, self.plan_folder, price, width=pane.notes_width)
-        pane.show_effect(rows)
-
-    @on(PlanApplied)
-    def _plan_applied(self, message: PlanApplied) -> None:
-        self._tell(ChangePlan(message.text), "the plan changes with the next batch")
-
-    @on(StageAsked)
-    def _stage_asked(self, message: StageAsked) -> None:
-        stage = self.view.stages[message.index]
-
-        def answered(change: StageChange | None) -> None:
-            if change == "extend":
-                self.app.push_screen(dialogs.extend_dialog(stage), extended)
-            elif change is not None:
-                self._change_stage(stage, change)
-
-        def extended(answers: list[str] | None) -> None:
-            if answers is not None:
-                self._change_stage(stage, "extend", float(answers[0]))
-
-        if self.view.over:
-            self.notify(f"the run is {self.view.state}", severity="warning", markup=False)
-        else:
-            self.app.push_screen(dialogs.stage_dialog(stage), answered)
-
-    def _change_stage(self, stage: StageView, change: StageChange, epochs: float = 1.0) -> None:
-        """Put the changed plan into the editor, where its effect is seen before it is applied."""
-
-        pane = self.query_one(PlanPane)
-        rate = self.view.pace.rows_per_s
-        rows_per_s = 0.0 if math.isnan(rate) else rate
-        try:
-            begun = [each.name for each in self.view.stages if each.begun]
-            text = changed_plan(pane.text, stage, change, epochs=epochs, rows_per_s=rows_per_s, begun=begun)
-        except (KeyError, ValueError, TypeError, AttributeError):  # no such stage, no plan, no number, no table
-            self.notify("the plan in the editor cannot be changed like that; mend it first", severity="error")
-            return
-        self.post_message(PaneAsked(4))
-        pane.replace_text(text)
-
-    @on(SavePlanAsked)
-    def _save_plan_asked(self, message: SavePlanAsked) -> None:
-        def answered(answers: list[str] | None) -> None:
-            if answers is None:
-                return
-            try:
-                path = new_plan_path(answers[0])
-                write_whole(path, message.text.encode("utf-8"))
-            except (OSError, ValueError) as error:
-                said = error.strerror if isinstance(error, OSError) else error
-                self.notify(
-                    f"not saved: {one_line(answers[0])}: {one_line(said)}; F2 tries again",
-                    severity="error",
-                    markup=False,
-                )
-                return
-            self.query_one(PlanPane).saved(message.text)
-            self.notify(f"saved {one_line(path)}", markup=False)
-            if _needs_its_place(message.text, here, path.absolute().parent):
-                said = f"its datasets are found from {one_line(here)}, not from there: write their paths whole"
-                self.notify(said, severity="warning", timeout=8, markup=False)
-
-        here = self.plan_folder
-        place = str((_place_beside(here) if self.view.plan_folder else Path()) / "my_plan.toml")
-        self.app.push_screen(dialogs.save_plan_dialog(place, _wrong_with_name), answered)
-
-
-def _place_beside(plan_folder: Path) -> Path:
-    """Where to propose to save a plan: where its relative paths start, if that is a place for a user's files."""
-    here = Path.cwd()
-    if plan_folder == shipped_folder() or not os.access(plan_folder, os.W_OK):
-        return Path()
-    return plan_folder.relative_to(here) if plan_folder.is_relative_to(here) else plan_folder
-
-
-def _needs_its_place(text: str, here: Path, there: Path) -> bool:
-    """Whether a plan means other datasets, or none, in another folder. Of a text that is no plan nobody can say."""
-
-    def datasets(folder: Path) -> list[tuple[DatasetSpec, ...]]:
-        return [stage.datasets for stage in parse_plan(text, name="plan", file="plan", folder=folder).stages]
-
-    try:
-        meant = datasets(here)
-    except PlanError:
-        return False
-    try:
-        return datasets(there) != meant
-    except PlanError:
-        return True
-
-
-def new_plan_path(typed: str) -> Path:
-    """The file that a typed name means: `~` is home, `.toml` is added. Raises `ValueError`, or `OSError`."""
-    typed = typed.strip()
-    try:
-        path = Path(typed).expanduser()
-    except RuntimeError:
-        raise ValueError("there is no such user") from None
-    if path.name in ("", "..") or typed.endswith("/"):
-        raise ValueError("must be a file's name, not a folder's")
-    if path.suffix != ".toml":
-        path = path.with_name(path.name + ".toml")
-    if not path.parent.is_dir():
-        raise ValueError(f"there is no folder {one_line(path.parent)}")
-    if path.exists():
-        raise ValueError(f"{one_line(path.name)} is there already; choose another name")
-    return path
-
-
-def _wrong_with_name(typed: str) -> str | None:
-    try:
-        new_plan_path(typed)
-    except OSError as error:
-        return error.strerror or one_line(error)
-    except ValueError as error:
-        return str(error)
-    return None

@@ -4,13 +4,13 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from lmplay_tui.formats import format_cost, format_duration
 from lmplay_tui.options import OnResume, flag, on_resume, resolve
 from lmplay_tui.plan.editing import Begun, Change, change_problems, list_changes
 from lmplay_tui.plan.problems import PlanError, Problem
 from lmplay_tui.plan.reading import parse_plan
 from lmplay_tui.plan.schema import Plan
 from lmplay_tui.run.controls import StageRate, rate_jump
-from lmplay_tui.run.sentences import shown_seconds
 from lmplay_tui.run.view import RunView, StageView
 from lmplay_tui.text import one_line
 from lmplay_tui.ui.widgets.lines import Piece, Row, wrapped
@@ -149,7 +149,7 @@ def _cost(rows: float, view: RunView, price: float | None) -> list[Piece]:
     seconds = view.pace.seconds_for(abs(rows))
     if math.isfinite(seconds):
         sign = "+" if rows > 0 else "−"
-        pieces.append((f"  {sign}{shown_seconds(seconds)}", ""))
+        pieces.append((f"  {sign}{format_duration(seconds)}", ""))
         if price is not None:
-            pieces.append((f"  {sign}{price * seconds / 3600:.2f}", ""))
+            pieces.append((f"  {sign}{format_cost(price, seconds)}", ""))
     return pieces

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lmplay_tui.formats import format_age, format_count, format_percent, format_rate
 from lmplay_tui.run.folder import RunFolder, list_runs, output_folder, stages_of
 from lmplay_tui.run.journal import number
-from lmplay_tui.run.sentences import shown_rate
 from lmplay_tui.text import one_line
-from lmplay_tui.ui.widgets.curriculum import short_count
 from lmplay_tui.ui.widgets.lines import Row, bar, fitted, right, wrapped
 
 _SIGNS = {"running": ("●", "good"), "paused": ("‖", "warn"), "finished": ("✓", "good"), "failed": ("✗", "bad")}
@@ -48,16 +47,6 @@ def find_runs(out_dir: str | None) -> list[RunEntry]:
     return entries
 
 
-def shown_age(seconds: float) -> str:
-    """`just now`, `5 min ago`, `3 h ago`, `2 d ago`."""
-    if not math.isfinite(seconds):
-        return ""
-    for limit, scale, unit in ((90, 0, ""), (5400, 60, "min"), (129_600, 3600, "h")):
-        if seconds < limit:
-            return f"{seconds / scale:.0f} {unit} ago" if scale else "just now"
-    return f"{seconds / 86400:.0f} d ago"
-
-
 def run_head(width: int) -> Row:
     """The titles of `run_rows`' columns."""
     texts = (fitted("run", _name_cells(width)), f" {'state':<11}", right("step", 10), right("loss", 8), right("", 12))
@@ -81,7 +70,7 @@ def run_rows(entries: Sequence[RunEntry], width: int) -> list[Row]:
                 (f" {sign} {entry.state:<9}", style),
                 (right(f"{step:,.0f}" if math.isfinite(step) else "–", 10), ""),
                 (right(f"{loss:.3f}" if math.isfinite(loss) else "–", 8), "train"),
-                (right(shown_age(entry.age_s), 12), "dim"),
+                (right(format_age(entry.age_s), 12), "dim"),
             )
         )
     return rows
@@ -98,9 +87,9 @@ def run_detail(entry: RunEntry, width: int) -> list[Row]:
         if math.isfinite(value := number(status.get(key))):
             figures[label] = format(value, form)
     if math.isfinite(tokens := number(status.get("tokens"))):
-        figures["tokens"] = short_count(tokens)
+        figures["tokens"] = format_count(tokens)
     if math.isfinite(speed := number(status.get("tokens_per_s"))):
-        figures["speed"] = f"{shown_rate(speed)} tok/s on {one_line(status.get('device', '?'), 20)}"
+        figures["speed"] = f"{format_rate(speed)} tok/s on {one_line(status.get('device', '?'), 20)}"
     checkpoint = status.get("checkpoint")
     if isinstance(checkpoint, dict):
         step = number(checkpoint.get("step"))
@@ -115,9 +104,9 @@ def _stage_row(stage: Mapping[str, Any], width: int) -> Row:
     done, total = number(stage.get("rows_done")), number(stage.get("rows_total"))
     known = math.isfinite(done) and 0 < total < math.inf
     share = done / total if known else 0.0
-    rows = f"{short_count(done)}/{short_count(total)}" if known else "–"
+    rows = f"{format_count(done)}/{format_count(total)}" if known else "–"
     filled, left = bar(share, max(width - 34, 4))
-    percent = f"{share:.0%}".replace("%", " %")
+    percent = format_percent(share)
     return (
         (" " + fitted(one_line(stage.get("name", "")), 14), "strong"), (filled, "done"), (left, "todo"),
         (right(percent, 6), ""), (right(rows, 13), "dim"),

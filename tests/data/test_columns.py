@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from lmplay_tui.data.columns import Columns, find_columns
+from lmplay_tui.data.rows import open_rows
 from lmplay_tui.data.samples import Item
-from lmplay_tui.data.table import open_rows
 from lmplay_tui.errors import UserError
 from lmplay_tui.plan.schema import DatasetSpec
 from tests.data.conftest import unheard

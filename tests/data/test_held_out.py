@@ -14,10 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmplay_tui.data.order import Part, keyed
+from lmplay_tui.data.held_out import HeldOut, HeldOutRows, whole
+from lmplay_tui.data.order import Part
 from lmplay_tui.data.saved import save_datasets
+from lmplay_tui.data.shuffle import keyed
 from lmplay_tui.data.sources import open_source
-from lmplay_tui.data.splits import HeldOut, HeldOutRows, Segment, SplitRows, choose, identity_of_rows, of_table, whole
+from lmplay_tui.data.splits import Segment, SplitRows, choose, identity_of_rows, of_table
 from lmplay_tui.data.stage_data import StageData
 from lmplay_tui.errors import UserError
 from lmplay_tui.plan.schema import DatasetSpec, Plan, Stage

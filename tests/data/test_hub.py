@@ -15,7 +15,7 @@ import pytest
 from datasets import exceptions as theirs
 
 from lmplay_tui.data import hub
-from lmplay_tui.data.hub import listening
+from lmplay_tui.data.library import listening
 from lmplay_tui.data.sources import open_source
 from lmplay_tui.errors import DataError, UserError
 from lmplay_tui.plan.schema import DatasetSpec
@@ -222,7 +222,7 @@ def test_the_library_is_quiet_and_does_not_wait_for_ever(monkeypatch: pytest.Mon
     broken = tmp_path / "broken.jsonl"
     broken.write_text('{"text": "a"}\n{"text": \n', encoding="utf-8")
     code = (
-        "from lmplay_tui.data.hub import quiet_datasets; quiet_datasets();"
+        "from lmplay_tui.data.library import quiet_datasets; quiet_datasets();"
         "import huggingface_hub.constants as c, datasets, tqdm.std, threading;"
         "assert c.HF_HUB_DOWNLOAD_TIMEOUT == c.HF_HUB_ETAG_TIMEOUT == 20;"
         "assert datasets.are_progress_bars_disabled();"

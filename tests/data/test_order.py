@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmplay_tui.data.order import BlockShuffle, Mixture, Permutation, block_counts, keyed
+from lmplay_tui.data.shuffle import BlockShuffle, Mixture, Permutation, block_counts, keyed
 from tests.data.strategies import examples
 
 KEYS = st.integers(0, 2**64 - 1)

@@ -167,7 +167,7 @@ def test_a_stage_of_it(little: Path, opened: Open) -> None:
 
 def test_it_needs_no_large_library() -> None:
     code = (
-        "import sys; from lmplay_tui.data import stage_data, sources, pydocs, saving;"
+        "import sys; from lmplay_tui.data import stage_data, sources, pydocs, saved;"
         "assert not {'datasets', 'torch', 'huggingface_hub'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60, env=os.environ)

@@ -16,7 +16,7 @@ from lmplay_tui.data import reader_program
 from lmplay_tui.data.batches import Batch, Position
 from lmplay_tui.data.reader import Failed, Job, Opened, ReaderLostError, ReaderProcess
 from lmplay_tui.errors import DataError
-from lmplay_tui.options import TrainOptions
+from lmplay_tui.options import resolve
 from lmplay_tui.plan.schema import DatasetSpec, Stage
 
 MODES = {
@@ -40,7 +40,7 @@ def a_job(folder: Path, **options: object) -> Job:
         rows = [{"title": f"{name} {n}", "text": text} for n, text in enumerate(texts)]
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         specs.append(DatasetSpec(name, str(path)))
-    given = TrainOptions.model_validate({"context_len": 64, "batch_size": 4} | options)
+    given = resolve(options, {"context_len": 64, "batch_size": 4})
     return Job(Stage("stage", tuple(specs), epochs=1.5, options={"batch_size": 4}), given, "bytes", folder / "datasets")
 
 

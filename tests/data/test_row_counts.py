@@ -16,7 +16,7 @@ from lmplay_tui.options import TrainOptions
 from lmplay_tui.plan.schema import DatasetSpec, Stage
 from tests.data.conftest import unheard
 
-OPTIONS = TrainOptions.model_validate({"tokenizer": "bytes", "context_len": 64, "seed": 3})
+OPTIONS = TrainOptions(tokenizer="bytes", context_len=64, seed=3)
 Jsonl = Callable[..., DatasetSpec]
 
 

@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from lmplay_tui.data.order import Source
+from lmplay_tui.data.rows import Rows
 from lmplay_tui.data.samples import Item
 from lmplay_tui.data.sources import open_source
-from lmplay_tui.data.table import Rows
 from lmplay_tui.errors import DataError, UserError
 from lmplay_tui.plan.schema import DatasetSpec
 from tests.data.conftest import unheard

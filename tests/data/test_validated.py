@@ -19,7 +19,7 @@ from lmplay_tui.options import TrainOptions
 from lmplay_tui.plan.schema import DatasetSpec, Stage
 from tests.data.conftest import unheard
 
-OPTIONS = TrainOptions.model_validate({"tokenizer": "bytes", "context_len": 128, "batch_size": 4})
+OPTIONS = TrainOptions(tokenizer="bytes", context_len=128, batch_size=4)
 WORDS = "one of the many rows that somebody wrote down for the file"
 
 

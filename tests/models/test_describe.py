@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lmplay_tui.models.describe import STATE_VALUES, describe, shown_bytes
+from lmplay_tui.models.describe import STATE_VALUES, describe
 from lmplay_tui.models.registry import build_model, load_experiment
 from lmplay_tui.train.optim import build_optimizer, parameter_groups
 
@@ -127,10 +127,3 @@ def test_describing_draws_no_random_number_and_leaves_no_gradient() -> None:
     describe(model, arguments, optimizer="adamw", mini_batch_size=1)
     assert torch.equal(torch.get_rng_state(), before)
     assert all(p.grad is None for p in model.parameters())
-
-
-@pytest.mark.parametrize(
-    ("size", "shown"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (20480, "20 KiB"), (3 * 2**30, "3.0 GiB")]
-)
-def test_sizes_for_people(size: int, shown: str) -> None:
-    assert shown_bytes(size) == shown

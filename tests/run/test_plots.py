@@ -12,15 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmplay_tui.errors import UserError
-from lmplay_tui.run.charts import (
-    PlotOptions,
-    difference_chart,
-    level_chart,
-    load_curves,
-    smoothed,
-    statistics_in,
-    tokens_text,
-)
+from lmplay_tui.run.charts import PlotOptions, difference_chart, level_chart, load_curves, smoothed, statistics_in
 from lmplay_tui.run.plots import COLOURS, STYLES, curves_of, draw_combined, draw_own, spread, write_pngs
 from lmplay_tui.run.statistics import StatisticsFile, write_statistics
 from lmplay_tui.run.terminal_plots import terminal_chart
@@ -202,13 +194,6 @@ class TestCharts:
         assert difference_chart([one, other], "accuracy", RAW) is None  # which neither knows
         assert level_chart([one], "accuracy", RAW) is None
 
-    @pytest.mark.parametrize(
-        ("tokens", "text"),
-        [(0.5, "0.5"), (950, "950"), (1000, "1k"), (12_345, "12.3k"), (999_900, "1M"), (2e9, "2B"), (3.4e12, "3.4T")],
-    )
-    def test_tokens_in_few_characters(self, tokens, text):
-        assert tokens_text(tokens) == text
-
 
 class TestPictures:
     @FAST
@@ -308,7 +293,7 @@ class TestTerminal:
 
 
 def test_nothing_heavy_is_imported_before_something_is_drawn():
-    modules = "statistics, statistics_files, curves, charts, plots, terminal_plots, own_pictures, export"
+    modules = "statistics, charts, plots, terminal_plots, export"
     code = (
         f"import sys; from lmplay_tui.run import {modules}; from lmplay_tui.commands import plot, export\n"
         "print(*{'torch', 'matplotlib', 'plotext', 'tensorboard', 'safetensors', 'datasets'} & set(sys.modules))"

@@ -11,7 +11,7 @@ import pytest
 
 from lmplay_tui.data import reader
 from lmplay_tui.data.reader import ReaderProcess
-from lmplay_tui.data.table import Rows
+from lmplay_tui.data.rows import Rows
 from lmplay_tui.errors import DataError
 from lmplay_tui.run.events import Event, LogLine, RunDone, RunFailed, RunStopped, StepDone, Warned
 from lmplay_tui.train import dataloader

@@ -21,8 +21,6 @@ from lmplay_tui.ui.launch_lists import (
     plan_detail,
     plan_head,
     plan_row,
-    roughly,
-    rows_text,
 )
 from lmplay_tui.ui.messages import StartAsked
 from lmplay_tui.ui.run_list import RunEntry, find_runs, run_detail, run_head, run_rows
@@ -102,19 +100,6 @@ def test_devices_are_asked_without_torch() -> None:
     assert device_flops("cpu", half=False) > 1e8
     assert math.isnan(device_flops("mps", half=False))
     assert math.isnan(device_flops("cuda:7", half=True))  # no GPU here, or none with such a number
-
-
-@pytest.mark.parametrize(
-    ("seconds", "said"),
-    [(42, "42 s"), (180, "3 min"), (7200, "2 h"), (400_000, "5 d"), (1e8, "3 y"), (math.nan, "–")],
-)
-def test_guessed_durations(seconds: float, said: str) -> None:
-    assert roughly(seconds) == said
-
-
-def test_guessed_rows_have_two_figures() -> None:
-    assert [rows_text(rows) for rows in (4914, 3_312_000, 149, math.nan)] == ["~4,900", "~3.3M", "~150", "–"]
-    assert rows_text(4914, measured=True) == "4,914"
 
 
 @pytest.mark.parametrize("width", [40, 74, 114, 194])

@@ -12,10 +12,9 @@ from textual import on
 
 from lmplay_tui.run import events as happened
 from lmplay_tui.run.folder import RunFolder
-from lmplay_tui.scales import rounded_range, ticks
+from lmplay_tui.scales import rounded_range
 from lmplay_tui.ui import theme
 from lmplay_tui.ui.app import LmplayApp
-from lmplay_tui.ui.clock import clock_time
 from lmplay_tui.ui.messages import StartAsked
 from lmplay_tui.ui.notices import News, terminal_title
 from lmplay_tui.ui.screens.dashboard import Dashboard
@@ -24,7 +23,7 @@ from lmplay_tui.ui.widgets.chart import Chart, Curve, Note, _frame, draw, raster
 from lmplay_tui.ui.widgets.lines import Lines, changed_spans, fitted, flow, row_width, wrapped
 from lmplay_tui.ui.widgets.predictions import alignment_pieces
 from tests.ui.conftest import Open, text_of, tick, whole_launcher
-from tests.ui.fake import START, FakeSource, fed, step_done
+from tests.ui.fake import FakeSource, fed, step_done
 
 ROWS = st.lists(st.tuples(st.text("ab 漢", max_size=5), st.sampled_from(["", "dim"])), max_size=4).map(tuple)
 
@@ -283,26 +282,12 @@ def test_what_lies_between_two_dots_is_one_line() -> None:
     assert len(np.unique(dots[dots > 0])) == 1
 
 
-def test_ticks_are_nice_and_inside() -> None:
-    assert ticks(0, 8, 4) == [0, 2, 4, 6, 8]
-    assert all(0.13 <= tick <= 0.98 for tick in ticks(0.13, 0.98, 5))
-
-
 def test_the_alignment_marks_what_is_wrong_by_signs_too() -> None:
     pieces = alignment_pieces("the cat sat sat", "the dog sat down here")
     text = "".join(piece for piece, _ in pieces)
     assert "≠cat" in text
     assert "the " in text
     assert "−" in text or "≠" in text
-
-
-def test_clock_times_say_the_day_where_it_is_another() -> None:
-    from zoneinfo import ZoneInfo
-
-    utc = ZoneInfo("UTC")
-    assert clock_time(START, 60, utc) == "14:14"
-    assert clock_time(START, 86400, utc).endswith(" 14:13")
-    assert clock_time(START, float("nan"), utc) == "?"
 
 
 def test_no_screen_imports_torch() -> None:
@@ -315,11 +300,3 @@ def test_no_screen_imports_torch() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
     )
     assert done.stdout.strip() == "[]"
-
-
-@pytest.mark.parametrize("last", [1, 3, 9, 10, 13, 24, 70, 999, 1e6])
-@pytest.mark.parametrize("parts", [2, 4, 9])
-def test_steps_are_counted_in_whole_numbers(last: float, parts: int) -> None:
-    found = ticks(0, last, parts, whole=True)
-    assert found and all(tick == int(tick) for tick in found)
-    assert len(found) <= parts + 2

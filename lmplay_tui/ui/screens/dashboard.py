@@ -20,6 +20,7 @@ from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import Button, Input, TextArea
 
+from lmplay_tui.formats import time_zone
 from lmplay_tui.run import controls
 from lmplay_tui.run.controls import parse_lr
 from lmplay_tui.run.folder import RunFolder
@@ -27,19 +28,22 @@ from lmplay_tui.run.journal import number
 from lmplay_tui.run.view import RunView
 from lmplay_tui.text import one_line
 from lmplay_tui.ui import notices
-from lmplay_tui.ui.clock import time_zone
 from lmplay_tui.ui.messages import (
     ActionAsked,
     CommandAsked,
     GhostAsked,
     LeaveAsked,
     PaneAsked,
+    PlanApplied,
+    PlanEdited,
     PredictionsAsked,
     Rang,
+    SavePlanAsked,
+    StageAsked,
     StartAsked,
     TitleChanged,
 )
-from lmplay_tui.ui.plan_editor import Planning
+from lmplay_tui.ui.plan_editor import PlanEditor
 from lmplay_tui.ui.screens import dialogs
 from lmplay_tui.ui.screens.help import bindings_of, key_sign
 from lmplay_tui.ui.screens.runs import Runs
@@ -59,7 +63,204 @@ CURVES_EVERY_S = 4.0  # a slow line: the curves are most of what is sent
 MACHINE_EVERY_S = 2.0
 
 
-class Dashboard(Planning):
+class Commanding(Screen[None]):
+    """A screen on a run that can be told what to do. `view` and `source` are the dashboard's."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("s", "save", "save", tooltip="save a checkpoint now"),
+        Binding("x", "stop", "stop", tooltip="stop: now, or at the stage's end"),
+        Binding("p", "pause", "pause", tooltip="pause, or go on"),
+        Binding("v", "validate", "validate", show=False, tooltip="validate now"),
+        Binding("l", "learning_rate", "lr", tooltip="change the learning rate"),
+        Binding("e", "pane(4)", "plan", tooltip="edit the plan"),
+        Binding("b", "bookmark", "bookmark", show=False, tooltip="bookmark this step, with a note"),
+        Binding("g", "ask", "ask", tooltip="ask the model"),
+        Binding("r", "runs", "runs", tooltip="other runs: one as a ghost"),
+        Binding("slash", "filter", "filter", show=False, key_display="/", tooltip="filter the curves or the log"),
+        Binding("z", "zoom", "max", show=False, tooltip="the focused pane alone, or all"),
+        Binding("escape", "back", "back", show=False),
+        Binding("1", "pane(1)", "curriculum", show=False, tooltip="show the curriculum"),
+        Binding("2", "pane(2)", "curves", show=False, tooltip="show the curves"),
+        Binding("3", "pane(3)", "predictions", show=False, tooltip="show the predictions"),
+        Binding("4", "pane(4)", "plan", show=False, tooltip="show the plan editor"),
+        Binding("5", "pane(5)", "system", show=False, tooltip="show the system"),
+        Binding("6", "pane(6)", "log", show=False, tooltip="show the log"),
+        Binding("ctrl+s", "save", "save", show=False, tooltip="save what has the focus"),
+        Binding("question_mark,f1", "help", "help", key_display="?", tooltip="these keys"),
+        Binding("q,ctrl+q", "leave", "quit", key_display="q", tooltip="leave: stop, detach or stay"),
+        Binding(
+            "ctrl+c",
+            "interrupt",
+            "stop gracefully",
+            show=False,
+            priority=True,
+            tooltip="stop; twice: leave at once",
+        ),
+    ]
+
+    source: Source
+    options: Mapping[str, Any]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._interrupted_at = -1e9
+        self._news = notices.News()
+        self._terminal_title = ""
+        self._asked_how_to_go_on = False
+
+    @property
+    def view(self) -> RunView:
+        return self.source.view
+
+    def _tell(self, command: controls.Command, said: str) -> None:
+        """Send a command, and say so; where nothing runs any more, say that."""
+        if self.view.over:
+            self.notify(f"the run is {self.view.state}", severity="warning", markup=False)
+            return
+        if not self.source.send(command):
+            self.notify(self.view.log[-1].text, severity="warning", markup=False)
+        elif said:
+            self.notify(said, timeout=3, markup=False)
+
+    # ---- saving, stopping, pausing
+
+    def action_save(self) -> None:
+        self._tell(controls.SaveNow(), "saving after this step")
+
+    def action_validate(self) -> None:
+        self._tell(controls.ValidateNow(), "validating after this step")
+
+    def action_pause(self) -> None:
+        if self.view.state == "paused":
+            self._tell(controls.Resume(), "")
+        else:
+            self._tell(controls.Pause(), "pausing after this step")
+
+    def action_stop(self) -> None:
+        if self.view.over:
+            self.notify(f"the run is {self.view.state}; q leaves", markup=False)
+            return
+        stage = self.view.stage.name if self.view.stage else ""
+
+        def answered(when: dialogs.StopAnswer | None) -> None:
+            if when is not None:
+                said = "stopping: saving what has been trained" if when == "now" else "stopping at the stage's end"
+                self._tell(controls.Stop(when=when), said)
+
+        self.app.push_screen(dialogs.stop_dialog(stage), answered)
+
+    def on_button_pressed(self, event: Button.Pressed) -> None:
+        actions = {"save": self.action_save, "pause": self.action_pause, "stop": self.action_stop}
+        if event.button.id in actions:
+            event.stop()
+            actions[event.button.id]()
+
+    def action_leave(self) -> None:
+        """Leave at once where nothing is lost by it, else ask."""
+        if self.view.over or not self.source.live:
+            self.post_message(LeaveAsked())
+            return
+
+        def answered(what: dialogs.QuitAnswer | None) -> None:
+            if what == "stop":
+                self._tell(controls.Stop(), "stopping: saving what has been trained")
+            elif what == "detach":
+                self._tell(controls.HandOver(), "saving, then going on without this terminal")
+
+        self.app.push_screen(dialogs.quit_dialog(), answered)
+
+    def action_interrupt(self) -> None:
+        """Ctrl+C: copies where text is selected, else stops; again within five seconds it leaves at once."""
+        focused = self.app.focused
+        if isinstance(focused, TextArea | Input) and focused.selected_text:
+            raise SkipAction
+        if self.view.over or not self.source.live:
+            self.post_message(LeaveAsked())
+            return
+        now = time.monotonic()
+        if now - self._interrupted_at <= TWICE_WITHIN_S:
+            self.post_message(LeaveAsked(at_once=True))
+            return
+        self._interrupted_at = now
+        self.source.send(controls.Stop(reason="ctrl+c"))
+        self.notify("stopping: saving what has been trained; ctrl+c again leaves at once", timeout=TWICE_WITHIN_S)
+
+    # ---- what is typed
+
+    def action_learning_rate(self) -> None:
+        lr = self.view.last_step.get("lr", self.view.last_step.get("train/lr"))
+
+        def answered(answers: list[str] | None) -> None:
+            command = parse_lr(answers[0]) if answers else None
+            if command is not None:
+                self._tell(command, "the learning rate changes with the next step")
+
+        self.app.push_screen(dialogs.lr_dialog(None if lr is None else number(lr), self.view.lr_factor), answered)
+
+    def action_bookmark(self) -> None:
+        def answered(answers: list[str] | None) -> None:
+            if answers is not None:
+                self._tell(controls.Bookmark(answers[0]), "")
+
+        self.app.push_screen(dialogs.bookmark_dialog(int(self.view.at.step)), answered)
+
+    def action_ask(self) -> None:
+        def answered(answers: list[str] | None) -> None:
+            if answers is not None:
+                self._tell(dialogs.asked(answers), "asked: the answer comes with the next step")
+                self.post_message(PredictionsAsked("asked"))
+
+        self.app.push_screen(dialogs.ask_dialog(), answered)
+
+    def action_help(self) -> None:
+        from lmplay_tui.ui.screens.help import Help, actions_of
+
+        self.app.push_screen(Help(actions_of(self)))
+
+    def action_runs(self) -> None:
+        def answered(path: str | None) -> None:
+            if path is not None:
+                self.post_message(GhostAsked(path or None))
+
+        self.app.push_screen(Runs(self.options.get("out_dir"), self.view.name), answered)
+
+    # ---- a start of a run that is finished
+
+    def ask_how_to_go_on(self) -> None:
+        """Nothing was trained, for the plan was done before this start: look at it, extend it or start anew."""
+        result = self.view.result or {}
+        if self._asked_how_to_go_on or not (self.source.live and result.get("already")):
+            return
+        self._asked_how_to_go_on = True
+        model = str(result.get("path"))
+
+        def answered(what: dialogs.FinishedAnswer | None) -> None:
+            if what == "extend":
+                self.app.push_screen(dialogs.extend_run_dialog(self.view.name), extended)
+            elif what == "anew":
+                self.post_message(StartAsked({"model": model, "reset_history": True}))
+
+        def extended(answers: list[str] | None) -> None:
+            if answers is not None:
+                self.post_message(StartAsked({"model": model, "extend": float(answers[0])}))
+
+        self.app.push_screen(dialogs.finished_dialog(self.view.name), answered)
+
+    # ---- news
+
+    def tell_news(self) -> None:
+        """Toasts, the bell and the title, for what has happened since the last time."""
+        for notice in self._news.of(self.view):
+            self.notify(notice.text, title=notice.title, severity=notice.severity, timeout=notice.seconds, markup=False)
+            if notice.rings:
+                self.post_message(Rang(f"{self.view.name}: {notice.text}"))
+        title = notices.terminal_title(self.view)
+        if title != self._terminal_title:
+            self._terminal_title = title
+            self.post_message(TitleChanged(title))
+
+
+class Dashboard(Commanding):
     """Polls its source and hands what it finds to the panes."""
 
     AUTO_FOCUS = "#curves"
@@ -69,6 +270,7 @@ class Dashboard(Planning):
         super().__init__()
         self.source = source
         self.options = options
+        self.plan_editor = PlanEditor(self, source, self._tell, price_per_hour=options.get("price_per_hour"))
         self.ghost: Ghost | None = None
         self.ghost_source: Source | None = None
         self._catching_up = self._was_behind = False
@@ -97,10 +299,15 @@ class Dashboard(Planning):
             yield Curriculum(zone=self._zone)
             yield Curves(ascii_only=self._ascii_only)
             yield Predictions()
-            yield PlanPane(self.check_plan)
+            yield PlanPane(self.plan_editor.check)
             yield System()
             yield LogPane(zone=self._zone)
         yield KeyBar()
+
+    @property
+    def composed(self) -> bool:
+        """Whether its panes are there: not yet when it was just pushed, never where the app was left just then."""
+        return self.is_mounted and bool(self.children)
 
     # ---- time
 
@@ -112,7 +319,7 @@ class Dashboard(Planning):
         self.tell_news()
         self.ask_how_to_go_on()
         if self.app.screen is self or not self.is_current:
-            self.follow_plan()
+            self.plan_editor.follow_run()
         self.draw(now)
 
     def catch_up(self) -> None:
@@ -324,199 +531,25 @@ class Dashboard(Planning):
     def _command_asked(self, message: CommandAsked) -> None:
         self._tell(message.command, "")
 
-
-class Commanding(Screen[None]):
-    """A screen on a run that can be told what to do. `view` and `source` are the dashboard's."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("s", "save", "save", tooltip="save a checkpoint now"),
-        Binding("x", "stop", "stop", tooltip="stop: now, or at the stage's end"),
-        Binding("p", "pause", "pause", tooltip="pause, or go on"),
-        Binding("v", "validate", "validate", show=False, tooltip="validate now"),
-        Binding("l", "learning_rate", "lr", tooltip="change the learning rate"),
-        Binding("e", "pane(4)", "plan", tooltip="edit the plan"),
-        Binding("b", "bookmark", "bookmark", show=False, tooltip="bookmark this step, with a note"),
-        Binding("g", "ask", "ask", tooltip="ask the model"),
-        Binding("r", "runs", "runs", tooltip="other runs: one as a ghost"),
-        Binding("slash", "filter", "filter", show=False, key_display="/", tooltip="filter the curves or the log"),
-        Binding("z", "zoom", "max", show=False, tooltip="the focused pane alone, or all"),
-        Binding("escape", "back", "back", show=False),
-        Binding("1", "pane(1)", "curriculum", show=False, tooltip="show the curriculum"),
-        Binding("2", "pane(2)", "curves", show=False, tooltip="show the curves"),
-        Binding("3", "pane(3)", "predictions", show=False, tooltip="show the predictions"),
-        Binding("4", "pane(4)", "plan", show=False, tooltip="show the plan editor"),
-        Binding("5", "pane(5)", "system", show=False, tooltip="show the system"),
-        Binding("6", "pane(6)", "log", show=False, tooltip="show the log"),
-        Binding("ctrl+s", "save", "save", show=False, tooltip="save what has the focus"),
-        Binding("question_mark,f1", "help", "help", key_display="?", tooltip="these keys"),
-        Binding("q,ctrl+q", "leave", "quit", key_display="q", tooltip="leave: stop, detach or stay"),
-        Binding(
-            "ctrl+c",
-            "interrupt",
-            "stop gracefully",
-            show=False,
-            priority=True,
-            tooltip="stop; twice: leave at once",
-        ),
-    ]
-
-    source: Source
-    options: Mapping[str, Any]
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._interrupted_at = -1e9
-        self._news = notices.News()
-        self._terminal_title = ""
-        self._asked_how_to_go_on = False
+    # ---- the plan
 
     @property
-    def view(self) -> RunView:
-        return self.source.view
+    def unsaved_plan(self) -> str | None:
+        """What was typed into the plan editor and has been neither applied nor saved."""
+        return self.plan_editor.unsaved if self.composed else None
 
-    def _tell(self, command: controls.Command, said: str) -> None:
-        """Send a command, and say so; where nothing runs any more, say that."""
-        if self.view.over:
-            self.notify(f"the run is {self.view.state}", severity="warning", markup=False)
-            return
-        if not self.source.send(command):
-            self.notify(self.view.log[-1].text, severity="warning", markup=False)
-        elif said:
-            self.notify(said, timeout=3, markup=False)
+    @on(PlanEdited)
+    def _plan_edited(self, message: PlanEdited) -> None:
+        self.plan_editor.show_effect(message.text)
 
-    # ---- saving, stopping, pausing
+    @on(PlanApplied)
+    def _plan_applied(self, message: PlanApplied) -> None:
+        self.plan_editor.apply(message.text)
 
-    def action_save(self) -> None:
-        self._tell(controls.SaveNow(), "saving after this step")
+    @on(SavePlanAsked)
+    def _save_plan_asked(self, message: SavePlanAsked) -> None:
+        self.plan_editor.ask_file_to_save(message.text)
 
-    def action_validate(self) -> None:
-        self._tell(controls.ValidateNow(), "validating after this step")
-
-    def action_pause(self) -> None:
-        if self.view.state == "paused":
-            self._tell(controls.Resume(), "")
-        else:
-            self._tell(controls.Pause(), "pausing after this step")
-
-    def action_stop(self) -> None:
-        if self.view.over:
-            self.notify(f"the run is {self.view.state}; q leaves", markup=False)
-            return
-        stage = self.view.stage.name if self.view.stage else ""
-
-        def answered(when: dialogs.StopAnswer | None) -> None:
-            if when is not None:
-                said = "stopping: saving what has been trained" if when == "now" else "stopping at the stage's end"
-                self._tell(controls.Stop(when=when), said)
-
-        self.app.push_screen(dialogs.stop_dialog(stage), answered)
-
-    def on_button_pressed(self, event: Button.Pressed) -> None:
-        actions = {"save": self.action_save, "pause": self.action_pause, "stop": self.action_stop}
-        if event.button.id in actions:
-            event.stop()
-            actions[event.button.id]()
-
-    def action_leave(self) -> None:
-        """Leave at once where nothing is lost by it, else ask."""
-        if self.view.over or not self.source.live:
-            self.post_message(LeaveAsked())
-            return
-
-        def answered(what: dialogs.QuitAnswer | None) -> None:
-            if what == "stop":
-                self._tell(controls.Stop(), "stopping: saving what has been trained")
-            elif what == "detach":
-                self._tell(controls.HandOver(), "saving, then going on without this terminal")
-
-        self.app.push_screen(dialogs.quit_dialog(), answered)
-
-    def action_interrupt(self) -> None:
-        """Ctrl+C: copies where text is selected, else stops; again within five seconds it leaves at once."""
-        focused = self.app.focused
-        if isinstance(focused, TextArea | Input) and focused.selected_text:
-            raise SkipAction
-        if self.view.over or not self.source.live:
-            self.post_message(LeaveAsked())
-            return
-        now = time.monotonic()
-        if now - self._interrupted_at <= TWICE_WITHIN_S:
-            self.post_message(LeaveAsked(at_once=True))
-            return
-        self._interrupted_at = now
-        self.source.send(controls.Stop(reason="ctrl+c"))
-        self.notify("stopping: saving what has been trained; ctrl+c again leaves at once", timeout=TWICE_WITHIN_S)
-
-    # ---- what is typed
-
-    def action_learning_rate(self) -> None:
-        lr = self.view.last_step.get("lr", self.view.last_step.get("train/lr"))
-
-        def answered(answers: list[str] | None) -> None:
-            command = parse_lr(answers[0]) if answers else None
-            if command is not None:
-                self._tell(command, "the learning rate changes with the next step")
-
-        self.app.push_screen(dialogs.lr_dialog(None if lr is None else number(lr), self.view.lr_factor), answered)
-
-    def action_bookmark(self) -> None:
-        def answered(answers: list[str] | None) -> None:
-            if answers is not None:
-                self._tell(controls.Bookmark(answers[0]), "")
-
-        self.app.push_screen(dialogs.bookmark_dialog(int(self.view.at.step)), answered)
-
-    def action_ask(self) -> None:
-        def answered(answers: list[str] | None) -> None:
-            if answers is not None:
-                self._tell(dialogs.asked(answers), "asked: the answer comes with the next step")
-                self.post_message(PredictionsAsked("asked"))
-
-        self.app.push_screen(dialogs.ask_dialog(), answered)
-
-    def action_help(self) -> None:
-        from lmplay_tui.ui.screens.help import Help, actions_of
-
-        self.app.push_screen(Help(actions_of(self)))
-
-    def action_runs(self) -> None:
-        def answered(path: str | None) -> None:
-            if path is not None:
-                self.post_message(GhostAsked(path or None))
-
-        self.app.push_screen(Runs(self.options.get("out_dir"), self.view.name), answered)
-
-    # ---- a start of a run that is finished
-
-    def ask_how_to_go_on(self) -> None:
-        """Nothing was trained, for the plan was done before this start: look at it, extend it or start anew."""
-        result = self.view.result or {}
-        if self._asked_how_to_go_on or not (self.source.live and result.get("already")):
-            return
-        self._asked_how_to_go_on = True
-        model = str(result.get("path"))
-
-        def answered(what: dialogs.FinishedAnswer | None) -> None:
-            if what == "extend":
-                self.app.push_screen(dialogs.extend_run_dialog(self.view.name), extended)
-            elif what == "anew":
-                self.post_message(StartAsked({"model": model, "reset_history": True}))
-
-        def extended(answers: list[str] | None) -> None:
-            if answers is not None:
-                self.post_message(StartAsked({"model": model, "extend": float(answers[0])}))
-
-        self.app.push_screen(dialogs.finished_dialog(self.view.name), answered)
-
-    # ---- news
-
-    def tell_news(self) -> None:
-        """Toasts, the bell and the title, for what has happened since the last time."""
-        for notice in self._news.of(self.view):
-            self.notify(notice.text, title=notice.title, severity=notice.severity, timeout=notice.seconds, markup=False)
-            if notice.rings:
-                self.post_message(Rang(f"{self.view.name}: {notice.text}"))
-        title = notices.terminal_title(self.view)
-        if title != self._terminal_title:
-            self._terminal_title = title
-            self.post_message(TitleChanged(title))
+    @on(StageAsked)
+    def _stage_asked(self, message: StageAsked) -> None:
+        self.plan_editor.ask_stage_change(message.index)

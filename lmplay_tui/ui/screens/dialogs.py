@@ -15,7 +15,8 @@ from textual.containers import Horizontal, Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
-from lmplay_tui.run.controls import Ask, parse_lr, shown_lr
+from lmplay_tui.formats import format_lr
+from lmplay_tui.run.controls import Ask, parse_lr
 from lmplay_tui.run.view import StageView
 from lmplay_tui.ui.messages import ChoiceClicked, StageChange
 from lmplay_tui.ui.tty.patches import TypedLine
@@ -218,7 +219,7 @@ def quit_dialog() -> ChoiceDialog[QuitAnswer]:
 
 def lr_dialog(now: float | None, factor: float) -> TypingDialog:
     scaled = f", {factor:g} times the schedule." if factor != 1 else "."
-    said = "" if now is None else f"It is {shown_lr(now)} now{scaled}"
+    said = "" if now is None else f"It is {format_lr(now)} now{scaled}"
     return TypingDialog(
         "Learning rate",
         f"{said} *0.5 halves it, 1e-4 sets it. The schedule goes on below it; kept on a resume.".strip(),

@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import IO, Any
 
+from lmplay_tui.formats import format_megabytes
+
 TWICE_WITHIN_S = 5.0  # ctrl+c again: leave at once
 PICTURE_S = 1.0  # a terminal that reads has taken the rest of a picture by then
 MOST_READS = 8  # of input that can be under way at once
@@ -194,7 +196,7 @@ class StrayPrints:
         if behind > MAX_BEHIND_BYTES:
             left_out = behind - READ_BYTES
             self._read_to, self._rest = self._read_to + left_out, b""
-            said = [f"({left_out / 1e6:.1f} MB of prints left out)"]
+            said = [f"({format_megabytes(left_out, 1)} of prints left out)"]
         data = os.pread(descriptor, READ_BYTES, self._read_to)
         if not data:
             if self._read_to > EMPTIED_FROM_BYTES:

@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lmplay_tui.formats import format_elapsed, format_number
 from lmplay_tui.run.history import Floats, Points, in_bins, smoothed, smoothed_at, to_columns, value_range
 from lmplay_tui.run.view import Mark, RunView
-from lmplay_tui.scales import LABEL_CELLS, column_of, rounded_range, short_number, short_time, ticks
+from lmplay_tui.scales import LABEL_CELLS, column_of, rounded_range, ticks
 from lmplay_tui.ui.widgets.curve_window import CurveWindow, Group
 from lmplay_tui.ui.widgets.lines import Piece, Row, fitted, spread
 
@@ -184,7 +185,7 @@ def _framed(chart: Chart, width: int, height: int) -> Grid:
     x_ticks = ticks(first, last, max((width - LABEL_CELLS) // 14, 2), whole=not chart.time_axis)
     return _frame(
         width, height, chart.x_range, chart.y_range,
-        tuple((x, short_time(x) if chart.time_axis else short_number(x)) for x in x_ticks),
+        tuple((x, format_elapsed(x) if chart.time_axis else format_number(x)) for x in x_ticks),
         tuple((y, _y_label(y, chart.log).rjust(LABEL_CELLS)) for y in y_ticks),
     ).copy()  # fmt: skip
 
@@ -240,7 +241,7 @@ def _paint(canvas: Grid, chart: Chart) -> None:
 
 
 def _y_label(value: float, log: bool) -> str:
-    return short_number(float(10.0**value) if log else value)
+    return format_number(float(10.0**value) if log else value)
 
 
 def _lay_reference(canvas: Grid, y_range: tuple[float, float], y: float, label: str) -> None:
@@ -328,7 +329,7 @@ class Charts:
                 curves.append(Curve(*_dots(points, *self.x_range, self._columns), style, sign))
             name = f"{metric.split('/', maxsplit=1)[0]} " if len(group.metrics) > 1 else ""
             value = smoothed_at(points, self.window.span if sign == "━" else 1, self.window.cursor)
-            legend += [(f"{sign} ", style), (name, "dim"), (f"{short_number(value)}  ", style)]
+            legend += [(f"{sign} ", style), (name, "dim"), (f"{format_number(value)}  ", style)]
         title: list[Piece] = [("▸ " if selected else "  ", "accent"), (group.title, "strong"), ("  ", ""), *legend]
         return [
             spread(title, right, self.width),

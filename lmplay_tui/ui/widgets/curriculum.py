@@ -8,25 +8,13 @@ from rich.cells import cell_len
 from textual import events
 from textual.binding import Binding, BindingType
 
-from lmplay_tui.run.sentences import LEAST_TEXT_SHOWN, shown_rate, shown_seconds, shown_share
+from lmplay_tui.formats import format_clock, format_count, format_duration, format_loss, format_percent, format_rate
+from lmplay_tui.run.sentences import LEAST_TEXT_SHOWN
 from lmplay_tui.run.view import RunView, StageView
-from lmplay_tui.ui.clock import clock_time
 from lmplay_tui.ui.messages import StageAsked
 from lmplay_tui.ui.widgets.lines import Lines, Piece, Row, bar, fitted, right, set_titles
 
 _SIGNS = {"waiting": ("·", "dim"), "running": ("▸", "accent"), "done": ("✓", "good")}
-
-
-def loss_text(value: float) -> str:
-    return f"{value:.3f}" if math.isfinite(value) else "–"
-
-
-def short_count(value: float) -> str:
-    """A count in at most six characters: `81,204`, `1.23M`."""
-    for scale, unit in ((1e9, "B"), (1e6, "M")):
-        if value >= scale:
-            return f"{value / scale:.2f}{unit}"
-    return f"{value:,.0f}"
 
 
 class Curriculum(Lines):
@@ -51,7 +39,7 @@ class Curriculum(Lines):
         width = self.size.width
         self.show_rows(self._table(view, width) if view.stages else [((" the plan is being read", "dim"),)])
         whole = view.fraction_done
-        set_titles(self, subtitle=f"{whole:.0%} of the plan".replace("%", " %") if view.stages else "")
+        set_titles(self, subtitle=f"{format_percent(whole)} of the plan" if view.stages else "")
         if view.stage_index != self._shown_stage:
             self._shown_stage = self.chosen = view.stage_index
             self.scroll_to(y=max(view.stage_index + 2 - self.size.height, 0), animate=False)
@@ -145,16 +133,16 @@ class Curriculum(Lines):
         running = stage.state == "running"
         quiet = "" if running else "dim"
         return {
-            "percent": (f"{stage.fraction:.0%}".replace("%", " %"), "strong" if running else "dim"),
+            "percent": (format_percent(stage.fraction), "strong" if running else "dim"),
             "rows": (
-                f"{short_count(stage.rows_done)}/{short_count(stage.rows_total)}" if stage.rows_total else "–",
+                f"{format_count(stage.rows_done)}/{format_count(stage.rows_total)}" if stage.rows_total else "–",
                 quiet,
             ),
-            "empty": (short_count(stage.rows_without_sample) if stage.rows_without_sample else "–", quiet),
+            "empty": (format_count(stage.rows_without_sample) if stage.rows_without_sample else "–", quiet),
             "text": self._text_shown(stage),
-            "loss": (loss_text(stage.loss), "train" if math.isfinite(stage.loss) else "dim"),
+            "loss": (format_loss(stage.loss), "train" if math.isfinite(stage.loss) else "dim"),
             "eval": self._eval(stage),
-            "rate": (shown_rate(stage.tokens_per_s), quiet),
+            "rate": (format_rate(stage.tokens_per_s), quiet),
             "eta": self._eta(view, index, stage),
         }
 
@@ -164,8 +152,8 @@ class Curriculum(Lines):
         if not math.isfinite(stage.text_shown):
             return "–", "dim"
         if stage.text_shown < LEAST_TEXT_SHOWN:
-            return f"! {shown_share(stage.text_shown)}", "warn"
-        return shown_share(stage.text_shown), "dim"
+            return f"! {format_percent(stage.text_shown, 1)}", "warn"
+        return format_percent(stage.text_shown, 1), "dim"
 
     @staticmethod
     def _eval(stage: StageView) -> Piece:
@@ -179,7 +167,7 @@ class Curriculum(Lines):
 
     def _eta(self, view: RunView, index: int, stage: StageView) -> Piece:
         if stage.state == "done":
-            took = f"took {shown_seconds(stage.seconds)}" if math.isfinite(stage.seconds) else "done"
+            took = f"took {format_duration(stage.seconds)}" if math.isfinite(stage.seconds) else "done"
             return took, "dim"
         if view.over:
             return "–", "dim"
@@ -187,5 +175,5 @@ class Curriculum(Lines):
         left_s = view.pace.seconds_for(before) if math.isfinite(before) else math.nan
         if not math.isfinite(left_s):
             return "–", "dim"
-        text = f"{clock_time(view.now(), left_s, self._zone)} in {shown_seconds(left_s)}"
+        text = f"{format_clock(view.now(), left_s, self._zone)} in {format_duration(left_s)}"
         return text, "" if stage.state == "running" else "dim"

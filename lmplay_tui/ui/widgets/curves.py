@@ -9,8 +9,9 @@ from textual import events
 from textual.actions import SkipAction
 from textual.binding import Binding, BindingType
 
+from lmplay_tui.formats import format_elapsed
 from lmplay_tui.run.view import Mark, RunView
-from lmplay_tui.scales import LABEL_CELLS, short_time, x_of
+from lmplay_tui.scales import LABEL_CELLS, x_of
 from lmplay_tui.text import one_line
 from lmplay_tui.ui.widgets.curve_window import CurveWindow, Group, groups_of
 from lmplay_tui.ui.widgets.lines import Lines, Piece, Row, fitted, row_width, set_titles
@@ -161,7 +162,7 @@ class Curves(Lines):
         if x is None:
             position = f" {groups.index(group) + 1}/{len(groups)} " if len(groups) > self._num_charts else ""
             return [(position, "dim")]
-        where = short_time(x) if self.window.axis == "time" else f"{x:,.0f}"
+        where = format_elapsed(x) if self.window.axis == "time" else f"{x:,.0f}"
         text = f"{self.window.axis} {where}"
         if self._mark is not None:
             room = max(self._chart_width * 3 // 4 - len(text), 12)  # the title and its newest value stay

@@ -11,6 +11,7 @@ from rich.cells import split_graphemes
 from textual.actions import SkipAction
 from textual.binding import Binding, BindingType
 
+from lmplay_tui.formats import format_percent
 from lmplay_tui.run.controls import Pin
 from lmplay_tui.run.journal import number
 from lmplay_tui.run.view import PredictionSeen, RunView
@@ -281,7 +282,7 @@ class Predictions(Lines):
                 (" true ", "label"),
                 (f"'{shown(''.join(str(tokens[i]) for i in group))}'", "strong"),
                 *part,
-                (f" {chance:.1%}".replace("%", " %"), ""),
+                (f" {format_percent(chance, 1)}", ""),
             )
         ]
         for text, share in [(text, number(p)) for text, p in list(tops[self._token])[:5]]:
@@ -291,7 +292,7 @@ class Predictions(Lines):
             rows.append(
                 (
                     (" ✓ " if same else "   ", "good"),
-                    (f"{share:6.1%} ".replace("%", " %"), "strong" if same else "dim"),
+                    (f"{format_percent(share, 1):>7} ", "strong" if same else "dim"),
                     ("█" * cells + " ", "done"),
                     (f"'{shown(text)}'", "good" if same else ""),
                 )

@@ -10,11 +10,9 @@ from datetime import tzinfo
 from rich.cells import cell_len
 from textual import events
 
-from lmplay_tui.run.sentences import shown_rate, shown_seconds
+from lmplay_tui.formats import format_clock, format_cost, format_duration, format_loss, format_percent, format_rate
 from lmplay_tui.run.view import RunView
-from lmplay_tui.ui.clock import clock_time
 from lmplay_tui.ui.messages import PaneAsked
-from lmplay_tui.ui.widgets.curriculum import loss_text
 from lmplay_tui.ui.widgets.lines import Lines, Piece, Row, bar, fitted, row_width, spread
 
 SHORTEST_DETAIL = 8  # cells; less says nothing
@@ -48,11 +46,11 @@ class StateLine(Lines, can_focus=False):
         doing = view.activity if state in ("running", "starting") else state
         begin: list[Piece] = [(f" {sign} ", style), (doing, f"{style} strong")]
         if view.fraction is not None:
-            begin.append((f" {view.fraction:.0%}".replace("%", " %"), style))
+            begin.append((f" {format_percent(view.fraction)}", style))
         place: list[Piece] = []
         since = view.now() - view.activity_since
         if not view.over and (doing != "training" or state == "paused"):
-            place.append((f" {shown_seconds(max(since, 0) // 1)}", "dim"))
+            place.append((f" {format_duration(max(since, 0) // 1)}", "dim"))
         stage = view.stage
         if stage is not None:
             place += [(f"  {view.stage_index + 1}/{len(view.stages)} ", "dim"), (stage.name, "")]
@@ -84,9 +82,9 @@ class StateLine(Lines, can_focus=False):
         if self._price_per_hour is None:
             return []
         left_s, what = self._left(view)
-        cost = f"{self._price_per_hour * view.spent_s / 3600:.2f}"
+        cost = format_cost(self._price_per_hour, view.spent_s)
         if math.isfinite(left_s) and what == " ends " and not view.over:
-            cost += f" of {self._price_per_hour * (view.spent_s + left_s) / 3600:.2f}"
+            cost += f" of {format_cost(self._price_per_hour, view.spent_s + left_s)}"
         return [(f" {cost} ", "dim")]
 
     def _end(self, view: RunView) -> list[Piece]:
@@ -95,8 +93,8 @@ class StateLine(Lines, can_focus=False):
             return []
         return [
             (what, "dim"),
-            (clock_time(view.now(), left_s, self._zone), "strong"),
-            (f" in {shown_seconds(left_s)} " if self.size.width > 70 else " ", "dim"),
+            (format_clock(view.now(), left_s, self._zone), "strong"),
+            (f" in {format_duration(left_s)} " if self.size.width > 70 else " ", "dim"),
         ]
 
 
@@ -111,24 +109,24 @@ class Compact(Lines, can_focus=False):
         width = self.size.width
         stage = view.stage
         filled, left = bar(view.fraction_done, max(width - 8, 4))
-        percent = f" {view.fraction_done:.0%}".replace("%", " %")
+        percent = f" {format_percent(view.fraction_done)}"
         rows: list[Row] = [((filled, "done"), (left, "todo"), (percent, "strong"))]
         if stage is not None:
             rows.append(((f"{view.stage_index + 1}/{len(view.stages)} ", "dim"), (stage.name, "strong")))
             loss = view.history.get("val/loss")
             rows.append(
                 (
-                    ("loss ", "dim"), (loss_text(stage.loss), "train"),
-                    ("  val ", "dim"), (loss_text(loss.last() if loss else float("nan")), "val"),
+                    ("loss ", "dim"), (format_loss(stage.loss), "train"),
+                    ("  val ", "dim"), (format_loss(loss.last() if loss else float("nan")), "val"),
                 )
             )  # fmt: skip
         rows.append(
-            (("step ", "dim"), (f"{view.at.step:,.0f}", ""), (f"  {shown_rate(view.pace.tokens_per_s)} tok/s", "dim"))
+            (("step ", "dim"), (f"{view.at.step:,.0f}", ""), (f"  {format_rate(view.pace.tokens_per_s)} tok/s", "dim"))
         )
         left_s = view.seconds_left()
         if left_s == left_s and not view.over:  # noqa: PLR0124  (NaN: not known)
-            ends = clock_time(view.now(), left_s, self._zone)
-            rows.append((("ends ", "dim"), (ends, "strong"), (f" in {shown_seconds(left_s)}", "dim")))
+            ends = format_clock(view.now(), left_s, self._zone)
+            rows.append((("ends ", "dim"), (ends, "strong"), (f" in {format_duration(left_s)}", "dim")))
         rows.append((("s save  x stop  q quit", "dim"),))
         self.show_rows(rows)
 

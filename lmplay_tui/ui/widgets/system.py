@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lmplay_tui.formats import format_duration, format_memory_use, format_parameters, format_percent, format_rate
 from lmplay_tui.run.pace import PARTS
-from lmplay_tui.run.sentences import shown_rate, shown_seconds
 from lmplay_tui.run.view import RunView
 from lmplay_tui.ui.widgets.lines import Lines, Piece, Row, bar, fitted, row_width, set_titles, wrapped
 
@@ -82,13 +82,13 @@ class Machine:
             self._psutil = psutil
         memory = self._psutil.virtual_memory()
         used = memory.total - memory.available
-        said = f"{used / 2**30:.1f} of {memory.total / 2**30:.0f} GiB"
+        said = format_memory_use(used, memory.total)
         own = self._memory_of(pid)
         if own is not None:
             said += f", {'ours' if pid == os.getpid() else 'the run'} {own / 2**30:.1f}"
         busy = self._psutil.cpu_percent(FIRST_S if first else None) / 100
         return [
-            Reading("cpu", busy, f"{busy:.0%} of {os.cpu_count() or 1}".replace("%", " %")),
+            Reading("cpu", busy, f"{format_percent(busy)} of {os.cpu_count() or 1}"),
             Reading("memory", used / memory.total, said),
         ]
 
@@ -110,13 +110,13 @@ class Machine:
         degrees = self._told(lambda: nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU))
         memory = self._told(lambda: nvml.nvmlDeviceGetMemoryInfo(gpu))
         words = [
-            "" if busy is None else f"{busy:.0%}".replace("%", " %"),
+            "" if busy is None else format_percent(busy),
             "" if watts is None else f"{watts:.0f} W",
             "" if degrees is None else f"{degrees} °C",
         ]
         readings = [Reading(f"gpu {index}", busy, " ".join(filter(None, words)))] if any(words) else []
         if memory is not None:
-            said = f"{memory.used / 2**30:.1f} of {memory.total / 2**30:.0f} GiB"
+            said = format_memory_use(memory.used, memory.total)
             readings.append(Reading(f"vram {index}", memory.used / memory.total, said))
         return readings
 
@@ -152,7 +152,7 @@ class System(Lines):
             return
         rows: list[Row] = [((" " + fitted("device", _LABEL - 1), "label"), (view.device or "–", ""))]
         if view.num_parameters:
-            rows[0] += ((f", {view.num_parameters / 1e6:.1f} M parameters", "dim"),)
+            rows[0] += ((f", {format_parameters(view.num_parameters)}", "dim"),)
         rows += [self._meter(reading, width) for reading in self._readings]
         rows.append(self._speed(view, width))
         rows += self._step_time(view, width)
@@ -177,16 +177,16 @@ class System(Lines):
     @staticmethod
     def _speed(view: RunView, width: int) -> Row:
         pieces: list[Piece] = [(" " + fitted("speed", _LABEL - 1), "label")]
-        pieces += [(shown_rate(view.pace.tokens_per_s), "strong"), (" tok/s", "dim")]
+        pieces += [(format_rate(view.pace.tokens_per_s), "strong"), (" tok/s", "dim")]
         mfu = view.history.get("perf/mfu")
         if mfu is not None and math.isfinite(mfu.last()):
-            pieces += [("  MFU ", "dim"), (f"{mfu.last():.1%}".replace("%", " %"), "")]
+            pieces += [("  MFU ", "dim"), (format_percent(mfu.last(), 1), "")]
         step = view.history.get("time/step_s")
         if step is not None and len(step):
-            pieces += [("  step ", "dim"), (shown_seconds(step.recent_mean(20)), "")]
+            pieces += [("  step ", "dim"), (format_duration(step.recent_mean(20)), "")]
         shown = view.last_step.get("text_shown", view.last_step.get("data/text_shown"))
         if isinstance(shown, int | float) and math.isfinite(shown) and shown < 0.9995:
-            pieces += [("  text shown ", "dim"), (f"{shown:.1%}".replace("%", " %"), "")]
+            pieces += [("  text shown ", "dim"), (format_percent(shown, 1), "")]
         while row_width(pieces) > width and len(pieces) > 3:
             pieces = pieces[:-2]
         return tuple(pieces)
