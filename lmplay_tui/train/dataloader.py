@@ -27,11 +27,10 @@ from lmplay_tui.data.worker import Job, Opened, Worker, WorkerLostError
 from lmplay_tui.errors import UserError
 from lmplay_tui.options import Part, TrainOptions, names_of
 from lmplay_tui.plan.schema import Stage
-from lmplay_tui.run.controls import Controls
+from lmplay_tui.run.controls import Controls, StopRequested
 from lmplay_tui.run.events import ActivityChanged, DatasetOpened, Event, LogLine, StepDone, TextLeftOut, Warned
 from lmplay_tui.run.sentences import LEAST_TEXT_SHOWN
 from lmplay_tui.text import one_line
-from lmplay_tui.train.gradients import StopRequested
 
 Report = Callable[[str, str, float | None], None]
 T = TypeVar("T")
