@@ -58,7 +58,7 @@ def _attend_packed(q_PHD: Tensor, k_PHD: Tensor, v_PHD: Tensor, offsets: Tensor)
     return y_PHD, log_sum_PH
 
 
-@torch.library.register_fake("lmplay_tui::packed_attention")
+@torch.library.register_fake("lmplay_tui::packed_attention")  # type: ignore[untyped-decorator]
 def _(q_PHD: Tensor, k_PHD: Tensor, v_PHD: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
     exact = torch.float64 if q_PHD.dtype == torch.float64 else torch.float32
     y_PHD = torch.empty_like(q_PHD, memory_format=torch.contiguous_format)
@@ -80,7 +80,7 @@ def _attend_packed_backward(  # noqa: PLR0917 - an operator's schema
     return grad_P3HD
 
 
-@torch.library.register_fake("lmplay_tui::packed_attention_backward")
+@torch.library.register_fake("lmplay_tui::packed_attention_backward")  # type: ignore[untyped-decorator]
 def _(  # noqa: PLR0917
     grad_y_PHD: Tensor, q_PHD: Tensor, k_PHD: Tensor, v_PHD: Tensor, y_PHD: Tensor, log_sum_PH: Tensor, offsets: Tensor
 ) -> Tensor:
