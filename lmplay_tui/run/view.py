@@ -193,8 +193,8 @@ class RunView:
             step = getattr(event, "step", None)
             self.marks.append(Mark(mark[0], int(self.at.step) if step is None else step, mark[1]))
         for sentence in sentences_of(event):
-            reason = one_line(getattr(event, "reason", ""), 40)
-            self.say(*sentence, at=at, event=type(event).__name__, reason=reason)
+            reason = getattr(event, "reason", "")
+            self.say(*sentence, at=at, event=type(event).__name__, reason=reason and one_line(reason, 40))
 
     def follow_rows(self, rows: "MetricRows") -> None:
         """Take many lines of `metrics.jsonl`: the same as each of them alone."""
