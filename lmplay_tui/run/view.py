@@ -9,15 +9,16 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from lmplay_tui.run import events
+from lmplay_tui.run.axes import At
 from lmplay_tui.run.events import OF_STEPS, STEP_METRICS
-from lmplay_tui.run.history import At, History
+from lmplay_tui.run.history import History
 from lmplay_tui.run.journal import number
 from lmplay_tui.run.pace import Pace, StepTime
 from lmplay_tui.run.sentences import Level, mark_of, sentences_of
 from lmplay_tui.text import one_line
 
 if TYPE_CHECKING:
-    from lmplay_tui.run.metric_rows import MetricRows
+    from lmplay_tui.run.history import MetricRows
 
 
 @dataclass

@@ -23,7 +23,7 @@ from lmplay_tui.options import (
 )
 from lmplay_tui.plan.editing import Begun, change_problems, list_changes
 from lmplay_tui.plan.schema import Plan, Stage
-from lmplay_tui.run.controls import StageRate, rate_jump
+from lmplay_tui.run.learning_rate import StageRate, rate_jump
 from lmplay_tui.text import one_line
 from lmplay_tui.train.progress import Progress
 

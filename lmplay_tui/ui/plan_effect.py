@@ -10,7 +10,7 @@ from lmplay_tui.plan.editing import Begun, Change, change_problems, list_changes
 from lmplay_tui.plan.problems import PlanError, Problem
 from lmplay_tui.plan.reading import parse_plan
 from lmplay_tui.plan.schema import Plan
-from lmplay_tui.run.controls import StageRate, rate_jump
+from lmplay_tui.run.learning_rate import StageRate, rate_jump
 from lmplay_tui.run.view import RunView, StageView
 from lmplay_tui.text import one_line
 from lmplay_tui.ui.widgets.lines import Piece, Row, wrapped

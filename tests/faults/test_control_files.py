@@ -12,7 +12,8 @@ from hypothesis import given as given_any
 from hypothesis import strategies as st
 
 from lmplay_tui.run import controls
-from lmplay_tui.run.controls import ControlFiles, Controls, Refused, SaveNow, SetLearningRate, Stop, leave_command
+from lmplay_tui.run.control_files import ControlFiles, leave_command
+from lmplay_tui.run.controls import Controls, Refused, SaveNow, SetLearningRate, Stop
 from lmplay_tui.run.events import (
     RunDone,
     RunFailed,

@@ -16,7 +16,8 @@ from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
 from lmplay_tui.formats import format_lr
-from lmplay_tui.run.controls import Ask, parse_lr
+from lmplay_tui.run.controls import Ask
+from lmplay_tui.run.learning_rate import parse_lr
 from lmplay_tui.run.view import StageView
 from lmplay_tui.ui.messages import ChoiceClicked, StageChange
 from lmplay_tui.ui.tty.patches import TypedLine
