@@ -1,28 +1,25 @@
-"""Every option of a run, declared once.
+"""Every option of a run, declared once, and what is made from the declarations.
 
-A declaration says the type, the default, the bounds, the help, where the option may be set (`Where`) and what a
-resume does with it (`OnResume`). The command line, a plan's `[train]` and stages, and the checkpoint's record are
-all made from it.
+A declaration says the type, the default, the bounds, the help, where the option may be set (`Where`), what a resume
+does with it (`OnResume`) and which part of a run takes it (`Part`). From it come the command line, what a plan's
+`[train]` and stages may hold, and the checkpoint's record.
 
-A user's value held to an option's type and bounds, and what is wrong with it in our words.
+In this file: the declarations (`TrainOptions`, `OPTIONS`); which value holds (`resolve`); a user's value held to an
+option's type and bounds (`check`); command lines made from the options, and back.
 
-Command lines made from the declared options, and back: a parser, what was given, the words that give it again.
+Every command imports this module, and a first frame waits for it: so it imports nothing that is slow.
 """
 
 import argparse
-import difflib
+import math
 import re
-import threading
 import types
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, Union, cast, get_args, get_origin
-
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
-from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
 from lmplay_tui.errors import UserError
 from lmplay_tui.text import one_line
@@ -56,412 +53,288 @@ class Part(StrEnum):
     WARM_UP = "warm-up"  # begins anew
     STEPS = "steps"  # read by each step, or by what happens between steps
     START = "start"  # of the process: no plan can say it
+    HOST = "host"  # how this very process shows the run: one that takes the run over is told its own
+
+
+@dataclass(frozen=True)
+class Option:
+    """What is declared of an option. `TrainOptions` adds its name and type."""
+
+    default: Any
+    help: str
+    group: str
+    where: Where
+    on_resume: OnResume
+    part: Part
+    once: bool  # said for one start alone, or a secret: the command that resumes leaves it out
+    is_path: bool  # of a file or folder: `~` is the home folder
+    metavar: str | None
+    shown_default: str | None  # as help shows it, where that is not the default itself
+    gt: float | None
+    ge: float | None
+    lt: float | None
+    le: float | None
+    min_length: int
+    max_length: int | None
+    pattern: str | None  # of the whole text
+    name: str = ""
+    kind: type | None = None  # bool, int, float or str; None: one of `choices`
+    choices: tuple[str, ...] = ()  # words that it may be, beside those of its type
+
+    @property
+    def flag(self) -> str:
+        """The command line's name of it, as the user's document spells it."""
+        return _FLAGS.get(self.name, "--" + self.name.replace("_", "-"))
+
+
+_FLAGS = {"json_lines": "--json", "context_len": "--context_len"}
 
 
 def _option(
     default: Any,
     help: str,
+    metavar: str | None = None,
+    *,
     group: str,
     where: Where,
     on_resume: OnResume,
-    *,
     part: Part | None = None,
     once: bool = False,
-    metavar: str | None = None,
-    shown_default: str | None = None,
-    is_path: bool = False,
-    **bounds: Any,
+    path: bool = False,
+    shown: str | None = None,
+    gt: float | None = None,
+    ge: float | None = None,
+    lt: float | None = None,
+    le: float | None = None,
+    min_length: int = 0,
+    max_length: int | None = None,
+    pattern: str | None = None,
 ) -> Any:
-    """`part`: what takes it, where that is neither the steps nor the start of the process. `once`: see `said_once`."""
-    extra: dict[str, JsonValue] = {
-        "group": group,
-        "where": where.value,
-        "on_resume": on_resume.value,
-        "part": (part or (Part.START if where is Where.LINE else Part.STEPS)).value,
-        "once": once,
-        "metavar": metavar,
-        "shown_default": shown_default,
-        "is_path": is_path,  # of a file or folder: `~` is the home folder
-    }
-    return Field(default, description=help, json_schema_extra=extra, **bounds)
+    part = part or (Part.START if where is Where.LINE else Part.STEPS)
+    option = Option(
+        default, help, group, where, on_resume, part, once, path, metavar, shown, gt, ge, lt, le,
+        min_length, max_length, pattern,
+    )  # fmt: skip
+    return field(default=default, metadata={"option": option})
 
 
 LINE, RUN, STAGE = Where.LINE, Where.RUN, Where.STAGE
 FIXED, KEPT, FREE = OnResume.FIXED, OnResume.KEPT, OnResume.FREE
-MODEL, DATA, OPTIMIZER, CHECKS = "model", "data and batches", "optimizer", "validation, saving, logging"
-DEVICE, FILES, SCREEN = "device and speed", "plan and files", "dashboard and hosting"
 
+SCREEN = "dashboard and hosting"
 MAX_INT = 2**53  # JSON's and TOML's readers elsewhere hold integers exactly up to here
 
+# What the options of a group mostly have in common; what one says itself goes before.
+_file = partial(_option, group="plan and files", where=LINE, on_resume=FREE)
+_model = partial(_option, group="model", where=RUN, on_resume=FIXED)
+_shape = partial(_model, part=Part.MODEL)
+_data = partial(_option, group="data and batches", where=STAGE, on_resume=KEPT)
+_optimizer = partial(_option, group="optimizer", where=STAGE, on_resume=KEPT)
+_warm_up = partial(_optimizer, where=RUN, on_resume=FREE, part=Part.WARM_UP)
+_checks = partial(_option, group="validation, saving, logging", where=STAGE, on_resume=FREE)
+_device = partial(_option, group="device and speed", where=LINE, on_resume=FREE)
+_screen = partial(_option, group=SCREEN, where=LINE, on_resume=FREE)
+_host = partial(_screen, part=Part.HOST)
 
-class TrainOptions(BaseModel):
-    """The options of one run, or of one stage of it: frozen, complete, valid. `resolve` makes them."""
 
-    # The validator is built when it is first used: a command line is checked without it, and no first frame waits.
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=(), defer_build=True
-    )
+@dataclass(frozen=True)
+class TrainOptions:
+    """The options of one run, or of one stage of it: frozen, complete, valid.
+
+    Raises `ValueError` for a value that is not of its option's type or bounds.
+    """
 
     # Plan and files
-    training_plan: str | None = _option(
-        None,
-        "plan: a shipped name (demo, default, wikitext3, ...) or a .toml/.json file",
-        FILES,
-        LINE,
-        FREE,
-        metavar="PLAN",
-        shown_default="default, or the run's own plan on a resume",
-        is_path=True,
-        once=True,
+    training_plan: str | None = _file(
+        None, "plan: a shipped name (demo, default, wikitext3, ...) or a .toml/.json file", "PLAN",
+        shown="default, or the run's own plan on a resume", path=True, once=True)  # fmt: skip
+    model: str | None = _file(
+        None, "checkpoint to resume from and to save to", "FILE",
+        shown="<out-dir>/<exp>_<plan>.lmp", path=True, once=True, part=Part.HOST)  # fmt: skip
+    initial_model: str | None = _file(
+        None, "start from these weights if --model is not there yet", "FILE", path=True, once=True
     )
-    model: str | None = _option(
-        None,
-        "checkpoint to resume from and to save to",
-        FILES,
-        LINE,
-        FREE,
-        metavar="FILE",
-        shown_default="<out-dir>/<exp>_<plan>.lmp",
-        is_path=True,
-        once=True,
+    ignore_tokenizer: bool = _file(
+        False, "take --initial-model's weights though another tokenizer made its tokens", once=True
     )
-    initial_model: str | None = _option(
-        None,
-        "start from these weights if --model is not there yet",
-        FILES,
-        LINE,
-        FREE,
-        metavar="FILE",
-        is_path=True,
-        once=True,
+    resume: str = _file(
+        "auto", "auto: resume if there is a checkpoint; none: train anew; or the checkpoint to start from",
+        "auto|none|FILE", path=True, once=True)  # fmt: skip
+    reset_history: bool = _file(False, "train anew; earlier checkpoints and statistics move to NAME.past/", once=True)
+    extend: float | None = _file(
+        None, "go on with so many epochs more of the plan's last stage", "EPOCHS", gt=0, le=10_000, once=True
     )
-    ignore_tokenizer: bool = _option(
-        False, "take --initial-model's weights though another tokenizer made its tokens", FILES, LINE, FREE, once=True
+    ignore_optimizer: bool = _file(False, "do not load the optimizer's state", once=True)
+    out_dir: str | None = _file(
+        None, "folder for the model, the run and its statistics", "DIR", shown="out_gpt", path=True
     )
-    resume: str = _option(
-        "auto",
-        "auto: resume if there is a checkpoint; none: train anew; or the checkpoint to start from",
-        FILES,
-        LINE,
-        FREE,
-        metavar="auto|none|FILE",
-        is_path=True,
-        once=True,
-    )
-    reset_history: bool = _option(
-        False, "train anew; earlier checkpoints and statistics move to NAME.past/", FILES, LINE, FREE, once=True
-    )
-    extend: float | None = _option(
-        None,
-        "go on with so many epochs more of the plan's last stage",
-        FILES,
-        LINE,
-        FREE,
-        metavar="EPOCHS",
-        gt=0,
-        le=10_000,
-        once=True,
-    )
-    ignore_optimizer: bool = _option(False, "do not load the optimizer's state", FILES, LINE, FREE, once=True)
-    out_dir: str | None = _option(
-        None,
-        "folder for the model, the run and its statistics",
-        FILES,
-        LINE,
-        FREE,
-        metavar="DIR",
-        shown_default="out_gpt",
-        is_path=True,
-    )
-    save_datasets: bool = _option(
-        False, "store the plan's datasets for use without network, then exit", FILES, LINE, FREE, once=True
-    )
+    save_datasets: bool = _file(False, "store the plan's datasets for use without network, then exit", once=True)
 
     # Model
-    exp: str = _option(
-        "gpt2ish",
-        "experiment: a name from --exp list, or file.py:Name (command line only)",
-        MODEL,
-        RUN,
-        FIXED,
-        metavar="NAME",
-        min_length=1,
-        max_length=400,
-        is_path=True,
-        part=Part.MODEL,
+    exp: str = _shape(
+        "gpt2ish", "experiment: a name from --exp list, or file.py:Name (command line only)", "NAME",
+        min_length=1, max_length=400, path=True)  # fmt: skip
+    num_blocks: int | None = _shape(None, "transformer blocks", ge=1, le=1000, shown="the experiment's own")
+    embed_dim: int | None = _shape(None, "width of the residual stream", ge=1, le=65536, shown="the experiment's own")
+    num_heads: int | None = _shape(None, "attention heads a block", ge=1, le=1024, shown="the experiment's own")
+    context_len: int = _shape(1024, "longest sample, in tokens", ge=8, le=1_048_576)
+    tokenizer: str = _shape(
+        "gpt2", "gpt2, gpt2:N (its first N tokens), cl100k_base, o200k_base, bytes", "NAME",
+        pattern=r"[A-Za-z0-9_]{1,40}(:[0-9]{1,9})?")  # fmt: skip
+    dropout: float = _model(0.1, "dropout probability", ge=0, lt=1, on_resume=KEPT, part=Part.DROPOUT)
+    seed: int = _model(
+        0, "seed of weights, dropout, shuffling and mixing", ge=0, le=2**63 - 1, on_resume=KEPT, part=Part.HELD_OUT
     )
-    num_blocks: int | None = _option(
-        None,
-        "transformer blocks",
-        MODEL,
-        RUN,
-        FIXED,
-        ge=1,
-        le=1000,
-        shown_default="the experiment's own",
-        part=Part.MODEL,
-    )
-    embed_dim: int | None = _option(
-        None,
-        "width of the residual stream",
-        MODEL,
-        RUN,
-        FIXED,
-        ge=1,
-        le=65536,
-        shown_default="the experiment's own",
-        part=Part.MODEL,
-    )
-    num_heads: int | None = _option(
-        None,
-        "attention heads a block",
-        MODEL,
-        RUN,
-        FIXED,
-        ge=1,
-        le=1024,
-        shown_default="the experiment's own",
-        part=Part.MODEL,
-    )
-    context_len: int = _option(
-        1024, "longest sample, in tokens", MODEL, RUN, FIXED, ge=8, le=1_048_576, part=Part.MODEL
-    )
-    tokenizer: str = _option(
-        "gpt2",
-        "gpt2, gpt2:N (its first N tokens), cl100k_base, o200k_base, bytes",
-        MODEL,
-        RUN,
-        FIXED,
-        metavar="NAME",
-        pattern=r"^[A-Za-z0-9_]{1,40}(:[0-9]{1,9})?$",
-        part=Part.MODEL,
-    )
-    dropout: float = _option(0.1, "dropout probability", MODEL, RUN, KEPT, ge=0, lt=1, part=Part.DROPOUT)
-    seed: int = _option(
-        0, "seed of weights, dropout, shuffling and mixing", MODEL, RUN, KEPT, ge=0, le=2**63 - 1, part=Part.HELD_OUT
-    )
-    describe: bool = _option(
-        False,
-        "show the parameters, which are trained and decay, and the memory, then exit",
-        MODEL,
-        LINE,
-        FREE,
-        once=True,
-    )
+    describe: bool = _model(
+        False, "show the parameters, which are trained and decay, and the memory, then exit",
+        where=LINE, on_resume=FREE, once=True)  # fmt: skip
 
     # Data and batches
-    batch_size: int = _option(50, "samples an optimizer step", DATA, STAGE, KEPT, ge=1, le=MAX_INT, part=Part.DATA)
-    mini_batch_size: Annotated[int, Field(ge=1, le=MAX_INT)] | Literal["auto"] = _option(
-        4, "samples the device holds at once, or auto", DATA, STAGE, FREE, metavar="N|auto"
+    batch_size: int = _data(50, "samples an optimizer step", ge=1, le=MAX_INT, part=Part.DATA)
+    mini_batch_size: int | Literal["auto"] = _data(
+        4, "samples the device holds at once, or auto", "N|auto", ge=1, le=MAX_INT, on_resume=FREE
     )
-    shuffle: bool = _option(False, "permute the rows of each epoch", DATA, STAGE, KEPT, part=Part.ORDER)
-    continue_rows: bool = _option(
-        False, "keep the rest of a row that a full batch cut for the next batch", DATA, STAGE, KEPT, part=Part.DATA
+    shuffle: bool = _data(False, "permute the rows of each epoch", part=Part.ORDER)
+    continue_rows: bool = _data(
+        False, "keep the rest of a row that a full batch cut for the next batch", part=Part.DATA
     )
-    include_prompts: bool = _option(False, "count the prompt's tokens in the loss too", DATA, STAGE, KEPT)
-    validation_split: float = _option(
-        0.1,
-        "share of rows held out where a dataset has no validation split; one for a whole plan",
-        DATA,
-        STAGE,
-        KEPT,
-        ge=0,
-        lt=1,
-        part=Part.HELD_OUT,
-    )
+    include_prompts: bool = _data(False, "count the prompt's tokens in the loss too")
+    validation_split: float = _data(
+        0.1, "share of rows held out where a dataset has no validation split; one for a whole plan",
+        ge=0, lt=1, part=Part.HELD_OUT)  # fmt: skip
 
     # Optimizer
-    optimizer: Literal["adamw", "adam", "adagrad", "sgd", "rmsprop"] = _option(
-        "adamw", "update rule", OPTIMIZER, STAGE, KEPT
+    optimizer: Literal["adamw", "adam", "adagrad", "sgd", "rmsprop"] = _optimizer("adamw", "update rule")
+    lr: float = _optimizer(0.0006, "learning rate", gt=0, le=1000)
+    lr_schedule: Literal["constant", "cosine", "linear", "wsd"] = _optimizer(
+        "constant", "how the learning rate runs over a stage"
     )
-    lr: float = _option(0.0006, "learning rate", OPTIMIZER, STAGE, KEPT, gt=0, le=1000)
-    lr_schedule: Literal["constant", "cosine", "linear", "wsd"] = _option(
-        "constant", "how the learning rate runs over a stage", OPTIMIZER, STAGE, KEPT
+    weight_decay: float | None = _optimizer(
+        None, "weight decay; vectors (biases, norms), numbers and embeddings are left out",
+        ge=0, le=1000, shown="adamw 0.01, others 0")  # fmt: skip
+    grad_clip: float | None = _optimizer(None, "largest gradient norm", gt=0, shown="off")
+    loss_normalization: Literal["tokens", "samples"] = _optimizer(
+        "tokens", "tokens: mean over the batch's tokens; samples: mean over mini-batches weighted by their samples"
     )
-    weight_decay: float | None = _option(
-        None,
-        "weight decay; vectors (biases, norms), numbers and embeddings are left out",
-        OPTIMIZER,
-        STAGE,
-        KEPT,
-        ge=0,
-        le=1000,
-        shown_default="adamw 0.01, others 0",
-    )
-    grad_clip: float | None = _option(None, "largest gradient norm", OPTIMIZER, STAGE, KEPT, gt=0, shown_default="off")
-    loss_normalization: Literal["tokens", "samples"] = _option(
-        "tokens",
-        "tokens: mean over the batch's tokens; samples: mean over mini-batches weighted by their samples",
-        OPTIMIZER,
-        STAGE,
-        KEPT,
-    )
-    default_freeze: bool = _option(
-        False, "freeze every parameter that does not carry `freeze = False`", OPTIMIZER, STAGE, KEPT
-    )
-    reset_optimizer: bool = _option(
-        False, "start a stage without optimizer state", OPTIMIZER, STAGE, KEPT, part=Part.BEGINNING
-    )
-    optimizer_warmup_fraction: float | None = _option(
-        None,
-        "share of the learning rate that a warm-up starts at",
-        OPTIMIZER,
-        RUN,
-        FREE,
-        ge=0,
-        le=1,
-        shown_default="off; 0.1 with --optimizer-warmup-steps",
-        part=Part.WARM_UP,
-        once=True,
-    )
-    optimizer_warmup_steps: int | None = _option(
-        None,
-        "steps that a warm-up takes",
-        OPTIMIZER,
-        RUN,
-        FREE,
-        ge=1,
-        le=MAX_INT,
-        shown_default="off; 40 with --optimizer-warmup-fraction",
-        part=Part.WARM_UP,
-        once=True,
-    )
-    disable_optimizer_warmup: bool = _option(
-        False, "no warm-up, whatever the plan says", OPTIMIZER, RUN, FREE, part=Part.WARM_UP
-    )
-    check_grads: bool = _option(
-        False, "name the parameters that get no gradient, once", OPTIMIZER, LINE, FREE, once=True
+    default_freeze: bool = _optimizer(False, "freeze every parameter that does not carry `freeze = False`")
+    reset_optimizer: bool = _optimizer(False, "start a stage without optimizer state", part=Part.BEGINNING)
+    optimizer_warmup_fraction: float | None = _warm_up(
+        None, "share of the learning rate that a warm-up starts at",
+        ge=0, le=1, shown="off; 0.1 with --optimizer-warmup-steps", once=True)  # fmt: skip
+    optimizer_warmup_steps: int | None = _warm_up(
+        None, "steps that a warm-up takes",
+        ge=1, le=MAX_INT, shown="off; 40 with --optimizer-warmup-fraction", once=True)  # fmt: skip
+    disable_optimizer_warmup: bool = _warm_up(False, "no warm-up, whatever the plan says")
+    check_grads: bool = _optimizer(
+        False, "name the parameters that get no gradient, once", where=LINE, on_resume=FREE, once=True
     )
 
     # Validation, saving, logging
-    validation_interval: int = _option(100, "rows between validations", CHECKS, STAGE, FREE, ge=1, le=MAX_INT)
-    validation_batch_size: int = _option(4, "samples a validation", CHECKS, STAGE, FREE, ge=1, le=100_000)
-    eval_interval: int = _option(
-        5000, "rows between evaluations of the fixed set", CHECKS, STAGE, FREE, ge=1, le=MAX_INT
-    )
-    eval_samples: int = _option(
-        256, "samples of the evaluation set", CHECKS, STAGE, FREE, ge=1, le=100_000, part=Part.DATA
-    )
-    save_interval: int = _option(10000, "rows between checkpoints", CHECKS, STAGE, FREE, ge=1, le=MAX_INT)
-    save_minutes: float | None = _option(
-        None, "minutes between checkpoints, beside --save-interval", CHECKS, STAGE, FREE, gt=0, shown_default="off"
-    )
-    log_interval: int = _option(10, "steps a line of the log and of the metrics", CHECKS, STAGE, FREE, ge=1, le=MAX_INT)
-    keep: int = _option(0, "numbered checkpoints to keep beside the newest", CHECKS, STAGE, FREE, ge=0, le=100_000)
-    verbose: bool = _option(
-        False, "say more in the log: each activity, and the figures of each log interval", CHECKS, LINE, FREE
+    validation_interval: int = _checks(100, "rows between validations", ge=1, le=MAX_INT)
+    validation_batch_size: int = _checks(4, "samples a validation", ge=1, le=100_000)
+    eval_interval: int = _checks(5000, "rows between evaluations of the fixed set", ge=1, le=MAX_INT)
+    eval_samples: int = _checks(256, "samples of the evaluation set", ge=1, le=100_000, part=Part.DATA)
+    save_interval: int = _checks(10000, "rows between checkpoints", ge=1, le=MAX_INT)
+    save_minutes: float | None = _checks(None, "minutes between checkpoints, beside --save-interval", gt=0, shown="off")
+    log_interval: int = _checks(10, "steps a line of the log and of the metrics", ge=1, le=MAX_INT)
+    keep: int = _checks(0, "numbered checkpoints to keep beside the newest", ge=0, le=100_000)
+    verbose: bool = _checks(
+        False, "say more in the log: each activity, and the figures of each log interval", where=LINE
     )
 
     # Device and speed
-    device: str = _option(
-        "auto", "auto, cpu, cuda, cuda:1, mps", DEVICE, LINE, FREE, pattern=r"^(auto|cpu|mps|cuda(:[0-9]{1,3})?)$"
+    device: str = _device("auto", "auto, cpu, cuda, cuda:1, mps", pattern=r"auto|cpu|mps|cuda(:[0-9]{1,3})?")
+    amp: bool = _device(False, "mixed precision: bfloat16 where the device has it, else float16")
+    amp_dtype: Literal["bfloat16", "float16"] | None = _device(
+        None, "number format of --amp", shown="the best of the device"
     )
-    amp: bool = _option(False, "mixed precision: bfloat16 where the device has it, else float16", DEVICE, LINE, FREE)
-    amp_dtype: Literal["bfloat16", "float16"] | None = _option(
-        None, "number format of --amp", DEVICE, LINE, FREE, shown_default="the best of the device"
+    no_grad_scale: bool = _device(False, "no gradient scaling with float16")
+    compile_model: bool = _device(False, "compile the model with torch.compile")
+    compile_mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] | None = _device(
+        None, "mode of torch.compile"
     )
-    no_grad_scale: bool = _option(False, "no gradient scaling with float16", DEVICE, LINE, FREE)
-    compile_model: bool = _option(False, "compile the model with torch.compile", DEVICE, LINE, FREE)
-    compile_mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] | None = _option(
-        None, "mode of torch.compile", DEVICE, LINE, FREE
-    )
-    compile_backend: str | None = _option(
-        None, "backend of torch.compile", DEVICE, LINE, FREE, metavar="NAME", shown_default="inductor"
-    )
+    compile_backend: str | None = _device(None, "backend of torch.compile", "NAME", shown="inductor")
 
     # Dashboard and hosting
-    headless: bool = _option(False, "train without the dashboard", SCREEN, LINE, FREE, once=True)
-    json_lines: bool = _option(False, "headless: one JSON object a line", SCREEN, LINE, FREE)
-    start: bool = _option(False, "start at once instead of opening the launcher", SCREEN, LINE, FREE, once=True)
-    detach: bool = _option(
-        False, "run the trainer in a process of its own and attach to it", SCREEN, LINE, FREE, once=True
+    headless: bool = _host(False, "train without the dashboard", once=True)
+    json_lines: bool = _host(False, "headless: one JSON object a line")
+    start: bool = _host(False, "start at once instead of opening the launcher", once=True)
+    detach: bool = _host(False, "run the trainer in a process of its own and attach to it", once=True)
+    on_hangup: Literal["continue", "stop"] | None = _host(
+        None, "when the terminal is lost", shown="dashboard: continue, headless: stop"
     )
-    on_hangup: Literal["continue", "stop"] | None = _option(
-        None, "when the terminal is lost", SCREEN, LINE, FREE, shown_default="dashboard: continue, headless: stop"
-    )
-    refresh_hz: float = _option(2.0, "screen refreshes a second", SCREEN, LINE, FREE, ge=0.1, le=30)
-    ascii: bool = _option(False, "draw with ASCII only", SCREEN, LINE, FREE)
-    no_mouse: bool = _option(False, "leave the mouse to the terminal", SCREEN, LINE, FREE)
-    notify_url: str | None = _option(
-        None,
-        "POST a line here when a stage ends, the run ends or fails, the loss spikes or a step stalls",
-        SCREEN,
-        LINE,
-        FREE,
-        metavar="URL",
-        pattern=r"^https?://[^\s/]+\S*$",
-        once=True,
-    )
-    price_per_hour: float | None = _option(
-        None, "price of the machine, for the cost so far and at the end", SCREEN, LINE, FREE, ge=0
-    )
-    max_hours: float | None = _option(None, "stop and save after so many hours", SCREEN, LINE, FREE, gt=0)
-    on_done: str | None = _option(
-        None,
-        "shell command to run when the run ends; LMP_STATE, LMP_CHECKPOINT, ... tell it how",
-        SCREEN,
-        LINE,
-        FREE,
-        metavar="CMD",
-        min_length=1,
-    )
-    tz: str | None = _option(
-        None, "time zone of clock times", SCREEN, LINE, FREE, metavar="ZONE", shown_default="the machine's own"
-    )
+    refresh_hz: float = _host(2.0, "screen refreshes a second", ge=0.1, le=30)
+    ascii: bool = _host(False, "draw with ASCII only")
+    no_mouse: bool = _host(False, "leave the mouse to the terminal")
+    notify_url: str | None = _host(  # handed down by the environment: everyone on the machine reads command lines
+        None, "POST a line here when a stage ends, the run ends or fails, the loss spikes or a step stalls", "URL",
+        pattern=r"https?://[^\s/]+\S*", once=True)  # fmt: skip
+    price_per_hour: float | None = _screen(None, "price of the machine, for the cost so far and at the end", ge=0)
+    max_hours: float | None = _screen(None, "stop and save after so many hours", gt=0)
+    on_done: str | None = _screen(
+        None, "shell command to run when the run ends; LMP_STATE, LMP_CHECKPOINT, ... tell it how", "CMD",
+        min_length=1)  # fmt: skip
+    tz: str | None = _screen(None, "time zone of clock times", "ZONE", shown="the machine's own")
+
+    def __post_init__(self) -> None:
+        said = [(name, value) for name, value in vars(self).items() if value is not _DEFAULTS[name]]
+        for name, value in said:
+            typed, problem = _typed(OPTIONS[name], value)
+            if problem is not None:
+                raise ValueError(f"{name}: {problem}, got {shown_value(value)}")
+            object.__setattr__(self, name, typed)
 
 
-_building = threading.Lock()  # the trainer's thread resolves options, and so does the one that reads an edited plan
+def _declared(name: str, annotation: Any, option: Option) -> Option:
+    """The declaration with its name and what its annotation says: `int | None`, `int | Literal["auto"]`, ..."""
+    is_union = get_origin(annotation) in (Union, types.UnionType)
+    kinds = [kind for kind in (get_args(annotation) if is_union else (annotation,)) if kind is not types.NoneType]
+    choices = tuple(word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind))
+    plain = [kind for kind in kinds if get_origin(kind) is not Literal]
+    return replace(option, name=name, kind=plain[0] if plain else None, choices=choices)
 
-_FLAG_NAMES = {"json_lines": "--json", "context_len": "--context_len"}
+
+OPTIONS: Mapping[str, Option] = types.MappingProxyType(
+    {f.name: _declared(f.name, f.type, f.metadata["option"]) for f in fields(TrainOptions)}
+)
+_DEFAULTS = {name: option.default for name, option in OPTIONS.items()}
 
 
 def flag(name: str) -> str:
     """The command line's name of an option, as the user's document spells it."""
-    return _FLAG_NAMES.get(name, "--" + name.replace("_", "-"))
-
-
-def extra(name: str) -> dict[str, Any]:
-    """What a declaration says beside type and bounds: group, metavar, the default as help shows it."""
-    declared = TrainOptions.model_fields[name].json_schema_extra
-    assert isinstance(declared, dict)
-    return cast(dict[str, Any], declared)
+    return OPTIONS[name].flag
 
 
 def default(name: str) -> Any:
-    """What holds where nobody says anything."""
-    return TrainOptions.model_fields[name].default
+    """What holds where nothing is said."""
+    return OPTIONS[name].default
 
 
 def where(name: str) -> Where:
     """Where the option may be set."""
-    return Where(extra(name)["where"])
+    return OPTIONS[name].where
 
 
 def on_resume(name: str) -> OnResume:
     """What a resume does with the option."""
-    return OnResume(extra(name)["on_resume"])
+    return OPTIONS[name].on_resume
 
 
 def part(name: str) -> Part:
     """Which part of a run takes the option."""
-    return Part(extra(name)["part"])
+    return OPTIONS[name].part
 
 
 @cache
 def names_of(*parts: Part) -> tuple[str, ...]:
     """The options that one of these parts of a run takes."""
-    return tuple(name for name in TrainOptions.model_fields if part(name) in parts)
-
-
-def said_once(name: str) -> bool:
-    """Whether it is said for one start alone, or holds a secret: the command that resumes leaves it out."""
-    return bool(extra(name)["once"])
+    return tuple(name for name, option in OPTIONS.items() if option.part in parts)
 
 
 @cache
 def names(*places: Where) -> tuple[str, ...]:
     """The options that may be set in one of `places`, in the order of their declaration; all without `places`."""
-    return tuple(n for n in TrainOptions.model_fields if not places or where(n) in places)
+    return tuple(name for name, option in OPTIONS.items() if not places or option.where in places)
 
 
 def train_names() -> tuple[str, ...]:
@@ -474,9 +347,14 @@ def stage_names() -> tuple[str, ...]:
     return names(Where.STAGE)
 
 
+def hosting_options() -> list[str]:
+    """The options that say how a run is shown and hosted, not what it trains."""
+    return [name for name, option in OPTIONS.items() if option.group == SCREEN]
+
+
 def recorded(given: Mapping[str, Any]) -> dict[str, Any]:
     """What a checkpoint remembers of a command line: all that a resume must not lose."""
-    return {name: value for name, value in given.items() if on_resume(name) is not OnResume.FREE}
+    return {name: value for name, value in given.items() if OPTIONS[name].on_resume is not FREE}
 
 
 def resolve(*layers: Mapping[str, Any]) -> TrainOptions:
@@ -484,21 +362,82 @@ def resolve(*layers: Mapping[str, Any]) -> TrainOptions:
     merged: dict[str, Any] = {}
     for layer in reversed(layers):
         merged.update(layer)
-    with _building:
-        TrainOptions.model_rebuild()  # at the first call only
-    return TrainOptions.model_validate(merged)
+    return TrainOptions(**merged)
 
 
-def hosting_options() -> list[str]:
-    """The options that say how a run is shown and hosted, not what it trains."""
-    return [name for name in TrainOptions.model_fields if extra(name)["group"] == SCREEN]
+# ---- a user's value held to an option's type and bounds
 
 
-@cache
-def _adapter(name: str) -> TypeAdapter[Any]:
-    field: FieldInfo = TrainOptions.model_fields[name]
-    kind: Any = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
-    return TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False))
+def check(name: str, value: object, *, strict: bool) -> tuple[Any, str | None]:
+    """The value as the option's type, and what is wrong with it (None: nothing).
+
+    `strict`: the value comes with a type (TOML, JSON); otherwise it is a word of a command line.
+    A whole number is fine where a number is meant; true is not 1.
+    """
+    option = OPTIONS[name]
+    read = value if strict or not isinstance(value, str) else _of_word(option, value)
+    checked, problem = _typed(option, read)
+    if problem is None:
+        return checked, None
+    return None, f"{problem}, got {shown_value(value) if strict else one_line(value, 60) or 'nothing'}"
+
+
+def _of_word(option: Option, word: str) -> object:
+    """What a word of a command line says; the word itself where that is not of the option's type."""
+    number = word.strip()
+    if option.kind not in (int, float) or not number.isascii():
+        return word
+    try:
+        return float(number) if option.kind is float else int(re.sub(r"\.0+$", "", number))  # `64.0` is whole
+    except ValueError:
+        return word
+
+
+def _typed(option: Option, value: object) -> tuple[Any, str | None]:
+    """The value as the option's type, and what is wrong with it: a sentence that goes on with what was got."""
+    if (value is None and option.default is None) or (isinstance(value, str) and value in option.choices):
+        return value, None
+    if option.kind is None:
+        *others, last = [repr(word) for word in option.choices]
+        return value, f"must be one of {', '.join(others)} or {last}"
+    if option.kind is bool:
+        return value, None if isinstance(value, bool) else "must be true or false"
+    if option.kind is str:
+        return value, _problem_of_text(option, value)
+    if not isinstance(value, int | (float if option.kind is float else int)) or isinstance(value, bool):
+        return value, "must be a whole number" if option.kind is int else "must be a number"
+    try:
+        number = option.kind(value)
+    except OverflowError:  # an integer beyond all floats
+        return value, "must be a number"
+    return number, _problem_of_number(option, number)
+
+
+def _problem_of_text(option: Option, value: object) -> str | None:
+    is_free = not option.min_length and option.pattern is None  # a path, say, which need not be UTF-8
+    if not isinstance(value, str) or (not is_free and re.search("[\ud800-\udfff]", value)):
+        return "must be text"
+    if len(value) < option.min_length:
+        return "must not be empty"
+    if option.max_length is not None and len(value) > option.max_length:
+        return f"must have at most {option.max_length} characters"
+    if option.pattern is not None and re.fullmatch(option.pattern, value) is None:
+        return "is not of the form it needs"
+    return None
+
+
+def _problem_of_number(option: Option, number: float) -> str | None:
+    if isinstance(number, float) and not math.isfinite(number):
+        return "must be a finite number"
+    if option.le is not None and number > option.le:
+        return f"must be at most {option.le:.16g}"
+    if option.lt is not None and number >= option.lt:
+        return f"must be below {option.lt:g}"
+    if option.ge is not None and number < option.ge:
+        return f"must be at least {option.ge:.16g}"
+    if option.gt is not None and number <= option.gt:
+        return f"must be above {option.gt:g}"
+    return None
 
 
 _SENTENCES = {
@@ -520,7 +459,7 @@ _KINDS = {
 }
 
 
-def sentence(error: ErrorDetails) -> str:
+def sentence(error: Mapping[str, Any]) -> str:
     """What is wrong with a value, as our messages say it: `must be above 0`."""
     kind, context = error["type"], error.get("ctx", {})
     if (known := _SENTENCES.get(kind)) is not None:
@@ -543,24 +482,6 @@ def shown_value(value: object) -> str:
     return one_line(text, 60)
 
 
-def check(name: str, value: object, *, strict: bool) -> tuple[Any, str | None]:
-    """The value as the option's type, and what is wrong with it (None: nothing).
-
-    `strict`: the value comes with a type (TOML, JSON); otherwise it is a word of a command line.
-    A whole number is fine where a number is meant; true is not 1.
-    """
-    try:
-        return _adapter(name).validate_python(value, strict=strict), None
-    except ValidationError as error:
-        said = sentence(_most_telling(error.errors(include_url=False)))
-        return None, f"{said}, got {shown_value(value) if strict else one_line(value, 60) or 'nothing'}"
-
-
-def _most_telling(errors: Sequence[ErrorDetails]) -> ErrorDetails:
-    """Of a union's errors (`int | "auto"`), the bound that was broken rather than the branch that was not meant."""
-    return next((e for e in errors if e["type"] in _SENTENCES), errors[0])
-
-
 def home_path(text: str) -> str:
     """A path as the user wrote it, with the home folder for a `~` or `~user` at its beginning.
 
@@ -577,8 +498,13 @@ def home_path(text: str) -> str:
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """`; did you mean X?` for a misspelt word, or nothing."""
+    import difflib  # here: only a mistake needs it
+
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"; did you mean {close[0]}?" if close else ""
+
+
+# ---- command lines made from the options, and back
 
 
 class _Parser(argparse.ArgumentParser):
@@ -612,39 +538,31 @@ def add_options(parser: argparse.ArgumentParser, leave_out: Iterable[str] = ()) 
     """Add every declared option to `parser`, in groups; what the line does not give stays out of the namespace."""
     groups: dict[str, argparse._ArgumentGroup] = {}
     left_out = set(leave_out)
-    for name, field in TrainOptions.model_fields.items():
+    for name, option in OPTIONS.items():
         if name in left_out:
             continue
-        about = extra(name)
-        title = about["group"]
-        group = groups.get(title) or groups.setdefault(title, parser.add_argument_group(title))
-        flags = [flag(name)] if name != "context_len" else ["--context_len", "--context-len"]
-        help_text = f"{field.description} {_default_note(name)}".rstrip().replace("%", "%%")
-        if field.annotation is bool:
-            if where(name) is Where.LINE:
-                group.add_argument(*flags, dest=name, action="store_true", help=help_text)
-            else:  # a plan may say true: the line must be able to say no
-                group.add_argument(*flags, dest=name, action=argparse.BooleanOptionalAction, help=help_text)
-        else:
-            group.add_argument(*flags, dest=name, help=help_text, metavar=about["metavar"] or _metavar(name))
+        group = groups.get(option.group) or groups.setdefault(option.group, parser.add_argument_group(option.group))
+        flags = [option.flag] if name != "context_len" else ["--context_len", "--context-len"]
+        help_text = f"{option.help} {_default_note(option)}".rstrip().replace("%", "%%")
+        if option.kind is not bool:
+            group.add_argument(*flags, dest=name, help=help_text, metavar=_metavar(option))
+        elif option.where is LINE:
+            group.add_argument(*flags, dest=name, action="store_true", help=help_text)
+        else:  # a plan may say true: the line must be able to say no
+            group.add_argument(*flags, dest=name, action=argparse.BooleanOptionalAction, help=help_text)
 
 
-def _default_note(name: str) -> str:
-    field = TrainOptions.model_fields[name]
-    shown = extra(name)["shown_default"]
-    if shown is None:
-        shown = None if field.default is None or field.default is False else str(field.default)
+def _default_note(option: Option) -> str:
+    shown = option.shown_default
+    if shown is None and option.default is not None and option.default is not False:
+        shown = str(option.default)
     return f"[{shown}]" if shown else ""
 
 
-def _metavar(name: str) -> str:
-    annotation = TrainOptions.model_fields[name].annotation
-    is_union = get_origin(annotation) in (Union, types.UnionType)
-    kinds = get_args(annotation) if is_union else (annotation,)
-    for kind in kinds:
-        if get_origin(kind) is Literal:
-            return "|".join(str(choice) for choice in get_args(kind))
-    return "N" if int in kinds else "X" if float in kinds else name.upper()
+def _metavar(option: Option) -> str:
+    if option.metavar is not None:
+        return option.metavar
+    return "|".join(option.choices) or {int: "N", float: "X"}.get(option.kind or str, option.name.upper())
 
 
 def parse_line(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
@@ -668,16 +586,16 @@ def given_options(namespace: argparse.Namespace) -> dict[str, Any]:
     """
     given: dict[str, Any] = {}
     problems = []
-    for name in TrainOptions.model_fields:
+    for name, option in OPTIONS.items():
         if not hasattr(namespace, name):
             continue
         value, problem = check(name, getattr(namespace, name), strict=False)
-        if problem is None and extra(name)["is_path"]:
+        if problem is None and option.is_path:
             value, problem = _at_home(value)
         if problem is None:
             given[name] = value
         else:
-            problems.append(f"{flag(name)}: {problem}")
+            problems.append(f"{option.flag}: {problem}")
     if problems:
         raise UserError("\n".join(problems))
     return given

@@ -193,13 +193,10 @@ def table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]
 def option_rows() -> Iterable[tuple[str, ...]]:
     places = {"line": "command line", "run": "`[train]`", "stage": "`[train]`, stage"}
     for name in options.names():
-        field = options.TrainOptions.model_fields[name]
-        extra = field.json_schema_extra
-        assert isinstance(extra, dict)
-        is_off = field.default is None or field.default is False
-        default = extra["shown_default"] or ("off" if is_off else str(field.default))
-        where, kept = options.where(name), options.on_resume(name)
-        yield f"`{options.flag(name)}`", str(field.description), str(default), places[where.value], kept.value
+        option = options.OPTIONS[name]
+        is_off = option.default is None or option.default is False
+        default = option.shown_default or ("off" if is_off else str(option.default))
+        yield f"`{option.flag}`", option.help, default, places[option.where.value], option.on_resume.value
 
 
 def event_rows(base: type[events.Event | controls.Command], module: object) -> Iterable[tuple[str, ...]]:

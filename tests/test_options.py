@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from lmplay_tui import options
 from lmplay_tui.errors import UserError
-from lmplay_tui.options import OnResume, TrainOptions, Where
+from lmplay_tui.options import OPTIONS, OnResume, TrainOptions, Where
 
 
 def parsed(*words: str) -> dict:
@@ -21,10 +21,10 @@ def test_every_option_has_help_and_a_flag_that_parses():
     parser = options.new_parser("prog", "what it is")
     options.add_options(parser)
     text = " ".join(parser.format_help().split())
-    for name, field in TrainOptions.model_fields.items():
+    for name, option in OPTIONS.items():
         assert options.flag(name) in text
-        assert field.description
-        assert field.description.split(";")[0].split(",")[0] in text, name
+        assert option.help
+        assert option.help.split(";")[0].split(",")[0] in text, name
 
 
 def test_defaults_are_those_of_the_specification():
@@ -38,12 +38,12 @@ def test_defaults_are_those_of_the_specification():
     }  # fmt: skip
     for name, value in expected.items():
         assert getattr(defaults, name) == value, name
-    rest = TrainOptions.model_fields.keys() - expected.keys()
+    rest = OPTIONS.keys() - expected.keys()
     assert all(getattr(defaults, name) in (None, False) for name in rest)
 
 
 def test_what_a_resume_may_not_change_is_the_models_shape():
-    fixed = {name for name in TrainOptions.model_fields if options.on_resume(name) is OnResume.FIXED}
+    fixed = {name for name in OPTIONS if options.on_resume(name) is OnResume.FIXED}
     assert fixed == {"exp", "num_blocks", "embed_dim", "num_heads", "context_len", "tokenizer"}
     assert {"amp", "device", "on_done", "notify_url"} <= set(options.names(Where.LINE))
 
@@ -118,9 +118,8 @@ def test_a_tilde_is_the_home_folder_in_every_option_that_names_a_path(name, monk
 
 def test_every_option_that_names_a_file_or_folder_is_declared_as_a_path():
     words = ("FILE", "DIR", "PLAN", "auto|none|FILE")
-    said = {name: options.TrainOptions.model_fields[name].json_schema_extra for name in options.names()}
-    assert {name for name, extra in said.items() if extra["is_path"]} == set(PATHS)
-    assert {name for name, extra in said.items() if extra["metavar"] in words} | {"exp"} == set(PATHS)
+    assert {name for name, option in OPTIONS.items() if option.is_path} == set(PATHS)
+    assert {name for name, option in OPTIONS.items() if option.metavar in words} | {"exp"} == set(PATHS)
 
 
 def test_a_tilde_may_name_a_user(monkeypatch):

@@ -1,148 +1,19 @@
-"""Datasets of the Hugging Face hub, through `datasets.load_dataset`; no script of a dataset is ever run.
-
-The `datasets` library, told not to write on the terminal and not to wait for ever.
-
-How far a library's downloads are, read from the progress bars that it does not draw.
-"""
+"""Datasets of the Hugging Face hub, through `datasets.load_dataset`; no script of a dataset is ever run."""
 
 import errno
-import importlib
-import logging
-import os
 import re
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 from lmplay_tui.background import call_with_ticks
+from lmplay_tui.data.library import Progress, listening, quiet_datasets
 from lmplay_tui.data.splits import Report, Splits, choose, of_dataset
 from lmplay_tui.errors import DataError, UserError, unchain
 from lmplay_tui.formats import format_megabytes
 from lmplay_tui.options import nearest
 from lmplay_tui.plan.schema import DatasetSpec
 from lmplay_tui.text import one_line
-
-TIMEOUT_S = 20
-
-
-@cache
-def quiet_datasets() -> Any:
-    """The module `datasets`, imported when it is first needed (more than a second), without bars and log lines."""
-    for name in ("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT"):  # read when the library is imported
-        os.environ.setdefault(name, str(TIMEOUT_S))
-    # The default lock of the bars starts a process, which fails where a dashboard has taken stderr.
-    importlib.import_module("tqdm.std").tqdm.set_lock(threading.RLock())
-    import datasets
-    from huggingface_hub.utils import logging as hub_logging
-    from huggingface_hub.utils.tqdm import disable_progress_bars
-
-    datasets.disable_progress_bars()
-    disable_progress_bars()
-    # What goes wrong is raised too, and said by us in one line.
-    datasets.logging.set_verbosity(logging.CRITICAL)
-    hub_logging.set_verbosity(logging.CRITICAL)
-    return datasets
-
-
-_lock = threading.Lock()
-
-
-@dataclass
-class _Bar:
-    unit: str
-    total: float | None
-    done: float = 0
-
-    @property
-    def fraction(self) -> float:
-        return min(1.0, self.done / self.total) if self.total else 0.0
-
-
-class Progress:
-    """What the bars of one download have said so far."""
-
-    def __init__(self) -> None:
-        self.moved = time.monotonic()  # when a bar last moved
-        self.bytes = 0.0  # downloaded
-        self.writing = False  # rows are being written to the cache: the download is over
-        self._bars: dict[int, _Bar] = {}
-        self._last: _Bar | None = None
-
-    def opened(self, bar: int, *, unit: str, total: float | None) -> None:
-        """A bar was made; `bar` tells it from the others."""
-        self._bars[bar] = _Bar(unit, total)
-        self.moved = time.monotonic()
-
-    def advanced(self, bar: int, amount: float) -> None:
-        """A bar moved on by `amount` of its unit."""
-        known = self._bars.get(bar)
-        self.moved = time.monotonic()
-        if known is None:
-            return
-        known.done += amount
-        self._last = known
-        if known.unit == "B":
-            self.bytes += amount
-        self.writing = known.unit.strip() == "examples"
-
-    def fraction(self) -> float | None:
-        """Share of the present part (all files where their number is known, else a file, or the rows written)."""
-        if self._last is None:
-            return None
-        bars = list(self._bars.values())
-        files = next((bar for bar in bars if bar.unit == "files" and bar.total), None)
-        if files is not None and not self.writing:
-            assert files.total is not None
-            return min(1.0, sum(bar.fraction for bar in bars if bar.unit == "B") / files.total)
-        return self._last.fraction if self._last.total else None
-
-
-@contextmanager
-def listening() -> Iterator[Progress]:
-    """Hear of every `tqdm` bar of this process, drawn or not, until the block is left.
-
-    The libraries offer no callback; their bars, switched off, still pass through two methods, which are put back
-    when the last listener leaves.
-    """
-    progress = Progress()
-    with _lock:
-        if not _listeners:
-            _put_ears_on(importlib.import_module("tqdm.std").tqdm)
-        _listeners.append(progress)
-    try:
-        yield progress
-    finally:
-        with _lock:
-            _listeners.remove(progress)
-            if not _listeners:
-                bars = importlib.import_module("tqdm.std").tqdm
-                bars.__init__, bars.update = _methods.pop()
-
-
-_listeners: list[Progress] = []
-_methods: list[tuple[Any, Any]] = []
-
-
-def _put_ears_on(bars: Any) -> None:
-    made, moved = bars.__init__, bars.update
-    _methods.append((made, moved))
-
-    def init(self: Any, *args: Any, **kwargs: Any) -> None:
-        made(self, *args, **kwargs)
-        for listener in _listeners:
-            listener.opened(id(self), unit=str(kwargs.get("unit") or "it"), total=kwargs.get("total"))
-
-    def update(self: Any, n: float | None = 1) -> Any:
-        for listener in _listeners:
-            listener.advanced(id(self), n or 0)
-        return moved(self, n)
-
-    bars.__init__, bars.update = init, update
-
 
 SILENT_S = 90.0  # without a byte from the hub, its own retries included
 STUCK_S = 900.0  # after the first byte: unpacking a large archive moves no bar

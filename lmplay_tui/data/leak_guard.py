@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from lmplay_tui.background import BackgroundCall
-from lmplay_tui.data.order import Permutation, TrainingOrder, ValidationOrder, keyed
+from lmplay_tui.data.order import TrainingOrder, ValidationOrder
 from lmplay_tui.data.samples import Item
+from lmplay_tui.data.shuffle import Permutation, keyed
 from lmplay_tui.data.stage_data import StageData
 from lmplay_tui.plan.schema import Stage
 from lmplay_tui.text import one_line

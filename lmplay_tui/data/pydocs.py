@@ -21,7 +21,7 @@ import platformdirs
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lmplay_tui.data.order import Permutation
+from lmplay_tui.data.shuffle import Permutation
 from lmplay_tui.data.splits import Segment, SplitRows, of_table
 from lmplay_tui.errors import UserError
 from lmplay_tui.files import replacing
@@ -76,7 +76,7 @@ def _cached(path: Path) -> pa.Table | None:
     try:
         with pa.memory_map(str(path)) as source:
             return pa.ipc.open_file(source).read_all()
-    except (OSError, pa.ArrowInvalid):  # not there, or cut short by somebody else: built anew
+    except (OSError, pa.ArrowInvalid):  # not there, or cut short by another process: built anew
         return None
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from lmplay_tui.background import call_with_ticks
 from lmplay_tui.data import hub, local, pydocs
-from lmplay_tui.data.hub import listening, quiet_datasets
+from lmplay_tui.data.library import listening, quiet_datasets
 from lmplay_tui.data.splits import Report, Segment, SplitRows, Splits, choose, identified, split_names
 from lmplay_tui.errors import DataError
 from lmplay_tui.files import sync

@@ -18,6 +18,7 @@ from lmplay_tui.models.lmplay_weights import TOKENIZER as LMPLAYS_TOKENIZER
 from lmplay_tui.models.lmplay_weights import convert_lmplay
 from lmplay_tui.models.registry import build_model, load_experiment
 from lmplay_tui.options import (
+    OPTIONS,
     OnResume,
     Part,
     TrainOptions,
@@ -26,7 +27,6 @@ from lmplay_tui.options import (
     flag,
     on_resume,
     part,
-    said_once,
     shown_value,
 )
 from lmplay_tui.plan.editing import extend_plan, list_changes
@@ -43,6 +43,7 @@ from lmplay_tui.train.checkpoint import load_archive, load_checkpoint, newest_ch
 from lmplay_tui.train.checkpointer import Saver
 from lmplay_tui.train.dataloader import LoadedData, patiently
 from lmplay_tui.train.device import choose_device, choose_precision, hardware_note, speed_choices
+from lmplay_tui.train.gradients import Gradients
 from lmplay_tui.train.model_body import choose_ways
 from lmplay_tui.train.progress import Progress
 from lmplay_tui.train.settings import Settings, check_fixed, describe_changes, overruled_of, rate_jumps, without_effect
@@ -219,7 +220,7 @@ def build_trainer(start: Start, controls: Controls, prog: str) -> Generator[Even
     tokenizer = yield from _load_tokenizer(model_args["tokenizer"] if model_args else options.tokenizer, controls)
     yield ActivityChanged("loading", "the model")
     experiment = load_experiment(allowed_experiment(given, model_args["exp"] if model_args else options.exp))
-    shape = model_args or options.model_dump()
+    shape = model_args or vars(options)
     model, built_with = build_model(
         experiment, vocab_size=tokenizer.vocab_size, context_len=shape["context_len"],
         num_blocks=shape["num_blocks"], embed_dim=shape["embed_dim"], num_heads=shape["num_heads"],
@@ -237,8 +238,8 @@ def build_trainer(start: Start, controls: Controls, prog: str) -> Generator[Even
         yield Warned(f"experiment {one_line(built_with['exp'])}: {line}")
     state = TrainState(
         run=run, settings=settings, model=model, model_args=built_with | {"tokenizer": tokenizer.name},
-        hidden=ways.hidden, trunk=ways.trunk, reading=ways.reading, tokenizer=tokenizer, precision=precision,
-        statistics=RunStatistics(run.name), scaler=precision.scaler(),
+        gradients=Gradients(model, precision, hidden=ways.hidden, trunk=ways.trunk), reading=ways.reading,
+        tokenizer=tokenizer, precision=precision, statistics=RunStatistics(run.name),
     )  # fmt: skip
     torch.manual_seed(options.seed)
     yield from _take_up(start, state, options)
@@ -259,7 +260,7 @@ def build_trainer(start: Start, controls: Controls, prog: str) -> Generator[Even
         statistics_folder=statistics_folder(options.out_dir),
         resume_command=partial(resume_command, prog, run, given),
         resumed_from=state.progress.step if start.checkpoint is not None else None,
-        note=", ".join((*chosen, "samples padded" if state.trunk is None else "samples packed")),
+        note=", ".join((*chosen, "samples padded" if ways.trunk is None else "samples packed")),
     )
 
 
@@ -296,14 +297,12 @@ def _take_up(start: Start, state: TrainState, options: TrainOptions) -> Generato
         )
     assert start.before is not None
     says_anew = said_of_warm_up(options) != said_of_warm_up(start.before.for_run())  # the plan
-    if says_anew or options.ignore_optimizer or any(name in start.given for name in _START_A_WARM_UP):
+    on_line = any(part(name) is Part.WARM_UP and OPTIONS[name].once for name in start.given)
+    if says_anew or on_line or options.ignore_optimizer:
         state.start_warm_up(options)
     elif options.disable_optimizer_warmup:
         state.progress.warm_up = None
     yield from _say_differences(start, state)
-
-
-_START_A_WARM_UP = ("optimizer_warmup_fraction", "optimizer_warmup_steps")
 
 
 def _say_differences(start: Start, state: TrainState) -> Generator[Event, None, None]:
@@ -414,6 +413,6 @@ def resume_command(prog: str, run: RunFolder, given: Mapping[str, Any], saved: b
     again = chosen | {
         name: value
         for name, value in given.items()
-        if not said_once(name) and (on_resume(name) is OnResume.FREE or (name == "exp" and ":" in value))
+        if not OPTIONS[name].once and (on_resume(name) is OnResume.FREE or (name == "exp" and ":" in value))
     }
     return shlex.join([prog, "--model", str(run.model), *command_words(again)])

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import Any
 
-from lmplay_tui.options import OnResume, command_words, on_resume
+from lmplay_tui.options import OPTIONS, OnResume, Part, command_words
 from lmplay_tui.process import own_command, own_environment
 from lmplay_tui.run.controls import Command, Controls, Stop, leave_command
 from lmplay_tui.run.events import Answered, Event, HandedOver, Warned
@@ -50,30 +50,18 @@ def _spent_before() -> float:
         return 0.0
 
 
-_OF_THIS_PROCESS = {
-    "model", "headless", "start", "detach", "on_hangup", "json_lines", "refresh_hz", "ascii", "no_mouse",
-    "notify_url",  # by environment: everybody on the machine can read a command line
-}  # fmt: skip
-# What speaks of a start, not of the run: the process that goes on must not do it once more.
-_ONCE = _OF_THIS_PROCESS | {
-    "training_plan", "initial_model", "ignore_tokenizer", "resume", "reset_history", "extend", "ignore_optimizer",
-    "optimizer_warmup_fraction", "optimizer_warmup_steps", "check_grads",
-}  # fmt: skip
-
-
 def command_of(run: RunFolder, given: Mapping[str, Any], *, resumes: bool) -> list[str]:
     """The command line of the process that goes on. `resumes`: from the run's checkpoint, not from the beginning."""
-    if resumes:
-        options = {n: v for n, v in given.items() if n not in _ONCE and _is_forgotten(n, v)}
-    else:
-        options = {n: v for n, v in given.items() if n not in _OF_THIS_PROCESS}
+    options = {name: value for name, value in given.items() if OPTIONS[name].part is not Part.HOST}
+    if resumes:  # what is said for one start must not be done once more
+        options = {n: v for n, v in options.items() if not OPTIONS[n].once and _is_forgotten(n, v)}
     words = command_words({"model": str(run.model), **options, "headless": True, "on_hangup": "continue"})
     return own_command("lmplay_tui.cli", *words)
 
 
 def _is_forgotten(name: str, value: Any) -> bool:
     """Whether a checkpoint does not remember what the command line gave."""
-    return on_resume(name) is OnResume.FREE or (name == "exp" and ":" in value)
+    return OPTIONS[name].on_resume is OnResume.FREE or (name == "exp" and ":" in value)
 
 
 def start_process(

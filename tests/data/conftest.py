@@ -8,7 +8,7 @@ import pytest
 
 from lmplay_tui.data.stage_data import StageData, open_stage
 from lmplay_tui.data.tokenizer import load_tokenizer
-from lmplay_tui.options import TrainOptions
+from lmplay_tui.options import resolve
 from lmplay_tui.plan.schema import DatasetSpec, Stage
 
 Open = Callable[..., StageData]
@@ -24,8 +24,8 @@ def _own_caches(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mo
     yield
 
 
-def unheard(activity: str, detail: str, fraction: float | None) -> None:
-    """A report to nobody."""
+def no_report(activity: str, detail: str, fraction: float | None) -> None:
+    """A report that is not read."""
 
 
 @pytest.fixture
@@ -34,10 +34,10 @@ def opened(tmp_path: Path) -> Open:
 
     def open_(*specs: DatasetSpec, epochs: float = 1.0, weights: tuple[float, ...] | None = None,
               stopping: str = "first_exhausted", name: str = "stage", **options: object) -> StageData:  # fmt: skip
-        given = TrainOptions.model_validate({"tokenizer": "bytes", "context_len": 64, "batch_size": 4} | options)
+        given = resolve(options, {"tokenizer": "bytes", "context_len": 64, "batch_size": 4})
         stage = Stage(name, specs, epochs=epochs, weights=weights, stopping=stopping)  # type: ignore[arg-type]
         return open_stage(
-            stage, given, load_tokenizer(given.tokenizer), datasets_folder=tmp_path / "datasets", report=unheard
+            stage, given, load_tokenizer(given.tokenizer), datasets_folder=tmp_path / "datasets", report=no_report
         )
 
     return open_

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from lmplay_tui.data.batches import Batch, Position
+from lmplay_tui.data.rows import Rows
 from lmplay_tui.data.samples import Item
 from lmplay_tui.data.splits import Segment
 from lmplay_tui.data.stage_data import StageData
-from lmplay_tui.data.table import Rows
 from lmplay_tui.data.tokenizer import load_tokenizer
 from lmplay_tui.errors import DataError, UserError
 from lmplay_tui.options import TrainOptions

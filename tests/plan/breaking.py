@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter
 
-from lmplay_tui.options import TrainOptions
+from lmplay_tui.options import OPTIONS, Option
 from lmplay_tui.plan import tables
 
 HUGE = 10**400
@@ -24,10 +24,23 @@ def schema_of(kind: Any) -> dict[str, Any]:
     """The JSON schema of a declaration: an option's name, or a type of `plan/tables.py`."""
     schema: dict[str, Any]
     if isinstance(kind, str):
-        schema = TrainOptions.model_json_schema()["properties"][kind]
-        return schema
+        return _schema_of_option(OPTIONS[kind])
     schema = TypeAdapter(kind).json_schema()
     return schema
+
+
+def _schema_of_option(option: Option) -> dict[str, Any]:
+    kinds = {bool: "boolean", int: "integer", float: "number", str: "string"}
+    rules = {
+        "type": kinds[option.kind or str], "exclusiveMinimum": option.gt, "minimum": option.ge,
+        "exclusiveMaximum": option.lt, "maximum": option.le, "minLength": option.min_length or None,
+        "maxLength": option.max_length, "pattern": option.pattern,
+    }  # fmt: skip
+    schema = {rule: value for rule, value in rules.items() if value is not None}
+    words = {"enum": list(option.choices)} if len(option.choices) > 1 else {"const": "".join(option.choices)}
+    kinds_of_value = [*([schema] if option.kind else []), *([words] if option.choices else [])]
+    kinds_of_value += [{"type": "null"}] if option.default is None else []
+    return kinds_of_value[0] if len(kinds_of_value) == 1 else {"anyOf": kinds_of_value}
 
 
 def _wrong_types(kind: str) -> Iterator[Break]:

@@ -184,9 +184,9 @@ def _missing_cases():
 def _twice_cases():
     said = "is there a second time; first in line"
     for name in options.train_names():
-        value = json.dumps(options.TrainOptions.model_fields[name].default or 1)
+        value = json.dumps(options.OPTIONS[name].default or 1)
         value = {"optimizer_warmup_fraction": "0.5", "shuffle": "true"}.get(name, value)
-        value = "true" if options.TrainOptions.model_fields[name].annotation is bool else value
+        value = "true" if options.OPTIONS[name].kind is bool else value
         lines = ["[train]", f"{name} = {value}", f"{name} = {value}!", *STAGE]
         yield _case(f"twice {name}", "toml", lines, f"train.{name}", f"{said} 2")
         lines = ["{", f'"train": {{"{name}": {value},', f'"{name}": {value}!', '}, "s": {"dataset": "pydocs"}}']

@@ -69,7 +69,7 @@ tokenizer = "bytes"
 def given(**options: Any) -> dict[str, Any]:
     """Options of a command line, checked as one."""
     values = {"device": "cpu", "mini_batch_size": 2, **options}
-    TrainOptions.model_validate(values)
+    TrainOptions(**values)
     return values
 
 

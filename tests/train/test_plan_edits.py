@@ -113,7 +113,7 @@ def test_an_edit_acts_or_is_refused_with_a_line(place, as_it_was, option):
 
 @pytest.mark.parametrize("option", ["lr", "eval_samples", "batch_size"])
 def test_what_the_command_line_holds_is_said_at_an_edit(place, option):
-    value = TrainOptions.model_validate({option: OTHER[option]})
+    value = TrainOptions(**{option: OTHER[option]})
     events = trained(place, edited(option), **{option: getattr(value, option)})
     assert [e.message for e in of(Warned, events) if "changes nothing: the command line's" in e.message]
 
