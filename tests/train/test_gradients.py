@@ -6,7 +6,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -19,6 +19,7 @@ from lmplay_tui.train import gradients
 from lmplay_tui.train.collate import FewShapes, collate, mini_batches, pack
 from lmplay_tui.train.device import Precision
 from lmplay_tui.train.gradients import Gradients, StepConfig, StepResult
+from tests.examples import examples
 
 VOCAB = 50
 CPU = torch.device("cpu")
@@ -64,7 +65,7 @@ def gradients_of(
 lengths = st.lists(st.tuples(st.integers(1, 12), st.integers(1, 15)), min_size=1, max_size=9)
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(lengths, st.integers(1, 10), st.booleans(), st.booleans(), st.sampled_from([1, 8, 20]))
 def test_gradient_does_not_depend_on_the_cut(shapes, mini_batch_size, include_prompts, packed, width_multiple):
     model = model64()
@@ -77,7 +78,7 @@ def test_gradient_does_not_depend_on_the_cut(shapes, mini_batch_size, include_pr
         assert torch.allclose(expected[name], got[name], rtol=0, atol=1e-12), name
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(lengths, st.integers(1, 10))
 def test_samples_normalization_is_the_documents_formula(shapes, mini_batch_size):
     """loss of a mini-batch (mean over its truth tokens) x mini_batch_size / batch_size, mini-batches in order."""
@@ -209,7 +210,7 @@ def test_numbers_that_are_not_finite_move_no_weight(bad, where):
         assert torch.equal(tensor, before[name]), name
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(st.lists(st.integers(1, 48), min_size=1, max_size=6), st.sampled_from([16, 24, 48]))
 def test_few_shapes_of_packed_samples_for_programs_that_are_recorded(lengths, width_multiple):
     few = FewShapes(num_samples=6, total_multiple=6 * width_multiple, longest=48)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
@@ -25,6 +25,7 @@ from lmplay_tui.train.loss import (
     softmax_gradient,
     traced_softmax_gradient,
 )
+from tests.examples import examples
 
 
 def a_head(rows: int, vocab: int, dtype: torch.dtype, *, bias: bool = True) -> tuple[nn.Linear, torch.Tensor, Any]:
@@ -52,7 +53,7 @@ def by_hand(memory: HeadLoss, head: nn.Linear, x_NC: torch.Tensor, targets_N: to
     return [loss, argmax_N, grad_x_NC, *(p.grad for p in head.parameters())]
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(
     rows=st.integers(1, 300), vocab=st.integers(2, 70), bias=st.booleans(),
     kernel=st.sampled_from(KERNELS),
