@@ -22,7 +22,7 @@ from lmplay_tui.run.events import (
     Warned,
 )
 from lmplay_tui.run.folder import RunFolder
-from lmplay_tui.train import build, device
+from lmplay_tui.train import build, device, stage_run
 from lmplay_tui.train.checkpoint import load_checkpoint
 from lmplay_tui.train.evaluation import Evaluator
 from lmplay_tui.train.launch import run_events
