@@ -22,7 +22,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from lmplay_tui.data.text_files import Found, Unreadable, read_batches
+from lmplay_tui.data.decoding import Unreadable
+from lmplay_tui.data.text_files import Found, read_batches
 from lmplay_tui.files import sync
 from lmplay_tui.plan.tables import TABLE_KINDS, file_kind
 from lmplay_tui.text import one_line

@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 from lmplay_tui.data import column_names
 from lmplay_tui.data.arrow_cache import BadFile, mapped
 from lmplay_tui.data.columns import Columns, find_columns
+from lmplay_tui.data.decoding import Unreadable
 from lmplay_tui.data.messages import plain
-from lmplay_tui.data.text_files import Unreadable, first_lines, first_rows
+from lmplay_tui.data.text_files import first_lines, first_rows
 from lmplay_tui.errors import UserError
 from lmplay_tui.plan.schema import DatasetSpec
 from lmplay_tui.plan.tables import COMPRESSIONS, KINDS_SAID, file_kind
