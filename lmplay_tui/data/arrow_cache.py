@@ -173,7 +173,7 @@ def _entry(key: str) -> Rows | None:
     folder = cache_folder() / key
     try:
         rows = _read(folder)
-        with suppress(OSError):  # a cache of somebody else's is as good
+        with suppress(OSError):  # a cache that another user owns is as good
             os.utime(folder)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, pa.ArrowException):  # not there, or damaged
         shutil.rmtree(folder, ignore_errors=True)

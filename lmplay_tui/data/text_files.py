@@ -24,7 +24,7 @@ from lmplay_tui.data.messages import plain
 from lmplay_tui.data.text_rows import divided, division_of
 from lmplay_tui.text import one_line
 
-MOST_COLUMNS = 1000  # keys beyond them are data that somebody used as keys
+MOST_COLUMNS = 1000  # keys beyond them are data, used as keys
 _JUDGED_CHARACTERS = 4 << 20  # of a .txt: what its rows are is decided by its beginning
 _KINDS = {str: "string", bool: "bool", type(None): "null", list: "list", dict: "object"}  # anything else: a number
 _WITH_ARTICLES = {
