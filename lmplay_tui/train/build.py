@@ -39,9 +39,10 @@ from lmplay_tui.run.folder import RunFolder, datasets_folder, keep_plan, output_
 from lmplay_tui.run.statistics import RunStatistics
 from lmplay_tui.text import one_line
 from lmplay_tui.train.checkpoint import load_archive, load_checkpoint, newest_checkpoint
-from lmplay_tui.train.checkpointer import Saver
+from lmplay_tui.train.checkpointer import CheckpointWriter
 from lmplay_tui.train.dataloader import LoadedData, patiently
 from lmplay_tui.train.device import choose_device, choose_precision, hardware_note, speed_choices
+from lmplay_tui.train.gradients import Gradients
 from lmplay_tui.train.model_body import choose_ways
 from lmplay_tui.train.progress import Progress
 from lmplay_tui.train.settings import Settings, check_fixed, describe_changes, overruled_of, rate_jumps, without_effect
@@ -121,7 +122,7 @@ class Start:
         known = {stage.name for stage in self.settings.plan.stages}
         if self.checkpoint is not None and self.is_newest and self.progress.stage in known:
             folder = statistics_folder(self.given.get("out_dir"))
-            yield from Saver(self.run, folder).complete(self.checkpoint)
+            yield from CheckpointWriter(self.run, folder).complete(self.checkpoint)
 
     def finished(self) -> bool:
         """Whether every stage of the plan is done."""
@@ -236,8 +237,8 @@ def build_trainer(start: Start, controls: Controls, prog: str) -> Generator[Even
         yield Warned(f"experiment {one_line(built_with['exp'])}: {line}")
     state = TrainState(
         run=run, settings=settings, model=model, model_args=built_with | {"tokenizer": tokenizer.name},
-        hidden=ways.hidden, trunk=ways.trunk, reading=ways.reading, tokenizer=tokenizer, precision=precision,
-        statistics=RunStatistics(run.name), scaler=precision.scaler(),
+        gradients=Gradients(model, precision, hidden=ways.hidden, trunk=ways.trunk), reading=ways.reading,
+        tokenizer=tokenizer, precision=precision, statistics=RunStatistics(run.name),
     )  # fmt: skip
     torch.manual_seed(options.seed)
     yield from _take_up(start, state, options)
@@ -258,7 +259,7 @@ def build_trainer(start: Start, controls: Controls, prog: str) -> Generator[Even
         statistics_folder=statistics_folder(options.out_dir),
         resume_command=partial(resume_command, prog, run, given),
         resumed_from=state.progress.step if start.checkpoint is not None else None,
-        note=", ".join((*chosen, "samples padded" if state.trunk is None else "samples packed")),
+        note=", ".join((*chosen, "samples padded" if ways.trunk is None else "samples packed")),
     )
 
 

@@ -14,7 +14,8 @@ from typing import Any
 from lmplay_tui.formats import format_duration, format_memory_use, format_parameters, format_percent, format_rate
 from lmplay_tui.run.pace import PARTS
 from lmplay_tui.run.view import RunView
-from lmplay_tui.ui.widgets.lines import Lines, Piece, Row, bar, fitted, row_width, set_titles, wrapped
+from lmplay_tui.ui.tty.patches import set_titles
+from lmplay_tui.ui.widgets.lines import Lines, Piece, Row, bar, fitted, row_width, wrapped
 
 FIRST_S = 0.1  # that the processor is watched at the first reading; later ones tell of the time since the last
 
@@ -184,9 +185,8 @@ class System(Lines):
         step = view.history.get("time/step_s")
         if step is not None and len(step):
             pieces += [("  step ", "dim"), (format_duration(step.recent_mean(20)), "")]
-        shown = view.last_step.get("text_shown", view.last_step.get("data/text_shown"))
-        if isinstance(shown, int | float) and math.isfinite(shown) and shown < 0.9995:
-            pieces += [("  text shown ", "dim"), (format_percent(shown, 1), "")]
+        if view.text_shown < 0.9995:
+            pieces += [("  text shown ", "dim"), (format_percent(view.text_shown, 1), "")]
         while row_width(pieces) > width and len(pieces) > 3:
             pieces = pieces[:-2]
         return tuple(pieces)
