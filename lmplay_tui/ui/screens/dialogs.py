@@ -20,8 +20,8 @@ from lmplay_tui.run.controls import Ask
 from lmplay_tui.run.learning_rate import parse_lr
 from lmplay_tui.run.view import StageView
 from lmplay_tui.ui.messages import ChoiceClicked, StageChange
-from lmplay_tui.ui.tty.patches import TypedLine
-from lmplay_tui.ui.widgets.lines import Lines, Row, fitted, set_titles
+from lmplay_tui.ui.tty.patches import TypedLine, set_titles
+from lmplay_tui.ui.widgets.lines import Lines, Row, fitted
 
 Value = TypeVar("Value")
 
