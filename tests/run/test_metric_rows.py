@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmplay_tui.run import metric_rows
+from lmplay_tui.run import metric_columns, metric_rows
 from lmplay_tui.run.axes import At
 from lmplay_tui.run.events import RunStarted, StageInfo, from_record
 from lmplay_tui.run.folder import RunFolder
@@ -35,7 +35,7 @@ def short_stretches() -> Iterator[None]:
     """Columns for some lines already, and lines alone below that."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(metric_rows, "FROM_BYTES", 1)
-        patch.setattr(metric_rows, "AT_LEAST_BYTES", 600)
+        patch.setattr(metric_columns, "AT_LEAST_BYTES", 600)
         yield
 
 
