@@ -4,14 +4,21 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 GROUND := pyproject.toml constraints.txt
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
-.PHONY: run test test-oldest check bench faults screenshots clean
+.PHONY: run test test-rest test-all test-oldest check bench faults screenshots clean
 
 run: $(VENV)/.installed  ## the dashboard on the offline demo; headless where there is no terminal
 	@$(BIN)/lmplay-tui --training-plan demo
 
-test: check  ## ruff, type check, import contract, fast tests
-	$(BIN)/python -m pytest --numprocesses 2
+test: check  ## what is checked without running it, and the fast tests: five minutes on two cores
+	$(PYTEST) -m "not slow and not long" --hypothesis-profile few
+
+test-rest: $(VENV)/.installed-dev  ## what `make test` leaves out: the long tests, and the properties on all their examples
+	$(PYTEST) -m "(long or hypothesis) and not slow"
+
+test-all: check  ## both of them at once
+	$(PYTEST) -m "not slow"
 
 test-oldest: $(GROUND)  ## the fast tests of models and training on the oldest torch that pyproject.toml admits
 	$(PYTHON) -m venv $(VENV)-oldest
@@ -30,8 +37,7 @@ bench: $(VENV)/.installed  ## one table: train, resume, save, tokenize, cut, ui
 	$(BIN)/python -m tests.bench all
 
 faults: $(VENV)/.installed-dev  ## the long form of the fault tests: about half an hour on two cores
-	$(BIN)/python -m pytest -m "slow or not slow" --timeout 3600 --numprocesses 2 --dist worksteal \
-		tests/faults tests/plan/test_fuzz.py
+	$(PYTEST) -m "slow or not slow" --timeout 3600 tests/faults tests/plan/test_fuzz.py
 
 screenshots: $(VENV)/.installed-dev  ## the pictures in docs/
 	$(BIN)/python -m tests.screenshots

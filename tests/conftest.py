@@ -1,8 +1,12 @@
-"""What every test stands on: no network, one thread, no settings of the developer's own; counts that are printed."""
+"""What every test stands on: no network, one thread, nothing of the developer's own; counts that are printed."""
 
+import contextlib
 import os
-from collections.abc import Callable
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 
+import psutil
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -12,9 +16,36 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
 process.prepare()  # as the commands do
 
-# The machine may be busy: no test is by the clock.
-settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("unhurried")
+# The machine may be busy: no test is by the clock. `tests.examples` says how a test asks for so many examples.
+settings.register_profile("all", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("few", settings.get_profile("all"), max_examples=20)
+settings.load_profile("all")
+
+STARTED_BY = "LMP_TESTS_PROCESS"  # in the environment of every program that a test starts
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # the first process; its workers inherit the folder
+        os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="lmp-tests-cache-")
+        config.add_cleanup(lambda: shutil.rmtree(os.environ["XDG_CACHE_HOME"], ignore_errors=True))
+    os.environ[STARTED_BY] = str(os.getpid())
+    config.add_cleanup(end_programs)
+
+
+def end_programs() -> None:
+    """Kill what the tests of this process have started and left, in whatever session it is: a run that was handed over
+    is no child any more."""
+    for program in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            ours = program.environ().get(STARTED_BY) == str(os.getpid())
+            if ours and any("lmplay_tui" in word or "lmp_" in word for word in program.cmdline()):
+                program.kill()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_programs_left() -> Iterator[None]:
+    yield
+    end_programs()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

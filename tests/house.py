@@ -18,13 +18,10 @@ MOST_LINES = 650
 FEWEST_LINES = 60  # a shorter file with one importer is a part of that importer
 REPEATED_WORDS = 60  # of a syntax tree: about six lines of statements
 
-CIRCLES: dict[str, str] = {
-    "data.hub data.order data.splits data.validated": "opened inside functions until the rooms of data are redrawn",
-}
+CIRCLES: dict[str, str] = {}
 SMALL: dict[str, str] = {}
 LONG: dict[str, str] = {
     "data.text_files": "to be cut by its ideas",
-    "options": "to be cut by its ideas",
 }
 REPEATED: dict[str, str] = {
     "commands.generate._check_tokenizer train.build._other_tokenizer": "to be one function",

@@ -10,7 +10,7 @@ import pytest
 
 import lmplay_tui
 from lmplay_tui import process
-from lmplay_tui.data.reader import Job, Opened, ReaderProcess
+from lmplay_tui.data.worker import Job, Opened, Worker
 from lmplay_tui.options import TrainOptions
 from lmplay_tui.plan.schema import DatasetSpec, Stage
 from lmplay_tui.run.folder import status_of
@@ -30,7 +30,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A user's working folder with files that are called as modules are."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    for name in ("torch.py", "random.py", "datasets.py", "numpy.py", "lmplay_tui/__init__.py"):
+    for name in ("torch.py", "random.py", "socket.py", "datasets.py", "numpy.py", "lmplay_tui/__init__.py"):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.write_text("raise SystemExit('the working folder is not on the path')", encoding="utf-8")
@@ -41,7 +41,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_data_reader(folder: Path) -> None:
     stage = Stage("pairs", (DatasetSpec("pairs", str(folder / "pairs.jsonl")),), epochs=1)
-    process = ReaderProcess(Job(stage, TrainOptions(context_len=64), "bytes", folder / "datasets"))
+    process = Worker(Job(stage, TrainOptions(context_len=64), "bytes", folder / "datasets"))
     try:
         assert isinstance(next(process.messages()), Opened)
     finally:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from lmplay_tui.errors import UserError
-from lmplay_tui.models.probing import general_position, is_as_new, kept
+from lmplay_tui.models.body import body_of
+from lmplay_tui.models.probing import general_position, kept
 
 _ROUNDINGS = 200  # of the number format's step: what sums in two orders may differ by
 
@@ -31,10 +32,8 @@ def choose_reading(model: nn.Module, context_len: int) -> tuple[Reading, str | N
     """
     if not callable(getattr(model, "new_cache", None)):
         return Reading.FORWARD, None
-    apart = callable(getattr(model, "hidden", None)) and isinstance(getattr(model, "head", None), nn.Module)
-    apart = apart and is_as_new(model, "hidden", "forward")
     problem: str | None = None
-    for reading in (Reading.BODY, Reading.CACHE) if apart else (Reading.CACHE,):
+    for reading in (Reading.CACHE,) if body_of(model) is None else (Reading.BODY, Reading.CACHE):
         with kept(model):
             model.eval()
             difference = _reading_differs(model, context_len, reading)

@@ -12,16 +12,6 @@ _LOGITS = 8.0  # the size of a trained model's logits: a softcap bends them
 _MOST_GAIN = 10  # powers of two
 
 
-def is_as_new(module: nn.Module, name: str, than: str) -> bool:
-    """Whether no class below the one that defines `name` defines `than` anew: else they are of two models."""
-    for kind in type(module).__mro__:
-        if name in vars(kind):
-            return True
-        if than in vars(kind):
-            return False
-    return True  # one that the object itself carries
-
-
 @contextmanager
 def kept(model: nn.Module) -> Iterator["Kept"]:
     """What a forward or backward pass may change of a model: afterwards as before, mode and gradients too."""

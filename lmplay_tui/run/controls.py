@@ -123,6 +123,10 @@ class Refused(Command):
     reason: str = ""
 
 
+class StopRequested(Exception):
+    """A stop was asked for; what was under way (a step, a validation, a download) did not happen."""
+
+
 class Controls:
     """The mailbox between whoever holds the run and the trainer.
 

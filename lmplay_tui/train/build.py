@@ -44,6 +44,7 @@ from lmplay_tui.train.checkpoint import load_archive, load_checkpoint, newest_ch
 from lmplay_tui.train.checkpointer import Saver
 from lmplay_tui.train.dataloader import LoadedData, patiently
 from lmplay_tui.train.device import choose_device, choose_precision, hardware_note, speed_choices
+from lmplay_tui.train.gradients import Gradients
 from lmplay_tui.train.model_body import choose_ways
 from lmplay_tui.train.progress import Progress
 from lmplay_tui.train.settings import Settings, check_fixed, describe_changes, overruled_of, rate_jumps, without_effect
@@ -239,8 +240,8 @@ def build_trainer(start: Start, controls: Controls) -> Generator[Event, None, Tr
         yield Warned(f"experiment {one_line(built_with['exp'])}: {line}")
     state = TrainState(
         run=run, settings=settings, model=model, model_args=built_with | {"tokenizer": tokenizer.name},
-        hidden=ways.hidden, trunk=ways.trunk, reading=ways.reading, tokenizer=tokenizer, precision=precision,
-        statistics=RunStatistics(run.name), scaler=precision.scaler(),
+        gradients=Gradients(model, precision, hidden=ways.hidden, trunk=ways.trunk), reading=ways.reading,
+        tokenizer=tokenizer, precision=precision, statistics=RunStatistics(run.name),
     )  # fmt: skip
     torch.manual_seed(options.seed)
     yield from _take_up(start, state, options)
@@ -261,7 +262,7 @@ def build_trainer(start: Start, controls: Controls) -> Generator[Event, None, Tr
         statistics_folder=statistics_folder(options.out_dir),
         resume_command=partial(resume_command, launch, run),
         resumed_from=state.progress.step if start.checkpoint is not None else None,
-        note=", ".join((*chosen, "samples padded" if state.trunk is None else "samples packed")),
+        note=", ".join((*chosen, "samples padded" if ways.trunk is None else "samples packed")),
     )
 
 

@@ -40,12 +40,12 @@ from lmplay_tui.train.compile import Compilation
 from lmplay_tui.train.dataloader import left_out, openings
 from lmplay_tui.train.device import choose_device, choose_precision, device_name
 from lmplay_tui.train.evaluation import Scorer
-from lmplay_tui.train.gradients import StepSettings, accumulate_gradients, apply_update, is_finite
+from lmplay_tui.train.gradients import Gradients, StepConfig
 from lmplay_tui.train.model_body import choose_ways
 from lmplay_tui.train.optim import build_optimizer, decay_of, freeze, parameter_groups
 from lmplay_tui.train.settings import Settings
 from lmplay_tui.train.state import TrainState
-from lmplay_tui.train.train_step import settings_of_steps
+from lmplay_tui.train.train_step import step_config
 
 SAMPLED_BATCHES = 20  # that estimates are made from
 SHOWN_SAMPLES = 2  # a stage
@@ -118,8 +118,9 @@ def _new_state(settings: Settings) -> tuple[TrainState, tuple[str, ...]]:
     )  # fmt: skip
     state = TrainState(
         run=RunFolder(Path("check.lmp")), settings=settings, model=model,
-        model_args=model_args | {"tokenizer": tokenizer.name}, hidden=ways.hidden, trunk=ways.trunk,
-        reading=ways.reading, tokenizer=tokenizer, precision=precision, statistics=RunStatistics("check"),
+        model_args=model_args | {"tokenizer": tokenizer.name},
+        gradients=Gradients(model, precision, hidden=ways.hidden, trunk=ways.trunk), reading=ways.reading,
+        tokenizer=tokenizer, precision=precision, statistics=RunStatistics("check"),
     )  # fmt: skip
     return state, ways.notes
 
@@ -226,19 +227,17 @@ def _try_all(stage: Stage, data: StageData, state: TrainState, tried: list[dict[
     compilation = Compilation(options, state.device) if options.compile_model else None
     rates: list[float] = []
 
-    def how() -> StepSettings:
-        settings = settings_of_steps(state, options, size)
-        if compilation is not None:
-            compilation.shape(settings)
-        return settings
+    def config() -> StepConfig:
+        plain = step_config(state, options, size)
+        return plain if compilation is None else compilation.shaped(plain)
 
     def train() -> str:
-        rates.append(_train(state, options, samples[: 2 * size], how))
+        rates.append(_train(state, options, samples[: 2 * size], config))
         longest = len(samples[0].prompt_ids) + len(samples[0].truth_ids)
         return f"two mini-batches of {size}, the longest sample {longest} tokens: {rates[0]:,.0f} tokens/s"
 
     def compile_it(compilation: Compilation) -> str:
-        events = list(compilation.prepare(state, how(), min(size, 2)))
+        events = list(compilation.prepare(state, config(), min(size, 2)))
         if failed := [event.message for event in events if isinstance(event, Warned)]:
             raise UserError(failed[0])
         return f"compiled, {one_line(options.compile_backend or 'inductor')}"
@@ -247,7 +246,7 @@ def _try_all(stage: Stage, data: StageData, state: TrainState, tried: list[dict[
         held_out, _ = data.validation(0, options.validation_batch_size)
         if not held_out:
             return "no validation rows: nothing to validate on"
-        score = Scorer(state.model, state.hidden, state.tokenizer, state.precision).score(
+        score = Scorer(state.model, state.gradients.hidden, state.tokenizer, state.precision).score(
             held_out, options.validation_batch_size
         )
         return f"a validation of {len(held_out)} samples: loss {score.loss:.3f}"
@@ -287,25 +286,28 @@ def _tried(what: str, work: Callable[[], str]) -> dict[str, Any]:
         return {"ok": False, "what": f"{what}: {type(error).__name__}: {one_line(error, 300)}"}
 
 
-def _train(state: TrainState, options: TrainOptions, samples: list[Sample], how: Callable[[], StepSettings]) -> float:
+def _train(
+    state: TrainState, options: TrainOptions, samples: list[Sample], config_of: Callable[[], StepConfig]
+) -> float:
     """Forward, backward and update of the longest samples; real tokens a second of the second time."""
     freeze(state.model, options.default_freeze)
     optimizer = build_optimizer(
         options.optimizer, state.model, lr=options.lr, weight_decay=options.weight_decay,
         device_type=state.device.type,
     )  # fmt: skip
-    state.optimizer, state.optimizer_name, state.scaler = optimizer, options.optimizer, state.precision.scaler()
-    settings = how()
+    state.optimizer, state.optimizer_name, gradients = optimizer, options.optimizer, state.gradients
+    gradients.scaler = state.precision.scaler()
+    config = config_of()
     seconds = math.inf
     for _ in range(2):  # the first one also allocates
         begun = time.perf_counter()
         optimizer.zero_grad(set_to_none=True)
-        result = accumulate_gradients(state.network, state.hidden, samples, settings, trunk=state.trunk)
-        apply_update(optimizer, result, settings, options.lr)
+        result = gradients.accumulate(samples, config)
+        gradients.update(optimizer, result, lr=options.lr, grad_clip=config.grad_clip)
         if state.device.type == "cuda":
             torch.cuda.synchronize(state.device)
         seconds = time.perf_counter() - begun
-        if not is_finite(result):
+        if not result.is_finite:
             raise UserError("the loss or its gradient is not finite in the first step")
     return result.num_tokens / seconds
 

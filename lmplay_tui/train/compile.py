@@ -1,11 +1,11 @@
-"""torch.compile for the two parts that a step spends its time in: the model's body and the rows of the loss.
+"""What is tried on samples that are thrown away, before a run's first step: compiling, and sizes of a mini-batch.
 
-`--mini-batch-size auto`: the size that trains fastest among those that fit, found by trying.
+torch.compile takes the two parts that a step spends its time in: the model's body and the rows of the loss.
+`--mini-batch-size auto` is the size that trains fastest among those that fit.
 """
 
-import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from typing import Any, cast
 
@@ -16,12 +16,13 @@ from torch import Tensor, nn
 
 from lmplay_tui.data.samples import Sample
 from lmplay_tui.options import TrainOptions
+from lmplay_tui.run.controls import StopRequested
 from lmplay_tui.run.events import ActivityChanged, Event, LogLine, Warned
 from lmplay_tui.text import one_line
-from lmplay_tui.train.device import fits, give_memory_back
-from lmplay_tui.train.gradients import StepSettings, StopRequested, accumulate_gradients
+from lmplay_tui.train.device import fits, give_memory_back, restore_rng, rng_state
+from lmplay_tui.train.gradients import Gradients, StepConfig
 from lmplay_tui.train.loss import Kernel, softmax_gradient, traced_softmax_gradient
-from lmplay_tui.train.state import TrainState, restore_rng, rng_state
+from lmplay_tui.train.state import TrainState
 
 GRAPH_WIDTHS = 4  # CUDA graphs are recorded for each shape: few of them
 _PASSES_OF_GRAPHS = 3  # they are recorded in the second, and run in the third
@@ -43,50 +44,53 @@ class Compilation:
         }
         self._proved = self._failed = False
 
-    def shape(self, settings: StepSettings) -> None:
-        """Have mini-batches come in the shapes that compiled programs ask for; after a failure in those of their own.
+    def shaped(self, config: StepConfig) -> StepConfig:
+        """`config` with mini-batches of the shapes that compiled programs ask for; after a failure of their own.
 
         Lengths of few kinds where graphs are recorded, and never a single row, which would be a program of its own.
         """
-        context_len = settings.longest or 1
-        settings.graphs = self._graphs and not self._failed
-        settings.width_multiple = max(64, context_len // GRAPH_WIDTHS) if settings.graphs else 1
-        settings.least_rows = 1 if self._failed else min(settings.mini_batch_size, 2)
+        graphs = self._graphs and not self._failed
+        return replace(
+            config,
+            graphs=graphs,
+            width_multiple=max(64, (config.longest or 1) // GRAPH_WIDTHS) if graphs else 1,
+            least_rows=1 if self._failed else min(config.mini_batch_size, 2),
+        )
 
-    def prepare(self, state: TrainState, settings: StepSettings, rows: int) -> Iterator[Event]:
+    def prepare(self, state: TrainState, config: StepConfig, rows: int) -> Iterator[Event]:
         """Compile, and train on `rows` samples that are thrown away: what fails, fails here; the run goes on without.
 
-        Neither weights nor random numbers are changed by it. The first samples' shape may show in the program, so a
-        resumed run must begin with the same.
+        `shaped` then gives the shapes of plain programs. Neither weights nor random numbers are changed by it. The
+        first samples' shape may show in the program, so a resumed run must begin with the same.
         """
         if self._proved:
             return
         self._proved = True
         yield ActivityChanged("compiling")
-        hidden, trunk = state.hidden, state.trunk
+        gradients = state.gradients
+        plain = gradients.network, gradients.hidden, gradients.trunk
         try:
-            self._compile(state)
-            for _ in range(_PASSES_OF_GRAPHS if settings.graphs else 1):
+            self._compile(gradients)
+            for _ in range(_PASSES_OF_GRAPHS if config.graphs else 1):
                 # Where memory lacks, the step will meet it, and knows what to do.
-                fits(lambda: rehearse(state, replace(settings, mini_batch_size=rows)))
+                fits(lambda: rehearse(state, replace(config, mini_batch_size=rows)))
         except Exception as error:  # whatever the compiler or its toolchain throws: training goes on without
-            state.hidden, state.trunk, state.network = hidden, trunk, state.model
-            state.head_loss.kernel = softmax_gradient
+            gradients.network, gradients.hidden, gradients.trunk = plain
+            gradients.head_loss.kernel = softmax_gradient
             self._failed = True
-            self.shape(settings)
             said = f"{type(error).__name__}: {one_line(error, 100)}"
             yield Warned(f"torch.compile failed ({said}); going on without it", state.progress.step)
         yield ActivityChanged("training")
 
-    def _compile(self, state: TrainState) -> None:
-        if state.hidden is None:
-            state.network = cast(nn.Module, torch.compile(state.model, **self._how))
+    def _compile(self, gradients: Gradients) -> None:
+        if gradients.hidden is None:
+            gradients.network = cast(nn.Module, torch.compile(gradients.network, **self._how))
             return
-        if state.trunk is not None:
-            state.trunk = torch.compile(state.trunk, **self._how)
+        if gradients.trunk is not None:
+            gradients.trunk = torch.compile(gradients.trunk, **self._how)
         else:
-            state.hidden = torch.compile(state.hidden, **self._how)
-        state.head_loss.kernel = self._kernel()
+            gradients.hidden = torch.compile(gradients.hidden, **self._how)
+        gradients.head_loss.kernel = self._kernel()
 
     def _kernel(self) -> Kernel:
         """The loss's rows, compiled; a single one, which torch would compile for itself, as it is."""
@@ -102,18 +106,19 @@ class Compilation:
         return kernel
 
 
-def rehearse(state: TrainState, settings: StepSettings, length: int | None = None) -> None:
+def rehearse(state: TrainState, config: StepConfig, length: int | None = None) -> None:
     """Forward and backward of one mini-batch of long samples, without a trace in weights, buffers, random numbers."""
     rng = rng_state(state.device)
     buffers = {name: buffer.clone() for name, buffer in state.model.named_buffers()}
     was_training = state.model.training
     try:
         state.model.train()
-        samples = long_samples(settings.mini_batch_size, length or state.model_args["context_len"] - 8)
-        accumulate_gradients(state.network, state.hidden, samples, settings, trunk=state.trunk)
+        samples = long_samples(config.mini_batch_size, length or state.model_args["context_len"] - 8)
+        state.gradients.accumulate(samples, config)
         if state.device.type == "cuda":
             torch.cuda.synchronize(state.device)
     finally:
+        state.gradients.clock.reset()
         state.model.zero_grad(set_to_none=True)
         state.model.train(was_training)
         with torch.no_grad():
@@ -132,9 +137,9 @@ WORTH_IT = 1.03  # a larger mini-batch takes more memory: it must be faster by m
 
 
 def probe(
-    state: TrainState, settings: StepSettings, batch_size: int, should_stop: Callable[[], bool]
-) -> Iterator[Event]:
-    """Time one mini-batch of the longest samples at sizes 1, 2, 4, ... and set the fastest, of those that fit.
+    state: TrainState, config: StepConfig, batch_size: int, should_stop: Callable[[], bool]
+) -> Generator[Event, None, StepConfig]:
+    """Time one mini-batch of the longest samples at sizes 1, 2, 4, ...; gives `config` with the fastest that fits.
 
     What was found stands in the progress: a resumed run keeps it. Weights and random numbers stay as they are.
     Raises `StopRequested` between two sizes; nothing has been found then.
@@ -146,7 +151,7 @@ def probe(
         yield ActivityChanged("probing", f"mini-batches of {size}")
         if should_stop():
             raise StopRequested
-        tried = dataclasses.replace(settings, mini_batch_size=size)
+        tried = replace(config, mini_batch_size=size)
         _, seconds_all = fits(lambda: _timed(state, tried, length))  # noqa: B023  (called at once)
         if seconds_all is None:
             give_memory_back(state.device)
@@ -159,16 +164,17 @@ def probe(
         grown_bytes = psutil.Process().memory_info().rss - before_bytes
         if state.device.type == "cpu" and psutil.virtual_memory().available < 3 * grown_bytes:
             break  # the next would take twice as much again; a processor's memory gives no warning
-    state.progress.probed_mini_batch_size = settings.mini_batch_size = best_size
+    state.progress.probed_mini_batch_size = best_size
     yield LogLine(f"--mini-batch-size auto: {best_size}, {best_s * 1000:.0f} ms a sample of {length} tokens")
     yield ActivityChanged("training")
+    return replace(config, mini_batch_size=best_size)
 
 
-def _timed(state: TrainState, settings: StepSettings, length: int) -> float:
+def _timed(state: TrainState, config: StepConfig, length: int) -> float:
     """Seconds of a mini-batch, the second time: the first one also allocates."""
-    rehearse(state, settings, length)
+    rehearse(state, config, length)
     begun = time.perf_counter()
-    rehearse(state, settings, length)
+    rehearse(state, config, length)
     return time.perf_counter() - begun
 
 

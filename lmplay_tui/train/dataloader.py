@@ -20,18 +20,17 @@ from lmplay_tui.data.batches import Batch, Position
 from lmplay_tui.data.leak_guard import LeakReport, look_for_leaks
 from lmplay_tui.data.prefetch import Ahead, ahead
 from lmplay_tui.data.preview import Preview
-from lmplay_tui.data.reader import Job, Opened, ReaderLostError, ReaderProcess
 from lmplay_tui.data.sources import count_rows, is_at_hand
 from lmplay_tui.data.stage_data import BATCHES_AHEAD, StageData, open_stage
 from lmplay_tui.data.tokenizer import Tokenizer
+from lmplay_tui.data.worker import Job, Opened, Worker, WorkerLostError
 from lmplay_tui.errors import UserError
 from lmplay_tui.options import Part, TrainOptions, names_of
 from lmplay_tui.plan.schema import Stage
-from lmplay_tui.run.controls import Controls
+from lmplay_tui.run.controls import Controls, StopRequested
 from lmplay_tui.run.events import ActivityChanged, DatasetOpened, Event, LogLine, StepDone, TextLeftOut, Warned
 from lmplay_tui.run.sentences import LEAST_TEXT_SHOWN
 from lmplay_tui.text import one_line
-from lmplay_tui.train.gradients import StopRequested
 
 Report = Callable[[str, str, float | None], None]
 T = TypeVar("T")
@@ -194,7 +193,7 @@ class Feed:
         self._after = start  # where the batch begins that `_batches` gives next
         self._waiting: deque[Batch] = deque()  # out of `_batches`, and not trained yet
         self._steps, self._steps_s, self._waited_s = -1, 0.0, 0.0  # the first step waits for the thread to begin
-        self._process: ReaderProcess | None = None
+        self._process: Worker | None = None
         self._messages: Ahead[Any] | None = None  # the process's; its batches once it has opened the data
         self._said: list[Event] = []
         # Batches can only be the same where these are: a digest is compared only then.
@@ -208,7 +207,7 @@ class Feed:
             return True
         if not self._batches.ready(seconds):
             return False
-        if isinstance(self._batches.failure, ReaderLostError):
+        if isinstance(self._batches.failure, WorkerLostError):
             self._go_back_to_thread(self._batches.failure)
             return self._batches.ready(seconds)
         return True
@@ -279,8 +278,8 @@ class Feed:
 
     def _start_process(self, job: Job) -> None:
         try:
-            self._process = ReaderProcess(job)
-        except ReaderLostError as error:
+            self._process = Worker(job)
+        except WorkerLostError as error:
             self._stay(error)
             return
         self._messages = ahead(self._process.messages(), BATCHES_AHEAD)
@@ -294,7 +293,7 @@ class Feed:
             self._stay(error)
             return
         if opened.fingerprint != self._data.fingerprint:
-            self._stay(ReaderLostError("it finds other data than were opened here"))
+            self._stay(WorkerLostError("it finds other data than were opened here"))
             return
         for batch in self._batches.leave():
             self._waiting.append(batch)
@@ -307,7 +306,7 @@ class Feed:
         self._end_process()
         self._said.append(Warned(f"data reader: stays a thread ({one_line(error, 160)})"))
 
-    def _go_back_to_thread(self, error: ReaderLostError) -> None:
+    def _go_back_to_thread(self, error: WorkerLostError) -> None:
         """The process is gone: the same batches from a thread, from where they are missing."""
         self._end_process()
         self._batches = self._data.batches(self._after)

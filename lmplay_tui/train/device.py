@@ -274,6 +274,25 @@ def hardware_note() -> dict[str, str | int]:
     }
 
 
+def rng_state(device: torch.device) -> dict[str, Tensor]:
+    """The generators that dropout draws from."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    elif device.type == "mps":
+        state["mps"] = torch.mps.get_rng_state()
+    return state
+
+
+def restore_rng(state: dict[str, Tensor], device: torch.device) -> None:
+    """Put the generators back to `state`; one of another kind of device is left out."""
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
+    elif device.type == "mps" and "mps" in state:
+        torch.mps.set_rng_state(state["mps"])
+
+
 T = TypeVar("T")
 # The last one is oneDNN's, which allocates for itself.
 _SAID_BY_PROCESSORS = ("can't allocate memory", "not enough memory", "out of memory", "could not create a primitive")

@@ -23,13 +23,12 @@ from lmplay_tui.errors import OutOfMemoryError, UserError
 from lmplay_tui.models.generation import generate
 from lmplay_tui.options import TrainOptions
 from lmplay_tui.plan.schema import Stage
-from lmplay_tui.run.controls import Ask
+from lmplay_tui.run.controls import Ask, StopRequested
 from lmplay_tui.run.events import Evaluated, EvaluationResult, Event, Predicted, Prediction, Validated, Warned
 from lmplay_tui.text import one_line
 from lmplay_tui.train.collate import collate, mini_batches
 from lmplay_tui.train.dataloader import LoadedData
 from lmplay_tui.train.device import Precision, fits, give_memory_back, halved
-from lmplay_tui.train.gradients import StopRequested
 from lmplay_tui.train.loss import logits_by_rows, loss_and_argmax
 from lmplay_tui.train.state import TrainState
 

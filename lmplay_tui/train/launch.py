@@ -17,7 +17,7 @@ from lmplay_tui.errors import EXIT_BUG, TrainingError, UserError, os_error
 from lmplay_tui.files import write_whole
 from lmplay_tui.options import Launch
 from lmplay_tui.process import is_child_alive
-from lmplay_tui.run.controls import ControlFiles, Controls, HandOver, SaveNow, Stop
+from lmplay_tui.run.controls import ControlFiles, Controls, HandOver, SaveNow, Stop, StopRequested
 from lmplay_tui.run.events import (
     LAST_EVENTS,
     ActivityChanged,
@@ -39,7 +39,6 @@ from lmplay_tui.run.plots import write_pngs
 from lmplay_tui.run.recorder import LogFile, Recorder
 from lmplay_tui.text import one_line, printable
 from lmplay_tui.train.build import build_trainer, choose_run, read_start, resume_command, set_aside
-from lmplay_tui.train.gradients import StopRequested
 from lmplay_tui.train.handoff import TimeLimit, hand_over, start_process
 
 

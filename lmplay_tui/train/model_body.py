@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import cast
 
 import numpy as np
@@ -18,14 +17,14 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from lmplay_tui.data.samples import Sample
+from lmplay_tui.models.body import Packable, body_of, trunk_of
 from lmplay_tui.models.generation import Reading, choose_reading
-from lmplay_tui.models.probing import Kept, general_position, is_as_new, kept, small_parameters
+from lmplay_tui.models.probing import Kept, general_position, kept, small_parameters
 from lmplay_tui.text import one_line
 from lmplay_tui.train.collate import MiniBatch, collate, pack
-from lmplay_tui.train.device import Precision
-from lmplay_tui.train.gradients import Packable, StepSettings, accumulate_gradients
-from lmplay_tui.train.loss import HeadLoss, logits_by_rows
-from lmplay_tui.train.state import restore_rng, rng_state
+from lmplay_tui.train.device import Precision, restore_rng, rng_state
+from lmplay_tui.train.gradients import Gradients, StepConfig
+from lmplay_tui.train.loss import logits_by_rows
 
 LONGEST = 16  # positions of a compared sample: where packed ones begin, so that the same dropout is drawn
 # What two orders of summing may differ by, as a multiple of the number format's step: measured 1 to 8 (float32).
@@ -33,6 +32,7 @@ _ROUNDINGS = 200
 _TF32 = 0.02  # a GPU's float32 products with 10 bits
 _HALF_PRECISION = 0.1  # a GPU's packed attention: far coarser, so only the loss's number is compared
 _SMALL_GRADIENT = 0.01  # of the largest: below it a gradient may be the rounding of a sum that is zero
+_COMPARED = StepConfig(mini_batch_size=2, normalization="tokens", include_prompts=True, grad_clip=None)
 
 
 @dataclass(frozen=True)
@@ -46,36 +46,6 @@ class Ways:
     trunk: Callable[[Tensor, Tensor], Tensor] | None = None
     reading: Reading = Reading.FORWARD
     notes: tuple[str, ...] = ()
-
-
-def body_of(model: nn.Module) -> Callable[[Tensor], Tensor] | None:
-    """The model's body where body and head are apart (`hidden`, `head`).
-
-    None where only `forward` is there, or where a class that inherits `hidden` has a `forward` of its own.
-    """
-    hidden = getattr(model, "hidden", None)
-    apart = callable(hidden) and isinstance(getattr(model, "head", None), nn.Module)
-    return hidden if apart and is_as_new(model, "hidden", "forward") else None
-
-
-def trunk_of(
-    model: nn.Module, device: torch.device, dtype: torch.dtype | None = None
-) -> Callable[[Tensor, Tensor], Tensor] | None:
-    """The model's body for packed samples, where the model has one that runs on `device` under autocast to `dtype`.
-
-    A linear head of torch's own is needed too: any other is called with what the model's author expects. A model or a
-    block that inherits it, and computes in a way of its own, has none.
-    """
-    names = ("can_pack", "embed", "embed_backward", "trunk")
-    if type(getattr(model, "head", None)) is not nn.Linear:
-        return None
-    if not all(callable(getattr(model, name, None)) for name in names):
-        return None
-    if not cast(Packable, model).can_pack(device, dtype or torch.float32):
-        return None
-    own = (is_as_new(model, "trunk", "hidden"), is_as_new(model, "trunk", "forward"))
-    parts = (is_as_new(part, "packed", "forward") for part in model.modules() if hasattr(part, "packed"))
-    return cast(Packable, model).trunk if all(own) and all(parts) else None
 
 
 def choose_ways(model: nn.Module, precision: Precision, *, vocab_size: int, context_len: int) -> Ways:
@@ -127,8 +97,9 @@ class _Comparison:
         self, model: nn.Module, precision: Precision, buffers: Kept, vocab_size: int, context_len: int
     ) -> None:
         self._model = model
-        self._precision = precision
         self._device = precision.device
+        self._exact = Precision(precision.device)  # the weights' own format shows more than mixed precision
+        self._mixed = replace(precision, grad_scale=False)
         self._rng = rng_state(precision.device)
         self._buffers = buffers
         long = max(min(LONGEST, context_len - 1), 1)
@@ -184,31 +155,23 @@ class _Comparison:
         """
         if (name := _with_hook(self._model)) is not None:
             return f"the hook of {name} might not be called"
-        in_half = self._device.type != "cpu" and self._precision.dtype is not None
+        in_half = self._device.type != "cpu" and self._mixed.dtype is not None
         tolerance = _HALF_PRECISION if in_half else self._tolerance()
-        settings = replace(self._exact, autocast=self._precision.autocast) if in_half else self._exact
+        precision = self._mixed if in_half else self._exact
         packed = pack(self._shorter, include_prompts=True, device=self._device)
         model = cast(Packable, self._model)
         assert packed.positions_P is not None and packed.offsets is not None
         self._begin(training=False)
-        with torch.no_grad(), settings.autocast():
+        with torch.no_grad(), precision.autocast():
             x_PC = trunk(model.embed(packed.ids, packed.positions_P), packed.offsets)
             found_NV = self._model.get_submodule("head")(x_PC.index_select(0, packed.index_N))
         if (difference := _relative("the logits", found_NV, logits_NV, tolerance)) is not None:
             return difference
         # Packed or not, 16 positions draw the same numbers for dropout; fewer do not.
         if in_half or not self._draws_alike:
-            expected = self._pass(settings, training=self._draws_alike)
-        found = self._pass(settings, hidden, trunk, training=self._draws_alike)
+            expected = self._pass(precision, training=self._draws_alike)
+        found = self._pass(precision, hidden, trunk, training=self._draws_alike)
         return _differ(found, expected, tolerance, gradients=not in_half)
-
-    @cached_property
-    def _exact(self) -> StepSettings:
-        """Without mixed precision: the weights' own format shows more."""
-        return StepSettings(
-            device=self._device, mini_batch_size=2, normalization="tokens", include_prompts=True, grad_clip=None,
-            autocast=Precision(self._device).autocast, want_argmax=False, head_loss=HeadLoss(),
-        )  # fmt: skip
 
     def _tolerance(self) -> float:
         dtype = next((p.dtype for p in self._model.parameters() if p.is_floating_point()), torch.float32)
@@ -230,7 +193,7 @@ class _Comparison:
 
     def _pass(
         self,
-        settings: StepSettings,
+        precision: Precision,
         hidden: Callable[[Tensor], Tensor] | None = None,
         trunk: Callable[[Tensor, Tensor], Tensor] | None = None,
         *,
@@ -246,7 +209,8 @@ class _Comparison:
             parameter.requires_grad_(parameter in small)
         with _called_with_hooks(model) as hooked:
             samples = [self._long] if training else self._shorter
-            result = accumulate_gradients(model, hidden, samples, settings, trunk=trunk)
+            gradients_of = Gradients(model, precision, hidden=hidden, trunk=trunk)
+            result = gradients_of.accumulate(samples, _COMPARED, want_argmax=False)
         gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
         return _Pass(result.loss, gradients, hooked)
 

@@ -1,6 +1,5 @@
 """The state of a run in memory, and its way into a checkpoint and back."""
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -16,32 +15,13 @@ from lmplay_tui.run.controls import schedule, warmup
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.run.statistics import RunStatistics
 from lmplay_tui.train.checkpoint import FORMAT
-from lmplay_tui.train.device import Precision, hardware_note
-from lmplay_tui.train.loss import HeadLoss
+from lmplay_tui.train.device import Precision, hardware_note, restore_rng, rng_state
+from lmplay_tui.train.gradients import Gradients
 from lmplay_tui.train.optim import build_optimizer, freeze
 from lmplay_tui.train.progress import Progress, WarmUp
 from lmplay_tui.train.settings import Settings
 
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
-
-
-def rng_state(device: torch.device) -> dict[str, Tensor]:
-    """The generators that dropout draws from."""
-    state = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    elif device.type == "mps":
-        state["mps"] = torch.mps.get_rng_state()
-    return state
-
-
-def restore_rng(state: dict[str, Tensor], device: torch.device) -> None:
-    """Put the generators back to `state`; one of another kind of device is left out."""
-    torch.set_rng_state(state["cpu"])
-    if device.type == "cuda" and "cuda" in state:
-        torch.cuda.set_rng_state(state["cuda"], device)
-    elif device.type == "mps" and "mps" in state:
-        torch.mps.set_rng_state(state["mps"])
 
 
 @dataclass
@@ -52,8 +32,7 @@ class TrainState:
     settings: Settings
     model: nn.Module
     model_args: dict[str, Any]
-    hidden: Callable[[Tensor], Tensor] | None  # as steps call it: compiled where that was asked for
-    trunk: Callable[[Tensor, Tensor], Tensor] | None  # instead of `hidden` for packed samples
+    gradients: Gradients  # how steps compute the model
     reading: Reading  # how text is generated
     tokenizer: Tokenizer
     precision: Precision
@@ -61,13 +40,7 @@ class TrainState:
     progress: Progress = field(default_factory=Progress)
     optimizer: torch.optim.Optimizer | None = None
     optimizer_name: str = ""
-    scaler: torch.amp.GradScaler | None = None
     loaded_optimizer: dict[str, Any] | None = None  # a checkpoint's, until the stage it belongs to has been entered
-    head_loss: HeadLoss = field(default_factory=HeadLoss)
-    network: nn.Module = field(init=False)  # the model as steps call it, where it has no `hidden`
-
-    def __post_init__(self) -> None:
-        self.network = self.model
 
     @property
     def device(self) -> torch.device:
@@ -124,7 +97,7 @@ class TrainState:
         Parameters and the optimizer's tensors are the live ones: copy them before the next update. All else is a copy
         already, the model's buffers too, which a forward pass may change.
         """
-        plan = self.settings.plan
+        plan, scaler = self.settings.plan, self.gradients.scaler
         statistics = self.statistics.state()
         return {
             "curriculum": {
@@ -151,7 +124,7 @@ class TrainState:
                     "hardware": hardware_note() | {"device": self.device.type, "precision": self.precision.name},
                     "progress": self.progress.state(),
                     "rng": rng_state(self.device),
-                    "scaler": self.scaler.state_dict() if self.scaler is not None else {},
+                    "scaler": scaler.state_dict() if scaler is not None else {},
                     **statistics,
                 },
             },
@@ -171,8 +144,8 @@ class TrainState:
         self.progress = Progress.from_state(state["progress"])
         self.statistics.load({"stats": state["stats"], "step_stats": state["step_stats"]})
         restore_rng(state["rng"], self.device)
-        if self.scaler is not None and state["scaler"]:
-            self.scaler.load_state_dict(state["scaler"])
+        if self.gradients.scaler is not None and state["scaler"]:
+            self.gradients.scaler.load_state_dict(state["scaler"])
         if not ignore_optimizer:
             optimizers = checkpoint["optimizers"]
             self.loaded_optimizer = {"name": optimizers["state_args"]["name"], "state": optimizers["state"]}

@@ -4,7 +4,8 @@ import contextlib
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NoReturn
 
 from torch import Tensor
 
@@ -17,16 +18,10 @@ from lmplay_tui.run.controls import Controls
 from lmplay_tui.run.events import Event, StepDone, Warned
 from lmplay_tui.train.checkpoint import SaveError, write_checkpoint
 from lmplay_tui.train.dataloader import Feed
-from lmplay_tui.train.device import fits, give_memory_back, halved
+from lmplay_tui.train.device import fits, give_memory_back, halved, restore_rng, rng_state
 from lmplay_tui.train.evaluation import fast_word_accuracy
-from lmplay_tui.train.gradients import (
-    StepResult,
-    StepSettings,
-    accumulate_gradients,
-    apply_update,
-    is_finite,
-)
-from lmplay_tui.train.state import TrainState, restore_rng, rng_state
+from lmplay_tui.train.gradients import StepConfig, StepResult
+from lmplay_tui.train.state import TrainState
 
 # A float16 run begins with a scale of 2^16 and halves it at each overflow: after twenty in a row gradients overflow
 # that are not even scaled up, so that it is no search for the scale any more.
@@ -36,29 +31,25 @@ LEAST_SCALE = 2.0**-24  # float16's smallest number: scaled by less, the loss's 
 
 @dataclass
 class StageRun:
-    """A stage while it runs: its options and data, and how its steps are done."""
+    """A stage while it runs: its options and data, its batches, and how its steps are done."""
 
     stage: Stage
     options: TrainOptions
     data: StageData
     feed: Feed
-    step_settings: StepSettings
+    config: StepConfig  # with a smaller mini-batch once memory lacks for it
     accuracy_interval: int
     waited_from: float = 0.0  # when the loop began to wait for the batch under way
 
 
-def settings_of_steps(state: TrainState, options: TrainOptions, mini_batch_size: int) -> StepSettings:
-    """How steps are done under `options`, as the state is now."""
-    return StepSettings(
-        device=state.device,
+def step_config(state: TrainState, options: TrainOptions, mini_batch_size: int) -> StepConfig:
+    """How steps are done under `options`."""
+    return StepConfig(
         mini_batch_size=mini_batch_size,
         normalization=options.loss_normalization,
         include_prompts=options.include_prompts,
         grad_clip=options.grad_clip,
-        autocast=state.precision.autocast,
-        scaler=state.scaler,
         longest=state.model_args["context_len"],
-        head_loss=state.head_loss,
     )
 
 
@@ -88,7 +79,6 @@ class Stepper:
         rng = rng_state(state.device)
         try:
             lr = self.lr(run)
-            run.step_settings.want_argmax = progress.step % run.accuracy_interval == 0
             state.model.train()
             optimizer.zero_grad(set_to_none=True)
             result = self._accumulated(run, batch, rng)
@@ -99,13 +89,13 @@ class Stepper:
             raise
         self._before_update()
         self.is_whole = False
-        if not fits(lambda: apply_update(optimizer, result, run.step_settings, lr))[0]:
+        if not fits(lambda: state.gradients.update(optimizer, result, lr=lr, grad_clip=run.config.grad_clip))[0]:
             # Some weights may have moved already: this state is no one's.
             raise TrainingError(
                 f"step {progress.step + 1}: no memory for the optimizer's update; the last checkpoint is intact; "
                 "try --optimizer sgd, a smaller model, or close other programs"
             )
-        if not is_finite(result):
+        if not result.is_finite:
             what = "gradient norm" if math.isfinite(result.loss) else "loss"
             self._give_up(run, batch, f"the {what} is not finite", "try a lower --lr, --grad-clip 1, or without --amp")
         self._watch_overflows(run, batch, result)
@@ -159,11 +149,12 @@ class Stepper:
 
         `rng`: the random numbers to begin each try with. Raises `StopRequested` and `OutOfMemoryError`.
         """
-        state, settings = self._state, run.step_settings
+        state = self._state
+        want_argmax = state.progress.step % run.accuracy_interval == 0
 
         def accumulate() -> StepResult:
-            return accumulate_gradients(
-                state.network, state.hidden, batch.samples, settings, self._controls.wants_stop, trunk=state.trunk
+            return state.gradients.accumulate(
+                batch.samples, run.config, self._controls.wants_stop, want_argmax=want_argmax
             )
 
         while True:
@@ -173,14 +164,16 @@ class Stepper:
                 return result
             self._undo(rng)
             give_memory_back(state.device)
-            size = min(settings.mini_batch_size, len(batch.samples))
+            size = min(run.config.mini_batch_size, len(batch.samples))
             what = f"stage {run.stage.name}, step {state.progress.step + 1}"
-            settings.mini_batch_size = halved(size, what, "--mini-batch-size")
-            state.progress.of(run.stage.name).mini_batch_size = settings.mini_batch_size
-            settings.least_rows = min(settings.least_rows, settings.mini_batch_size)
+            smaller = halved(size, what, "--mini-batch-size")
+            run.config = replace(
+                run.config, mini_batch_size=smaller, least_rows=min(run.config.least_rows, smaller)
+            )  # fmt: skip
+            state.progress.of(run.stage.name).mini_batch_size = smaller
             self.said.append(
                 Warned(
-                    f"{what}: out of memory with mini-batches of {size}; going on with {settings.mini_batch_size}"
+                    f"{what}: out of memory with mini-batches of {size}; going on with {smaller}"
                     " (the gradient is the same but for dropout and rounding)",
                     state.progress.step,
                 )
@@ -221,7 +214,7 @@ class Stepper:
     def _watch_overflows(self, run: StageRun, batch: Batch, result: StepResult) -> None:
         """A float16 step that is left out is usual; where all are, nothing is learned, and that is said and ends."""
         self._overflows = self._overflows + 1 if result.skipped else 0
-        scaler = self._state.scaler
+        scaler = self._state.gradients.scaler
         if scaler is None or self._overflows < OVERFLOWS_TOLD:
             return
         what = f"the float16 gradients have overflowed at each of the last {self._overflows} steps"
@@ -233,7 +226,7 @@ class Stepper:
             said = f"stage {run.stage.name}, step {step}: {what}, so none of them has moved the weights"
             self.said.append(Warned(f"{said}; try a lower --lr, --amp-dtype bfloat16, or without --amp", step))
 
-    def _give_up(self, run: StageRun, batch: Batch, what: str, advice: str) -> None:
+    def _give_up(self, run: StageRun, batch: Batch, what: str, advice: str) -> NoReturn:
         """Numbers that are of no use: keep the last checkpoint, put what there is apart, and end the run."""
         path = self._state.run.checkpoint("corrupted")
         kept = f"the state is in {path}"

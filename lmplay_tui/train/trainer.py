@@ -22,7 +22,7 @@ from lmplay_tui.errors import DataError, UserError
 from lmplay_tui.options import TrainOptions, command_words, train_names
 from lmplay_tui.plan.reading import shipped_plans
 from lmplay_tui.plan.schema import Stage
-from lmplay_tui.run.controls import Ask, Command, Controls, Pause, SaveNow, Stop
+from lmplay_tui.run.controls import Ask, Command, Controls, Pause, SaveNow, Stop, StopRequested
 from lmplay_tui.run.events import (
     ActivityChanged,
     CheckpointSaved,
@@ -46,13 +46,12 @@ from lmplay_tui.train.control import Obeyer
 from lmplay_tui.train.dataloader import Feed, LoadedData, RowCounts
 from lmplay_tui.train.device import peak_flops
 from lmplay_tui.train.evaluation import Evaluator, Scorer, scores_of
-from lmplay_tui.train.gradients import StopRequested
 from lmplay_tui.train.handoff import hand_over, not_handed_over
 from lmplay_tui.train.metrics import FlopCount, LogWindow, MachineMetrics, Watch, accuracy_interval
 from lmplay_tui.train.optim import without_gradient
 from lmplay_tui.train.progress import StageProgress, is_due
 from lmplay_tui.train.state import TrainState
-from lmplay_tui.train.train_step import StageRun, Stepper, settings_of_steps
+from lmplay_tui.train.train_step import StageRun, Stepper, step_config
 
 PROBED_FROM = 4  # the mini-batch size before another has been found
 
@@ -196,15 +195,15 @@ class StageLoop:
     def _prepared(self, stage: Stage, data: StageData, *, is_new: bool) -> StageRun:
         state = self.state
         options = state.enter_stage(stage, is_new=is_new)
-        step_settings = settings_of_steps(state, options, self._mini_batch_size(stage, options))
+        config = step_config(state, options, self._mini_batch_size(stage, options))
         if self._parts.compilation is not None:
-            self._parts.compilation.shape(step_settings)
+            config = self._parts.compilation.shaped(config)
         return StageRun(
             stage=stage,
             options=options,
             data=data,
             feed=Feed(data, state.progress.of(stage.name).position, options.batch_size, self.data.job(stage)),
-            step_settings=step_settings,
+            config=config,
             accuracy_interval=accuracy_interval(self.window.flops, state.device.type),
         )
 
@@ -220,9 +219,10 @@ class StageLoop:
         wanted = run.options.mini_batch_size
         if self._parts.compilation is not None:
             rows = PROBED_FROM if wanted == "auto" else min(wanted, PROBED_FROM)
-            yield from self._parts.compilation.prepare(self.state, run.step_settings, rows)
+            yield from self._parts.compilation.prepare(self.state, run.config, rows)
+            run.config = self._parts.compilation.shaped(run.config)
         if wanted == "auto" and self.state.progress.probed_mini_batch_size is None:
-            yield from probe(self.state, run.step_settings, run.options.batch_size, self.controls.wants_stop)
+            run.config = yield from probe(self.state, run.config, run.options.batch_size, self.controls.wants_stop)
 
     def _end_stage(self, run: StageRun) -> Iterator[Event]:
         """What belongs to a stage's end: evaluation of this and the earlier stages, and a checkpoint that stays."""
@@ -415,7 +415,7 @@ class StageLoop:
         of_stage.rows_total, of_stage.fingerprint = data.rows_total, data.fingerprint
         fresh = self._prepared(stage, data, is_new=False)
         run.stage, run.options, run.data, run.feed = fresh.stage, fresh.options, fresh.data, fresh.feed
-        run.step_settings = fresh.step_settings
+        run.config = fresh.config
         self._count_ahead()
         self._parts.leak_guard.begin(self.state.settings.plan.stages, stage.name)
         yield from self._make_ready(run)
@@ -450,7 +450,7 @@ class Trainer:
         self.window = LogWindow(flops, peak, state.progress.rows, peak_from, MachineMetrics(state.device))
         options = state.settings.for_run()
         self._leak_guard = LeakGuard(data.look_for_leaks)
-        scorer = Scorer(state.model, state.hidden, state.tokenizer, state.precision)
+        scorer = Scorer(state.model, state.gradients.hidden, state.tokenizer, state.precision)
         self._stage_loop = StageLoop(
             Parts(
                 state=state,

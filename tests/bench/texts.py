@@ -76,11 +76,11 @@ def run_cut(arguments: Any) -> dict[str, str]:
 def _in_process(setting: Setting, digests: list[str]) -> dict[str, str]:
     """The same by the process that takes over where steps wait: until it has opened the data, and its rate."""
     from lmplay_tui.data.batches import Position
-    from lmplay_tui.data.reader import Job, ReaderProcess
+    from lmplay_tui.data.worker import Job, Worker
 
     stage, options = stage_and_options(setting, "pydocs")
     begun = time.perf_counter()
-    process = ReaderProcess(Job(stage, options, TOKENIZER, Path(tempfile.gettempdir())))
+    process = Worker(Job(stage, options, TOKENIZER, Path(tempfile.gettempdir())))
     messages = process.messages()
     next(messages)
     opened = time.perf_counter()

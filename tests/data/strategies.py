@@ -1,16 +1,6 @@
 """Texts that a corpus may hold, and many that it should not."""
 
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-
-
-def examples(number: int) -> settings:
-    """So many examples, however slow the machine is just now."""
-    return settings(
-        max_examples=number,
-        suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
-    )
-
 
 PIECES = st.sampled_from(
     ["a", "ab", "Xyz", "longerword", " ", " ", " ", "  ", ". ", ". ", ".", "! ", "?\n", '." ', "... ", "… ", "。", "\n",

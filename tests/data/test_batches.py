@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from lmplay_tui.data.batches import Batch, Position, batches, read_batch
 from lmplay_tui.data.samples import Cutter, Item, Sample
 from lmplay_tui.data.tokenizer import load_tokenizer
-from tests.data.strategies import SHORT, examples
+from tests.data.strategies import SHORT
+from tests.examples import examples
 
 CUTTER = Cutter(load_tokenizer("bytes"), 24)
 

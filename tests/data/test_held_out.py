@@ -24,7 +24,7 @@ from lmplay_tui.data.stage_data import StageData
 from lmplay_tui.errors import UserError
 from lmplay_tui.plan.schema import DatasetSpec, Plan, Stage
 from tests.data.conftest import Open, unheard
-from tests.data.strategies import examples
+from tests.examples import examples
 
 KEYS = st.integers(0, 2**64 - 1)
 SHARES = st.one_of(

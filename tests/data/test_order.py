@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmplay_tui.data.shuffle import BlockShuffle, Mixture, Permutation, block_counts, keyed
-from tests.data.strategies import examples
+from tests.examples import examples
 
 KEYS = st.integers(0, 2**64 - 1)
 HUNDRED_MILLION = 100_000_000

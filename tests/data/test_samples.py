@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from lmplay_tui.data.samples import CHARS_PER_TOKEN, Cutter, Item, Sample
 from lmplay_tui.data.tokenizer import Tokenizer, load_tokenizer
-from tests.data.strategies import PROSE, TEXTS, examples
+from tests.data.strategies import PROSE, TEXTS
+from tests.examples import examples
 
 TOKENIZERS = st.sampled_from(["bytes", "gpt2:300", "gpt2"])
 CONTEXTS = st.sampled_from([8, 9, 16, 32, 64, 200])

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from lmplay_tui.data import tokenizer as module
 from lmplay_tui.data.tokenizer import END_OF_TEXT, GPT2_PATTERN, gpt2_tokens, load_tokenizer
 from lmplay_tui.errors import UserError
-from tests.data.strategies import examples
+from tests.examples import examples
 
 NAMES = ("gpt2", "gpt2:256", "gpt2:300", "gpt2:4096", "bytes")
 

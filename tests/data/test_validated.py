@@ -10,10 +10,10 @@ import pytest
 
 from lmplay_tui.data.batches import Position
 from lmplay_tui.data.leak_guard import look_for_leaks
-from lmplay_tui.data.reader import Job
 from lmplay_tui.data.sources import count_rows
 from lmplay_tui.data.stage_data import StageData, open_stage
 from lmplay_tui.data.tokenizer import load_tokenizer
+from lmplay_tui.data.worker import Job
 from lmplay_tui.errors import UserError
 from lmplay_tui.options import TrainOptions
 from lmplay_tui.plan.schema import DatasetSpec, Stage

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 
 import pytest
 from hypothesis import given as given_any
-from hypothesis import settings
 from hypothesis import strategies as st
 
 from lmplay_tui.run import controls
@@ -25,6 +24,7 @@ from lmplay_tui.run.events import (
 from lmplay_tui.run.folder import RunFolder, status_of
 from lmplay_tui.run.journal import read_journal
 from lmplay_tui.train.launch import run_events
+from tests.examples import examples
 from tests.faults.forks import Child
 from tests.train.runs import answers, given, last, statistics_of, train, write_plan
 
@@ -106,7 +106,7 @@ def test_no_strange_file_holds_the_run_up(files):
 
 
 @given_any(st.binary(max_size=200))
-@settings(max_examples=200)
+@examples(200)
 def test_any_bytes_are_a_command_or_refused(content):
     try:
         command = controls._parsed("a.json", content, "a")

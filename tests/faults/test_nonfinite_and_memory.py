@@ -88,10 +88,10 @@ class Steps:
         """The fault is around the compiled code: inside it would become a part of the program."""
         steps, real = self, Compilation._compile
 
-        def compile_and_break(compilation, state):
-            real(compilation, state)
-            compiled = state.trunk
-            state.trunk = lambda x_PC, offsets: steps._trained(compiled(x_PC, offsets), len(offsets) - 1)
+        def compile_and_break(compilation, gradients):
+            real(compilation, gradients)
+            compiled = gradients.trunk
+            gradients.trunk = lambda x_PC, offsets: steps._trained(compiled(x_PC, offsets), len(offsets) - 1)
 
         patch.setattr(Compilation, "_compile", compile_and_break)
 

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
 from lmplay_tui.models.gpt2ish import GPT2ish
+from tests.examples import examples
 
 VOCAB, CONTEXT, BLOCKS, WIDTH, HEADS = 50, 24, 3, 32, 4
 
@@ -75,7 +76,7 @@ def test_a_later_token_changes_nothing_before_it() -> None:
     assert not torch.allclose(before[:, 10:], after[:, 10:])
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(cuts=st.sets(st.integers(1, CONTEXT - 1)), seed=st.integers(0, 1000))
 def test_cache_in_any_portions_gives_the_uncached_answer(cuts: set[int], seed: int) -> None:
     torch.set_num_threads(1)

@@ -11,6 +11,7 @@ from lmplay_tui.plan.builtin import shipped_folder, shipped_plans
 from lmplay_tui.plan.problems import Form, locate
 from lmplay_tui.plan.reading import PlanError, parse_plan
 from lmplay_tui.text import printable
+from tests.examples import examples
 
 SHIPPED = [(shipped_folder() / f"{name}.toml").read_text(encoding="utf-8") for name in shipped_plans()]
 LMPLAY = json.dumps(
@@ -86,7 +87,7 @@ def check_text(form: Form, text: str, folder: Path) -> None:
         assert parse_plan(plan.text, name="x", file="y", folder=Path(plan.folder)) == plan
 
 
-@settings(max_examples=500, suppress_health_check=list(HealthCheck))
+@examples(500, *HealthCheck)
 @given(documents, edits)
 def test_any_text_is_a_plan_or_a_list_of_problems(document, changes):
     form, text = document
@@ -107,7 +108,7 @@ def test_any_of_very_many_texts_is_a_plan_or_a_list_of_problems(count):
     count(f"fuzzed plans: {VERY_MANY:,}, 0 tracebacks")
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(st.text(st.sampled_from("ab.=[]{}\"'\\,:#\n \r1-")), st.sampled_from(["toml", "json"]))
 def test_the_scanner_takes_every_text(text, form):
     places = locate(text, form)

@@ -55,6 +55,12 @@ def test_a_mistake_in_the_syntax_names_its_line_and_the_key_there():
         ("[stages.s]\nlr = 1\nepochs\n", 3, "stages.s.epochs"),
         ("[stages.s\nlr = 1\n", 1, "stages.s"),
         ("a = 1\na.b = 2", 2, "a.b"),
+        ('[stages.s]\ndataset "pydocs"\n', 2, "stages.s.dataset"),
+        ("[stages.s]\nlr: 1\n", 2, "stages.s.lr"),
+        ("[stages.s.]\nlr = 1\n", 1, "stages.s"),
+        ("[stages.s]\nweights = [1, 2\nlr = 1\n", 3, "stages.s.lr"),
+        ("[stages.s]\nlr = 1 2\nepochs = 1\n", 2, "stages.s.lr"),
+        ("[stages.s]\n= [1, 2]\n", 2, "file"),
     ):
         (problem,) = problems_of(text, file="x", folder=HERE)
         assert (problem.line, problem.key) == (line, key), problem

@@ -4,10 +4,11 @@ import json
 import tomllib
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lmplay_tui.plan.problems import MAX_DEPTH, locate
+from tests.examples import examples
 
 TOML = '''
 # comment [not.a.table]
@@ -121,7 +122,7 @@ shapes = st.recursive(
 )
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(st.dictionaries(st.text("ab[{'\n", max_size=3), shapes, min_size=1))
 def test_a_leaf_that_holds_its_line_number_is_found_there(shape):
     text = json.dumps(shape, indent=1)  # each leaf in a line of its own

@@ -6,15 +6,16 @@ from pathlib import Path
 
 import pytest
 import tomli_w
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from lmplay_tui.plan.reading import parse_plan, read_plan, shipped_plans
 from lmplay_tui.plan.schema import Plan
 from lmplay_tui.plan.tables import plan_text
+from tests.examples import examples
 from tests.plan.strategies import documents, lmplay_documents
 
-FAST = settings(max_examples=60, suppress_health_check=list(HealthCheck))
+FAST = examples(60, *HealthCheck)
 
 
 @pytest.fixture(scope="module")

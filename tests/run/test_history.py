@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lmplay_tui.run.history import (
@@ -21,6 +21,7 @@ from lmplay_tui.run.history import (
     smoothed_at,
     to_columns,
 )
+from tests.examples import examples
 
 
 def filled(values: np.ndarray, start: int = 1) -> Series:
@@ -65,7 +66,7 @@ def test_memory_is_bounded_and_a_spike_of_one_step_is_drawn_after_a_million() ->
     assert len(x) <= 2 * 203
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=300), st.integers(1, 40))
 def test_columns_keep_the_extremes_of_what_is_in_sight(values: list[float], columns: int) -> None:
     points = filled(np.array(values)).points()

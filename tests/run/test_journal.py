@@ -8,10 +8,11 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lmplay_tui.run.journal import Journal, Tail, drop_beyond, encode, number, read_journal
+from tests.examples import examples
 
 values = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
 records = st.dictionaries(st.text(max_size=8), values | st.lists(values, max_size=3), max_size=5)
@@ -32,7 +33,7 @@ def test_numbers_that_are_not_finite_are_strings_that_read_back():
     assert math.isnan(number("no number"))
 
 
-@settings(max_examples=50)
+@examples(50)
 @given(st.lists(st.integers(0, 5), max_size=30), st.integers(1, 40))
 def test_a_tail_gives_every_record_once_whatever_the_chunks(tmp_path_factory, texts, chunk):
     path = tmp_path_factory.mktemp("j") / "x.jsonl"

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lmplay_tui.options import Launch
@@ -21,6 +21,7 @@ from lmplay_tui.run.journal import Tail, encode
 from lmplay_tui.run.metric_rows import MetricRows, MetricsTail
 from lmplay_tui.run.view import RunView
 from lmplay_tui.ui.session import LiveSource
+from tests.examples import examples
 from tests.train.conftest import _one_thread, place  # noqa: F401  (fixtures)
 from tests.train.runs import stop_after, train, write_plan
 from tests.ui.fake import Clock
@@ -107,7 +108,7 @@ def write(path: Path, lines: list[bytes | dict[str, Any]], end: bytes = b"\n") -
     return path
 
 
-@settings(max_examples=25)
+@examples(25)
 @given(st.lists(st.tuples(st.integers(0, 3 * RECENT), st.floats(0, 1) | st.none()), min_size=1, max_size=5))
 def test_many_points_at_once_are_those_points_one_by_one(parts: list[tuple[int, float | None]]) -> None:
     dice = np.random.default_rng(0)
@@ -166,7 +167,7 @@ odd_values = st.fixed_dictionaries({}, optional={
 })  # fmt: skip
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(
     st.lists(st.tuples(st.integers(0, 119), hostile | odd_values), max_size=4),
     st.sampled_from([b"\n", b"", b'\n{"step":']), st.integers(400, 20_000),

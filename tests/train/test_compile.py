@@ -7,9 +7,10 @@ import torch
 
 from lmplay_tui.options import TrainOptions
 from lmplay_tui.run.events import ActivityChanged, Event, LogLine, RunDone, RunStarted, RunStopped, StepDone, Warned
-from lmplay_tui.train import compile, device, train_step, trainer
+from lmplay_tui.train import compile, device, trainer
 from lmplay_tui.train.compile import Compilation
 from lmplay_tui.train.device import choose_precision, has_fast_bfloat16
+from lmplay_tui.train.gradients import Gradients, StepResult
 from tests.train.runs import differences, last, losses, state_of, stop_after, train, write_plan
 
 # What torch's compiler warns of in its own code.
@@ -65,15 +66,14 @@ def test_a_compiler_that_fails_costs_a_line(place, monkeypatch):
 def positions(monkeypatch, **options: Any) -> tuple[list[Event], int]:
     """A run's events, and how many positions its steps have computed, padding included."""
     computed: list[int] = []
-    real = getattr(train_step, "accumulate_gradients")  # noqa: B009  (a name that it imports)
+    real = Gradients.update
 
-    def counted(*args: Any, **kwargs: Any) -> Any:
-        result = real(*args, **kwargs)
+    def counted(gradients: Gradients, optimizer: Any, result: StepResult, **how: Any) -> None:
         computed.append(result.num_positions)
-        return result
+        real(gradients, optimizer, result, **how)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train_step, "accumulate_gradients", counted)
+        patch.setattr(Gradients, "update", counted)
         return train(mini_batch_size=4, **options), sum(computed)
 
 

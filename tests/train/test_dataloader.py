@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from lmplay_tui.data import reader
-from lmplay_tui.data.reader import ReaderProcess
+from lmplay_tui.data import worker
 from lmplay_tui.data.rows import Rows
+from lmplay_tui.data.worker import Worker
 from lmplay_tui.errors import DataError
 from lmplay_tui.run.events import Event, LogLine, RunDone, RunFailed, RunStopped, StepDone, Warned
 from lmplay_tui.train import dataloader
@@ -75,7 +75,7 @@ def slow(undisturbed: tuple[list, dict, dict], monkeypatch: pytest.MonkeyPatch) 
         is_slow.set()  # not before: opening the data reads rows too
         begin(self, *arguments)
 
-    def and_wait(self: dataloader.Feed, job: reader.Job) -> None:
+    def and_wait(self: dataloader.Feed, job: worker.Job) -> None:
         start(self, job)  # a run of seconds would be over before the process has opened anything
         assert self._messages is None or self._messages.ready(STARTS_WITHIN_S)
         is_slow.clear()
@@ -94,12 +94,12 @@ def pids(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The numbers of the processes that were started."""
     started: list[int] = []
 
-    class Noted(ReaderProcess):
-        def __init__(self, job: reader.Job) -> None:
+    class Noted(Worker):
+        def __init__(self, job: worker.Job) -> None:
             super().__init__(job)
             started.append(self.pid)
 
-    monkeypatch.setattr(dataloader, "ReaderProcess", Noted)
+    monkeypatch.setattr(dataloader, "Worker", Noted)
     return started
 
 
@@ -170,11 +170,11 @@ def test_where_the_process_is_killed_the_thread_goes_on(place, undisturbed, pids
 
 
 def other_rows(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def after_a_change(job: reader.Job):
+    def after_a_change(job: worker.Job):
         (place / "pairs.jsonl").write_text('{"prompt": "New?", "truth": "Yes."}\n' * 20, encoding="utf-8")
-        return ReaderProcess(job)
+        return Worker(job)
 
-    monkeypatch.setattr(dataloader, "ReaderProcess", after_a_change)
+    monkeypatch.setattr(dataloader, "Worker", after_a_change)
 
 
 def nothing_starts(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,7 +185,7 @@ def nothing_starts(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def no_program(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader, "_PROGRAM", "lmplay_tui.no_such_program")
+    monkeypatch.setattr(worker, "_PROGRAM", "lmplay_tui.no_such_program")
 
 
 @pytest.mark.usefixtures("slow")
@@ -205,15 +205,15 @@ def test_where_the_process_is_no_use_the_thread_stays(place, undisturbed, monkey
 
 @pytest.mark.usefixtures("slow")
 def test_a_damaged_row_ends_the_run_as_it_does_in_a_thread(place, undisturbed, pids, monkeypatch) -> None:
-    messages = ReaderProcess.messages
+    messages = Worker.messages
 
-    def damaged(self: ReaderProcess):
+    def damaged(self: Worker):
         reading = messages(self)
         yield next(reading)
         yield next(reading)
         raise DataError("dataset pairs: row 7 cannot be read (disk)")
 
-    monkeypatch.setattr(ReaderProcess, "messages", damaged)
+    monkeypatch.setattr(Worker, "messages", damaged)
     events = train(training_plan="plan.toml", model="slow/m.lmp", out_dir="slow")
     end = last(events)
     assert isinstance(end, RunFailed)

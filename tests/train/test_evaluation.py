@@ -9,11 +9,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lmplay_tui.data.samples import Sample
 from lmplay_tui.data.tokenizer import load_tokenizer
+from lmplay_tui.models.body import body_of
 from lmplay_tui.models.gpt2ish import GPT2ish
 from lmplay_tui.train.device import Precision
 from lmplay_tui.train.evaluation import SHOWN_TOKENS, Scorer, word_accuracy
 from lmplay_tui.train.loss import SCORED_ROWS
-from lmplay_tui.train.model_body import body_of
 from tests.train.test_gradients import sample
 
 VOCAB = 6000

@@ -16,6 +16,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lmplay_tui.errors import UserError
+from lmplay_tui.models.body import body_of
 from lmplay_tui.models.gpt2ish import GPT2ish
 from lmplay_tui.options import Launch, TrainOptions
 from lmplay_tui.run.events import CheckpointSaved, RunDone, Warned
@@ -25,12 +26,11 @@ from lmplay_tui.train.check import check_plan
 from lmplay_tui.train.checkpoint import devices_of
 from lmplay_tui.train.checkpointer import Saver, SaveRequest
 from lmplay_tui.train.collate import pack
-from lmplay_tui.train.device import choose_device, choose_precision
-from lmplay_tui.train.gradients import StepClock, StepResult, accumulate_gradients, apply_update
-from lmplay_tui.train.model_body import body_of
+from lmplay_tui.train.device import Precision, choose_device, choose_precision
+from lmplay_tui.train.gradients import Gradients, StepClock, StepResult
 from lmplay_tui.train.optim import build_optimizer
 from tests.train.runs import PLAN, last, train, write_plan
-from tests.train.test_gradients import CPU, VOCAB, sample, step_settings
+from tests.train.test_gradients import CPU, VOCAB, sample, step_config
 
 SECOND = torch.device("cuda:1")
 META = torch.device("meta")  # where tensors have no numbers: whoever reads one raises
@@ -99,17 +99,17 @@ def test_the_clock_marks_the_queue_of_its_own_gpu(border, monkeypatch):
 
 
 def test_on_mps_no_wait_is_the_optimizers(monkeypatch):
-    how = step_settings(1)
+    gradients_of = Gradients(nn.Module(), Precision(CPU))
     now = iter([0.0, 0.0, 1.0, 3.0, 3.0, 103.0, 104.0])
     monkeypatch.setattr(gradients, "time", SimpleNamespace(perf_counter=lambda: next(now)))
-    how.clock = clock = StepClock(torch.device("mps"))
+    gradients_of.clock = clock = StepClock(torch.device("mps"))
     clock.mark()
     clock.mark("forward")
     clock.mark("backward")
     weight = torch.nn.Parameter(torch.ones(2))
     weight.grad = torch.ones(2)
     result = StepResult(loss_on_device=torch.tensor(1.0))
-    apply_update(torch.optim.SGD([weight], lr=0.1), result, how, 0.1)
+    gradients_of.update(torch.optim.SGD([weight], lr=0.1), result, lr=0.1)
     assert result.seconds == {"forward": 1.0, "backward": 102.0, "optimizer": 1.0}
 
 
@@ -218,29 +218,37 @@ def test_a_step_waits_nowhere_but_for_its_numbers(monkeypatch, way, optimizer, s
         for name, child in model.named_children():
             if name != "head":
                 child.bfloat16()
-    how = dataclasses.replace(
-        step_settings(2, asked["normalization"], asked["include_prompts"]), device=META, grad_clip=1e-3, longest=32,
-        width_multiple=16 if asked["few"] else 1, want_argmax=asked["argmax"],
-        scaler=Scaler() if scaled else None,
+    config = dataclasses.replace(
+        step_config(2, asked["normalization"], asked["include_prompts"]), longest=32,
+        width_multiple=16 if asked["few"] else 1,
     )  # fmt: skip
+    of = Gradients(model, WithoutAutocast(META), hidden=body_of(model), trunk=model.trunk if asked["packed"] else None)
+    of.scaler = Scaler() if scaled else None
     # Where to the predictions go, and the one wait: both are of the device's own kind.
     monkeypatch.setattr(gradients, "_to_processor", lambda tensor: tensor)
     waited: list[torch.device] = []
 
     def wait(result, norm) -> None:
-        waited.append(torch.stack((result.loss_on_device, norm.to(how.exact))).device)
+        waited.append(torch.stack((result.loss_on_device, norm.to(torch.float64))).device)
         result.loss, result.grad_norm = 1.0, 1.0
 
     monkeypatch.setattr(gradients, "_wait_for_numbers", wait)
-    trunk = model.trunk if asked["packed"] else None
     built = build_optimizer(optimizer, model, lr=0.1, weight_decay=0.01, device_type="meta")
     for _ in range(2):  # optimizers do more at their first step
         built.zero_grad(set_to_none=True)
-        result = accumulate_gradients(model, body_of(model), [sample(2, 5, seed=i) for i in range(4)], how, trunk=trunk)
-        apply_update(built, result, how, 0.1)
+        samples = [sample(2, 5, seed=i) for i in range(4)]
+        result = of.accumulate(samples, config, want_argmax=asked["argmax"])
+        of.update(built, result, lr=0.1, grad_clip=1e-3)
     assert waited == [META, META]
     assert (result.argmax_N is None) is not asked["argmax"]
     assert all(p.grad is not None for p in model.parameters())
+
+
+class WithoutAutocast(Precision):
+    """torch has no autocast for tensors without numbers."""
+
+    def autocast(self) -> torch.autocast:
+        return Precision(CPU).autocast()
 
 
 class Scaler(torch.amp.GradScaler):
@@ -331,10 +339,10 @@ def test_gradients_of_recorded_mini_batches_add_up(monkeypatch, apart):
     grads = {}
     for recorded in (False, True):
         model = Small(recorded=recorded).double()
-        how = dataclasses.replace(step_settings(2), graphs=recorded)
+        of = Gradients(model, Precision(CPU), hidden=model.hidden if apart else None)
         for _ in range(2):  # a step's first mini-batch finds no gradients
             model.zero_grad(set_to_none=True)
-            accumulate_gradients(model, model.hidden if apart else None, samples, how)
+            of.accumulate(samples, dataclasses.replace(step_config(2), graphs=recorded))
         grads[recorded] = {name: p.grad for name, p in model.named_parameters()}
     for name, grad in grads[False].items():
         torch.testing.assert_close(grads[True][name], grad, rtol=1e-12, atol=1e-12, msg=name)

@@ -6,25 +6,20 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lmplay_tui.data.samples import Sample
+from lmplay_tui.models.body import body_of, trunk_of
 from lmplay_tui.models.gpt2ish import GPT2ish
+from lmplay_tui.run.controls import StopRequested
 from lmplay_tui.train import gradients
 from lmplay_tui.train.collate import FewShapes, collate, mini_batches, pack
 from lmplay_tui.train.device import Precision
-from lmplay_tui.train.gradients import (
-    StepResult,
-    StepSettings,
-    StopRequested,
-    accumulate_gradients,
-    apply_update,
-    is_finite,
-)
-from lmplay_tui.train.model_body import body_of, trunk_of
+from lmplay_tui.train.gradients import Gradients, StepConfig, StepResult
+from tests.examples import examples
 
 VOCAB = 50
 CPU = torch.device("cpu")
@@ -45,28 +40,32 @@ def model64() -> GPT2ish:
     return model.double()
 
 
-def step_settings(mini_batch_size: int, normalization: str = "tokens", include_prompts: bool = False) -> StepSettings:
-    return StepSettings(
-        device=CPU, mini_batch_size=mini_batch_size, normalization=normalization, include_prompts=include_prompts,
-        grad_clip=None, autocast=Precision(CPU).autocast,
-    )  # fmt: skip
+def step_config(mini_batch_size: int, normalization: str = "tokens", include_prompts: bool = False) -> StepConfig:
+    return StepConfig(
+        mini_batch_size=mini_batch_size, normalization=normalization, include_prompts=include_prompts, grad_clip=None
+    )
+
+
+def of_model(model, *, apart: bool = True, packed: bool = False) -> Gradients:
+    """Its gradients by body and head, by `forward` alone, or of packed samples."""
+    trunk = trunk_of(model, CPU) if packed else None
+    assert packed is (trunk is not None)
+    return Gradients(model, Precision(CPU), hidden=body_of(model) if apart else None, trunk=trunk)
 
 
 def gradients_of(
     model, samples, *, packed: bool = False, width_multiple: int = 1, **kwargs
 ) -> tuple[StepResult, dict[str, torch.Tensor]]:
     model.zero_grad()
-    trunk = trunk_of(model, CPU) if packed else None
-    assert packed is (trunk is not None)
-    how = dataclasses.replace(step_settings(**kwargs), width_multiple=width_multiple, longest=model.context_len)
-    result = accumulate_gradients(model, body_of(model), samples, how, trunk=trunk)
+    config = dataclasses.replace(step_config(**kwargs), width_multiple=width_multiple, longest=model.context_len)
+    result = of_model(model, packed=packed).accumulate(samples, config)
     return result, {name: p.grad.clone() for name, p in model.named_parameters()}
 
 
 lengths = st.lists(st.tuples(st.integers(1, 12), st.integers(1, 15)), min_size=1, max_size=9)
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(lengths, st.integers(1, 10), st.booleans(), st.booleans(), st.sampled_from([1, 8, 20]))
 def test_gradient_does_not_depend_on_the_cut(shapes, mini_batch_size, include_prompts, packed, width_multiple):
     model = model64()
@@ -79,7 +78,7 @@ def test_gradient_does_not_depend_on_the_cut(shapes, mini_batch_size, include_pr
         assert torch.allclose(expected[name], got[name], rtol=0, atol=1e-12), name
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(lengths, st.integers(1, 10))
 def test_samples_normalization_is_the_documents_formula(shapes, mini_batch_size):
     """loss of a mini-batch (mean over its truth tokens) x mini_batch_size / batch_size, mini-batches in order."""
@@ -136,9 +135,7 @@ def test_padding_changes_nothing():
     model = model64()
     _, narrow = gradients_of(model, [sample(3, 4)], mini_batch_size=1)
     model.zero_grad()
-    padded = step_settings(1)
-    padded.width_multiple = 16
-    accumulate_gradients(model, body_of(model), [sample(3, 4)], padded)
+    of_model(model).accumulate([sample(3, 4)], dataclasses.replace(step_config(1), width_multiple=16))
     for name, parameter in model.named_parameters():
         assert torch.allclose(parameter.grad, narrow[name], rtol=0, atol=1e-14), name
 
@@ -169,8 +166,8 @@ def test_argmax_belongs_to_its_sample(packed):
 def test_a_model_without_body_and_head_gives_the_same_loss():
     model = model64()
     samples = [sample(2, 4, seed=i) for i in range(3)]
-    fast = accumulate_gradients(model, body_of(model), samples, step_settings(2)).loss
-    plain = accumulate_gradients(model, None, samples, step_settings(2)).loss
+    fast = of_model(model).accumulate(samples, step_config(2)).loss
+    plain = of_model(model, apart=False).accumulate(samples, step_config(2)).loss
     assert fast == pytest.approx(plain, abs=1e-12)
 
 
@@ -182,16 +179,15 @@ def test_stop_is_looked_for_before_each_mini_batch():
         return len(looks) == 3
 
     with pytest.raises(StopRequested):
-        accumulate_gradients(model64(), None, [sample(1, 2, seed=i) for i in range(6)], step_settings(1), stop)
+        of_model(model64(), apart=False).accumulate([sample(1, 2, seed=i) for i in range(6)], step_config(1), stop)
     assert len(looks) == 3
 
 
 def test_clipping_limits_the_norm_and_reports_it_before():
     model = model64()
-    limited = step_settings(2)
-    limited.grad_clip = 0.01
-    result = accumulate_gradients(model, body_of(model), [sample(2, 4)], limited)
-    apply_update(torch.optim.SGD(model.parameters(), lr=0.0), result, limited, lr=0.0)
+    of = of_model(model)
+    result = of.accumulate([sample(2, 4)], step_config(2))
+    of.update(torch.optim.SGD(model.parameters(), lr=0.0), result, lr=0.0, grad_clip=0.01)
     assert result.grad_norm > 0.01
     total = torch.nn.utils.get_total_norm([p.grad for p in model.parameters()])
     assert float(total) == pytest.approx(0.01, rel=1e-4)
@@ -202,18 +198,19 @@ def test_clipping_limits_the_norm_and_reports_it_before():
 def test_numbers_that_are_not_finite_move_no_weight(bad, where):
     model = model64()
     before = copy.deepcopy(model.state_dict())
-    result = accumulate_gradients(model, body_of(model), [sample(2, 4)], step_settings(1))
+    of = of_model(model)
+    result = of.accumulate([sample(2, 4)], step_config(1))
     if where == "loss":
         result.loss = bad
     else:
         next(model.parameters()).grad.view(-1)[0] = bad
-    apply_update(torch.optim.AdamW(model.parameters()), result, step_settings(1), lr=1.0)
-    assert not is_finite(result)
+    of.update(torch.optim.AdamW(model.parameters()), result, lr=1.0)
+    assert not result.is_finite
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name]), name
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(st.lists(st.integers(1, 48), min_size=1, max_size=6), st.sampled_from([16, 24, 48]))
 def test_few_shapes_of_packed_samples_for_programs_that_are_recorded(lengths, width_multiple):
     few = FewShapes(num_samples=6, total_multiple=6 * width_multiple, longest=48)
@@ -251,9 +248,8 @@ def test_a_step_reads_its_numbers_once(packed, scaled, monkeypatch):
     """One wait for the device, before the optimizer, where loss and gradient norm are read together."""
     model = model64()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    scaler = torch.amp.GradScaler("cpu") if scaled else None
-    how = dataclasses.replace(step_settings(2), grad_clip=1e-3, scaler=scaler)
-    trunk = trunk_of(model, CPU) if packed else None
+    of = of_model(model, packed=packed)
+    of.scaler = torch.amp.GradScaler("cpu") if scaled else None
     waited: list[int] = []
     wait = gradients._wait_for_numbers
 
@@ -264,8 +260,8 @@ def test_a_step_reads_its_numbers_once(packed, scaled, monkeypatch):
     monkeypatch.setattr(gradients, "_wait_for_numbers", counted)
     samples = [sample(2, 5, seed=i) for i in range(5)]
     with Reads() as reads:
-        result = accumulate_gradients(model, body_of(model), samples, how, trunk=trunk)
-        apply_update(optimizer, result, how, lr=0.1)
+        result = of.accumulate(samples, step_config(2))
+        of.update(optimizer, result, lr=0.1, grad_clip=1e-3)
     assert (waited, reads.found) == ([0], [])
     assert result.grad_norm > 1e-3
     with Reads() as reads:
@@ -277,14 +273,14 @@ def test_a_step_reads_its_numbers_once(packed, scaled, monkeypatch):
 def test_an_overflow_skips_the_update_and_halves_the_scale(overflows):
     model = model64()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
-    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
-    how = dataclasses.replace(step_settings(2), scaler=scaler)
-    result = accumulate_gradients(model, body_of(model), [sample(2, 5)], how)
+    of = of_model(model)
+    of.scaler = scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    result = of.accumulate([sample(2, 5)], step_config(2))
     if overflows:
         model.head.weight.grad[3, 2] = float("inf")
     before = copy.deepcopy(model.state_dict())
-    apply_update(optimizer, result, how, lr=0.1)
+    of.update(optimizer, result, lr=0.1)
     moved = [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])]
     assert (result.skipped, bool(moved)) == (overflows, not overflows)
     assert scaler.get_scale() == (512.0 if overflows else 1024.0)
-    assert is_finite(result)
+    assert result.is_finite

@@ -7,13 +7,13 @@ import time
 import pytest
 
 from lmplay_tui import cli
-from lmplay_tui.run.controls import Controls
+from lmplay_tui.run.controls import Controls, StopRequested
 from lmplay_tui.run.events import ActivityChanged, Event, RunDone, Stalled, StepDone
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.run.journal import read_journal
 from lmplay_tui.run.sentences import told
-from lmplay_tui.train import metrics, train_step
-from lmplay_tui.train.gradients import StopRequested
+from lmplay_tui.train import metrics
+from lmplay_tui.train.gradients import Gradients
 from lmplay_tui.train.launch import run_events
 from lmplay_tui.train.metrics import Hanging, Watch
 from lmplay_tui.ui.session import LiveSource
@@ -25,15 +25,15 @@ HANGS = 6  # the step
 @pytest.fixture
 def goes_on(monkeypatch) -> threading.Event:
     """Step 6 hangs until it is set; what hangs for good fails."""
-    real, calls, event = getattr(train_step, "apply_update"), [], threading.Event()  # noqa: B009  (a name that it imports)
+    real, calls, event = Gradients.update, [], threading.Event()
 
-    def apply_update(*args, **kwargs):
+    def update(*args, **kwargs):
         calls.append(1)
         if len(calls) == HANGS:
             assert event.wait(120), "nobody has said that the step hangs"
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(train_step, "apply_update", apply_update)
+    monkeypatch.setattr(Gradients, "update", update)
     monkeypatch.setattr(metrics, "LEAST_STALL_S", 0.2)
     monkeypatch.setattr(metrics, "LOOK_EVERY_S", 0.02)
     return event

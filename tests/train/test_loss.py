@@ -6,17 +6,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lmplay_tui.data.samples import Sample
+from lmplay_tui.models.body import body_of, trunk_of
 from lmplay_tui.models.gpt2ish import GPT2ish
 from lmplay_tui.train import loss as loss_module
 from lmplay_tui.train.device import Precision
-from lmplay_tui.train.gradients import StepSettings, accumulate_gradients
+from lmplay_tui.train.gradients import Gradients, StepConfig
 from lmplay_tui.train.loss import (
     HeadLoss,
     few_passes_softmax_gradient,
@@ -24,7 +25,7 @@ from lmplay_tui.train.loss import (
     softmax_gradient,
     traced_softmax_gradient,
 )
-from lmplay_tui.train.model_body import body_of, trunk_of
+from tests.examples import examples
 
 
 def a_head(rows: int, vocab: int, dtype: torch.dtype, *, bias: bool = True) -> tuple[nn.Linear, torch.Tensor, Any]:
@@ -52,7 +53,7 @@ def by_hand(memory: HeadLoss, head: nn.Linear, x_NC: torch.Tensor, targets_N: to
     return [loss, argmax_N, grad_x_NC, *(p.grad for p in head.parameters())]
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(
     rows=st.integers(1, 300), vocab=st.integers(2, 70), bias=st.booleans(),
     kernel=st.sampled_from(KERNELS),
@@ -178,16 +179,14 @@ def a_step(seed: int) -> list[Sample]:
 def losses_of_20_steps(model: GPT2ish, how: str) -> list[float]:
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, weight_decay=0.01)
     cpu = torch.device("cpu")
-    step_settings = StepSettings(
-        device=cpu, mini_batch_size=2, normalization="tokens", include_prompts=False, grad_clip=None,
-        autocast=Precision(cpu).autocast,
-    )  # fmt: skip
+    config = StepConfig(mini_batch_size=2, normalization="tokens", include_prompts=False, grad_clip=None)
+    trunk = trunk_of(model, cpu) if how == "packed" else None
+    gradients = Gradients(model, Precision(cpu), hidden=body_of(model), trunk=trunk)
     losses = []
     for step in 5 * [0, 1, 2, 3]:
         optimizer.zero_grad()
         if how != "plain":
-            trunk = trunk_of(model, cpu) if how == "packed" else None
-            losses.append(accumulate_gradients(model, body_of(model), a_step(step), step_settings, trunk=trunk).loss)
+            losses.append(gradients.accumulate(a_step(step), config).loss)
         else:
             sums, count = torch.zeros(()), 0
             for sample in a_step(step):
@@ -234,16 +233,14 @@ def test_the_weights_copy_in_half_precision_is_of_this_step() -> None:
     model = GPT2ish(vocab_size=3000, context_len=40, num_blocks=1, embed_dim=32, num_heads=2, dropout=0.0)
     cpu = torch.device("cpu")
 
-    def settings_with(head_loss: HeadLoss) -> StepSettings:
-        return StepSettings(
-            device=cpu, mini_batch_size=1, normalization="tokens", include_prompts=False, grad_clip=None,
-            autocast=Precision(cpu, torch.bfloat16).autocast, head_loss=head_loss,
-        )  # fmt: skip
+    config = StepConfig(mini_batch_size=1, normalization="tokens", include_prompts=False, grad_clip=None)
 
-    kept = settings_with(HeadLoss())
+    def gradients() -> Gradients:
+        return Gradients(model, Precision(cpu, torch.bfloat16), hidden=body_of(model))
+
+    kept = gradients()
     for step in range(3):
-        found = accumulate_gradients(model, body_of(model), a_step(step), kept).loss
-        fresh = accumulate_gradients(model, body_of(model), a_step(step), settings_with(HeadLoss())).loss
-        assert found == fresh
+        found = kept.accumulate(a_step(step), config).loss
+        assert found == gradients().accumulate(a_step(step), config).loss
         with torch.no_grad():
             model.head.weight *= 3

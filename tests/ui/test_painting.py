@@ -2,7 +2,7 @@
 
 import pyte
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
@@ -11,6 +11,7 @@ from rich.style import Style
 from textual.strip import Strip
 
 from lmplay_tui.ui.tty.painting import Shown
+from tests.examples import examples
 
 WIDTH, HEIGHT = 24, 4
 CONSOLE = Console(color_system="truecolor", force_terminal=True, width=WIDTH)
@@ -28,7 +29,7 @@ def cells(screen: pyte.Screen) -> list[list[pyte.screens.Char]]:
 WIDE_AND_MARKED = [(0, 12, Strip([Segment("漢█\u0301", STYLES[0])])), (0, 13, Strip([Segment("█", STYLES[0])]))]
 
 
-@settings(max_examples=300)
+@examples(300)
 @example(WIDE_AND_MARKED)  # as many cells as characters, and yet not one each
 @given(st.lists(st.tuples(st.integers(0, HEIGHT - 1), st.integers(0, WIDTH - 2), STRIPS), max_size=12))
 def test_the_terminal_ends_as_if_all_had_been_sent(updates: list[tuple[int, int, Strip]]) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from textual import on
 
@@ -21,6 +21,7 @@ from lmplay_tui.ui.theme import NAMES, styles_of
 from lmplay_tui.ui.widgets.chart import Chart, Curve, Note, _frame, draw, raster
 from lmplay_tui.ui.widgets.lines import Lines, changed_spans, fitted, flow, row_width, wrapped
 from lmplay_tui.ui.widgets.predictions import alignment_pieces
+from tests.examples import examples
 from tests.ui.conftest import Open, text_of, tick, whole_launcher
 from tests.ui.fake import FakeSource, fed, step_done
 
@@ -184,7 +185,7 @@ def test_every_style_has_a_colour_in_our_themes(theme) -> None:
     assert set(styles_of(variables)) == NAMES
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(ROWS, ROWS)
 def test_painting_the_changed_spans_gives_the_new_row(old, new) -> None:
     def cells(row):
@@ -203,7 +204,7 @@ def test_painting_the_changed_spans_gives_the_new_row(old, new) -> None:
     assert before == after
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(st.text("ab 漢\n", max_size=60), st.integers(4, 20))
 def test_wrapping_keeps_every_letter_and_the_width(text: str, width: int) -> None:
     lines = wrapped(text, width)
@@ -220,7 +221,7 @@ def test_fitted_is_exactly_that_wide() -> None:
             assert row_width([(fitted(text, width), "")]) == width
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(
     st.lists(st.floats(allow_nan=True, allow_infinity=True), max_size=40),
     st.integers(0, 60), st.integers(0, 20), st.booleans(),

@@ -12,9 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lmplay_tui.data import reader_program
+from lmplay_tui.data import worker
 from lmplay_tui.data.batches import Batch, Position
-from lmplay_tui.data.reader import Failed, Job, Opened, ReaderLostError, ReaderProcess
+from lmplay_tui.data.worker import Failed, Job, Opened, Worker, WorkerLostError
 from lmplay_tui.errors import DataError
 from lmplay_tui.options import resolve
 from lmplay_tui.plan.schema import DatasetSpec, Stage
@@ -45,11 +45,11 @@ def a_job(folder: Path, **options: object) -> Job:
 
 
 @pytest.fixture
-def started() -> Iterator[Callable[[Job], ReaderProcess]]:
+def started() -> Iterator[Callable[[Job], Worker]]:
     processes = []
 
-    def start(job: Job) -> ReaderProcess:
-        processes.append(ReaderProcess(job))
+    def start(job: Job) -> Worker:
+        processes.append(Worker(job))
         return processes[-1]
 
     yield start
@@ -89,8 +89,8 @@ def test_an_error_travels_with_its_place_and_one_that_cannot_says_the_same() -> 
     class Local(Exception):
         pass
 
-    assert isinstance(reader_program._portable(DataError("row 7")), DataError)
-    stranger = reader_program._portable(Local("row 7"))
+    assert isinstance(worker._portable(DataError("row 7")), DataError)
+    stranger = worker._portable(Local("row 7"))
     assert "Local: row 7" in str(stranger)
     assert Failed(stranger).error is stranger
 
@@ -100,7 +100,7 @@ def test_a_process_that_is_killed_is_lost(tmp_path: Path, started) -> None:
     messages = process.messages()
     next(messages)
     os.kill(process.pid, signal.SIGKILL)
-    with pytest.raises(ReaderLostError, match="SIGKILL"):
+    with pytest.raises(WorkerLostError, match="SIGKILL"):
         next(messages)
     process.begin(Position())  # to nobody: no error of its own
 
@@ -117,16 +117,16 @@ def test_signals_that_ask_to_stop_are_the_trainers_business(tmp_path: Path, star
 
 def test_a_process_that_cannot_start_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", str(tmp_path / "no-python"))
-    with pytest.raises(ReaderLostError, match="could be started"):
-        ReaderProcess(a_job(tmp_path))
+    with pytest.raises(WorkerLostError, match="could be started"):
+        Worker(a_job(tmp_path))
 
 
 ORPHANING = """
 import os, sys, time
 from pathlib import Path
-from tests.data.test_reader import a_job
-from lmplay_tui.data.reader import ReaderProcess
-process = ReaderProcess(a_job(Path(sys.argv[1])))
+from tests.data.test_worker import a_job
+from lmplay_tui.data.worker import Worker
+process = Worker(a_job(Path(sys.argv[1])))
 if sys.argv[2] == "opened":
     next(process.messages())
 print(process.pid, flush=True)
