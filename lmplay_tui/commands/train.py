@@ -22,7 +22,6 @@ from lmplay_tui.run.folder import LOCK_FROM, utc_now
 from lmplay_tui.run.journal import encode
 from lmplay_tui.run.sentences import told as sentence_of
 from lmplay_tui.run.sentences import told_in_lines
-from lmplay_tui.run.view import RunView
 from lmplay_tui.text import one_line, printable
 
 AT_ONCE_WITHIN_S = 5.0
@@ -141,6 +140,8 @@ class Headless:
 
     def __init__(self, out: Lines, options: TrainOptions, zone: tzinfo | None = None) -> None:
         """`zone`: also say when it will be done, by the clock there."""
+        from lmplay_tui.run.view import RunView  # here: with numpy, for which no `--help` waits
+
         self._out = out
         self._zone = zone
         self._verbose = options.verbose

@@ -49,7 +49,7 @@ def finished(already: bool) -> FakeSource:
     ],
 )
 async def test_a_start_of_a_finished_run_offers_to_go_on(keys: list[str], expected: dict[str, object] | None) -> None:
-    app = Listening({"tz": "UTC"}, source=finished(already=True), timers=False)
+    app = Listening(Launch({"tz": "UTC"}), source=finished(already=True), timers=False)
     async with app.run_test(size=(120, 40)) as pilot:
         await pilot.pause()
         await tick(pilot)
@@ -63,7 +63,7 @@ async def test_a_start_of_a_finished_run_offers_to_go_on(keys: list[str], expect
 
 
 async def test_a_run_that_ends_here_is_not_asked_about() -> None:
-    app = Listening({"tz": "UTC"}, source=finished(already=False), timers=False)
+    app = Listening(Launch({"tz": "UTC"}), source=finished(already=False), timers=False)
     async with app.run_test(size=(120, 40)) as pilot:
         await pilot.pause()
         await tick(pilot)
@@ -74,7 +74,7 @@ async def test_the_launcher_extends_a_finished_run(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "mine.lmp")
     run.create()
     run.write_status({"state": "finished", "step": 40, "heartbeat": 0})
-    app = Listening({}, launcher=True, timers=False)
+    app = Listening(Launch(), launcher=True, timers=False)
     async with app.run_test(size=(100, 30)) as pilot:
         await whole_launcher(pilot)
         for key in ("tab", "enter", "e", "backspace", "3", "enter"):

@@ -265,15 +265,15 @@ async def test_from_a_run_of_the_launcher_the_way_leads_back_to_it(tmp_path: Pat
 
 
 async def test_a_second_run_of_the_launcher_has_nothing_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[dict[str, object]] = []
+    made: list[Launch] = []
 
     class Failed(FakeSource):
         started = True
 
-        def __init__(self, given: dict[str, object]) -> None:
+        def __init__(self, launch: Launch) -> None:
             super().__init__()
             self.exit_code = 3
-            made.append(given)
+            made.append(launch)
             self.view.apply(RunFailed("no memory", 3, 0, None).record())
 
     monkeypatch.setattr("lmplay_tui.ui.session.LiveSource", Failed)
@@ -292,7 +292,8 @@ async def test_a_second_run_of_the_launcher_has_nothing_of_the_first(monkeypatch
         await pilot.pause()
     assert app.return_value == 3, "the last run has failed"
     assert app.last_lines == ["no memory"]
-    assert made == [{"seed": 7, "model": "a.lmp", "reset_history": True}, {"seed": 7, "training_plan": "demo"}]
+    lines = [dict(launch.line) for launch in made]
+    assert lines == [{"seed": 7, "model": "a.lmp", "reset_history": True}, {"seed": 7, "training_plan": "demo"}]
 
 
 def test_the_shell_is_told_of_the_launchers_last_run(
