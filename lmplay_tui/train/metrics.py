@@ -267,7 +267,7 @@ class Watch:
         self._stage = ""  # whose losses they are: another stage's data have losses of their own
         self._wait_said = False
 
-    def aloud(self, tell: Callable[[Event], None]) -> contextlib.AbstractContextManager[None]:
+    def reporting_hangs(self, tell: Callable[[Event], None]) -> contextlib.AbstractContextManager[None]:
         """Within it, a step that hangs is told while it does: `tell` is called from a thread."""
         return self._hanging.watched(tell)
 

@@ -34,9 +34,9 @@ from lmplay_tui.run.events import (
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.run.recorder import Recorder
 from lmplay_tui.train import checkpointer, metrics, state
-from lmplay_tui.train.control import Obeyer
+from lmplay_tui.train.control import CommandHandler
 from lmplay_tui.train.launch import run_events
-from lmplay_tui.train.train_step import Stepper
+from lmplay_tui.train.train_step import TrainStep
 from tests.train.runs import PLAN, ask_at, differences, given, last, losses, of, state_of, stop_after, train, write_plan
 
 
@@ -70,9 +70,9 @@ def test_a_save_asked_for_just_before_an_error_is_answered(place, monkeypatch, w
     def bug(*_):
         raise KeyError("a bug")
 
-    monkeypatch.setattr(Obeyer, "_change", bug)
+    monkeypatch.setattr(CommandHandler, "_change", bug)
     if not whole:
-        monkeypatch.setattr(Stepper, "is_whole", property(lambda _: False, lambda *_: None), raising=False)
+        monkeypatch.setattr(TrainStep, "is_whole", property(lambda _: False, lambda *_: None), raising=False)
     plan = write_plan(place)
     events = ask_at(3, asked.SaveNow(id="save"), asked.Bookmark(), training_plan=plan, model="m.lmp")
     assert isinstance(last(events), RunFailed)
