@@ -33,7 +33,7 @@ from lmplay_tui.run.events import (
 )
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.run.recorder import Recorder
-from lmplay_tui.train import checkpointer, metrics, state
+from lmplay_tui.train import alerts, checkpointer, state
 from lmplay_tui.train.control import CommandHandler
 from lmplay_tui.train.launch import run_events
 from lmplay_tui.train.train_step import TrainStep
@@ -291,8 +291,8 @@ def test_pinned_prompts_are_answered_through_the_run_and_survive_a_resume(place)
 
 def test_a_spike_is_data_in_the_journal_and_words_in_the_log(place, monkeypatch):
     """A learning rate of a hundred times for one step: the loss jumps, and the rows are named."""
-    monkeypatch.setattr(metrics, "ENOUGH", 3)
-    monkeypatch.setattr(metrics, "SPIKE_Z", 4.0)
+    monkeypatch.setattr(alerts, "ENOUGH", 3)
+    monkeypatch.setattr(alerts, "SPIKE_Z", 4.0)
     plan = write_plan(place, PLAN.replace("lr = 0.01", "lr = 0.0001").replace("epochs = 0.4", "epochs = 2"))
     events = ask_at(4, asked.SetLearningRate(factor=5000), training_plan=plan, model="m.lmp")
     spike = of(LossSpiked, events)[0]
@@ -370,7 +370,7 @@ def test_other_epochs_in_the_middle_of_a_schedule_say_the_jump_too(place):
 
 
 def test_a_spike_is_judged_by_its_own_stages_losses():
-    watch = metrics.Watch()
+    watch = alerts.Watch()
 
     def step(number: int, stage: str, loss: float) -> StepDone:
         return StepDone(number, stage, 1, 1, 1, 1, 1, 1, 0.0, 0, loss, None, 0.1, 1.0, 1.0, 0, 0, 0, 0, 0.1, 1.0)
