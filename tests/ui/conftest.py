@@ -43,7 +43,7 @@ def lasting_toasts(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def patient_with_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is read beside the screen is there when it is looked for, also on a machine that is busy."""
-    monkeypatch.setattr("lmplay_tui.ui.background.WAIT_S", 60.0)
+    monkeypatch.setattr("lmplay_tui.background.MOMENT_S", 60.0)
 
 
 @pytest.fixture
