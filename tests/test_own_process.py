@@ -71,7 +71,7 @@ def test_a_package_that_is_not_installed_is_found(monkeypatch: pytest.MonkeyPatc
     assert process.own_environment() == dict(os.environ), "what the user's own commands inherit stays as it is"
 
 
-def test_nobody_starts_python_in_another_way() -> None:
+def test_python_is_started_in_no_other_way() -> None:
     users = [path for path in (HOME / "lmplay_tui").rglob("*.py") if "sys.executable" in path.read_text("utf-8")]
     assert users == [Path(process.__file__)]
 

@@ -15,13 +15,12 @@ from lmplay_tui.commands.lines import Lines
 from lmplay_tui.errors import EXIT_LEFT_AT_ONCE, EXIT_OK
 from lmplay_tui.formats import format_clock, format_cost, format_duration, format_rate, time_zone
 from lmplay_tui.options import add_options, given_options, new_parser, parse_line
-from lmplay_tui.run import events as told
+from lmplay_tui.run import events
 from lmplay_tui.run.controls import Controls, SaveNow, Stop
 from lmplay_tui.run.events import OF_STEPS
 from lmplay_tui.run.folder import LOCK_FROM, utc_now
 from lmplay_tui.run.journal import encode
-from lmplay_tui.run.sentences import told as sentence_of
-from lmplay_tui.run.sentences import told_in_lines
+from lmplay_tui.run.sentences import sentence_of, sentences_of
 from lmplay_tui.run.view import RunView
 from lmplay_tui.text import one_line, printable
 
@@ -81,10 +80,10 @@ def _train(given: Mapping[str, Any], controls: Controls, prog: str, out: Lines, 
         from lmplay_tui.train.launch import draw_pictures, exit_status, run_events
 
         printer = JsonLines(out) if given.get("json_lines") else Headless(out, given, zone)
-        last: told.Event | None = None
+        last: events.Event | None = None
         say = (lambda _: None) if quiet else printer.say
         for event in run_events(given, controls, prog, tell=say):
-            if isinstance(event, told.RunStarted):
+            if isinstance(event, events.RunStarted):
                 gc.enable()
             say(event)
             last = event
@@ -133,10 +132,10 @@ class JsonLines:
     def __init__(self, out: Lines) -> None:
         self._out = out
 
-    def say(self, event: told.Event) -> None:
+    def say(self, event: events.Event) -> None:
         """Print what the journals take of `event`."""
-        if event.journaled or isinstance(event, told.MetricsLogged | told.Predicted):
-            record = event.values if isinstance(event, told.MetricsLogged) else event.record()
+        if event.journaled or isinstance(event, events.MetricsLogged | events.Predicted):
+            record = event.values if isinstance(event, events.MetricsLogged) else event.record()
             self._out.write(encode({"time": utc_now(), **record}, ascii_only=True))
 
 
@@ -152,36 +151,35 @@ class Headless:
         self._view = RunView()
         self._activity = ""
 
-    def say(self, event: told.Event) -> None:
+    def say(self, event: events.Event) -> None:
         """Print what `event` is worth. Warnings and failures go to stderr."""
-        record = event.record()
-        self._view.apply(record)
+        self._view.follow(event)
         match event:
-            case told.MetricsLogged() if OF_STEPS in event.values:
+            case events.MetricsLogged() if OF_STEPS in event.values:
                 self._print(self.step_line(event.values))
-            case told.Predicted():
+            case events.Predicted():
                 self._print(example(event.prediction))
-            case told.ActivityChanged():
+            case events.ActivityChanged():
                 self._say_activity(event)
-            case told.Warned() | told.RunFailed():
+            case events.Warned() | events.RunFailed():
                 self._out.warn(printable(event.message))
-            case told.LossSpiked() | told.Stalled() | told.TextLeftOut():
-                self._out.warn(sentence_of(record)[1])  # type: ignore[index]  # each has its sentence
-            case told.RunStopped():
-                self._print(sentence_of(record)[1])  # type: ignore[index]  # every last event has its sentence
+            case events.LossSpiked() | events.Stalled() | events.TextLeftOut():
+                self._out.warn(sentence_of(event).text)  # type: ignore[union-attr]  # each has its sentence
+            case events.RunStopped():
+                self._print(sentence_of(event).text)  # type: ignore[union-attr]  # every last event has its sentence
                 self._print(f"go on with: {printable(event.command)}")
-            case told.LogLine() if event.level == "traceback":
+            case events.LogLine() if event.level == "traceback":
                 pass  # in log.txt
-            case told.RunDone() if event.already:
+            case events.RunDone() if event.already:
                 pass  # one line has said how to go on
             case _:
-                for _, line in told_in_lines(record):
+                for _, line in sentences_of(event):
                     self._print(line)
 
     def _print(self, line: str) -> None:
         self._out.write(line)
 
-    def _say_activity(self, event: told.ActivityChanged) -> None:
+    def _say_activity(self, event: events.ActivityChanged) -> None:
         """Loading may take minutes: say each kind of it once; training and validating speak for themselves."""
         said = f"{event.activity} {event.detail}".strip()
         between = event.activity in ("training", "validating", "evaluating", "saving", "stopping")
@@ -210,7 +208,7 @@ class Headless:
         return "" if self._zone is None else f" at {format_clock(self._view.now(), left_s, self._zone)}"
 
 
-def example(prediction: told.Prediction) -> str:
+def example(prediction: events.Prediction) -> str:
     """A prediction as the document prints it."""
     shown = [f'  Input:  "{one_line(prediction.prompt, SHOWN_CHARACTERS)}"']
     if prediction.truth:

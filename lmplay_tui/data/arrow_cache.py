@@ -22,7 +22,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from lmplay_tui.data.text_files import Found, Unreadable, read_batches
+from lmplay_tui.data.decoding import Unreadable
+from lmplay_tui.data.text_files import Found, read_batches
 from lmplay_tui.files import sync
 from lmplay_tui.plan.tables import TABLE_KINDS, file_kind
 from lmplay_tui.text import one_line
@@ -172,7 +173,7 @@ def _entry(key: str) -> Rows | None:
     folder = cache_folder() / key
     try:
         rows = _read(folder)
-        with suppress(OSError):  # a cache of somebody else's is as good
+        with suppress(OSError):  # a cache that another user owns is as good
             os.utime(folder)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, pa.ArrowException):  # not there, or damaged
         shutil.rmtree(folder, ignore_errors=True)

@@ -303,7 +303,7 @@ class Column:
 
     @cached_property
     def only_codes(self) -> bool:
-        """Whether each of the first cells is one word that nobody would say: an identifier, an address, a hash."""
+        """Whether each of the first cells is one word that is no language: an identifier, an address, a hash."""
         return bool(self.there) and all(map(_CODE.fullmatch, map(str, self.there)))
 
     @cached_property

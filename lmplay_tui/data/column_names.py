@@ -91,7 +91,7 @@ PAIRS = (
     ("human", "bot"),
 )
 SUMMARIES = ("highlights", "summary", "abstract")
-# A text and what somebody made of it: the text would else be read alone.
+# A text and what was made of it: the text would else be read alone.
 MADE_OF_TEXT = (
     *(
         (text, summary)
@@ -165,5 +165,5 @@ def is_description(name: str) -> bool:
 
 
 def is_judgement(name: str) -> bool:
-    """Whether a column of this name says what somebody made of a row: a label, a score."""
+    """Whether a column of this name judges a row: a label, a score."""
     return not _JUDGEMENTS.isdisjoint(words_of(name))

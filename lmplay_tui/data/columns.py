@@ -1,8 +1,8 @@
-"""Which columns of a dataset are read, which are left out, and what a row's cells say: texts, each with its prompt."""
+"""Which columns of a dataset are read, and which are left out: those that the plan names, or those of a known form."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import reduce
 from typing import Any
 
@@ -11,134 +11,19 @@ import pyarrow.compute as pc
 
 from lmplay_tui.data import column_names as known
 from lmplay_tui.data import messages as chat
-from lmplay_tui.data.cells import Column, Decode, NestedCellError, Spell, looks_nested, text_of
-from lmplay_tui.data.messages import Turn, plain
-from lmplay_tui.data.samples import Item
+from lmplay_tui.data.cells import Column, Spell, looks_nested
+from lmplay_tui.data.messages import plain
+from lmplay_tui.data.rows import Columns
 from lmplay_tui.errors import UserError
 from lmplay_tui.options import nearest
 from lmplay_tui.plan.schema import DatasetSpec
 from lmplay_tui.text import one_line
 
-
-@dataclass(frozen=True)
-class Columns:
-    """The columns that are read: `text` (and `title`), or `truth` (and `prompt`, `system`), or `messages`.
-
-    `prompt` and `truth` beside `messages` are turns before and after them; `history` holds the turns before `prompt`.
-    `others`: the forms of rows in which this one gives no text. `left_out`: the names of the columns that are not
-    read, as they are told. `notes`: what else is to be known of how cells are read, a
-    line each.
-    """
-
-    text: str | None = None
-    title: str | None = None
-    prompt: tuple[str, ...] = ()
-    system: str | None = None
-    truth: str | None = None
-    messages: tuple[str, ...] = ()
-    history: str | None = None
-    alternating: bool = False  # messages are bare strings, of a user and a model in turn
-    others: tuple["Columns", ...] = ()
-    transcript: bool = False  # `truth` is a whole conversation, as HH-RLHF writes it
-    left_out: tuple[str, ...] = field(default=(), compare=False)
-    notes: tuple[str, ...] = field(default=(), compare=False)
-    spelling: Mapping[str, Spell] = field(default_factory=dict, compare=False, repr=False)
-    decoding: Mapping[str, Decode] = field(default_factory=dict, compare=False, repr=False)
-
-    def used(self) -> list[str]:
-        """The names of the columns to read, each once."""
-        names = (self.text, self.title, self.system, self.history, *self.prompt, *self.messages, self.truth)
-        found = dict.fromkeys(name for name in names if name is not None)
-        for other in self.others:
-            found |= dict.fromkeys(other.used())
-        return list(found)
-
-    @property
-    def told(self) -> str | None:
-        """The name of the column without which a row gives no text."""
-        return self.text or self.truth or (self.messages[-1] if self.messages else None)
-
-    def described(self) -> str:
-        """What is read and what is left out: `prompt = instruction + input, truth = output; left out: id`."""
-        said = "; or ".join(form.form() for form in (self, *self.others))
-        return f"{said}; left out: {', '.join(self.left_out)}" if self.left_out else said
-
-    def form(self) -> str:
-        """What is read, without the forms of other rows: `prompt = instruction + input, truth = output`."""
-        chat_like = self.messages or self.history
-        prompt = self.prompt if chat_like or self.system is None else (self.system, *self.prompt)
-        roles = {
-            "text": (self.text,),
-            "title": (self.title,),
-            "system": (self.system if chat_like else None,),
-            "history": (self.history,),
-            "prompt": prompt,
-            "messages": self.messages,
-            "truth": (self.truth,),
-        }
-        return ", ".join(
-            f"{role} = {' + '.join(one_line(name, 60) for name in names if name)}"
-            for role, names in roles.items()
-            if any(names)
-        )
-
-    def key(self) -> str:
-        """What a fingerprint says of the columns: for the forms that were always read, the same words as ever."""
-        prompt = self.prompt[0] if len(self.prompt) == 1 else self.prompt or None
-        messages = self.messages[0] if len(self.messages) == 1 else self.messages or None
-        said = (
-            f"Columns(text={self.text!r}, title={self.title!r}, prompt={prompt!r}, system={self.system!r}, "
-            f"truth={self.truth!r}, messages={messages!r})"
-        )
-        said += f" history={self.history!r}" if self.history else ""
-        said += " alternating" * self.alternating + " transcript" * self.transcript
-        return " or ".join((said, *(other.key() for other in self.others)))
-
-    def items(self, cells: Mapping[str, Any]) -> list[Item]:
-        """The texts of a row that hold words; none where a list or an object stands in a text's place."""
-        try:
-            found = self._items(cells)
-        except NestedCellError:
-            found = []
-        found = [item for item in found if item.truth and not item.truth.isspace()]
-        if not found and self.others:
-            return next((items for other in self.others if (items := other.items(cells))), [])
-        return found
-
-    def _items(self, cells: Mapping[str, Any]) -> list[Item]:
-        if self.text is not None:
-            title = " ".join(self._said(self.title, cells).split()) if self.title else ""
-            return [Item(f"Title: {title}\n" if title else "", self._said(self.text, cells), keep_start=True)]
-        if self.messages or self.transcript or self.history:
-            return chat.items(self.turns(cells))
-        assert self.truth is not None
-        lines = [self._said(name, cells) for name in (self.system, *self.prompt) if name]
-        return [Item("\n".join(line for line in lines if line), self._said(self.truth, cells))]
-
-    def _said(self, name: str, cells: Mapping[str, Any]) -> str:
-        return self.spelling.get(name, text_of)(cells[name])
-
-    def turns(self, cells: Mapping[str, Any], met: Counter[str] | None = None) -> list[Turn]:
-        """The turns of a row whose columns hold messages."""
-        if self.transcript:
-            assert self.truth is not None
-            return chat.transcript(self._said(self.truth, cells))
-        found = chat.turns(cells[self.history], alternating=True, met=met) if self.history else []
-        found += [Turn("user", said, False) for name in self.prompt if (said := self._said(name, cells))]
-        for name in self.messages:
-            found += chat.turns(cells[name], alternating=self.alternating, met=met)
-        if self.system is not None and not any(map(chat.is_system, found)):
-            said = self._said(self.system, cells)
-            found = [Turn("system", said, False), *found] if said else found
-        if self.truth is not None:
-            found.append(Turn("assistant", self._said(self.truth, cells), True))
-        return found
-
-
 _TRIED = 100  # cells, for what they are
+_FORMS = 4  # at most, in one table
 
 
-class Look:
+class _Look:
     """A table's columns, by name and by what a name means, and their first cells."""
 
     def __init__(self, table: pa.Table) -> None:
@@ -164,7 +49,7 @@ def find_columns(spec: DatasetSpec, table: pa.Table, like: Columns | None = None
     `like`: what was found in another split; the same columns are read where they are there.
     Raises `UserError` listing the columns where a named one is missing or of another kind, or no form fits.
     """
-    look = Look(table)
+    look = _Look(table)
     if like is not None and all(name in look.by_name for name in like.used()):
         return _completed(like, look, like.spelling)
     named = Columns(
@@ -203,7 +88,7 @@ def _check_text(spec: DatasetSpec, column: Column, role: str) -> None:
 
 
 def _check_written(spec: DatasetSpec, column: Column, wanted: str) -> None:
-    """Raise `UserError` where the texts of a column are lists or objects that somebody wrote as text."""
+    """Raise `UserError` where the texts of a column are lists or objects, written as text."""
     if column.holds == "words" and column.there and all(map(looks_nested, column.there)):
         said = f"lists or objects written as text (such as {one_line(column.there[0], 60)}), not {wanted}"
         raise UserError(f"dataset {spec.name}: column {one_line(column.name, 60)} holds {said}")
@@ -220,7 +105,7 @@ def _refused(spec: DatasetSpec, column: Column, wanted: str) -> UserError:
     return UserError(f"dataset {spec.name}: column {name} holds {column.described()}, not {wanted}")
 
 
-def _completed(chosen: Columns, look: Look, spelling: Mapping[str, Spell]) -> Columns:
+def _completed(chosen: Columns, look: _Look, spelling: Mapping[str, Spell]) -> Columns:
     used = chosen.used()
     columns = [look.by_name[name] for name in used]
     forms = (chosen, *chosen.others)
@@ -242,7 +127,7 @@ def _completed(chosen: Columns, look: Look, spelling: Mapping[str, Spell]) -> Co
     return replace(chosen, notes=tuple(_notes(chosen, look)))
 
 
-def _notes(chosen: Columns, look: Look) -> Iterable[str]:
+def _notes(chosen: Columns, look: _Look) -> Iterable[str]:
     for other in chosen.others:
         assert other.told is not None
         count = pc.sum(look.by_name[other.told].filled).as_py() or 0
@@ -256,7 +141,7 @@ def _notes(chosen: Columns, look: Look) -> Iterable[str]:
     if chosen.alternating:
         yield f"the strings in {one_line(chosen.messages[0], 60)} are read as those of a user and of a model, in turn"
     if chosen.messages or chosen.history:
-        rows = first_rows(chosen, look)
+        rows = _first_rows(chosen, look)
         met: Counter[str] = Counter()
         speakers = Counter(turn.speaker for row in rows for turn in chosen.turns(row, met))
         for said, count in met.items():
@@ -267,19 +152,17 @@ def _notes(chosen: Columns, look: Look) -> Iterable[str]:
             yield f"roles that are not known are read as prompts: {one_line(', '.join(unknown[:8]), 200)}"
 
 
-def first_rows(chosen: Columns, look: Look) -> list[dict[str, Any]]:
+def _first_rows(chosen: Columns, look: _Look) -> list[dict[str, Any]]:
     """The first rows that were looked at, decoded."""
     names = chosen.used()
     cells = (look.by_name[name].first for name in names)
     return [dict(zip(names, row, strict=True)) for row in zip(*cells, strict=False)]
 
 
-# --- rows of several forms ---
-
-_FORMS = 4  # at most, in one table
+# ---- rows of several forms
 
 
-def _with_other_forms(chosen: Columns, look: Look, table: pa.Table) -> Columns:
+def _with_other_forms(chosen: Columns, look: _Look, table: pa.Table) -> Columns:
     """The columns, and those of the rows that lack what is read: `messages` where `conversations` is null."""
     while len(chosen.others) + 1 < _FORMS:
         told = [form.told for form in (chosen, *chosen.others) if form.told]
@@ -291,7 +174,7 @@ def _with_other_forms(chosen: Columns, look: Look, table: pa.Table) -> Columns:
         if not len(lacking):
             break
         rows = table.take(lacking)
-        rest = Look(rows.select([number for number, column in enumerate(Look(rows).columns) if column.there]))
+        rest = _Look(rows.select([number for number, column in enumerate(_Look(rows).columns) if column.there]))
         other = _own_pair(rest) or _conversation(rest) or _pair(rest) or _text(rest, None)
         if other is None or other.told in (None, *told) or not _is_of_other_rows(other, look, has_text):
             break
@@ -301,7 +184,7 @@ def _with_other_forms(chosen: Columns, look: Look, table: pa.Table) -> Columns:
     return chosen
 
 
-def _is_of_other_rows(other: Columns, look: Look, has_text: pa.ChunkedArray) -> bool:
+def _is_of_other_rows(other: Columns, look: _Look, has_text: pa.ChunkedArray) -> bool:
     """Whether a form can be read, and is that of other rows: its answers stand hardly anywhere beside a text."""
     roles = [("text", other.text), ("truth", other.truth), ("system", other.system)]
     roles += [("prompt", name) for name in other.prompt]
@@ -318,10 +201,10 @@ def _meet(one: pa.ChunkedArray, other: pa.ChunkedArray) -> int:
     return pc.sum(pc.and_(one, other)).as_py() or 0
 
 
-# --- the known forms ---
+# ---- the known forms
 
 
-def _usual(spec: DatasetSpec, look: Look) -> Columns:
+def _usual(spec: DatasetSpec, look: _Look) -> Columns:
     titles = [column for column in look.named(["title"]) if column.holds in ("words", "values")]
     title = spec.title or next((column.name for column in titles), None)
     found = _own_pair(look) or _conversation(look) or _pair(look) or _judged(look) or _text(look, title)
@@ -338,7 +221,7 @@ def _usual(spec: DatasetSpec, look: Look) -> Columns:
     return replace(found, system=spec.system) if spec.system and not found.text else found
 
 
-def _hint(look: Look) -> str:
+def _hint(look: _Look) -> str:
     """What is within columns that hold lists or objects, where that is not to be seen from their names."""
     bare = next((column for column in look.columns if column.holds == "nested" and _is_bare(column)), None)
     if bare is not None:
@@ -355,7 +238,7 @@ def _hint(look: Look) -> str:
     return "".join(f"; {one_line(column.name, 60)} holds {kind}" for column, kind in said[:3])
 
 
-def _own_pair(look: Look) -> Columns | None:
+def _own_pair(look: _Look) -> Columns | None:
     """Columns called prompt and truth: those of this program. Others are of use only where they are no text alone."""
     found = look.named(["prompt", "truth"])
     if len(found) < 2 or any(column.holds not in ("words", "values") for column in found):
@@ -364,7 +247,7 @@ def _own_pair(look: Look) -> Columns | None:
     return _of(before, found[1])
 
 
-def _conversation(look: Look) -> Columns | None:
+def _conversation(look: _Look) -> Columns | None:
     """A column of messages: by its name, or by its cells where nothing else could be meant."""
     candidates = [column for column in look.named(known.CONVERSATIONS) if _has_messages(column)]
     if not candidates and not look.named((*known.TEXTS, *known.TRUTHS, *known.CHOSEN)):
@@ -400,7 +283,7 @@ def _has_whole_conversations(column: Column) -> bool:
     return not all(turn.truth or chat.is_system(turn) for turn in turns)
 
 
-def _asked_before(look: Look, column: Column) -> tuple[str, ...]:
+def _asked_before(look: _Look, column: Column) -> tuple[str, ...]:
     """The columns of what was asked, where the messages are answers alone."""
     if not column.there or _has_whole_conversations(column):
         return ()
@@ -408,7 +291,7 @@ def _asked_before(look: Look, column: Column) -> tuple[str, ...]:
     return tuple(before.name for before in prompts if plain(before.name) not in known.SYSTEMS)
 
 
-def _system(look: Look) -> str | None:
+def _system(look: _Look) -> str | None:
     return next((column.name for column in look.named(known.SYSTEMS) if column.holds == "words"), None)
 
 
@@ -441,7 +324,7 @@ def _is_bare(column: Column) -> bool:
 _ASKING = (*known.LEADS, *known.QUESTIONS, *known.INPUTS, *known.ASKED)
 
 
-def _pair(look: Look) -> Columns | None:
+def _pair(look: _Look) -> Columns | None:
     """A truth and all columns that its prompt is made of."""
     fit = [column for column in look.columns if _may_be_told(column)]
     for wanted in (fit, look.columns):  # one that will not do is named in the refusal
@@ -456,7 +339,7 @@ def _pair(look: Look) -> Columns | None:
     )
 
 
-def _made_of_text(look: Look) -> Columns | None:
+def _made_of_text(look: _Look) -> Columns | None:
     """A text and what was made of it, such as a summary; not what tells of it, such as a label."""
     for names in known.MADE_OF_TEXT:
         found = look.named(names)
@@ -465,14 +348,14 @@ def _made_of_text(look: Look) -> Columns | None:
     return None
 
 
-def _judged(look: Look) -> Columns | None:
+def _judged(look: _Look) -> Columns | None:
     """A question whose answer is called a label."""
     labels = [column for column in look.named(known.LABELS) if column.holds in ("words", "values")]
     asked = [column for column in look.named(_ASKING) if column.holds == "words"]
     return _of(_prompts(look, asked[0], labels[0]), labels[0]) if asked and labels and not _text(look, None) else None
 
 
-def _unanswered(look: Look) -> Columns | None:
+def _unanswered(look: _Look) -> Columns | None:
     """A question whose answers are all null: opening it is refused with the column that ought to answer."""
     asked = [column for column in look.named(_ASKING) if column.holds == "words"]
     nulls = {plain(column.name): column for column in look.columns if column.holds == "nothing"}
@@ -480,7 +363,7 @@ def _unanswered(look: Look) -> Columns | None:
     return _of(_prompts(look, asked[0], answers[0]), answers[0]) if asked and answers else None
 
 
-def _after_history(look: Look, pair: Columns) -> Columns:
+def _after_history(look: _Look, pair: Columns) -> Columns:
     """The pair, after the turns of a column of earlier ones: messages, or LLaMA-Factory's `[["Hi", "Hello."]]`."""
     for column in look.named(known.HISTORIES):
         if column.holds == "nested" and column.there and column.name not in pair.used():
@@ -491,7 +374,7 @@ def _after_history(look: Look, pair: Columns) -> Columns:
 
 
 def _pairs(there: set[str]) -> Iterable[tuple[str, str]]:
-    """Plain names of prompts and truths, the most telling first."""
+    """Plain names of prompts and truths, the surest first."""
     yield from known.PAIRS
     for truth in known.TRUTHS:
         if truth in there:
@@ -502,7 +385,7 @@ def _pairs(there: set[str]) -> Iterable[tuple[str, str]]:
     yield from ((prompt, truth) for truth in known.SUMMARIES for prompt in known.SUMMARIZED)
 
 
-def _preferred(look: Look) -> Columns | None:
+def _preferred(look: _Look) -> Columns | None:
     """The chosen answers of preference data, after their prompt where it is not within them."""
     answers = look.named(known.CHOSEN)
     if not answers or not look.named(known.REJECTED):
@@ -541,7 +424,7 @@ def _of(prompts: list[Column], truth: Column) -> Columns:
     )
 
 
-def _prompts(look: Look, head: Column | None, truth: Column) -> list[Column]:
+def _prompts(look: _Look, head: Column | None, truth: Column) -> list[Column]:
     """All columns that a prompt is made of, in the order in which they are read."""
     before = [column for column in look.named(known.PROMPT_ORDER) if column is not truth]
     found = [column for column in before if column.holds in ("words", "values")]
@@ -574,7 +457,7 @@ def _is_within(inner: Column, outer: Column) -> bool:
     return bool(rows) and all(a in b for a, b in rows)
 
 
-def _text(look: Look, title: str | None) -> Columns | None:
+def _text(look: _Look, title: str | None) -> Columns | None:
     """A column with a usual name for text. An article beside a question is no text of its own."""
     asked = look.named((*known.QUESTIONS, *known.LEADS, *known.TRUTHS))
     for column in look.named(known.TEXTS):
@@ -585,7 +468,7 @@ def _text(look: Look, title: str | None) -> Columns | None:
     return None
 
 
-def _lone(look: Look, title: str | None) -> Columns | None:
+def _lone(look: _Look, title: str | None) -> Columns | None:
     """The one column that holds words, where no other could hold any."""
     truths = [column for column in look.named(["truth"]) if column.holds == "words"]
     if truths:
@@ -604,7 +487,7 @@ def _lone(look: Look, title: str | None) -> Columns | None:
 
 
 def _is_running(column: Column) -> bool:
-    """Whether a column's texts are words that somebody wrote, as far as its name and its first cells tell."""
+    """Whether a column's texts are words of a language, as far as its name and its first cells show."""
     return column.holds == "words" and not (known.is_address(column.name) or column.only_codes or column.only_values)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lmplay_tui.data.candidates import listed, of_one_kind, stem, with_rows
+from lmplay_tui.data.row_files import listed, of_one_kind, stem, with_rows
 from lmplay_tui.errors import UserError
 from lmplay_tui.options import nearest
 from lmplay_tui.plan.schema import DatasetSpec

@@ -19,7 +19,7 @@ from lmplay_tui.data.shuffle import keyed, mixed
 from lmplay_tui.data.splits import Segment, words_of
 
 _COMPARED_ROWS = 16  # before two datasets that begin alike count as the same rows
-_TELLING_WORDS = 8  # a shorter answer is compared with its prompt: "yes" is that of many questions
+_DISTINCT_WORDS = 8  # a shorter answer is compared with its prompt: "yes" is that of many questions
 
 Span = tuple[int, int]  # of places: the first, and the one behind the last
 
@@ -270,7 +270,7 @@ def _say_the_same(ours: Rows, theirs: Rows, common: Sequence[tuple[Span, int, in
             if texts != tuple(words_of(item.truth) for item in other):
                 return False
             prompts = [tuple(words_of(item.prompt) for item in items[:1]) for items in (one, other)]
-            if sum(text.count(" ") + 1 for text in texts) < _TELLING_WORDS and prompts[0] != prompts[1]:
+            if sum(text.count(" ") + 1 for text in texts) < _DISTINCT_WORDS and prompts[0] != prompts[1]:
                 return False
             seen.add((texts, prompts[0]))
             number = next(wanted, None)

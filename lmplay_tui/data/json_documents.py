@@ -24,7 +24,7 @@ class NotJson(Exception):
 
 
 class Misfit(NotJson):
-    """JSON that holds no rows that anybody could find."""
+    """JSON in which no rows can be found."""
 
     def __init__(self, said: str) -> None:
         Exception.__init__(self, said)
@@ -179,7 +179,7 @@ class Document:
             self.expect(",")
 
     def members(self) -> Iterator[str]:
-        """The keys of the object that comes next; whoever takes one reads its value before the next."""
+        """The keys of the object that comes next; the value of one is to be read before the next is taken."""
         self.expect("{")
         if self.take("}"):
             return

@@ -98,7 +98,7 @@ def listening() -> Iterator[Progress]:
     progress = Progress()
     with _lock:
         if not _listeners:
-            _put_ears_on(importlib.import_module("tqdm.std").tqdm)
+            _pass_on_from(importlib.import_module("tqdm.std").tqdm)
         _listeners.append(progress)
     try:
         yield progress
@@ -110,7 +110,7 @@ def listening() -> Iterator[Progress]:
                 bars.__init__, bars.update = _methods.pop()
 
 
-def _put_ears_on(bars: Any) -> None:
+def _pass_on_from(bars: Any) -> None:
     made, moved = bars.__init__, bars.update
     _methods.append((made, moved))
 

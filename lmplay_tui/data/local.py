@@ -9,9 +9,9 @@ import pyarrow as pa
 
 from lmplay_tui.background import call_with_ticks
 from lmplay_tui.data.arrow_cache import BadFile, FileRows, Stopped, Work, open_files
-from lmplay_tui.data.candidates import like_most, listed
 from lmplay_tui.data.folders import Layout, lay_out
 from lmplay_tui.data.library import quiet_datasets
+from lmplay_tui.data.row_files import like_most, listed
 from lmplay_tui.data.splits import Report, SplitRows, Splits, choose, of_dataset, of_saved, of_table
 from lmplay_tui.errors import DataError, UserError, unchain
 from lmplay_tui.plan.schema import DatasetSpec

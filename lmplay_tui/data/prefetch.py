@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
-_POLL_S = 0.05  # how soon a thread with a full queue sees that nobody waits any more
+_POLL_S = 0.05  # how soon a thread with a full queue sees that it is not read any more
 _JOIN_S = 5.0  # a disk that does not answer must not keep the user
 
 

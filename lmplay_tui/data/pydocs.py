@@ -76,7 +76,7 @@ def _cached(path: Path) -> pa.Table | None:
     try:
         with pa.memory_map(str(path)) as source:
             return pa.ipc.open_file(source).read_all()
-    except (OSError, pa.ArrowInvalid):  # not there, or cut short by somebody else: built anew
+    except (OSError, pa.ArrowInvalid):  # not there, or cut short by another process: built anew
         return None
 
 

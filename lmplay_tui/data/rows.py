@@ -1,22 +1,139 @@
-"""Rows of an Arrow table, read one at a time from where they lie on disk."""
+"""The rows of a dataset: the columns that are read of each, what their cells say, and how a row is read from disk."""
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
-from lmplay_tui.data.columns import Columns, find_columns
+from lmplay_tui.data import messages as chat
+from lmplay_tui.data.cells import Decode, NestedCellError, Spell, text_of
+from lmplay_tui.data.messages import Turn
 from lmplay_tui.data.samples import Item
 from lmplay_tui.errors import DataError, UserError
-from lmplay_tui.plan.schema import DatasetSpec
 from lmplay_tui.text import one_line
 
 _SAMPLED_ROWS = 64
 _LOOKED_AT_ROWS = 1000  # at the beginning, for a sample
 _SPREAD_BLOCKS = 32  # and then over all the rows
 _BLOCK = 16  # rows
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns that are read: `text` (and `title`), or `truth` (and `prompt`, `system`), or `messages`.
+
+    `prompt` and `truth` beside `messages` are turns before and after them; `history` holds the turns before `prompt`.
+    `others`: the forms of rows in which this one gives no text. `left_out`: the names of the columns that are not
+    read, as they are told. `notes`: what else is to be known of how cells are read, a
+    line each.
+    """
+
+    text: str | None = None
+    title: str | None = None
+    prompt: tuple[str, ...] = ()
+    system: str | None = None
+    truth: str | None = None
+    messages: tuple[str, ...] = ()
+    history: str | None = None
+    alternating: bool = False  # messages are bare strings, of a user and a model in turn
+    others: tuple["Columns", ...] = ()
+    transcript: bool = False  # `truth` is a whole conversation, as HH-RLHF writes it
+    left_out: tuple[str, ...] = field(default=(), compare=False)
+    notes: tuple[str, ...] = field(default=(), compare=False)
+    spelling: Mapping[str, Spell] = field(default_factory=dict, compare=False, repr=False)
+    decoding: Mapping[str, Decode] = field(default_factory=dict, compare=False, repr=False)
+
+    def used(self) -> list[str]:
+        """The names of the columns to read, each once."""
+        names = (self.text, self.title, self.system, self.history, *self.prompt, *self.messages, self.truth)
+        found = dict.fromkeys(name for name in names if name is not None)
+        for other in self.others:
+            found |= dict.fromkeys(other.used())
+        return list(found)
+
+    @property
+    def told(self) -> str | None:
+        """The name of the column without which a row gives no text."""
+        return self.text or self.truth or (self.messages[-1] if self.messages else None)
+
+    def described(self) -> str:
+        """What is read and what is left out: `prompt = instruction + input, truth = output; left out: id`."""
+        said = "; or ".join(form.form() for form in (self, *self.others))
+        return f"{said}; left out: {', '.join(self.left_out)}" if self.left_out else said
+
+    def form(self) -> str:
+        """What is read, without the forms of other rows: `prompt = instruction + input, truth = output`."""
+        chat_like = self.messages or self.history
+        prompt = self.prompt if chat_like or self.system is None else (self.system, *self.prompt)
+        roles = {
+            "text": (self.text,),
+            "title": (self.title,),
+            "system": (self.system if chat_like else None,),
+            "history": (self.history,),
+            "prompt": prompt,
+            "messages": self.messages,
+            "truth": (self.truth,),
+        }
+        return ", ".join(
+            f"{role} = {' + '.join(one_line(name, 60) for name in names if name)}"
+            for role, names in roles.items()
+            if any(names)
+        )
+
+    def key(self) -> str:
+        """What a fingerprint says of the columns: for the forms that were always read, the same words as ever."""
+        prompt = self.prompt[0] if len(self.prompt) == 1 else self.prompt or None
+        messages = self.messages[0] if len(self.messages) == 1 else self.messages or None
+        said = (
+            f"Columns(text={self.text!r}, title={self.title!r}, prompt={prompt!r}, system={self.system!r}, "
+            f"truth={self.truth!r}, messages={messages!r})"
+        )
+        said += f" history={self.history!r}" if self.history else ""
+        said += " alternating" * self.alternating + " transcript" * self.transcript
+        return " or ".join((said, *(other.key() for other in self.others)))
+
+    def items(self, cells: Mapping[str, Any]) -> list[Item]:
+        """The texts of a row that hold words; none where a list or an object stands in a text's place."""
+        try:
+            found = self._items(cells)
+        except NestedCellError:
+            found = []
+        found = [item for item in found if item.truth and not item.truth.isspace()]
+        if not found and self.others:
+            return next((items for other in self.others if (items := other.items(cells))), [])
+        return found
+
+    def _items(self, cells: Mapping[str, Any]) -> list[Item]:
+        if self.text is not None:
+            title = " ".join(self._said(self.title, cells).split()) if self.title else ""
+            return [Item(f"Title: {title}\n" if title else "", self._said(self.text, cells), keep_start=True)]
+        if self.messages or self.transcript or self.history:
+            return chat.items(self.turns(cells))
+        assert self.truth is not None
+        lines = [self._said(name, cells) for name in (self.system, *self.prompt) if name]
+        return [Item("\n".join(line for line in lines if line), self._said(self.truth, cells))]
+
+    def _said(self, name: str, cells: Mapping[str, Any]) -> str:
+        return self.spelling.get(name, text_of)(cells[name])
+
+    def turns(self, cells: Mapping[str, Any], met: Counter[str] | None = None) -> list[Turn]:
+        """The turns of a row whose columns hold messages."""
+        if self.transcript:
+            assert self.truth is not None
+            return chat.transcript(self._said(self.truth, cells))
+        found = chat.turns(cells[self.history], alternating=True, met=met) if self.history else []
+        found += [Turn("user", said, False) for name in self.prompt if (said := self._said(name, cells))]
+        for name in self.messages:
+            found += chat.turns(cells[name], alternating=self.alternating, met=met)
+        if self.system is not None and not any(map(chat.is_system, found)):
+            said = self._said(self.system, cells)
+            found = [Turn("system", said, False), *found] if said else found
+        if self.truth is not None:
+            found.append(Turn("assistant", self._said(self.truth, cells), True))
+        return found
 
 
 class Rows:
@@ -128,28 +245,3 @@ class _Seen:
         if self._truths:
             return f"what the model is to say is empty in all of them; the roles are {roles}"
         return f"no turn is that of a model (assistant, gpt, model, bot, ai, ...); the roles are {roles}"
-
-
-def open_rows(spec: DatasetSpec, table: pa.Table, like: Columns | None = None) -> Rows:
-    """The rows of a table, the columns found that are read.
-
-    `like`: those of the split to train on, to be read here too where they give a sample.
-    Raises `UserError` where no columns fit, or, of the split to train on, where no row that is looked at gives a
-    sample.
-    """
-    rows = Rows(spec.name, table, find_columns(spec, table, like))
-    try:
-        rows.check_samples()
-    except UserError:
-        if like is None:
-            raise
-        return _of_own_form(spec, table) or rows
-    return rows
-
-
-def _of_own_form(spec: DatasetSpec, table: pa.Table) -> Rows | None:
-    """The rows by the columns of their own table, where these give samples."""
-    try:
-        return open_rows(spec, table)
-    except UserError:
-        return None

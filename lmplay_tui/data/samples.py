@@ -82,7 +82,7 @@ def _words(count: int) -> re.Pattern[str]:
 def sentence_start(text: str, end: int, reach: int) -> int:
     """Where the sentence begins whose last character is before `end`; at most `reach` characters back.
 
-    It depends on nothing but the text before `end`: whoever continues there finds the same.
+    It depends on nothing but the text before `end`, so each continuation from there finds the same.
     """
     earliest = max(0, end - reach)
     last_word = earliest + len(text[earliest:end].rstrip())

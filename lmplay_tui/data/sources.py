@@ -1,22 +1,26 @@
 """From what a plan says of a dataset to its rows: embedded, saved, local, or on the hub.
 
-How many rows a stage will read, found out before it is opened, where that costs next to nothing.
+And how many rows a stage will read, before it is opened, where that costs next to nothing.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
+import pyarrow as pa
+
 from lmplay_tui.data import hub, local, pydocs, saved
-from lmplay_tui.data.columns import Columns
+from lmplay_tui.data.columns import find_columns
 from lmplay_tui.data.held_out import Claim, HeldOutRows, claims_on, whole
 from lmplay_tui.data.library import quiet_datasets
 from lmplay_tui.data.order import Part, Source, rows_per_epoch
-from lmplay_tui.data.rows import Rows, open_rows
+from lmplay_tui.data.rows import Columns, Rows
 from lmplay_tui.data.splits import Report, Segment, SplitRows, choose, own_validation
 from lmplay_tui.errors import UserError
 from lmplay_tui.options import TrainOptions
 from lmplay_tui.plan.schema import DatasetSpec, Stage
 from lmplay_tui.text import one_line
+
+SMALL_BYTES = 64 << 20  # of local files: as much is converted beside the training without being noticed
 
 
 def open_source(spec: DatasetSpec, *, datasets_folder: Path, report: Report) -> Source:
@@ -61,6 +65,41 @@ def open_source(spec: DatasetSpec, *, datasets_folder: Path, report: Report) -> 
     )  # fmt: skip
 
 
+def _rows(spec: DatasetSpec, rows: SplitRows, *, renamed: bool, like: Columns | None = None) -> Rows:
+    """The rows of a split. `renamed`: columns of usual names will do where those named are not there."""
+    try:
+        return open_rows(spec, rows.table, like)
+    except UserError:
+        if not renamed:
+            raise
+        return open_rows(DatasetSpec(spec.name, spec.path), rows.table, like)
+
+
+def open_rows(spec: DatasetSpec, table: pa.Table, like: Columns | None = None) -> Rows:
+    """The rows of a table, the columns found that are read.
+
+    `like`: those of the split to train on, to be read here too where they give a sample.
+    Raises `UserError` where no columns fit, or, of the split to train on, where no row that is looked at gives a
+    sample.
+    """
+    rows = Rows(spec.name, table, find_columns(spec, table, like))
+    try:
+        rows.check_samples()
+    except UserError:
+        if like is None:
+            raise
+        return _of_own_form(spec, table) or rows
+    return rows
+
+
+def _of_own_form(spec: DatasetSpec, table: pa.Table) -> Rows | None:
+    """The rows by the columns of their own table, where these give samples."""
+    try:
+        return open_rows(spec, table)
+    except UserError:
+        return None
+
+
 def claims_of_plan(
     stage: Stage, sources: Sequence[Source], stages: Sequence[Stage], options: TrainOptions, *, datasets_folder: Path,
     report: Report,
@@ -95,19 +134,6 @@ def is_here(spec: DatasetSpec, datasets_folder: Path) -> bool:
     return local.is_local(spec.path) or spec.path == pydocs.NAME or saved.find(spec, datasets_folder) is not None
 
 
-def _rows(spec: DatasetSpec, rows: SplitRows, *, renamed: bool, like: Columns | None = None) -> Rows:
-    """The rows of a split. `renamed`: columns of usual names will do where those named are not there."""
-    try:
-        return open_rows(spec, rows.table, like)
-    except UserError:
-        if not renamed:
-            raise
-        return open_rows(DatasetSpec(spec.name, spec.path), rows.table, like)
-
-
-SMALL_BYTES = 64 << 20  # of local files: as much is converted beside the training without being noticed
-
-
 def is_at_hand(stage: Stage, datasets_folder: Path) -> bool:
     """Whether a stage is opened in next to no time: from this machine's disk, without converting large files."""
     return all(is_here(spec, datasets_folder) and not _is_large(spec, datasets_folder) for spec in stage.datasets)
@@ -131,18 +157,18 @@ def count_rows(
     opened: dict[int, Source] = {}  # by number in the stage
     for number, spec in enumerate(stage.datasets):
         if not is_here(spec, datasets_folder):
-            sizes.append(_said_by_hub(spec, options) or 0)
+            sizes.append(_rows_on_card(spec, options) or 0)
         elif _is_large(spec, datasets_folder):
             return None
         else:
             try:
-                opened[number] = open_source(spec, datasets_folder=datasets_folder, report=_unheard)
+                opened[number] = open_source(spec, datasets_folder=datasets_folder, report=_no_report)
             except UserError:
                 return None
             sizes.append(0)
     try:
         claims = claims_of_plan(
-            stage, list(opened.values()), stages, options, datasets_folder=datasets_folder, report=_unheard
+            stage, list(opened.values()), stages, options, datasets_folder=datasets_folder, report=_no_report
         )
         for number, source in opened.items():
             part = Part(source, share=options.validation_split, seed=options.seed, claims=claims)
@@ -152,12 +178,12 @@ def count_rows(
     return stage.rows_total(rows_per_epoch(stage, options, sizes)) if all(sizes) else None
 
 
-def _unheard(activity: str, detail: str, fraction: float | None) -> None:
-    """A report to nobody."""
+def _no_report(activity: str, detail: str, fraction: float | None) -> None:
+    """What an opening in the background says of itself is not shown."""
 
 
-def _said_by_hub(spec: DatasetSpec, options: TrainOptions) -> int | None:
-    """By the dataset's card. A part of a split (`train[:10%]`) stands on none."""
+def _rows_on_card(spec: DatasetSpec, options: TrainOptions) -> int | None:
+    """The rows by the dataset's card. A part of a split (`train[:10%]`) stands on none."""
     try:
         splits = quiet_datasets().load_dataset_builder(spec.path, spec.config, revision=spec.revision).info.splits or {}
     except Exception:  # of many libraries, without a common base; an estimate that cannot be had is no trouble

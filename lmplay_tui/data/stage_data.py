@@ -74,7 +74,7 @@ class StageData:
     def __init__(
         self, stage: Stage, options: TrainOptions, tokenizer: Tokenizer, parts: list[Part], looks: Sequence[Look] = ()
     ) -> None:
-        """`looks`: what the first rows of each part gave when it was opened; empty where nobody has looked."""
+        """`looks`: what the first rows of each part gave when it was opened; empty where that was not looked at."""
         self._stage = stage
         self._options = options
         self._parts = parts

@@ -32,7 +32,7 @@ from lmplay_tui.plan.schema import Stage
 from lmplay_tui.process import own_command, own_environment
 
 _PROGRAM = "lmplay_tui.data.worker"
-# A stop is the trainer's business: it must come to its checkpoint without being robbed of its batches.
+# A stop is the trainer's business: it must come to its checkpoint, and may need batches until then.
 _IGNORED_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")
 
 

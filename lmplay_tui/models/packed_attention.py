@@ -29,8 +29,23 @@ def _as_batch(x_PHD: Tensor, rows: slice) -> Tensor:
     return x_PHD[rows].transpose(0, 1)[None]
 
 
-@torch.library.custom_op("lmplay_tui::packed_attention", mutates_args=(), device_types="cpu")
-def _packed_attention(q_PHD: Tensor, k_PHD: Tensor, v_PHD: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
+# What `torch.library.custom_op` would make of them, but for a wrapper that imports `torch._dynamo` (1.5 s) at the first
+# call, compiled or not, to keep the compiler from looking into what runs inside its own graph, where it does not look.
+torch.library.define(
+    "lmplay_tui::packed_attention",
+    "(Tensor q_PHD, Tensor k_PHD, Tensor v_PHD, Tensor offsets) -> (Tensor, Tensor)",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+torch.library.define(
+    "lmplay_tui::packed_attention_backward",
+    "(Tensor grad_y_PHD, Tensor q_PHD, Tensor k_PHD, Tensor v_PHD, Tensor y_PHD, Tensor log_sum_PH, Tensor offsets)"
+    " -> Tensor",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+
+
+@torch.library.impl("lmplay_tui::packed_attention", "cpu")
+def _attend_packed(q_PHD: Tensor, k_PHD: Tensor, v_PHD: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
     y_PHD = torch.empty_like(q_PHD, memory_format=torch.contiguous_format)
     exact = torch.float64 if q_PHD.dtype == torch.float64 else torch.float32
     log_sum_PH = q_PHD.new_empty(q_PHD.shape[:2], dtype=exact)
@@ -43,15 +58,15 @@ def _packed_attention(q_PHD: Tensor, k_PHD: Tensor, v_PHD: Tensor, offsets: Tens
     return y_PHD, log_sum_PH
 
 
-@_packed_attention.register_fake
+@torch.library.register_fake("lmplay_tui::packed_attention")  # type: ignore[untyped-decorator]
 def _(q_PHD: Tensor, k_PHD: Tensor, v_PHD: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
     exact = torch.float64 if q_PHD.dtype == torch.float64 else torch.float32
     y_PHD = torch.empty_like(q_PHD, memory_format=torch.contiguous_format)
     return y_PHD, q_PHD.new_empty(q_PHD.shape[:2], dtype=exact)
 
 
-@torch.library.custom_op("lmplay_tui::packed_attention_backward", mutates_args=(), device_types="cpu")
-def _packed_attention_backward(  # noqa: PLR0917 - an operator's schema
+@torch.library.impl("lmplay_tui::packed_attention_backward", "cpu")
+def _attend_packed_backward(  # noqa: PLR0917 - an operator's schema
     grad_y_PHD: Tensor, q_PHD: Tensor, k_PHD: Tensor, v_PHD: Tensor, y_PHD: Tensor, log_sum_PH: Tensor, offsets: Tensor
 ) -> Tensor:
     """The gradients of queries, keys and values side by side, (P, 3, H, D)."""
@@ -65,7 +80,7 @@ def _packed_attention_backward(  # noqa: PLR0917 - an operator's schema
     return grad_P3HD
 
 
-@_packed_attention_backward.register_fake
+@torch.library.register_fake("lmplay_tui::packed_attention_backward")  # type: ignore[untyped-decorator]
 def _(  # noqa: PLR0917
     grad_y_PHD: Tensor, q_PHD: Tensor, k_PHD: Tensor, v_PHD: Tensor, y_PHD: Tensor, log_sum_PH: Tensor, offsets: Tensor
 ) -> Tensor:
@@ -79,11 +94,13 @@ def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -
 
 def _backward(ctx: Any, grad_y_PHD: Tensor, _grad_log_sum: Tensor) -> tuple[Tensor | None, ...]:
     q_PHD, k_PHD, v_PHD, y_PHD, log_sum_PH, offsets = ctx.saved_tensors
-    grad_P3HD = _packed_attention_backward(grad_y_PHD, q_PHD, k_PHD, v_PHD, y_PHD, log_sum_PH, offsets)
+    grad_P3HD = torch.ops.lmplay_tui.packed_attention_backward(
+        grad_y_PHD, q_PHD, k_PHD, v_PHD, y_PHD, log_sum_PH, offsets
+    )
     return (*grad_P3HD.unbind(1), None)
 
 
-_packed_attention.register_autograd(_backward, setup_context=_keep)
+torch.library.register_autograd("lmplay_tui::packed_attention", _backward, setup_context=_keep)
 
 
 # What tells the kernel to be causal: found at its first use, which `can_pack` makes. Asking costs as much as a layer,
@@ -111,7 +128,7 @@ def packed_attention(q_PHD: Tensor, k_PHD: Tensor, v_PHD: Tensor, offsets: Tenso
     """
     if q_PHD.device.type != "cpu":
         return _flash(q_PHD, k_PHD, v_PHD, offsets, longest)
-    y_PHD: Tensor = _packed_attention(q_PHD, k_PHD, v_PHD, offsets)[0]
+    y_PHD: Tensor = torch.ops.lmplay_tui.packed_attention(q_PHD, k_PHD, v_PHD, offsets)[0]
     return y_PHD
 
 

@@ -1,15 +1,21 @@
-"""What the trainer says: frozen dataclasses of plain values, in the past tense.
+"""What happens in a run: frozen dataclasses of plain values, in the past tense; `from_record` reads a journal's line.
 
 `rows` are dataset rows over the run, `stage_rows` within the stage, `tokens` positions read without padding over the
 run; losses are nats per truth token, durations seconds, accuracies 0 to 1.
 
-The names of `metrics.jsonl` and what they mean: the one list that documents and tests are made from.
+`METRICS` is the one list of the names in `metrics.jsonl`: documents and tests are made from it.
 """
 
 import dataclasses
-from collections.abc import Mapping
+import types
+import typing
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from functools import cache, partial
+from typing import Any, ClassVar, TypeVar
+
+from lmplay_tui.errors import EXIT_TRAINING
+from lmplay_tui.run.journal import number
 
 
 @dataclass(frozen=True)
@@ -19,7 +25,7 @@ class Event:
     journaled: ClassVar[bool] = True
 
     def record(self) -> dict[str, Any]:
-        """The event as plain values, `event` first: what the journal holds and the screens read."""
+        """The event as plain values, `event` first: what the journal holds. `from_record` is the way back."""
         return {"event": type(self).__name__} | dataclasses.asdict(self)
 
 
@@ -143,10 +149,13 @@ class StepDone(Event):
 
 @dataclass(frozen=True)
 class MetricsLogged(Event):
-    """Means over `--log-interval` steps, under the names of `metrics.jsonl`; written there, not to `events.jsonl`."""
+    """Means over `--log-interval` steps, under the names of `metrics.jsonl`; written there, not to `events.jsonl`.
+
+    The values of a line that was read are as they stand there: `number` and `one_line` are for them.
+    """
 
     journaled: ClassVar[bool] = False
-    values: dict[str, Any]
+    values: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -206,7 +215,7 @@ class Evaluated(Event):
     stage: str
     rows: int
     tokens: int
-    sets: dict[str, EvaluationResult]  # by stage name
+    sets: Mapping[str, EvaluationResult]  # by stage name
     at_stage_end: bool
     seconds: float
     elapsed_s: float | None = None  # of training, until then
@@ -382,6 +391,18 @@ LAST_EVENTS = (RunStopped, RunFailed, RunDone, HandedOver)
 
 
 @dataclass(frozen=True)
+class Rewound(Event):
+    """What a journal holds beyond `step` does not count: a process before wrote it, and it is trained anew.
+
+    `journal`: the one that says so, by its file's stem; None: all of them.
+    """
+
+    journaled: ClassVar[bool] = False
+    step: int
+    journal: str | None = None
+
+
+@dataclass(frozen=True)
 class LogLine(Event):
     """A line for the log alone (what a library printed, what `--verbose` says)."""
 
@@ -452,3 +473,132 @@ STEP_METRICS: Mapping[str, str] = {
     "time/optimizer_s": "optimizer_s",
     "time/step_s": "step_s",
 }
+
+
+# ---- back from a journal's line
+
+Kind = TypeVar("Kind")
+
+_TOO_LARGE = 2**63  # no count of ours: what NumPy could not hold
+_TOKENS = ("truth_tokens", "truth_p", "top5")
+
+
+def from_record(record: Mapping[str, Any]) -> Event | None:
+    """The event in a line of a journal; None where the line is none of ours, or spoilt.
+
+    A line of `predictions.jsonl` is `Predicted`, one of `metrics.jsonl` `MetricsLogged`, and `{"resumed_from": STEP}`
+    is `Rewound`. What versions before did not write takes its default. Any value has a text, and a measure that is no
+    number is NaN; a count, a list or a table that is none spoils the line. A prediction whose tokens do not fit
+    together is one without tokens.
+    """
+    try:
+        if (name := record.get("event")) is not None:
+            kind = _KINDS.get(name)
+            return None if kind is None else _event(kind, record)
+        if isinstance(step := record.get("resumed_from"), int):
+            return Rewound(_whole(step), record.get("journal"))
+        if "prompt" in record:
+            return Predicted(_whole(record.get("step")), _text(record.get("stage")), _prediction(record))
+        return MetricsLogged(record) if "step" in record and _whole(record["step"]) >= 0 else None
+    except (TypeError, ValueError):
+        return None
+
+
+def _event(kind: type[Event], record: Mapping[str, Any]) -> Event:
+    if kind is MetricsLogged:
+        return MetricsLogged(_table(record.get("values")))
+    if kind is RunFailed:
+        code = record.get("exit_code")
+        known = isinstance(code, int) and 0 < code < 256
+        record = {**record, "exit_code": code if known else EXIT_TRAINING}
+    return _read(kind, record)
+
+
+def _read(kind: type[Kind], record: object) -> Kind:
+    """A dataclass of this file from plain values. Raises `TypeError` and `ValueError`."""
+    record = _table(record)
+    values = {}
+    for name, convert, is_needed in _fields(typing.cast(Any, kind)):
+        if is_needed or name in record:
+            values[name] = convert(record.get(name))
+    return kind(**values)
+
+
+@cache
+def _fields(kind: Any) -> list[tuple[str, Callable[[Any], Any], bool]]:
+    """Name, converter, and whether there is no default, of each field of a dataclass."""
+    hints = typing.get_type_hints(kind)
+    return [
+        (each.name, _converter(hints[each.name]), each.default is each.default_factory is dataclasses.MISSING)
+        for each in dataclasses.fields(kind)
+    ]
+
+
+def _converter(kind: Any) -> Callable[[Any], Any]:
+    """What makes a value of this type from one that JSON knows; the types are those of the fields in this file."""
+    if kind in _PLAIN:
+        return _PLAIN[kind]
+    if kind is Prediction:
+        return _prediction
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is types.UnionType:  # something or None
+        convert = _converter(arguments[0])
+        return lambda value: None if value is None else convert(value)
+    if origin is tuple and arguments[-1] is Ellipsis:
+        convert = _converter(arguments[0])
+        return lambda value: tuple([convert(item) for item in _sequence(value)])
+    if origin is tuple:
+        converters = [_converter(each) for each in arguments]
+        return lambda value: tuple([make(item) for make, item in zip(converters, _sequence(value), strict=True)])
+    if origin is Mapping:
+        convert = _converter(arguments[1])
+        return lambda value: {name: convert(item) for name, item in _table(value).items()}
+    return partial(_read, kind)
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else "" if value is None else str(value)
+
+
+def _whole(value: object) -> int:
+    if isinstance(value, int | float) and value == value // 1 and abs(value) < _TOO_LARGE:
+        return int(value)
+    raise ValueError("no whole number")
+
+
+def _flag(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise TypeError("neither true nor false")
+
+
+def _sequence(value: object) -> list[Any] | tuple[Any, ...]:
+    if isinstance(value, list | tuple):
+        return value
+    if value is None:
+        return ()
+    raise TypeError("no list")
+
+
+def _table(value: object) -> Mapping[str, Any]:
+    if isinstance(value, Mapping):
+        return value
+    if value is None:
+        return {}
+    raise TypeError("no table")
+
+
+def _prediction(value: object) -> Prediction:
+    """With the tokens, or without them where they do not fit together."""
+    record = _table(value)
+    try:
+        read = _read(Prediction, record)
+    except (TypeError, ValueError):
+        read = None
+    if read is not None and len(read.truth_tokens) == len(read.truth_p) >= len(read.top5):
+        return read
+    return _read(Prediction, {name: item for name, item in record.items() if name not in _TOKENS})
+
+
+_PLAIN: dict[Any, Callable[[Any], Any]] = {str: _text, int: _whole, float: number, bool: _flag}
+_KINDS: dict[object, type[Event]] = {kind.__name__: kind for kind in Event.__subclasses__()}

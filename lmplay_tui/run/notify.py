@@ -33,7 +33,7 @@ from lmplay_tui.run.events import (
     Warned,
 )
 from lmplay_tui.run.folder import RunFolder
-from lmplay_tui.run.sentences import told
+from lmplay_tui.run.sentences import sentence_of
 from lmplay_tui.text import one_line
 
 NOTIFY_URL = "LMPLAY_TUI_NOTIFY_URL"  # environment: the address that a process which hands over passes on
@@ -84,8 +84,8 @@ class Notifier:
         if warning and time.monotonic() - self._warned_at < WARNINGS_EVERY_S:
             self._left_out += 1
             return
-        sentence = told(event.record())
-        text = sentence[1] if sentence else title
+        sentence = sentence_of(event)
+        text = sentence.text if sentence else title
         if warning:
             self._warned_at = time.monotonic()
             text += f" ({self._left_out} more in the minutes before)" if self._left_out else ""
@@ -168,14 +168,14 @@ _STATES = {RunDone: "finished", RunStopped: "stopped", RunFailed: "failed"}
 
 def facts(run: RunFolder, end: RunDone | RunStopped | RunFailed) -> dict[str, str]:
     """What the command finds in its environment."""
-    sentence = told(end.record())
+    sentence = sentence_of(end)
     return {
         "LMP_STATE": _STATES[type(end)],
         "LMP_EXIT_STATUS": str(end.exit_code if isinstance(end, RunFailed) else 0),
         "LMP_RUN": run.name,
         "LMP_CHECKPOINT": end.path or "",
         "LMP_STEP": str(end.step),
-        "LMP_MESSAGE": one_line(sentence[1] if sentence else "", 1000),
+        "LMP_MESSAGE": one_line(sentence.text if sentence else "", 1000),
     }
 
 

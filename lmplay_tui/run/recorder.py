@@ -16,21 +16,21 @@ from typing import Any
 
 from lmplay_tui.errors import EXIT_USAGE
 from lmplay_tui.formats import format_lr, format_rate
-from lmplay_tui.run import events as said
+from lmplay_tui.run import events
 from lmplay_tui.run.events import OF_STEPS
 from lmplay_tui.run.folder import RunFolder, boot_id, utc_now
 from lmplay_tui.run.journal import Journal, number
 from lmplay_tui.run.pace import Pace
-from lmplay_tui.run.sentences import told_in_lines
+from lmplay_tui.run.sentences import sentences_of
 from lmplay_tui.text import one_line, printable
 
 
-def said_more(event: said.Event) -> str | None:
+def said_more(event: events.Event) -> str | None:
     """A line for `log.txt`, of an event that has none there else."""
     match event:
-        case said.ActivityChanged():
+        case events.ActivityChanged():
             return one_line(f"{event.activity} {event.detail}").strip()
-        case said.MetricsLogged() if OF_STEPS in event.values:  # scores have sentences of their own
+        case events.MetricsLogged() if OF_STEPS in event.values:  # scores have sentences of their own
             return _figures(event.values)
     return None
 
@@ -60,7 +60,7 @@ _CARRIED = (
 )  # fmt: skip
 _OF_A_CHECKPOINT = ("stage", "train_loss", "val_loss", "lr", "checkpoint")  # nothing of them holds in a new run
 _TOLD_AT_ONCE = (
-    said.RunStarted, said.CheckpointSaved, said.Paused, said.Resumed, said.Stalled, *said.LAST_EVENTS,
+    events.RunStarted, events.CheckpointSaved, events.Paused, events.Resumed, events.Stalled, *events.LAST_EVENTS,
 )  # fmt: skip
 
 
@@ -93,28 +93,28 @@ class Recorder:
             "started": utc_now(),
         }
 
-    def record(self, event: said.Event) -> list[said.Event]:
+    def record(self, event: events.Event) -> list[events.Event]:
         """Write `event` down; gives it back, and a warning behind it where the disk would not take it."""
         record = event.record()
         record["time"] = utc_now()
-        if isinstance(event, said.StepDone | said.CheckpointSaved):
+        if isinstance(event, events.StepDone | events.CheckpointSaved):
             self._rewind()
         match event:
-            case said.RunStarted():
+            case events.RunStarted():
                 self._rewinds_to, self._to_rewind = event.step, [j for j in self._journals if _has_lines(j.path)]
                 self._events.write(record)
-            case said.MetricsLogged():
+            case events.MetricsLogged():
                 self._metrics.write({"time": record["time"], **event.values})
-            case said.Predicted():
+            case events.Predicted():
                 prediction = record["prediction"]
                 self._predictions.write(
                     {"time": record["time"], "step": event.step, "stage": event.stage, **prediction}
                 )
             case _ if event.journaled and not self._is_refusal(event):
                 self._events.write(record)
-        if isinstance(event, said.LogLine) and event.level == "traceback":
+        if isinstance(event, events.LogLine) and event.level == "traceback":
             self._log.write_traceback(record["time"], event.message)
-        elif lines := told_in_lines(record):
+        elif lines := sentences_of(event):
             for level, text in lines:
                 self._log.write(f"{record['time']} {level:<7} {text}")
         elif self._verbose and not self._goes_on(event) and (more := said_more(event)) is not None:
@@ -124,24 +124,24 @@ class Recorder:
         due = at_once or time.monotonic() - self._written_at >= STATUS_EVERY_S
         if due and not self._ended:  # after the end another process may hold the run, and write its own
             self._write_status()
-        self._ended = self._ended or isinstance(event, said.LAST_EVENTS)
+        self._ended = self._ended or isinstance(event, events.LAST_EVENTS)
         return [event, *self._complaints()]
 
-    def _goes_on(self, event: said.Event) -> bool:
+    def _goes_on(self, event: events.Event) -> bool:
         """Whether it is only said again that the trainer is at what it was at: a pause says so until it ends."""
         return (
-            isinstance(event, said.ActivityChanged)
+            isinstance(event, events.ActivityChanged)
             and event.activity == self.status["activity"]
             and event.detail == self.status.get("detail", "")
         )
 
-    def _changes_activity(self, event: said.Event) -> bool:
+    def _changes_activity(self, event: events.Event) -> bool:
         """Whether something begins after which nothing may be heard for minutes (compiling, validating), or ends.
 
         Were its end not written at once too, `run.json` would say "validating" for as long as validations follow each
         other within `STATUS_EVERY_S`.
         """
-        return isinstance(event, said.ActivityChanged) and event.activity != self.status["activity"]
+        return isinstance(event, events.ActivityChanged) and event.activity != self.status["activity"]
 
     @property
     def _journals(self) -> tuple[Journal, Journal, Journal]:
@@ -157,13 +157,13 @@ class Recorder:
             journal.write({"resumed_from": self._rewinds_to})
         self._to_rewind = []
 
-    def _complaints(self) -> list[said.Event]:
+    def _complaints(self) -> list[events.Event]:
         if self._warned:
             return []
         for journal in self._journals:
             if journal.failed:
                 self._warned = True
-                return [said.Warned(f"{journal.path}: cannot be written ({journal.last_error}); training goes on")]
+                return [events.Warned(f"{journal.path}: cannot be written ({journal.last_error}); training goes on")]
         return []
 
     def _write_status(self) -> None:
@@ -174,43 +174,43 @@ class Recorder:
         except OSError:  # the journals' complaint says it already
             return
 
-    def _follow(self, event: said.Event) -> None:
+    def _follow(self, event: events.Event) -> None:
         """Keep the status as `status --json` shows it."""
         status = self.status
         match event:
-            case said.RunStarted():
+            case events.RunStarted():
                 self._begin(event)
-            case said.ActivityChanged():
+            case events.ActivityChanged():
                 self._follow_activity(event)
-            case said.StageStarted():
+            case events.StageStarted():
                 status |= {"stage": event.stage, "has_begun": True}
                 self._set_stage(event.stage, rows_total=event.rows_total, rows_done=event.rows_done)
-            case said.StepDone():
+            case events.StepDone():
                 self._follow_step(event)
-            case said.Validated():
+            case events.Validated():
                 status["val_loss"] = event.loss
-            case said.CheckpointSaved():
+            case events.CheckpointSaved():
                 status["checkpoint"] = {"path": event.path, "step": event.step, "time": utc_now()}
-            case said.StageDone():
+            case events.StageDone():
                 self._finish_stage(event.stage)
-            case said.PlanChanged() | said.StagesCounted():
+            case events.PlanChanged() | events.StagesCounted():
                 status["stages"] = [dataclasses.asdict(stage) for stage in event.stages]
-            case said.Paused():
+            case events.Paused():
                 status["state"] = "paused"
-            case said.Resumed():
+            case events.Resumed():
                 status["state"] = "running"
                 self._pace.clear()
-            case _ if isinstance(event, said.LAST_EVENTS):
+            case _ if isinstance(event, events.LAST_EVENTS):
                 status |= _end(event)
-                if isinstance(event, said.RunFailed) and self._is_refusal(event):
+                if isinstance(event, events.RunFailed) and self._is_refusal(event):
                     self.status = self._before | {"pid": os.getpid(), "refused": event.message}
 
-    def _is_refusal(self, event: said.Event) -> bool:
+    def _is_refusal(self, event: events.Event) -> bool:
         """Whether a start has come to nothing by a mistake in what was asked: the run that is there stays as it was."""
-        mistaken = isinstance(event, said.RunFailed) and event.exit_code == EXIT_USAGE
+        mistaken = isinstance(event, events.RunFailed) and event.exit_code == EXIT_USAGE
         return mistaken and not self._has_started and "state" in self._before and self._run.model.exists()
 
-    def _begin(self, event: said.RunStarted) -> None:
+    def _begin(self, event: events.RunStarted) -> None:
         self._has_started = True
         if event.resumed_from is None:
             for name in _OF_A_CHECKPOINT:
@@ -220,12 +220,12 @@ class Recorder:
             "stages": [dataclasses.asdict(stage) for stage in event.stages], "plan_folder": event.plan_folder,
         }  # fmt: skip
 
-    def _follow_activity(self, event: said.ActivityChanged) -> None:
+    def _follow_activity(self, event: events.ActivityChanged) -> None:
         if event.activity != self.status["activity"]:
             self.status["activity_since"] = time.time()
         self.status |= {"activity": event.activity, "detail": event.detail, "fraction": event.fraction}
 
-    def _follow_step(self, event: said.StepDone) -> None:
+    def _follow_step(self, event: events.StepDone) -> None:
         self._set_stage(event.stage, rows_done=event.stage_rows)
         self._pace.mark(time.monotonic(), event.rows, event.tokens)
         self.status |= {
@@ -260,14 +260,14 @@ def _has_lines(path: Path) -> bool:
         return False
 
 
-def _end(event: said.Event) -> dict[str, Any]:
+def _end(event: events.Event) -> dict[str, Any]:
     """What the status says when a process is done with the run."""
     match event:
-        case said.HandedOver():  # the run goes on
+        case events.HandedOver():  # the run goes on
             return {"activity": "handing over", "pid": event.pid}
-        case said.RunFailed():
+        case events.RunFailed():
             return {"state": "failed", "activity": "", "message": event.message}
-        case said.RunStopped():
+        case events.RunStopped():
             return {"state": "stopped", "activity": "", "command": event.command}
     return {"state": "finished", "activity": "", "eta_s": 0.0}
 

@@ -1,207 +1,127 @@
-"""Events as sentences for a log: one line each, the same live and from a journal.
+"""Events in words: the lines of a log, one or more an event, and the marks on the curves.
 
-What is marked on the curves: kind and text of each event that one would look for beside a loss.
+Everything that is foreign in an event (names, paths, messages) is made fit for a terminal here.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
 from pathlib import PurePath
-from typing import Any, Literal
+from typing import Literal, NamedTuple
 
 from lmplay_tui.formats import format_bytes, format_duration, format_parameters, format_percent
+from lmplay_tui.run import events
 from lmplay_tui.run.controls import rate_sentence
-from lmplay_tui.run.journal import number
 from lmplay_tui.text import one_line
 
 Level = Literal["info", "good", "warning", "error"]
-Record = Mapping[str, Any]
+
+
+class Sentence(NamedTuple):
+    """A line of a log."""
+
+    level: Level
+    text: str
+
 
 LEAST_TEXT_SHOWN = 0.9  # share of a text's characters: where less reaches a sample, that is warned of
 
 
-def _text(record: Record, key: str) -> str:
-    return one_line(record.get(key, "") or "")
-
-
-def _step(record: Record) -> str:
-    return f"step {_count(record.get('step'))}"
-
-
-def _count(value: object) -> str:
-    return f"{int(value):,}" if isinstance(value, int | float) and math.isfinite(value) else "?"
-
-
-def _scores(record: Record) -> str:
-    said = f"loss {number(record.get('loss')):.3f}"
-    accuracy = record.get("accuracy")
-    return said if accuracy is None else f"{said}, accuracy {number(accuracy):.3f}"
-
-
-def _run_started(record: Record) -> str:
-    resumed = record.get("resumed_from")
-    start = "training anew" if resumed is None else f"resumed at step {_count(resumed)}"
-    size = format_parameters(number(record.get("num_parameters")))
-    note = _text(record, "note")
-    return f"{_text(record, 'name')}: {start} on {_text(record, 'device')}, {size}" + (f"; {note}" if note else "")
-
-
-def _evaluated(record: Record) -> str:
-    sets = record.get("sets")
-    sets = sets if isinstance(sets, Mapping) else {}
-    told = ", ".join(
-        f"{one_line(name, 40)} {number(scores.get('loss')):.3f}"
-        for name, scores in sets.items()
-        if isinstance(scores, Mapping)
-    )
-    return f"evaluated at {_step(record)}: loss {told}"
-
-
-def _saved(record: Record) -> str:
-    return (
-        f"saved {one_line(record.get('path', ''), 400)} ({_step(record)}, "
-        f"{format_bytes(number(record.get('size_bytes')))}, {format_duration(number(record.get('seconds')))}, "
-        f"{_text(record, 'reason')})"
-    )
-
-
-def _stopped(record: Record) -> str:
-    path = record.get("path")
-    if path is None:
-        return "stopped before the first step: nothing was saved"
-    if record.get("saved") is False:
-        return f"stopped at {_step(record)} before anything was trained: {one_line(path, 400)} is as it was"
-    return f"stopped at {_step(record)}, saved {one_line(path, 400)}"
-
-
-def _plan_changed(record: Record) -> str:
-    changes = record.get("what")
-    changes = changes if isinstance(changes, list | tuple) else ()
-    told = "; ".join(one_line(change) for change in changes) or "nothing that trains, only its text"
-    return f"plan changed at {_step(record)}: {told}"
-
-
-def _learning_rate_changed(record: Record) -> str:
-    lr, factor = number(record.get("lr")), number(record.get("factor"))
-    if not math.isfinite(lr):  # as versions before wrote it
-        return f"learning rate x {factor:g} of the schedule from {_step(record)}"
-    step = number(record.get("step"))
-    follows = one_line(record.get("outlook") or "", 1000)
-    return rate_sentence(lr, factor, int(step) if math.isfinite(step) else 0, follows)
-
-
-def _option_changed(record: Record) -> str:
-    return f"{_text(record, 'option')}: {_text(record, 'before')} -> {_text(record, 'after')} from {_step(record)} on"
-
-
-def _bookmarked(record: Record) -> str:
-    note = _text(record, "note")
-    return f"bookmark at {_step(record)}" + (f": {note}" if note else "")
-
-
-def _spiked(record: Record) -> str:
-    return (
-        f"loss spike at {_step(record)}: {number(record.get('loss')):.3f} after "
-        f"{number(record.get('usual_loss')):.3f} (rows {_count(record.get('first_row'))} to "
-        f"{_count(record.get('last_row'))} of stage {_text(record, 'stage')})"
-    )
-
-
-def _stalled(record: Record) -> str:
-    took = format_duration(number(record.get("seconds")))
-    if record.get("what") == "data":
-        return f"no batch for {took} after {_step(record)}: the data (disk, network, cutting) are late"
-    took = f"has not ended after {took}" if record.get("lasts") is True else f"took {took}"
-    return f"{_step(record)} {took}, the steps before it {format_duration(number(record.get('usual_s')))}"
-
-
-def _pins_changed(record: Record) -> str:
-    pinned = record.get("pinned")
-    count = len(pinned) if isinstance(pinned, list | tuple) else 0
-    if not count:
-        return "no prompt is pinned any more"
-    return f"{count} pinned prompt{'s' if count > 1 else ''}: answered at each evaluation from {_step(record)}"
-
-
-def _dataset_opened(record: Record) -> str:
-    return f"dataset {_text(record, 'dataset')}: columns: {one_line(record.get('columns', ''), 4000)}"
-
-
-def _more_of_dataset(record: Record) -> Iterator[str]:
-    """What is said of an opened dataset besides its columns."""
-    name = _text(record, "dataset")
-    notes = record.get("notes")
-    for note in notes if isinstance(notes, list | tuple) else ():
-        yield f"dataset {name}: {one_line(note, 1000)}"
-    if number(record.get("rows_without_sample", 0)) > 0:
-        looked_at, without = _count(record.get("rows_looked_at")), _count(record.get("rows_without_sample"))
-        yield f"dataset {name}: {without} of its first {looked_at} rows give no sample: there are no words in them"
-
-
-def _text_left_out(record: Record) -> str:
-    rows = "row" if record.get("rows") == 1 else f"{_count(record.get('rows'))} rows"
-    shown = format_percent(number(record.get("text_shown")), 1)
-    return (
-        f"stage {_text(record, 'stage')}, dataset {_text(record, 'dataset')}: about "
-        f"{shown} of its text would be shown (by its first {rows}): a full "
-        "batch leaves out the rest of its last row; continue_rows = true keeps it for the next batch, a larger "
-        "batch_size or context_len leaves out less"
-    )
-
-
-def _stage_done(record: Record) -> str:
-    said = f"stage {_text(record, 'stage')} done at {_step(record)}, {format_duration(number(record.get('seconds')))}"
-    share = record.get("text_shown")
-    if isinstance(share, int | float) and share < 0.9995:
-        said += f", text shown {format_percent(share, 1)}"
-    without = number(record.get("rows_without_sample", 0))
-    return said + (f", {_count(without)} rows without a sample" if without > 0 else "")
-
-
-_SENTENCES: dict[str, tuple[Level, Callable[[Record], str]]] = {
-    "RunStarted": ("good", _run_started),
-    "DatasetOpened": ("info", _dataset_opened),
-    "TextLeftOut": ("warning", _text_left_out),
-    "StageStarted": ("info", lambda r: f"stage {_text(r, 'stage')} begins, {_count(r.get('rows_total'))} rows"),
-    "Validated": ("info", lambda r: f"validated at {_step(r)}: {_scores(r)}"),
-    "Evaluated": ("info", _evaluated),
-    "CheckpointSaved": ("good", _saved),
-    "LearningRateChanged": ("info", _learning_rate_changed),
-    "OptionChanged": ("info", _option_changed),
-    "PlanChanged": ("info", _plan_changed),
-    "Bookmarked": ("info", _bookmarked),
-    "Paused": ("info", lambda r: f"paused at {_step(r)}"),
-    "Resumed": ("info", lambda r: f"goes on at {_step(r)}"),
-    "Warned": ("warning", lambda r: one_line(r.get("message", ""), 1000)),
-    "LossSpiked": ("warning", _spiked),
-    "Stalled": ("warning", _stalled),
-    "PinsChanged": ("info", _pins_changed),
-    "HandedOver": ("good", lambda r: f"handed over to process {_count(r.get('pid'))} at {_step(r)}"),
-    "StageDone": ("good", _stage_done),
-    "RunStopped": ("good", _stopped),
-    "RunFailed": ("error", lambda r: "failed: " + one_line(r.get("message", ""), 1000)),
-    "RunDone": ("good", lambda r: f"the plan is done at {_step(r)}, saved {one_line(r.get('path', ''), 400)}"),
-    "LogLine": ("info", lambda r: one_line(r.get("message", ""), 1000)),
-}
-
-
-def told(record: Record) -> tuple[Level, str] | None:
-    """The event as (level, sentence); None for one that a log does not tell."""
-    known = _SENTENCES.get(str(record.get("event")))
-    if known is None:
-        return None
-    level, sentence = known
-    if record.get("event") == "LogLine" and record.get("level") in ("warning", "error"):
-        level = record["level"]
-    return level, sentence(record)
-
-
-def told_in_lines(record: Record) -> list[tuple[Level, str]]:
-    """The event as lines of a log: one, but for a dataset that was opened, of which there may be more to say."""
-    sentence = told(record)
+def sentences_of(event: events.Event) -> list[Sentence]:
+    """The event as lines of a log: one, or none, or several of a dataset of which there is more to say."""
+    sentence = sentence_of(event)
     if sentence is None:
         return []
-    more = _more_of_dataset(record) if record.get("event") == "DatasetOpened" else ()
-    return [sentence, *(("info", line) for line in more)]
+    more = _more_of_dataset(event) if isinstance(event, events.DatasetOpened) else []
+    return [sentence, *(Sentence("info", line) for line in more)]
+
+
+def sentence_of(event: events.Event) -> Sentence | None:
+    """The event as one line of a log; None for one of which a log says nothing."""
+    level, text = _words(event)
+    return Sentence(level, text) if text is not None else None
+
+
+def _words(event: events.Event) -> tuple[Level, str | None]:  # noqa: PLR0912  (one case an event)
+    match event:
+        case events.Validated():
+            accuracy = "" if event.accuracy is None else f", accuracy {event.accuracy:.3f}"
+            return "info", f"validated at {_at(event.step)}: loss {event.loss:.3f}{accuracy}"
+        case events.Evaluated():
+            losses = ", ".join(f"{one_line(name, 40)} {scores.loss:.3f}" for name, scores in event.sets.items())
+            return "info", f"evaluated at {_at(event.step)}: loss {losses}"
+        case events.CheckpointSaved():
+            return "good", _saved(event)
+        case events.RunStarted():
+            return "good", _run_started(event)
+        case events.DatasetOpened():
+            return "info", f"dataset {one_line(event.dataset)}: columns: {one_line(event.columns, 4000)}"
+        case events.TextLeftOut():
+            return "warning", _text_left_out(event)
+        case events.StageStarted():
+            return "info", f"stage {one_line(event.stage)} begins, {event.rows_total:,} rows"
+        case events.StageDone():
+            return "good", _stage_done(event)
+        case events.LearningRateChanged():
+            return "info", _learning_rate_changed(event)
+        case events.OptionChanged():
+            change = f"{one_line(event.before)} -> {one_line(event.after)}"
+            return "info", f"{one_line(event.option)}: {change} from {_at(event.step)} on"
+        case events.PlanChanged():
+            changes = "; ".join(one_line(change) for change in event.what) or "nothing that trains, only its text"
+            return "info", f"plan changed at {_at(event.step)}: {changes}"
+        case events.Bookmarked():
+            note = one_line(event.note)
+            return "info", f"bookmark at {_at(event.step)}" + (f": {note}" if note else "")
+        case events.Paused():
+            return "info", f"paused at {_at(event.step)}"
+        case events.Resumed():
+            return "info", f"goes on at {_at(event.step)}"
+        case events.PinsChanged():
+            return "info", _pins_changed(event)
+        case events.Warned():
+            return "warning", one_line(event.message, 1000)
+        case events.LossSpiked():
+            return "warning", _spiked(event)
+        case events.Stalled():
+            return "warning", _stalled(event)
+        case events.HandedOver():
+            return "good", f"handed over to process {event.pid:,} at {_at(event.step)}"
+        case events.RunStopped():
+            return "good", _stopped(event)
+        case events.RunFailed():
+            return "error", f"failed: {one_line(event.message, 1000)}"
+        case events.RunDone():
+            return "good", f"the plan is done at {_at(event.step)}, saved {one_line(event.path, 400)}"
+        case events.LogLine():
+            level: Level = "warning" if event.level == "warning" else "error" if event.level == "error" else "info"
+            return level, one_line(event.message, 1000)
+    return "info", None
+
+
+def mark_of(event: events.Event) -> tuple[str, str] | None:
+    """Kind and text of the mark that an event leaves on the curves; None for one that leaves none."""
+    match event:
+        case events.RunStarted() if event.resumed_from is not None:
+            return "resume", f"resumed at step {event.resumed_from}"
+        case events.StageStarted():
+            return "stage", f"stage {one_line(event.stage, 40)}"
+        case events.CheckpointSaved():
+            return "save", "saved"
+        case events.LearningRateChanged():
+            return "lr", f"learning rate x {event.factor:g}"
+        case events.PlanChanged():
+            return "plan", "plan changed"
+        case events.OptionChanged():
+            return "plan", one_line(_words(event)[1])
+        case events.Bookmarked():
+            return "bookmark", one_line(event.note)
+        case events.LossSpiked():
+            jump = f"{event.loss:.3f} after {event.usual_loss:.3f}"
+            return "spike", f"spike {jump}, rows {event.first_row}–{event.last_row}"
+        case events.Warned() | events.RunFailed():
+            return "warning", one_line(event.message)
+        case events.Stalled() | events.TextLeftOut():
+            return "warning", one_line(_words(event)[1])
+    return None
 
 
 def file_name(path: object) -> str:
@@ -209,38 +129,80 @@ def file_name(path: object) -> str:
     return one_line(PurePath(str(path)).name, 80)
 
 
-def _sentence(record: Record) -> str:
-    """What the log says of it."""
-    sentence = told(record)
-    return sentence[1] if sentence else ""
+def _at(step: int) -> str:
+    return f"step {step:,}"
 
 
-def _spike(record: Record) -> str:
-    first, last = (int(number(record.get(key, 0))) for key in ("first_row", "last_row"))
-    jump = f"{number(record.get('loss')):.3f} after {number(record.get('usual_loss')):.3f}"
-    return f"spike {jump}, rows {first}–{last}"
+def _run_started(event: events.RunStarted) -> str:
+    start = "training anew" if event.resumed_from is None else f"resumed at step {event.resumed_from:,}"
+    size = format_parameters(event.num_parameters)
+    note = one_line(event.note)
+    return f"{one_line(event.name)}: {start} on {one_line(event.device)}, {size}" + (f"; {note}" if note else "")
 
 
-_MARKS: dict[str, tuple[str, Callable[[Record], str]]] = {
-    "RunStarted": ("resume", lambda r: f"resumed at step {r['resumed_from']}"),
-    "StageStarted": ("stage", lambda r: f"stage {one_line(r.get('stage', ''), 40)}"),
-    "CheckpointSaved": ("save", lambda _: "saved"),
-    "LearningRateChanged": ("lr", lambda r: f"learning rate x {number(r.get('factor', 1)):g}"),
-    "OptionChanged": ("plan", _sentence),
-    "PlanChanged": ("plan", lambda _: "plan changed"),
-    "Bookmarked": ("bookmark", lambda r: str(r.get("note", ""))),
-    "Warned": ("warning", lambda r: str(r.get("message", ""))),
-    "LossSpiked": ("spike", _spike),
-    "Stalled": ("warning", _sentence),
-    "TextLeftOut": ("warning", _sentence),
-    "RunFailed": ("warning", lambda r: str(r.get("message", ""))),
-}
+def _more_of_dataset(event: events.DatasetOpened) -> list[str]:
+    """What is to be said of an opened dataset besides its columns."""
+    name = one_line(event.dataset)
+    lines = [f"dataset {name}: {one_line(note, 1000)}" for note in event.notes]
+    if event.rows_without_sample > 0:
+        without = f"{event.rows_without_sample:,} of its first {event.rows_looked_at:,} rows"
+        lines.append(f"dataset {name}: {without} give no sample: there are no words in them")
+    return lines
 
 
-def mark_of(record: Record) -> tuple[str, str] | None:
-    """Kind and text of the mark that an event leaves; None for one that leaves none."""
-    event = record.get("event")
-    if event == "RunStarted" and not isinstance(record.get("resumed_from"), int):
-        return None
-    known = _MARKS.get(str(event))
-    return None if known is None else (known[0], one_line(known[1](record)))
+def _text_left_out(event: events.TextLeftOut) -> str:
+    rows = "row" if event.rows == 1 else f"{event.rows:,} rows"
+    return (
+        f"stage {one_line(event.stage)}, dataset {one_line(event.dataset)}: about "
+        f"{format_percent(event.text_shown, 1)} of its text would be shown (by its first {rows}): a full "
+        "batch leaves out the rest of its last row; continue_rows = true keeps it for the next batch, a larger "
+        "batch_size or context_len leaves out less"
+    )
+
+
+def _stage_done(event: events.StageDone) -> str:
+    text = f"stage {one_line(event.stage)} done at {_at(event.step)}, {format_duration(event.seconds)}"
+    if event.text_shown is not None and event.text_shown < 0.9995:
+        text += f", text shown {format_percent(event.text_shown, 1)}"
+    without = event.rows_without_sample
+    return text + (f", {without:,} rows without a sample" if without > 0 else "")
+
+
+def _saved(event: events.CheckpointSaved) -> str:
+    size, took = format_bytes(event.size_bytes), format_duration(event.seconds)
+    return f"saved {one_line(event.path, 400)} ({_at(event.step)}, {size}, {took}, {one_line(event.reason)})"
+
+
+def _stopped(event: events.RunStopped) -> str:
+    if event.path is None:
+        return "stopped before the first step: nothing was saved"
+    path = one_line(event.path, 400)
+    if not event.saved:
+        return f"stopped at {_at(event.step)} before anything was trained: {path} is as it was"
+    return f"stopped at {_at(event.step)}, saved {path}"
+
+
+def _learning_rate_changed(event: events.LearningRateChanged) -> str:
+    if event.lr is None or not math.isfinite(event.lr):  # as versions before wrote it
+        return f"learning rate x {event.factor:g} of the schedule from {_at(event.step)}"
+    return rate_sentence(event.lr, event.factor, event.step, one_line(event.outlook, 1000))
+
+
+def _pins_changed(event: events.PinsChanged) -> str:
+    if not (count := len(event.pinned)):
+        return "no prompt is pinned any more"
+    return f"{count} pinned prompt{'s' if count > 1 else ''}: answered at each evaluation from {_at(event.step)}"
+
+
+def _spiked(event: events.LossSpiked) -> str:
+    rows = f"rows {event.first_row:,} to {event.last_row:,} of stage {one_line(event.stage)}"
+    return f"loss spike at {_at(event.step)}: {event.loss:.3f} after {event.usual_loss:.3f} ({rows})"
+
+
+def _stalled(event: events.Stalled) -> str:
+    took = format_duration(event.seconds)
+    if event.what == "data":
+        return f"no batch for {took} after {_at(event.step)}: the data (disk, network, cutting) are late"
+    took = f"has not ended after {took}" if event.lasts else f"took {took}"
+    usual_s = math.nan if event.usual_s is None else event.usual_s
+    return f"{_at(event.step)} {took}, the steps before it {format_duration(usual_s)}"

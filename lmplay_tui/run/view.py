@@ -1,25 +1,19 @@
-"""A run as a screen sees it, made from events (live) or journal records (attached): plain state, no drawing.
-
-The parts of a run's view: a stage, a mark on the curves, a line of the log, a prediction.
-
-What steps and lines of `metrics.jsonl` do to a run's view: where it is, its curves, its pace.
-"""
+"""A run as a screen sees it, made from events (live) or journals (attached): plain state, no drawing."""
 
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from lmplay_tui.errors import EXIT_TRAINING
+from lmplay_tui.run import events
 from lmplay_tui.run.events import OF_STEPS, STEP_METRICS
 from lmplay_tui.run.history import At, History
-from lmplay_tui.run.journal import number, stamp
-from lmplay_tui.run.metric_rows import MetricRows
+from lmplay_tui.run.journal import number
 from lmplay_tui.run.pace import Pace, StepTime
-from lmplay_tui.run.sentences import Level, mark_of, told_in_lines
+from lmplay_tui.run.sentences import Level, mark_of, sentences_of
 from lmplay_tui.text import one_line
 
 if TYPE_CHECKING:
@@ -49,7 +43,7 @@ class StageView:
     def follow_text(self, text_shown: object, rows_without_sample: object) -> None:
         """Take what a step or a line says of the text left out; older journals say nothing."""
         if isinstance(text_shown, int | float):
-            self.text_shown = float(text_shown)
+            self.text_shown = number(text_shown)
         if isinstance(rows_without_sample, int):
             self.rows_without_sample = rows_without_sample
 
@@ -95,32 +89,13 @@ class PredictionSeen:
     number: int
     step: int
     stage: str
-    values: Mapping[str, Any]  # as events.Prediction names them
+    prediction: events.Prediction
 
+    def without_tokens(self) -> "PredictionSeen":
+        """The same without what is known of each of its tokens."""
+        slim = replace(self.prediction, truth_tokens=(), truth_p=(), top5=())
+        return replace(self, prediction=slim)
 
-_BY_TOKEN = ("truth_tokens", "truth_p", "top5")
-
-
-def without_tokens(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A prediction without what is known of each of its tokens."""
-    return {key: value for key, value in values.items() if key not in _BY_TOKEN}
-
-
-def sound_tokens(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A prediction as it is, or without its tokens where another hand has spoilt them in the journal."""
-    tokens, chances, tops = (values.get(key) or () for key in _BY_TOKEN)
-    if not all(isinstance(each, list | tuple) for each in (tokens, chances, tops)):
-        return without_tokens(values)
-    sound = len(tokens) == len(chances) >= len(tops) and all(isinstance(token, str) for token in tokens)
-    return values if sound and all(_is_top(top) for top in tops) else without_tokens(values)
-
-
-def _is_top(top: object) -> bool:
-    """Pairs of a token and its probability."""
-    return isinstance(top, list | tuple) and all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in top)
-
-
-Record = Mapping[str, Any]
 
 MAX_LOG = 2000
 MAX_MARKS = 1000
@@ -129,7 +104,7 @@ MAX_DETAILED = 60  # predictions that keep their token probabilities and top fiv
 
 
 class RunView:
-    """The whole state of a run. `apply` takes records, one at a time."""
+    """The whole state of a run. `follow` takes what happens in it, one event at a time."""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
@@ -147,7 +122,8 @@ class RunView:
         self.stages: list[StageView] = []
         self.stage_index = -1
         self.at = At(0, 0, 0, 0)
-        self.last_step: Record = {}
+        self.lr = math.nan  # of the last step
+        self.text_shown = math.nan  # as its stage's, when the last step was done
         self.lr_factor = 1.0
         self.history = History()
         self.marks: deque[Mark] = deque(maxlen=MAX_MARKS)
@@ -160,14 +136,14 @@ class RunView:
         self.plan_file = ""  # that the plan was given with
         self.on_line: dict[str, str] = {}  # a plan's options that the command line gives, as words: no edit beats them
         self.pinned: list[str] = []
-        self.checkpoint: Record | None = None
+        self.checkpoint: events.CheckpointSaved | None = None
         self.pace = Pace()
         self.step_time = StepTime()
         self._rewinds_to: int | None = None  # where this start began, until it does anything: then the rest is gone
         self._elapsed_before = 0.0  # seconds of training before this start
         self._ended_at: float | None = None
-        self.result: Record | None = None  # RunStopped, RunFailed or RunDone
-        self.handed_over: Record | None = None
+        self.result: events.RunStopped | events.RunFailed | events.RunDone | None = None
+        self.handed_over: events.HandedOver | None = None
         self.lives_by_steps = False  # StepDone events come: the journal's means would be a second copy
 
     # ---- what the panes ask
@@ -205,40 +181,47 @@ class RunView:
     def now(self) -> float:
         return self._clock()
 
-    # ---- records
+    # ---- events
 
-    def apply(self, record: Record) -> None:
-        """Take one event's record, or one line of a journal."""
-        event = record.get("event")
-        if event is not None:
-            if event in _GOES_ON and self._rewinds_to is not None:
-                self._drop_beyond(self._rewinds_to)
-                self._rewinds_to = None
-            handler = _HANDLERS.get(str(event))
-            if handler is not None:
-                handler(self, record)
-            self._mark(record)
-            self._tell(record)
-        elif isinstance(record.get("resumed_from"), int):
-            self._drop_beyond(record["resumed_from"], record.get("journal"))
-        elif "prompt" in record:
-            self._see_prediction(record, record)
-        elif "step" in record:
-            metrics_line(self, record)
+    def follow(self, event: events.Event, at: float | None = None) -> None:
+        """Take in an event. `at`: when it happened, seconds since 1970, where that is not now."""
+        if isinstance(event, _GOES_ON) and self._rewinds_to is not None:
+            self._drop_beyond(self._rewinds_to)
+            self._rewinds_to = None
+        self._change(event, at)
+        if (mark := mark_of(event)) is not None:
+            step = getattr(event, "step", None)
+            self.marks.append(Mark(mark[0], int(self.at.step) if step is None else step, mark[1]))
+        for sentence in sentences_of(event):
+            reason = one_line(getattr(event, "reason", ""), 40)
+            self.say(*sentence, at=at, event=type(event).__name__, reason=reason)
 
-    def apply_rows(self, rows: MetricRows) -> None:
+    def follow_rows(self, rows: "MetricRows") -> None:
         """Take many lines of `metrics.jsonl`: the same as each of them alone."""
-        metric_rows(self, rows)
+        for name, (values, _) in rows.metrics.items():
+            if not (self.lives_by_steps and name in STEP_METRICS):
+                self.history.add_many(name, rows.at, values)
+        if self.lives_by_steps or rows.last is None:
+            return
+        import numpy as np
 
-    def apply_past(self, record: Record | MetricRows) -> None:
+        at = rows.at[rows.of_steps]
+        steps = np.maximum(np.trunc(np.diff(at[:, 0], prepend=self.at.step)), 1.0)
+        self.at = At(*at[-1].tolist())
+        if stage := self._after_steps(rows.last):
+            self.pace.mark_many(at[:, 3].tolist(), at[:, 1].tolist(), at[:, 2].tolist())
+            self._move_on(stage, rows.last.get("stage_samples", 0))
+        self.step_time.step_many(
+            rows.values("time/step_s"), {part: rows.values(f"time/{part}_s") for part in _PARTS}, steps
+        )
+
+    def follow_past(self, event: "events.Event | MetricRows | None", at: float | None = None) -> None:
         """Take what the journals say of this run's earlier starts: how those ended is over and done."""
-        if isinstance(record, MetricRows):
-            self.apply_rows(record)
-        elif record.get("event") not in _ENDS:
-            try:
-                self.apply(record)
-            except (TypeError, ValueError, KeyError, AttributeError, OverflowError):
-                return  # another hand has spoilt the line
+        if isinstance(event, events.Event):
+            if not isinstance(event, _OVER_AND_DONE):
+                self.follow(event, at)
+        elif event is not None:
+            self.follow_rows(event)
         self.state, self.activity, self.detail, self.fraction = "starting", "loading", "its own past", None
 
     def say(self, level: Level, text: str, at: float | None = None, event: str = "", reason: str = "") -> None:
@@ -248,16 +231,212 @@ class RunView:
         self.log.append(LogEntry(self._clock() if at is None else at, level, one_line(text, 1000), event, reason))
         self.log_count += 1
 
-    def _tell(self, record: Record) -> None:
-        for sentence in told_in_lines(record):
-            reason = one_line(record.get("reason", ""), 40)
-            self.say(*sentence, at=stamp(record.get("time")), event=str(record["event"]), reason=reason)
+    def set_activity(self, activity: str, detail: str = "", fraction: float | None = None) -> None:
+        """What the trainer is at; the same again goes on."""
+        if activity != self.activity:
+            self.activity_since = self._clock()
+        self.activity, self.detail, self.fraction = one_line(activity, 40), one_line(detail, 200), fraction
 
-    def _mark(self, record: Record) -> None:
-        mark = mark_of(record)
-        if mark is not None:
-            step = record.get("step")
-            self.marks.append(Mark(mark[0], step if isinstance(step, int) else int(self.at.step), mark[1]))
+    def find_stage(self, name: str) -> StageView | None:
+        """The stage of that name, as an event or a line calls it."""
+        shown = one_line(name, 40)
+        return next((stage for stage in self.stages if stage.name == shown), None)
+
+    def _change(self, event: events.Event, at: float | None) -> None:  # noqa: PLR0912, PLR0915  (one case an event)
+        """What an event does to the view, but for its marks and its lines in the log."""
+        match event:
+            case events.StepDone():
+                self._step_done(event)
+            case events.MetricsLogged():
+                self._metrics_logged(event.values)
+            case events.Validated():
+                self._score("val", event, event.loss, event.accuracy)
+                self.step_time.add("validate", event.seconds)
+            case events.Evaluated():
+                self._evaluated(event)
+            case events.Predicted():
+                self._predicted(event)
+            case events.ActivityChanged():
+                self.set_activity(event.activity, event.detail, event.fraction)
+            case events.CheckpointSaved():
+                self.checkpoint = event
+                self.step_time.add("save", event.blocked_s)
+            case events.RunStarted():
+                self._run_started(event, at)
+            case events.StageStarted():
+                self._stage_started(event)
+            case events.TextLeftOut():
+                stage = self.find_stage(event.stage)
+                if stage is not None and not stage.rows_done:  # until the stage's own steps say it
+                    stage.text_shown = event.text_shown
+            case events.StageDone():
+                self._stage_done(event)
+            case events.LearningRateChanged():
+                self.lr_factor = event.factor
+            case events.PlanChanged():
+                self.plan_text = event.text or self.plan_text
+                self._take_stages(event.stages)
+            case events.StagesCounted():
+                self._take_stages(event.stages)
+            case events.PinsChanged():
+                self.pinned = list(event.pinned)
+            case events.Paused():
+                self.state = "paused"
+                self.set_activity("paused")
+                self.pace.clear()
+            case events.Resumed():
+                self.state = "running"
+                self.set_activity("training")
+                self.pace.clear()
+            case events.HandedOver():
+                self.handed_over = event
+            case events.RunStopped() | events.RunFailed() | events.RunDone():
+                self.result = event
+                self._ended_at = self._clock() if at is None else at
+                self.state = _ENDS[type(event)]
+                self.set_activity(self.state)
+            case events.Rewound():
+                self._drop_beyond(event.step, event.journal)
+
+    def _run_started(self, event: events.RunStarted, at: float | None) -> None:
+        self.name = one_line(event.name, 80)
+        self.device = one_line(event.device, 80)
+        self.note = one_line(event.note, 300)
+        self.num_parameters = event.num_parameters
+        self.pid = event.pid
+        self.started_at = self._clock() if at is None else at
+        self.at = self.at._replace(step=float(event.step), rows=float(event.rows))
+        self._elapsed_before, self._ended_at = event.elapsed_s, None
+        self.state, self.result, self.handed_over = "running", None, None
+        self.plan_folder, self.plan_file, self.plan_text = event.plan_folder, event.plan_file, event.plan_text
+        self.on_line = dict(event.on_line)
+        self._take_stages(event.stages)
+        self.pinned = list(event.pinned)
+        self.pace.clear()
+        self._rewinds_to = event.resumed_from
+
+    def _take_stages(self, infos: Sequence[events.StageInfo]) -> None:
+        known = {stage.name: stage for stage in self.stages}
+        running = self.stage.name if self.stage else None
+        self.stages = []
+        for info in infos:
+            name = one_line(info.name, 40)
+            stage = known.get(name) or StageView(name)
+            stage.datasets = tuple(one_line(dataset, 80) for dataset in info.datasets)
+            stage.epochs = info.epochs
+            stage.rows_total, stage.rows_done = info.rows_total, info.rows_done
+            stage.rows_per_epoch = info.rows_per_epoch or stage.rows_per_epoch
+            if stage.rows_total is not None and stage.rows_done >= stage.rows_total:
+                stage.state = "done"
+            elif stage.state == "done":
+                stage.state = "waiting"
+            self.stages.append(stage)
+        self.stage_index = next((i for i, stage in enumerate(self.stages) if stage.name == running), -1)
+
+    def _stage_started(self, event: events.StageStarted) -> None:
+        stage = self.find_stage(event.stage)
+        if stage is None:
+            stage = StageView(one_line(event.stage, 40))
+            self.stages.append(stage)
+        self.stage_index = self.stages.index(stage)
+        stage.state = "running"
+        stage.rows_total, stage.rows_done = event.rows_total, event.rows_done
+        stage.rows_per_epoch = event.rows_per_epoch
+        stage.unigram_entropy = math.nan if event.unigram_entropy is None else event.unigram_entropy
+        self.pace.clear()
+
+    def _stage_done(self, event: events.StageDone) -> None:
+        stage = self.find_stage(event.stage)
+        if stage is not None:
+            stage.state = "done"
+            stage.rows_done = stage.rows_total or stage.rows_done
+            stage.seconds = event.seconds
+            stage.follow_text(event.text_shown, event.rows_without_sample)
+
+    def _step_done(self, event: events.StepDone) -> None:
+        """A live run's step."""
+        self.at = At(float(event.step), float(event.rows), float(event.tokens), event.elapsed_s)
+        self.lives_by_steps = True
+        self.lr, self.text_shown = event.lr, event.text_shown
+        for metric, name in STEP_METRICS.items():
+            value = getattr(event, name)
+            if value is not None:
+                self.history.add(metric, self.at, value)
+        stage = self.find_stage(event.stage)
+        if stage is not None:
+            self.pace.mark(self.now(), self.at.rows, self.at.tokens)
+            stage.follow_text(event.text_shown, event.rows_without_sample)
+            self._move_on(stage, event.stage_rows)
+        self.step_time.step(event.step_s, {part: getattr(event, f"{part}_s") for part in _PARTS})
+
+    def _metrics_logged(self, row: Mapping[str, object]) -> None:
+        """A line of `metrics.jsonl`. One of scores alone moves nothing: they have come as an event."""
+        at = At(*(number(row.get(name)) for name in ("step", "samples", "tokens", "elapsed_s")))
+        for name, value in row.items():
+            if "/" not in name or value is None or name.startswith(("val/", "eval/")):
+                continue  # validation and evaluation come as events, with their own step
+            if not (self.lives_by_steps and name in STEP_METRICS):
+                self.history.add(_metric_name(name, 60), at, number(value))
+        if self.lives_by_steps or row.get(OF_STEPS) is None:
+            return
+        steps = max(int(at.step - self.at.step), 1)
+        self.at = at
+        if stage := self._after_steps(row):
+            self.pace.mark(at.time, at.rows, at.tokens)
+            self._move_on(stage, row.get("stage_samples", 0))
+        parts = {part: number(row.get(f"time/{part}_s", 0)) for part in _PARTS}
+        self.step_time.step(number(row.get("time/step_s", 0)), parts, steps)
+
+    def _after_steps(self, row: Mapping[str, object]) -> StageView | None:
+        """Take from the last line of steps what is no curve; the stage that it is of."""
+        self.lr, self.text_shown = number(row.get("train/lr")), number(row.get("data/text_shown"))
+        stage = self.find_stage(str(row.get("stage", "")))
+        if stage is not None:
+            stage.follow_text(row.get("data/text_shown"), row.get("data/rows_without_sample"))
+        return stage
+
+    def _move_on(self, stage: StageView, rows_done: object) -> None:
+        """The stage has got so far, now; the pace is marked."""
+        if self.state == "starting":
+            self.state = "running"
+        if stage.state != "done":
+            stage.state = "running"
+            self.stage_index = self.stages.index(stage)
+        if math.isfinite(rows := number(rows_done)):
+            stage.rows_done = int(rows)
+        loss = self.history.get("train/loss")
+        stage.loss = loss.recent_mean(50) if loss else math.nan
+        stage.tokens_per_s = self.pace.tokens_per_s
+
+    def _evaluated(self, event: events.Evaluated) -> None:
+        self.step_time.add("validate", event.seconds)
+        for name, scores in event.sets.items():
+            if (stage := self.find_stage(name)) is not None:
+                stage.eval_now = scores.loss
+                if event.at_stage_end and name == event.stage:
+                    stage.eval_at_end = scores.loss
+            if name == event.stage:
+                self._score("eval", event, scores.loss, scores.accuracy, scores.bits_per_byte)
+
+    def _score(
+        self, prefix: str, event: events.Validated | events.Evaluated, loss: float, accuracy: float | None,
+        bits_per_byte: float | None = None,
+    ) -> None:  # fmt: skip
+        time_s = self.at.time if event.elapsed_s is None else event.elapsed_s
+        at = At(float(event.step), float(event.rows), float(event.tokens), time_s)
+        for name, value in (("loss", loss), ("accuracy", accuracy), ("bits_per_byte", bits_per_byte)):
+            if value is not None:
+                self.history.add(f"{prefix}/{name}", at, value)
+
+    def _predicted(self, event: events.Predicted) -> None:
+        self.predictions_count += 1
+        seen = PredictionSeen(self.predictions_count, event.step, one_line(event.stage, 40), event.prediction)
+        self.predictions.append(seen)
+        if len(self.predictions) > MAX_PREDICTIONS:  # thin the older half: the whole run stays in reach
+            half = MAX_PREDICTIONS // 2
+            self.predictions = self.predictions[:half:2] + self.predictions[half:]
+        if len(self.predictions) > MAX_DETAILED:
+            self.predictions[-MAX_DETAILED - 1] = self.predictions[-MAX_DETAILED - 1].without_tokens()
 
     def _drop_beyond(self, step: int, journal: str | None = None) -> None:
         """Forget what came after `step`, all of it or what `journal` has told: the others may be further already."""
@@ -270,287 +449,12 @@ class RunView:
             self.history.drop_beyond(step, None if journal is None else journal == "events")
             self.pace.clear()
 
-    def _set_activity(self, activity: str, detail: str = "", fraction: float | None = None) -> None:
-        if activity != self.activity:
-            self.activity_since = self._clock()
-        self.activity, self.detail, self.fraction = one_line(activity, 40), one_line(detail, 200), fraction
 
-    def _activity_changed(self, record: Record) -> None:
-        fraction = record.get("fraction")
-        fraction = None if fraction is None else number(fraction)
-        self._set_activity(str(record.get("activity", "")), str(record.get("detail", "")), fraction)
-
-    def _run_started(self, record: Record) -> None:
-        self.name = one_line(record.get("name", ""), 80)
-        self.device = one_line(record.get("device", ""), 80)
-        self.note = one_line(record.get("note", ""), 300)
-        self.num_parameters = int(number(record.get("num_parameters", 0)))
-        self.pid = record.get("pid") if isinstance(record.get("pid"), int) else None
-        self.started_at = stamp(record.get("time")) or self._clock()
-        self.at = self.at._replace(step=number(record.get("step", 0)), rows=number(record.get("rows", 0)))
-        self._elapsed_before, self._ended_at = number(record.get("elapsed_s", 0)), None
-        self.state, self.result, self.handed_over = "running", None, None
-        self.plan_folder, self.plan_file = (str(record.get(key) or "") for key in ("plan_folder", "plan_file"))
-        self.plan_text = _whole_text(record.get("plan_text"))
-        on_line = record.get("on_line")
-        self.on_line = dict(on_line) if isinstance(on_line, Mapping) else {}
-        self._take_stages(record)
-        self._take_pins(record)
-        self.pace.clear()
-        resumed_from = record.get("resumed_from")
-        self._rewinds_to = resumed_from if isinstance(resumed_from, int) else None
-
-    def _take_stages(self, record: Record) -> None:
-        known = {stage.name: stage for stage in self.stages}
-        running = self.stage.name if self.stage else None
-        self.stages = []
-        for info in record.get("stages") or ():
-            name = one_line(info.get("name", ""), 40)
-            stage = known.get(name) or StageView(name)
-            stage.datasets = tuple(one_line(dataset, 80) for dataset in info.get("datasets") or ())
-            stage.epochs = number(info.get("epochs", 1))
-            stage.rows_total = info.get("rows_total")
-            stage.rows_done = int(info.get("rows_done") or 0)
-            stage.rows_per_epoch = _whole(info.get("rows_per_epoch")) or stage.rows_per_epoch
-            if stage.rows_total is not None and stage.rows_done >= stage.rows_total:
-                stage.state = "done"
-            elif stage.state == "done":
-                stage.state = "waiting"
-            self.stages.append(stage)
-        self.stage_index = next((i for i, stage in enumerate(self.stages) if stage.name == running), -1)
-
-    def find_stage(self, record: Record) -> StageView | None:
-        name = one_line(record.get("stage", ""), 40)
-        return next((stage for stage in self.stages if stage.name == name), None)
-
-    def _stage_started(self, record: Record) -> None:
-        stage = self.find_stage(record)
-        if stage is None:
-            stage = StageView(one_line(record.get("stage", ""), 40))
-            self.stages.append(stage)
-        self.stage_index = self.stages.index(stage)
-        stage.state = "running"
-        stage.rows_total = int(number(record.get("rows_total", 0)))
-        stage.rows_done = int(number(record.get("rows_done", 0)))
-        stage.rows_per_epoch = _whole(record.get("rows_per_epoch"))
-        stage.unigram_entropy = number(record.get("unigram_entropy"))
-        self.pace.clear()
-
-    def _text_left_out(self, record: Record) -> None:
-        """Until the stage's own steps say it: what its first batches show."""
-        stage = self.find_stage(record)
-        if stage is not None and not stage.rows_done:
-            stage.follow_text(record.get("text_shown"), None)
-
-    def _metrics_logged(self, record: Record) -> None:
-        values = record.get("values")
-        if isinstance(values, Mapping):
-            metrics_line(self, values)
-
-    def _scores(self, prefix: str, record: Record, scores: Record) -> None:
-        step, rows, tokens, elapsed_s = (number(record.get(key)) for key in ("step", "rows", "tokens", "elapsed_s"))
-        at = At(step, rows, tokens, self.at.time if math.isnan(elapsed_s) else elapsed_s)
-        for key in ("loss", "accuracy", "bits_per_byte"):
-            if scores.get(key) is not None:
-                self.history.add(f"{prefix}/{key}", at, number(scores[key]))
-
-    def _validated(self, record: Record) -> None:
-        self._scores("val", record, record)
-        self.step_time.add("validate", number(record.get("seconds", 0)))
-
-    def _evaluated(self, record: Record) -> None:
-        sets = record.get("sets")
-        self.step_time.add("validate", number(record.get("seconds", 0)))
-        for name, scores in sets.items() if isinstance(sets, Mapping) else ():
-            stage = next((each for each in self.stages if each.name == one_line(name, 40)), None)
-            if stage is not None:
-                stage.eval_now = number(scores.get("loss"))
-                if record.get("at_stage_end") and name == record.get("stage"):
-                    stage.eval_at_end = stage.eval_now
-            if name == record.get("stage"):
-                self._scores("eval", record, scores)
-
-    def _predicted(self, record: Record) -> None:
-        values = record.get("prediction")
-        if isinstance(values, Mapping):
-            self._see_prediction(record, values)
-
-    def _see_prediction(self, record: Record, values: Record) -> None:
-        self.predictions_count += 1
-        seen = PredictionSeen(
-            self.predictions_count,
-            int(number(record.get("step", 0))),
-            one_line(record.get("stage", ""), 40),
-            sound_tokens(values),
-        )
-        self.predictions.append(seen)
-        if len(self.predictions) > MAX_PREDICTIONS:  # thin the older half: the whole run stays in reach
-            half = MAX_PREDICTIONS // 2
-            self.predictions = self.predictions[:half:2] + self.predictions[half:]
-        if len(self.predictions) > MAX_DETAILED:
-            old = self.predictions[-MAX_DETAILED - 1]
-            slim = PredictionSeen(old.number, old.step, old.stage, without_tokens(old.values))
-            self.predictions[-MAX_DETAILED - 1] = slim
-
-    def _checkpoint_saved(self, record: Record) -> None:
-        self.checkpoint = record
-        self.step_time.add("save", number(record.get("blocked_s", 0)))
-
-    def _take_pins(self, record: Record) -> None:
-        pinned = record.get("pinned")
-        self.pinned = [str(prompt) for prompt in pinned] if isinstance(pinned, list | tuple) else []
-
-    def _learning_rate_changed(self, record: Record) -> None:
-        self.lr_factor = number(record.get("factor", 1))
-
-    def _plan_changed(self, record: Record) -> None:
-        self.plan_text = _whole_text(record.get("text")) or self.plan_text
-        self._take_stages(record)
-
-    def _paused(self, record: Record) -> None:
-        self.state = "paused"
-        self._set_activity("paused")
-        self.pace.clear()
-
-    def _resumed(self, record: Record) -> None:
-        self.state = "running"
-        self._set_activity("training")
-        self.pace.clear()
-
-    def _stage_done(self, record: Record) -> None:
-        stage = self.find_stage(record)
-        if stage is not None:
-            stage.state = "done"
-            stage.rows_done = stage.rows_total or stage.rows_done
-            stage.seconds = number(record.get("seconds"))
-            stage.follow_text(record.get("text_shown"), record.get("rows_without_sample"))
-
-    def _handed_over(self, record: Record) -> None:
-        self.handed_over = record
-
-    def _ended(self, record: Record) -> None:
-        code = record.get("exit_code")
-        known = isinstance(code, int) and 0 < code < 256
-        self.result = record if known else {**record, "exit_code": EXIT_TRAINING}
-        self._ended_at = stamp(record.get("time")) or self._clock()
-        self.state = {"RunStopped": "stopped", "RunFailed": "failed", "RunDone": "finished"}[str(record["event"])]
-        self._set_activity(self.state)
-
-
-def _whole(value: object) -> int | None:
-    return value if isinstance(value, int) else None
-
-
-def _whole_text(value: object) -> str:
-    """A journal's text without halves of characters, which no file could hold."""
-    return str(value or "").encode("utf-8", "replace").decode("utf-8")
-
-
-_ENDS = ("RunStopped", "RunFailed", "RunDone", "HandedOver", "Paused", "Resumed")
-
-_GOES_ON = ("StepDone", "CheckpointSaved", "Validated", "Evaluated")  # a curve's next point, or the end of the old ones
-
-
-_metric_name = lru_cache(1024)(one_line)  # some twenty names on each line
+# A curve's next point, or the end of the old ones.
+_GOES_ON = (events.StepDone, events.CheckpointSaved, events.Validated, events.Evaluated)
+_OVER_AND_DONE = (*events.LAST_EVENTS, events.Paused, events.Resumed)
+_ENDS: dict[type[events.Event], str] = {
+    events.RunStopped: "stopped", events.RunFailed: "failed", events.RunDone: "finished",
+}  # fmt: skip
 _PARTS = ("data", "forward", "backward", "optimizer")
-
-
-def step_done(view: "RunView", record: Record) -> None:
-    """A live run's step."""
-    view.at = At(number(record["step"]), number(record["rows"]), number(record["tokens"]), number(record["elapsed_s"]))
-    view.lives_by_steps = True
-    view.last_step = record
-    for metric, key in STEP_METRICS.items():
-        value = record.get(key)
-        if value is not None:
-            view.history.add(metric, view.at, number(value))
-    stage = view.find_stage(record)
-    if stage is not None:
-        view.pace.mark(view.now(), view.at.rows, view.at.tokens)
-        _follow(view, stage, int(number(record.get("stage_rows", 0))))
-        stage.follow_text(record.get("text_shown"), record.get("rows_without_sample"))
-    view.step_time.step(number(record.get("step_s", 0)), {part: number(record.get(f"{part}_s", 0)) for part in _PARTS})
-
-
-def metrics_line(view: "RunView", row: Record) -> None:
-    """A line of `metrics.jsonl`. One of scores alone moves nothing: they have come as an event."""
-    at = At(
-        number(row.get("step")), number(row.get("samples")), number(row.get("tokens")), number(row.get("elapsed_s"))
-    )
-    for name, value in row.items():
-        if "/" not in name or value is None or name.startswith(("val/", "eval/")):
-            continue  # validation and evaluation come as events, with their own step
-        if not (view.lives_by_steps and name in STEP_METRICS):
-            view.history.add(_metric_name(name, 60), at, number(value))
-    if view.lives_by_steps or row.get(OF_STEPS) is None:
-        return
-    steps = max(int(at.step - view.at.step), 1)
-    view.at, view.last_step = at, row
-    stage = view.find_stage(row)
-    if stage is not None:
-        view.pace.mark(at.time, at.rows, at.tokens)
-        _follow(view, stage, int(number(row.get("stage_samples", 0))))
-        stage.follow_text(row.get("data/text_shown"), row.get("data/rows_without_sample"))
-    view.step_time.step(
-        number(row.get("time/step_s", 0)), {part: number(row.get(f"time/{part}_s", 0)) for part in _PARTS}, steps
-    )
-
-
-def metric_rows(view: "RunView", rows: "MetricRows") -> None:
-    """Many lines of `metrics.jsonl`: the same as each of them alone."""
-    for name, (values, _) in rows.metrics.items():
-        if not (view.lives_by_steps and name in STEP_METRICS):
-            view.history.add_many(name, rows.at, values)
-    if view.lives_by_steps or rows.last is None:
-        return
-    import numpy as np
-
-    at = rows.at[rows.of_steps]
-    steps = np.maximum(np.trunc(np.diff(at[:, 0], prepend=view.at.step)), 1.0)
-    view.at, view.last_step = At(*at[-1].tolist()), rows.last
-    stage = view.find_stage(rows.last)
-    if stage is not None:
-        view.pace.mark_many(at[:, 3].tolist(), at[:, 1].tolist(), at[:, 2].tolist())
-        _follow(view, stage, int(number(rows.last.get("stage_samples", 0))))
-        stage.follow_text(rows.last.get("data/text_shown"), rows.last.get("data/rows_without_sample"))
-    view.step_time.step_many(
-        rows.values("time/step_s"), {part: rows.values(f"time/{part}_s") for part in _PARTS}, steps
-    )
-
-
-def _follow(view: "RunView", stage: StageView, rows_done: int) -> None:
-    """The stage has got so far, now; the pace is marked."""
-    if view.state == "starting":
-        view.state = "running"
-    if stage.state != "done":
-        stage.state = "running"
-        view.stage_index = view.stages.index(stage)
-    stage.rows_done = rows_done
-    loss = view.history.get("train/loss")
-    stage.loss = loss.recent_mean(50) if loss else math.nan
-    stage.tokens_per_s = view.pace.tokens_per_s
-
-
-_HANDLERS: dict[str, Callable[[RunView, Record], None]] = {
-    "RunStarted": RunView._run_started,
-    "ActivityChanged": RunView._activity_changed,
-    "StageStarted": RunView._stage_started,
-    "StepDone": step_done,
-    "TextLeftOut": RunView._text_left_out,
-    "MetricsLogged": RunView._metrics_logged,
-    "Predicted": RunView._predicted,
-    "Validated": RunView._validated,
-    "Evaluated": RunView._evaluated,
-    "CheckpointSaved": RunView._checkpoint_saved,
-    "LearningRateChanged": RunView._learning_rate_changed,
-    "PlanChanged": RunView._plan_changed,
-    "StagesCounted": RunView._take_stages,
-    "PinsChanged": RunView._take_pins,
-    "Paused": RunView._paused,
-    "Resumed": RunView._resumed,
-    "StageDone": RunView._stage_done,
-    "HandedOver": RunView._handed_over,
-    "RunStopped": RunView._ended,
-    "RunFailed": RunView._ended,
-    "RunDone": RunView._ended,
-}
+_metric_name = lru_cache(1024)(one_line)  # some twenty names on each line

@@ -30,7 +30,7 @@ from lmplay_tui.plan.reading import read_plan
 from lmplay_tui.plan.schema import Stage
 from lmplay_tui.run.events import DatasetOpened, Warned
 from lmplay_tui.run.folder import RunFolder, datasets_folder, output_folder
-from lmplay_tui.run.sentences import told
+from lmplay_tui.run.sentences import sentence_of
 from lmplay_tui.run.statistics import RunStatistics
 from lmplay_tui.text import one_line
 from lmplay_tui.train.build import Start, allowed_experiment, choose_run, load_initial, read_start
@@ -186,7 +186,7 @@ def _sampled(stage: Stage, data: StageData, options: TrainOptions) -> dict[str, 
             for number, (opening, part) in enumerate(zip(openings(data), found.parts, strict=True))
         ],
         "samples": [shown_sample(sample, data.eot) for sample in found.samples[:SHOWN_SAMPLES]],
-        "warnings": [sentence[1] for event in left_out(found, stage) if (sentence := told(event.record()))],
+        "warnings": [sentence.text for event in left_out(found, stage) if (sentence := sentence_of(event))],
     }
     if not found.samples:
         which = f"its {found.rows:,} rows" if found.rows == data.rows_total else f"the first {found.rows:,} of its rows"

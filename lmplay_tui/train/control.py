@@ -24,7 +24,7 @@ from lmplay_tui.run.events import (
     StageInfo,
     Warned,
 )
-from lmplay_tui.run.sentences import told
+from lmplay_tui.run.sentences import sentence_of
 from lmplay_tui.train.settings import describe_changes, rate_jumps, without_effect
 from lmplay_tui.train.state import TrainState
 
@@ -245,5 +245,5 @@ class Obeyer:
 
 
 def _sentence(event: Event) -> str:
-    sentence = told(event.record())
-    return sentence[1] if sentence is not None else "done"
+    sentence = sentence_of(event)
+    return sentence.text if sentence is not None else "done"

@@ -1,5 +1,6 @@
 """Which parameters are updated and how: weight decay's exceptions, the five optimizers, learning rates."""
 
+import inspect
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -13,12 +14,25 @@ from lmplay_tui.errors import UserError
 NO_DECAY_PATTERNS = (".bias", "_bias", ".ln", "_ln", "embed")
 NO_DECAY_MODULES = (nn.LayerNorm, nn.RMSNorm, nn.Embedding, nn.EmbeddingBag)
 
+
+def _uncompiled(kind: type[Optimizer]) -> type[Optimizer]:
+    """The same optimizer, whose methods do not import `torch._dynamo` (1.5 s of a run's start).
+
+    torch wraps these methods to keep a compiler from looking into them, and each wrapper imports the compiler when it
+    is first called (torch/optim/optimizer.py, torch/_compile.py). No optimizer is compiled here. The wrapper of `step`
+    also switches gradients off.
+    """
+    names = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
+    methods = {name: inspect.unwrap(getattr(kind, name)) for name in names}
+    return type(kind.__name__, (kind,), {**methods, "step": torch.no_grad()(inspect.unwrap(kind.step))})
+
+
 _BUILDERS: dict[str, Callable[..., Optimizer]] = {
-    "adamw": torch.optim.AdamW,
-    "adam": torch.optim.Adam,
-    "adagrad": torch.optim.Adagrad,
-    "sgd": torch.optim.SGD,
-    "rmsprop": torch.optim.RMSprop,
+    "adamw": _uncompiled(torch.optim.AdamW),
+    "adam": _uncompiled(torch.optim.Adam),
+    "adagrad": _uncompiled(torch.optim.Adagrad),
+    "sgd": _uncompiled(torch.optim.SGD),
+    "rmsprop": _uncompiled(torch.optim.RMSprop),
 }
 _SETTINGS: dict[str, dict[str, Any]] = {"sgd": {"momentum": 0.9}}
 DEFAULT_WEIGHT_DECAY = {"adamw": 0.01}  # the others: 0

@@ -10,25 +10,25 @@ from pathlib import Path
 
 from lmplay_tui.errors import EXIT_USAGE
 from lmplay_tui.files import write_whole
+from lmplay_tui.run.events import RunFailed, RunStopped
 from lmplay_tui.run.folder import RunFolder
-from lmplay_tui.run.journal import number
-from lmplay_tui.run.sentences import told
+from lmplay_tui.run.sentences import sentence_of
 from lmplay_tui.run.view import RunView
 from lmplay_tui.text import one_line, printable
 
 
 def ending_lines(view: RunView) -> list[str]:
     """What became of the run, what was saved, and the command that goes on."""
-    result = view.result
     if view.handed_over is not None:
-        return [f"{view.name} goes on in process {one_line(view.handed_over.get('pid'), 20)}; {_look(view)}"]
-    if result is None:
-        return _ended_without_a_word(view)
-    if result.get("event") == "RunFailed":
-        return _failed(view)
-    lines = [sentence[1]] if (sentence := told(result)) is not None else []
-    if result.get("command"):
-        lines.append(f"go on with: {one_line(result['command'], 2000)}")
+        return [f"{view.name} goes on in process {view.handed_over.pid}; {_look(view)}"]
+    match view.result:
+        case None:
+            return _ended_without_a_word(view)
+        case RunFailed():
+            return _failed(view, view.result)
+    lines = [sentence.text] if (sentence := sentence_of(view.result)) is not None else []
+    if isinstance(view.result, RunStopped) and view.result.command:
+        lines.append(f"go on with: {one_line(view.result.command, 2000)}")
     return lines
 
 
@@ -46,28 +46,24 @@ def _look(view: RunView) -> str:
 
 def _ended_without_a_word(view: RunView) -> list[str]:
     lines = [f"{view.name}: its process has ended at step {view.at.step:,.0f} without a word"] if view.over else []
-    path = view.checkpoint.get("path") if view.checkpoint else None
-    return lines + (_go_on(view, path) if path else [])
+    return lines + (_go_on(view, view.checkpoint.path) if view.checkpoint else [])
 
 
-def _failed(view: RunView) -> list[str]:
-    result = view.result or {}
-    lines = printable(result.get("message", "")).splitlines() or ["failed"]
-    step = number(result.get("step"))
-    if step > 0:
-        lines.append(f"{view.name} has failed at step {step:,.0f}")
-    if not (path := result.get("path")):
+def _failed(view: RunView, failure: RunFailed) -> list[str]:
+    lines = printable(failure.message).splitlines() or ["failed"]
+    if failure.step > 0:
+        lines.append(f"{view.name} has failed at step {failure.step:,}")
+    if not failure.path:
         return lines
-    of_usage = result.get("exit_code") == EXIT_USAGE  # the same command would fail again
-    return lines + _go_on(view, path)[: 1 if of_usage else 2]
+    of_usage = failure.exit_code == EXIT_USAGE  # the same command would fail again
+    return lines + _go_on(view, failure.path)[: 1 if of_usage else 2]
 
 
-def _go_on(view: RunView, path: object) -> list[str]:
+def _go_on(view: RunView, path: str) -> list[str]:
     """The checkpoint, and the command that goes on from it."""
     shown = one_line(path, 400)
-    saved = number(view.checkpoint.get("step")) if view.checkpoint else 0
-    said = f" (step {saved:,.0f})" if saved > 0 else ""
-    return [f"last checkpoint: {shown}{said}", f"go on with: lmplay-tui --model {shlex.quote(shown)}"]
+    step = f" (step {view.checkpoint.step:,})" if view.checkpoint and view.checkpoint.step > 0 else ""
+    return [f"last checkpoint: {shown}{step}", f"go on with: lmplay-tui --model {shlex.quote(shown)}"]
 
 
 def keep_draft(text: str, run: RunFolder | None) -> str:

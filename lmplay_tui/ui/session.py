@@ -28,11 +28,11 @@ from lmplay_tui.run.events import (
 )
 from lmplay_tui.run.folder import RunFolder, utc_now
 from lmplay_tui.run.journal import Tail
-from lmplay_tui.run.metric_rows import MetricRows, MetricsTail
+from lmplay_tui.run.metric_rows import MetricsTail
 from lmplay_tui.run.recorder import LogFile
 from lmplay_tui.run.view import RunView
 from lmplay_tui.text import one_line
-from lmplay_tui.ui.source import FolderSource
+from lmplay_tui.ui.source import FolderSource, Written, read_written
 
 MAX_WAITING = 50_000
 MAX_PRINTS = 2000  # lines
@@ -55,7 +55,7 @@ class LiveSource:
         self.finished = threading.Event()
         self._given = dict(given)
         self._events = events
-        self._queue: deque[Event | MetricRows | dict[str, Any]] = deque()  # what is no event is of the run's own past
+        self._queue: deque[Event | Written] = deque()  # what is written is of the run's own past
         self._lost = 0
         self._prints: deque[str] = deque(maxlen=MAX_PRINTS)  # for the run's log, until it has one
         self.started = False
@@ -84,7 +84,7 @@ class LiveSource:
     @property
     def behind(self) -> bool:
         """Whether its own past waits to be shown."""
-        return bool(self._queue) and not isinstance(self._queue[0], Event)
+        return bool(self._queue) and isinstance(self._queue[0], Written)
 
     @property
     def exit_status(self) -> int:
@@ -104,9 +104,9 @@ class LiveSource:
         while self._queue and time.perf_counter() < deadline:
             item = self._queue.popleft()
             if isinstance(item, Event):
-                self.view.apply(item.record())
+                self.view.follow(item)
             else:
-                self.view.apply_past(item)
+                self.view.follow_past(*item)
             changed = True
         self._show_stopping()
         if self._lost:
@@ -198,7 +198,7 @@ class LiveSource:
         for tail in (Tail(folder.events), MetricsTail(folder.metrics), Tail(folder.predictions)):
             more = True
             while more:
-                self._queue.extend(tail.read_rows(1 << 20) if isinstance(tail, MetricsTail) else tail.read(1 << 20))
+                self._queue.extend(item for item in read_written(tail, 1 << 20) if item.event is not None)
                 more = tail.behind
 
     def _put(self, event: Event) -> None:

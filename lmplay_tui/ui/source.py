@@ -6,14 +6,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from lmplay_tui.background import BackgroundCall
 from lmplay_tui.errors import EXIT_OK, EXIT_TRAINING
 from lmplay_tui.run import controls
 from lmplay_tui.run.controls import leave_command
+from lmplay_tui.run.events import Event, RunFailed, from_record
 from lmplay_tui.run.folder import RunFolder
-from lmplay_tui.run.journal import Tail, number
+from lmplay_tui.run.journal import Tail, number, stamp
 from lmplay_tui.run.metric_rows import MetricRows, MetricsTail
 from lmplay_tui.run.view import RunView
 from lmplay_tui.text import one_line
@@ -45,11 +46,27 @@ class Source(Protocol):
         """Ask the trainer for something; whether it could be asked. If not, the log's last line says why."""
 
 
+class Written(NamedTuple):
+    """What stands in a journal: an event, or many lines of metrics; None for a line that is none of ours."""
+
+    event: Event | MetricRows | None
+    at: float | None  # seconds since 1970, where the line has a time
+
+
+def read_written(tail: Tail, limit_bytes: int) -> list[Written]:
+    """At most `limit_bytes` of what is new in a journal."""
+    items = tail.read_rows(limit_bytes) if isinstance(tail, MetricsTail) else tail.read(limit_bytes)
+    return [
+        Written(item, None) if isinstance(item, MetricRows) else Written(from_record(item), stamp(item.get("time")))
+        for item in items
+    ]
+
+
 @dataclass(frozen=True, eq=False)
 class _Piece:
     """What the disk gave at one time."""
 
-    items: Sequence[MetricRows | dict[str, Any]]
+    items: Sequence[Written]
     behind: bool  # there is more
     alive: bool
     status: dict[str, Any] | None  # None: not looked at
@@ -57,9 +74,9 @@ class _Piece:
 
 def _read_piece(tails: Sequence[Tail], limit_bytes: int, look_at: RunFolder | None) -> _Piece:
     """In a thread: what is new in each journal, up to the first that has more, and how its process does."""
-    items: list[MetricRows | dict[str, Any]] = []
+    items: list[Written] = []
     for tail in tails:
-        items += tail.read_rows(limit_bytes) if isinstance(tail, MetricsTail) else tail.read(limit_bytes)
+        items += read_written(tail, limit_bytes)
         if tail.behind:
             break
     if look_at is None:
@@ -107,7 +124,7 @@ class FolderSource:
     @property
     def done(self) -> int | None:
         if self.view.state == "failed":  # perhaps by the word of `run.json` alone
-            return int((self.view.result or {}).get("exit_code", EXIT_TRAINING))
+            return self.view.result.exit_code if isinstance(self.view.result, RunFailed) else EXIT_TRAINING
         return EXIT_OK if self.view.over else None
 
     @property
@@ -142,24 +159,23 @@ class FolderSource:
 
     def _take(self, piece: _Piece) -> bool:
         self._behind = piece.behind
-        for item in piece.items:
-            if isinstance(item, MetricRows):
-                self.view.apply_rows(item)
+        for event, at in piece.items:
+            if isinstance(event, MetricRows):
+                self.view.follow_rows(event)
+            elif event is not None:
+                self.view.follow(event, at)
             else:
-                self._apply(item)
+                self._pass_over()
         changed = bool(piece.items)
         return changed if piece.status is None else self._see(piece.alive, piece.status) or changed
 
-    def _apply(self, record: dict[str, Any]) -> None:
-        """Take in a record; one that another hand has spoilt is passed over, and said once."""
-        try:
-            self.view.apply(record)
-        except (TypeError, ValueError, KeyError, AttributeError, OverflowError):
-            self._bad += 1
-            if self._bad == 1:
-                self.view.say(
-                    "warning", f"{one_line(self._run.folder)}: a journal holds lines that are none of ours; passed over"
-                )
+    def _pass_over(self) -> None:
+        """A line is none of ours, or spoilt: that is said once."""
+        self._bad += 1
+        if self._bad == 1:
+            self.view.say(
+                "warning", f"{one_line(self._run.folder)}: a journal holds lines that are none of ours; passed over"
+            )
 
     def _see(self, alive: bool, status: dict[str, Any]) -> bool:
         view = self.view
@@ -171,14 +187,10 @@ class FolderSource:
             begun = number(self._status.get("activity_since"))
             if begun > self._activity_begun:  # the same again, and anew: between two looks it was over
                 self._activity_begun, view.activity_since = begun, view.now()
-            view.apply(
-                {
-                    "event": "ActivityChanged",
-                    "activity": self._status.get("activity") or "training",
-                    "detail": self._status.get("detail") or "",
-                    "fraction": fraction if isinstance(fraction, int | float) else None,
-                }
-            )
+            view.set_activity(
+                str(self._status.get("activity") or "training"), str(self._status.get("detail") or ""),
+                number(fraction) if isinstance(fraction, int | float) else None,
+            )  # fmt: skip
             view.state = "paused" if said == "paused" else "running"
         elif not view.over:
             view.state = said if said in ("stopped", "finished", "failed") else "dead"

@@ -24,8 +24,8 @@ def _own_caches(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mo
     yield
 
 
-def unheard(activity: str, detail: str, fraction: float | None) -> None:
-    """A report to nobody."""
+def no_report(activity: str, detail: str, fraction: float | None) -> None:
+    """A report that is not read."""
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def opened(tmp_path: Path) -> Open:
         given = resolve(options, {"tokenizer": "bytes", "context_len": 64, "batch_size": 4})
         stage = Stage(name, specs, epochs=epochs, weights=weights, stopping=stopping)  # type: ignore[arg-type]
         return open_stage(
-            stage, given, load_tokenizer(given.tokenizer), datasets_folder=tmp_path / "datasets", report=unheard
+            stage, given, load_tokenizer(given.tokenizer), datasets_folder=tmp_path / "datasets", report=no_report
         )
 
     return open_

@@ -17,7 +17,7 @@ from lmplay_tui.data import arrow_cache, json_documents, local, text_files
 from lmplay_tui.data.splits import Splits
 from lmplay_tui.errors import DataError, UserError
 from lmplay_tui.plan.schema import DatasetSpec
-from tests.data.conftest import unheard
+from tests.data.conftest import no_report
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +46,7 @@ def write(path: Path, rows: list[str]) -> Path:
 
 
 def read(path: Path) -> Splits:
-    return local.read(DatasetSpec("mine", str(path)), unheard)
+    return local.read(DatasetSpec("mine", str(path)), no_report)
 
 
 def texts(path: Path) -> list[str]:
@@ -264,7 +264,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path, cache: P
     assert [note for note in found.notes if "cannot be written" in note and "at each start" in note] != []
 
 
-def test_what_nobody_opens_for_a_month_goes(tmp_path: Path, cache: Path) -> None:
+def test_what_is_not_opened_for_a_month_goes(tmp_path: Path, cache: Path) -> None:
     for name in ("old", "used"):
         texts(write(tmp_path / f"{name}.jsonl", [name]))
     for entry in cache.iterdir():
@@ -272,13 +272,13 @@ def test_what_nobody_opens_for_a_month_goes(tmp_path: Path, cache: Path) -> None
     (cache / ".0123456789abcdef0123456789abcdef.killed").mkdir()
     for left in (cache / ".0123456789abcdef0123456789abcdef.killed",):
         os.utime(left, (0, 0))
-    (cache / "somebody's").mkdir()
-    os.utime(cache / "somebody's", (0, 0))
+    (cache / "other").mkdir()
+    os.utime(cache / "other", (0, 0))
     working = cache / ".fedcba9876543210fedcba9876543210.working"
     working.mkdir()
     assert texts(tmp_path / "used.jsonl") == ["used"]  # from the cache
     texts(write(tmp_path / "new.jsonl", ["new"]))
     names = {entry.name for entry in cache.iterdir()}
-    assert {"somebody's", working.name} <= names
+    assert {"other", working.name} <= names
     assert len(names) == 4
     assert texts(tmp_path / "old.jsonl") == ["old"]  # its folder is gone, not its file

@@ -11,12 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lmplay_tui.data.columns import Columns, find_columns
-from lmplay_tui.data.rows import open_rows
+from lmplay_tui.data.columns import find_columns
+from lmplay_tui.data.rows import Columns
 from lmplay_tui.data.samples import Item
+from lmplay_tui.data.sources import open_rows
 from lmplay_tui.errors import UserError
 from lmplay_tui.plan.schema import DatasetSpec
-from tests.data.conftest import unheard
+from tests.data.conftest import no_report
 
 TURNS = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 TEXT = pa.string()
@@ -298,7 +299,7 @@ def test_a_label_is_told_by_its_name(tmp_path: Path) -> None:
     rows = {"question": ["Is it?", "Or not?", "Who knows?"], "label": [1, 0, -1]}
     table = datasets.Dataset.from_dict(rows, features=features).data.table
     pq.write_table(table, tmp_path / "a.parquet")
-    read = local.read(DatasetSpec("mine", str(tmp_path)), unheard).train.table
+    read = local.read(DatasetSpec("mine", str(tmp_path)), no_report).train.table
     for one in (table, read):
         assert samples(one) == [("Is it?", "yes"), ("Or not?", "no")]
 

@@ -14,7 +14,7 @@ from lmplay_tui.data.folders import _matches
 from lmplay_tui.data.splits import Splits
 from lmplay_tui.errors import UserError
 from lmplay_tui.plan.schema import DatasetSpec
-from tests.data.conftest import unheard
+from tests.data.conftest import no_report
 
 Fill = Callable[..., Path]
 
@@ -48,7 +48,7 @@ def folder(tmp_path: Path) -> Fill:
 
 
 def read(folder: Path, **given: str) -> Splits:
-    return local.read(DatasetSpec("mine", str(folder), **given), unheard)
+    return local.read(DatasetSpec("mine", str(folder), **given), no_report)
 
 
 def numbers(rows: object) -> list[int] | None:
@@ -124,7 +124,7 @@ def test_strangers_are_left_out_and_named(name: str, folder: Fill) -> None:
     data, *strangers = files
     path = folder(files)
     found = read(path)
-    alone = local.read(DatasetSpec("mine", str(path / data)), unheard)
+    alone = local.read(DatasetSpec("mine", str(path / data)), no_report)
     assert found.train.table[column].to_pylist() == alone.train.table[column].to_pylist()
     assert found.validation is None
     left = " ".join(note for note in found.notes if note.startswith("left out"))
@@ -275,7 +275,7 @@ FORMAL = "- config_name: formal\n  data_files: formal.jsonl\n  default: true"
 SLANG = "- config_name: slang\n  data_files: slang.jsonl"
 
 
-def test_a_configuration_is_obeyed(folder: Fill) -> None:
+def test_the_configuration_that_is_named_is_read(folder: Fill) -> None:
     path = folder({"README.md": header(FORMAL, SLANG), "formal.jsonl": [1], "slang.jsonl": [2]})
     assert numbers(read(path).train) == [1]
     assert numbers(read(path, config="formal").train) == [1]

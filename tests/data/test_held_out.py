@@ -23,7 +23,7 @@ from lmplay_tui.data.splits import Segment, SplitRows, choose, identity_of_rows,
 from lmplay_tui.data.stage_data import StageData
 from lmplay_tui.errors import UserError
 from lmplay_tui.plan.schema import DatasetSpec, Plan, Stage
-from tests.data.conftest import Open, unheard
+from tests.data.conftest import Open, no_report
 from tests.examples import examples
 
 KEYS = st.integers(0, 2**64 - 1)
@@ -232,7 +232,7 @@ def sides_of(
     spec: DatasetSpec, share: float = 0.2, seed: int = 0, folder: Path | None = None
 ) -> Iterator[tuple[str, bool]]:
     """The text of each row, and whether it is held out."""
-    source = open_source(spec, datasets_folder=folder or Path("nowhere"), report=unheard)
+    source = open_source(spec, datasets_folder=folder or Path("nowhere"), report=no_report)
     part = Part(source, share=share, seed=seed)
     for number in range(part.training_rows):
         yield part.training(number)[0].truth, False
@@ -329,7 +329,7 @@ def test_a_copy_in_the_datasets_folder_holds_out_the_same_rows(
         return DatasetSpec("mine", "owner/mine", split=split)
 
     there = dict(sides_of(spec(asked)))
-    save_datasets(Plan("p", (Stage("s", (spec(saved),)),)), tmp_path, unheard)
+    save_datasets(Plan("p", (Stage("s", (spec(saved),)),)), tmp_path, no_report)
     if saved in (asked, "train"):
         monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: pytest.fail("the hub was asked"))
     here = dict(sides_of(spec(asked), folder=tmp_path))
@@ -346,7 +346,7 @@ def test_a_slice_of_a_copy_with_a_name_of_its_own_is_cut(hub: None, tmp_path: Pa
     def spec(split: str) -> DatasetSpec:
         return DatasetSpec("mine", "owner/mine", split=split, saved_as="own_name")
 
-    save_datasets(Plan("p", (Stage("s", (spec("train"),)),)), tmp_path, unheard)
+    save_datasets(Plan("p", (Stage("s", (spec("train"),)),)), tmp_path, no_report)
     assert [folder.name for folder in tmp_path.iterdir()] == ["own_name.train"]
     whole = dict(sides_of(spec("train"), folder=tmp_path))
     half = dict(sides_of(spec("train[:50%]"), folder=tmp_path))
@@ -372,7 +372,7 @@ def test_a_fingerprint_names_the_choice_only_where_rows_are_held_out(tmp_path: P
 
     def fingerprint(**given: Any) -> str:
         spec = DatasetSpec("mine", str(tmp_path), **given)
-        source = open_source(spec, datasets_folder=tmp_path / "none", report=unheard)
+        source = open_source(spec, datasets_folder=tmp_path / "none", report=no_report)
         return Part(source, share=0.2, seed=0).fingerprint()
 
     assert "held out by place" not in fingerprint()

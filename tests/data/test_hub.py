@@ -19,7 +19,7 @@ from lmplay_tui.data.library import listening
 from lmplay_tui.data.sources import open_source
 from lmplay_tui.errors import DataError, UserError
 from lmplay_tui.plan.schema import DatasetSpec
-from tests.data.conftest import Open, unheard
+from tests.data.conftest import Open, no_report
 
 SPEC = DatasetSpec("wiki", "owner/name", config="en", revision="abc", text="text")
 ROWS = datasets.Dataset.from_dict({"text": [f"Row {n}." for n in range(20)]})
@@ -42,14 +42,14 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
 
 
 def test_a_hub_dataset_is_asked_for_as_the_plan_says(calls: Calls, tmp_path: Any) -> None:
-    source = open_source(SPEC, datasets_folder=tmp_path, report=unheard)
+    source = open_source(SPEC, datasets_folder=tmp_path, report=no_report)
     assert (source.train.num_rows, source.validation and source.validation.num_rows) == (20, 3)
     assert calls == [(("owner/name", "en"), {"revision": "abc"})]  # and no code of theirs is trusted
 
 
 def test_a_part_of_a_split(calls: Calls, tmp_path: Any) -> None:
     spec = DatasetSpec("wiki", "owner/name", split="train[:25%]", validation="test")
-    source = open_source(spec, datasets_folder=tmp_path, report=unheard)
+    source = open_source(spec, datasets_folder=tmp_path, report=no_report)
     assert (source.train.num_rows, source.validation and source.validation.num_rows) == (5, 20)
     assert len(calls) == 1
 
@@ -73,7 +73,7 @@ def test_rows_that_look_like_agent_traces_are_rows(monkeypatch: pytest.MonkeyPat
         return datasets.DatasetDict({"train": ROWS})
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    assert open_source(SPEC, datasets_folder=tmp_path, report=unheard).train.num_rows == 20
+    assert open_source(SPEC, datasets_folder=tmp_path, report=no_report).train.num_rows == 20
     assert made == [(("owner/name", "en"), {"revision": "abc"}),
                     (("owner/name", "en"), {"revision": "abc", "parse_agent_traces": False})]  # fmt: skip
 
@@ -84,7 +84,7 @@ def test_the_library_knows_the_switch_for_agent_traces(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data/a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     spec = DatasetSpec("traces", str(tmp_path / "data"), messages="messages")  # as a hub's repository lies
-    assert hub.read(spec, unheard).train.table.num_rows == 3
+    assert hub.read(spec, no_report).train.table.num_rows == 3
 
 
 def chained(outer: Exception, inner: Exception) -> Exception:
@@ -132,7 +132,7 @@ def test_errors_are_one_line_that_names_the_dataset(
 
     monkeypatch.setattr(datasets, "load_dataset", fail)
     with pytest.raises(UserError) as caught:
-        open_source(SPEC, datasets_folder=tmp_path, report=unheard)
+        open_source(SPEC, datasets_folder=tmp_path, report=no_report)
     message = str(caught.value)
     assert type(caught.value) is kind
     assert message.startswith("dataset wiki: ")
@@ -146,7 +146,7 @@ def test_a_hub_that_stays_silent(monkeypatch: pytest.MonkeyPatch, tmp_path: Any)
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: release.wait(60))
     monkeypatch.setattr(hub, "SILENT_S", 0.2)
     with pytest.raises(DataError, match="dataset wiki: the hub has not answered for 0 s; try again later"):
-        open_source(SPEC, datasets_folder=tmp_path, report=unheard)
+        open_source(SPEC, datasets_folder=tmp_path, report=no_report)
     release.set()
 
 
@@ -158,11 +158,11 @@ def test_a_download_that_moves_is_not_given_up(monkeypatch: pytest.MonkeyPatch, 
 
     monkeypatch.setattr(datasets, "load_dataset", slowly)
     monkeypatch.setattr(hub, "SILENT_S", 0.5)
-    assert open_source(SPEC, datasets_folder=tmp_path, report=unheard).train.num_rows == 20
+    assert open_source(SPEC, datasets_folder=tmp_path, report=no_report).train.num_rows == 20
 
 
 def test_what_the_user_stops_is_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
-    """A stop while the hub is slow comes through the report, and nobody waits for the hub."""
+    """A stop while the hub is slow comes through the report, and the hub is not waited for."""
     release = threading.Event()
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: release.wait(60))
     heard: list[str] = []
@@ -208,7 +208,7 @@ def test_progress_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Non
     assert told[-1] == ("loading", "wiki: writing rows to the cache", 0.25)
 
 
-def test_bars_are_as_before_when_nobody_listens() -> None:
+def test_bars_are_as_before_when_the_last_listener_has_left() -> None:
     before = tqdm.__init__, tqdm.update
     with listening() as progress:
         assert (tqdm.__init__, tqdm.update) != before

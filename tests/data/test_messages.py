@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from lmplay_tui.data.columns import Columns, find_columns
+from lmplay_tui.data.columns import find_columns
+from lmplay_tui.data.rows import Columns
 from lmplay_tui.data.samples import Item
 from tests.data.test_columns import CHAT, SAID, described, from_file, refusal, samples, spec, stored_as_json
 

@@ -13,12 +13,12 @@ import pytest
 
 from lmplay_tui.data import pydocs
 from lmplay_tui.errors import UserError
-from tests.data.conftest import Open, unheard
+from tests.data.conftest import Open, no_report
 
 
 @pytest.fixture(scope="module")
 def whole() -> pa.Table:
-    return pydocs.build(unheard)
+    return pydocs.build(no_report)
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_its_beginning_is_like_the_whole(whole: pa.Table) -> None:
 
 
 def test_docstrings_are_parsed_never_imported(little: Path) -> None:
-    rows = pydocs.build(unheard).to_pylist()
+    rows = pydocs.build(no_report).to_pylist()
     found = {row["title"]: row["text"] for row in rows if row["part"] == "docstrings"}
     assert set(found) == {"one", "one.A", "one.A.b", "package", "package.two.f"}  # a text that comes twice comes once
     assert found["one.A.b"].endswith("word\n\n    Indented.\nNot.")
@@ -94,49 +94,51 @@ def test_it_is_built_once(little: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert heard[0] == 0.0
     assert [path.suffix for path in little.iterdir()] == [".arrow"]
     monkeypatch.setattr(pydocs, "build", lambda report: pytest.fail("built again"))
-    assert pydocs.split_rows(None, unheard).table.equals(first)
-    parts = [pydocs.split_rows(part, unheard).table for part in pydocs.PARTS]
+    assert pydocs.split_rows(None, no_report).table.equals(first)
+    parts = [pydocs.split_rows(part, no_report).table for part in pydocs.PARTS]
     assert [set(part["part"].to_pylist()) for part in parts] == [{"topics"}, {"docstrings"}]
     assert sum(part.num_rows for part in parts) == first.num_rows
 
 
 def test_an_unknown_part() -> None:
     with pytest.raises(UserError, match=r"pydocs: there is no config topic; did you mean topics\?; it has topics and"):
-        pydocs.split_rows("topic", unheard)
+        pydocs.split_rows("topic", no_report)
 
 
 @pytest.mark.parametrize("contents", [b"", b"ARROW1", b"x" * 1000])
 def test_a_damaged_cache_is_built_anew(contents: bytes, little: Path) -> None:
-    first = pydocs.split_rows(None, unheard).table
+    first = pydocs.split_rows(None, no_report).table
     pydocs.cache_path().write_bytes(contents)
-    assert pydocs.split_rows(None, unheard).table.equals(first)
+    assert pydocs.split_rows(None, no_report).table.equals(first)
     assert pydocs.cache_path().stat().st_size > 1000
 
 
 def test_a_cut_cache_is_built_anew(little: Path) -> None:
-    first = pydocs.split_rows(None, unheard).table
+    first = pydocs.split_rows(None, no_report).table
     whole = pydocs.cache_path().read_bytes()
     pydocs.cache_path().write_bytes(whole[: len(whole) // 2])
-    assert pydocs.split_rows(None, unheard).table.equals(first)
+    assert pydocs.split_rows(None, no_report).table.equals(first)
 
 
 def test_a_cache_folder_that_cannot_be_written(little: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     little.write_text("a file is in its place", encoding="utf-8")
-    assert pydocs.split_rows(None, unheard).table.num_rows > 5
+    assert pydocs.split_rows(None, no_report).table.num_rows > 5
     little.unlink()
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "replace", full)
-    assert pydocs.split_rows(None, unheard).table.num_rows > 5
+    assert pydocs.split_rows(None, no_report).table.num_rows > 5
     assert list(little.iterdir()) == []
 
 
 def test_several_processes_at_once(little: Path) -> None:
     """Each writes a file of its own and renames it; readers see one or another, whole."""
     found: list[pa.Table] = []
-    threads = [threading.Thread(target=lambda: found.append(pydocs.split_rows(None, unheard).table)) for _ in range(4)]
+    threads = [
+        threading.Thread(target=lambda: found.append(pydocs.split_rows(None, no_report).table)) for _ in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -147,13 +149,13 @@ def test_several_processes_at_once(little: Path) -> None:
 
 
 def test_the_order_is_always_the_same(little: Path) -> None:
-    one, other = pydocs.build(unheard), pydocs.build(unheard)
+    one, other = pydocs.build(no_report), pydocs.build(no_report)
     assert one.equals(other)
 
 
 def test_a_python_without_its_documentation(little: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
-    assert set(pydocs.build(unheard)["part"].to_pylist()) == {"docstrings"}
+    assert set(pydocs.build(no_report)["part"].to_pylist()) == {"docstrings"}
 
 
 def test_a_stage_of_it(little: Path, opened: Open) -> None:

@@ -14,14 +14,14 @@ from lmplay_tui.data.stage_data import open_stage
 from lmplay_tui.data.tokenizer import load_tokenizer
 from lmplay_tui.options import TrainOptions
 from lmplay_tui.plan.schema import DatasetSpec, Stage
-from tests.data.conftest import unheard
+from tests.data.conftest import no_report
 
 OPTIONS = TrainOptions(tokenizer="bytes", context_len=64, seed=3)
 Jsonl = Callable[..., DatasetSpec]
 
 
 def opened_rows(stage: Stage, folder: Path) -> int:
-    return open_stage(stage, OPTIONS, load_tokenizer("bytes"), datasets_folder=folder, report=unheard).rows_total
+    return open_stage(stage, OPTIONS, load_tokenizer("bytes"), datasets_folder=folder, report=no_report).rows_total
 
 
 @pytest.mark.parametrize("stopping", ["first_exhausted", "all_exhausted"])

@@ -12,7 +12,7 @@ from lmplay_tui.data.saved import find, save_datasets, saved_name
 from lmplay_tui.data.sources import open_source
 from lmplay_tui.errors import DataError
 from lmplay_tui.plan.schema import DatasetSpec, Plan, Stage
-from tests.data.conftest import unheard
+from tests.data.conftest import no_report
 
 ROWS = datasets.Dataset.from_dict({"title": [f"T{n}" for n in range(20)], "text": [f"Row {n}." for n in range(20)]})
 WIKI = DatasetSpec("wikipedia", "wikimedia/wikipedia", "20231101.en", text="text", title="title",
@@ -44,7 +44,7 @@ def no_hub(*_: Any, **__: Any) -> None:
 
 
 def rows_of(spec: DatasetSpec, folder: Path) -> tuple[list[str], int | None]:
-    source = open_source(spec, datasets_folder=folder, report=unheard)
+    source = open_source(spec, datasets_folder=folder, report=no_report)
     truths = [source.train.items(row)[0].truth for row in range(source.train.num_rows)]
     return truths, source.validation.num_rows if source.validation else None
 
@@ -53,7 +53,7 @@ def test_what_is_saved_is_read_without_network(hub: list[str], tmp_path: Path, m
     folder = tmp_path / "datasets"
     local = DatasetSpec("own", str(tmp_path / "own.jsonl"))
     before = [rows_of(spec, folder) for spec in (WIKI, WIKITEXT)]
-    paths = save_datasets(plan(WIKI, WIKITEXT, local, DatasetSpec("pydocs", "pydocs"), WIKI), folder, unheard)
+    paths = save_datasets(plan(WIKI, WIKITEXT, local, DatasetSpec("pydocs", "pydocs"), WIKI), folder, no_report)
     assert paths == [
         folder / "wikimedia_wikipedia_20231101_en.train",
         folder / "Salesforce_wikitext_wikitext-2-raw-v1.train",
@@ -64,15 +64,15 @@ def test_what_is_saved_is_read_without_network(hub: list[str], tmp_path: Path, m
     assert [rows_of(spec, folder) for spec in (WIKI, WIKITEXT)] == before == [
         ([f"Row {n}." for n in range(20)], None), ([f"Row {n}." for n in range(20)], 3)
     ]  # fmt: skip
-    assert save_datasets(plan(WIKI, WIKITEXT), folder, unheard) == paths  # what is there is not fetched again
+    assert save_datasets(plan(WIKI, WIKITEXT), folder, no_report) == paths  # what is there is not fetched again
 
 
 def test_the_same_rows_are_held_out_of_a_saved_copy(hub: list[str], tmp_path: Path) -> None:
     from lmplay_tui.data.order import Part
 
-    there = Part(open_source(WIKI, datasets_folder=tmp_path, report=unheard), share=0.1, seed=0)
-    save_datasets(plan(WIKI), tmp_path, unheard)
-    saved = Part(open_source(WIKI, datasets_folder=tmp_path, report=unheard), share=0.1, seed=0)
+    there = Part(open_source(WIKI, datasets_folder=tmp_path, report=no_report), share=0.1, seed=0)
+    save_datasets(plan(WIKI), tmp_path, no_report)
+    saved = Part(open_source(WIKI, datasets_folder=tmp_path, report=no_report), share=0.1, seed=0)
     assert [saved.validation(n) for n in range(2)] == [there.validation(n) for n in range(2)]
     assert saved.fingerprint() == there.fingerprint()
 
@@ -110,12 +110,12 @@ def test_a_save_that_breaks_off_leaves_nothing_that_is_used(
     monkeypatch.setattr(datasets.Dataset, "save_to_disk", save)
     monkeypatch.setattr(Path, "rename", move)
     with pytest.raises(DataError, match=r"dataset wikitext: .*: No space left on device"):
-        save_datasets(plan(WIKITEXT), tmp_path, unheard)
+        save_datasets(plan(WIKITEXT), tmp_path, no_report)
     assert find(WIKITEXT, tmp_path) is None
     assert not list(tmp_path.glob(".*"))
     monkeypatch.setattr(datasets.Dataset, "save_to_disk", real)
     monkeypatch.setattr(Path, "rename", rename)
-    assert len(save_datasets(plan(WIKITEXT), tmp_path, unheard)) == 2
+    assert len(save_datasets(plan(WIKITEXT), tmp_path, no_report)) == 2
     assert rows_of(WIKITEXT, tmp_path)[1] == 3
 
 
@@ -125,7 +125,7 @@ def test_what_a_killed_process_left_is_removed(hub: list[str], tmp_path: Path) -
     for left in (dead, alive):
         left.mkdir()
         (left / "data.arrow").write_bytes(b"half")
-    save_datasets(plan(WIKI), tmp_path, unheard)
+    save_datasets(plan(WIKI), tmp_path, no_report)
     assert not dead.exists()
     assert alive.exists()
 
@@ -146,7 +146,7 @@ def test_everything_is_on_disk_before_it_bears_its_name(
 
     monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(Path, "rename", move)
-    save_datasets(plan(WIKI), tmp_path, unheard)
+    save_datasets(plan(WIKI), tmp_path, no_report)
     place = said.index("rename")
     assert {"state.json", "dataset_info.json", "data-00000-of-00001.arrow"} <= set(said[:place])
     assert said[place + 1 :] == [tmp_path.name]
@@ -155,7 +155,7 @@ def test_everything_is_on_disk_before_it_bears_its_name(
 def test_a_folder_that_cannot_be_written(hub: list[str], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(DataError, match=r"dataset wikipedia: .*file: "):
-        save_datasets(plan(WIKI), tmp_path / "file", unheard)
+        save_datasets(plan(WIKI), tmp_path / "file", no_report)
 
 
 def test_a_user_who_stops_saving(hub: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

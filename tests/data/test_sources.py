@@ -15,14 +15,14 @@ from lmplay_tui.data.samples import Item
 from lmplay_tui.data.sources import open_source
 from lmplay_tui.errors import DataError, UserError
 from lmplay_tui.plan.schema import DatasetSpec
-from tests.data.conftest import unheard
+from tests.data.conftest import no_report
 
 ROWS = [{"title": f"T{n}", "text": f"Text number {n}."} for n in range(4)]
 ITEMS = [Item(f"Title: T{n}\n", f"Text number {n}.", True) for n in range(4)]
 
 
 def open_(path: Path, **given: Any) -> Source:
-    return open_source(DatasetSpec("mine", str(path), **given), datasets_folder=path / "none", report=unheard)
+    return open_source(DatasetSpec("mine", str(path), **given), datasets_folder=path / "none", report=no_report)
 
 
 def all_items(rows: Rows) -> list[Item]:
@@ -148,7 +148,7 @@ def test_a_selection_given_by_the_library_is_honoured(tmp_path: Path, monkeypatc
 
     chosen = datasets.DatasetDict({"train": datasets.Dataset.from_list(ROWS).select([2, 0])})
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: chosen)
-    source = open_source(DatasetSpec("hub", "owner/name"), datasets_folder=tmp_path, report=unheard)
+    source = open_source(DatasetSpec("hub", "owner/name"), datasets_folder=tmp_path, report=no_report)
     assert all_items(source.train) == [ITEMS[2], ITEMS[0]]
 
 

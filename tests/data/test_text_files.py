@@ -15,8 +15,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from lmplay_tui.data import json_documents, text_files
-from lmplay_tui.data.text_files import Found, Unreadable, read_batches
+from lmplay_tui.data import csv_files, json_documents, text_files
+from lmplay_tui.data.decoding import Unreadable
+from lmplay_tui.data.text_files import Found, read_batches
 from lmplay_tui.data.text_rows import BY_LINE, BY_MARKS, BY_PARAGRAPH, lines_are_documents
 
 
@@ -230,13 +231,13 @@ def test_both_readers_of_csv_read_the_same(
     path = tmp_path_factory.getbasetemp() / "both.csv"
     path.write_text(f"q{separator}a\n{text}\n", encoding="utf-8", newline="")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(text_files, "BLOCK", block)
-        is_plain = text_files._is_plain(path, "", separator)
+        patch.setattr(csv_files, "BLOCK", block)
+        is_plain = csv_files._is_plain(path, "", separator)
     results: list[object] = []
     for fast in {False, is_plain}:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(text_files, "_is_plain", lambda *_, fast=fast: fast)
-            patch.setattr(text_files, "_sniffed", lambda *_: (separator, 0))
+            patch.setattr(csv_files, "_is_plain", lambda *_, fast=fast: fast)
+            patch.setattr(csv_files, "_sniffed", lambda *_: (separator, 0))
             try:
                 results.append([tuple(row.values()) for row in read(path)[0]])
             except Unreadable as error:
@@ -250,13 +251,13 @@ def test_both_readers_of_csv_read_the_same(
 ])  # fmt: skip
 @pytest.mark.parametrize("block", [1, 2, 3, 1 << 20])
 def test_which_csv_is_plain(text: str, plain: bool, block: int, written: Written, monkeypatch) -> None:
-    monkeypatch.setattr(text_files, "BLOCK", block)
-    assert text_files._is_plain(written("a.csv", text), "", ",") is plain
-    assert text_files._is_plain(written("a.csv.gz", gzip.compress(text.encode())), ".gz", ",") is plain
+    monkeypatch.setattr(csv_files, "BLOCK", block)
+    assert csv_files._is_plain(written("a.csv", text), "", ",") is plain
+    assert csv_files._is_plain(written("a.csv.gz", gzip.compress(text.encode())), ".gz", ",") is plain
 
 
 def test_a_record_longer_than_a_block_is_read_after_those_before_it(written: Written, monkeypatch) -> None:
-    monkeypatch.setattr(text_files, "BLOCK", 1000)
+    monkeypatch.setattr(csv_files, "BLOCK", 1000)
     rows = [("q", "short"), *((str(n), f'say "{n}"') for n in range(300)), ("long", "word " * 900), ("q", "end")]
     out = io.StringIO()
     csv.writer(out).writerows([("q", "a"), *rows])

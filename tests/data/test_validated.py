@@ -17,7 +17,7 @@ from lmplay_tui.data.worker import Job
 from lmplay_tui.errors import UserError
 from lmplay_tui.options import TrainOptions
 from lmplay_tui.plan.schema import DatasetSpec, Stage
-from tests.data.conftest import unheard
+from tests.data.conftest import no_report
 
 OPTIONS = TrainOptions(tokenizer="bytes", context_len=128, batch_size=4)
 WORDS = "one of the many rows that somebody wrote down for the file"
@@ -48,7 +48,7 @@ def plan(*given: DatasetSpec | Sequence[DatasetSpec]) -> tuple[Stage, ...]:
 
 def opened(stage: Stage, stages: tuple[Stage, ...], tmp_path: Path) -> StageData:
     data = open_stage(
-        stage, OPTIONS, load_tokenizer("bytes"), datasets_folder=tmp_path / "saved", report=unheard, stages=stages
+        stage, OPTIONS, load_tokenizer("bytes"), datasets_folder=tmp_path / "saved", report=no_report, stages=stages
     )
     counted = count_rows(stage, OPTIONS, datasets_folder=tmp_path / "saved", stages=stages)
     assert counted == data.rows_total
@@ -180,7 +180,7 @@ def test_another_split_of_the_same_dataset_of_the_hub(monkeypatch: pytest.Monkey
         DatasetSpec("h", "owner/other"),
     )  # fmt: skip
     every = [
-        open_stage(stage, OPTIONS, load_tokenizer("bytes"), datasets_folder=tmp_path, report=unheard, stages=stages)
+        open_stage(stage, OPTIONS, load_tokenizer("bytes"), datasets_folder=tmp_path, report=no_report, stages=stages)
         for stage in stages[:2]
     ]
     on = validated(every[0]) | validated(every[1])

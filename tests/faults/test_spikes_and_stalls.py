@@ -13,7 +13,7 @@ from lmplay_tui.run.events import (
     Stalled,
     StepDone,
 )
-from lmplay_tui.run.sentences import told
+from lmplay_tui.run.sentences import sentence_of
 from lmplay_tui.train import dataloader, metrics
 from lmplay_tui.train.checkpoint import load_checkpoint
 from lmplay_tui.train.launch import run_events
@@ -42,7 +42,7 @@ def test_a_spike_is_marked_once_with_its_rows():
     assert (spike.stage, spike.loss, spike.first_row, spike.last_row) == ("a", 9.0, 596, 599)
     assert spike.usual_loss == pytest.approx(2.1, abs=0.1)
     assert spike.z > metrics.SPIKE_Z
-    assert "rows 596 to 599 of stage a" in told(spike.record())[1]
+    assert "rows 596 to 599 of stage a" in sentence_of(spike)[1]
 
 
 def test_no_spike_in_a_quiet_or_a_falling_loss():
@@ -58,7 +58,7 @@ def test_a_stalled_step_is_said():
         assert not watch.step_done(step(number, 2.0), 0)
     said = watch.step_done(step(20, 2.0, seconds=7.0), 0)
     assert said == [Stalled("step", 7.0, 0.1, 20)]
-    assert told(said[0].record()) == ("warning", "step 20 took 7.0 s, the steps before it 0.1 s")
+    assert sentence_of(said[0]) == ("warning", "step 20 took 7.0 s, the steps before it 0.1 s")
     assert not watch.step_done(step(21, 2.0), 0)
 
 
@@ -93,7 +93,7 @@ def test_data_that_stall_are_said_and_a_stop_does_not_wait_for_them(place, monke
     assert len(losses(events)) == 3
     late = next(e for e in events if isinstance(e, Stalled))
     assert (late.what, late.step) == ("data", 3)
-    assert "no batch for" in told(late.record())[1]
+    assert "no batch for" in sentence_of(late)[1]
     assert isinstance(last(events), RunStopped)
     assert load_checkpoint(Path("m.lmp"))["runner"]["state"]["progress"]["step"] == 3
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmplay_tui.run import metric_rows
-from lmplay_tui.run.events import RunStarted, StageInfo
+from lmplay_tui.run.events import RunStarted, StageInfo, from_record
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.run.history import RECENT, At, Series
 from lmplay_tui.run.journal import Tail, encode
@@ -55,7 +55,7 @@ def scores(step: int) -> dict[str, Any]:
 
 def fresh() -> RunView:
     view = RunView(Clock())
-    view.apply(RunStarted("a", "cpu", 1, 0, 0, 0, STAGES, None, "", 1).record())
+    view.follow(RunStarted("a", "cpu", 1, 0, 0, 0, STAGES, None, "", 1))
     return view
 
 
@@ -67,9 +67,9 @@ def picture(view: RunView) -> dict[str, Any]:
         curves[name] = [points.x, points.mean, points.least, points.greatest, points.count, series.points("time").x]
     return {
         "curves": {name: [array.tolist() for array in arrays] for name, arrays in curves.items()},
-        "at": view.at, "last step": encode(dict(view.last_step)), "stage": view.stage_index,
+        "at": view.at, "last step": repr((view.lr, view.text_shown)), "stage": view.stage_index,
         "stages": repr(view.stages), "state": view.state, "log": [each.text for each in view.log],
-        "marks": list(view.marks), "predictions": [repr(each.values) for each in view.predictions],
+        "marks": list(view.marks), "predictions": [repr(each.prediction) for each in view.predictions],
         "pace": (list(view.pace._marks), view.pace._last), "pins": view.pinned,
     }  # fmt: skip
 
@@ -77,7 +77,7 @@ def picture(view: RunView) -> dict[str, Any]:
 def line_by_line(view: RunView, *paths: Path) -> RunView:
     for path in paths:
         for record in Tail(path).read(1 << 30):
-            view.apply_past(record)
+            view.follow_past(from_record(record))
     return view
 
 
@@ -89,7 +89,7 @@ def in_bulk(view: RunView, *paths: Path, chunk: int = 1 << 20) -> tuple[RunView,
         more = True
         while more:
             for item in tail.read_rows(chunk):
-                view.apply_past(item)
+                view.follow_past(item if isinstance(item, MetricRows) else from_record(item))
                 columns += len(item) if isinstance(item, MetricRows) else 0
             more = tail.behind
     return view, columns
@@ -224,7 +224,7 @@ def test_a_file_that_was_replaced_gives_no_row_twice(tmp_path: Path) -> None:
     for end in (100, 150):
         write(tmp_path / "new", [row(i) for i in range(end)]).replace(path)
         for item in tail.read_rows():
-            view.apply_past(item)
+            view.follow_past(item if isinstance(item, MetricRows) else from_record(item))
     assert view.history.series["train/loss"].points().x.tolist() == list(range(150))
 
 

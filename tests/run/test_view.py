@@ -12,13 +12,13 @@ from lmplay_tui.run import events as happened
 from lmplay_tui.run.journal import encode
 from lmplay_tui.run.pace import Pace, StepTime
 from lmplay_tui.run.view import MAX_DETAILED, MAX_LOG, MAX_PREDICTIONS, RunView
-from tests.ui.fake import STAGES, Clock, fed, prediction, stage_started, started, step_done, training
+from tests.ui.fake import STAGES, Clock, fed, follow_line, prediction, stage_started, started, step_done, training
 
 
 def seen(events: Iterable[happened.Event], clock: Clock | None = None) -> RunView:
     view = RunView(clock or Clock())
     for event in events:
-        view.apply(event.record())
+        view.follow(event)
     return view
 
 
@@ -45,7 +45,7 @@ def test_journals_give_the_same_picture_as_live_events() -> None:
     live = seen(training(150))
     attached = RunView(Clock())
     for record in journals(training(150)):
-        attached.apply(record)
+        follow_line(attached, record)
     for name in ("train/loss", "val/loss", "eval/loss", "train/lr"):
         ours, theirs = live.history.series[name].points("rows"), attached.history.series[name].points("rows")
         assert ours.x.tolist() == theirs.x.tolist()
@@ -59,7 +59,7 @@ def test_journals_give_the_same_picture_as_live_events() -> None:
 def test_journal_means_do_not_double_what_steps_have_told() -> None:
     view = seen([started(), stage_started(0, 0, 0), step_done(1, "topics", 10, 10, 5.0)])
     values = {"step": 1, "samples": 10, "tokens": 900, "elapsed_s": 0.25, "train/loss": 5.0, "perf/mfu": 0.3}
-    view.apply(happened.MetricsLogged(values).record())
+    view.follow(happened.MetricsLogged(values))
     assert len(view.history.series["train/loss"]) == 1
     assert view.history.series["perf/mfu"].last() == 0.3
 
@@ -67,7 +67,7 @@ def test_journal_means_do_not_double_what_steps_have_told() -> None:
 def test_a_resume_drops_later_rows_marks_and_predictions() -> None:
     view = RunView(Clock())
     for record in [*journals(training(150)), {"resumed_from": 95}]:
-        view.apply(record)
+        follow_line(view, record)
     assert view.history.series["train/loss"].last_at("step") == 95
     assert max(mark.step for mark in view.marks) <= 95
     assert max(each.step for each in view.predictions) <= 95
@@ -76,10 +76,10 @@ def test_a_resume_drops_later_rows_marks_and_predictions() -> None:
 def test_a_start_from_an_older_checkpoint_that_does_nothing_leaves_the_curves() -> None:
     view = RunView(Clock())
     for record in journals(training(150)):
-        view.apply(record)
-    view.apply(started(resumed_from=95).record())
+        follow_line(view, record)
+    view.follow(started(resumed_from=95))
     assert view.history.series["train/loss"].last_at("step") == 150
-    view.apply(step_done(96, "topics", 960, 960, 3.0).record())
+    view.follow(step_done(96, "topics", 960, 960, 3.0))
     assert view.history.series["train/loss"].points().x.tolist() == list(range(1, 97))
     assert max(mark.step for mark in view.marks) <= 95
 
@@ -89,8 +89,8 @@ def test_forgetting_is_the_change_since_a_stages_own_end() -> None:
         return {name: happened.EvaluationResult(loss, None, 1.0) for name, loss in losses.items()}
 
     view = seen([started(), stage_started(0, 0, 0)])
-    view.apply(happened.Evaluated(5, "topics", 50, 1, scores(topics=2.91), True, 1.0).record())
-    view.apply(happened.Evaluated(9, "docstrings", 90, 1, scores(docstrings=3.3, topics=3.05), True, 1.0).record())
+    view.follow(happened.Evaluated(5, "topics", 50, 1, scores(topics=2.91), True, 1.0))
+    view.follow(happened.Evaluated(9, "docstrings", 90, 1, scores(docstrings=3.3, topics=3.05), True, 1.0))
     topics = view.stages[0]
     assert (topics.eval_at_end, topics.eval_now) == (2.91, 3.05)
     assert view.history.series["eval/loss"].last() == 3.3
@@ -100,7 +100,7 @@ def test_eta_counts_every_stage_that_is_left() -> None:
     clock = Clock()
     view = RunView(clock)
     for event in training(60):
-        view.apply(event.record())
+        view.follow(event)
         if isinstance(event, happened.StepDone):
             clock.now += 0.5  # twenty rows a second
     assert view.seconds_left(view.stages[0]) == pytest.approx(30, rel=0.05)
@@ -110,10 +110,10 @@ def test_eta_counts_every_stage_that_is_left() -> None:
 def test_what_is_not_known_is_not_promised() -> None:
     infos = (STAGES[0], happened.StageInfo("later", ("x",), 1.0, None, 0))
     view = RunView(clock := Clock())
-    view.apply(happened.RunStarted("a", "cpu", 1, 0, 0, 0, infos, None, "", 1).record())
-    view.apply(stage_started(0, 0, 0).record())
+    view.follow(happened.RunStarted("a", "cpu", 1, 0, 0, 0, infos, None, "", 1))
+    view.follow(stage_started(0, 0, 0))
     for step in range(1, 61):
-        view.apply(step_done(step, "topics", step * 10, step * 10, 3.0).record())
+        view.follow(step_done(step, "topics", step * 10, step * 10, 3.0))
         clock.now += 0.5
     assert math.isfinite(view.seconds_left(view.stages[0]))
     assert math.isnan(view.seconds_left())
@@ -123,7 +123,7 @@ def test_what_is_not_known_is_not_promised() -> None:
 def test_a_changed_plan_keeps_what_stages_have_done() -> None:
     view = fed(150).view
     infos = (*STAGES, happened.StageInfo("more", ("pydocs",), 1.0, None, 0))
-    view.apply(happened.PlanChanged(150, ("stage more: new",), "text", infos).record())
+    view.follow(happened.PlanChanged(150, ("stage more: new",), "text", infos))
     assert [stage.name for stage in view.stages][-1] == "more"
     assert view.stage is not None and view.stage.name == "docstrings"
     assert math.isfinite(view.stages[0].eval_at_end)
@@ -135,7 +135,7 @@ def test_ends_are_states_and_the_past_of_a_resumed_run_is_not_its_end() -> None:
     assert (view.state, view.over) == ("stopped", True)
     past = RunView(Clock())
     for record in journals([*training(20), happened.RunStopped(20, "a.lmp", "x", "asked")]):
-        past.apply_past(record)
+        past.follow_past(happened.from_record(record))
     assert (past.state, past.over) == ("starting", False)
     assert len(past.history.series["train/loss"]) == 20
 
@@ -143,11 +143,11 @@ def test_ends_are_states_and_the_past_of_a_resumed_run_is_not_its_end() -> None:
 def test_floods_stay_within_bounds() -> None:
     view = seen([started()])
     for i in range(MAX_LOG + 500):
-        view.apply(happened.Warned(f"warning {i}", i).record())
-        view.apply(happened.Predicted(i, "topics", prediction(truth="one two")).record())
+        view.follow(happened.Warned(f"warning {i}", i))
+        view.follow(happened.Predicted(i, "topics", prediction(truth="one two")))
     assert len(view.log) == MAX_LOG
     assert len(view.predictions) <= MAX_PREDICTIONS
-    assert sum("top5" in each.values for each in view.predictions) <= MAX_DETAILED
+    assert sum(bool(each.prediction.top5) for each in view.predictions) <= MAX_DETAILED
     assert view.predictions[0].step < 10, "the run's beginning stays in reach"
     assert view.predictions[-1].step == MAX_LOG + 499
 
@@ -155,7 +155,7 @@ def test_floods_stay_within_bounds() -> None:
 def test_validations_in_a_row_are_one_line_of_the_log() -> None:
     view = seen([started()])
     for step in (10, 20, 30):
-        view.apply(happened.Validated(step, "topics", step, step, 3.0, None, 4, 0.1).record())
+        view.follow(happened.Validated(step, "topics", step, step, 3.0, None, 4, 0.1))
     assert [entry.text for entry in view.log][1:] == ["validated at step 30: loss 3.000"]
 
 
@@ -164,7 +164,7 @@ def test_validations_in_a_row_are_one_line_of_the_log() -> None:
 )
 def test_spoilt_lines_of_a_journal_are_passed_over(record: dict[str, Any]) -> None:
     view = seen(training(5))
-    view.apply_past(record)
+    view.follow_past(happened.from_record(record))
     assert view.history.series["train/loss"].last_at("step") == 5
 
 
@@ -198,7 +198,7 @@ def test_spikes_and_warnings_are_marks_live_and_from_the_journal() -> None:
     ]  # fmt: skip
     attached = RunView(Clock())
     for record in journals(events):
-        attached.apply(json.loads(encode(record)))
+        follow_line(attached, json.loads(encode(record)))
     for view in (seen(events), attached):
         marks = [(mark.kind, mark.step, mark.text) for mark in view.marks if mark.kind in ("spike", "warning")]
         assert marks == [
@@ -215,7 +215,7 @@ def test_what_is_pinned_is_known_live_attached_and_after_a_resume() -> None:
     resumed = dataclasses.replace(started(resumed_from=2), pinned=("from the checkpoint",))
     view = RunView(Clock())
     for record in journals([*events, resumed]):
-        view.apply(json.loads(encode(record)))
+        follow_line(view, json.loads(encode(record)))
     assert view.pinned == ["from the checkpoint"]
 
 
@@ -231,9 +231,9 @@ def test_what_is_paid_for_counts_from_the_start_to_the_end() -> None:
     view = seen([begun, step_done(3, "topics", 30, 30, 5.0)], clock)
     assert view.spent_s == 100.0
     clock.now += 60
-    view.apply(happened.Paused(3).record())
+    view.follow(happened.Paused(3))
     assert view.spent_s == 160.0
-    view.apply(happened.RunStopped(3, "m.lmp", "go on", "asked").record())
+    view.follow(happened.RunStopped(3, "m.lmp", "go on", "asked"))
     clock.now += 3600
     assert view.spent_s == 160.0
     view.state = "dead"
@@ -243,10 +243,10 @@ def test_what_is_paid_for_counts_from_the_start_to_the_end() -> None:
 def test_scores_stand_at_their_time_before_any_metric_has_been_read() -> None:
     """`attach` reads events first."""
     view = RunView()
-    view.apply(happened.Validated(50, "topics", 500, 4500, 3.0, 0.2, 4, 0.1, elapsed_s=12.5).record())
+    view.follow(happened.Validated(50, "topics", 500, 4500, 3.0, 0.2, 4, 0.1, elapsed_s=12.5))
     scores = {"topics": happened.EvaluationResult(2.9, 0.3, 1.4)}
-    view.apply(happened.StageStarted("topics", 0, 1, 1000, 500, 50, 500, None).record())
-    view.apply(happened.Evaluated(60, "topics", 600, 5400, scores, False, 1.0, elapsed_s=15.0).record())
+    view.follow(happened.StageStarted("topics", 0, 1, 1000, 500, 50, 500, None))
+    view.follow(happened.Evaluated(60, "topics", 600, 5400, scores, False, 1.0, elapsed_s=15.0))
     for metric, at in (("val/loss", 12.5), ("eval/loss", 15.0)):
         series = view.history.get(metric)
         assert series is not None and series.points("time").x.tolist() == [at]

@@ -23,6 +23,7 @@ from lmplay_tui.run.view import RunView
 from lmplay_tui.train.checkpoint import load_checkpoint
 from tests.models.test_lmplay_weights import their_state, with_components
 from tests.train.runs import PLAN, differences, last, losses, state_of, stop_after, train, write_plan
+from tests.ui.fake import follow_line
 
 
 def rates(events) -> list[float]:
@@ -285,7 +286,7 @@ def test_what_a_resume_gives_otherwise_is_said_and_marked(place):
     assert "--lr: 0.01 -> 0.02 from step 3 on" in (place / "m.run/log.txt").read_text("utf-8")
     view = RunView()
     for line in (place / "m.run/events.jsonl").read_text("utf-8").splitlines():
-        view.apply(json.loads(line))
+        follow_line(view, json.loads(line))
     assert ("plan", 3, "--lr: 0.01 -> 0.02 from step 3 on") in [(m.kind, m.step, m.text) for m in view.marks]
 
 

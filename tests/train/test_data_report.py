@@ -14,10 +14,11 @@ from lmplay_tui.run import events as happened
 from lmplay_tui.run.events import DatasetOpened, Event, RunDone, RunFailed, StageDone, StepDone, TextLeftOut
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.run.journal import read_journal
-from lmplay_tui.run.sentences import told_in_lines
+from lmplay_tui.run.sentences import sentences_of
 from lmplay_tui.run.view import RunView
 from lmplay_tui.train.dataloader import openings
 from tests.train.runs import SENTENCES, TINY, StopsAtLook, last, of, progress_of, stop_after, train, write_plan
+from tests.ui.fake import follow_line
 
 WORDS = "The mill stood by the river."
 
@@ -33,7 +34,7 @@ def plan_of(place: Path, **stages: str) -> str:
 
 
 def sentences(events: list[Event]) -> list[str]:
-    return [line for event in events for _, line in told_in_lines(event.record())]
+    return [line for event in events for _, line in sentences_of(event)]
 
 
 # ------------------------------------------------------------------ which columns are read
@@ -88,9 +89,9 @@ def test_notes_and_rows_without_words_are_lines_of_their_own_live_and_in_the_log
         "dataset a␛[2J: a.csv: separated by ';'",
         "dataset a␛[2J: 7 of its first 100 rows give no sample: there are no words in them",
     ]
-    assert [line for _, line in told_in_lines(opened.record())] == lines
+    assert [line for _, line in sentences_of(opened)] == lines
     view = RunView()
-    view.apply(json.loads(json.dumps(opened.record())))
+    follow_line(view, json.loads(json.dumps(opened.record())))
     assert [entry.text for entry in view.log] == lines
 
 
@@ -115,7 +116,7 @@ def test_rows_without_a_sample_are_counted_over_the_stage_also_after_a_resume(pl
         assert (totals["total_train_samples"], totals["train_rows_without_sample"]) == (rows, without)
     steps, view = of(StepDone, events), RunView()
     for event in events:
-        view.apply(json.loads(json.dumps(event.record())))
+        follow_line(view, json.loads(json.dumps(event.record())))
     assert view.stages[0].rows_without_sample == without
     assert (
         steps[-1].rows_without_sample
@@ -201,7 +202,7 @@ def test_text_left_out_is_warned_of_before_the_first_step_and_told_at_the_end(pl
     assert f"text shown {100 * done.text_shown:.1f} %" in sentences([done])[0]
     view = RunView()
     for record in read_journal(place / "m.run/events.jsonl"):
-        view.apply(record)
+        follow_line(view, record)
     assert view.stages[0].text_shown == done.text_shown
 
 

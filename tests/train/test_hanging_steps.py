@@ -11,7 +11,7 @@ from lmplay_tui.run.controls import Controls, StopRequested
 from lmplay_tui.run.events import ActivityChanged, Event, RunDone, Stalled, StepDone
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.run.journal import read_journal
-from lmplay_tui.run.sentences import told
+from lmplay_tui.run.sentences import sentence_of
 from lmplay_tui.train import metrics
 from lmplay_tui.train.gradients import Gradients
 from lmplay_tui.train.launch import run_events
@@ -59,7 +59,7 @@ def test_it_is_written_and_told_before_the_step_ends(place, goes_on):
     assert found[1] == "step 6 has not ended"
     said = of_the_step(heard)
     assert len(said) == 1, "once"
-    assert "step 6 has not ended after" in told(said[0].record())[1]
+    assert "step 6 has not ended after" in sentence_of(said[0])[1]
     assert [stalled.lasts for stalled in of_the_step(events)] == [False], "how long it took in the end"
     number = next(i for i, event in enumerate(events) if isinstance(event, StepDone) and event.step == HANGS)
     assert ActivityChanged("training") in events[number + 1 : number + 4], "the state line speaks of it no more"

@@ -18,6 +18,7 @@ from lmplay_tui.train.optim import (
     parameter_groups,
     without_gradient,
 )
+from tests.train.runs import differences
 
 NAMES = ("adamw", "adam", "adagrad", "sgd", "rmsprop")
 
@@ -221,6 +222,27 @@ def test_fused_where_torch_has_it() -> None:
     fused = {name: build_optimizer(name, Probe(), lr=0.1, weight_decay=None, device_type="cpu").defaults.get("fused")
              for name in NAMES}  # fmt: skip
     assert fused == {"adamw": True, "adam": True, "adagrad": True, "sgd": True, "rmsprop": None}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gives_the_bits_of_torchs_own_optimizer_with_its_compiler_wrappers(name: str) -> None:
+    settings: dict[str, Any] = {"momentum": 0.9} if name == "sgd" else {}
+    kind: Any = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "adagrad": torch.optim.Adagrad,
+            "sgd": torch.optim.SGD, "rmsprop": torch.optim.RMSprop}[name]  # fmt: skip
+    models = [nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8)) for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    ours = build_optimizer(name, models[0], lr=0.05, weight_decay=0.1, device_type="cpu")
+    groups = parameter_groups(models[1], 0.1)
+    plain = kind(groups, lr=0.05, **settings, **({} if name == "rmsprop" else {"fused": True}))
+    for _ in range(3):
+        for model, optimizer in zip(models, (ours, plain), strict=True):
+            optimizer.zero_grad()
+            model(torch.linspace(-1, 1, 16).view(2, 8)).square().sum().backward()
+            optimizer.step()
+        ours.load_state_dict(ours.state_dict())
+    assert list(differences(ours.state_dict(), plain.state_dict())) == []
+    assert list(differences(models[0].state_dict(), models[1].state_dict())) == []
+    assert all(not weight.grad_fn and weight.requires_grad for weight in models[0].parameters())
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -63,7 +63,7 @@ def test_the_whole_plan_is_known_before_the_first_stage_is_done(place: Path) -> 
     assert {info.name: info.rows_total for info in news.stages} == opened and len(opened) == 3
     view = RunView()
     for event in events[: at[StagesCounted] + 1]:
-        view.apply(event.record())
+        view.follow(event)
     assert [stage.rows_total for stage in view.stages] == list(opened.values())
     assert 0 < view.fraction_done < 1
 

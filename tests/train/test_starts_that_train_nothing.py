@@ -16,7 +16,7 @@ from lmplay_tui.run.events import (
 )
 from lmplay_tui.run.folder import RunFolder, find_run, fraction_done, status_of
 from lmplay_tui.run.journal import read_journal
-from lmplay_tui.run.sentences import told
+from lmplay_tui.run.sentences import sentence_of
 from lmplay_tui.train.checkpoint import load_checkpoint
 from lmplay_tui.train.launch import run_events
 from tests.train.runs import PLAN, given, last, losses, progress_of, stop_after, train, write_plan
@@ -58,7 +58,7 @@ def test_a_stop_that_saves_nothing_does_not_say_so(place):
     end = last(resume_and(model="m.lmp"))
     assert (place / "m.lmp").stat().st_mtime_ns == before
     assert isinstance(end, RunStopped)
-    assert told(end.record()) == ("good", "stopped at step 3 before anything was trained: m.lmp is as it was")
+    assert sentence_of(end) == ("good", "stopped at step 3 before anything was trained: m.lmp is as it was")
 
 
 def test_a_stages_checkpoint_goes_on_as_its_run(place):

@@ -1,13 +1,15 @@
 """A run without a trainer: a source that tests feed, and the events of a plausible training."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
 from lmplay_tui.run import controls
 from lmplay_tui.run import events as happened
 from lmplay_tui.run.folder import RunFolder
+from lmplay_tui.run.journal import stamp
 from lmplay_tui.run.view import RunView
 
 START = 1_790_000_000.0  # a Monday in September 2026, UTC
@@ -21,6 +23,13 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+def follow_line(view: RunView, record: Mapping[str, Any]) -> None:
+    """Give a view what an attached dashboard reads in a line of a journal."""
+    event = happened.from_record(record)
+    assert event is not None
+    view.follow(event, stamp(record.get("time")))
 
 
 class FakeSource:
@@ -44,7 +53,7 @@ class FakeSource:
     def poll(self) -> bool:
         events, self.waiting = self.waiting, []
         for event in events:
-            self.view.apply(event.record())
+            self.view.follow(event)
         return bool(events)
 
     def send(self, command: controls.Command) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import pytest
 
 from lmplay_tui.run import events as happened
+from lmplay_tui.run.journal import stamp
 from lmplay_tui.ui.app import LmplayApp
 from lmplay_tui.ui.notices import News
 from lmplay_tui.ui.tty.looks import notification, title_sequence
@@ -84,7 +85,7 @@ async def test_old_news_of_a_journal_ring_nothing(dashboard: Open, monkeypatch: 
     source = FakeSource()
     source.waiting += [started(), step_done(1, "topics", 10, 10, 5.0)]
     async with dashboard(source) as pilot:
-        source.view.apply(RINGS[0].record() | {"time": "2026-09-01T12:00:00.000Z"})
+        source.view.follow(RINGS[0], stamp("2026-09-01T12:00:00.000Z"))
         await tick(pilot)
         assert not bells
 

@@ -200,7 +200,7 @@ async def test_a_change_by_key_can_be_undone(dashboard: Open, planned: FakeSourc
 
 def say_plan(source: FakeSource, text: str, plan_file: str = "") -> None:
     """The run says what its plan is, as it does when it starts."""
-    source.view.apply(dataclasses.replace(started(), plan_text=text, plan_file=plan_file).record())
+    source.view.follow(dataclasses.replace(started(), plan_text=text, plan_file=plan_file))
 
 
 async def test_a_file_of_the_plan_that_another_hand_changes_becomes_an_edit(
@@ -281,7 +281,7 @@ async def test_a_plan_with_local_data_is_saved_beside_them_or_says_that_it_misse
     plans.mkdir()
     (plans / "mine.jsonl").write_text('{"text": "x"}\n', encoding="utf-8")
     text = PLAN.replace('"pydocs"', '"mine.jsonl"')
-    planned.view.apply(dataclasses.replace(started(), plan_text=text, plan_folder=str(plans)).record())
+    planned.view.follow(dataclasses.replace(started(), plan_text=text, plan_folder=str(plans)))
     async with dashboard(planned) as pilot:
         await pilot.press("4", "f2")
         await pilot.pause()
@@ -308,7 +308,7 @@ async def test_a_number_that_is_none_is_not_extended(dashboard: Open, planned: F
 
 
 async def test_an_overruled_edit_is_told_in_a_narrow_editor_too(dashboard: Open, planned: FakeSource) -> None:
-    planned.view.apply(dataclasses.replace(started(), plan_text=PLAN, on_line=ON_LINE).record())
+    planned.view.follow(dataclasses.replace(started(), plan_text=PLAN, on_line=ON_LINE))
     async with dashboard(planned, (80, 24)) as pilot:
         await pilot.press("4")
         pilot.app.screen.query_one(PlanPane).replace_text(PLAN.replace("epochs = 0.5", "epochs = 0.5\nlr = 1e-4"))

@@ -66,7 +66,7 @@ ON_LINE = {"lr": "--lr 0.0003", "mini_batch_size": "--mini-batch-size 4"}
 )  # fmt: skip
 def test_what_the_command_line_overrules_is_said_to_change_nothing(change: tuple[str, str], said: list[str]) -> None:
     view = fed(330).view
-    view.apply(dataclasses.replace(started(), on_line=ON_LINE).record())
+    view.follow(dataclasses.replace(started(), on_line=ON_LINE))
     assert joined(effect_rows(PLAN, PLAN.replace(*change), view, Path.cwd(), None)).splitlines() == said
 
 

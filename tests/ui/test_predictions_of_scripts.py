@@ -53,8 +53,7 @@ def test_a_character_is_one_piece_and_as_sure_as_its_least_sure_token(script: st
     truth = SCRIPTS[script]
     ids = load_tokenizer("bytes").encode(truth)
     for low in range(len(ids)):
-        values = vars(predicted(truth, "bytes", low))
-        pieces = Predictions()._truth(values, truth)
+        pieces = Predictions()._truth(predicted(truth, "bytes", low))
         assert "".join(text for text, _ in pieces) == truth
         of_low = bytes(ids[: low + 1]).decode("utf-8", "ignore")
         if of_low.encode() == bytes(ids[: low + 1]):  # the last byte of a character

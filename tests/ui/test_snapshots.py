@@ -24,7 +24,7 @@ from lmplay_tui.ui.app import LmplayApp
 from lmplay_tui.ui.widgets.plan_pane import PlanPane
 from lmplay_tui.ui.widgets.system import Machine, Reading
 from tests.ui.conftest import tick, whole_launcher
-from tests.ui.fake import PLAN, FakeSource, fed, step_done, training
+from tests.ui.fake import PLAN, FakeSource, fed, follow_line, step_done, training
 from tests.ui.snapshot import dump, hold_still
 
 STORED = Path(__file__).parent / "snapshots"
@@ -82,7 +82,7 @@ def not_begun() -> FakeSource:
 def attached() -> FakeSource:
     """Another process's run, of a device whose peak is known, and no run beside it."""
     source = fed(330, live=False)
-    source.view.apply({"step": 330, "samples": 3300, "tokens": 297_000, "elapsed_s": 82.5, "perf/mfu": 0.413})
+    follow_line(source.view, {"step": 330, "samples": 3300, "tokens": 297_000, "elapsed_s": 82.5, "perf/mfu": 0.413})
     return source
 
 

@@ -273,7 +273,7 @@ async def test_a_second_run_of_the_launcher_has_nothing_of_the_first(monkeypatch
             super().__init__()
             self.exit_code = 3
             made.append(given)
-            self.view.apply(RunFailed("no memory", 3, 0, None).record())
+            self.view.follow(RunFailed("no memory", 3, 0, None))
 
     monkeypatch.setattr("lmplay_tui.ui.session.LiveSource", Failed)
     app = LmplayApp({"seed": 7}, launcher=True, timers=False)

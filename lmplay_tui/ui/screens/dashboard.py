@@ -4,6 +4,7 @@ The dashboard's keys that speak to the run: save, stop, pause, learning rate, as
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -23,8 +24,8 @@ from textual.widgets import Button, Input, TextArea
 from lmplay_tui.formats import time_zone
 from lmplay_tui.run import controls
 from lmplay_tui.run.controls import parse_lr
+from lmplay_tui.run.events import RunDone
 from lmplay_tui.run.folder import RunFolder
-from lmplay_tui.run.journal import number
 from lmplay_tui.run.view import RunView
 from lmplay_tui.text import one_line
 from lmplay_tui.ui import notices
@@ -188,14 +189,14 @@ class Commanding(Screen[None]):
     # ---- what is typed
 
     def action_learning_rate(self) -> None:
-        lr = self.view.last_step.get("lr", self.view.last_step.get("train/lr"))
+        lr = self.view.lr if math.isfinite(self.view.lr) else None
 
         def answered(answers: list[str] | None) -> None:
             command = parse_lr(answers[0]) if answers else None
             if command is not None:
                 self._tell(command, "the learning rate changes with the next step")
 
-        self.app.push_screen(dialogs.lr_dialog(None if lr is None else number(lr), self.view.lr_factor), answered)
+        self.app.push_screen(dialogs.lr_dialog(lr, self.view.lr_factor), answered)
 
     def action_bookmark(self) -> None:
         def answered(answers: list[str] | None) -> None:
@@ -228,11 +229,11 @@ class Commanding(Screen[None]):
 
     def ask_how_to_go_on(self) -> None:
         """Nothing was trained, for the plan was done before this start: look at it, extend it or start anew."""
-        result = self.view.result or {}
-        if self._asked_how_to_go_on or not (self.source.live and result.get("already")):
+        result = self.view.result
+        if self._asked_how_to_go_on or not (self.source.live and isinstance(result, RunDone) and result.already):
             return
         self._asked_how_to_go_on = True
-        model = str(result.get("path"))
+        model = result.path
 
         def answered(what: dialogs.FinishedAnswer | None) -> None:
             if what == "extend":

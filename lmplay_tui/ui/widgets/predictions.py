@@ -4,8 +4,8 @@ How a prediction's words lie beside the truth's: what the screen colours, and wh
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple, cast
+from collections.abc import Sequence
+from typing import ClassVar, Literal, NamedTuple, cast
 
 from rich.cells import split_graphemes
 from textual.actions import SkipAction
@@ -13,7 +13,7 @@ from textual.binding import Binding, BindingType
 
 from lmplay_tui.formats import format_percent
 from lmplay_tui.run.controls import Pin
-from lmplay_tui.run.journal import number
+from lmplay_tui.run.events import Prediction
 from lmplay_tui.run.view import PredictionSeen, RunView
 from lmplay_tui.text import one_line, printable
 from lmplay_tui.ui.messages import CommandAsked
@@ -115,20 +115,23 @@ def listed_rows(listed: Sequence[PredictionSeen], index: int, height: int, width
     first = max(min(index - height // 2, len(listed) - height + 1), 0)
     rows: list[Row] = [((fitted("     step  accuracy    loss  kind        prompt", width), "label"),)]
     for i, seen in enumerate(listed[first : first + height - 1], start=first):
-        here, values = i == index, seen.values
-        accuracy, loss = (number(values.get(key)) for key in ("accuracy", "loss"))
-        prompt = fitted(one_line(values.get("prompt", ""), 300), max(width - 42, 0))
+        here, made = i == index, seen.prediction
+        prompt = fitted(one_line(made.prompt, 300), max(width - 42, 0))
         rows.append(
             (
                 (" ▸ " if here else "   ", "accent"),
                 (right(f"{seen.step:,}", 6), "strong" if here else ""),
-                (right(f"{accuracy:.2f}" if math.isfinite(accuracy) else "–", 10), ""),
-                (right(f"{loss:.2f}" if math.isfinite(loss) else "–", 8), "val"),
-                (f"  {fitted(one_line(values.get('kind', '')), 12)}", "dim"),
+                (right(_score(made.accuracy), 10), ""),
+                (right(_score(made.loss), 8), "val"),
+                (f"  {fitted(one_line(made.kind), 12)}", "dim"),
                 (prompt, "" if here else "dim"),
             )
         )
     return rows
+
+
+def _score(score: float | None) -> str:
+    return f"{score:.2f}" if score is not None and math.isfinite(score) else "–"
 
 
 class Predictions(Lines):
@@ -187,7 +190,7 @@ class Predictions(Lines):
             self.show(self._view)
 
     def _listed(self, view: RunView) -> list[PredictionSeen]:
-        return [seen for seen in view.predictions if self._kind in ("all", seen.values.get("kind"))]
+        return [seen for seen in view.predictions if self._kind in ("all", seen.prediction.kind)]
 
     def _index(self, listed: Sequence[PredictionSeen]) -> int:
         """Of the one looked at; where it was thinned away, of the next."""
@@ -215,77 +218,74 @@ class Predictions(Lines):
 
     def _laid_out(self, view: RunView, seen: PredictionSeen) -> list[Row]:
         width = self.size.width
-        values = seen.values
-        kind = one_line(values.get("kind", ""), 20)
-        prompt, truth = str(values.get("prompt", "")), str(values.get("truth", ""))
-        prediction = str(values.get("prediction", ""))
+        made = seen.prediction
+        kind, prompt, truth = one_line(made.kind, 20), made.prompt, made.truth
         pinned = "pinned " if prompt in view.pinned else ""
         head: list[Piece] = [
             (" step ", "dim"),
             (f"{seen.step:,}", "strong"),
             (f"  {seen.stage}  {pinned}{kind}  ", "dim"),
         ]
-        scores = self._scores(values)
+        scores = self._scores(made)
         if row_width(head) + row_width(scores) <= width:
             rows: list[Row] = [spread(head, scores, width), ()]
         else:
             rows = [tuple(head), ((" ", ""), *scores)]
         if self._token is not None and truth:  # what the cursor is about comes first
-            pieces = self._truth(values, truth)  # puts the cursor on a token that there is
-            rows += [*self._top_five(values, width), (), *labelled("truth", pieces, width), ()]
+            pieces = self._truth(made)  # puts the cursor on a token that there is
+            rows += [*self._top_five(made, width), (), *labelled("truth", pieces, width), ()]
         rows += labelled("prompt", [(shown(prompt), "dim")], width)
         if truth and self._token is None:
-            rows += labelled("truth", self._truth(values, truth), width)
-            rows += labelled(_SPOKEN.get(kind, "says"), alignment_pieces(shown(prediction), shown(truth)), width)
+            rows += labelled("truth", self._truth(made), width)
+            rows += labelled(_SPOKEN.get(kind, "says"), alignment_pieces(shown(made.prediction), shown(truth)), width)
         elif not truth:
-            rows += labelled(_SPOKEN.get(kind, "says"), [(shown(prediction), "")], width)
+            rows += labelled(_SPOKEN.get(kind, "says"), [(shown(made.prediction), "")], width)
         return rows
 
     @staticmethod
-    def _scores(values: Mapping[str, Any]) -> list[Piece]:
+    def _scores(made: Prediction) -> list[Piece]:
         pieces: list[Piece] = []
-        if values.get("accuracy") is not None:
-            pieces += [("accuracy ", "dim"), (f"{number(values['accuracy']):.2f} ", "strong")]
-        if values.get("loss") is not None:
-            pieces += [(" loss ", "dim"), (f"{number(values['loss']):.2f} ", "strong")]
+        if made.accuracy is not None:
+            pieces += [("accuracy ", "dim"), (f"{made.accuracy:.2f} ", "strong")]
+        if made.loss is not None:
+            pieces += [(" loss ", "dim"), (f"{made.loss:.2f} ", "strong")]
         return pieces
 
-    def _truth(self, values: Mapping[str, Any], truth: str) -> list[Piece]:
+    def _truth(self, made: Prediction) -> list[Piece]:
         """The truth's tokens, shaded by probability; the plain text where there are none.
 
         Tokens that share a character are one piece, as sure as the least of them.
         """
-        tokens, chances = values.get("truth_tokens") or (), values.get("truth_p") or ()
+        tokens, chances = made.truth_tokens, made.truth_p
         if not tokens or len(tokens) != len(chances):
-            return [(shown(truth), "")]
-        if self._token is None and "\ufffd" in "".join(map(str, tokens)) and "\ufffd" not in truth:
-            return [(shown(truth), "")]  # a journal of before: its tokens have lost what lay in several of them
+            return [(shown(made.truth), "")]
+        if self._token is None and "\ufffd" in "".join(tokens) and "\ufffd" not in made.truth:
+            return [(shown(made.truth), "")]  # a journal of before: its tokens have lost what lay in several of them
         if self._token is not None:
             self._token = min(max(self._token, 0), len(tokens) - 1)
         pieces = []
         for group in whole_characters(tokens):
-            style = shade(min(number(chances[i]) for i in group))
-            text = shown("".join(str(tokens[i]) for i in group))
+            style = shade(min(chances[i] for i in group))
+            text = shown("".join(tokens[i] for i in group))
             pieces.append((text, f"{style} cursor" if self._token in group else style))
         return pieces
 
-    def _top_five(self, values: Mapping[str, Any], width: int) -> list[Row]:
-        tops, chances = values.get("top5") or (), values.get("truth_p") or ()
-        tokens = values.get("truth_tokens") or ()
+    def _top_five(self, made: Prediction, width: int) -> list[Row]:
+        tokens, chances, tops = made.truth_tokens, made.truth_p, made.top5
         if self._token is None or self._token >= min(len(tops), len(tokens)):
             return [((" token probabilities are kept for the newest predictions only", "dim"),)]
         group = next(group for group in whole_characters(tokens) if self._token in group)
-        own, chance = tokens[self._token], number(chances[self._token])
+        own, chance = tokens[self._token], chances[self._token]
         part = ((f" token {self._token - group.start + 1} of {len(group)} ", "dim"),) if len(group) > 1 else ()
         rows: list[Row] = [
             (
                 (" true ", "label"),
-                (f"'{shown(''.join(str(tokens[i]) for i in group))}'", "strong"),
+                (f"'{shown(''.join(tokens[i] for i in group))}'", "strong"),
                 *part,
                 (f" {format_percent(chance, 1)}", ""),
             )
         ]
-        for text, share in [(text, number(p)) for text, p in list(tops[self._token])[:5]]:
+        for text, share in tops[self._token][:5]:
             # A token that is part of a character only is known by its probability.
             same = text == own or (len(group) > 1 and share == chance)
             cells = max(round(share * min(width - 30, 30)), 0)
@@ -342,10 +342,10 @@ class Predictions(Lines):
         listed, index = self._looked_at()
         if not listed:
             return
-        prompt = listed[index].values.get("prompt")
+        prompt = listed[index].prediction.prompt
         step = index + by
         while 0 <= step < len(listed):
-            if listed[step].values.get("prompt") == prompt:
+            if listed[step].prediction.prompt == prompt:
                 self._look_at(listed, step)
                 return
             step += by
@@ -372,4 +372,4 @@ class Predictions(Lines):
         """Answer this prompt at each evaluation from now on, or no longer."""
         listed, index = self._looked_at()
         if listed:
-            self.post_message(CommandAsked(Pin(str(listed[index].values.get("prompt", "")))))
+            self.post_message(CommandAsked(Pin(listed[index].prediction.prompt)))

@@ -184,9 +184,8 @@ class System(Lines):
         step = view.history.get("time/step_s")
         if step is not None and len(step):
             pieces += [("  step ", "dim"), (format_duration(step.recent_mean(20)), "")]
-        shown = view.last_step.get("text_shown", view.last_step.get("data/text_shown"))
-        if isinstance(shown, int | float) and math.isfinite(shown) and shown < 0.9995:
-            pieces += [("  text shown ", "dim"), (format_percent(shown, 1), "")]
+        if view.text_shown < 0.9995:
+            pieces += [("  text shown ", "dim"), (format_percent(view.text_shown, 1), "")]
         while row_width(pieces) > width and len(pieces) > 3:
             pieces = pieces[:-2]
         return tuple(pieces)

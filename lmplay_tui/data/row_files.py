@@ -15,9 +15,11 @@ import pyarrow.parquet as pq
 
 from lmplay_tui.data import column_names
 from lmplay_tui.data.arrow_cache import BadFile, mapped
-from lmplay_tui.data.columns import Columns, find_columns
+from lmplay_tui.data.columns import find_columns
+from lmplay_tui.data.decoding import Unreadable
 from lmplay_tui.data.messages import plain
-from lmplay_tui.data.text_files import Unreadable, first_lines, first_rows
+from lmplay_tui.data.rows import Columns
+from lmplay_tui.data.text_files import first_lines, first_rows
 from lmplay_tui.errors import UserError
 from lmplay_tui.plan.schema import DatasetSpec
 from lmplay_tui.plan.tables import COMPRESSIONS, KINDS_SAID, file_kind
@@ -68,7 +70,7 @@ def with_rows(spec: DatasetSpec, folder: Path, names: list[str]) -> list[str]:
         and len(beside) > 1
         and (len({kinds[name] for name in (*tables, *texts)}) > 1 or kinds[tables[0]] == ".json")
     ):
-        found = _telling(spec, folder, tables, texts) or pages
+        found = _giving_rows(spec, folder, tables, texts) or pages
     else:
         found = [*tables, *texts] or pages
     if tables and not found:  # opening them is refused with what they hold
@@ -82,7 +84,7 @@ def with_rows(spec: DatasetSpec, folder: Path, names: list[str]) -> list[str]:
     return [name for name in names if name in taken]
 
 
-def _telling(spec: DatasetSpec, folder: Path, tables: list[str], texts: list[str]) -> list[str]:
+def _giving_rows(spec: DatasetSpec, folder: Path, tables: list[str], texts: list[str]) -> list[str]:
     """Of tables, and the texts beside them, those that are data; none where no table gives a sample."""
     seen = {name: _look(spec, folder, name, [*tables, *texts]) for name in tables}
 
