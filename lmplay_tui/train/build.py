@@ -40,7 +40,7 @@ from lmplay_tui.run.folder import RunFolder, datasets_folder, keep_plan, output_
 from lmplay_tui.run.statistics import RunStatistics
 from lmplay_tui.text import one_line
 from lmplay_tui.train.checkpoint import load_archive, load_checkpoint, newest_checkpoint
-from lmplay_tui.train.checkpointer import Saver
+from lmplay_tui.train.checkpointer import CheckpointWriter
 from lmplay_tui.train.dataloader import LoadedData, patiently
 from lmplay_tui.train.device import choose_device, choose_precision, hardware_note, speed_choices
 from lmplay_tui.train.gradients import Gradients
@@ -123,7 +123,7 @@ class Start:
         known = {stage.name for stage in self.settings.plan.stages}
         if self.checkpoint is not None and self.is_newest and self.progress.stage in known:
             folder = statistics_folder(self.given.get("out_dir"))
-            yield from Saver(self.run, folder).complete(self.checkpoint)
+            yield from CheckpointWriter(self.run, folder).complete(self.checkpoint)
 
     def finished(self) -> bool:
         """Whether every stage of the plan is done."""

@@ -35,7 +35,7 @@ from lmplay_tui.run.statistics import RunStatistics
 from lmplay_tui.text import one_line
 from lmplay_tui.train.build import Start, allowed_experiment, choose_run, load_initial, read_start
 from lmplay_tui.train.checkpoint import load_checkpoint, num_bytes
-from lmplay_tui.train.checkpointer import Saver, SaveRequest
+from lmplay_tui.train.checkpointer import CheckpointWriter, SaveRequest
 from lmplay_tui.train.compile import Compilation
 from lmplay_tui.train.dataloader import left_out, openings
 from lmplay_tui.train.device import choose_device, choose_precision, device_name
@@ -45,7 +45,6 @@ from lmplay_tui.train.model_body import choose_ways
 from lmplay_tui.train.optim import build_optimizer, decay_of, freeze, parameter_groups
 from lmplay_tui.train.settings import Settings
 from lmplay_tui.train.state import TrainState
-from lmplay_tui.train.train_step import step_config
 
 SAMPLED_BATCHES = 20  # that estimates are made from
 SHOWN_SAMPLES = 2  # a stage
@@ -228,7 +227,7 @@ def _try_all(stage: Stage, data: StageData, state: TrainState, tried: list[dict[
     rates: list[float] = []
 
     def config() -> StepConfig:
-        plain = step_config(state, options, size)
+        plain = StepConfig.of(options, size, state.model_args["context_len"])
         return plain if compilation is None else compilation.shaped(plain)
 
     def train() -> str:
@@ -266,7 +265,7 @@ def _try_all(stage: Stage, data: StageData, state: TrainState, tried: list[dict[
 
 def _save(state: TrainState, run: RunFolder) -> int:
     """Save as a run does, copy and thread included, and load it again; the size in bytes."""
-    saver = Saver(run, run.model.parent, state.device)
+    saver = CheckpointWriter(run, run.model.parent, state.device)
     saver.start(state.checkpoint, SaveRequest(0, 0, "check", "asked", keep=0, is_best=False))
     outcome = saver.wait()
     assert outcome is not None

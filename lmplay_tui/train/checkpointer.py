@@ -1,6 +1,8 @@
-"""Saving while training goes on: a snapshot in memory, a thread that writes it, and which files are kept.
+"""The checkpoints of a run: when and under which names, written beside the training, and what a failed save means.
 
-When and under which names a run saves, and what a failed save means.
+The way of one: `Checkpointer.save` takes the state, `CheckpointWriter` copies it beside the next step's passes, which
+only read it; the loop waits for the copy before it moves the weights (`wait_for_copy`); the writer's thread writes,
+verifies and renames (`checkpoint.py`); the loop tells of it at its next look (`poll`).
 """
 
 import contextlib
@@ -27,6 +29,7 @@ from lmplay_tui.train.device import fits
 from lmplay_tui.train.progress import Progress
 from lmplay_tui.train.state import TrainState
 
+MAX_FAILED_SAVES = 3  # in a row
 _CPU = torch.device("cpu")
 
 
@@ -55,11 +58,136 @@ class Outcome:
     problems: tuple[str, ...] = ()
 
 
-class Saver:
-    """Writes a run's checkpoints, one at a time, beside the training.
+class Checkpointer:
+    """Saves a run. A save that fails is told and tried again at the next; the third in a row ends the run."""
 
-    The state is copied beside the next step's passes, which only read it: training waits for the copy, at most, before
-    it moves the weights (`wait_for_copy`). On a GPU it waits at once. `finished` hands out each outcome once.
+    def __init__(self, state: TrainState, statistics_folder: Path) -> None:
+        self._state = state
+        self._writer = CheckpointWriter(state.run, statistics_folder, state.device)
+        self._writer.sweep()
+        self.has_saved = False  # in this process
+        self._failed = 0
+        self._failed_at: int | None = None  # the step that the newest save was of, where it failed
+        self._last_at = time.monotonic()
+        self._best_before: tuple[float | None, int | None] = (None, None)
+        self._asked: list[str] = []  # identities of commands that wait for the outcome of the next save to begin
+        self._answering: list[str] = []  # ... of the save under way
+
+    @property
+    def minutes_since_save(self) -> float:
+        return (time.monotonic() - self._last_at) / 60
+
+    def answer_with_next(self, identities: list[str]) -> None:
+        """Answer these commands with the outcome of the save that begins next."""
+        self._asked += identities
+
+    def refuse(self, why: str) -> Iterator[Event]:
+        """Answer the commands that wait for a save, now that there will be none."""
+        identities, self._asked, self._answering = self._answering + self._asked, [], []
+        for identity in identities:
+            yield Answered("SaveNow", identity, False, why)
+
+    def wait_for_copy(self) -> None:
+        """Return when weights and optimizer may be changed again: a save may be copying them."""
+        self._writer.wait_for_copy()
+
+    def save(self, reason: str, keep: int) -> Iterator[Event]:
+        """Copy and write the state beside the training; `poll` tells how it went. See `wait_for_copy`.
+
+        `keep`: numbered checkpoints. Raises `TrainingError` if the save before was the third in a row that failed.
+        """
+        yield from self.wait()
+        yield from self._start(reason, keep)
+        yield ActivityChanged("training")
+
+    def poll(self) -> Iterator[Event]:
+        """What has been written since the last look. Raises `TrainingError` at the third failure in a row."""
+        yield from self._report(self._writer.poll())
+        self._raise_if_hopeless()
+
+    def wait(self) -> Iterator[Event]:
+        """Wait for the write under way. Raises `TrainingError` at the third failure in a row."""
+        yield from self._report(self._writer.wait())
+        self._raise_if_hopeless()
+
+    def wait_at_end(self) -> Iterator[Event]:
+        """Wait for the write under way, at the end of a run: a failure is told, and does not end it another time."""
+        yield from self._report(self._writer.wait(), goes_on=False)
+
+    def has_failed_at(self, step: int) -> bool:
+        """Whether the newest save was of `step` and has failed: another at once would fail too."""
+        return self._failed_at == step
+
+    def save_and_wait(self, reason: str, keep: int, *, goes_on: bool) -> Generator[Event, None, str | None]:
+        """Save and wait until the bytes are safe; gives what hindered it, None if they are.
+
+        `goes_on`: training does, where they are not.
+        """
+        yield from self._report(self._writer.wait(), goes_on=goes_on)
+        yield from self._start(reason, keep)
+        outcome = self._writer.wait()
+        assert outcome is not None
+        yield from self._report(outcome, goes_on=goes_on)
+        return None if outcome.saved is not None else outcome.problems[0]
+
+    def save_or_raise(self, reason: str, keep: int) -> Iterator[Event]:
+        """Save and wait until the bytes are safe. `TrainingError` if they are not."""
+        problem = yield from self.save_and_wait(reason, keep, goes_on=False)
+        if problem is not None:
+            raise TrainingError(f"{problem}; the checkpoint before it is intact")
+
+    def _start(self, reason: str, keep: int) -> Iterator[Event]:
+        progress = self._state.progress
+        self._best_before = progress.best_eval_loss, progress.best_step
+        is_best = progress.eval_loss is not None and (
+            progress.best_eval_loss is None or progress.eval_loss < progress.best_eval_loss
+        )
+        if is_best:
+            progress.best_eval_loss, progress.best_step = progress.eval_loss, progress.step
+        progress.saved_rows = progress.rows
+        if keep:
+            progress.numbered = [*(step for step in progress.numbered if step != progress.step), progress.step][-keep:]
+        self._last_at = time.monotonic()
+        self._answering, self._asked = self._asked, []
+        yield ActivityChanged("saving")
+        request = SaveRequest(
+            progress.step, progress.rows, progress.stage, reason, keep, is_best, numbered=tuple(progress.numbered)
+        )
+        self._writer.start(self._state.checkpoint, request)
+
+    def _report(self, outcome: Outcome | None, *, goes_on: bool = True) -> Iterator[Event]:
+        if outcome is None:
+            return
+        step = outcome.request.step
+        ok = outcome.saved is not None
+        for identity in self._answering:
+            yield Answered("SaveNow", identity, ok, str(self._state.run.model) if ok else outcome.problems[0])
+        self._answering = []
+        if outcome.saved is not None:
+            self._failed, self._failed_at, self.has_saved = 0, None, True
+            yield outcome.saved
+            for problem in outcome.problems:
+                yield Warned(f"{problem}; the checkpoint itself is saved", step)
+            return
+        self._failed, self._failed_at = self._failed + 1, step
+        if outcome.request.is_best:  # the best so far is not on the disk: the next save has to try again
+            self._state.progress.best_eval_loss, self._state.progress.best_step = self._best_before
+        goes_on = goes_on and self._failed < MAX_FAILED_SAVES
+        going_on = "; training goes on, the next save tries again" if goes_on else ""
+        yield Warned(f"{outcome.problems[0]}{going_on}", step)
+
+    def _raise_if_hopeless(self) -> None:
+        if self._failed >= MAX_FAILED_SAVES:
+            raise TrainingError(
+                f"{self._failed} saves in a row have failed, so the run ends here; the last checkpoint is intact"
+            )
+
+
+class CheckpointWriter:
+    """Writes checkpoints, one at a time, in a thread beside the training.
+
+    On a GPU `start` waits for the copy: copies and passes would share the device's queue. `poll` and `wait` hand out
+    each outcome once.
     """
 
     def __init__(self, run: RunFolder, statistics_folder: Path, device: torch.device = _CPU) -> None:
@@ -133,7 +261,7 @@ class Saver:
         """A write is under way, or its outcome has not been handed out."""
         return self._thread is not None or self._outcome is not None
 
-    def finished(self) -> Outcome | None:
+    def poll(self) -> Outcome | None:
         """The outcome of the write, if it is done."""
         if self._thread is not None and self._thread.is_alive():
             return None
@@ -184,15 +312,15 @@ class Saver:
             self._fail(request, str(error) if isinstance(error, SaveError) else f"{type(error).__name__}: {error}")
             return
         # From here on it is saved, whatever becomes of its other names.
-        problems = [problem for work in self._company(checkpoint, request) if (problem := _problem_of(work))]
+        problems = [problem for work in self._follow_ups(checkpoint, request) if (problem := _problem_of(work))]
         saved = CheckpointSaved(
             path=str(run.model), step=request.step, rows=request.rows, size_bytes=size,
             seconds=time.perf_counter() - begun, blocked_s=0.0, reason=request.reason,
         )  # fmt: skip
         self._outcome = Outcome(request, saved, tuple(problems))
 
-    def _company(self, checkpoint: dict[str, Any], request: SaveRequest) -> Iterator[Callable[[], object]]:
-        """What belongs to a new checkpoint: its other names, fewer old ones, the document's statistics files."""
+    def _follow_ups(self, checkpoint: dict[str, Any], request: SaveRequest) -> Iterator[Callable[[], object]]:
+        """What a new checkpoint brings: its other names, fewer old ones, the document's statistics files."""
         run = self._run
         for name in self._names(request):
             yield partial(link_whole, run.model, name)
@@ -207,8 +335,8 @@ class Saver:
         After going back to an older checkpoint the steps of what came after it say nothing about its age.
         """
         own = {self._run.numbered_checkpoint(step): None for step in line}
-        there = dict.fromkeys(self._run.numbered_checkpoints())
-        return [path for path in there if path not in own] + [path for path in own if path in there]
+        found = dict.fromkeys(self._run.numbered_checkpoints())
+        return [path for path in found if path not in own] + [path for path in own if path in found]
 
     def _names(self, request: SaveRequest) -> list[Path]:
         """What a new checkpoint is called too."""
@@ -227,12 +355,12 @@ class Saver:
 def _same_bytes(path: Path, other: Path) -> bool:
     """Whether `other` is `path` under another name, or the copy of it that was made where there are no links."""
     try:
-        there, here = other.lstat(), path.lstat()
+        its, own = other.lstat(), path.lstat()
     except OSError:
         return False
-    if not stat.S_ISREG(there.st_mode):
+    if not stat.S_ISREG(its.st_mode):
         return False
-    return os.path.samestat(here, there) or (here.st_size == there.st_size and here.st_mtime_ns <= there.st_mtime_ns)
+    return os.path.samestat(own, its) or (own.st_size == its.st_size and own.st_mtime_ns <= its.st_mtime_ns)
 
 
 def _problem_of(work: Callable[[], object]) -> str | None:
@@ -247,137 +375,9 @@ def _problem_of(work: Callable[[], object]) -> str | None:
 
 
 def strays(run: RunFolder) -> list[Path]:
-    """Temporary files of the run's checkpoints: nobody but a process that was killed leaves them."""
+    """Temporary files of the run's checkpoints: only a process that was killed leaves them."""
     own = re.compile(r"\." + re.escape(run.name) + r"(\.[A-Za-z0-9_-]+)?\.lmp\.tmp")
     try:
         return [path for path in run.model.parent.iterdir() if own.fullmatch(path.name)]
     except OSError:
         return []
-
-
-MAX_FAILED_SAVES = 3
-
-
-class Saves:
-    """The checkpoints of a run. A save that fails is told and tried again at the next; the third ends the run."""
-
-    def __init__(self, state: TrainState, statistics_folder: Path) -> None:
-        self._state = state
-        self._saver = Saver(state.run, statistics_folder, state.device)
-        self._saver.sweep()
-        self.has_saved = False  # in this process
-        self._failed = 0
-        self._failed_at: int | None = None  # the step that the newest save was of, where it failed
-        self._last = time.monotonic()
-        self._best_before: tuple[float | None, int | None] = (None, None)
-        self._asked: list[str] = []  # identities of commands that wait for the outcome of the next save to begin
-        self._answering: list[str] = []  # ... of the save under way
-
-    @property
-    def minutes_since(self) -> float:
-        return (time.monotonic() - self._last) / 60
-
-    def promise(self, identities: list[str]) -> None:
-        """Answer these commands with the outcome of the save that begins next."""
-        self._asked += identities
-
-    def refuse(self, why: str) -> Iterator[Event]:
-        """Answer the commands that wait for a save, now that there will be none."""
-        identities, self._asked, self._answering = self._answering + self._asked, [], []
-        for identity in identities:
-            yield Answered("SaveNow", identity, False, why)
-
-    def wait_for_copy(self) -> None:
-        """Return when weights and optimizer may be changed again: a save may be copying them."""
-        self._saver.wait_for_copy()
-
-    def begin(self, reason: str, keep: int) -> Iterator[Event]:
-        """Copy and write the state beside the training; `outcomes` tells how it went. See `wait_for_copy`.
-
-        Raises `TrainingError` if the save before was the third in a row that failed.
-        """
-        yield from self.close()
-        yield from self._start(reason, keep)
-        yield ActivityChanged("training")
-
-    def outcomes(self) -> Iterator[Event]:
-        """What has been written since the last look. Raises `TrainingError` at the third failure in a row."""
-        yield from self._told(self._saver.finished())
-        self._give_up()
-
-    def close(self) -> Iterator[Event]:
-        """Wait for the write under way. Raises `TrainingError` at the third failure in a row."""
-        yield from self._told(self._saver.wait())
-        self._give_up()
-
-    def last_outcome(self) -> Iterator[Event]:
-        """How the write under way has gone, at the end of a run."""
-        yield from self._told(self._saver.wait(), goes_on=False)
-
-    def has_failed_at(self, step: int) -> bool:
-        """Whether the newest save was of `step` and has failed: another at once would fail too."""
-        return self._failed_at == step
-
-    def attempt(self, reason: str, keep: int, *, goes_on: bool) -> Generator[Event, None, str | None]:
-        """Save and wait until the bytes are safe; gives what hindered it, None if they are.
-
-        `goes_on`: training does, where they are not.
-        """
-        yield from self._told(self._saver.wait(), goes_on=goes_on)
-        yield from self._start(reason, keep)
-        outcome = self._saver.wait()
-        assert outcome is not None
-        yield from self._told(outcome, goes_on=goes_on)
-        return None if outcome.saved is not None else outcome.problems[0]
-
-    def finish(self, reason: str, keep: int) -> Iterator[Event]:
-        """Save and wait until the bytes are safe. `TrainingError` if they are not."""
-        problem = yield from self.attempt(reason, keep, goes_on=False)
-        if problem is not None:
-            raise TrainingError(f"{problem}; the checkpoint before it is intact")
-
-    def _start(self, reason: str, keep: int) -> Iterator[Event]:
-        progress = self._state.progress
-        self._best_before = progress.best_eval_loss, progress.best_step
-        is_best = progress.eval_loss is not None and (
-            progress.best_eval_loss is None or progress.eval_loss < progress.best_eval_loss
-        )
-        if is_best:
-            progress.best_eval_loss, progress.best_step = progress.eval_loss, progress.step
-        progress.saved_rows = progress.rows
-        if keep:
-            progress.numbered = [*(step for step in progress.numbered if step != progress.step), progress.step][-keep:]
-        self._last = time.monotonic()
-        self._answering, self._asked = self._asked, []
-        yield ActivityChanged("saving")
-        request = SaveRequest(
-            progress.step, progress.rows, progress.stage, reason, keep, is_best, numbered=tuple(progress.numbered)
-        )
-        self._saver.start(self._state.checkpoint, request)
-
-    def _told(self, outcome: Outcome | None, *, goes_on: bool = True) -> Iterator[Event]:
-        if outcome is None:
-            return
-        step = outcome.request.step
-        ok = outcome.saved is not None
-        for identity in self._answering:
-            yield Answered("SaveNow", identity, ok, str(self._state.run.model) if ok else outcome.problems[0])
-        self._answering = []
-        if outcome.saved is not None:
-            self._failed, self._failed_at, self.has_saved = 0, None, True
-            yield outcome.saved
-            for problem in outcome.problems:
-                yield Warned(f"{problem}; the checkpoint itself is saved", step)
-            return
-        self._failed, self._failed_at = self._failed + 1, step
-        if outcome.request.is_best:  # the best so far is not on the disk: the next save shall try again
-            self._state.progress.best_eval_loss, self._state.progress.best_step = self._best_before
-        goes_on = goes_on and self._failed < MAX_FAILED_SAVES
-        going_on = "; training goes on, the next save tries again" if goes_on else ""
-        yield Warned(f"{outcome.problems[0]}{going_on}", step)
-
-    def _give_up(self) -> None:
-        if self._failed >= MAX_FAILED_SAVES:
-            raise TrainingError(
-                f"{self._failed} saves in a row have failed, so the run ends here; the last checkpoint is intact"
-            )

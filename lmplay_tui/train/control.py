@@ -1,4 +1,4 @@
-"""What people ask of a running trainer, turned into changes of its state and into what the loop does next."""
+"""The commands to a running trainer, turned into changes of its state and into what the loop does next."""
 
 import math
 import time
@@ -34,15 +34,15 @@ Work = Literal["save", "plan"]
 Slow = asked.ValidateNow | asked.Ask  # done between two steps, answered when they are
 
 
-class Obeyer:
+class CommandHandler:
     """Reads the controls once a step and keeps what the loop has yet to do.
 
     Commands that only change numbers take effect here. What needs the loop (validate, ask, save, another plan) waits
-    until the loop takes it; who asked to validate, or the model, is answered when that is done (`settle`).
+    until the loop takes it; validations and prompts are answered when they are done (`answer`).
     """
 
     def __init__(self, state: TrainState, controls: asked.Controls, expected_rows: ExpectedRows) -> None:
-        """`expected_rows`: of a stage whose data have not been opened yet; None where nobody knows."""
+        """`expected_rows`: of a stage whose data have not been opened yet; None where they are not known."""
         self._state = state
         self._expected_rows = expected_rows
         self._controls = controls
@@ -50,7 +50,7 @@ class Obeyer:
         self.paused = False
         self.has_changed_the_run = False  # in what a checkpoint keeps
         self._wanted: set[Work] = set()
-        self._unsettled: list[Slow] = []
+        self._unanswered: list[Slow] = []
         self._save_ids: list[str] = []  # control files that wait for the save's outcome
 
     def next_stage(self) -> Stage | None:
@@ -59,11 +59,11 @@ class Obeyer:
         left = (s for s in self._state.settings.plan.stages if s.name not in progress or not progress[s.name].done)
         return next(left, None)
 
-    def obey(self) -> Iterator[Event]:
-        """Take in what was asked; while paused, stay here and go on taking in."""
+    def handle(self) -> Iterator[Event]:
+        """Handle what was sent since the last step; while paused, stay here and go on with what comes."""
         while True:
             for command in self._controls.decide(self._state.progress.step):
-                yield from self._obey_one(command)
+                yield from self._handle_one(command)
             if not self.paused or self._controls.stop_now or self.has_work:
                 return
             yield ActivityChanged("paused")
@@ -72,7 +72,7 @@ class Obeyer:
     @property
     def has_work(self) -> bool:
         """Whether the loop has something to do before the next step, even while training is paused."""
-        return bool(self._wanted or self._unsettled)
+        return bool(self._wanted or self._unanswered)
 
     def take(self, work: Work) -> bool:
         """Whether `work` was asked for; it is the caller's now."""
@@ -83,35 +83,35 @@ class Obeyer:
 
     @property
     def validations(self) -> list[asked.ValidateNow]:
-        """Who wants the model to be validated: one validation serves all."""
-        return [command for command in self._unsettled if isinstance(command, asked.ValidateNow)]
+        """The commands that want a validation: one serves all."""
+        return [command for command in self._unanswered if isinstance(command, asked.ValidateNow)]
 
     @property
     def prompts(self) -> list[asked.Ask]:
         """The prompts to answer."""
-        return [command for command in self._unsettled if isinstance(command, asked.Ask)]
+        return [command for command in self._unanswered if isinstance(command, asked.Ask)]
 
-    def settle(self, command: Slow, ok: bool, message: str) -> Iterator[Event]:
+    def answer(self, command: Slow, ok: bool, message: str) -> Iterator[Event]:
         """Say that `command` is done, or that it cannot be and why."""
-        self._unsettled.remove(command)
+        self._unanswered.remove(command)
         if not ok:
             yield Warned(message, self._state.progress.step)
         if command.id:
             yield Answered(type(command).__name__, command.id, ok, message)
 
-    def give_back(self) -> None:
-        """Training is left with these undone: they are in the mailbox again, for whoever goes on or ends the run."""
-        unsettled, self._unsettled = self._unsettled, []
-        for command in unsettled:
+    def put_back(self) -> None:
+        """Training is left with these undone: they are in the mailbox again, for who goes on, or for the end."""
+        undone, self._unanswered = self._unanswered, []
+        for command in undone:
             self._controls.send(command)
 
     def take_save_ids(self) -> list[str]:
-        """Who waits for a save; they are the caller's now."""
+        """The commands that wait for a save; they are the caller's now."""
         identities, self._save_ids = self._save_ids, []
         return identities
 
-    def _obey_one(self, command: asked.Command) -> Iterator[Event]:
-        if self._leave_for_the_loop(command):
+    def _handle_one(self, command: asked.Command) -> Iterator[Event]:
+        if self._is_left_to_the_loop(command):
             return
         ok, message = True, "done"
         try:
@@ -125,8 +125,8 @@ class Obeyer:
         if command.id:
             yield Answered(type(command).__name__, command.id, ok, message)
 
-    def _leave_for_the_loop(self, command: asked.Command) -> bool:
-        """Note what the loop has to do and answers by its outcome; whether `command` was such a thing."""
+    def _is_left_to_the_loop(self, command: asked.Command) -> bool:
+        """Whether the loop has to do it, and answers by its outcome; it is noted then."""
         match command:
             case asked.SaveNow():
                 self._wanted.add("save")
@@ -134,7 +134,7 @@ class Obeyer:
                     self._save_ids.append(command.id)
                 return True
             case asked.ValidateNow() | asked.Ask():
-                self._unsettled.append(command)
+                self._unanswered.append(command)
                 return True
         return False
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lmplay_tui.data.samples import Sample
 from lmplay_tui.models.body import Packable
+from lmplay_tui.options import TrainOptions
 from lmplay_tui.run.controls import StopRequested
 from lmplay_tui.train.collate import FewShapes, MiniBatch, collate, mini_batches, pack
 from lmplay_tui.train.device import Precision
@@ -33,6 +34,11 @@ class StepConfig:
     width_multiple: int = 1
     least_rows: int = 1
     graphs: bool = False  # mini-batches run as recorded CUDA graphs
+
+    @classmethod
+    def of(cls, options: TrainOptions, mini_batch_size: int, longest: int) -> "StepConfig":
+        """What `options` say."""
+        return cls(mini_batch_size, options.loss_normalization, options.include_prompts, options.grad_clip, longest)
 
     @property
     def few_shapes(self) -> FewShapes | None:

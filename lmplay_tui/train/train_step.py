@@ -3,24 +3,20 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NoReturn
 
 from torch import Tensor
 
 from lmplay_tui.data.batches import Batch
-from lmplay_tui.data.stage_data import StageData
 from lmplay_tui.errors import NonFiniteError, TrainingError
-from lmplay_tui.options import TrainOptions
-from lmplay_tui.plan.schema import Stage
 from lmplay_tui.run.controls import Controls
-from lmplay_tui.run.events import Event, StepDone, Warned
+from lmplay_tui.run.events import StepDone, Warned
 from lmplay_tui.train.checkpoint import SaveError, write_checkpoint
-from lmplay_tui.train.dataloader import Feed
 from lmplay_tui.train.device import fits, give_memory_back, halved, restore_rng, rng_state
 from lmplay_tui.train.evaluation import fast_word_accuracy
-from lmplay_tui.train.gradients import StepConfig, StepResult
+from lmplay_tui.train.gradients import StepResult
+from lmplay_tui.train.stage_run import StageRun
 from lmplay_tui.train.state import TrainState
 
 # A float16 run begins with a scale of 2^16 and halves it at each overflow: after twenty in a row gradients overflow
@@ -29,80 +25,133 @@ OVERFLOWS_TOLD = 20
 LEAST_SCALE = 2.0**-24  # float16's smallest number: scaled by less, the loss's own gradient, 1, is 0
 
 
-@dataclass
-class StageRun:
-    """A stage while it runs: its options and data, its batches, and how its steps are done."""
+class TrainStep:
+    """Does the steps of a run, one after the other: `accumulate`, `update`, `finish`.
 
-    stage: Stage
-    options: TrainOptions
-    data: StageData
-    feed: Feed
-    config: StepConfig  # with a smaller mini-batch once memory lacks for it
-    accuracy_interval: int
-    waited_from: float = 0.0  # when the loop began to wait for the batch under way
-
-
-def step_config(state: TrainState, options: TrainOptions, mini_batch_size: int) -> StepConfig:
-    """How steps are done under `options`."""
-    return StepConfig(
-        mini_batch_size=mini_batch_size,
-        normalization=options.loss_normalization,
-        include_prompts=options.include_prompts,
-        grad_clip=options.grad_clip,
-        longest=state.model_args["context_len"],
-    )
-
-
-class Stepper:
-    """Does the steps of a run. On a stop between mini-batches everything is as it was before the step.
-
-    `before_update`: called when the gradients are there and the weights are about to move.
+    Until `update` begins, a stop or an error leaves everything as it was before the step.
     """
 
-    def __init__(self, state: TrainState, controls: Controls, before_update: Callable[[], None]) -> None:
+    def __init__(self, state: TrainState, controls: Controls, accuracy_interval: int) -> None:
+        """`accuracy_interval`: each how many steps the words of the batch are compared."""
         self._state = state
         self._controls = controls
-        self._before_update = before_update
-        self.said: list[Event] = []  # what the loop shall pass on
+        self._accuracy_interval = accuracy_interval
+        self._warnings: list[Warned] = []
         self.steps_here = 0  # steps done by this process: without any there is nothing to save
         self.is_whole = True  # the state is that of a finished step; not while an update is under way
         self._overflows = 0  # float16 steps in a row whose gradients overflowed
 
-    def step(self, run: StageRun, batch: Batch) -> StepDone:
-        """Train on a batch. Raises `StopRequested`, `NonFiniteError`, and whatever the model's own code raises.
+    def accumulate(self, run: StageRun, batch: Batch) -> StepResult:
+        """The gradients of a batch. Raises `StopRequested`, and whatever the model's own code raises.
 
-        Until the update begins the batch is then back in the feed and everything as it was before the step.
+        The batch is then back in the feed and everything as it was before.
         """
-        state, progress, optimizer = self._state, self._state.progress, self._state.optimizer
+        state, optimizer = self._state, self._state.optimizer
         assert optimizer is not None
-        data_s = time.perf_counter() - run.waited_from
         rng = rng_state(state.device)
         try:
-            lr = self.lr(run)
             state.model.train()
             optimizer.zero_grad(set_to_none=True)
-            result = self._accumulated(run, batch, rng)
+            return self._accumulated(run, batch, rng)
         except Exception:  # a stop, too little memory, a bug of the model's: who catches it decides
             run.feed.give_back(batch)
             with contextlib.suppress(RuntimeError):  # a device that has failed takes nothing back: the error is told
                 self._undo(rng)
             raise
-        self._before_update()
+
+    def _accumulated(self, run: StageRun, batch: Batch, rng: dict[str, Tensor]) -> StepResult:
+        """The batch's gradients. Where memory lacks, the same batch once more in smaller mini-batches.
+
+        `rng`: the random numbers to begin each try with. Raises `StopRequested` and `OutOfMemoryError`.
+        """
+        state = self._state
+        want_argmax = state.progress.step % self._accuracy_interval == 0
+
+        def accumulate() -> StepResult:
+            return state.gradients.accumulate(
+                batch.samples, run.config, self._controls.wants_stop, want_argmax=want_argmax
+            )
+
+        while True:
+            fitted, result = fits(accumulate)
+            if fitted:
+                assert result is not None
+                return result
+            self._undo(rng)
+            give_memory_back(state.device)
+            size = min(run.config.mini_batch_size, len(batch.samples))
+            what = f"stage {run.stage.name}, step {state.progress.step + 1}"
+            smaller = halved(size, what, "--mini-batch-size")
+            run.config = replace(
+                run.config, mini_batch_size=smaller, least_rows=min(run.config.least_rows, smaller)
+            )  # fmt: skip
+            state.progress.of(run.stage.name).mini_batch_size = smaller
+            self._warnings.append(
+                Warned(
+                    f"{what}: out of memory with mini-batches of {size}; going on with {smaller}"
+                    " (the gradient is the same but for dropout and rounding)",
+                    state.progress.step,
+                )
+            )
+
+    def _undo(self, rng: dict[str, Tensor]) -> None:
+        """Forget the gradients and the random numbers of a step that did not happen."""
+        assert self._state.optimizer is not None
+        self._state.optimizer.zero_grad(set_to_none=True)
+        restore_rng(rng, self._state.device)
+
+    def update(self, run: StageRun, batch: Batch, result: StepResult, lr: float) -> None:
+        """Let the optimizer move the weights. Raises `NonFiniteError`, and `TrainingError` where memory lacks."""
+        state, optimizer = self._state, self._state.optimizer
+        assert optimizer is not None
         self.is_whole = False
         if not fits(lambda: state.gradients.update(optimizer, result, lr=lr, grad_clip=run.config.grad_clip))[0]:
             # Some weights may have moved already: this state is no one's.
             raise TrainingError(
-                f"step {progress.step + 1}: no memory for the optimizer's update; the last checkpoint is intact; "
+                f"step {state.progress.step + 1}: no memory for the optimizer's update; the last checkpoint is intact; "
                 "try --optimizer sgd, a smaller model, or close other programs"
             )
         if not result.is_finite:
             what = "gradient norm" if math.isfinite(result.loss) else "loss"
             self._give_up(run, batch, f"the {what} is not finite", "try a lower --lr, --grad-clip 1, or without --amp")
         self._watch_overflows(run, batch, result)
-        return self._booked(run, batch, result, lr=lr, data_s=data_s)
 
-    def _booked(self, run: StageRun, batch: Batch, result: StepResult, *, lr: float, data_s: float) -> StepDone:
-        """Only now, that the step has happened, does the run stand behind it."""
+    def _watch_overflows(self, run: StageRun, batch: Batch, result: StepResult) -> None:
+        """A float16 step that is left out is usual; where all are, nothing is learned, and that is said and ends."""
+        self._overflows = self._overflows + 1 if result.skipped else 0
+        scaler = self._state.gradients.scaler
+        if scaler is None or self._overflows < OVERFLOWS_TOLD:
+            return
+        what = f"the float16 gradients have overflowed at each of the last {self._overflows} steps"
+        if scaler.get_scale() < LEAST_SCALE:
+            what = f"{what}, and no smaller scale is left to try"
+            self._give_up(run, batch, what, "try a lower --lr, --amp-dtype bfloat16, or without --amp")
+        if self._overflows == OVERFLOWS_TOLD:
+            step = self._state.progress.step + 1
+            said = f"stage {run.stage.name}, step {step}: {what}, so none of them has moved the weights"
+            self._warnings.append(Warned(f"{said}; try a lower --lr, --amp-dtype bfloat16, or without --amp", step))
+
+    def _give_up(self, run: StageRun, batch: Batch, what: str, advice: str) -> NoReturn:
+        """Numbers that are of no use: keep the last checkpoint, put what there is apart, and end the run."""
+        path = self._state.run.checkpoint("corrupted")
+        kept = f"the state is in {path}"
+        try:
+            write_checkpoint(self._state.checkpoint(), path)
+        except SaveError as error:
+            kept = f"the state could not be written to {path} ({error})"
+        begin = self._state.progress.of(run.stage.name).position.row
+        raise NonFiniteError(
+            f"stage {run.stage.name}, step {self._state.progress.step + 1}, rows {begin} to "
+            f"{batch.position_after.row}: {what}; no update was made, {kept}; {advice}"
+        )
+
+    def finish(
+        self, run: StageRun, batch: Batch, result: StepResult, *, lr: float, begun: float, data_s: float
+    ) -> StepDone:
+        """Only now, that the step has happened, does the run stand behind it.
+
+        `begun`: when the wait for the batch began (`time.perf_counter`); `data_s`: how long that took.
+        """
         state, progress = self._state, self._state.progress
         accuracy = self._accuracy(result)
         self.steps_here += 1
@@ -116,7 +165,7 @@ class Stepper:
             loss=result.loss, accuracy=accuracy,
         )  # fmt: skip
         self.is_whole = True
-        step_s = time.perf_counter() - run.waited_from
+        step_s = time.perf_counter() - begun
         progress.elapsed_s += step_s
         of_stage.elapsed_s += step_s
         return StepDone(
@@ -144,52 +193,6 @@ class Stepper:
             rows_without_sample=of_stage.rows_without_sample,
         )
 
-    def _accumulated(self, run: StageRun, batch: Batch, rng: dict[str, Tensor]) -> StepResult:
-        """The batch's gradients. Where memory lacks, the same batch once more in smaller mini-batches.
-
-        `rng`: the random numbers to begin each try with. Raises `StopRequested` and `OutOfMemoryError`.
-        """
-        state = self._state
-        want_argmax = state.progress.step % run.accuracy_interval == 0
-
-        def accumulate() -> StepResult:
-            return state.gradients.accumulate(
-                batch.samples, run.config, self._controls.wants_stop, want_argmax=want_argmax
-            )
-
-        while True:
-            fitted, result = fits(accumulate)
-            if fitted:
-                assert result is not None
-                return result
-            self._undo(rng)
-            give_memory_back(state.device)
-            size = min(run.config.mini_batch_size, len(batch.samples))
-            what = f"stage {run.stage.name}, step {state.progress.step + 1}"
-            smaller = halved(size, what, "--mini-batch-size")
-            run.config = replace(
-                run.config, mini_batch_size=smaller, least_rows=min(run.config.least_rows, smaller)
-            )  # fmt: skip
-            state.progress.of(run.stage.name).mini_batch_size = smaller
-            self.said.append(
-                Warned(
-                    f"{what}: out of memory with mini-batches of {size}; going on with {smaller}"
-                    " (the gradient is the same but for dropout and rounding)",
-                    state.progress.step,
-                )
-            )
-
-    def _undo(self, rng: dict[str, Tensor]) -> None:
-        """Forget the gradients and the random numbers of a step that did not happen."""
-        assert self._state.optimizer is not None
-        self._state.optimizer.zero_grad(set_to_none=True)
-        restore_rng(rng, self._state.device)
-
-    def lr(self, run: StageRun) -> float:
-        """The learning rate of the next step."""
-        rows_done = self._state.progress.of(run.stage.name).position.row
-        return self._state.lr(run.options, rows_done / max(run.data.rows_total, 1))
-
     def count(self, run: StageRun, batch: Batch) -> None:
         """The rows of a batch have been read: move the position on."""
         progress = self._state.progress
@@ -211,31 +214,7 @@ class Stepper:
         ]
         return sum(known) / len(known) if known else None
 
-    def _watch_overflows(self, run: StageRun, batch: Batch, result: StepResult) -> None:
-        """A float16 step that is left out is usual; where all are, nothing is learned, and that is said and ends."""
-        self._overflows = self._overflows + 1 if result.skipped else 0
-        scaler = self._state.gradients.scaler
-        if scaler is None or self._overflows < OVERFLOWS_TOLD:
-            return
-        what = f"the float16 gradients have overflowed at each of the last {self._overflows} steps"
-        if scaler.get_scale() < LEAST_SCALE:
-            what = f"{what}, and no smaller scale is left to try"
-            self._give_up(run, batch, what, "try a lower --lr, --amp-dtype bfloat16, or without --amp")
-        if self._overflows == OVERFLOWS_TOLD:
-            step = self._state.progress.step + 1
-            said = f"stage {run.stage.name}, step {step}: {what}, so none of them has moved the weights"
-            self.said.append(Warned(f"{said}; try a lower --lr, --amp-dtype bfloat16, or without --amp", step))
-
-    def _give_up(self, run: StageRun, batch: Batch, what: str, advice: str) -> NoReturn:
-        """Numbers that are of no use: keep the last checkpoint, put what there is apart, and end the run."""
-        path = self._state.run.checkpoint("corrupted")
-        kept = f"the state is in {path}"
-        try:
-            write_checkpoint(self._state.checkpoint(), path)
-        except SaveError as error:
-            kept = f"the state could not be written to {path} ({error})"
-        begin = self._state.progress.of(run.stage.name).position.row
-        raise NonFiniteError(
-            f"stage {run.stage.name}, step {self._state.progress.step + 1}, rows {begin} to "
-            f"{batch.position_after.row}: {what}; no update was made, {kept}; {advice}"
-        )
+    def take_warnings(self) -> list[Warned]:
+        """What the steps since the last call have to say."""
+        warnings, self._warnings = self._warnings, []
+        return warnings

@@ -227,12 +227,11 @@ class LmplayApp(TerminalApp):
         if self.trainer is not None:
             self.trainer.keep_prints(lines)
 
-    def _print(self, text: str, stderr: bool = False) -> None:
-        """Python's prints and warnings, which Textual would drop: the same way as those of native code."""
+    def take_print(self, text: str) -> bool:
+        """Python's prints and warnings go the same way as those of native code."""
         if self._stray is not None:
             self._stray.write(text)
-        else:
-            super()._print(text, stderr)
+        return self._stray is not None
 
     # ---- leaving
 
@@ -307,18 +306,13 @@ class LmplayApp(TerminalApp):
         if self._dashboard is not None:
             self.unsaved_plan = self._dashboard.unsaved_plan
 
-    def _handle_exception(self, error: Exception) -> None:
+    def note_bug(self, error: Exception) -> None:
         """A bug of the screen's ends the screen, never the run; nor is it the end of what was typed."""
         if self.crashed is None:
             self.crashed = error
             self._leave_when_done()
             with contextlib.suppress(Exception):  # the screen that has failed may be in pieces
                 self._keep_what_was_typed()
-        super()._handle_exception(error)
-
-    def _fatal_error(self) -> None:
-        """Textual would draw the traceback with everybody's variables; ours is written by who has started the app."""
-        self._close_messages_no_wait()
 
     def action_interrupt(self) -> None:
         """Ctrl+C while a dialog is open: what it means on the screen below."""

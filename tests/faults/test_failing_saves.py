@@ -19,7 +19,7 @@ from lmplay_tui.run.events import Answered, CheckpointSaved, Event, RunDone, Run
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.train import checkpoint as checkpoints
 from lmplay_tui.train.checkpoint import SaveError, load_checkpoint, newest_checkpoint, write_checkpoint
-from lmplay_tui.train.checkpointer import Saver, SaveRequest, strays
+from lmplay_tui.train.checkpointer import CheckpointWriter, SaveRequest, strays
 from lmplay_tui.train.launch import run_events
 from tests.faults.forks import Child, limit_file_size
 from tests.train.runs import given, last, losses, train, write_plan
@@ -82,7 +82,7 @@ class Calls:
 
 def save(run: RunFolder, checkpoint, step: int):
     checkpoint["runner"]["state"]["progress"] |= {"step": step, "best_step": step}
-    saver = Saver(run, run.model.parent / "statistics")
+    saver = CheckpointWriter(run, run.model.parent / "statistics")
     saver.start(lambda: checkpoint, SaveRequest(step, step, "stories", "interval", keep=2, is_best=True))
     return saver.wait()
 
@@ -160,7 +160,7 @@ def test_kill_9_at_each_system_call(run, count):
         assert at in (step, step + 1)
         names = [run.checkpoint("best"), run.checkpoint("stories")]
         behind += any(step_of(name) != at for name in names)
-        saver = Saver(run, run.model.parent / "statistics")
+        saver = CheckpointWriter(run, run.model.parent / "statistics")
         saver.sweep()
         assert not list(saver.complete(found[0]))
         assert not strays(run)
@@ -294,6 +294,6 @@ def test_strays_are_swept_and_others_left(run):
     others = [run.model.with_name(name) for name in (".m2.lmp.tmp", ".other.lmp.tmp", "m.lmp.tmp", ".m.x.y.lmp.tmp")]
     for path in mine + others:
         path.write_bytes(b"")
-    Saver(run, run.model.parent).sweep()
+    CheckpointWriter(run, run.model.parent).sweep()
     assert not [path for path in mine if path.exists()]
     assert all(path.exists() for path in others)

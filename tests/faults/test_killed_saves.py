@@ -17,7 +17,7 @@ from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.run.journal import read_journal
 from lmplay_tui.train import checkpointer
 from lmplay_tui.train.checkpoint import load_checkpoint, newest_checkpoint, write_checkpoint
-from lmplay_tui.train.checkpointer import Saver, SaveRequest, strays
+from lmplay_tui.train.checkpointer import CheckpointWriter, SaveRequest, strays
 from lmplay_tui.train.launch import run_events
 from tests.faults.forks import Child
 from tests.train.runs import differences, given, last, state_of, statistics_of, train, write_plan
@@ -32,7 +32,7 @@ def mark(checkpoint, step: int) -> None:
 
 def save_for_ever(run: RunFolder, checkpoint, first: int, report) -> None:
     """Save steps `first`, `first + 1`, ...; report each beginning and each announced end."""
-    saver = Saver(run, run.model.parent / "statistics")
+    saver = CheckpointWriter(run, run.model.parent / "statistics")
     for step in itertools.count(first):
         mark(checkpoint, step)
         report(("begun", step))
@@ -77,7 +77,7 @@ def kill_saves(run: RunFolder, times: int) -> tuple[int, int]:
         for path in run.model.parent.glob("*.lmp"):
             load_checkpoint(path)
         announced = step
-        Saver(run, run.model.parent).sweep()
+        CheckpointWriter(run, run.model.parent).sweep()
         assert not strays(run)
         assert len(run.numbered_checkpoints()) <= 3
     return inside, with_stray
@@ -190,7 +190,7 @@ def die_before(what: str, number: int) -> None:
         return call
 
     if what == "statistics":
-        setattr(Saver, "_write_statistics", doomed(Saver._write_statistics))  # noqa: B010
+        setattr(CheckpointWriter, "_write_statistics", doomed(CheckpointWriter._write_statistics))  # noqa: B010
     else:
         setattr(checkpointer, "link_whole", doomed(getattr(checkpointer, "link_whole")))  # noqa: B009, B010
 

@@ -22,7 +22,7 @@ from lmplay_tui.run.events import (
     Warned,
 )
 from lmplay_tui.run.folder import RunFolder
-from lmplay_tui.train import build, device, trainer
+from lmplay_tui.train import build, device, stage_run
 from lmplay_tui.train.checkpoint import load_checkpoint
 from lmplay_tui.train.evaluation import Evaluator
 from lmplay_tui.train.launch import run_events
@@ -105,7 +105,7 @@ def test_after_an_error_the_checkpoint_names_the_batch_that_comes(place):
 def test_the_state_line_does_not_say_it_for_ever(place, monkeypatch):
     plan = write_plan(place)
     stop_after(3, training_plan=plan, model="m.lmp")
-    monkeypatch.setattr(trainer, "PROOF_SHOWN_S", 0.0)
+    monkeypatch.setattr(stage_run, "PROOF_SHOWN_S", 0.0)
     events = stop_after(4, model="m.lmp")
     shown = next(i for i, e in enumerate(events) if isinstance(e, ActivityChanged) and "recorded" in e.detail)
     assert ActivityChanged("training") in events[shown:]

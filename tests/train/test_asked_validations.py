@@ -8,7 +8,7 @@ from lmplay_tui.run.controls import Controls
 from lmplay_tui.run.events import Answered, Predicted, RunDone, RunFailed, RunStopped, StepDone, Validated, Warned
 from lmplay_tui.text import one_line
 from lmplay_tui.train import evaluation
-from lmplay_tui.train.control import Obeyer
+from lmplay_tui.train.control import CommandHandler
 from lmplay_tui.train.evaluation import Evaluator
 from lmplay_tui.train.launch import run_events
 from tests.train.runs import PLAN, ask_at, given, last, of, train, write_plan
@@ -90,7 +90,7 @@ def test_what_was_asked_for_before_the_run_failed_is_answered_with_why(place, mo
     def bug(*_):
         raise KeyError("a bug")
 
-    monkeypatch.setattr(Obeyer, "_change", bug)
+    monkeypatch.setattr(CommandHandler, "_change", bug)
     events = ask_at(3, command, asked.Bookmark(), training_plan=write_plan(place, QUIET), model="m.lmp")
     end = last(events)
     assert isinstance(end, RunFailed)

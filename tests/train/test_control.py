@@ -32,10 +32,10 @@ from lmplay_tui.run.events import (
 )
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.run.recorder import Recorder
-from lmplay_tui.train import checkpointer, metrics, state
-from lmplay_tui.train.control import Obeyer
+from lmplay_tui.train import alerts, checkpointer, state
+from lmplay_tui.train.control import CommandHandler
 from lmplay_tui.train.launch import run_events
-from lmplay_tui.train.train_step import Stepper
+from lmplay_tui.train.train_step import TrainStep
 from tests.train.runs import PLAN, ask_at, differences, given, last, losses, of, state_of, stop_after, train, write_plan
 
 
@@ -69,9 +69,9 @@ def test_a_save_asked_for_just_before_an_error_is_answered(place, monkeypatch, w
     def bug(*_):
         raise KeyError("a bug")
 
-    monkeypatch.setattr(Obeyer, "_change", bug)
+    monkeypatch.setattr(CommandHandler, "_change", bug)
     if not whole:
-        monkeypatch.setattr(Stepper, "is_whole", property(lambda _: False, lambda *_: None), raising=False)
+        monkeypatch.setattr(TrainStep, "is_whole", property(lambda _: False, lambda *_: None), raising=False)
     plan = write_plan(place)
     events = ask_at(3, asked.SaveNow(id="save"), asked.Bookmark(), training_plan=plan, model="m.lmp")
     assert isinstance(last(events), RunFailed)
@@ -290,8 +290,8 @@ def test_pinned_prompts_are_answered_through_the_run_and_survive_a_resume(place)
 
 def test_a_spike_is_data_in_the_journal_and_words_in_the_log(place, monkeypatch):
     """A learning rate of a hundred times for one step: the loss jumps, and the rows are named."""
-    monkeypatch.setattr(metrics, "ENOUGH", 3)
-    monkeypatch.setattr(metrics, "SPIKE_Z", 4.0)
+    monkeypatch.setattr(alerts, "ENOUGH", 3)
+    monkeypatch.setattr(alerts, "SPIKE_Z", 4.0)
     plan = write_plan(place, PLAN.replace("lr = 0.01", "lr = 0.0001").replace("epochs = 0.4", "epochs = 2"))
     events = ask_at(4, asked.SetLearningRate(factor=5000), training_plan=plan, model="m.lmp")
     spike = of(LossSpiked, events)[0]
@@ -369,7 +369,7 @@ def test_other_epochs_in_the_middle_of_a_schedule_say_the_jump_too(place):
 
 
 def test_a_spike_is_judged_by_its_own_stages_losses():
-    watch = metrics.Watch()
+    watch = alerts.Watch()
 
     def step(number: int, stage: str, loss: float) -> StepDone:
         return StepDone(number, stage, 1, 1, 1, 1, 1, 1, 0.0, 0, loss, None, 0.1, 1.0, 1.0, 0, 0, 0, 0, 0.1, 1.0)

@@ -24,7 +24,7 @@ from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.train import checkpointer, collate, gradients
 from lmplay_tui.train.check import check_plan
 from lmplay_tui.train.checkpoint import devices_of
-from lmplay_tui.train.checkpointer import Saver, SaveRequest
+from lmplay_tui.train.checkpointer import CheckpointWriter, SaveRequest
 from lmplay_tui.train.collate import pack
 from lmplay_tui.train.device import Precision, choose_device, choose_precision
 from lmplay_tui.train.gradients import Gradients, StepClock, StepResult
@@ -124,7 +124,7 @@ def test_bfloat16_only_where_the_gpu_has_it(monkeypatch, native, dtype):
 @pytest.mark.parametrize("name", ["cuda", "cuda:1", "mps", "cpu"])
 def test_no_save_fails_by_what_its_device_is_called(name, tmp_path: Path):
     """Without any GPU below, and nothing replaced: what is not there is not asked."""
-    saver = Saver(RunFolder(tmp_path / "m.lmp"), tmp_path, torch.device(name))
+    saver = CheckpointWriter(RunFolder(tmp_path / "m.lmp"), tmp_path, torch.device(name))
     state: dict[str, Any] = {
         "model": {"state": {"w": torch.ones(2)}}, "optimizers": {},
         "runner": {"state": {"stats": {}, "step_stats": {}}},
@@ -136,7 +136,9 @@ def test_no_save_fails_by_what_its_device_is_called(name, tmp_path: Path):
 
 @pytest.mark.parametrize("name", ["cuda", "cuda:1"])
 def test_a_run_whose_saver_is_told_a_gpu_saves(place: Path, monkeypatch, name):
-    monkeypatch.setattr(checkpointer, "Saver", lambda run, folder, device: Saver(run, folder, torch.device(name)))
+    monkeypatch.setattr(
+        checkpointer, "CheckpointWriter", lambda run, folder, device: CheckpointWriter(run, folder, torch.device(name))
+    )
     plan = write_plan(place, PLAN.replace("validation_interval = 5\n", "save_interval = 1\n"))
     events = train(training_plan=plan, model="m.lmp")
     assert isinstance(last(events), RunDone), last(events)
@@ -149,7 +151,7 @@ def test_copies_from_a_gpu_are_waited_for_on_that_gpu(border, monkeypatch, tmp_p
         weight = torch.empty(2, device="cuda:1")
     tree = {"model": {"w": weight, "b": torch.ones(1)}, "optimizers": [weight, 3]}
     assert devices_of(tree) == {SECOND, CPU}
-    saver = Saver(RunFolder(tmp_path / "m.lmp"), tmp_path, SECOND)
+    saver = CheckpointWriter(RunFolder(tmp_path / "m.lmp"), tmp_path, SECOND)
     monkeypatch.setattr(saver, "_copies", lambda checkpoint: {})
     monkeypatch.setattr(saver, "_write", lambda *_: None)
     saver.start(lambda: tree, SaveRequest(1, 1, "s", "asked", 0, False))
@@ -159,7 +161,7 @@ def test_copies_from_a_gpu_are_waited_for_on_that_gpu(border, monkeypatch, tmp_p
 
 def test_a_save_on_the_processor_wakes_no_gpu(border, tmp_path: Path):
     """Waiting for a GPU makes a context on it, some hundred megabytes that are another's."""
-    saver = Saver(RunFolder(tmp_path / "m.lmp"), tmp_path)
+    saver = CheckpointWriter(RunFolder(tmp_path / "m.lmp"), tmp_path)
     state = {"model": {"state": {"w": torch.ones(2)}}, "optimizers": {}}
     saver.start(lambda: state, SaveRequest(1, 1, "s", "asked", 0, False))
     saver.wait()
@@ -174,7 +176,7 @@ def test_check_saves_as_a_run_does(place: Path, monkeypatch):
 
     plan = write_plan(place, PLAN)
     assert check_plan({"training_plan": plan})["ok"]
-    monkeypatch.setattr(Saver, "_copies", refuse)
+    monkeypatch.setattr(CheckpointWriter, "_copies", refuse)
     report = check_plan({"training_plan": plan})
     assert not report["ok"]
     (failed,) = [step["what"] for step in report["tried"] if not step["ok"]]

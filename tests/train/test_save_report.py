@@ -36,20 +36,20 @@ def test_what_a_stop_waits_for_is_counted(place, monkeypatch, part, name):
 
 def test_a_save_that_the_next_one_waits_for_counts_it(place, monkeypatch):
     waited_for = threading.Event()
-    write, wait = checkpointer.write_checkpoint, checkpointer.Saver.wait
+    write, wait = checkpointer.write_checkpoint, checkpointer.CheckpointWriter.wait
 
     def written(*args: Any, **kwargs: Any) -> int:
         waited_for.wait(60)
         time.sleep(SLOW_S)
         return write(*args, **kwargs)
 
-    def waiting(saver: checkpointer.Saver) -> checkpointer.Outcome | None:
+    def waiting(saver: checkpointer.CheckpointWriter) -> checkpointer.Outcome | None:
         if saver.busy:
             waited_for.set()
         return wait(saver)
 
     monkeypatch.setattr(checkpointer, "write_checkpoint", written)
-    monkeypatch.setattr(checkpointer.Saver, "wait", waiting)
+    monkeypatch.setattr(checkpointer.CheckpointWriter, "wait", waiting)
     plan = write_plan(place, PLAN.replace("log_interval = 2\n", "log_interval = 2\nsave_interval = 1\n"))
     events = stop_after(2, training_plan=plan, model="m.lmp")
     first = next(e for e in events if isinstance(e, CheckpointSaved))

@@ -111,7 +111,7 @@ async def test_a_viewer_of_a_run_on_a_disk_that_hangs_can_be_used_and_left(
 
 def _known_plan(pilot: Pilot[Any]) -> str | None:
     pilot.app.tick()  # type: ignore[attr-defined]
-    return pilot.app.screen._files[0].text  # type: ignore[attr-defined]
+    return pilot.app.screen.plan_editor._files[0].text  # type: ignore[attr-defined]
 
 
 def _step(pilot: Pilot[Any]) -> float:

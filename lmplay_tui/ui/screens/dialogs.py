@@ -19,8 +19,8 @@ from lmplay_tui.formats import format_lr
 from lmplay_tui.run.controls import Ask, parse_lr
 from lmplay_tui.run.view import StageView
 from lmplay_tui.ui.messages import ChoiceClicked, StageChange
-from lmplay_tui.ui.tty.patches import TypedLine
-from lmplay_tui.ui.widgets.lines import Lines, Row, fitted, set_titles
+from lmplay_tui.ui.tty.patches import TypedLine, set_titles
+from lmplay_tui.ui.widgets.lines import Lines, Row, fitted
 
 Value = TypeVar("Value")
 

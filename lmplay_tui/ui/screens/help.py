@@ -13,7 +13,8 @@ from textual.screen import Screen
 from textual.widget import Widget
 
 from lmplay_tui.ui.screens.dialogs import Dialog
-from lmplay_tui.ui.widgets.lines import Lines, Piece, Row, fitted, set_titles
+from lmplay_tui.ui.tty.patches import set_titles, title_of
+from lmplay_tui.ui.widgets.lines import Lines, Piece, Row, fitted
 
 _SIGNS = {
     "left": "←", "right": "→", "up": "↑", "down": "↓", "question_mark": "?", "slash": "/", "plus": "+", "minus": "-",
@@ -57,7 +58,7 @@ def places_of(screen: Screen[Any]) -> list[tuple[str, DOMNode]]:
     """The screen, its panes and the application, each with its name."""
     places: list[tuple[str, DOMNode]] = [("everywhere", screen)]
     for pane in screen.query(".pane"):
-        title = pane._border_title.plain if pane._border_title is not None else str(pane.id)
+        title = title_of(pane) or str(pane.id)
         places.append((title.split(" ")[1] if " " in title else title, pane))
     return [*places, ("screen", screen.app)]
 

@@ -15,12 +15,12 @@ from textual.widgets import Button
 
 from lmplay_tui.plan.builtin import shipped_plans
 from lmplay_tui.text import one_line
-from lmplay_tui.ui.background import in_background
 from lmplay_tui.ui.messages import ActionAsked, LeaveAsked, StartAsked
 from lmplay_tui.ui.screens.dialogs import Choice, ChoiceDialog
 from lmplay_tui.ui.screens.help import Help, actions_of, bindings_of, key_sign
+from lmplay_tui.ui.tty.patches import in_background, set_titles
 from lmplay_tui.ui.widgets.key_bar import Key, KeyBar
-from lmplay_tui.ui.widgets.lines import Lines, Row, set_titles
+from lmplay_tui.ui.widgets.lines import Lines, Row
 from lmplay_tui.ui.widgets.picker import Picker
 
 if TYPE_CHECKING:

@@ -10,10 +10,9 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 
 from lmplay_tui.background import BackgroundCall
-from lmplay_tui.ui.background import in_background
 from lmplay_tui.ui.run_list import RunEntry, find_runs, run_rows
 from lmplay_tui.ui.screens.dialogs import Dialog
-from lmplay_tui.ui.widgets.lines import set_titles
+from lmplay_tui.ui.tty.patches import in_background, set_titles
 from lmplay_tui.ui.widgets.picker import Picker
 
 

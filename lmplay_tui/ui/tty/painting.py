@@ -1,13 +1,14 @@
-"""What is sent to the terminal, and no more of it than the terminal has shown.
+"""What is sent to the terminal: the cells that differ from what it shows, and no picture before it has taken the last.
 
-A line that stalls or crawls holds what was sent in buffers that nobody here can see: the kernel's, ssh's, the
+Textual paints whole regions anew, and most of their cells are what they were. `Shown` remembers what was sent; each
+picture is compared with it cell by cell.
+
+A line that stalls or crawls holds what was sent in buffers that cannot be seen from here: the kernel's, ssh's, the
 network's. So each picture ends with a question that every terminal answers: where its cursor is. While the answer
-lacks, no further picture is made; what has changed is painted once, as it then is, when the terminal has caught up.
+lacks (`Line`), no further picture is made; what has changed is painted once, as it then is, when the terminal has
+caught up.
 
-The cells that the terminal shows already, so that they are not sent again.
-
-Textual paints whole regions anew; most of their cells are what they were. Each picture is compared with the last one
-cell by cell, and only what differs goes over the line.
+`use_our_output` puts our writer, compositor and updates in the place of Textual's.
 """
 
 import contextlib
@@ -20,7 +21,6 @@ from itertools import groupby
 from queue import Queue
 from typing import IO, Any, ClassVar
 
-from rich.cells import split_graphemes
 from rich.console import Console, RenderableType
 from rich.segment import Segment
 from rich.style import Style
@@ -33,11 +33,10 @@ from textual.geometry import Region
 from textual.screen import Screen
 from textual.strip import Strip
 
-from lmplay_tui.ui.widgets.lines import differing_spans
+from lmplay_tui.ui.tty.cells import cells_of, differing_spans
 
 _JOINING = re.compile("[\u200d\ufe0f\U0001f3fb-\U0001f3ff]")
 Cell = tuple[str, Style | None]
-_NARROW = re.compile("[ -~·×±°\u2500-\u259f\u2800-\u28ff]*")  # what our panes are made of: one cell each, surely
 
 
 class Shown:
@@ -53,7 +52,7 @@ class Shown:
         return bool(self._rows)
 
     def forget(self) -> None:
-        """Nothing is known of the terminal any more: it is another, its size has changed, or somebody wrote on it."""
+        """Nothing is known of the terminal any more: another one, another size, or another program wrote on it."""
         self._rows.clear()
 
     def fit(self, width: int) -> None:
@@ -64,7 +63,7 @@ class Shown:
 
     def paint(self, y: int, x: int, strip: Strip, console: Console) -> Iterator[str]:
         """What to send so that the cells of row `y` from column `x` on show `strip`."""
-        new, plain = _cells(strip)
+        new, plain = cells_of((text, style) for text, style, _control in strip)
         if x + len(new) > self._width:  # of a size that the terminal has no more, or not yet
             self._rows.pop(y, None)
             yield f"\x1b[{y + 1};{x + 1}H{strip.render(console)}"
@@ -112,23 +111,6 @@ def _split_at_joined(cells: list[Cell]) -> list[tuple[int, int]]:
             begin = beyond
         i = beyond
     return [*spans, (begin, len(cells))] if begin < len(cells) else spans
-
-
-def _cells(strip: Strip) -> tuple[list[Cell], bool]:
-    """One entry a cell (empty for the second one of a wide character), and whether each character takes one cell."""
-    cells: list[Cell] = []
-    plain = True
-    for text, style, _control in strip:
-        if _NARROW.fullmatch(text):
-            cells.extend([(char, style) for char in text])
-            continue
-        plain = False
-        for start, end, width in split_graphemes(text)[0]:
-            if width:
-                cells.extend([(text[start:end], style), *[("", style)] * (width - 1)])
-            elif cells:  # a mark upon the character before it
-                cells[-1] = (cells[-1][0] + text[start:end], style)
-    return cells, plain
 
 
 shown = Shown()  # there is one terminal, and Textual makes its updates without asking us

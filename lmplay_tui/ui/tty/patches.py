@@ -1,20 +1,25 @@
-"""An app at the end of a line: what its terminal can show, and how it is drawn on one that takes its time.
+"""Textual's app, fields, toasts and titles, where they do not do what a long run over a slow line needs.
 
-Keys in the order in which they were typed, where many come at once: over a slow line they do.
-
-Toasts that may come late: after a stalled line, or while the trainer holds Python's lock.
+In this order: keys act in the order in which they were typed, where many come at once; the app shows what its terminal
+can show, and waits for one that takes its time; toasts may come late, after a stalled line or while the trainer holds
+Python's lock; titles are no markup and are painted alone.
 """
 
 import asyncio
+import contextlib
 import os
 import time
 from collections import deque
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from textual import events, on
 from textual.app import App
 from textual.await_remove import AwaitRemove
+from textual.content import Content
 from textual.filter import LineFilter, Monochrome, NoColor
+from textual.geometry import Region
 from textual.message import Message
 from textual.message_pump import MessagePump
 from textual.notifications import Notification
@@ -22,6 +27,7 @@ from textual.widget import Widget
 from textual.widgets import Input, _toast
 from textual.widgets._toast import Toast, ToastHolder
 
+from lmplay_tui.background import BackgroundCall
 from lmplay_tui.ui.messages import Rang, TitleChanged
 from lmplay_tui.ui.tty.looks import (
     AsciiFilter,
@@ -102,26 +108,28 @@ def _leaves_the_focus(event: events.Key, focused: Widget | None) -> bool:
     return event.key in MOVES
 
 
-async def act_at_once(widget: Widget, event: events.Key) -> None:
-    """What the widget itself binds the key to, from the `_on_key` of a widget that `takes_text`.
+class TypedText:
+    """Beside a Textual widget that text is typed into: what the widget itself binds a key to happens at once.
 
     Textual has the app look for bindings once a key has risen to it; letters do not rise, so those that were typed
     behind an arrow key or backspace would be in the text before it moves or deletes.
     """
-    for binding in widget._bindings.key_to_bindings.get(event.key, ()):
-        if not binding.priority and await widget.app.run_action(binding.action, default_namespace=widget):
-            event.stop()
-            event.prevent_default()
-            return
+
+    @property
+    def takes_text(self) -> bool:
+        """Whether letters go into the text."""
+        return True
+
+    async def _on_key(self: Any, event: events.Key) -> None:
+        for binding in self._bindings.key_to_bindings.get(event.key, ()):
+            if not binding.priority and await self.app.run_action(binding.action, default_namespace=self):
+                event.stop()
+                event.prevent_default()
+                return
 
 
-class TypedLine(Input):
+class TypedLine(TypedText, Input):
     """A field of a dialog."""
-
-    takes_text = True
-
-    async def _on_key(self, event: events.Key) -> None:
-        await act_at_once(self, event)
 
 
 LAST_ANSWER_S = 0.5  # of a terminal, before it is given back
@@ -175,6 +183,27 @@ class TerminalApp(OrderedKeysApp):
         """The mouse pointer's, which Textual sends to any terminal."""
         if reads_commands(os.environ):
             super()._set_pointer_shape(shape)
+
+    # ---- what Textual would do by itself
+
+    def take_print(self, text: str) -> bool:
+        """Whether the app takes what Python code prints or warns of; Textual drops the rest."""
+        return False
+
+    def _print(self, text: str, stderr: bool = False) -> None:
+        if not self.take_print(text):
+            super()._print(text, stderr)
+
+    def note_bug(self, error: Exception) -> None:
+        """A bug of the screen's is about to end the app."""
+
+    def _handle_exception(self, error: Exception) -> None:
+        self.note_bug(error)
+        super()._handle_exception(error)
+
+    def _fatal_error(self) -> None:
+        """Textual would draw the traceback with all variables; ours is written by what has started the app."""
+        self._close_messages_no_wait()
 
     # ---- the line
 
@@ -246,3 +275,44 @@ class LateToast(Toast):
 def use_late_toasts() -> None:
     """Put our toasts in the place of Textual's, which are looked up when one is shown."""
     setattr(_toast, "Toast", LateToast)  # noqa: B010  (a name that the module owns)
+
+
+def set_titles(widget: Widget, title: str | None = None, subtitle: str | None = None) -> None:
+    """Set the texts in the upper and the lower border; what is None or the same stays.
+
+    Textual's own way reads a text as markup and paints the whole widget again.
+    """
+    rows = []
+    if title is not None and title != _plain(widget._border_title):
+        widget._border_title = Content(title)
+        rows.append(-1)
+    if subtitle is not None and subtitle != _plain(widget._border_subtitle):
+        widget._border_subtitle = Content(subtitle) if subtitle else None
+        rows.append(widget.size.height)
+    if rows:
+        widget.refresh(*(Region(-1, row, widget.size.width + 3, 1) for row in rows))
+
+
+def title_of(widget: Widget) -> str:
+    """The text in the upper border, as it was given."""
+    return _plain(widget._border_title)
+
+
+def _plain(content: Content | None) -> str:
+    return content.plain if content is not None else ""
+
+
+def in_background(app: App[Any], work: Callable[[], Callable[[], None]]) -> None:
+    """Do `work` in a thread, then what it gives in the app's own, where what `work` raises is raised, too.
+
+    Unlike with Textual's workers, what hangs does not keep the app from being left.
+    """
+
+    def deliver(call: BackgroundCall[Callable[[], None]]) -> None:
+        def show() -> None:
+            call.result()()
+
+        with contextlib.suppress(RuntimeError):  # the app has been left meanwhile
+            app.call_later(show)
+
+    BackgroundCall(work, then=deliver)

@@ -12,7 +12,8 @@ from lmplay_tui.formats import format_clock, format_count, format_duration, form
 from lmplay_tui.run.sentences import LEAST_TEXT_SHOWN
 from lmplay_tui.run.view import RunView, StageView
 from lmplay_tui.ui.messages import StageAsked
-from lmplay_tui.ui.widgets.lines import Lines, Piece, Row, bar, fitted, right, set_titles
+from lmplay_tui.ui.tty.patches import set_titles
+from lmplay_tui.ui.widgets.lines import Lines, Piece, Row, bar, fitted, right
 
 _SIGNS = {"waiting": ("·", "dim"), "running": ("▸", "accent"), "done": ("✓", "good")}
 

@@ -13,8 +13,9 @@ from lmplay_tui.formats import format_elapsed
 from lmplay_tui.run.view import Mark, RunView
 from lmplay_tui.scales import LABEL_CELLS, x_of
 from lmplay_tui.text import one_line
+from lmplay_tui.ui.tty.patches import set_titles
 from lmplay_tui.ui.widgets.curve_window import CurveWindow, Group, groups_of
-from lmplay_tui.ui.widgets.lines import Lines, Piece, Row, fitted, row_width, set_titles
+from lmplay_tui.ui.widgets.lines import Lines, Piece, Row, fitted, row_width
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,29 +1,22 @@
 """The base of the panes: rows of styled text, of which only what changed is painted again.
 
 Styled pieces laid out in lines: broken between words, styles kept.
-
-Titles in a widget's border: never markup, and painted alone when they change.
 """
 
-import re
 from collections.abc import Iterable, Sequence
-from itertools import repeat
 
 from rich.cells import cell_len, set_cell_size, split_graphemes
 from rich.segment import Segment
 from rich.style import Style
-from textual.content import Content
 from textual.geometry import Region, Size
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
-from textual.widget import Widget
 
 from lmplay_tui.ui.theme import styles_of
+from lmplay_tui.ui.tty.cells import cells_of, differing_spans
 
 Piece = tuple[str, str]  # text without control characters or newlines, and names of styles with spaces between
 Row = tuple[Piece, ...]
-_NARROW = re.compile("[ -~\u00a1-\u00ac\u2500-\u25fc\u2800-\u28ff]*").fullmatch  # one cell each, for sure
-SHORT_GAP = 6  # cells; to go to another place of a row costs about as many bytes
 
 
 class Lines(ScrollView, can_focus=True):
@@ -85,41 +78,12 @@ def changed_spans(old: Row, new: Row) -> list[tuple[int, int]]:
     """
     if old == new:
         return []
-    before, after = _cells(old), _cells(new)
+    (before, _), (after, _) = cells_of(old), cells_of(new)
     blank = (" ", "")
     length = max(len(before), len(after))
     before += [blank] * (length - len(before))
     after += [blank] * (length - len(after))
     return differing_spans(before, after)
-
-
-def differing_spans(old: Sequence[object], new: Sequence[object]) -> list[tuple[int, int]]:
-    """Where cells of two rows of one length differ, as (first, beyond last); a short gap between spans joins them."""
-    spans: list[tuple[int, int]] = []
-    for x, (before, after) in enumerate(zip(old, new, strict=True)):
-        if before == after:
-            continue
-        if spans and x - spans[-1][1] <= SHORT_GAP:
-            spans[-1] = (spans[-1][0], x + 1)
-        else:
-            spans.append((x, x + 1))
-    return spans
-
-
-def _cells(row: Row) -> list[Piece]:
-    """One entry a cell; a character of two cells is followed by an empty one."""
-    cells: list[Piece] = []
-    for text, style in row:
-        if _NARROW(text):  # many times faster than character by character
-            cells.extend(zip(text, repeat(style)))
-            continue
-        for start, end, width in split_graphemes(text)[0]:
-            if width:
-                cells.append((text[start:end], style))
-                cells.extend([("", style)] * (width - 1))
-            elif cells:
-                cells[-1] = (cells[-1][0] + text[start:end], style)
-    return cells
 
 
 def row_width(row: Iterable[Piece]) -> int:
@@ -254,23 +218,3 @@ def _cut(word: str, width: int) -> list[str]:
         part += word[start:end]
         used += cells
     return [*parts, part]
-
-
-def set_titles(widget: Widget, title: str | None = None, subtitle: str | None = None) -> None:
-    """Set the texts in the upper and the lower border; what is None or the same stays.
-
-    Textual's own way reads a text as markup and paints the whole widget again.
-    """
-    rows = []
-    if title is not None and title != _plain(widget._border_title):
-        widget._border_title = Content(title)
-        rows.append(-1)
-    if subtitle is not None and subtitle != _plain(widget._border_subtitle):
-        widget._border_subtitle = Content(subtitle) if subtitle else None
-        rows.append(widget.size.height)
-    if rows:
-        widget.refresh(*(Region(-1, row, widget.size.width + 3, 1) for row in rows))
-
-
-def _plain(content: Content | None) -> str:
-    return content.plain if content is not None else ""

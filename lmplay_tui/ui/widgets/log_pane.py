@@ -5,8 +5,9 @@ from functools import lru_cache
 
 from lmplay_tui.run.view import LogEntry, RunView
 from lmplay_tui.text import one_line
+from lmplay_tui.ui.tty.patches import set_titles
 from lmplay_tui.ui.widgets.curve_window import matches
-from lmplay_tui.ui.widgets.lines import Lines, Row, set_titles, wrapped
+from lmplay_tui.ui.widgets.lines import Lines, Row, wrapped
 
 _SIGNS = {"info": (" ", ""), "good": ("✓", "good"), "warning": ("!", "warn"), "error": ("✗", "bad")}
 SHOWN = 500  # entries that are laid out; more are in log.txt

@@ -16,8 +16,8 @@ from textual.widgets import Button, TextArea
 from lmplay_tui.plan.problems import Problem
 from lmplay_tui.text import one_line, printable
 from lmplay_tui.ui.messages import PaneAsked, PlanApplied, PlanEdited, SavePlanAsked
-from lmplay_tui.ui.tty.patches import act_at_once
-from lmplay_tui.ui.widgets.lines import Lines, Row, set_titles, wrapped
+from lmplay_tui.ui.tty.patches import TypedText, set_titles
+from lmplay_tui.ui.widgets.lines import Lines, Row, wrapped
 
 CHECK_AFTER_S = 0.3  # without a key
 
@@ -60,7 +60,7 @@ class PlanNotes(Lines, can_focus=False):
             self.line = line
 
 
-class PlanText(TextArea):
+class PlanText(TypedText, TextArea):
     """A text area that shows what a terminal would obey as signs, one for one; the text itself stays as it is."""
 
     def get_line(self, line_index: int) -> Text:
@@ -70,9 +70,6 @@ class PlanText(TextArea):
     @property
     def takes_text(self) -> bool:
         return not self.read_only
-
-    async def _on_key(self, event: events.Key) -> None:
-        await act_at_once(self, event)
 
     def on_resize(self) -> None:
         """The cursor may stand where the notes are now."""

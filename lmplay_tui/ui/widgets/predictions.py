@@ -17,7 +17,8 @@ from lmplay_tui.run.events import Prediction
 from lmplay_tui.run.view import PredictionSeen, RunView
 from lmplay_tui.text import one_line, printable
 from lmplay_tui.ui.messages import CommandAsked
-from lmplay_tui.ui.widgets.lines import Lines, Piece, Row, fitted, labelled, right, row_width, set_titles, spread
+from lmplay_tui.ui.tty.patches import set_titles
+from lmplay_tui.ui.widgets.lines import Lines, Piece, Row, fitted, labelled, right, row_width, spread
 
 Op = Literal["equal", "replace", "insert", "delete"]
 

@@ -14,7 +14,8 @@ from typing import Any
 from lmplay_tui.formats import format_duration, format_memory_use, format_parameters, format_percent, format_rate
 from lmplay_tui.run.pace import PARTS
 from lmplay_tui.run.view import RunView
-from lmplay_tui.ui.widgets.lines import Lines, Piece, Row, bar, fitted, row_width, set_titles, wrapped
+from lmplay_tui.ui.tty.patches import set_titles
+from lmplay_tui.ui.widgets.lines import Lines, Piece, Row, bar, fitted, row_width, wrapped
 
 FIRST_S = 0.1  # that the processor is watched at the first reading; later ones tell of the time since the last
 
