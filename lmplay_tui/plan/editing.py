@@ -13,9 +13,8 @@ from tomlkit import TOMLDocument
 
 from lmplay_tui.options import Part, Where, names_of, part, resolve, where
 from lmplay_tui.plan.problems import KeyPath, Places, Problem, locate, shown_key
-from lmplay_tui.plan.reading import parse_plan
+from lmplay_tui.plan.reading import parse_plan, plan_text
 from lmplay_tui.plan.schema import Plan, Stage
-from lmplay_tui.plan.tables import plan_text
 from lmplay_tui.text import one_line
 
 

@@ -31,9 +31,8 @@ from lmplay_tui.options import (
 )
 from lmplay_tui.plan.editing import extend_plan, list_changes
 from lmplay_tui.plan.problems import PlanError
-from lmplay_tui.plan.reading import check_name, parse_plan, read_plan
-from lmplay_tui.plan.schema import Plan
-from lmplay_tui.plan.tables import NAME_PATTERN
+from lmplay_tui.plan.reading import parse_plan, read_plan
+from lmplay_tui.plan.schema import NAME_PATTERN, Plan, check_name
 from lmplay_tui.run.controls import Controls
 from lmplay_tui.run.events import ActivityChanged, Event, OptionChanged, Warned
 from lmplay_tui.run.folder import RunFolder, datasets_folder, keep_plan, output_folder, statistics_folder

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from lmplay_tui.plan.builtin import known_dataset
-from lmplay_tui.plan.reading import PlanError, parse_plan, problems_of, read_plan
+from lmplay_tui.plan.problems import PlanError
+from lmplay_tui.plan.reading import parse_plan, problems_of, read_plan
 from lmplay_tui.plan.schema import DatasetSpec, Plan
 
 USERS = '{"pretraining": {"dataset": "wikipedia", "epochs": 3}, "finetune": {"dataset": "wikitext", "epochs": 1}}'

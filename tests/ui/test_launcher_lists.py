@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from lmplay_tui.models.registry import experiments
-from lmplay_tui.plan.reading import MAX_LINE, parse_plan, read_plan, shipped_plans
+from lmplay_tui.plan.builtin import shipped_plans
+from lmplay_tui.plan.reading import MAX_LINE, parse_plan, read_plan
 from lmplay_tui.plan.schema import Plan
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.ui.app import LmplayApp
