@@ -20,6 +20,7 @@ from textual.strip import Strip
 from textual.widgets import Button, Input
 
 import lmplay_tui.ui
+from lmplay_tui.options import Launch
 from lmplay_tui.run import controls
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.ui.app import LmplayApp
@@ -125,14 +126,14 @@ class Launching(LmplayApp):
     @on(StartAsked)
     def _start(self, message: StartAsked) -> None:
         message.prevent_default()  # nothing shall be trained
-        self.started = message.given
+        self.started = message.line
 
 
 @pytest.fixture
 def launched(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Launching]:
     monkeypatch.setattr("lmplay_tui.ui.screens.launcher.devices", lambda: ["auto", "cpu"])
     monkeypatch.setattr("lmplay_tui.ui.launch_lists.device_flops", lambda device, half: 1e11)
-    return lambda: Launching({}, launcher=True, timers=False)
+    return lambda: Launching(Launch(), launcher=True, timers=False)
 
 
 async def test_every_key_of_the_launcher(launched: Callable[[], Launching]) -> None:

@@ -1,8 +1,6 @@
 """What stands on the screen: sizes, ASCII, drawing, the launcher; and that only what changed is painted."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from textual import on
 
+from lmplay_tui.options import Launch
 from lmplay_tui.run import events as happened
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.scales import rounded_range
@@ -132,9 +131,9 @@ def test_the_terminals_title_says_how_far_how_good_how_long() -> None:
 
 async def test_the_launcher_starts_the_demo(monkeypatch: pytest.MonkeyPatch) -> None:
     class Started(FakeSource):
-        def __init__(self, given: Mapping[str, Any]) -> None:
+        def __init__(self, launch: Launch) -> None:
             super().__init__()
-            self.given = dict(given)
+            self.launch = launch
             self.started = False
 
         def start(self) -> None:
@@ -144,7 +143,7 @@ async def test_the_launcher_starts_the_demo(monkeypatch: pytest.MonkeyPatch) -> 
     started: list[Started] = []
     monkeypatch.setattr("lmplay_tui.ui.session.LiveSource", Started)
     monkeypatch.setattr("lmplay_tui.ui.session.end_anyway", lambda *_: None)
-    app = LmplayApp({}, launcher=True, timers=False)
+    app = LmplayApp(Launch(), launcher=True, timers=False)
     async with app.run_test(size=(100, 30)) as pilot:
         await whole_launcher(pilot)
         shown = text_of(app)
@@ -154,7 +153,7 @@ async def test_the_launcher_starts_the_demo(monkeypatch: pytest.MonkeyPatch) -> 
         await pilot.press("m", "enter")
         await pilot.pause()
         assert isinstance(app.screen, Dashboard)
-        assert started[0].given == {"training_plan": "demo", "device": "auto", "exp": "gpt2ish"}
+        assert started[0].launch.line == {"training_plan": "demo", "device": "auto", "exp": "gpt2ish"}
 
 
 @pytest.mark.parametrize(("key", "given"), [("r", {"model", "device"}), ("n", {"model", "device", "reset_history"})])
@@ -170,14 +169,14 @@ async def test_the_launcher_resumes_and_starts_anew(tmp_path: Path, key: str, gi
             message.prevent_default()  # nothing shall be trained
             asked.append(message)
 
-    app = Listening({}, launcher=True, timers=False)
+    app = Listening(Launch(), launcher=True, timers=False)
     async with app.run_test(size=(100, 30)) as pilot:
         await whole_launcher(pilot)
         assert "mine" in text_of(app)
         await pilot.press("tab", "enter", key)
         await pilot.pause()
-        assert set(asked[0].given) == given
-        assert asked[0].given["model"] == "mine.lmp"
+        assert set(asked[0].line) == given
+        assert asked[0].line["model"] == "mine.lmp"
 
 
 @pytest.mark.parametrize("ours", theme.OURS, ids=lambda ours: ours.name)

@@ -12,6 +12,7 @@ from lmplay_tui import cli
 from lmplay_tui.commands import runs as runs_command
 from lmplay_tui.commands import status as status_command
 from lmplay_tui.errors import EXIT_BUG, EXIT_TRAINING
+from lmplay_tui.options import Launch
 from lmplay_tui.run.folder import RunFolder, fraction_done, stages_of
 from lmplay_tui.run.journal import Journal, number, stamp
 from lmplay_tui.ui.app import LmplayApp
@@ -110,7 +111,7 @@ async def test_a_spoilt_run_json_breaks_neither_launcher_nor_commands(
     run = RunFolder(Path("gpt2ish_demo.lmp"))
     run.create()
     run.run_json.write_text(json.dumps(status), encoding="utf-8")
-    app = LmplayApp({}, launcher=True, timers=False)
+    app = LmplayApp(Launch(), launcher=True, timers=False)
     async with app.run_test(size=(120, 40)) as pilot:
         await whole_launcher(pilot)
         await pilot.press("tab")

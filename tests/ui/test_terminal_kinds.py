@@ -13,6 +13,7 @@ from textual.app import App
 from textual.pilot import Pilot
 from textual.strip import Strip
 
+from lmplay_tui.options import Launch
 from lmplay_tui.run import events as happened
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.ui.app import LmplayApp
@@ -75,7 +76,9 @@ def shown(source: FakeSource | None, **options: object) -> Callable[[], int]:
 
     def work() -> int:
         line = use_our_output()
-        app = LmplayApp({"tz": "UTC", "refresh_hz": 10, **options}, source=source, launcher=source is None, line=line)
+        app = LmplayApp(
+            Launch({"tz": "UTC", "refresh_hz": 10, **options}), source=source, launcher=source is None, line=line
+        )
         return app.run() or 0
 
     return work
