@@ -143,6 +143,7 @@ def test_pause_holds_and_resume_goes_on(place):
     assert [e.reason for e in of(CheckpointSaved, events[paused:resumed])] == ["asked"], "saves while paused"
 
 
+@pytest.mark.long
 def test_a_save_that_ends_during_a_pause_is_told_then(place, monkeypatch):
     """Whoever waits for it does not wait for the pause's end."""
     paused, real = threading.Event(), checkpointer.write_checkpoint

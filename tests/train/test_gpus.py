@@ -203,6 +203,7 @@ WAYS = {
 }  # fmt: skip
 
 
+@pytest.mark.long_after(8)
 @pytest.mark.parametrize("scaled", [False, True])
 @pytest.mark.parametrize(
     ("way", "optimizer"),

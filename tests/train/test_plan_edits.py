@@ -97,6 +97,7 @@ def as_it_was(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return {}
 
 
+@pytest.mark.long_after(8)
 @pytest.mark.parametrize("option", train_names())
 def test_an_edit_acts_or_is_refused_with_a_line(place, as_it_was, option):
     if not as_it_was:

@@ -39,6 +39,7 @@ def finished(already: bool) -> FakeSource:
     return source
 
 
+@pytest.mark.long_after(1)
 @pytest.mark.parametrize(
     ("keys", "expected"),
     [
@@ -107,6 +108,7 @@ async def test_another_start_takes_the_screen_of_the_one_before(monkeypatch: pyt
         assert sum(isinstance(screen, Dashboard) for screen in app.screen_stack) == 1
 
 
+@pytest.mark.long
 async def test_detach_holds_for_what_the_launcher_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     other = FakeSource(live=False)
     launches: list[Launch] = []

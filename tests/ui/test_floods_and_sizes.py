@@ -38,6 +38,7 @@ def flood(_launch: Launch, controls: Controls) -> Iterator[happened.Event]:
     yield happened.RunDone(STEPS, "m.lmp", 1.0)
 
 
+@pytest.mark.long
 async def test_a_flood_is_drained_while_keys_are_answered(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
     show = Curves.show
@@ -75,6 +76,7 @@ async def test_a_flood_is_drained_while_keys_are_answered(monkeypatch: pytest.Mo
         assert "finished" in text_of(app)
 
 
+@pytest.mark.long
 def test_a_flood_that_nobody_looks_at_does_not_fill_the_memory() -> None:
     def events(_launch: Launch, _controls: Controls) -> Iterator[happened.Event]:
         yield started()
@@ -92,6 +94,7 @@ def test_a_flood_that_nobody_looks_at_does_not_fill_the_memory() -> None:
     assert any("fell behind: 500" in entry.text for entry in source.view.log)
 
 
+@pytest.mark.long_after(1)
 @pytest.mark.parametrize("size", [(1, 1), (5, 2), (20, 5), (49, 14), (300, 100)], ids=str)
 async def test_every_pane_and_dialog_at_every_size(dashboard: Open, source: FakeSource, size: tuple[int, int]) -> None:
     async with dashboard(source, size) as pilot:
@@ -105,6 +108,7 @@ async def test_every_pane_and_dialog_at_every_size(dashboard: Open, source: Fake
                 assert all(text.isprintable() for row in pane.rows for text, _ in row)
 
 
+@pytest.mark.long
 async def test_two_hundred_resizes(dashboard: Open, source: FakeSource) -> None:
     numbers = random.Random(3)
     async with dashboard(source) as pilot:

@@ -107,6 +107,7 @@ TOUR = (
 )  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("size", [(80, 24), (200, 60)], ids=lambda size: f"{size[0]}x{size[1]}")
 def test_no_byte_of_it_reaches_the_terminal(

@@ -130,6 +130,7 @@ def test_a_run_in_detail() -> None:
     assert "nothing is known" in text_of(run_detail(entry(), 60))
 
 
+@pytest.mark.long
 async def test_the_detail_is_that_of_the_list_with_the_focus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     run = RunFolder(Path("mine.lmp"))
@@ -167,6 +168,7 @@ async def test_times_come_with_the_device_s_speed(tmp_path: Path, monkeypatch: p
     assert asked == ["cpu"]  # once: `auto` is the processor here
 
 
+@pytest.mark.long_after(1)
 @pytest.mark.parametrize("way", ["enter", "button", "key bar"])
 async def test_what_is_chosen_is_what_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
     monkeypatch.chdir(tmp_path)
@@ -189,6 +191,7 @@ async def test_what_is_chosen_is_what_starts(tmp_path: Path, monkeypatch: pytest
         assert app.source is None
 
 
+@pytest.mark.long
 async def test_an_empty_list_of_runs_takes_no_focus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     app = LmplayApp(Launch(), launcher=True, timers=False)
@@ -222,6 +225,7 @@ async def test_a_start_that_is_asked_for_twice_is_one(tmp_path: Path, monkeypatc
         assert len(app.screen_stack) == 3
 
 
+@pytest.mark.long
 async def test_the_command_line_s_options_count_and_a_late_answer_is_its_device_s(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -250,6 +254,7 @@ async def test_the_command_line_s_options_count_and_a_late_answer_is_its_device_
     assert shown[0] != shown[3], "a model of another size takes another time"
 
 
+@pytest.mark.long
 async def test_a_disk_that_hangs_freezes_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     may_read = threading.Event()

@@ -28,6 +28,7 @@ from tests.ui.fake import FakeSource, fed, step_done
 ROWS = st.lists(st.tuples(st.text("ab 漢", max_size=5), st.sampled_from(["", "dim"])), max_size=4).map(tuple)
 
 
+@pytest.mark.long_after(2)
 @pytest.mark.parametrize("size", [(80, 24), (100, 28), (120, 40), (200, 60), (79, 20), (49, 13), (20, 5)])
 async def test_every_size_shows_the_state_and_nothing_breaks(
     dashboard: Open, source: FakeSource, size: tuple[int, int]
@@ -44,6 +45,7 @@ async def test_every_size_shows_the_state_and_nothing_breaks(
         assert "6 log" in text_of(pilot.app)
 
 
+@pytest.mark.long_after(1)
 @pytest.mark.parametrize("size", [(80, 24), (100, 28), (120, 40)])
 async def test_a_long_sentence_leaves_room_for_the_step(
     dashboard: Open, source: FakeSource, size: tuple[int, int]
@@ -58,6 +60,7 @@ async def test_a_long_sentence_leaves_room_for_the_step(
         assert ("from row" in line) == (size[0] > 80), "as much of it as there is room for"
 
 
+@pytest.mark.long
 async def test_ascii_draws_with_ascii_only(dashboard: Open, source: FakeSource) -> None:
     async with dashboard(source, (120, 40), ascii=True) as pilot:
         for keys in (["2"], ["3", "enter"], ["x"]):
@@ -107,6 +110,7 @@ async def test_news_are_told_once(source: FakeSource) -> None:
     assert news.of(source.view) == []
 
 
+@pytest.mark.long_after(1)
 @pytest.mark.parametrize("reason", ["interval", "stage end", "stop", "end"])
 async def test_a_save_that_nobody_asked_for_covers_no_pane(dashboard: Open, source: FakeSource, reason: str) -> None:
     async with dashboard(source) as pilot:
@@ -156,6 +160,7 @@ async def test_the_launcher_starts_the_demo(monkeypatch: pytest.MonkeyPatch) -> 
         assert started[0].launch.line == {"training_plan": "demo", "device": "auto", "exp": "gpt2ish"}
 
 
+@pytest.mark.long_after(1)
 @pytest.mark.parametrize(("key", "given"), [("r", {"model", "device"}), ("n", {"model", "device", "reset_history"})])
 async def test_the_launcher_resumes_and_starts_anew(tmp_path: Path, key: str, given: set[str]) -> None:
     run = RunFolder(tmp_path / "mine.lmp")

@@ -170,6 +170,7 @@ def painted(update: Any) -> list[tuple[int, int, list[Any]]]:
     return found
 
 
+@pytest.mark.long
 async def test_asking_only_the_widgets_that_have_a_part_in_it_gives_the_same_picture(
     monkeypatch: pytest.MonkeyPatch, source: FakeSource
 ) -> None:

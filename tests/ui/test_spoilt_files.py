@@ -66,6 +66,7 @@ def spoilt_predictions() -> list[dict[str, Any]]:
     return [{"step": 31, "stage": "topics", **values, **each} for each in spoilt]
 
 
+@pytest.mark.long_after(2)
 @pytest.mark.parametrize("record", spoilt_predictions(), ids=lambda record: None)
 async def test_a_spoilt_prediction_is_drawn_without_what_is_wrong(
     folder: RunFolder, dashboard: Open, record: dict[str, Any]
@@ -80,6 +81,7 @@ async def test_a_spoilt_prediction_is_drawn_without_what_is_wrong(
         assert " step 31 " in text_of(pilot.app)
 
 
+@pytest.mark.long_after(1)
 @pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo", "America/New_York"])
 async def test_impossible_times_do_not_reach_the_log(folder: RunFolder, dashboard: Open, zone: str) -> None:
     with folder.events.open("a", encoding="utf-8") as file:
@@ -104,6 +106,7 @@ SPOILT_STATUS = [
 ]  # fmt: skip
 
 
+@pytest.mark.long_after(2)
 @pytest.mark.parametrize("status", SPOILT_STATUS, ids=",".join)
 async def test_a_spoilt_run_json_breaks_neither_launcher_nor_commands(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], status: dict[str, Any]

@@ -37,6 +37,7 @@ STATUSES: dict[str, tuple[list[Event], int]] = {
 }
 
 
+@pytest.mark.long_after(4)
 @pytest.mark.parametrize("way", ["q", "ctrl+c", "SIGTERM", "SIGHUP"])
 @pytest.mark.parametrize("end", STATUSES)
 async def test_a_viewer_exits_with_the_status_of_a_run_that_is_over(
@@ -67,6 +68,7 @@ async def test_a_viewer_exits_with_the_status_of_a_run_that_is_over(
     lock.release()
 
 
+@pytest.mark.long_after(2)
 @pytest.mark.parametrize("way", ["q", "ctrl+c", "signal", "ctrl+c twice", "nothing typed", "applied"])
 async def test_what_was_typed_is_known_when_the_screen_is_gone(dashboard: Open, tmp_path: Path, way: str) -> None:
     run = RunFolder(tmp_path / "m.lmp")
@@ -143,6 +145,7 @@ ENDS = (
 )
 
 
+@pytest.mark.long_after(2)
 @pytest.mark.parametrize("told", [(), (Stop(),), (HandOver(),)], ids=["by itself", "stop", "hand over"])
 @pytest.mark.parametrize("end", ENDS, ids=lambda end: type(end).__name__)
 async def test_who_waits_for_a_stuck_screen_goes_when_the_screen_would(
@@ -169,6 +172,7 @@ async def test_a_run_that_is_looked_at_is_left_by_its_key(dashboard: Open) -> No
         assert source.leaves
 
 
+@pytest.mark.long_after(1)
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
@@ -236,6 +240,7 @@ def shows(app: LmplayApp, kind: type[Screen[None]]) -> bool:
     return isinstance(app.screen, kind)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("key", ["q", "ctrl+c"])
 async def test_from_a_run_of_the_launcher_the_way_leads_back_to_it(tmp_path: Path, key: str) -> None:
     run = RunFolder(Path("mine.lmp"))
@@ -264,6 +269,7 @@ async def test_from_a_run_of_the_launcher_the_way_leads_back_to_it(tmp_path: Pat
         assert app.return_value == 0
 
 
+@pytest.mark.long
 async def test_a_second_run_of_the_launcher_has_nothing_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Launch] = []
 
@@ -310,6 +316,7 @@ def test_the_shell_is_told_of_the_launchers_last_run(
     assert capfd.readouterr().out.splitlines() == ["no memory", "last checkpoint: a.lmp (step 7)"]
 
 
+@pytest.mark.long
 def test_a_run_that_was_left_for_the_launcher_is_not_kept_by_its_watchdog() -> None:
     def events(*_: object) -> Iterator[Event]:
         yield RunFailed("no memory", 3, 0, None)
