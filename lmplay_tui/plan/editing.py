@@ -6,16 +6,16 @@ More epochs for a stage of a plan's text, comments kept.
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import tomlkit
-from tomlkit import TOMLDocument
+from typing import TYPE_CHECKING, Any
 
 from lmplay_tui.options import Part, Where, names_of, part, resolve, where
 from lmplay_tui.plan.problems import KeyPath, Places, Problem, locate, shown_key
 from lmplay_tui.plan.reading import parse_plan, plan_text
 from lmplay_tui.plan.schema import Plan, Stage
 from lmplay_tui.text import one_line
+
+if TYPE_CHECKING:
+    from tomlkit import TOMLDocument
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def _option_changes(place: str, old: Mapping[str, Any], new: Mapping[str, Any]) 
     ]
 
 
-def stage_tables(document: TOMLDocument) -> Any:
+def stage_tables(document: "TOMLDocument") -> Any:
     """The table of stages; without `[stages]` the top level itself is."""
     return document.get("stages", document)
 
@@ -159,6 +159,8 @@ def rounded_epochs(epochs: float) -> float | int:
 
 def extend_plan(plan: Plan, epochs: float) -> Plan:
     """The plan with so many epochs more of its last stage. Raises `PlanError` where those are too many."""
+    import tomlkit  # for this alone: neither a start nor a first frame waits for it
+
     last = plan.stages[-1]
     longer = rounded_epochs(last.epochs + epochs)
     document = tomlkit.parse(plan.text)
