@@ -196,7 +196,7 @@ def option_rows() -> Iterable[tuple[str, ...]]:
     for name in options.names():
         option = options.OPTIONS[name]
         is_off = option.default is None or option.default is False
-        default = option.shown_default or ("off" if is_off else str(option.default))
+        default = option.shown or ("off" if is_off else str(option.default))
         yield f"`{option.flag}`", option.help, default, places[option.where.value], option.on_resume.value
 
 

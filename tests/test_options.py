@@ -7,19 +7,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmplay_tui import options
+from lmplay_tui.command_line import add_options, given_options, new_parser, parse_line
 from lmplay_tui.errors import UserError
 from lmplay_tui.options import OPTIONS, OnResume, TrainOptions, Where
 
 
 def parsed(*words: str) -> dict:
-    parser = options.new_parser("prog", "what it is")
-    options.add_options(parser)
-    return options.given_options(options.parse_line(parser, words))
+    parser = new_parser("prog", "what it is")
+    add_options(parser)
+    return given_options(parse_line(parser, words))
 
 
 def test_every_option_has_help_and_a_flag_that_parses():
-    parser = options.new_parser("prog", "what it is")
-    options.add_options(parser)
+    parser = new_parser("prog", "what it is")
+    add_options(parser)
     text = " ".join(parser.format_help().split())
     for name, option in OPTIONS.items():
         assert options.flag(name) in text
@@ -118,7 +119,7 @@ def test_a_tilde_is_the_home_folder_in_every_option_that_names_a_path(name, monk
 
 def test_every_option_that_names_a_file_or_folder_is_declared_as_a_path():
     words = ("FILE", "DIR", "PLAN", "auto|none|FILE")
-    assert {name for name, option in OPTIONS.items() if option.is_path} == set(PATHS)
+    assert {name for name, option in OPTIONS.items() if option.path} == set(PATHS)
     assert {name for name, option in OPTIONS.items() if option.metavar in words} | {"exp"} == set(PATHS)
 
 
