@@ -3,16 +3,16 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import tomlkit
-from tomlkit import TOMLDocument
+from typing import TYPE_CHECKING, Any
 
 from lmplay_tui.options import Part, Where, names_of, part, resolve, where
 from lmplay_tui.plan.problems import KeyPath, Places, Problem, locate, shown_key
 from lmplay_tui.plan.reading import parse_plan, plan_text
 from lmplay_tui.plan.schema import Plan, Stage
 from lmplay_tui.text import one_line
+
+if TYPE_CHECKING:
+    from tomlkit import TOMLDocument
 
 
 @dataclass(frozen=True)
@@ -155,6 +155,8 @@ def _line(places: Places, path: KeyPath) -> int:
 
 def extend_plan(plan: Plan, epochs: float) -> Plan:
     """The plan with so many epochs more of its last stage. Raises `PlanError` where those are too many."""
+    import tomlkit  # for this alone: neither a start nor a first frame waits for it
+
     last = plan.stages[-1]
     longer = rounded_epochs(last.epochs + epochs)
     document = tomlkit.parse(plan.text)
@@ -167,7 +169,7 @@ def extend_plan(plan: Plan, epochs: float) -> Plan:
     return parse_plan(text, name=plan.name, file="plan", folder=Path(plan.folder))
 
 
-def stage_tables(document: TOMLDocument) -> Any:
+def stage_tables(document: "TOMLDocument") -> Any:
     """The table of stages; without `[stages]` the top level itself is."""
     return document.get("stages", document)
 
