@@ -477,37 +477,6 @@ def _problem_of_number(option: Option, number: float) -> str | None:
     return None
 
 
-_SENTENCES = {
-    "greater_than": "must be above {gt:g}",
-    "greater_than_equal": "must be at least {ge:.16g}",
-    "less_than": "must be below {lt:g}",
-    "less_than_equal": "must be at most {le:.16g}",
-    "finite_number": "must be a finite number",
-    "string_too_short": "must not be empty",
-    "string_too_long": "must have at most {max_length} characters",
-    "int_from_float": "must be a whole number",
-}
-_KINDS = {
-    "int": "a whole number",
-    "float": "a number",
-    "bool": "true or false",
-    "string": "text",
-    "literal": "one of {expected}",
-}
-
-
-def sentence(error: Mapping[str, Any]) -> str:
-    """What is wrong with a value, as our messages say it: `must be above 0`."""
-    kind, context = error["type"], error.get("ctx", {})
-    if (known := _SENTENCES.get(kind)) is not None:
-        said = known.format(**context)
-    elif kind == "string_pattern_mismatch":
-        said = "is not of the form it needs"
-    else:
-        said = "must be " + _KINDS.get(kind.split("_")[0], error["msg"]).format(**context)
-    return said
-
-
 def shown_value(value: object) -> str:
     """A user's value in a message: at most 60 characters, nothing a terminal obeys."""
     try:
