@@ -286,31 +286,6 @@ OPTIONS: Mapping[str, Option] = types.MappingProxyType(
 _DEFAULTS = {name: option.default for name, option in OPTIONS.items()}
 
 
-def flag(name: str) -> str:
-    """The command line's name of an option, as the user's document spells it."""
-    return OPTIONS[name].flag
-
-
-def default(name: str) -> Any:
-    """What holds where nothing is said."""
-    return OPTIONS[name].default
-
-
-def where(name: str) -> Where:
-    """Where the option may be set."""
-    return OPTIONS[name].where
-
-
-def on_resume(name: str) -> OnResume:
-    """What a resume does with the option."""
-    return OPTIONS[name].on_resume
-
-
-def part(name: str) -> Part:
-    """Which part of a run takes the option."""
-    return OPTIONS[name].part
-
-
 @cache
 def names_of(*parts: Part) -> tuple[str, ...]:
     """The options that one of these parts of a run takes."""
@@ -393,12 +368,13 @@ def command_words(given: Mapping[str, Any]) -> list[str]:
     """The words of a command line that gives these options: the inverse of `given_options`."""
     words: list[str] = []
     for name, value in given.items():
+        option = OPTIONS[name]
         if value is True:
-            words.append(flag(name))
+            words.append(option.flag)
         elif value is False:
-            words.append(re.sub("^--", "--no-", flag(name)))
+            words.append(option.flag.replace("--", "--no-", 1))
         elif value is not None:
-            words += [flag(name), str(value)]
+            words += [option.flag, str(value)]
     return words
 
 
@@ -475,37 +451,6 @@ def _problem_of_number(option: Option, number: float) -> str | None:
     if option.gt is not None and number <= option.gt:
         return f"must be above {option.gt:g}"
     return None
-
-
-_SENTENCES = {
-    "greater_than": "must be above {gt:g}",
-    "greater_than_equal": "must be at least {ge:.16g}",
-    "less_than": "must be below {lt:g}",
-    "less_than_equal": "must be at most {le:.16g}",
-    "finite_number": "must be a finite number",
-    "string_too_short": "must not be empty",
-    "string_too_long": "must have at most {max_length} characters",
-    "int_from_float": "must be a whole number",
-}
-_KINDS = {
-    "int": "a whole number",
-    "float": "a number",
-    "bool": "true or false",
-    "string": "text",
-    "literal": "one of {expected}",
-}
-
-
-def sentence(error: Mapping[str, Any]) -> str:
-    """What is wrong with a value, as our messages say it: `must be above 0`."""
-    kind, context = error["type"], error.get("ctx", {})
-    if (known := _SENTENCES.get(kind)) is not None:
-        said = known.format(**context)
-    elif kind == "string_pattern_mismatch":
-        said = "is not of the form it needs"
-    else:
-        said = "must be " + _KINDS.get(kind.split("_")[0], error["msg"]).format(**context)
-    return said
 
 
 def shown_value(value: object) -> str:

@@ -198,8 +198,8 @@ def _not_here(key: str, known: tuple[str, ...], *, hint: bool) -> str:
     if key in _REFUSED:
         return _REFUSED[key]
     if key in options.names():
-        if options.where(key) is options.Where.LINE:
-            return f"is set on the command line only: {options.flag(key)}"
+        if options.OPTIONS[key].where is options.Where.LINE:
+            return f"is set on the command line only: {options.OPTIONS[key].flag}"
         return "holds for a whole run: set it in [train]"
     return "unknown key" + (nearest(key, known) if hint else "")
 
@@ -352,7 +352,7 @@ def check_held_out(report: Report, entries: Sequence[StageEntry], train: Mapping
     name = "validation_split"
     own = [entry for entry in entries if name in entry.options]
     if name in train or len(own) < len(entries):
-        held = train.get(name, options.default(name))
+        held = train.get(name, options.OPTIONS[name].default)
     else:
         held = own[0].options[name] if own else None
     for entry in own:
