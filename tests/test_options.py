@@ -23,7 +23,7 @@ def test_every_option_has_help_and_a_flag_that_parses():
     add_options(parser)
     text = " ".join(parser.format_help().split())
     for name, option in OPTIONS.items():
-        assert OPTIONS[name].flag in text
+        assert option.flag in text
         assert option.help
         assert option.help.split(";")[0].split(",")[0] in text, name
 

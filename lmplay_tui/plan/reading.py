@@ -1,16 +1,11 @@
-"""From the text of a plan to a `Plan`, or to all that is wrong with it at once; and back to a text.
+"""From a file or a text, TOML or JSON, to a `Plan`, or to all that is wrong with it at once; and back to a text."""
 
-Three forms are read: TOML with `[stages.NAME]` tables, the same with the stages at the top level (the user's JSON),
-and LMPlay's `{datasets, steps}`. Each may be TOML or JSON.
-"""
-
-import difflib
 import json
 import re
 import tomllib
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import tomli_w
 
@@ -20,9 +15,6 @@ from lmplay_tui.plan.dataset_specs import Shelf
 from lmplay_tui.plan.problems import Form, PlanError, Problem, Report, locate
 from lmplay_tui.plan.schema import DatasetSpec, Plan, Stage
 from lmplay_tui.text import one_line
-
-if TYPE_CHECKING:
-    from lmplay_tui.plan.tables import StageEntry
 
 # A dotted key of 64 KB took tomllib 13 s and 3.9 GB; within both limits the worst file found takes 0.3 s.
 MAX_BYTES = 64 * 1024
@@ -93,7 +85,9 @@ def _read(text: str, *, name: str, file: str, folder: Path, form: Form) -> tuple
     document = parsed(text, form, report)
     if document is None:
         return None, report.problems()
-    plan = _plan(document, report, name=name, folder=folder)
+    from lmplay_tui.plan.document import plan_of  # with pydantic, for which no first frame is to wait
+
+    plan = plan_of(document, report, name=name, folder=folder)
     if form == "toml":
         plan = replace(plan, text=text, purpose=_purpose(text))
     elif report.clean:
@@ -101,64 +95,6 @@ def _read(text: str, *, name: str, file: str, folder: Path, form: Form) -> tuple
         if len(plan.text.encode("utf-8")) > MAX_BYTES:
             report.add(("file",), f"must have at most {MAX_BYTES} bytes as TOML", 1)
     return (plan, []) if report.clean else (None, report.problems())
-
-
-# ---- a document as a plan
-
-
-def _plan(document: dict[str, Any], report: Report, *, name: str, folder: Path) -> Plan:
-    """The plan of a document; of use only if nothing was reported."""
-    # With tables comes pydantic, for which no first frame and no look at a run is to wait.
-    from lmplay_tui.plan.tables import check_held_out, finished_stages, train_options
-
-    shelf = Shelf(folder)
-    read = _of_steps if "steps" in document else _of_stages
-    given, entries = read(document, report, shelf)
-    train = train_options(report, given.get("train", {}))
-    if "steps" in document and "seed" in given:  # LMPlay's seed is the run's
-        train.setdefault("seed", given["seed"])
-    check_held_out(report, entries, train)
-    stages = finished_stages(report, entries, shelf)
-    return Plan(name=name, stages=stages, train=train, title=given.get("title"), folder=str(shelf.folder))
-
-
-def _of_stages(document: dict[str, Any], report: Report, shelf: Shelf) -> "tuple[dict[str, Any], list[StageEntry]]":
-    """The top level and the stages: those of `[stages]`; without it, the top-level tables."""
-    from lmplay_tui.plan import tables
-
-    is_inside = "stages" in document
-    at_top = {} if is_inside else {key: value for key, value in document.items() if _is_stage(key, value)}
-    rest = {key: value for key, value in document.items() if key not in at_top}
-    given = tables.valid_table(report, (), rest, tables.PlanTable) or {}
-    stages = given.get("stages", {}) if is_inside else at_top
-    if not stages and isinstance(document.get("stages", {}), dict):
-        report.add(("stages",), "is missing: a plan needs at least one stage")
-    tables.define_datasets(report, given.get("datasets", {}), shelf, tables.dataset_spec)
-    entries = [
-        tables.stage_entry(report, ("stages", name) if is_inside else (name,), name, table)
-        for name, table in stages.items()
-    ]
-    return given, [entry for entry in entries if entry is not None]
-
-
-def _is_stage(key: str, value: object) -> bool:
-    """Whether a top-level key is a stage, rather than one of a plan's own, misspelt: `trian`, but not `pretraining`."""
-    from lmplay_tui.plan.tables import PlanTable
-
-    if key in PlanTable.model_fields or not isinstance(value, dict):
-        return False
-    is_misspelt = difflib.get_close_matches(key, PlanTable.model_fields, n=1, cutoff=0.8)
-    return bool({"dataset", "datasets"} & value.keys() or not is_misspelt)
-
-
-def _of_steps(document: dict[str, Any], report: Report, shelf: Shelf) -> "tuple[dict[str, Any], list[StageEntry]]":
-    """The top level and the stages of LMPlay's form."""
-    from lmplay_tui.plan import lmplay, tables
-
-    given = tables.valid_table(report, (), document, lmplay.LMPlayPlan) or {}
-    tables.define_datasets(report, given.get("datasets", {}), shelf, lmplay.loader_spec)
-    entries = [lmplay.step_entry(report, index, step) for index, step in given.get("steps", {}).items()]
-    return given, [entry for entry in entries if entry is not None]
 
 
 def _purpose(text: str) -> str:

@@ -4,9 +4,8 @@ What pydantic finds is reported in our words, each mistake with its place; the r
 that all that is wrong with a plan is said at once.
 """
 
-import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -18,13 +17,12 @@ from lmplay_tui.options import nearest, shown_value
 from lmplay_tui.plan.builtin import PYDOCS_PARTS, known_dataset
 from lmplay_tui.plan.dataset_specs import COLUMNS, MAX_WORD, Shelf, altered, column_problems
 from lmplay_tui.plan.problems import KeyPath, Report
-from lmplay_tui.plan.schema import DatasetSpec, Stage, Stopping, check_name
+from lmplay_tui.plan.schema import DatasetSpec, Stopping, check_name
 from lmplay_tui.text import printable
 
 MAX_EPOCHS = 1_000_000
 MAX_WEIGHT = 1_000_000
 MAX_MIXED = 100  # datasets in one stage
-SMALLEST_SHARE = 1e-6  # of a mixture's rows
 
 _EXPERIMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
 
@@ -204,7 +202,7 @@ def _not_here(key: str, known: tuple[str, ...], *, hint: bool) -> str:
     return "unknown key" + (nearest(key, known) if hint else "")
 
 
-def _check_unique(report: Report, names: Iterable[tuple[KeyPath, str]], kind: str) -> None:
+def check_unique(report: Report, names: Iterable[tuple[KeyPath, str]], kind: str) -> None:
     """Report names that differ in upper and lower case alone: files may lie on a disk that takes them for one."""
     seen: dict[str, str] = {}
     for path, name in names:
@@ -243,7 +241,7 @@ def define_datasets(report: Report, table: Mapping[str, Any], shelf: Shelf, read
         if problem is not None:
             report.add(path, problem)
         shelf.define(name, read(report, path, name, entry, shelf))
-    _check_unique(report, [(("datasets", name), name) for name in table], "dataset")
+    check_unique(report, [(("datasets", name), name) for name in table], "dataset")
 
 
 def dataset_spec(report: Report, path: KeyPath, name: str, table: object, shelf: Shelf) -> DatasetSpec | None:
@@ -331,56 +329,3 @@ def _weights(report: Report, path: KeyPath, table: Mapping[str, Any], given: Map
         report.add((*path, "weights"), f"must be one for each dataset: {wanted}, got {number}")
     weights = list(given["weights"].values())
     return weights if len(weights) == number else None
-
-
-def finished_stages(report: Report, entries: Sequence[StageEntry], shelf: Shelf) -> tuple[Stage, ...]:
-    """The stages, after the checks between keys and between stages."""
-    stages = []
-    for entry in entries:
-        problem = check_name("stage", entry.name)
-        if problem is not None:
-            report.add(entry.name_path, problem)
-        weights = None if entry.weights is None else _shares(report, (*entry.path, "weights"), entry.weights)
-        datasets = _found(report, entry.datasets, shelf)
-        stages.append(Stage(entry.name, datasets, weights=weights, options=entry.options, **entry.rest))
-    _check_unique(report, [(entry.name_path, entry.name) for entry in entries], "stage")
-    return tuple(stages)
-
-
-def check_held_out(report: Report, entries: Sequence[StageEntry], train: Mapping[str, Any]) -> None:
-    """One `validation_split` for the whole plan: else rows held out of one stage are trained in another."""
-    name = "validation_split"
-    own = [entry for entry in entries if name in entry.options]
-    if name in train or len(own) < len(entries):
-        held = train.get(name, options.OPTIONS[name].default)
-    else:
-        held = own[0].options[name] if own else None
-    for entry in own:
-        if entry.options[name] != held:
-            report.add(
-                (*entry.path, name),
-                f"must be the same in every stage, {held:g} as in the others: else rows held out of one stage are "
-                "trained in another; set it once, in [train]",
-            )
-
-
-def _found(report: Report, names: Sequence[tuple[KeyPath, str]], shelf: Shelf) -> tuple[DatasetSpec, ...]:
-    specs: dict[str, DatasetSpec | None] = {}
-    for path, name in names:
-        if name in specs:
-            report.add(path, f"lists {shown_value(name)} a second time")
-            continue
-        specs[name], problem = shelf.find(name)
-        if problem is not None:
-            report.add(path, problem)
-    return tuple(spec for spec in specs.values() if spec is not None)
-
-
-def _shares(report: Report, path: KeyPath, weights: Sequence[float]) -> tuple[float, ...]:
-    total = math.fsum(weights)
-    # What was divided here before sums to 1 but for its last bits: it must read back as it was written.
-    shares = tuple(weights) if abs(total - 1) <= 1e-12 else tuple(weight / total for weight in weights)
-    for index, share in enumerate(shares):
-        if share < SMALLEST_SHARE:
-            report.add((*path, index), f"must be at least a millionth of all weights, is {share:.1g} of them")
-    return shares
