@@ -4,11 +4,12 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from lmplay_tui.run import events
 from lmplay_tui.run.axes import At
 from lmplay_tui.run.events import OF_STEPS
-from lmplay_tui.run.journal import number
+from lmplay_tui.run.journal import number, stamp, utc_time
 from lmplay_tui.run.pace import Pace
 from lmplay_tui.text import one_line
 
@@ -41,6 +42,13 @@ class StageView:
             self.text_shown = number(text_shown)
         if isinstance(rows_without_sample, int):
             self.rows_without_sample = rows_without_sample
+
+    def record(self) -> dict[str, Any]:
+        """As `run.json` holds a stage."""
+        return {
+            "name": self.plan_name, "datasets": self.plan_datasets, "epochs": self.epochs,
+            "rows_total": self.rows_total, "rows_done": self.rows_done, "rows_per_epoch": self.rows_per_epoch,
+        }  # fmt: skip
 
     @property
     def begun(self) -> bool:
@@ -76,10 +84,14 @@ class RunStatus:
         self.stages: list[StageView] = []
         self.stage_index = -1
         self.at = At(0, 0, 0, 0)
-        self.train_loss = self.val_loss = math.nan  # the newest
+        self.is_placed = False  # `at` is known
+        self.has_begun = False  # a stage has, since this start
+        self.train_loss: float | None = None  # the newest
+        self.val_loss: float | None = None
         self.lr = math.nan  # of the last step
         self.text_shown = math.nan  # as its stage's, when the last step was done
         self.checkpoint: events.CheckpointSaved | None = None
+        self.saved_at: float | None = None  # that checkpoint, seconds since 1970
         self.pace = Pace()
         self.lives_by_steps = False  # StepDone events come: the journal's means would be a second copy
         self.result: events.RunStopped | events.RunFailed | events.RunDone | None = None
@@ -109,6 +121,50 @@ class RunStatus:
             self.activity_since = self._clock()
         self.activity, self.detail, self.fraction = activity, detail, fraction
 
+    def carry_over(self, record: Mapping[str, Any]) -> None:
+        """Take from a `run.json` what holds until this start of the run knows better; anything may stand there."""
+        self.device, self.plan_folder = (str(record.get(key) or "") for key in ("device", "plan_folder"))
+        self._take_stages(events.read_stages(record.get("stages")))
+        names = [stage.plan_name for stage in self.stages]
+        self.stage_index = names.index(record["stage"]) if record.get("stage") in names else -1
+        step, rows, tokens = (number(record.get(key)) for key in ("step", "samples", "tokens"))
+        if math.isfinite(step):
+            self.at, self.is_placed = At(step, rows, tokens, 0), True
+        self.train_loss, self.val_loss = (
+            number(record[key]) if key in record else None for key in ("train_loss", "val_loss")
+        )
+        self.lr = number(record.get("lr"))
+        saved = record.get("checkpoint")
+        if isinstance(saved, dict) and isinstance(event := events.from_record(_SAVED | saved), events.CheckpointSaved):
+            self.checkpoint, self.saved_at = event, stamp(saved.get("time"))
+
+    def record(self) -> dict[str, Any]:
+        """The fields of `run.json` that say how the run is; what was never known is left out."""
+        fields: dict[str, Any] = {
+            "state": self.state, "activity": "" if self.over else self.activity,
+            "activity_since": self.activity_since, "detail": self.detail, "fraction": self.fraction,
+            "device": self.device or None, "plan_folder": self.plan_folder, "has_begun": self.has_begun or None,
+            "stages": [stage.record() for stage in self.stages] or None,
+            "stage": self.stage.plan_name if self.stage else None,
+            "train_loss": self.train_loss, "val_loss": self.val_loss, "lr": _known(self.lr),
+        }  # fmt: skip
+        if self.is_placed:
+            places = zip(("step", "samples", "tokens"), self.at[:3], strict=True)
+            fields |= {name: int(place) for name, place in places if math.isfinite(place)}
+        if self.checkpoint is not None:
+            time = None if self.saved_at is None else utc_time(self.saved_at)
+            fields["checkpoint"] = {"path": self.checkpoint.path, "step": self.checkpoint.step, "time": time}
+        if self.lives_by_steps:
+            fields |= {"tokens_per_s": _known(self.pace.tokens_per_s), "eta_s": _known(self.seconds_left())}
+        match self.result:
+            case events.RunFailed():
+                fields["message"] = self.result.message
+            case events.RunStopped():
+                fields["command"] = self.result.command
+            case events.RunDone():
+                fields["eta_s"] = 0.0
+        return {name: value for name, value in fields.items() if value is not None or name in _NULLABLE}
+
     def follow(self, event: events.Event, at: float | None = None) -> None:  # noqa: PLR0912  (one case an event)
         """Take in an event. `at`: when it happened, seconds since 1970, where that is not now."""
         match event:
@@ -123,7 +179,7 @@ class RunStatus:
             case events.Evaluated():
                 self._evaluated(event)
             case events.CheckpointSaved():
-                self.checkpoint = event
+                self.checkpoint, self.saved_at = event, self._clock() if at is None else at
             case events.RunStarted():
                 self._run_started(event)
             case events.StageStarted():
@@ -154,11 +210,11 @@ class RunStatus:
         self.pace.clear()
 
     def _run_started(self, event: events.RunStarted) -> None:
-        self.device, self.plan_folder = event.device, event.plan_folder
+        self.device, self.plan_folder, self.is_placed = event.device, event.plan_folder, True
         self.at = self.at._replace(step=float(event.step), rows=float(event.rows), tokens=float(event.tokens))
         if event.resumed_from is None:  # nothing of a run before holds
-            self.train_loss = self.val_loss = self.lr = math.nan
-            self.stage_index, self.checkpoint = -1, None
+            self.train_loss = self.val_loss = None
+            self.lr, self.stage_index, self.checkpoint = math.nan, -1, None
         self.state, self.result, self.handed_over = "running", None, None
         self._take_stages(event.stages)
         self.pace.clear()
@@ -187,7 +243,7 @@ class RunStatus:
         if stage is None:
             stage = StageView(one_line(event.stage, 40), event.stage)
             self.stages.append(stage)
-        self.stage_index = self.stages.index(stage)
+        self.stage_index, self.has_begun = self.stages.index(stage), True
         stage.state = "running"
         stage.rows_total, stage.rows_done = event.rows_total, event.rows_done
         stage.rows_per_epoch = event.rows_per_epoch
@@ -205,7 +261,7 @@ class RunStatus:
 
     def _step_done(self, event: events.StepDone) -> None:
         self.at = At(float(event.step), float(event.rows), float(event.tokens), event.elapsed_s)
-        self.lives_by_steps = True
+        self.lives_by_steps = self.is_placed = True
         self.train_loss, self.lr, self.text_shown = event.loss, event.lr, event.text_shown
         if self.activity != "training":
             self.set_activity("training")
@@ -255,6 +311,15 @@ class RunStatus:
 ENDS: dict[type[events.Event], str] = {
     events.RunStopped: "stopped", events.RunFailed: "failed", events.RunDone: "finished",
 }  # fmt: skip
+
+
+_NULLABLE = ("fraction", "tokens_per_s", "eta_s")
+_SAVED = {"event": "CheckpointSaved", "rows": 0, "size_bytes": 0}  # what `run.json` does not say of a checkpoint
+
+
+def _known(value: float) -> float | None:
+    """JSON has no NaN: what is not known is null."""
+    return value if math.isfinite(value) else None
 
 
 def place_of(row: Mapping[str, object]) -> At:
