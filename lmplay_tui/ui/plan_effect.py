@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from lmplay_tui.formats import format_cost, format_duration
-from lmplay_tui.options import OnResume, flag, on_resume, resolve
+from lmplay_tui.options import OPTIONS, OnResume, resolve
 from lmplay_tui.plan.editing import Begun, Change, change_problems, list_changes
 from lmplay_tui.plan.problems import PlanError, Problem
 from lmplay_tui.plan.reading import parse_plan
 from lmplay_tui.plan.schema import Plan, Stage
-from lmplay_tui.run.controls import StageRate, rate_jump
+from lmplay_tui.run.learning_rate import StageRate, rate_jump
 from lmplay_tui.run.view import RunView, StageView
 from lmplay_tui.text import one_line
 from lmplay_tui.ui.widgets.lines import Piece, Row, wrapped
@@ -89,8 +89,9 @@ def _of_new_stage(name: str, old: Plan, new: Plan) -> list[str]:
 
 def _why_nothing(name: str, words: str) -> str:
     """Why an edit has no effect: the command line comes before any plan, and the checkpoint keeps some of it."""
-    if on_resume(name) is OnResume.KEPT:
-        holds = f"holds, after a resume too; this edit changes nothing: only another {flag(name)} at a start does"
+    option = OPTIONS[name]
+    if option.on_resume is OnResume.KEPT:
+        holds = f"holds, after a resume too; this edit changes nothing: only another {option.flag} at a start does"
     else:
         holds = "holds; this edit changes nothing until a start without it"
     return f"{name}: the command line's {one_line(words, 80)} {holds}"
