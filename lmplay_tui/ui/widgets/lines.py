@@ -1,7 +1,4 @@
-"""The base of the panes: rows of styled text, of which only what changed is painted again.
-
-Styled pieces laid out in lines: broken between words, styles kept.
-"""
+"""Rows of styled text: the base of the panes, of which only what changed is painted again, and how text fills a row."""
 
 from collections.abc import Iterable, Sequence
 
