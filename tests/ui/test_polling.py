@@ -32,14 +32,15 @@ def folder(tmp_path: Path) -> RunFolder:
 
 @pytest.fixture
 def slow_view(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """Each record takes longer to take in than a poll may; what was taken in."""
+    """Each event takes longer to take in than a poll may; what was taken in."""
     taken: list[object] = []
 
-    def apply(_view: RunView, record: object) -> None:
-        taken.append(record)
+    def follow(_view: RunView, event: object, _at: float | None = None) -> None:
+        taken.append(event)
         time.sleep(0.02)
 
-    monkeypatch.setattr(RunView, "apply", apply)
+    monkeypatch.setattr(RunView, "follow", follow)
+    monkeypatch.setattr(RunView, "follow_past", follow)
     return taken
 
 
