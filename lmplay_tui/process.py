@@ -1,6 +1,7 @@
-"""What native libraries need before they are used: words in the environment, and first calls by one thread.
+"""This process and others: what native libraries need of one before they are used, how one of our own is started (the
+same interpreter, the same code, nothing of the user's folder), and whether one is alive.
 
-How this program starts a process of its own: the same interpreter, the same code, nothing of the user's folder.
+Imported first of all, so it imports nothing that costs time.
 """
 
 import os
@@ -8,8 +9,10 @@ import sys
 from functools import cache
 from pathlib import Path
 
+_HOME = Path(__file__).resolve().parent.parent  # where the package lies
+
 # Rounds of a loop, some microseconds. GNU OpenMP's own 300,000 are a millisecond in which a thread keeps its core from
-# whoever it waits for: two trainings at once on two cores did a tenth of the work of one. Alone nothing is lost.
+# the one that it waits for: two trainings at once on two cores did a tenth of the work of one. Alone nothing is lost.
 _SPINS = "1000"
 # Numbers for one thread: torch shares out 2,048 and more; from a hundred on MKL also counts the processors, once.
 _FEW = 128
@@ -48,6 +51,23 @@ def settle_vector_functions() -> None:
             getattr(torch, name)(halves)
 
 
+def own_command(module: str, *words: str) -> list[str]:
+    """The command line of one of our modules; start it with `own_environment`.
+
+    -P: the working folder is the user's, and a `torch.py` or `random.py` in it is not what our code imports.
+    """
+    return [sys.executable, "-P", "-m", module, *words]
+
+
+def own_environment() -> dict[str, str]:
+    """This process's environment, in which such a process finds the same package, also one that is not installed."""
+    environment = dict(os.environ)
+    # The first place may be a working folder, which the other process does not look into.
+    if not any(folder and Path(folder).resolve() == _HOME for folder in sys.path[1:]):
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_HOME), environment.get("PYTHONPATH")]))
+    return environment
+
+
 def is_alive(pid: object) -> bool:
     """Whether `pid` is the number of a process that is there, of whichever user."""
     if not isinstance(pid, int) or pid <= 0:
@@ -67,23 +87,3 @@ def is_child_alive(pid: int) -> bool:
         return os.waitpid(pid, os.WNOHANG)[0] == 0
     except ChildProcessError:
         return False
-
-
-_HOME = Path(__file__).resolve().parent.parent  # where the package lies
-
-
-def own_command(module: str, *words: str) -> list[str]:
-    """The command line of one of our modules; start it with `own_environment`.
-
-    -P: the working folder is the user's, and a `torch.py` or `random.py` in it is not what our code imports.
-    """
-    return [sys.executable, "-P", "-m", module, *words]
-
-
-def own_environment() -> dict[str, str]:
-    """This process's environment, in which such a process finds the same package, also one that is not installed."""
-    environment = dict(os.environ)
-    # The first place may be a working folder, which the other process does not look into.
-    if not any(folder and Path(folder).resolve() == _HOME for folder in sys.path[1:]):
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_HOME), environment.get("PYTHONPATH")]))
-    return environment

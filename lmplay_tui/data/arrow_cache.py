@@ -22,10 +22,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
+from lmplay_tui.data.cells import with_kinds
 from lmplay_tui.data.decoding import Unreadable
 from lmplay_tui.data.text_files import Found, read_batches
 from lmplay_tui.files import sync
-from lmplay_tui.plan.tables import TABLE_KINDS, file_kind
+from lmplay_tui.plan.dataset_specs import TABLE_KINDS, file_kind
 from lmplay_tui.text import one_line
 
 _FORMAT = 2  # of the entries: a change of what they hold must not find the old ones
@@ -204,7 +205,7 @@ def _joined(parts: list[pa.Table], kinds: dict[str, list[str]]) -> pa.Table:
         return pa.table({})
     schema = parts[-1].schema
     if kinds:
-        schema = pa.schema([pa.field(f.name, f.type, metadata={"kinds": ",".join(kinds[f.name])}) for f in schema])
+        schema = pa.schema([with_kinds(pa.field(f.name, f.type), kinds[f.name]) for f in schema])
     whole = []
     for part in parts:
         columns = [

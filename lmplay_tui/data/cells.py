@@ -9,7 +9,7 @@ import datetime
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 from functools import cached_property
 from typing import Any, Literal
@@ -44,6 +44,17 @@ _CODE = re.compile(r"(?=[^\s]*[\d/_@]|[0-9a-f-]{8,}$)[!-~]+", re.IGNORECASE)
 
 # A string of Python's, or, outside of these, the end of an object and the beginning of the next.
 _BETWEEN_OBJECTS = re.compile(r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")|\}\s+\{""", re.DOTALL)
+
+
+def kinds_of(field: pa.Field) -> set[str] | None:
+    """What a text file wrote in the cells of this column; None for a column of another table."""
+    written = (field.metadata or {}).get(b"kinds")
+    return None if written is None else set(written.decode().split(",")) - {""}
+
+
+def with_kinds(field: pa.Field, kinds: Iterable[str]) -> pa.Field:
+    """The column, with what a text file wrote in its cells."""
+    return field.with_metadata({**(field.metadata or {}), b"kinds": ",".join(sorted(kinds)).encode()})
 
 
 class NestedCellError(ValueError):
@@ -205,9 +216,9 @@ class Column:
         self._cells: pa.ChunkedArray = table.column(number)
         kind = field.type
         self._type = kind.value_type if pa.types.is_dictionary(kind) else kind
-        written = (field.metadata or {}).get(b"kinds", b"").decode()
-        self._kinds = frozenset(written.split(",")) - {"", "null"}
-        self._from_file = bool(written)
+        kinds = kinds_of(field)
+        self._kinds = frozenset(kinds or ()) - {"null"}
+        self._from_file = bool(kinds)
         self._labels = _label_names(table.schema, self.name) if pa.types.is_integer(self._type) else ()
 
     @property

@@ -9,13 +9,14 @@ import pyarrow as pa
 
 from lmplay_tui.background import call_with_ticks
 from lmplay_tui.data.arrow_cache import BadFile, FileRows, Stopped, Work, open_files
+from lmplay_tui.data.cells import kinds_of, with_kinds
 from lmplay_tui.data.folders import Layout, lay_out
 from lmplay_tui.data.library import quiet_datasets
 from lmplay_tui.data.row_files import like_most, listed
 from lmplay_tui.data.splits import Report, SplitRows, Splits, choose, of_dataset, of_saved, of_table
 from lmplay_tui.errors import DataError, UserError, unchain
+from lmplay_tui.plan.dataset_specs import KINDS_SAID, file_kind
 from lmplay_tui.plan.schema import DatasetSpec
-from lmplay_tui.plan.tables import KINDS_SAID, file_kind
 from lmplay_tui.text import one_line
 
 T = TypeVar("T")
@@ -77,12 +78,8 @@ def _json_of(path: Path) -> Any:
         return None
 
 
-def read_saved(spec: DatasetSpec, train: Path, validation: Path | None) -> Splits:
-    """The rows of a dataset saved in the datasets folder."""
-    return Splits(_from_disk(spec, train), None if validation is None else _from_disk(spec, validation))
-
-
-def _from_disk(spec: DatasetSpec, folder: Path) -> SplitRows:
+def read_saved(spec: DatasetSpec, folder: Path) -> SplitRows:
+    """The rows of one split of `spec`, as `datasets.save_to_disk` wrote it."""
     return _opened(spec, lambda: of_dataset(quiet_datasets().load_from_disk(str(folder))))
 
 
@@ -162,11 +159,10 @@ def _together(files: list[FileRows], notes: list[str]) -> pa.Table:
             types = one_line(", ".join(sorted({str(field.type) for field in given})), 120)
             notes.append(f"column {one_line(name, 60)} is left out: it holds {types} in different files")
             continue
-        kinds = {word for field in given for word in (field.metadata or {}).get(b"kinds", b"").decode().split(",")}
-        kinds |= {"null"} if len(given) < len(files) else set()
-        has_kinds = any(field.metadata and b"kinds" in field.metadata for field in given)
-        metadata = {"kinds": ",".join(sorted(kinds - {""}))} if has_kinds else None
-        columns[name] = pa.field(name, kind, metadata=metadata)
+        columns[name] = pa.field(name, kind)
+        if written := [kinds for field in given if (kinds := kinds_of(field)) is not None]:
+            missing = {"null"} if len(given) < len(files) else set()
+            columns[name] = with_kinds(columns[name], missing.union(*written))
     schema = pa.schema(list(columns.values()), files[0].table.schema.metadata if files else None)  # names of labels
     tables = [pa.Table.from_arrays([_column(file.table, field) for field in schema], schema=schema) for file in files]
     return pa.concat_tables(tables) if tables else pa.table({})

@@ -54,20 +54,18 @@ def _unsliced(spec: DatasetSpec) -> DatasetSpec:
 def read(spec: DatasetSpec, folders: tuple[Path, Path | None]) -> Splits:
     """The rows of a dataset saved in the datasets folder, as `find` gives its folders."""
     train, validation = folders
-    found = local.read_saved(spec, train, validation)
-    rows = _placed(identified(spec, found.train), train)
-    own = found.validation
-    if validation is not None and own is not None:
-        own = _placed(identified(spec, own), validation)
+    rows = _read(spec, train)
+    own = None if validation is None else _read(spec, validation)
     whole = _unsliced(spec)
     if whole == spec or train.name == f"{saved_name(spec)}.train":
-        return replace(found, train=rows, validation=own)
+        return Splits(rows, own)
     known = {whole.split: rows} | ({} if own is None else {spec.validation or "validation": own})
-    return choose(spec, known, found.notes)
+    return choose(spec, known)
 
 
-def _placed(rows: SplitRows, folder: Path) -> SplitRows:
+def _read(spec: DatasetSpec, folder: Path) -> SplitRows:
     """The rows with the places that they had when they were saved; a copy that does not say has its own."""
+    rows = identified(spec, local.read_saved(spec, folder))
     try:
         said = json.loads((folder / _PLACES).read_text(encoding="utf-8"))
         segments = tuple(Segment(str(one["identity"]), int(one["first"]), int(one["rows"])) for one in said)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from lmplay_tui.data.cells import kinds_of, with_kinds
 from lmplay_tui.data.columns import find_columns
 from lmplay_tui.data.library import quiet_datasets
 from lmplay_tui.data.rows import Rows
@@ -20,7 +21,6 @@ from lmplay_tui.text import one_line
 Report = Callable[[str, str, float | None], None]  # activity, detail, fraction
 
 VALIDATION_NAMES = ("validation", "valid", "val", "dev", "test", "eval")
-_KINDS = b"kinds"  # of a field's metadata: what the cells of a column were in a text file
 
 
 @dataclass(frozen=True)
@@ -212,9 +212,8 @@ def _joined(parts: Sequence[SplitRows]) -> SplitRows:
     table = pa.concat_tables(tables, promote_options="permissive")
     fields = []
     for field in table.schema:
-        found = [t.schema.field(field.name).metadata or {} for t in tables if field.name in t.schema.names]
-        kinds = {kind for metadata in found for kind in metadata.get(_KINDS, b"").split(b",") if kind}
-        merged = (field.metadata or {}) | ({_KINDS: b",".join(sorted(kinds))} if kinds else {})
-        fields.append(field.with_metadata(merged) if merged else field)
+        found = (t.schema.field(field.name) for t in tables if field.name in t.schema.names)
+        kinds = {kind for one in found for kind in kinds_of(one) or ()}
+        fields.append(with_kinds(field, kinds) if kinds else field)
     table = pa.Table.from_arrays(table.columns, schema=pa.schema(fields, table.schema.metadata))
     return SplitRows(table, tuple(segment for part in parts for segment in part.segments))

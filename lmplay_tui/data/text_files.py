@@ -17,6 +17,7 @@ from typing import Any, TextIO
 import pyarrow as pa
 
 from lmplay_tui.data import column_names as known
+from lmplay_tui.data.cells import with_kinds
 from lmplay_tui.data.csv_files import Chunk, read_csv
 from lmplay_tui.data.decoding import BLOCK, Tick, Unreadable, opened, packed, undecodable
 from lmplay_tui.data.json_documents import Document, NotJson, find_rows, load, spelled
@@ -104,7 +105,7 @@ def first_rows(path: Path, kind: str, compression: str) -> tuple[pa.Table, bool]
     batch = next(read_batches(path, kind, compression, found, lambda share: None, look=True), None)
     if batch is None:
         return pa.table({}), False
-    fields = [field.with_metadata({"kinds": ",".join(sorted(found.kinds[field.name]))}) for field in batch.schema]
+    fields = [with_kinds(field, found.kinds[field.name]) for field in batch.schema]
     return pa.Table.from_arrays(batch.columns, schema=pa.schema(fields)), found.alone
 
 

@@ -1,16 +1,8 @@
-"""What is measured on the way: means over the log interval, throughput, and what share of the device is used.
-
-What the machine tells beside the training, for `metrics.jsonl`: memory, and how busy processor and GPU are.
-
-What a person who is not looking would want to know: stalls, and losses that jump, with the rows they came from.
-"""
+"""The lines of `metrics.jsonl`: means over the log interval, scores, throughput, and what the machine measures."""
 
 import contextlib
 import math
-import statistics
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,21 +11,17 @@ import psutil
 import torch
 from torch import nn
 
-from lmplay_tui.run.events import (
-    STEP_METRICS,
-    ActivityChanged,
-    Event,
-    LossSpiked,
-    MetricsLogged,
-    Stalled,
-    StepDone,
-    Warned,
-)
+from lmplay_tui.run.events import STEP_METRICS, Event, MetricsLogged, StepDone, Warned
 from lmplay_tui.run.journal import rounded
 from lmplay_tui.train.device import matmul_parameters
 from lmplay_tui.train.progress import Progress
 
+READ_EVERY_S = 1.0  # a driver may take a millisecond to answer
 _MEANS = {name: key for name, key in STEP_METRICS.items() if name not in ("train/loss", "train/lr")}
+# Seconds that decoding, splitting and the edit distance take a truth token, and what a device of a kind computes a
+# second when it trains: rough on purpose. A measured time would make the statistics depend on the machine's mood.
+_ACCURACY_S = 0.6e-6
+_TYPICAL_FLOPS = {"cpu": 2e11, "cuda": 1.5e14, "mps": 5e12}
 
 
 @dataclass(frozen=True)
@@ -165,23 +153,17 @@ def _place(progress: Progress) -> dict[str, Any]:
     }
 
 
-# Seconds that decoding, splitting and the edit distance take a truth token, and what a device of a kind computes a
-# second when it trains: rough on purpose. A measured time would make the statistics depend on the machine's mood.
-_ACCURACY_S = 0.6e-6
-_TYPICAL_FLOPS = {"cpu": 2e11, "cuda": 1.5e14, "mps": 5e12}
-
-
 def accuracy_interval(flops: FlopCount, device_type: str) -> int:
     """Each how many steps the word accuracy of the training batch fits into 1 % of the time; 1 is every step."""
     per_token = (6.0 * (flops.body_parameters + flops.head_parameters)) / _TYPICAL_FLOPS.get(device_type, 2e11)
     return max(1, math.ceil(_ACCURACY_S / (0.01 * per_token)))
 
 
-READ_EVERY_S = 1.0  # more often nobody looks, and a driver may take a millisecond to answer
-
-
 class MachineMetrics:
-    """Called once a log interval; what does not tell is left out."""
+    """What the machine tells beside the training: memory, and how busy processor and GPU are.
+
+    Called once a log interval; what cannot be read is left out.
+    """
 
     def __init__(self, device: torch.device, clock: Callable[[], float] = time.monotonic) -> None:
         self._device = device
@@ -204,7 +186,7 @@ class MachineMetrics:
         asked |= self._of_the_device()
         values = {}
         for name, ask in asked.items():
-            with contextlib.suppress(Exception):  # no such counter here, no driver, no rights: not told
+            with contextlib.suppress(Exception):  # no such counter here, no driver, no rights: left out
                 values[name] = float(ask())
         return values
 
@@ -233,133 +215,3 @@ def _peak_bytes(device: torch.device) -> int:
 def _share_used(device: torch.device) -> float:
     free, total = torch.cuda.mem_get_info(device)
     return 1 - free / total
-
-
-STALL_FACTOR = 10  # of the time of the last steps
-LEAST_STALL_S = 5.0  # below it nobody minds
-LOOK_EVERY_S = 1.0  # at a step that has not ended
-REMEMBERED = 100  # steps
-ENOUGH = 30  # steps, before a loss can be called unusual
-SPIKE_Z = 8.0  # robust z-score of a loss that is called a spike
-_MAD_OF_NORMAL = 0.6745  # the median absolute deviation of a normal distribution, in standard deviations
-
-
-def robust_z(value: float, values: list[float]) -> float:
-    """How many standard deviations `value` lies above the median, by the median absolute deviation.
-
-    Iglewicz and Hoaglin 1993: one earlier spike does not hide the next, as it would in a mean. The deviation counts
-    as at least 1 % of the median: a loss that hardly moves makes no spike of a ripple.
-    """
-    middle = statistics.median(values)
-    spread = statistics.median(abs(v - middle) for v in values)
-    return _MAD_OF_NORMAL * (value - middle) / max(spread, 0.01 * abs(middle), 1e-12)
-
-
-class Watch:
-    """Looks at each step and at each wait for data. Knows nothing that a resume would need."""
-
-    def __init__(self) -> None:
-        self._hanging = Hanging()
-        self._losses: deque[float] = deque(maxlen=REMEMBERED)
-        self._seconds: deque[float] = deque(maxlen=REMEMBERED)
-        self._usual_s: float | None = None  # their median
-        self._spiking = False
-        self._stage = ""  # whose losses they are: another stage's data have losses of their own
-        self._wait_said = False
-
-    def reporting_hangs(self, tell: Callable[[Event], None]) -> contextlib.AbstractContextManager[None]:
-        """Within it, a step that hangs is told while it does: `tell` is called from a thread."""
-        return self._hanging.watched(tell)
-
-    def step_under_way(self, step: int) -> contextlib.AbstractContextManager[None]:
-        """Within it, step number `step` is done."""
-        if self._usual_s is None:
-            return contextlib.nullcontext()
-        return self._hanging.step(step, _stall_s(self._usual_s), self._usual_s)
-
-    def step_done(self, step: StepDone, first_row: int) -> list[Event]:
-        """What is unusual about the step. `first_row`: of the stage, where its batch began."""
-        said: list[Event] = []
-        if self._hanging.told:  # the state line speaks of it
-            self._hanging.told = False
-            said.append(ActivityChanged("training"))
-        seconds = step.step_s - step.data_s
-        if self._usual_s is not None and seconds > _stall_s(self._usual_s):
-            said.append(Stalled("step", seconds, self._usual_s, step.step))
-        if step.stage != self._stage:
-            self._stage, self._spiking = step.stage, False
-            self._losses.clear()
-        z = robust_z(step.loss, list(self._losses)) if len(self._losses) >= ENOUGH else 0.0
-        if z > SPIKE_Z and not self._spiking:
-            usual = statistics.median(self._losses)
-            said.append(LossSpiked(step.step, step.stage, step.loss, usual, z, first_row, step.stage_rows - 1))
-        self._spiking = z > SPIKE_Z
-        self._losses.append(step.loss)
-        self._seconds.append(seconds)
-        self._usual_s = statistics.median(self._seconds)
-        self._wait_said = False
-        return said
-
-    def data_waited(self, seconds: float, step: int) -> list[Event]:
-        """Say once a wait that no batch has come for so long."""
-        if self._wait_said or seconds < (60.0 if self._usual_s is None else _stall_s(self._usual_s)):
-            return []
-        self._wait_said = self._hanging.told = True
-        return [ActivityChanged("training", "waits for data"), Stalled("data", seconds, self._usual_s, step)]
-
-
-def _stall_s(usual_s: float) -> float:
-    return max(LEAST_STALL_S, STALL_FACTOR * usual_s)
-
-
-@dataclass(frozen=True)
-class _Step:
-    number: int
-    begun: float  # monotonic
-    limit_s: float
-    usual_s: float
-
-
-class Hanging:
-    """Tells of a step that hangs, from a thread: the trainer's own can say nothing until the step is over.
-
-    What it tells goes where the trainer's events go. The two never tell at once: the thread does it within a step
-    alone, and a step does not end meanwhile.
-    """
-
-    def __init__(self) -> None:
-        self._step: _Step | None = None
-        self._telling = threading.Lock()
-        self.told = False  # since somebody has set it to False
-
-    @contextlib.contextmanager
-    def watched(self, tell: Callable[[Event], None]) -> Iterator[None]:
-        """A thread looks every second."""
-        over = threading.Event()
-        thread = threading.Thread(target=self._look, args=(tell, over), name="hanging steps", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            over.set()
-            thread.join()
-
-    @contextlib.contextmanager
-    def step(self, number: int, limit_s: float, usual_s: float) -> Iterator[None]:
-        self._step = _Step(number, time.monotonic(), limit_s, usual_s)
-        try:
-            yield
-        finally:
-            with self._telling:
-                self._step = None
-
-    def _look(self, tell: Callable[[Event], None], over: threading.Event) -> None:
-        told_of: _Step | None = None
-        while not over.wait(LOOK_EVERY_S):
-            with self._telling:
-                step = self._step
-                if step is None or step is told_of or (seconds := time.monotonic() - step.begun) <= step.limit_s:
-                    continue
-                told_of, self.told = step, True
-                tell(ActivityChanged("training", f"step {step.number} has not ended"))
-                tell(Stalled("step", seconds, step.usual_s, step.number, lasts=True))

@@ -16,7 +16,7 @@ from lmplay_tui.data.batches import Batch
 from lmplay_tui.data.leak_guard import LeakGuard
 from lmplay_tui.errors import DataError, UserError
 from lmplay_tui.options import command_words, train_names
-from lmplay_tui.plan.reading import shipped_plans
+from lmplay_tui.plan.builtin import shipped_plans
 from lmplay_tui.plan.schema import Stage
 from lmplay_tui.run.controls import Ask, Command, Controls, Pause, SaveNow, Stop, StopRequested
 from lmplay_tui.run.events import (
@@ -35,6 +35,7 @@ from lmplay_tui.run.events import (
     Warned,
 )
 from lmplay_tui.text import one_line
+from lmplay_tui.train.alerts import Watch
 from lmplay_tui.train.checkpointer import Checkpointer
 from lmplay_tui.train.compile import Compilation
 from lmplay_tui.train.control import CommandHandler
@@ -42,7 +43,7 @@ from lmplay_tui.train.dataloader import LoadedData, RowCounts
 from lmplay_tui.train.device import peak_flops
 from lmplay_tui.train.evaluation import Evaluator, Scorer, scores_of
 from lmplay_tui.train.handoff import hand_over, not_handed_over
-from lmplay_tui.train.metrics import FlopCount, LogWindow, MachineMetrics, Watch, accuracy_interval
+from lmplay_tui.train.metrics import FlopCount, LogWindow, MachineMetrics, accuracy_interval
 from lmplay_tui.train.optim import without_gradient
 from lmplay_tui.train.progress import StageProgress, is_due
 from lmplay_tui.train.stage_run import StageEntry, StageRun

@@ -354,6 +354,7 @@ def test_a_slice_of_a_copy_with_a_name_of_its_own_is_cut(hub: None, tmp_path: Pa
     assert all(whole[text] == held for text, held in half.items())
 
 
+@pytest.mark.long
 def test_a_part_of_pydocs_holds_out_what_the_whole_does() -> None:
     whole = dict(sides_of(DatasetSpec("pydocs", "pydocs")))
     for config in ("topics", "docstrings"):

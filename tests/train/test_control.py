@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from lmplay_tui.options import Launch
 from lmplay_tui.run import controls as asked
 from lmplay_tui.run.controls import Controls
 from lmplay_tui.run.events import (
@@ -32,7 +33,7 @@ from lmplay_tui.run.events import (
 )
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.run.recorder import Recorder
-from lmplay_tui.train import checkpointer, metrics, state
+from lmplay_tui.train import alerts, checkpointer, state
 from lmplay_tui.train.control import CommandHandler
 from lmplay_tui.train.launch import run_events
 from lmplay_tui.train.train_step import TrainStep
@@ -142,6 +143,7 @@ def test_pause_holds_and_resume_goes_on(place):
     assert [e.reason for e in of(CheckpointSaved, events[paused:resumed])] == ["asked"], "saves while paused"
 
 
+@pytest.mark.long
 def test_a_save_that_ends_during_a_pause_is_told_then(place, monkeypatch):
     """Whoever waits for it does not wait for the pause's end."""
     paused, real = threading.Event(), checkpointer.write_checkpoint
@@ -231,7 +233,8 @@ def test_warm_up_of_a_changed_plan_begins_with_the_next_batch(place):
 
 
 def test_a_mini_batch_size_of_auto_in_a_changed_plan_is_found_before_the_next_batch(place, monkeypatch):
-    monkeypatch.setattr("tests.train.runs.given", lambda **options: {"device": "cpu", **options})  # none on the line
+    # None on the command line.
+    monkeypatch.setattr("tests.train.runs.given", lambda **options: Launch({"device": "cpu", **options}))
     auto = asked.ChangePlan(PLAN.replace("[train]", '[train]\nmini_batch_size = "auto"'))
     events = ask_at(3, auto, training_plan=write_plan(place), model="m.lmp")
     assert isinstance(last(events), RunDone), last(events)
@@ -289,8 +292,8 @@ def test_pinned_prompts_are_answered_through_the_run_and_survive_a_resume(place)
 
 def test_a_spike_is_data_in_the_journal_and_words_in_the_log(place, monkeypatch):
     """A learning rate of a hundred times for one step: the loss jumps, and the rows are named."""
-    monkeypatch.setattr(metrics, "ENOUGH", 3)
-    monkeypatch.setattr(metrics, "SPIKE_Z", 4.0)
+    monkeypatch.setattr(alerts, "ENOUGH", 3)
+    monkeypatch.setattr(alerts, "SPIKE_Z", 4.0)
     plan = write_plan(place, PLAN.replace("lr = 0.01", "lr = 0.0001").replace("epochs = 0.4", "epochs = 2"))
     events = ask_at(4, asked.SetLearningRate(factor=5000), training_plan=plan, model="m.lmp")
     spike = of(LossSpiked, events)[0]
@@ -368,7 +371,7 @@ def test_other_epochs_in_the_middle_of_a_schedule_say_the_jump_too(place):
 
 
 def test_a_spike_is_judged_by_its_own_stages_losses():
-    watch = metrics.Watch()
+    watch = alerts.Watch()
 
     def step(number: int, stage: str, loss: float) -> StepDone:
         return StepDone(number, stage, 1, 1, 1, 1, 1, 1, 0.0, 0, loss, None, 0.1, 1.0, 1.0, 0, 0, 0, 0, 0.1, 1.0)

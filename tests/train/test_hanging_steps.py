@@ -12,10 +12,10 @@ from lmplay_tui.run.events import ActivityChanged, Event, RunDone, Stalled, Step
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.run.journal import read_journal
 from lmplay_tui.run.sentences import sentence_of
-from lmplay_tui.train import metrics
+from lmplay_tui.train import alerts
+from lmplay_tui.train.alerts import HangDetector, Watch
 from lmplay_tui.train.gradients import Gradients
 from lmplay_tui.train.launch import run_events
-from lmplay_tui.train.metrics import Hanging, Watch
 from lmplay_tui.ui.session import LiveSource
 from tests.train.runs import given, last, write_plan
 
@@ -34,8 +34,8 @@ def goes_on(monkeypatch) -> threading.Event:
         return real(*args, **kwargs)
 
     monkeypatch.setattr(Gradients, "update", update)
-    monkeypatch.setattr(metrics, "LEAST_STALL_S", 0.2)
-    monkeypatch.setattr(metrics, "LOOK_EVERY_S", 0.02)
+    monkeypatch.setattr(alerts, "LEAST_STALL_S", 0.2)
+    monkeypatch.setattr(alerts, "LOOK_EVERY_S", 0.02)
     return event
 
 
@@ -104,14 +104,14 @@ def test_the_dashboard_shows_it(place, goes_on):
 
 
 def test_a_step_that_is_dropped_hangs_no_more(monkeypatch):
-    monkeypatch.setattr(metrics, "LOOK_EVERY_S", 0.001)
+    monkeypatch.setattr(alerts, "LOOK_EVERY_S", 0.001)
     heard: list[Event] = []
-    hanging = Hanging()
-    with hanging.watched(heard.append):
+    hanging = HangDetector()
+    with hanging.reporting(heard.append):
         with pytest.raises(StopRequested), hanging.step(7, limit_s=60.0, usual_s=6.0):
             raise StopRequested
         with hanging.step(9, limit_s=0.0, usual_s=0.0):
-            while not hanging.told:
+            while not hanging.has_reported:
                 time.sleep(0.001)
     assert [event.step for event in heard if isinstance(event, Stalled)] == [9]
 
@@ -119,4 +119,4 @@ def test_a_step_that_is_dropped_hangs_no_more(monkeypatch):
 def test_the_first_step_of_all_has_nothing_to_be_compared_with():
     watch = Watch()
     with watch.step_under_way(1):
-        assert watch._hanging._step is None
+        assert watch._hangs._step is None
