@@ -148,7 +148,7 @@ def test_a_poll_of_a_folder_begins_no_piece_after_its_time(
         polls += 1
         assert len(slow_view) <= 2 * polls + 1  # and what `run.json` says
     assert polls >= 10
-    assert [record["step"] for record in slow_view if "note" in record] == list(range(20))  # type: ignore[operator,index]
+    assert [event.step for event in slow_view if isinstance(event, happened.Bookmarked)] == list(range(20))
 
 
 def test_whether_a_run_lives_is_looked_at_once_a_second(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
