@@ -95,7 +95,7 @@ class _ManyRows:
 def _far_into_many_rows() -> dict[str, str]:
     """Opening a shuffled dataset and reading one batch: at the start of 1,000 rows, at the end of 100,000,000."""
     from lmplay_tui.data.batches import Position
-    from lmplay_tui.data.order import Part, Source
+    from lmplay_tui.data.order import Source, StagePart
     from lmplay_tui.data.splits import Segment
     from lmplay_tui.data.stage_data import StageData
     from lmplay_tui.data.tokenizer import load_tokenizer
@@ -110,7 +110,7 @@ def _far_into_many_rows() -> dict[str, str]:
         begun = time.perf_counter()
         segments = (Segment("bench", 0, count),)
         source: Any = Source(stage.datasets[0], _ManyRows(count), None, segments)  # type: ignore[arg-type]
-        data = StageData(stage, options, tokenizer, [Part(source, share=0.1, seed=0)])
+        data = StageData(stage, options, tokenizer, [StagePart(source, share=0.1, seed=0)])
         reading = data.batches(Position(at * 8 // 10))
         next(reading)
         reading.close()

@@ -7,13 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmplay_tui.run.history import (
-    AXES,
+from lmplay_tui.run.axes import AXES, At
+from lmplay_tui.run.history import MAX_METRICS, History
+from lmplay_tui.run.series import (
     BUCKETS,
-    MAX_METRICS,
     RECENT,
-    At,
-    History,
     Points,
     Series,
     exponential_mean,

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmplay_tui.formats import format_elapsed, format_number
-from lmplay_tui.run.history import (
+from lmplay_tui.run.series import (
     Floats,
     Points,
     exponential_mean,
