@@ -12,7 +12,7 @@ from lmplay_tui.errors import UserError
 from lmplay_tui.options import OPTIONS, OnResume, TrainOptions, Where, command_words, recorded, resolve, shown_value
 from lmplay_tui.plan.editing import Begun, change_problems, list_changes
 from lmplay_tui.plan.schema import Plan, Stage
-from lmplay_tui.run.controls import StageRate, rate_jump
+from lmplay_tui.run.learning_rate import StageRate, rate_jump
 from lmplay_tui.text import one_line
 from lmplay_tui.train.progress import Progress
 
