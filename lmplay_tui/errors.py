@@ -1,4 +1,22 @@
-"""What went wrong, said to a user in one line: what, where, what to do."""
+"""What went wrong, said to a user in one line: what, where, what to do.
+
+The tree of errors, with the exit status of a process that one of them ends:
+
+    UserError                 2    a mistake in a command, a plan, a configuration
+    |-- PlanError             2    every problem of a plan, a line each (in plan/problems.py)
+    |-- DamagedFileError      2    a checkpoint that is cut short, altered, or not one of ours
+    `-- TrainingError         3    training could not go on; the last checkpoint is intact
+        |-- NonFiniteError    3    the loss or the gradient norm is not finite
+        |-- OutOfMemoryError  3    not even one sample at a time fits
+        `-- DataError         3    rows could not be read though the plan was right; a full disk
+
+    any other exception       1    a bug: its traceback is in the run's log.txt, or on standard error
+    (none)                    0    done, or stopped with its checkpoint saved
+    (none)                    130  left at once, by a second Ctrl+C
+
+What is caught and acted on inside, and never ends a process, stands where it is raised: `StopRequested`
+(run/controls.py), `WorkerLostError` (data/worker.py).
+"""
 
 import errno
 from os import PathLike
@@ -13,7 +31,7 @@ EXIT_LEFT_AT_ONCE = 130
 class UserError(Exception):
     """A mistake in a command, a plan or a configuration: one line (or one line a problem), no traceback.
 
-    `exit_code` is what the process ends with when nobody mends it.
+    `exit_code` is what the process ends with where it is not caught.
     """
 
     exit_code = EXIT_USAGE

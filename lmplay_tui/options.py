@@ -4,22 +4,21 @@ A declaration says the type, the default, the bounds, the help, where the option
 does with it (`OnResume`) and which part of a run takes it (`Part`). From it come the command line, what a plan's
 `[train]` and stages may hold, and the checkpoint's record.
 
-In this file: the declarations (`TrainOptions`, `OPTIONS`); which value holds (`resolve`); a user's value held to an
-option's type and bounds (`check`); command lines made from the options, and back.
+In this file: the declarations (`TrainOptions`, `OPTIONS`); which value holds (`resolve`); the start that a command line
+asks for (`Launch`); a user's value held to an option's type and bounds (`check`).
 
 Every command imports this module, and a first frame waits for it: so it imports nothing that is slow.
 """
 
-import argparse
 import math
 import re
 import types
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import Any, Literal, NoReturn, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 from lmplay_tui.errors import UserError
 from lmplay_tui.text import one_line
@@ -58,28 +57,28 @@ class Part(StrEnum):
 
 @dataclass(frozen=True)
 class Option:
-    """What is declared of an option. `TrainOptions` adds its name and type."""
+    """What is declared of an option, as a field of `TrainOptions`."""
 
+    name: str
     default: Any
+    kind: type | None  # bool, int, float or str; None: one of `choices`
+    choices: tuple[str, ...]  # words that it may be, beside values of its kind
     help: str
-    group: str
+    group: str  # in the command line's help
     where: Where
     on_resume: OnResume
     part: Part
-    once: bool  # said for one start alone, or a secret: the command that resumes leaves it out
-    is_path: bool  # of a file or folder: `~` is the home folder
-    metavar: str | None
-    shown_default: str | None  # as help shows it, where that is not the default itself
-    gt: float | None
-    ge: float | None
-    lt: float | None
-    le: float | None
-    min_length: int
-    max_length: int | None
-    pattern: str | None  # of the whole text
-    name: str = ""
-    kind: type | None = None  # bool, int, float or str; None: one of `choices`
-    choices: tuple[str, ...] = ()  # words that it may be, beside those of its type
+    once: bool = False  # said for one start alone, or a secret: the command that resumes leaves it out
+    path: bool = False  # of a file or folder: `~` is the home folder
+    metavar: str | None = None
+    shown: str | None = None  # as default in the help, where that is not the default itself
+    gt: float | None = None
+    ge: float | None = None
+    lt: float | None = None
+    le: float | None = None
+    min_length: int = 0
+    max_length: int | None = None
+    pattern: str | None = None  # of the whole text
 
     @property
     def flag(self) -> str:
@@ -95,27 +94,14 @@ def _option(
     help: str,
     metavar: str | None = None,
     *,
-    group: str,
     where: Where,
-    on_resume: OnResume,
     part: Part | None = None,
-    once: bool = False,
-    path: bool = False,
-    shown: str | None = None,
-    gt: float | None = None,
-    ge: float | None = None,
-    lt: float | None = None,
-    le: float | None = None,
-    min_length: int = 0,
-    max_length: int | None = None,
-    pattern: str | None = None,
+    **declared: Any,
 ) -> Any:
+    """A field of `TrainOptions`, with what an `Option` of it takes."""
     part = part or (Part.START if where is Where.LINE else Part.STEPS)
-    option = Option(
-        default, help, group, where, on_resume, part, once, path, metavar, shown, gt, ge, lt, le,
-        min_length, max_length, pattern,
-    )  # fmt: skip
-    return field(default=default, metadata={"option": option})
+    told = {"help": help, "metavar": metavar, "where": where, "part": part, **declared}
+    return field(default=default, metadata=told)
 
 
 LINE, RUN, STAGE = Where.LINE, Where.RUN, Where.STAGE
@@ -285,17 +271,17 @@ class TrainOptions:
             object.__setattr__(self, name, typed)
 
 
-def _declared(name: str, annotation: Any, option: Option) -> Option:
-    """The declaration with its name and what its annotation says: `int | None`, `int | Literal["auto"]`, ..."""
+def _declared(name: str, annotation: Any, default: Any, told: Mapping[str, Any]) -> Option:
+    """The declaration of a field, with what its annotation says: `int | None`, `int | Literal["auto"]`, ..."""
     is_union = get_origin(annotation) in (Union, types.UnionType)
     kinds = [kind for kind in (get_args(annotation) if is_union else (annotation,)) if kind is not types.NoneType]
     choices = tuple(word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind))
     plain = [kind for kind in kinds if get_origin(kind) is not Literal]
-    return replace(option, name=name, kind=plain[0] if plain else None, choices=choices)
+    return Option(name, default, plain[0] if plain else None, choices, **told)
 
 
 OPTIONS: Mapping[str, Option] = types.MappingProxyType(
-    {f.name: _declared(f.name, f.type, f.metadata["option"]) for f in fields(TrainOptions)}
+    {f.name: _declared(f.name, f.type, f.default, f.metadata) for f in fields(TrainOptions)}
 )
 _DEFAULTS = {name: option.default for name, option in OPTIONS.items()}
 
@@ -363,6 +349,57 @@ def resolve(*layers: Mapping[str, Any]) -> TrainOptions:
     for layer in reversed(layers):
         merged.update(layer)
     return TrainOptions(**merged)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One start of a run as its command line asks for it: made there once, and handed down as it is.
+
+    `line`: the options that it gives, checked. What it leaves out is not in there, so that a plan or a checkpoint can
+    say it. `prog`: the command that a resume is typed with.
+    """
+
+    line: Mapping[str, Any] = field(default_factory=dict)
+    prog: str = "lmp_trainer"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "line", types.MappingProxyType(dict(self.line)))
+
+    @cached_property
+    def options(self) -> TrainOptions:
+        """What the line gives, and the defaults of what it leaves out: for what no plan and no checkpoint can say."""
+        return TrainOptions(**self.line)
+
+    @property
+    def anew(self) -> bool:
+        """Whether it trains from the beginning, whatever checkpoint there is."""
+        return self.options.reset_history or self.options.resume == "none"
+
+    @property
+    def resumes_from(self) -> Path | None:
+        """The checkpoint that `--resume` names."""
+        return None if self.options.resume in ("auto", "none") else Path(self.options.resume)
+
+    def with_options(self, **options: Any) -> "Launch":
+        """The same, with these options besides."""
+        return Launch({**self.line, **options}, self.prog)
+
+    def without(self, *names: str) -> "Launch":
+        """The same, with these options left out."""
+        return Launch({name: value for name, value in self.line.items() if name not in names}, self.prog)
+
+
+def command_words(given: Mapping[str, Any]) -> list[str]:
+    """The words of a command line that gives these options: the inverse of `given_options`."""
+    words: list[str] = []
+    for name, value in given.items():
+        if value is True:
+            words.append(flag(name))
+        elif value is False:
+            words.append(re.sub("^--", "--no-", flag(name)))
+        elif value is not None:
+            words += [flag(name), str(value)]
+    return words
 
 
 # ---- a user's value held to an option's type and bounds
@@ -440,37 +477,6 @@ def _problem_of_number(option: Option, number: float) -> str | None:
     return None
 
 
-_SENTENCES = {
-    "greater_than": "must be above {gt:g}",
-    "greater_than_equal": "must be at least {ge:.16g}",
-    "less_than": "must be below {lt:g}",
-    "less_than_equal": "must be at most {le:.16g}",
-    "finite_number": "must be a finite number",
-    "string_too_short": "must not be empty",
-    "string_too_long": "must have at most {max_length} characters",
-    "int_from_float": "must be a whole number",
-}
-_KINDS = {
-    "int": "a whole number",
-    "float": "a number",
-    "bool": "true or false",
-    "string": "text",
-    "literal": "one of {expected}",
-}
-
-
-def sentence(error: Mapping[str, Any]) -> str:
-    """What is wrong with a value, as our messages say it: `must be above 0`."""
-    kind, context = error["type"], error.get("ctx", {})
-    if (known := _SENTENCES.get(kind)) is not None:
-        said = known.format(**context)
-    elif kind == "string_pattern_mismatch":
-        said = "is not of the form it needs"
-    else:
-        said = "must be " + _KINDS.get(kind.split("_")[0], error["msg"]).format(**context)
-    return said
-
-
 def shown_value(value: object) -> str:
     """A user's value in a message: at most 60 characters, nothing a terminal obeys."""
     try:
@@ -502,120 +508,3 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"; did you mean {close[0]}?" if close else ""
-
-
-# ---- command lines made from the options, and back
-
-
-class _Parser(argparse.ArgumentParser):
-    """An argparse that says a mistake in one line and leaves the exit to its caller."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{self.prog}: {one_line(message)}; see {self.prog} --help")
-
-
-class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=34, width=100)
-
-
-def new_parser(
-    prog: str, description: str, epilog: str | None = None, usage: str | None = None
-) -> argparse.ArgumentParser:
-    """An argument parser whose mistakes are `UserError`s of one line."""
-    return _Parser(
-        prog=prog,
-        usage=usage,
-        description=description,
-        epilog=epilog,
-        allow_abbrev=False,
-        formatter_class=_HelpFormatter,
-        argument_default=argparse.SUPPRESS,
-    )
-
-
-def add_options(parser: argparse.ArgumentParser, leave_out: Iterable[str] = ()) -> None:
-    """Add every declared option to `parser`, in groups; what the line does not give stays out of the namespace."""
-    groups: dict[str, argparse._ArgumentGroup] = {}
-    left_out = set(leave_out)
-    for name, option in OPTIONS.items():
-        if name in left_out:
-            continue
-        group = groups.get(option.group) or groups.setdefault(option.group, parser.add_argument_group(option.group))
-        flags = [option.flag] if name != "context_len" else ["--context_len", "--context-len"]
-        help_text = f"{option.help} {_default_note(option)}".rstrip().replace("%", "%%")
-        if option.kind is not bool:
-            group.add_argument(*flags, dest=name, help=help_text, metavar=_metavar(option))
-        elif option.where is LINE:
-            group.add_argument(*flags, dest=name, action="store_true", help=help_text)
-        else:  # a plan may say true: the line must be able to say no
-            group.add_argument(*flags, dest=name, action=argparse.BooleanOptionalAction, help=help_text)
-
-
-def _default_note(option: Option) -> str:
-    shown = option.shown_default
-    if shown is None and option.default is not None and option.default is not False:
-        shown = str(option.default)
-    return f"[{shown}]" if shown else ""
-
-
-def _metavar(option: Option) -> str:
-    if option.metavar is not None:
-        return option.metavar
-    return "|".join(option.choices) or {int: "N", float: "X"}.get(option.kind or str, option.name.upper())
-
-
-def parse_line(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
-    """Parse a command line; an unknown option is refused with the nearest known one.
-
-    Raises `UserError` of one line for each mistake.
-    """
-    namespace, unknown = parser.parse_known_args(list(arguments))
-    if unknown:
-        word = unknown[0].split("=")[0]
-        known = [s for action in parser._actions for s in action.option_strings]
-        kind = "option" if word.startswith("-") else "argument"
-        raise UserError(f"{parser.prog}: unknown {kind} {shown_value(word)}{nearest(word, known)}")
-    return namespace
-
-
-def given_options(namespace: argparse.Namespace) -> dict[str, Any]:
-    """The options that a command line gave, typed and checked: all their problems at once.
-
-    Raises `UserError`, one line a problem.
-    """
-    given: dict[str, Any] = {}
-    problems = []
-    for name, option in OPTIONS.items():
-        if not hasattr(namespace, name):
-            continue
-        value, problem = check(name, getattr(namespace, name), strict=False)
-        if problem is None and option.is_path:
-            value, problem = _at_home(value)
-        if problem is None:
-            given[name] = value
-        else:
-            problems.append(f"{option.flag}: {problem}")
-    if problems:
-        raise UserError("\n".join(problems))
-    return given
-
-
-def _at_home(value: str) -> tuple[str, str | None]:
-    try:
-        return home_path(value), None
-    except UserError as error:
-        return value, str(error)
-
-
-def command_words(given: Mapping[str, Any]) -> list[str]:
-    """The words of a command line that gives these options: the inverse of `given_options`."""
-    words: list[str] = []
-    for name, value in given.items():
-        if value is True:
-            words.append(flag(name))
-        elif value is False:
-            words.append(re.sub("^--", "--no-", flag(name)))
-        elif value is not None:
-            words += [flag(name), str(value)]
-    return words

@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 import psutil
@@ -30,6 +31,19 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(lambda: shutil.rmtree(os.environ["XDG_CACHE_HOME"], ignore_errors=True))
     os.environ[STARTED_BY] = str(os.getpid())
     config.add_cleanup(end_programs)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of a test with many cases the first few are guard enough for `make test`: the rest is `long`."""
+    cases: Counter[str] = Counter()
+    for item in items:
+        mark = item.get_closest_marker("long_after")
+        if mark is not None:
+            name = item.nodeid.partition("[")[0]
+            cases[name] += 1
+            if cases[name] > mark.args[0]:
+                item.add_marker(pytest.mark.long)
 
 
 def end_programs() -> None:

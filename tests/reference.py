@@ -6,8 +6,9 @@ from pathlib import Path
 
 from lmplay_tui import options
 from lmplay_tui.plan.builtin import KNOWN_NAMES, known_dataset, shipped_plans
+from lmplay_tui.plan.dataset_specs import KINDS_SAID
 from lmplay_tui.plan.reading import read_plan
-from lmplay_tui.plan.tables import DATASET_KEYS, KINDS_SAID, STAGE_KEYS
+from lmplay_tui.plan.tables import DatasetTable, StageKeys
 from lmplay_tui.run import controls, events
 from lmplay_tui.run.events import METRICS, PLACE
 
@@ -195,7 +196,7 @@ def option_rows() -> Iterable[tuple[str, ...]]:
     for name in options.names():
         option = options.OPTIONS[name]
         is_off = option.default is None or option.default is False
-        default = option.shown_default or ("off" if is_off else str(option.default))
+        default = option.shown or ("off" if is_off else str(option.default))
         yield f"`{option.flag}`", option.help, default, places[option.where.value], option.on_resume.value
 
 
@@ -217,9 +218,9 @@ def text() -> str:
     ]  # fmt: skip
     lines += table(("option", "what it does", "default", "where", "resume"), option_rows())
     lines += ["## Plan keys", "", "Of a stage, beside the options that may stand in one:", ""]
-    lines += table(("key", "what it says"), ((f"`{k}`", _PLAN_HELP[k]) for k in STAGE_KEYS))
+    lines += table(("key", "what it says"), ((f"`{k}`", _PLAN_HELP[k]) for k in StageKeys.model_fields))
     lines += ["Of a dataset in `[datasets.NAME]`:", ""]
-    lines += table(("key", "what it says"), ((f"`{k}`", _PLAN_HELP[k]) for k in DATASET_KEYS))
+    lines += table(("key", "what it says"), ((f"`{k}`", _PLAN_HELP[k]) for k in DatasetTable.model_fields))
     lines += ["## Files and folders of your own", "", *_FILES.format(kinds=KINDS_SAID).splitlines(), ""]
     lines += [_HELD_OUT]
     lines += ["## Known datasets", ""]

@@ -12,6 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from lmplay_tui.options import Launch
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.ui.app import LmplayApp
 from lmplay_tui.ui.screens.dashboard import Dashboard
@@ -32,7 +33,7 @@ LAUNCHER = ("launcher", (120, 40), ())
 
 async def take(run: RunFolder, name: str, size: tuple[int, int], keys: tuple[str, ...]) -> None:
     """One picture of the run as it is now."""
-    app = LmplayApp({"tz": "UTC"}, source=FolderSource(run), timers=False)
+    app = LmplayApp(Launch({"tz": "UTC"}), source=FolderSource(run), timers=False)
     async with app.run_test(size=size) as pilot:
         await pilot.pause()
         await pilot.press(*keys)
@@ -47,7 +48,7 @@ async def take(run: RunFolder, name: str, size: tuple[int, int], keys: tuple[str
 
 async def take_launcher(out_dir: str, name: str, size: tuple[int, int], keys: tuple[str, ...]) -> None:
     """A picture of where a session begins, with the speed of this machine."""
-    app = LmplayApp({"out_dir": out_dir}, launcher=True, timers=False)
+    app = LmplayApp(Launch({"out_dir": out_dir}), launcher=True, timers=False)
     async with app.run_test(size=size) as pilot:
         await whole_launcher(pilot)
         await pilot.press(*keys)

@@ -7,19 +7,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmplay_tui import options
+from lmplay_tui.command_line import add_options, given_options, new_parser, parse_line
 from lmplay_tui.errors import UserError
-from lmplay_tui.options import OPTIONS, OnResume, TrainOptions, Where
+from lmplay_tui.options import OPTIONS, Launch, OnResume, Part, TrainOptions, Where
 
 
 def parsed(*words: str) -> dict:
-    parser = options.new_parser("prog", "what it is")
-    options.add_options(parser)
-    return options.given_options(options.parse_line(parser, words))
+    parser = new_parser("prog", "what it is")
+    add_options(parser)
+    return given_options(parse_line(parser, words))
 
 
 def test_every_option_has_help_and_a_flag_that_parses():
-    parser = options.new_parser("prog", "what it is")
-    options.add_options(parser)
+    parser = new_parser("prog", "what it is")
+    add_options(parser)
     text = " ".join(parser.format_help().split())
     for name, option in OPTIONS.items():
         assert options.flag(name) in text
@@ -101,6 +102,58 @@ def test_command_words_are_the_inverse_of_parsing():
     assert parsed(*options.command_words(given_line)) == given_line
 
 
+def test_who_takes_a_run_over_is_told_of_this_process_anew():
+    """What says how this very process shows its run, and what is said for one start alone: by their declarations."""
+    own = {"model", "headless", "start", "detach", "on_hangup", "json_lines", "refresh_hz", "ascii", "no_mouse"}
+    assert set(options.names_of(Part.HOST)) == own | {"notify_url"}
+    assert {name for name, option in OPTIONS.items() if option.once} == {
+        "training_plan", "model", "initial_model", "ignore_tokenizer", "resume", "reset_history", "extend",
+        "ignore_optimizer", "save_datasets", "describe", "optimizer_warmup_fraction", "optimizer_warmup_steps",
+        "check_grads", "headless", "start", "detach", "notify_url",
+    }  # fmt: skip
+
+
+def test_a_launch_is_what_the_line_gives_and_never_changes():
+    launch = Launch({"lr": 1.0, "resume": "out/m.prev.lmp"}, "prog")
+    assert (launch.options.lr, launch.options.seed) == (1.0, 0)
+    assert (launch.anew, launch.resumes_from) == (False, Path("out/m.prev.lmp"))
+    longer = launch.with_options(extend=2.0)
+    assert longer.without("extend", "lr") == Launch({"resume": "out/m.prev.lmp"}, "prog")
+    assert dict(launch.line) == {"lr": 1.0, "resume": "out/m.prev.lmp"}
+    with pytest.raises(TypeError):
+        launch.line["lr"] = 2.0
+    assert [Launch({"resume": "none"}).anew, Launch({"reset_history": True}).anew, Launch().anew] == [True, True, False]
+    assert Launch({"resume": "none"}).resumes_from is None
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"lr": -1.0}, "^lr: must be above 0, got -1.0$"),
+        ({"batch_size": 2.5}, "^batch_size: must be a whole number, got 2.5$"),
+        ({"shuffle": 1}, "^shuffle: must be true or false, got 1$"),
+        ({"optimizer": "lion"}, "^optimizer: must be one of 'adamw', .* or 'rmsprop', got 'lion'$"),
+    ],
+)
+def test_options_are_valid_however_they_are_made(values, said):
+    with pytest.raises(ValueError, match=said):
+        options.resolve(values)
+
+
+@pytest.mark.parametrize(
+    ("name", "word", "value"),
+    [
+        ("batch_size", " 7 ", 7), ("batch_size", "1_000", 1000), ("batch_size", "64.0", 64),
+        ("batch_size", "6.5", None),
+        ("batch_size", "1e3", None), ("lr", "1", 1.0), ("lr", ".5", 0.5), ("lr", "0x10", None), ("lr", "１", None),
+        ("lr", "", None), ("model", "\udc80", "\udc80"), ("on_done", "\udc80", None), ("tokenizer", "gpt2\n", None),
+        ("mini_batch_size", "auto", "auto"), ("mini_batch_size", "8", 8), ("mini_batch_size", "Auto", None),
+    ],
+)  # fmt: skip
+def test_how_a_word_of_a_line_is_read(name, word, value):
+    assert options.check(name, word, strict=False)[0] == value
+
+
 PATHS = ("training_plan", "model", "initial_model", "resume", "out_dir", "exp")
 
 
@@ -118,7 +171,7 @@ def test_a_tilde_is_the_home_folder_in_every_option_that_names_a_path(name, monk
 
 def test_every_option_that_names_a_file_or_folder_is_declared_as_a_path():
     words = ("FILE", "DIR", "PLAN", "auto|none|FILE")
-    assert {name for name, option in OPTIONS.items() if option.is_path} == set(PATHS)
+    assert {name for name, option in OPTIONS.items() if option.path} == set(PATHS)
     assert {name for name, option in OPTIONS.items() if option.metavar in words} | {"exp"} == set(PATHS)
 
 

@@ -4,8 +4,9 @@ import gc
 import sys
 from collections.abc import Sequence
 
+from lmplay_tui.command_line import given_options, new_parser, parse_line
 from lmplay_tui.errors import UserError
-from lmplay_tui.options import given_options, home_path, new_parser, parse_line
+from lmplay_tui.options import Launch, home_path
 from lmplay_tui.run.folder import find_run
 
 DESCRIPTION = """\
@@ -25,11 +26,11 @@ def main(arguments: Sequence[str], prog: str) -> int:
     parser.add_argument("--price-per-hour", metavar="X", help="price of the machine, for the cost")
     parser.add_argument("--refresh-hz", metavar="X", help="screen refreshes a second [2.0]")
     line = parse_line(parser, arguments)
-    given = given_options(line)
-    run = find_run(line.run, given.get("out_dir"))
+    launch = Launch(given_options(line), prog)
+    run = find_run(line.run, launch.options.out_dir)
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UserError("attach: needs a terminal; without one see: lmplay-tui status")
     gc.disable()  # until the first frame stands, as for a run of one's own
     from lmplay_tui.ui.run_app import run_dashboard
 
-    return run_dashboard(given, attach=run)
+    return run_dashboard(launch, attach=run)

@@ -4,9 +4,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lmplay_tui.command_line import add_options, given_options, new_parser, parse_line
 from lmplay_tui.errors import EXIT_OK, EXIT_USAGE, UserError
 from lmplay_tui.formats import format_bytes, format_duration, format_parameters
-from lmplay_tui.options import add_options, given_options, home_path, hosting_options, new_parser, parse_line
+from lmplay_tui.options import Launch, home_path, hosting_options
 from lmplay_tui.text import one_line, printable
 
 DESCRIPTION = """\
@@ -26,11 +27,11 @@ def main(arguments: Sequence[str], prog: str) -> int:
     add_options(parser, leave_out=("training_plan", "extend", "describe", "save_datasets", *hosting_options()))
     namespace = parse_line(parser, arguments)
     as_json = namespace.json
-    given = given_options(namespace) | {"training_plan": namespace.plan}
+    launch = Launch(given_options(namespace) | {"training_plan": namespace.plan}, prog)
     from lmplay_tui.train.check import check_plan
 
     try:
-        report = check_plan(given)
+        report = check_plan(launch)
     except UserError as error:
         if as_json:
             print(json.dumps({"ok": False, "problems": str(error).splitlines()}))

@@ -5,9 +5,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from lmplay_tui.command_line import new_parser, parse_line
 from lmplay_tui.errors import EXIT_LEFT_AT_ONCE, EXIT_OK, UserError
 from lmplay_tui.formats import format_megabytes
-from lmplay_tui.options import home_path, new_parser, parse_line
+from lmplay_tui.options import home_path
 from lmplay_tui.run.export import (
     CsvFile,
     CsvTable,

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lmplay_tui.command_line import new_parser, parse_line
 from lmplay_tui.errors import EXIT_OK, UserError
-from lmplay_tui.options import check, home_path, new_parser, parse_line
+from lmplay_tui.options import check, home_path
 from lmplay_tui.run.folder import find_run, output_folder
 from lmplay_tui.text import one_line, printable
 
@@ -187,7 +188,7 @@ def _load(path: Path, line: argparse.Namespace) -> _Writer:
     tokenizer = load_tokenizer(built_with["tokenizer"])
     if converted is None:
         _check_tokenizer(archive, tokenizer)
-    exp = allowed_experiment({"exp": line.exp}, built_with["exp"])
+    exp = allowed_experiment(line.exp, built_with["exp"])
     if line.exp not in (None, exp):
         raise UserError(f"--exp {one_line(line.exp)}: the checkpoint's experiment is {one_line(exp)}; leave --exp out")
     model, _ = build_model(

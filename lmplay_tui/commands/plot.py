@@ -7,8 +7,9 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from lmplay_tui.command_line import new_parser, parse_line
 from lmplay_tui.errors import EXIT_OK, UserError
-from lmplay_tui.options import home_path, new_parser, parse_line
+from lmplay_tui.options import home_path
 from lmplay_tui.run.charts import (
     AVERAGE_COUNT,
     MIN_SHOW,

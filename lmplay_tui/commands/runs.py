@@ -5,10 +5,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from lmplay_tui.command_line import new_parser, parse_line
 from lmplay_tui.commands.status import short_line
 from lmplay_tui.errors import EXIT_OK
 from lmplay_tui.formats import format_duration
-from lmplay_tui.options import home_path, new_parser, parse_line
+from lmplay_tui.options import home_path
 from lmplay_tui.run.folder import RunFolder, fraction_done, list_runs, output_folder, status_of
 from lmplay_tui.text import one_line
 

@@ -6,9 +6,10 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lmplay_tui.command_line import new_parser, parse_line
 from lmplay_tui.errors import EXIT_OK
 from lmplay_tui.formats import format_duration, format_lr, format_rate
-from lmplay_tui.options import home_path, new_parser, parse_line
+from lmplay_tui.options import home_path
 from lmplay_tui.run.folder import RunFolder, find_run, fraction_done, status_of
 from lmplay_tui.run.journal import number
 from lmplay_tui.text import one_line

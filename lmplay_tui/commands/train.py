@@ -1,6 +1,5 @@
 """`lmp_trainer`, and `lmplay-tui` without a command: train, headless or under the dashboard."""
 
-import argparse
 import gc
 import math
 import os
@@ -11,17 +10,17 @@ from datetime import tzinfo
 from types import FrameType
 from typing import Any
 
+from lmplay_tui.command_line import add_options, given_options, new_parser, parse_line
 from lmplay_tui.commands.lines import Lines
 from lmplay_tui.errors import EXIT_LEFT_AT_ONCE, EXIT_OK
 from lmplay_tui.formats import format_clock, format_cost, format_duration, format_rate, time_zone
-from lmplay_tui.options import add_options, given_options, new_parser, parse_line
+from lmplay_tui.options import Launch, TrainOptions
 from lmplay_tui.run import events
 from lmplay_tui.run.controls import Controls, SaveNow, Stop
 from lmplay_tui.run.events import OF_STEPS
 from lmplay_tui.run.folder import LOCK_FROM, utc_now
 from lmplay_tui.run.journal import encode
 from lmplay_tui.run.sentences import sentence_of, sentences_of
-from lmplay_tui.run.view import RunView
 from lmplay_tui.text import one_line, printable
 
 AT_ONCE_WITHIN_S = 5.0
@@ -38,51 +37,47 @@ EPILOG = "Plans: default, wikitext3, tinystories, fineweb, full, demo and curric
 
 def main(arguments: Sequence[str], prog: str) -> int:
     """`lmp_trainer`. Raises `UserError`."""
-    return run_headless(parse(arguments, parser(prog, DESCRIPTION, EPILOG)), prog)
+    return run_headless(parse(arguments, prog, DESCRIPTION, EPILOG))
 
 
-def parser(prog: str, description: str, epilog: str) -> argparse.ArgumentParser:
-    """The trainer's command line."""
-    result = new_parser(prog, description, epilog, usage=f"{prog} [options]")
-    add_options(result)
-    return result
+def parse(arguments: Sequence[str], prog: str, description: str, epilog: str) -> Launch:
+    """What a command line of the trainer asks for. Raises `UserError`."""
+    parser = new_parser(prog, description, epilog, usage=f"{prog} [options]")
+    add_options(parser)
+    return Launch(given_options(parse_line(parser, arguments)), prog)
 
 
-def parse(arguments: Sequence[str], command_line: argparse.ArgumentParser) -> dict[str, Any]:
-    """The options that were given, checked. Raises `UserError`."""
-    return given_options(parse_line(command_line, arguments))
-
-
-def run_headless(given: Mapping[str, Any], prog: str) -> int:
+def run_headless(launch: Launch) -> int:
     """Train with one line a log interval; gives the exit status."""
-    if given.get("exp") == "list":
+    options = launch.options
+    if options.exp == "list":
         return _list_experiments()
-    if given.get("describe"):
-        return _describe(given)
-    if given.get("save_datasets"):
-        return _save_datasets(given)
-    if given.get("detach"):
-        return _detach(given)
-    zone = time_zone(given["tz"]) if "tz" in given else None
+    if options.describe:
+        return _describe(launch)
+    if options.save_datasets:
+        return _save_datasets(options)
+    if options.detach:
+        return _detach(launch)
+    zone = time_zone(options.tz) if options.tz is not None else None
     controls = Controls()
-    goes_on = given.get("on_hangup") == "continue" or signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    goes_on = options.on_hangup == "continue" or signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     catch_signals(controls, stop_on_hangup=not goes_on)
     # Before torch comes, which takes a second: a stop that is asked for in that time is obeyed too.
     with Lines(None if goes_on else lambda: controls.send(Stop(reason="nobody reads the output"))) as out:
-        return _train(given, controls, prog, out, zone)
+        return _train(launch, controls, out, zone)
 
 
-def _train(given: Mapping[str, Any], controls: Controls, prog: str, out: Lines, zone: tzinfo | None) -> int:
+def _train(launch: Launch, controls: Controls, out: Lines, zone: tzinfo | None) -> int:
     """Train and print, clock times too where a `zone` for them was given; gives the exit status."""
     quiet = LOCK_FROM in os.environ  # handed over: the log has every line already
     gc.disable()  # what torch brings stays: searching it for garbage took a tenth to a sixth of its import
     try:
         from lmplay_tui.train.launch import draw_pictures, exit_status, run_events
 
-        printer = JsonLines(out) if given.get("json_lines") else Headless(out, given, zone)
+        printer = JsonLines(out) if launch.options.json_lines else Headless(out, launch.options, zone)
         last: events.Event | None = None
         say = (lambda _: None) if quiet else printer.say
-        for event in run_events(given, controls, prog, tell=say):
+        for event in run_events(launch, controls, tell=say):
             if isinstance(event, events.RunStarted):
                 gc.enable()
             say(event)
@@ -90,15 +85,15 @@ def _train(given: Mapping[str, Any], controls: Controls, prog: str, out: Lines, 
     finally:
         gc.enable()
     assert last is not None
-    draw_pictures(last, given)
+    draw_pictures(last, launch)
     return exit_status(last)
 
 
-def _detach(given: Mapping[str, Any]) -> int:
+def _detach(launch: Launch) -> int:
     """Start the run in a process of its own and say where to look."""
     from lmplay_tui.train.launch import start_detached
 
-    run, pid = start_detached(given, until_it_trains=True)
+    run, pid = start_detached(launch, until_it_trains=True)
     name = one_line(run.name)
     print(f"{name}: training in process {pid}; look with: lmplay-tui attach {name}; end: lmplay-tui ctl {name} stop")
     return EXIT_OK
@@ -142,12 +137,14 @@ class JsonLines:
 class Headless:
     """Prints a run for people: one line a log interval, an example at each validation, and what happens besides."""
 
-    def __init__(self, out: Lines, given: Mapping[str, Any], zone: tzinfo | None = None) -> None:
+    def __init__(self, out: Lines, options: TrainOptions, zone: tzinfo | None = None) -> None:
         """`zone`: also say when it will be done, by the clock there."""
+        from lmplay_tui.run.view import RunView  # here: with numpy, for which no `--help` waits
+
         self._out = out
         self._zone = zone
-        self._verbose = bool(given.get("verbose"))
-        self._price_per_hour: float | None = given.get("price_per_hour")
+        self._verbose = options.verbose
+        self._price_per_hour = options.price_per_hour
         self._view = RunView()
         self._activity = ""
 
@@ -226,14 +223,14 @@ def _list_experiments() -> int:
     return EXIT_OK
 
 
-def _describe(given: Mapping[str, Any]) -> int:
+def _describe(launch: Launch) -> int:
     from lmplay_tui.train.check import describe_run
 
-    print(printable(describe_run(given)))
+    print(printable(describe_run(launch)))
     return EXIT_OK
 
 
-def _save_datasets(given: Mapping[str, Any]) -> int:
+def _save_datasets(options: TrainOptions) -> int:
     from lmplay_tui.data.saved import save_datasets
     from lmplay_tui.plan.reading import read_plan
     from lmplay_tui.run.folder import datasets_folder
@@ -246,8 +243,8 @@ def _save_datasets(given: Mapping[str, Any]) -> int:
             said.add(line)
             print(line, flush=True)
 
-    plan = read_plan(given.get("training_plan", "default"))
-    paths = save_datasets(plan, datasets_folder(given.get("out_dir")), report)
+    plan = read_plan(options.training_plan or "default")
+    paths = save_datasets(plan, datasets_folder(options.out_dir), report)
     for path in paths:
         print(f"saved {one_line(path, 400)}")
     if not paths:

@@ -26,7 +26,7 @@ from lmplay_tui.data.cells import with_kinds
 from lmplay_tui.data.decoding import Unreadable
 from lmplay_tui.data.text_files import Found, read_batches
 from lmplay_tui.files import sync
-from lmplay_tui.plan.tables import TABLE_KINDS, file_kind
+from lmplay_tui.plan.dataset_specs import TABLE_KINDS, file_kind
 from lmplay_tui.text import one_line
 
 _FORMAT = 2  # of the entries: a change of what they hold must not find the old ones

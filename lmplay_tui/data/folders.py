@@ -12,8 +12,8 @@ from typing import Any
 from lmplay_tui.data.row_files import listed, of_one_kind, stem, with_rows
 from lmplay_tui.errors import UserError
 from lmplay_tui.options import nearest
+from lmplay_tui.plan.dataset_specs import file_kind
 from lmplay_tui.plan.schema import DatasetSpec
-from lmplay_tui.plan.tables import file_kind
 from lmplay_tui.text import one_line
 
 _SPLIT_WORDS = {

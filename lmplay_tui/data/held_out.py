@@ -83,8 +83,8 @@ class Piece:
     share: float
 
 
-def whole(segments: Sequence[Segment], share: float) -> list[Piece]:
-    """All the rows of a dataset."""
+def pieces_of(segments: Sequence[Segment], share: float) -> list[Piece]:
+    """All the rows of a dataset, `share` of each segment held out."""
     before = accumulate((segment.rows for segment in segments), initial=0)
     return [Piece(segment, row, share) for segment, row in zip(segments, before, strict=False)]
 
@@ -151,7 +151,7 @@ def claims_on(
     """What one dataset of a stage validates on: its own split, else a share of its rows to train on."""
     if own is not None:
         yield Claim(stage, own, own_segments, is_whole=True)
-    elif share > 0 and HeldOutRows(whole(segments, share), seed).training_rows:  # else nothing is held out of it
+    elif share > 0 and HeldOutRows(pieces_of(segments, share), seed).training_rows:  # else nothing is held out of it
         yield Claim(stage, train, segments, is_whole=False)
 
 

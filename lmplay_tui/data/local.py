@@ -15,8 +15,8 @@ from lmplay_tui.data.library import quiet_datasets
 from lmplay_tui.data.row_files import like_most, listed
 from lmplay_tui.data.splits import Report, SplitRows, Splits, choose, of_dataset, of_saved, of_table
 from lmplay_tui.errors import DataError, UserError, unchain
+from lmplay_tui.plan.dataset_specs import KINDS_SAID, file_kind
 from lmplay_tui.plan.schema import DatasetSpec
-from lmplay_tui.plan.tables import KINDS_SAID, file_kind
 from lmplay_tui.text import one_line
 
 T = TypeVar("T")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 
-from lmplay_tui.data.held_out import Claim, HeldOutRows, take_out, whole
+from lmplay_tui.data.held_out import Claim, HeldOutRows, pieces_of, take_out
 from lmplay_tui.data.rows import Rows
 from lmplay_tui.data.samples import Item
 from lmplay_tui.data.shuffle import BlockShuffle, Mixture, Permutation, keyed
@@ -42,7 +42,7 @@ def identity_of(spec: DatasetSpec) -> str:
     return f"{name} {spec.config} {spec.split}"
 
 
-class Part:
+class StagePart:
     """One dataset of a stage: its rows to train on and those to validate on, its own or held out of the others.
 
     `claims`: what the plan validates on; rows that any of them takes are not trained. `taken_by`: the stages of those
@@ -58,7 +58,7 @@ class Part:
         chosen = HeldOutRows(taken.pieces, seed)
         is_sliced = "[" in source.spec.split
         if own is None and self._taken is None and not chosen.training_rows and not is_sliced:  # its only rows
-            chosen = HeldOutRows(whole(source.segments, 0.0), seed)  # what else would be trained?
+            chosen = HeldOutRows(pieces_of(source.segments, 0.0), seed)  # what else would be trained?
         # What is trained of a dataset with a split of its own is all of it, as a rule.
         self._chosen = None if own is not None and self._taken is None else chosen
         self.training_rows = source.train.num_rows if self._chosen is None else chosen.training_rows
@@ -110,7 +110,7 @@ class TrainingOrder:
     A row that goes on in the next batch is not read anew for each: its length would count with its square.
     """
 
-    def __init__(self, stage: Stage, options: TrainOptions, parts: list[Part]) -> None:
+    def __init__(self, stage: Stage, options: TrainOptions, parts: list[StagePart]) -> None:
         self._parts = parts
         sizes = [part.training_rows for part in parts]
         self._mixture = _training_mixture(stage, options, sizes)
@@ -153,7 +153,7 @@ class ValidationOrder:
     The first of them are the evaluation set: a fair sample of the whole.
     """
 
-    def __init__(self, stage: Stage, options: TrainOptions, parts: list[Part]) -> None:
+    def __init__(self, stage: Stage, options: TrainOptions, parts: list[StagePart]) -> None:
         kept = [number for number, part in enumerate(parts) if part.validation_rows]
         self._parts = [parts[number] for number in kept]
         sizes = [part.validation_rows for part in self._parts]

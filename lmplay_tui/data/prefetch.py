@@ -8,17 +8,19 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 
 _POLL_S = 0.05  # how soon a thread with a full queue sees that it is not read any more
-_JOIN_S = 5.0  # a disk that does not answer must not keep the user
+_JOIN_S = 5.0  # a disk that does not answer must not keep a user from leaving
 
 
 class _End:
-    """What the thread says last: nothing more, or the error that ended it."""
+    """What the thread says last: that there is nothing more, or the error that ended it."""
 
     def __init__(self, error: BaseException | None) -> None:
         self.error = error
 
 
-class _Ahead(Generic[T]):
+class _Filler(Generic[T]):
+    """The thread that reads, and the queue that it fills. It holds no `Prefetch`, so that one may be forgotten."""
+
     def __init__(self, source: Iterator[T], depth: int) -> None:
         self._source = source
         self._queue: queue.Queue[T | _End] = queue.Queue(depth)
@@ -32,7 +34,7 @@ class _Ahead(Generic[T]):
             for value in self._source:
                 if not self._put(value):
                     return
-        except BaseException as raised:  # whatever it is, the user of the iterator must hear of it
+        except BaseException as raised:  # whatever it is, it is raised where the next value would have come
             error = raised
         self._put(_End(error))
 
@@ -67,19 +69,22 @@ class _Ahead(Generic[T]):
         self._thread.join(_JOIN_S)
 
 
-class Ahead(Generator[T, None, None]):
-    """A generator that runs ahead, and can be asked whether its next value is there."""
+class Prefetch(Generator[T, None, None]):
+    """The values of `source`, of which up to `depth` wait ready. It can be asked whether the next one is there.
+
+    An error of `source` is raised where its value would have come. The thread ends when the generator is closed.
+    """
 
     def __init__(self, source: Iterator[T], depth: int) -> None:
         self._source, self._depth = source, depth
-        self._running: _Ahead[T] | None = None  # nothing is read before it is asked for
+        self._running: _Filler[T] | None = None  # nothing is read before it is asked for
         self._next: T | _End | None = None
         self._over = False
 
     def ready(self, seconds: float) -> bool:
         """Whether the next value, or the end, is there after at most `seconds`."""
         if self._next is None and not self._over:
-            self._running = self._running or _Ahead(self._source, self._depth)
+            self._running = self._running or _Filler(self._source, self._depth)
             self._next = self._running.get(seconds)
         return self._over or self._next is not None
 
@@ -123,11 +128,3 @@ class Ahead(Generator[T, None, None]):
     def __del__(self) -> None:
         if self._running is not None:
             self._running.leave()
-
-
-def ahead(source: Iterator[T], depth: int) -> Ahead[T]:
-    """The values of `source`, of which up to `depth` wait ready; the thread ends when the generator is closed.
-
-    An error of `source` is raised where its value would have come.
-    """
-    return Ahead(source, depth)

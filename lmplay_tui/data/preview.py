@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass, field
 
 from lmplay_tui.data.batches import Position, read_batch
-from lmplay_tui.data.order import Part, TrainingOrder
+from lmplay_tui.data.order import StagePart, TrainingOrder
 from lmplay_tui.data.samples import Cutter, Item, Sample
 
 MOST_ROWS = 20_000  # that are read; where most hold no words, a batch would read them all
@@ -20,7 +20,7 @@ class Look:
     rows_without_sample: int
 
 
-def look_at(part: Part) -> Look:
+def look_at(part: StagePart) -> Look:
     """Look at the first rows that a dataset gives to train on. Raises `DataError` where one cannot be read."""
     rows = without = chars = 0
     while rows < min(LOOKED_AT, part.training_rows) and chars < LOOKED_AT_CHARS:

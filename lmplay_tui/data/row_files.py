@@ -21,8 +21,8 @@ from lmplay_tui.data.messages import plain
 from lmplay_tui.data.rows import Columns
 from lmplay_tui.data.text_files import first_lines, first_rows
 from lmplay_tui.errors import UserError
+from lmplay_tui.plan.dataset_specs import COMPRESSIONS, KINDS_SAID, file_kind
 from lmplay_tui.plan.schema import DatasetSpec
-from lmplay_tui.plan.tables import COMPRESSIONS, KINDS_SAID, file_kind
 from lmplay_tui.text import one_line
 
 _ABOUT = re.compile(  # files that speak of data, or of a program, and hold none: the stems of their names

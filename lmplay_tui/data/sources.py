@@ -10,9 +10,9 @@ import pyarrow as pa
 
 from lmplay_tui.data import hub, local, pydocs, saved
 from lmplay_tui.data.columns import find_columns
-from lmplay_tui.data.held_out import Claim, HeldOutRows, claims_on, whole
+from lmplay_tui.data.held_out import Claim, HeldOutRows, claims_on, pieces_of
 from lmplay_tui.data.library import quiet_datasets
-from lmplay_tui.data.order import Part, Source, rows_per_epoch
+from lmplay_tui.data.order import Source, StagePart, rows_per_epoch
 from lmplay_tui.data.rows import Columns, Rows
 from lmplay_tui.data.splits import Report, Segment, SplitRows, choose, own_validation
 from lmplay_tui.errors import UserError
@@ -171,7 +171,7 @@ def count_rows(
             stage, list(opened.values()), stages, options, datasets_folder=datasets_folder, report=_no_report
         )
         for number, source in opened.items():
-            part = Part(source, share=options.validation_split, seed=options.seed, claims=claims)
+            part = StagePart(source, share=options.validation_split, seed=options.seed, claims=claims)
             sizes[number] = part.training_rows
     except UserError:
         return None
@@ -192,4 +192,4 @@ def _rows_on_card(spec: DatasetSpec, options: TrainOptions) -> int | None:
     if not rows or own_validation(spec, splits) is not None:
         return rows
     # What is held out depends on the first row, which the card does not tell: by one row at most.
-    return HeldOutRows(whole((Segment("", 0, rows),), options.validation_split), options.seed).training_rows
+    return HeldOutRows(pieces_of((Segment("", 0, rows),), options.validation_split), options.seed).training_rows

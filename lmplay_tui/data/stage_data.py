@@ -8,8 +8,8 @@ from itertools import islice
 from pathlib import Path
 
 from lmplay_tui.data.batches import Batch, Position, batches
-from lmplay_tui.data.order import Part, TrainingOrder, ValidationOrder
-from lmplay_tui.data.prefetch import Ahead, ahead
+from lmplay_tui.data.order import StagePart, TrainingOrder, ValidationOrder
+from lmplay_tui.data.prefetch import Prefetch
 from lmplay_tui.data.preview import LOOKED_AT, Look, Preview, look_at, preview
 from lmplay_tui.data.samples import Cutter, Item, Sample
 from lmplay_tui.data.sources import claims_of_plan, open_source
@@ -41,7 +41,7 @@ def open_stage(
     parts, looks = [], []
     for source in sources:
         spec = source.spec
-        part = Part(source, share=options.validation_split, seed=options.seed, claims=claims)
+        part = StagePart(source, share=options.validation_split, seed=options.seed, claims=claims)
         if part.training_rows == 0:
             raise UserError(_nothing_to_train(stage, part))
         look = look_at(part)
@@ -55,7 +55,7 @@ def open_stage(
     return StageData(stage, options, tokenizer, parts, looks)
 
 
-def _nothing_to_train(stage: Stage, part: Part) -> str:
+def _nothing_to_train(stage: Stage, part: StagePart) -> str:
     spec = part.source.spec
     shown = f"dataset {spec.name} has no rows to train on in its split {one_line(spec.split, 60)}"
     if not part.taken_by:
@@ -72,7 +72,12 @@ class StageData:
     """What a stage trains and validates on. Everything it gives is a pure function of its arguments."""
 
     def __init__(
-        self, stage: Stage, options: TrainOptions, tokenizer: Tokenizer, parts: list[Part], looks: Sequence[Look] = ()
+        self,
+        stage: Stage,
+        options: TrainOptions,
+        tokenizer: Tokenizer,
+        parts: list[StagePart],
+        looks: Sequence[Look] = (),
     ) -> None:
         """`looks`: what the first rows of each part gave when it was opened; empty where that was not looked at."""
         self._stage = stage
@@ -129,12 +134,12 @@ class StageData:
             self._order(), self._cutter, start, batch_size=options.batch_size, continue_rows=options.continue_rows
         )
 
-    def batches(self, start: Position) -> Ahead[Batch]:
+    def batches(self, start: Position) -> Prefetch[Batch]:
         """The batches from `start` to the stage's end, cut ahead in a thread that ends with the generator."""
-        return ahead(self.reading(start), BATCHES_AHEAD)
+        return Prefetch(self.reading(start), BATCHES_AHEAD)
 
     @property
-    def parts(self) -> Sequence[Part]:
+    def parts(self) -> Sequence[StagePart]:
         """The stage's datasets, in the plan's order."""
         return self._parts
 

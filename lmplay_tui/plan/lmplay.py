@@ -3,33 +3,96 @@
 The meaning of each key was read off LMPlay's `plan.py`, `hf.py`, `wikipedia.py` and `openorca.py`.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from lmplay_tui.options import shown_value
-from lmplay_tui.plan import tables
 from lmplay_tui.plan.builtin import known_dataset
+from lmplay_tui.plan.dataset_specs import Shelf, altered, column_problems
 from lmplay_tui.plan.problems import KeyPath, Report
-from lmplay_tui.plan.schema import DatasetSpec
-from lmplay_tui.plan.tables import Shelf, StageTable, altered, column_problems, valid_entries, valid_keys
+from lmplay_tui.plan.schema import DatasetSpec, Stopping
+from lmplay_tui.plan.tables import (
+    FOLDER_NAME,
+    MAX_MIXED,
+    NOT_GIVEN,
+    AnyTable,
+    Epochs,
+    Option,
+    StageEntry,
+    Table,
+    Word,
+    entries_at,
+    valid_table,
+)
+
+
+class LMPlayPlan(Table):
+    """The top level of LMPlay's form."""
+
+    datasets: AnyTable = NOT_GIVEN
+    steps: Annotated[list[Any], Field(min_length=1)] = NOT_GIVEN
+    seed: Annotated[Any, Option("seed")] = NOT_GIVEN
+    title: Word = NOT_GIVEN
+    train: AnyTable = NOT_GIVEN
+
+
+class LoaderTable(Table):
+    """An entry of `datasets`."""
+
+    ds_loader: Literal["wiki", "openorca", "hf"] = NOT_GIVEN
+    args: Annotated[list[Word], Field(max_length=MAX_MIXED)] = NOT_GIVEN
+    kwargs: AnyTable = NOT_GIVEN
+
+
+class WikiArguments(Table):
+    """`kwargs` of `wiki`."""
+
+    lang: Word = NOT_GIVEN
+
+
+class HubArguments(Table):
+    """`kwargs` of `hf`."""
+
+    name: Word = NOT_GIVEN
+    revision: Word = NOT_GIVEN
+    text_column: Word = NOT_GIVEN
+    prompt_column: Word = NOT_GIVEN
+    truth_column: Word = NOT_GIVEN
+
+
+class StepTable(Table):
+    """An entry of `steps`."""
+
+    datasets: Annotated[list[Word], Field(min_length=1, max_length=MAX_MIXED)] = NOT_GIVEN
+    epochs: Epochs = NOT_GIVEN
+    step_name: Word = NOT_GIVEN
+    interleve_stopping_strategy: Stopping = NOT_GIVEN
+    seed: Annotated[Any, Option("seed")] = NOT_GIVEN
+
 
 _COLUMNS = {"text_column": "text", "prompt_column": "prompt", "truth_column": "truth"}
 _Names = Mapping[str, tuple[str, ...]]  # of arguments, by loader
 _ARGS: _Names = {"wiki": ("lang",), "openorca": (), "hf": ("saved_as", "path", "name")}
-_KWARGS: _Names = {"wiki": ("lang",), "openorca": (), "hf": ("name", "revision", *_COLUMNS)}
+_KWARGS: Mapping[str, type[Table]] = {"wiki": WikiArguments, "openorca": Table, "hf": HubArguments}
 _REQUIRED: _Names = {"wiki": ("lang",), "openorca": (), "hf": ("saved_as", "path")}
 
 
-def loader_spec(report: Report, path: KeyPath, name: str, table: Mapping[str, Any], shelf: Shelf) -> DatasetSpec | None:
-    """The dataset of an entry of LMPlay's `datasets`; None where nobody can say what it is."""
-    given = valid_keys(report, path, table, tables.LMPLAY_DATASET_KEYS)
+def loader_spec(report: Report, path: KeyPath, name: str, table: object, shelf: Shelf) -> DatasetSpec | None:
+    """The dataset of an entry of LMPlay's `datasets`; None where the entry does not say which it is."""
+    given = valid_table(report, path, table, LoaderTable)
+    if given is None or not isinstance(table, dict):
+        return None
     if "ds_loader" not in table:
         report.add((*path, "ds_loader"), "is missing: wiki, openorca or hf")
     if "ds_loader" not in given:
         return None
     loader = given["ds_loader"]
-    values = _arguments(report, path, loader, given)
+    number = len(table["args"]) if "args" in given else 0
+    values = _arguments(report, path, loader, given, number)
     if loader == "openorca":
         return _known("openorca", name)
     if loader == "hf":
@@ -48,19 +111,17 @@ def _known(known: str, name: str) -> DatasetSpec | None:
     return None if spec is None else replace(spec, name=name)
 
 
-def _arguments(report: Report, path: KeyPath, loader: str, given: Mapping[str, Any]) -> dict[str, str]:
-    """A loader's valid arguments by name."""
+def _arguments(report: Report, path: KeyPath, loader: str, given: Mapping[str, Any], number: int) -> dict[str, str]:
+    """A loader's valid arguments by name. `number`: how many stand in `args`, valid or not."""
     order = _ARGS[loader]
-    args, kwargs = given.get("args", []), given.get("kwargs", {})
-    if len(args) > len(order):
-        report.add((*path, "args"), f"{loader} takes {', '.join(order) or 'nothing'} here, got {len(args)} entries")
-    missing = [name for name in _REQUIRED[loader] if name not in order[: len(args)] and name not in kwargs]
+    args, kwargs = given.get("args", {}), given.get("kwargs", {})
+    if number > len(order):
+        report.add((*path, "args"), f"{loader} takes {', '.join(order) or 'nothing'} here, got {number} entries")
+    missing = [name for name in _REQUIRED[loader] if name not in order[:number] and name not in kwargs]
     if missing:
         report.add((*path, "args"), f"{loader} needs {', '.join(missing)} here")
-    words = valid_entries(report, (*path, "args"), args[: len(order)], tables.ENTRY)
-    values = {order[place[-1]]: word for place, word in words if isinstance(place[-1], int)}
-    kinds = {name: tables.LMPLAY_KWARGS[name] for name in _KWARGS[loader]}
-    return values | valid_keys(report, (*path, "kwargs"), kwargs, kinds)
+    values = {order[index]: word for index, word in args.items() if index < len(order)}
+    return values | (valid_table(report, (*path, "kwargs"), kwargs, _KWARGS[loader]) or {})
 
 
 def _hub(
@@ -74,10 +135,8 @@ def _hub(
     if there == columns.keys() == {"truth"}:
         columns = {"messages" if columns["truth"] == "messages" else "text": columns["truth"]}
     named = {"config": values.get("name"), "revision": values.get("revision"), "saved_as": values.get("saved_as")}
-    if "saved_as" in values:
-        problem = tables.checked(tables.DATASET_KEYS["saved_as"], values["saved_as"])[1]
-        if problem is not None:
-            report.add((*path, "args", 0), problem)
+    if "saved_as" in values and not re.fullmatch(FOLDER_NAME, values["saved_as"]):
+        report.add((*path, "args", 0), f"is not of the form it needs, got {shown_value(values['saved_as'])}")
     if "path" not in values:
         return None
     spec, problem = shelf.at(values["path"], name=name)
@@ -87,19 +146,21 @@ def _hub(
     return altered(spec, columns | {key: value for key, value in named.items() if value is not None})
 
 
-def step_table(report: Report, index: int, step: Mapping[str, Any]) -> StageTable:
-    """Check the keys of an entry of `steps`."""
+def step_entry(report: Report, index: int, step: object) -> StageEntry | None:
+    """The stage of an entry of `steps`; None, and reported, where that is no table."""
     path: KeyPath = ("steps", index)
-    given = valid_keys(report, path, step, tables.LMPLAY_STEP_KEYS)
+    given = valid_table(report, path, step, StepTable)
+    if given is None or not isinstance(step, dict):
+        return None
     if "datasets" not in step:
         report.add((*path, "datasets"), "is missing")
     rest: dict[str, Any] = {key: given[key] for key in ("epochs", "seed") if key in given}
     if "interleve_stopping_strategy" in given:
         rest["stopping"] = given["interleve_stopping_strategy"]
-    return StageTable(
+    return StageEntry(
         name=given.get("step_name", str(index)),
         name_path=(*path, "step_name"),
         path=path,
-        datasets=valid_entries(report, (*path, "datasets"), given.get("datasets", ()), tables.ENTRY),
+        datasets=entries_at((*path, "datasets"), given),
         rest=rest,
     )

@@ -1,11 +1,25 @@
-"""What a plan says, read and checked: plain frozen values."""
+"""What a plan says, read and checked: plain frozen values; and the names that it may give."""
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Stopping = Literal["first_exhausted", "all_exhausted"]
+
+NAME_PATTERN = re.compile(r"\A[A-Za-z0-9][A-Za-z0-9_-]{0,39}\Z")
+RESERVED_NAMES = ("prev", "best", "past", "corrupted", "damaged", "run")  # what a run's own files are called
+_NUMBERED = re.compile(r"step-\d{8,}", re.IGNORECASE)  # ... and those of `--keep`
+
+
+def check_name(kind: str, name: str) -> str | None:
+    """What is wrong with a name that files are called by (`kind`: stage, model, ...); None: nothing."""
+    if not NAME_PATTERN.match(name):
+        return f"is no {kind} name: 1 to 40 letters A-Z, digits, _ and -, the first a letter or digit"
+    if name.lower() in RESERVED_NAMES or _NUMBERED.fullmatch(name):
+        return f"is no {kind} name: a run's own files are called so"
+    return None
 
 
 @dataclass(frozen=True)

@@ -25,14 +25,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar
-
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from lmplay_tui.files import write_whole
 from lmplay_tui.formats import format_lr
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.text import one_line
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 StopWhen = Literal["now", "stage_end"]
 Taken = TypeVar("Taken")
@@ -214,8 +215,10 @@ _KINDS: dict[str, type[Command]] = {
 
 
 @cache
-def _reader(kind: str) -> TypeAdapter[Command]:
+def _reader(kind: str) -> "TypeAdapter[Command]":
     """Made when such a command has come: who only leaves commands, as a screen does, needs none."""
+    from pydantic import ConfigDict, TypeAdapter  # here: a screen, and the commands beside a run, wait for none
+
     strict = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
     return TypeAdapter(type(kind, (_KINDS[kind],), {"__pydantic_config__": strict}))
 
@@ -307,6 +310,8 @@ def _parsed(name: str, data: bytes, identity: str) -> Command:
     if not isinstance(values, dict) or str(values.get("command")) not in _KINDS:
         raise ValueError(f'needs "command", one of {", ".join(_KINDS)}')
     kind = str(values.pop("command"))
+    from pydantic import ValidationError  # here, as in `_reader`
+
     try:
         # As JSON, because only there strictness lets a table become one of our classes.
         return _reader(kind).validate_json(json.dumps(values | {"id": identity}))

@@ -19,21 +19,21 @@ from lmplay_tui.models.lmplay_weights import convert_lmplay
 from lmplay_tui.models.registry import build_model, load_experiment
 from lmplay_tui.options import (
     OPTIONS,
+    Launch,
     OnResume,
     Part,
     TrainOptions,
     command_words,
-    default,
     flag,
     on_resume,
     part,
+    resolve,
     shown_value,
 )
 from lmplay_tui.plan.editing import extend_plan, list_changes
 from lmplay_tui.plan.problems import PlanError
-from lmplay_tui.plan.reading import check_name, parse_plan, read_plan
-from lmplay_tui.plan.schema import Plan
-from lmplay_tui.plan.tables import NAME_PATTERN
+from lmplay_tui.plan.reading import parse_plan, read_plan
+from lmplay_tui.plan.schema import NAME_PATTERN, Plan, check_name
 from lmplay_tui.run.controls import Controls
 from lmplay_tui.run.events import ActivityChanged, Event, OptionChanged, Warned
 from lmplay_tui.run.folder import RunFolder, datasets_folder, keep_plan, output_folder, statistics_folder
@@ -54,25 +54,24 @@ DEFAULT_PLAN = "default"
 _NO_NAME = re.compile(r"[^A-Za-z0-9_-]+")
 
 
-def choose_run(given: Mapping[str, Any]) -> RunFolder:
+def choose_run(launch: Launch) -> RunFolder:
     """The run that a command line speaks of. Raises `UserError` for a plan that cannot be read or a bad name."""
-    resume = given.get("resume", "auto")
-    if "model" in given:
-        model = Path(given["model"])
+    options = launch.options
+    if options.model is not None:
+        model = Path(options.model)
         stem = model.stem if model.suffix == ".lmp" else model.name
         if (problem := check_name("model", stem)) is not None:
             raise UserError(f"--model: {shown_value(stem)} {problem}")
-    elif resume not in ("auto", "none"):
-        path = Path(resume)
+    elif (path := launch.resumes_from) is not None:
         stem, dot, kind = path.stem.partition(".")  # neither a run's nor a stage's name has a dot
         if check_name("model", stem) is not None or (dot and NAME_PATTERN.match(kind) is None):
             raise UserError(f"--resume: {shown_value(path.name)} does not tell the run's name; give it with --model")
         model = path.with_name(f"{stem}.lmp")
     else:
-        plan = read_plan(given.get("training_plan", DEFAULT_PLAN))
-        exp = given.get("exp", plan.train.get("exp", default("exp"))).rpartition(":")[2]
+        plan = read_plan(options.training_plan or DEFAULT_PLAN)
+        exp = resolve(launch.line, plan.train).exp.rpartition(":")[2]
         name = _NO_NAME.sub("_", f"{exp}_{plan.name}").strip("_-")[:40].rstrip("_-")
-        model = output_folder(given.get("out_dir")) / f"{name}.lmp"
+        model = output_folder(options.out_dir) / f"{name}.lmp"
     return RunFolder(model)
 
 
@@ -103,7 +102,7 @@ class Start:
     """What is known before anything large is loaded."""
 
     run: RunFolder
-    given: Mapping[str, Any]
+    launch: Launch
     settings: Settings
     checkpoint: dict[str, Any] | None
     is_newest: bool = False  # the checkpoint is the run's `NAME.lmp`
@@ -122,7 +121,7 @@ class Start:
         """See to it that `NAME.lmp` has its other names and its statistics; a line each for what fails."""
         known = {stage.name for stage in self.settings.plan.stages}
         if self.checkpoint is not None and self.is_newest and self.progress.stage in known:
-            folder = statistics_folder(self.given.get("out_dir"))
+            folder = statistics_folder(self.launch.options.out_dir)
             yield from CheckpointWriter(self.run, folder).complete(self.checkpoint)
 
     def finished(self) -> bool:
@@ -131,21 +130,21 @@ class Start:
         return all(stage.name in stages and stages[stage.name].done for stage in self.settings.plan.stages)
 
 
-def read_start(run: RunFolder, given: Mapping[str, Any], warnings: list[str]) -> Start:
+def read_start(run: RunFolder, launch: Launch, warnings: list[str]) -> Start:
     """Read the checkpoint, if there is one to resume from, and the plan. Raises `UserError`."""
-    resume, is_newest = given.get("resume", "auto"), False
-    if given.get("reset_history") or resume == "none":
+    options, is_newest = launch.options, False
+    if launch.anew:
         checkpoint = None
-    elif resume != "auto":
-        checkpoint = load_checkpoint(Path(resume))
+    elif launch.resumes_from is not None:
+        checkpoint = load_checkpoint(launch.resumes_from)
     else:
         found = newest_checkpoint(run, warnings.append)
         checkpoint, is_newest = (found[0], found[1] == run.model) if found else (None, False)
     if checkpoint is None:
-        if "extend" in given:
+        if options.extend is not None:
             raise UserError(f"--extend: {one_line(run.model)} is not there: there is nothing to go on with")
-        plan = _plan_to_begin_with(run, given, warnings)
-        return Start(run, given, Settings(plan, given, plan_as_given=plan.text), None)
+        plan = _plan_to_begin_with(run, options, warnings)
+        return Start(run, launch, Settings(plan, launch.line, plan_as_given=plan.text), None)
     curriculum = checkpoint["curriculum"]["state_args"]
     try:
         plan_before = parse_plan(
@@ -156,16 +155,16 @@ def read_start(run: RunFolder, given: Mapping[str, Any], warnings: list[str]) ->
         raise UserError(f"the checkpoint's plan cannot be used any more:\n{error}") from None
     as_given = curriculum.get("plan_as_given") or plan_before.text
     plan = plan_before
-    if "training_plan" in given:
-        plan = choose_plan(plan_before, read_plan(given["training_plan"]), as_given, warnings)
+    if options.training_plan is not None:
+        plan = choose_plan(plan_before, read_plan(options.training_plan), as_given, warnings)
         as_given = plan.text if plan is not plan_before else as_given
-    if "extend" in given:
-        plan = extend_plan(plan, given["extend"])
+    if options.extend is not None:
+        plan = extend_plan(plan, options.extend)
     of_run = checkpoint["runner"]["state_args"]
-    before = Settings(plan_before, given, of_run["options"], overruled_of(of_run), as_given)
+    before = Settings(plan_before, launch.line, of_run["options"], overruled_of(of_run), as_given)
     settings = before.with_plan(plan)
     check_fixed(settings, checkpoint["model"]["state_args"])
-    start = Start(run, given, settings, checkpoint, is_newest, before)
+    start = Start(run, launch, settings, checkpoint, is_newest, before)
     if plan is not plan_before:
         progress = Progress.from_state(checkpoint["runner"]["state"]["progress"])
         warnings += [f"changed plan: {line}" for line in describe_changes(plan_before, plan, start.progress)]
@@ -173,14 +172,14 @@ def read_start(run: RunFolder, given: Mapping[str, Any], warnings: list[str]) ->
     return start
 
 
-def _plan_to_begin_with(run: RunFolder, given: Mapping[str, Any], warnings: list[str]) -> Plan:
+def _plan_to_begin_with(run: RunFolder, options: TrainOptions, warnings: list[str]) -> Plan:
     """The plan that was asked for, else the one that this run had, else the default. Raises `PlanError`."""
-    if "training_plan" in given or "model" not in given:
-        return read_plan(given.get("training_plan", DEFAULT_PLAN))
+    if options.training_plan is not None or options.model is None:
+        return read_plan(options.training_plan or DEFAULT_PLAN)
     try:
         text = run.plan.read_text(encoding="utf-8")
     except (OSError, ValueError):
-        if not given.get("initial_model"):
+        if not options.initial_model:
             warnings.append(f"{one_line(run.model)} is not there yet: training anew with plan {DEFAULT_PLAN}")
         return read_plan(DEFAULT_PLAN)
     folder = run.status().get("plan_folder")
@@ -206,12 +205,12 @@ def choose_plan(own: Plan, file: Plan, as_given: str, warnings: list[str]) -> Pl
     )
 
 
-def build_trainer(start: Start, controls: Controls, prog: str) -> Generator[Event, None, Trainer]:
+def build_trainer(start: Start, controls: Controls) -> Generator[Event, None, Trainer]:
     """Load the tokenizer, build the model, take the checkpoint's state. Yields what it is doing.
 
-    Raises `UserError`, and `StopRequested` if somebody stops it.
+    Raises `UserError`, and `StopRequested` where a stop is asked for meanwhile.
     """
-    run, given, settings = start.run, start.given, start.settings
+    run, launch, settings = start.run, start.launch, start.settings
     options = settings.for_run()
     device = choose_device(options.device)
     precision = choose_precision(options, device)
@@ -219,7 +218,9 @@ def build_trainer(start: Start, controls: Controls, prog: str) -> Generator[Even
     model_args = start.checkpoint["model"]["state_args"] if start.checkpoint else None
     tokenizer = yield from _load_tokenizer(model_args["tokenizer"] if model_args else options.tokenizer, controls)
     yield ActivityChanged("loading", "the model")
-    experiment = load_experiment(allowed_experiment(given, model_args["exp"] if model_args else options.exp))
+    experiment = load_experiment(
+        allowed_experiment(launch.line.get("exp"), model_args["exp"] if model_args else options.exp)
+    )
     shape = model_args or vars(options)
     model, built_with = build_model(
         experiment, vocab_size=tokenizer.vocab_size, context_len=shape["context_len"],
@@ -258,7 +259,7 @@ def build_trainer(start: Start, controls: Controls, prog: str) -> Generator[Even
         ),
         controls,
         statistics_folder=statistics_folder(options.out_dir),
-        resume_command=partial(resume_command, prog, run, given),
+        resume_command=partial(resume_command, launch, run),
         resumed_from=state.progress.step if start.checkpoint is not None else None,
         note=", ".join((*chosen, "samples padded" if ways.trunk is None else "samples packed")),
     )
@@ -273,9 +274,9 @@ def _load_tokenizer(name: str, controls: Controls) -> Generator[Event, None, Tok
     return (yield from patiently(lambda _: load_tokenizer(name), controls))
 
 
-def allowed_experiment(given: Mapping[str, Any], exp: str) -> str:
-    """An experiment's own file is run only if the command line names it: no checkpoint makes anything run."""
-    if ":" in exp and given.get("exp") != exp:
+def allowed_experiment(named: str | None, exp: str) -> str:
+    """An experiment's own file is run only if the command line has `named` it: no checkpoint makes anything run."""
+    if ":" in exp and named != exp:
         raise UserError(f"the checkpoint's experiment is from a file: say so with --exp {shlex.quote(one_line(exp))}")
     return exp
 
@@ -295,7 +296,7 @@ def _take_up(start: Start, state: TrainState, options: TrainOptions) -> Generato
         )
     assert start.before is not None
     says_anew = said_of_warm_up(options) != said_of_warm_up(start.before.for_run())  # the plan
-    on_line = any(part(name) is Part.WARM_UP and OPTIONS[name].once for name in start.given)
+    on_line = any(part(name) is Part.WARM_UP and OPTIONS[name].once for name in start.launch.line)
     if says_anew or on_line or options.ignore_optimizer:
         state.start_warm_up(options)
     elif options.disable_optimizer_warmup:
@@ -319,7 +320,7 @@ def _say_changed_options(start: Start, progress: Progress) -> Iterator[Event]:
     so_far = replace(start.settings, line={})
     stage = next((stage for stage in so_far.plan.stages if stage.name == progress.stage), None)
     before = so_far.for_run() if stage is None else so_far.for_stage(stage)
-    for name, value in start.given.items():
+    for name, value in start.launch.line.items():
         then = getattr(before, name)
         if on_resume(name) is OnResume.KEPT and then != value:
             yield OptionChanged(progress.step, flag(name), one_line(then), one_line(value))
@@ -402,15 +403,15 @@ def _other_tokenizer(
     return f"was trained with tokenizer {one_line(name)}, not {own}"
 
 
-def resume_command(prog: str, run: RunFolder, given: Mapping[str, Any], saved: bool) -> str:
+def resume_command(launch: Launch, run: RunFolder, saved: bool) -> str:
     """What to type to go on: the model, and what a checkpoint does not remember.
 
     `saved`: by the process that ends; else a checkpoint that was chosen with `--resume` is still to be gone on from.
     """
-    chosen = {} if saved or given.get("resume", "auto") in ("auto", "none") else {"resume": given["resume"]}
+    chosen = {} if saved or launch.resumes_from is None else {"resume": launch.options.resume}
     again = chosen | {
         name: value
-        for name, value in given.items()
+        for name, value in launch.line.items()
         if not OPTIONS[name].once and (on_resume(name) is OnResume.FREE or (name == "exp" and ":" in value))
     }
-    return shlex.join([prog, "--model", str(run.model), *command_words(again)])
+    return shlex.join([launch.prog, "--model", str(run.model), *command_words(again)])

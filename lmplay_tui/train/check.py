@@ -25,7 +25,7 @@ from lmplay_tui.errors import UserError
 from lmplay_tui.formats import format_bytes, format_megabytes
 from lmplay_tui.models.describe import describe
 from lmplay_tui.models.registry import build_model, load_experiment
-from lmplay_tui.options import TrainOptions
+from lmplay_tui.options import Launch, TrainOptions
 from lmplay_tui.plan.reading import read_plan
 from lmplay_tui.plan.schema import Stage
 from lmplay_tui.run.events import DatasetOpened, Warned
@@ -33,7 +33,7 @@ from lmplay_tui.run.folder import RunFolder, datasets_folder, output_folder
 from lmplay_tui.run.sentences import sentence_of
 from lmplay_tui.run.statistics import RunStatistics
 from lmplay_tui.text import one_line
-from lmplay_tui.train.build import Start, allowed_experiment, choose_run, load_initial, read_start
+from lmplay_tui.train.build import DEFAULT_PLAN, Start, allowed_experiment, choose_run, load_initial, read_start
 from lmplay_tui.train.checkpoint import load_checkpoint, num_bytes
 from lmplay_tui.train.checkpointer import CheckpointWriter, SaveRequest
 from lmplay_tui.train.compile import Compilation
@@ -51,20 +51,20 @@ SHOWN_SAMPLES = 2  # a stage
 CHECKPOINTS_KEPT = 2  # NAME.lmp and NAME.prev.lmp, besides one a stage and NAME.best.lmp
 
 
-def check_plan(given: Mapping[str, Any]) -> dict[str, Any]:
+def check_plan(launch: Launch) -> dict[str, Any]:
     """Check the plan that a command line names; a report of plain values, `ok` false where anything failed.
 
     Raises `UserError` where the plan itself, the tokenizer, the device or the model's shape is wrong.
     """
-    plan = read_plan(given["training_plan"])
-    settings = Settings(plan, given)
+    plan = read_plan(launch.options.training_plan or DEFAULT_PLAN)
+    settings = Settings(plan, launch.line)
     options = settings.for_run()
     state, notes = _new_state(settings)
     problems: list[str] = []
     stages, longest = [], None
     opened: list[tuple[str, StageData]] = []
     for stage in plan.stages:
-        said, data = _open(stage, settings, state, given)
+        said, data = _open(stage, settings, state, launch.options.out_dir)
         stages.append(said)
         if "problem" in said:
             problems.append(said["problem"])
@@ -84,7 +84,7 @@ def check_plan(given: Mapping[str, Any]) -> dict[str, Any]:
         if "tokens_estimate" in said:
             said["seconds_estimate"] = said["tokens_estimate"] / rate if rate else None
     names = len(plan.stages) + CHECKPOINTS_KEPT + 1 + _numbered(plan.stages, settings, stages)
-    needed, free = names * num_bytes(state.checkpoint()), _free(given)
+    needed, free = names * num_bytes(state.checkpoint()), _free(options)
     if needed > free:
         problems.append(f"the disk has {format_bytes(free)} free; {names} checkpoints will need {format_bytes(needed)}")
     return {
@@ -142,15 +142,15 @@ def _numbered(stages: Sequence[Stage], settings: Settings, said: Sequence[Mappin
     return min(kept, saves)
 
 
-def _free(given: Mapping[str, Any]) -> int:
-    folder = Path(given["model"]).parent if "model" in given else output_folder(given.get("out_dir"))
+def _free(options: TrainOptions) -> int:
+    folder = Path(options.model).parent if options.model is not None else output_folder(options.out_dir)
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free
 
 
 def _open(
-    stage: Stage, settings: Settings, state: TrainState, given: Mapping[str, Any]
+    stage: Stage, settings: Settings, state: TrainState, out_dir: str | None
 ) -> tuple[dict[str, Any], StageData | None]:
     """A stage's row of the report, from a sample of its batches."""
     said: dict[str, Any] = {
@@ -159,7 +159,7 @@ def _open(
     options = settings.for_stage(stage)
     try:
         data = open_stage(
-            stage, options, state.tokenizer, datasets_folder=datasets_folder(given.get("out_dir")),
+            stage, options, state.tokenizer, datasets_folder=datasets_folder(out_dir),
             report=lambda *_: None, stages=state.settings.plan.stages,
         )  # fmt: skip
         return said | _sampled(stage, data, options), data
@@ -311,14 +311,14 @@ def _train(
     return result.num_tokens / seconds
 
 
-def describe_run(given: Mapping[str, Any]) -> str:
+def describe_run(launch: Launch) -> str:
     """Parameters by module, which of them are trained and decay, and an estimate of the memory. Raises `UserError`."""
-    start = read_start(choose_run(given), given, [])
+    start = read_start(choose_run(launch), launch, [])
     options = start.settings.for_run()
     shape = start.checkpoint["model"]["state_args"] if start.checkpoint else vars(options)
     tokenizer = load_tokenizer(shape["tokenizer"])
     model, model_args = build_model(
-        load_experiment(allowed_experiment(given, shape["exp"])), vocab_size=tokenizer.vocab_size,
+        load_experiment(allowed_experiment(launch.line.get("exp"), shape["exp"])), vocab_size=tokenizer.vocab_size,
         context_len=shape["context_len"], num_blocks=shape["num_blocks"], embed_dim=shape["embed_dim"],
         num_heads=shape["num_heads"], dropout=options.dropout, seed=options.seed,
     )  # fmt: skip

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from lmplay_tui.background import BackgroundCall
 from lmplay_tui.data.batches import Batch, Position
 from lmplay_tui.data.leak_guard import LeakReport, look_for_leaks
-from lmplay_tui.data.prefetch import Ahead, ahead
+from lmplay_tui.data.prefetch import Prefetch
 from lmplay_tui.data.preview import Preview
 from lmplay_tui.data.sources import count_rows, is_at_hand
 from lmplay_tui.data.stage_data import BATCHES_AHEAD, StageData, open_stage
@@ -182,12 +182,12 @@ class Feed:
         """`job`: what a process needs to read the same data; None: they stay in a thread."""
         self._data = data
         self._job = job
-        self._batches: Ahead[Batch] = data.batches(start)
+        self._batches: Prefetch[Batch] = data.batches(start)
         self._after = start  # where the batch begins that `_batches` gives next
         self._waiting: deque[Batch] = deque()  # out of `_batches`, and not trained yet
         self._steps, self._steps_s, self._waited_s = -1, 0.0, 0.0  # the first step waits for the thread to begin
         self._process: Worker | None = None
-        self._messages: Ahead[Any] | None = None  # the process's; its batches once it has opened the data
+        self._messages: Prefetch[Any] | None = None  # the process's; its batches once it has opened the data
         self._news: list[Event] = []
         # Batches can only be the same where these are: a digest is compared only then.
         self._kind = f"{data.fingerprint[:16]}/{batch_size}"
@@ -275,9 +275,9 @@ class Feed:
         except WorkerLostError as error:
             self._stay(error)
             return
-        self._messages = ahead(self._process.messages(), BATCHES_AHEAD)
+        self._messages = Prefetch(self._process.messages(), BATCHES_AHEAD)
 
-    def _go_on_in_process(self, messages: Ahead[Any]) -> None:
+    def _go_on_in_process(self, messages: Prefetch[Any]) -> None:
         """The process has opened its data, or failed to: let it go on after what the thread has ready."""
         assert self._process is not None
         try:

@@ -9,10 +9,10 @@ throughout, and no third process can come between.
 import os
 import subprocess
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
-from lmplay_tui.options import OPTIONS, OnResume, Part, command_words
+from lmplay_tui.options import OPTIONS, Launch, OnResume, Part, command_words
 from lmplay_tui.process import own_command, own_environment
 from lmplay_tui.run.controls import Command, Controls, Stop, leave_command
 from lmplay_tui.run.events import Answered, Event, HandedOver, Warned
@@ -50,9 +50,9 @@ def _spent_before() -> float:
         return 0.0
 
 
-def command_of(run: RunFolder, given: Mapping[str, Any], *, resumes: bool) -> list[str]:
+def command_of(run: RunFolder, launch: Launch, *, resumes: bool) -> list[str]:
     """The command line of the process that goes on. `resumes`: from the run's checkpoint, not from the beginning."""
-    options = {name: value for name, value in given.items() if OPTIONS[name].part is not Part.HOST}
+    options = {name: value for name, value in launch.line.items() if OPTIONS[name].part is not Part.HOST}
     if resumes:  # what is said for one start must not be done once more
         options = {n: v for n, v in options.items() if not OPTIONS[n].once and _is_forgotten(n, v)}
     words = command_words({"model": str(run.model), **options, "headless": True, "on_hangup": "continue"})
@@ -64,9 +64,7 @@ def _is_forgotten(name: str, value: Any) -> bool:
     return OPTIONS[name].on_resume is OnResume.FREE or (name == "exp" and ":" in value)
 
 
-def start_process(
-    run: RunFolder, given: Mapping[str, Any], lock: RunLock, *, resumes: bool, spent_s: float = 0.0
-) -> int:
+def start_process(run: RunFolder, launch: Launch, lock: RunLock, *, resumes: bool, spent_s: float = 0.0) -> int:
     """Start the run in a process of its own session and give its number. Raises `OSError`.
 
     It holds the run as soon as it exists. What it prints ends in the run's log. `--on-done`, `--notify-url` and
@@ -74,11 +72,11 @@ def start_process(
     """
     descriptor = lock.descriptor
     environment = own_environment() | {LOCK_FROM: f"{descriptor}:{run.lock_path.resolve()}", SPENT: f"{spent_s:.3f}"}
-    if (url := given.get("notify_url")) is not None:
+    if (url := launch.options.notify_url) is not None:
         environment[NOTIFY_URL] = url
     with run.log.open("ab") as log:
         process = subprocess.Popen(
-            command_of(run, given, resumes=resumes), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            command_of(run, launch, resumes=resumes), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             start_new_session=True, pass_fds=[descriptor], env=environment,
         )  # fmt: skip
     # It outlives us, and nobody here waits for it: not a forgotten child in the eyes of `subprocess`.

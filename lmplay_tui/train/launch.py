@@ -1,6 +1,7 @@
-"""A run from a command line to its last event: what every host of a trainer iterates over.
+"""A run from its command line to its last event: take the lock, record, train, end, and what comes after.
 
-`--detach`: a run that begins in a process of its own.
+`run_events` is what the headless command, the dashboard's thread and the tests iterate over. `start_detached` begins a
+run in a process of its own (`--detach`).
 """
 
 import contextlib
@@ -8,14 +9,13 @@ import os
 import shlex
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from lmplay_tui.errors import EXIT_BUG, TrainingError, UserError, os_error
 from lmplay_tui.files import write_whole
+from lmplay_tui.options import Launch
 from lmplay_tui.process import is_child_alive
 from lmplay_tui.run.controls import ControlFiles, Controls, HandOver, SaveNow, Stop, StopRequested
 from lmplay_tui.run.events import (
@@ -42,115 +42,135 @@ from lmplay_tui.train.build import build_trainer, choose_run, read_start, resume
 from lmplay_tui.train.handoff import TimeLimit, hand_over, start_process
 
 
-def run_events(
-    given: Mapping[str, Any],
-    controls: Controls,
-    prog: str = "lmp_trainer",
-    tell: Callable[[Event], None] = lambda _: None,
-) -> Iterator[Event]:
-    """Train as the options of a command line say, and tell.
+def run_events(launch: Launch, controls: Controls, tell: Callable[[Event], None] = lambda _: None) -> Iterator[Event]:
+    """Train as a command line asks for it, and give each event.
 
-    Never raises: the last event is `RunDone`, `RunStopped` or `RunFailed` with its exit status. Every event is in the
-    run's journals before it is handed out. `prog`: the command that a resume is typed with. `tell`: called from a
-    thread, while the iterator is at work, with what cannot wait for its next event: a step hangs.
+    Never raises: the last event is `RunDone`, `RunStopped` or `RunFailed` with its exit status, or `HandedOver`. Every
+    event is in the run's journals before it is handed out. `tell`: called from a thread, while the iterator is at
+    work, with what cannot wait for its next event: a step hangs.
     """
     try:
-        run = choose_run(given)
+        run = choose_run(launch)
         lock = taken(run)
     except (UserError, OSError) as error:
         yield _failed(error, 0)
         return
-    given = _with_address(given, lock)
-    recorder: Recorder | None = None
-    step, saved = 0, False
-    limit, notifier = TimeLimit(given.get("max_hours")), Notifier(given.get("notify_url"), run.name)
-    controls.sources += [_control_files(run, lock), limit]
+    launch = _with_notify_url(launch, lock)
+    step = 0
     try:
-        if given.get("reset_history") or given.get("resume") == "none":
-            lock = _start_anew(run, lock, given)
-            given = {name: value for name, value in given.items() if name not in ("reset_history", "resume")}
-        recorder = Recorder(run, verbose=bool(given.get("verbose")))
-        if lock.by_heartbeat:
-            yield from recorder.record(Warned(f"{run.folder}: cannot be locked there; do not start this run twice"))
-
-        def go_on_elsewhere() -> int:
-            # Before the first save the checkpoint knows nothing of this start's command line.
-            return start_process(run, given, lock, resumes=saved, spent_s=limit.spent_s)
-
-        step = _step_before(run, recorder)
-        books = _Books(run, recorder, notifier, controls)
-        host = _Host(prog, go_on_elsewhere, partial(_tell_at_once, notifier, recorder, tell))
-        for event in _guarded(run, given, controls, host, step):
-            step = getattr(event, "step", None) or step
-            saved = saved or isinstance(event, CheckpointSaved)
-            if isinstance(event, LAST_EVENTS):
-                end = _with_place(event, step, run, books.bug)
-                for answer in _answers(controls, end):
-                    yield from books.enter(answer)
-                recorded = books.enter(end)
-                lock.release()  # what follows may want to go on with the run
-                yield from _aftermath(end, run, given, books)
-                yield from recorded
-                return
-            yield from books.enter(event)
+        if launch.anew:
+            lock = _start_anew(run, lock, launch)
+            launch = launch.without("reset_history", "resume")
+        with contextlib.closing(_Host(run, lock, launch, controls, tell)) as host:
+            yield from host.warn_of_weak_lock()
+            step = host.step_before()
+            for event in _train_to_an_end(host, step):
+                step = getattr(event, "step", None) or step
+                if isinstance(event, LAST_EVENTS):
+                    yield from _end(host, event, step)
+                    return
+                yield from host.record(event)
     except (UserError, OSError) as error:  # before there was anything to record into
         yield _failed(error, step)
     finally:
-        if recorder is not None:
-            recorder.close()
         lock.release()
 
 
-def _failed(error: UserError | OSError, step: int) -> RunFailed:
-    """The end by an error that a user can do something about: its line, and the status of its kind."""
-    if isinstance(error, OSError):
-        error = os_error(error)
-    return RunFailed(printable(error, 4000), error.exit_code, step, None)
+def _with_notify_url(launch: Launch, lock: RunLock) -> Launch:
+    """With `--notify-url` as the process before has handed it down; no process that this one starts inherits it."""
+    url = os.environ.pop(NOTIFY_URL, None)
+    return launch.with_options(notify_url=url) if url is not None and lock.inherited else launch
 
 
-class _Books:
-    """Where everything that happens is entered. A bug in it costs no step: the run stops, saved, and says so."""
+def _start_anew(run: RunFolder, lock: RunLock, launch: Launch) -> RunLock:
+    """Move what there is out of the way, the run's folder with its lock included; its plan holds without another."""
+    plan = run.plan.read_bytes() if run.plan.is_file() else None
+    folder = run.status().get("plan_folder", "")
+    set_aside(run, statistics_folder(launch.options.out_dir))
+    lock.release()
+    fresh = taken(run)
+    if plan is not None:
+        write_whole(run.plan, plan)
+        run.write_status({"name": run.name, "plan_folder": folder})
+    return fresh
 
-    def __init__(self, run: RunFolder, recorder: Recorder, notifier: Notifier, controls: Controls) -> None:
-        self.bug: str | None = None  # the first one
-        self._run, self._recorder, self._notifier, self._controls = run, recorder, notifier, controls
 
-    def enter(self, event: Event) -> list[Event]:
+class _Host:
+    """A run in this process: where its events are recorded and sent to, and how another process takes it over.
+
+    A bug in the recording costs no step: the run stops, saved, and says so.
+    """
+
+    def __init__(
+        self, run: RunFolder, lock: RunLock, launch: Launch, controls: Controls, tell: Callable[[Event], None]
+    ) -> None:
+        self.run, self.lock, self.launch, self.controls = run, lock, launch, controls
+        self.bug: str | None = None  # of the recording: the first one
+        self._has_saved = False
+        self._tell = tell
+        self._limit = TimeLimit(launch.options.max_hours)
+        self._notifier = Notifier(launch.options.notify_url, run.name)
+        controls.sources += [_control_files(run, lock), self._limit]
+        self._recorder = Recorder(run, verbose=launch.options.verbose)
+
+    def close(self) -> None:
+        self._recorder.close()
+
+    def step_before(self) -> int:
+        """Where the run stands before it is loaded, by its `run.json`, which may have been written by anyone."""
+        step = self._recorder.status.get("step")
+        return step if isinstance(step, int) and self.run.model.exists() else 0
+
+    def warn_of_weak_lock(self) -> list[Event]:
+        if not self.lock.by_heartbeat:
+            return []
+        said = f"{self.run.folder}: cannot be locked there; do not start this run twice"
+        return self._recorder.record(Warned(said))
+
+    def record(self, event: Event) -> list[Event]:
         """Write `event` down and send it where news go; gives it back, and what else there is to tell."""
+        self._has_saved = self._has_saved or isinstance(event, CheckpointSaved)
         try:
             if isinstance(event, PlanChanged):
                 with contextlib.suppress(OSError):
-                    keep_plan(self._run, event.text, event.step)
+                    keep_plan(self.run, event.text, event.step)
             self._notifier.hear(event)
-            return [*self._recorder.record(event), *self._complaint()]
+            return [*self._recorder.record(event), *self._not_sent()]
         except Exception as error:
-            return [event, *self._found(error)]
+            return [event, *self._stop_for_bug(error)]
 
-    def close(self) -> list[Event]:
+    def tell(self, event: Event) -> None:
+        """Record what a thread says between two events, and hand it on."""
+        self._notifier.hear(event)
+        for each in self._recorder.record(event):
+            self._tell(each)
+
+    def finish_sending(self) -> list[Event]:
         """Wait for what is being sent; gives what there is to tell."""
         try:
             self._notifier.close()
-            return self._complaint()
+            return self._not_sent()
         except Exception as error:
-            return self._found(error)
+            return self._stop_for_bug(error)
 
-    def _complaint(self) -> list[Event]:
+    def go_on_elsewhere(self) -> int:
+        """Start a process that takes the run over; its number. Raises `OSError`."""
+        # Before the first save the checkpoint knows nothing of this start's command line.
+        return start_process(self.run, self.launch, self.lock, resumes=self._has_saved, spent_s=self._limit.spent_s)
+
+    def _not_sent(self) -> list[Event]:
         """What could not be sent is said once."""
         complaint = self._notifier.complaint()
         return [] if complaint is None else self._recorder.record(complaint)
 
-    def _found(self, error: Exception) -> list[Event]:
+    def _stop_for_bug(self, error: Exception) -> list[Event]:
         if self.bug is not None:
             return []
-        self.bug = _bug(error, self._run)
-        self._controls.send(Stop(reason="a bug"))
+        self.bug = _bug(error, self.run)
+        self.controls.send(Stop(reason="a bug"))
         trace = LogLine("".join(traceback.format_exception(error)), level="traceback")
-        LogFile(self._run.log).write_traceback(utc_now(), trace.message)  # the bug may be the recorder's own
+        LogFile(self.run.log).write_traceback(utc_now(), trace.message)  # the bug may be the recorder's own
         return [trace]
-
-
-def _bug(error: Exception, run: RunFolder) -> str:
-    return f"a bug: {type(error).__name__}: {one_line(error)}; the traceback is in {run.log}"
 
 
 def _control_files(run: RunFolder, lock: RunLock) -> ControlFiles:
@@ -160,17 +180,72 @@ def _control_files(run: RunFolder, lock: RunLock) -> ControlFiles:
     return files
 
 
-def _tell_at_once(notifier: Notifier, recorder: Recorder, tell: Callable[[Event], None], event: Event) -> None:
-    """What is told from a thread takes the way of all events."""
-    notifier.hear(event)
-    for each in recorder.record(event):
-        tell(each)
+def _train_to_an_end(host: _Host, step: int) -> Iterator[Event]:
+    """The run's events; whatever goes wrong, the last one is one of the ends.
+
+    `step`: where the run stands before it is loaded.
+    """
+    has_trained = False
+    try:
+        while True:
+            try:
+                for event in _train(host):
+                    has_trained = has_trained or isinstance(event, StepDone)
+                    yield event
+                return
+            except StopRequested:  # while loading: nothing has been trained
+                if (yield from _stop_while_loading(host, step)):
+                    return
+    except UserError as error:
+        yield _failed(error, 0)
+    except Exception as error:
+        yield LogLine(traceback.format_exc(), level="traceback")
+        if isinstance(error, OSError) and not has_trained:  # a file or a disk at the start; the log says where
+            yield _failed(error, 0)
+        else:
+            yield RunFailed(_bug(error, host.run), EXIT_BUG, 0, None)
 
 
-def _with_address(given: Mapping[str, Any], lock: RunLock) -> Mapping[str, Any]:
-    """With `--notify-url` as the process before has handed it down; no process that this one starts inherits it."""
-    url = os.environ.pop(NOTIFY_URL, None)
-    return {**given, "notify_url": url} if url is not None and lock.inherited else given
+def _train(host: _Host) -> Iterator[Event]:
+    """Read the plan and the checkpoint, build the trainer, run it."""
+    run, prog = host.run, host.launch.prog
+    warnings: list[str] = []
+    yield ActivityChanged("loading", "the plan and the checkpoint")
+    start = read_start(run, host.launch, warnings)
+    for warning in (*warnings, *start.complete()):
+        yield Warned(warning)
+    if start.checkpoint is not None and start.finished():
+        name, model = one_line(run.name), f"--model {shlex.quote(one_line(run.model))}"
+        yield LogLine(
+            f"{name} is finished: its plan is done. Look at it: lmplay-tui attach {name}; train on: {prog} {model} "
+            f"--extend EPOCHS, or a longer --training-plan; start anew: {prog} {model} --reset-history"
+        )
+        yield RunDone(start.progress.step, str(run.model), start.progress.elapsed_s, already=True)
+        return
+    trainer = yield from build_trainer(start, host.controls)
+    del start  # its checkpoint is as large as the model and the optimizer, which have taken what they need
+    trainer.go_on_elsewhere, trainer.tell = host.go_on_elsewhere, host.tell
+    yield from trainer.run()
+
+
+def _stop_while_loading(host: _Host, step: int) -> Generator[Event, None, bool]:
+    """End, or let another process go on; False where that one could not be started: this one loads once more."""
+    if host.controls.hands_over:
+        return (yield from hand_over(host.run, step, host.controls, host.go_on_elsewhere))
+    command = resume_command(host.launch, host.run, saved=False)
+    yield RunStopped(step, _checkpoint_of(host.run), command, host.controls.stop_reason or "asked", saved=False)
+    return True
+
+
+def _end(host: _Host, event: Event, step: int) -> Iterator[Event]:
+    """Answer what waits for an answer, record the end, let go of the run, and do what was to be done after it."""
+    end = _with_place(event, step, host.run, host.bug)
+    for answer in _answers(host.controls, end):
+        yield from host.record(answer)
+    recorded = host.record(end)
+    host.lock.release()  # what follows may want to go on with the run
+    yield from _aftermath(host, end)
+    yield from recorded
 
 
 def _with_place(event: Event, step: int, run: RunFolder, bug: str | None) -> Event:
@@ -180,42 +255,8 @@ def _with_place(event: Event, step: int, run: RunFolder, bug: str | None) -> Eve
     return replace(event, step=step, path=_checkpoint_of(run)) if isinstance(event, RunFailed) else event
 
 
-def _step_before(run: RunFolder, recorder: Recorder) -> int:
-    """Where the run stands, by its `run.json`, which anybody may have written."""
-    step = recorder.status.get("step")
-    return step if isinstance(step, int) and run.model.exists() else 0
-
-
-def _checkpoint_of(run: RunFolder) -> str | None:
-    return str(run.model) if run.model.exists() else None
-
-
-def _aftermath(end: Event, run: RunFolder, given: Mapping[str, Any], books: _Books) -> Iterator[Event]:
-    """What is still to do when the end is written down and nobody holds the run any more."""
-    if isinstance(end, RunDone | RunStopped | RunFailed) and given.get("on_done"):
-        for event in run_on_done(given["on_done"], run, end):
-            if isinstance(event, ActivityChanged):
-                yield event  # not for `run.json`: the run has ended
-            else:
-                yield from books.enter(event)
-    yield from books.close()
-
-
-def _start_anew(run: RunFolder, lock: RunLock, given: Mapping[str, Any]) -> RunLock:
-    """Move what there is out of the way, the run's folder with its lock included; its plan holds without another."""
-    plan = run.plan.read_bytes() if run.plan.is_file() else None
-    folder = run.status().get("plan_folder", "")
-    set_aside(run, statistics_folder(given.get("out_dir")))
-    lock.release()
-    fresh = taken(run)
-    if plan is not None:
-        write_whole(run.plan, plan)
-        run.write_status({"name": run.name, "plan_folder": folder})
-    return fresh
-
-
 def _answers(controls: Controls, end: Event) -> Iterator[Answered]:
-    """What became of the commands that nobody has answered yet, now that the run ends."""
+    """What became of the commands that have no answer yet, now that the run ends."""
     for command in controls.left_over():
         if not command.id:
             continue
@@ -233,67 +274,40 @@ def _answers(controls: Controls, end: Event) -> Iterator[Answered]:
             yield Answered(type(command).__name__, command.id, False, said)
 
 
-@dataclass(frozen=True)
-class _Host:
-    """What a trainer's host does for it: see `run_events` and `Trainer`."""
-
-    prog: str
-    go_on_elsewhere: Callable[[], int]
-    tell: Callable[[Event], None]
-
-
-def _guarded(run: RunFolder, given: Mapping[str, Any], controls: Controls, host: _Host, step: int) -> Iterator[Event]:
-    """The run's events, the last one always one of the ends. `step`: where the run stands before it is loaded."""
-    has_trained = False
-    try:
-        while True:
-            try:
-                for event in _train(run, given, controls, host):
-                    has_trained = has_trained or isinstance(event, StepDone)
-                    yield event
-                return
-            except StopRequested:  # while loading: nothing has been trained
-                if not controls.hands_over:
-                    path, command = _checkpoint_of(run), resume_command(host.prog, run, given, False)
-                    yield RunStopped(step, path, command, controls.stop_reason or "asked", saved=False)
-                    return
-                if (yield from hand_over(run, step, controls, host.go_on_elsewhere)):
-                    return
-    except UserError as error:
-        yield _failed(error, 0)
-    except Exception as error:
-        yield LogLine(traceback.format_exc(), level="traceback")
-        if isinstance(error, OSError) and not has_trained:  # a file or a disk at the start; the log says where
-            yield _failed(error, 0)
-        else:
-            yield RunFailed(_bug(error, run), EXIT_BUG, 0, None)
+def _aftermath(host: _Host, end: Event) -> Iterator[Event]:
+    """`--on-done` and the last news, when the end is written down and this process holds the run no longer."""
+    on_done = host.launch.options.on_done
+    if on_done and isinstance(end, RunDone | RunStopped | RunFailed):
+        for event in run_on_done(on_done, host.run, end):
+            if isinstance(event, ActivityChanged):
+                yield event  # not for `run.json`: the run has ended
+            else:
+                yield from host.record(event)
+    yield from host.finish_sending()
 
 
-def _train(run: RunFolder, given: Mapping[str, Any], controls: Controls, host: _Host) -> Iterator[Event]:
-    prog = host.prog
-    warnings: list[str] = []
-    yield ActivityChanged("loading", "the plan and the checkpoint")
-    start = read_start(run, given, warnings)
-    for warning in (*warnings, *start.complete()):
-        yield Warned(warning)
-    if start.checkpoint is not None and start.finished():
-        name, model = one_line(run.name), f"--model {shlex.quote(one_line(run.model))}"
-        yield LogLine(
-            f"{name} is finished: its plan is done. Look at it: lmplay-tui attach {name}; train on: {prog} {model} "
-            f"--extend EPOCHS, or a longer --training-plan; start anew: {prog} {model} --reset-history"
-        )
-        yield RunDone(start.progress.step, str(run.model), start.progress.elapsed_s, already=True)
-        return
-    trainer = yield from build_trainer(start, controls, prog)
-    del start  # its checkpoint is as large as the model and the optimizer, which have taken what they need
-    trainer.go_on_elsewhere, trainer.tell = host.go_on_elsewhere, host.tell
-    yield from trainer.run()
+def _failed(error: UserError | OSError, step: int) -> RunFailed:
+    """The end by an error that a user can do something about: its line, and the status of its kind."""
+    if isinstance(error, OSError):
+        error = os_error(error)
+    return RunFailed(printable(error, 4000), error.exit_code, step, None)
 
 
-def draw_pictures(event: Event, given: Mapping[str, Any]) -> None:
+def _bug(error: Exception, run: RunFolder) -> str:
+    return f"a bug: {type(error).__name__}: {one_line(error)}; the traceback is in {run.log}"
+
+
+def _checkpoint_of(run: RunFolder) -> str | None:
+    return str(run.model) if run.model.exists() else None
+
+
+# ---- what the commands and the dashboard do with a run besides
+
+
+def draw_pictures(event: Event, launch: Launch) -> None:
     """After a plan's end: draw the run's curves beside its statistics, in a process that nothing waits for."""
     if isinstance(event, RunDone) and not event.already:
-        write_pngs(statistics_folder(given.get("out_dir")), RunFolder(Path(event.path)).name)
+        write_pngs(statistics_folder(launch.options.out_dir), RunFolder(Path(event.path)).name)
 
 
 def exit_status(event: Event) -> int:
@@ -306,17 +320,17 @@ BEGINS_WITHIN_S = 60.0
 LOADS_WITHIN_S = 20.0  # from then on it is a download, which may take hours
 
 
-def start_detached(given: Mapping[str, Any], *, until_it_trains: bool = False) -> tuple[RunFolder, int]:
+def start_detached(launch: Launch, *, until_it_trains: bool = False) -> tuple[RunFolder, int]:
     """Start the run that a command line speaks of in a process of its own, and wait until it speaks.
 
-    Gives the run and the process's number. Raises `UserError` where it cannot begin. `until_it_trains`: nobody will
-    look at the run, so wait until its data are open, or for as long as people wait.
+    Gives the run and the process's number. Raises `UserError` where it cannot begin. `until_it_trains`: no
+    screen shows the run, so wait until its data are open, or for as long as people wait.
     """
-    run = choose_run(given)
+    run = choose_run(launch)
     lock = taken(run)
     ControlFiles(run).sweep()  # the process that inherits the lock takes what it finds for its own
     try:
-        pid = start_process(run, given, lock, resumes=False)
+        pid = start_process(run, launch, lock, resumes=False)
     except OSError as error:
         raise TrainingError(f"no process could be started ({error.strerror})") from None
     finally:

@@ -16,7 +16,7 @@ from lmplay_tui.data.batches import Batch
 from lmplay_tui.data.leak_guard import LeakGuard
 from lmplay_tui.errors import DataError, UserError
 from lmplay_tui.options import command_words, train_names
-from lmplay_tui.plan.reading import shipped_plans
+from lmplay_tui.plan.builtin import shipped_plans
 from lmplay_tui.plan.schema import Stage
 from lmplay_tui.run.controls import Ask, Command, Controls, Pause, SaveNow, Stop, StopRequested
 from lmplay_tui.run.events import (

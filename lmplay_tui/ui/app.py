@@ -5,7 +5,7 @@ import gc
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -17,6 +17,7 @@ from textual.screen import ModalScreen, Screen
 from textual.widgets import Input
 
 from lmplay_tui.errors import EXIT_LEFT_AT_ONCE, EXIT_OK, UserError
+from lmplay_tui.options import Launch
 from lmplay_tui.text import printable
 from lmplay_tui.ui import theme
 from lmplay_tui.ui.messages import LeaveAsked, StartAsked, TitleChanged
@@ -56,7 +57,7 @@ class LmplayApp(TerminalApp):
 
     def __init__(
         self,
-        given: Mapping[str, Any],
+        launch: Launch,
         *,
         source: "Source | None" = None,
         launcher: bool = False,
@@ -66,9 +67,9 @@ class LmplayApp(TerminalApp):
         timers: bool = True,
     ) -> None:
         """`give_back`: the terminal to the shell, should the screen be stuck. `timers` False: a test calls `tick`."""
-        super().__init__(line, ascii_only=bool(given.get("ascii")))
+        super().__init__(line, ascii_only=launch.options.ascii)
         use_late_toasts()
-        self._first_given = self.given = dict(given)
+        self._first_launch = self.launch = launch
         self.source: Source | None = None
         self.trainer: LiveSource | None = None  # the source, where it trains in this process
         self._dashboard: Dashboard | None = None
@@ -103,7 +104,7 @@ class LmplayApp(TerminalApp):
         else:
             self.show_launcher()
         if self._ticks:
-            self.set_interval(1 / float(self.given.get("refresh_hz", 2.0)), self.tick)
+            self.set_interval(1 / self.launch.options.refresh_hz, self.tick)
 
     def on_ready(self) -> None:
         """The screen is laid out; what holds the interpreter for long begins once it has been painted, too."""
@@ -126,14 +127,14 @@ class LmplayApp(TerminalApp):
     # ---- screens
 
     def show_launcher(self) -> None:
-        self.push_screen(Launcher(self.given))
+        self.push_screen(Launcher(self.launch))
 
     def show_run(self, source: "Source") -> None:
         """Look at a run, whatever was shown before."""
         from lmplay_tui.ui.screens.dashboard import Dashboard
 
         self._take(source)
-        dashboard = Dashboard(source, self.given, ascii_only=self.ascii_only)
+        dashboard = Dashboard(source, self.launch.options, ascii_only=self.ascii_only)
         if not source.live:
             source.poll()
         self._dashboard = dashboard
@@ -164,16 +165,16 @@ class LmplayApp(TerminalApp):
             self.show_run(FolderSource(RunFolder(Path(message.attach))))
             return
         if self.source is None:
-            before = self._first_given
+            before = self._first_launch
         else:  # the same run again: what was chosen for its start before holds no more
-            before = {name: value for name, value in self.given.items() if name not in ("extend", "reset_history")}
-        self.given = {**before, **message.given}
-        if self.given.get("detach"):
+            before = self.launch.without("extend", "reset_history")
+        self.launch = before.with_options(**message.line)
+        if self.launch.options.detach:
             self._starting = True
             self.notify("starting it in a process of its own", timeout=20)
             self.run_worker(self._start_detached, thread=True, exit_on_error=False)
             return
-        self.show_run(LiveSource(self.given))
+        self.show_run(LiveSource(self.launch))
         self.call_after_refresh(self._start_trainer)
 
     def _start_detached(self) -> None:
@@ -181,7 +182,7 @@ class LmplayApp(TerminalApp):
         from lmplay_tui.ui.session import detached_source
 
         try:
-            source = detached_source(self.given)
+            source = detached_source(self.launch)
         except UserError as error:
             said = printable(error, 2000)
             self.call_from_thread(self.notify, said, title="not started", severity="error", markup=False)
@@ -253,12 +254,12 @@ class LmplayApp(TerminalApp):
         self._keep_what_was_typed()
         if source.live and source.done is not None:
             self.last_status, self.last_lines = source.done, ending_lines(source.view)
-        elif self.given.get("detach"):
+        elif self.launch.options.detach:
             self.last_status, self.last_lines = EXIT_OK, left_lines(source.view)
         if self.unsaved_plan is not None:
             self.notify(keep_draft(self.unsaved_plan, source.folder), timeout=15, markup=False)
         self.source = self.trainer = self._dashboard = self.unsaved_plan = None
-        self.given = self._first_given
+        self.launch = self._first_launch
         while not isinstance(self.screen, Launcher):
             self.pop_screen()
         self.screen.read_anew()
@@ -284,7 +285,7 @@ class LmplayApp(TerminalApp):
     def line_lost(self) -> None:
         """From a signal handler: the terminal is gone. Whatever becomes of the run, nobody will look at its end."""
         self._leave_when_done()
-        if self.trainer is not None and self.given.get("on_hangup", "continue") == "continue":
+        if self.trainer is not None and self.launch.options.on_hangup != "stop":
             self.trainer.hand_over("the line was lost")
         else:
             self.stop_by_signal(signal.SIGHUP.name)

@@ -23,7 +23,7 @@ import numpy as np
 
 from lmplay_tui.errors import UserError
 from lmplay_tui.formats import format_count, format_rough_duration
-from lmplay_tui.options import Part, names_of
+from lmplay_tui.options import Part, TrainOptions, names_of
 from lmplay_tui.plan.reading import MAX_BYTES, read_plan
 from lmplay_tui.plan.schema import DatasetSpec, Plan, Stage
 from lmplay_tui.run.device_peaks import vendor_peak
@@ -264,12 +264,12 @@ def _looks_like_a_plan(path: Path) -> bool:
 class LaunchLists:
     """Plans and runs as they were when it was made, which reads the disk: in any thread."""
 
-    def __init__(self, given: Mapping[str, Any], shipped: Sequence[str], before: "LaunchLists | None" = None) -> None:
+    def __init__(self, options: TrainOptions, shipped: Sequence[str], before: "LaunchLists | None" = None) -> None:
         """`shipped`: names of plans; those of the working folder come behind them. `before`: knows of devices."""
-        self.runs: Sequence[RunEntry] = find_runs(given.get("out_dir"))
+        self.runs: Sequence[RunEntry] = find_runs(options.out_dir)
         self._plans = {name: _read(name) for name in shipped} | _own_plans(Path())
         self.names = [*self._plans]
-        self._half = bool(given.get("amp"))
+        self._half = options.amp
         # By device; NaN where it does not tell, or not yet.
         self._flops: dict[str, float] = before._flops if before is not None else {}
 

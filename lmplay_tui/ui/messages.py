@@ -105,7 +105,7 @@ class Rang(Message):
 class StartAsked(Message):
     """Train with these options, or look at the run whose checkpoint has this path."""
 
-    given: dict[str, object]
+    line: dict[str, object]  # options as on a command line
     attach: str | None = None
 
 

@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import tomlkit
 from textual.screen import Screen
 
 from lmplay_tui.background import BackgroundCall
@@ -299,6 +298,8 @@ def changed_plan(
     others, so `repeat` puts the copy behind them. `finish`: the stage ends some seconds from now, at the rate given,
     because it may not end before what it has read when the change arrives.
     """
+    import tomlkit  # for a change alone: a run's first frame waits for none
+
     document = tomlkit.parse(text)
     tables = stage_tables(document)
     table = tables[stage.name]
@@ -329,6 +330,8 @@ def _free_name(name: str, tables: Any) -> str:
 
 def _insert_after(tables: Any, name: str, new_name: str, table: Any) -> None:
     """Put a copy of `table` behind the stage called `name`; the stages that follow keep their order."""
+    import tomlkit
+
     copy = tomlkit.table()
     for key, value in table.unwrap().items():
         copy.add(key, value)

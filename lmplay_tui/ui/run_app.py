@@ -4,12 +4,12 @@ import contextlib
 import os
 import sys
 import traceback
-from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lmplay_tui.errors import EXIT_BUG, EXIT_LEFT_AT_ONCE
 from lmplay_tui.formats import time_zone
+from lmplay_tui.options import Launch
 from lmplay_tui.text import one_line, printable
 from lmplay_tui.ui.app import LmplayApp
 from lmplay_tui.ui.tty.painting import use_our_output
@@ -24,23 +24,28 @@ if TYPE_CHECKING:
 SWITCH_INTERVAL_S = 1e-4  # the interpreter's: a refresh holds up the trainer a fiftieth of what it did with 5 ms
 
 
-def run_dashboard(given: Mapping[str, Any], *, attach: "RunFolder | None" = None, launcher: bool = False) -> int:
+def run_dashboard(launch: Launch, *, attach: "RunFolder | None" = None, launcher: bool = False) -> int:
     """Show the dashboard until it is left; the process's exit status.
 
     Raises `UserError` where an option cannot be meant.
     """
-    time_zone(given.get("tz"))
+    time_zone(launch.options.tz)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     line, settings = use_our_output(), terminal_settings()
-    source = None if launcher else _source(given, attach)
+    source = None if launcher else _source(launch, attach)
     stray = StrayPrints()
     app = LmplayApp(
-        given, source=source, launcher=launcher, stray=stray, line=line, give_back=partial(give_back_terminal, settings)
+        launch,
+        source=source,
+        launcher=launcher,
+        stray=stray,
+        line=line,
+        give_back=partial(give_back_terminal, settings),
     )
     signals = Signals(app.stop_by_signal, app.line_lost, app.save_by_signal, settings)
     signals.install()
     with stray.caught():
-        status = app.run(mouse=not given.get("no_mouse"))
+        status = app.run(mouse=not launch.options.no_mouse)
         app.keep_prints(stray.last_lines())
     if app.crashed is not None:
         _print_lines(_crash_lines(app.crashed, app.trainer))
@@ -63,11 +68,11 @@ def run_dashboard(given: Mapping[str, Any], *, attach: "RunFolder | None" = None
     return int(code or 0)
 
 
-def _source(given: Mapping[str, Any], attach: "RunFolder | None") -> "Source":
+def _source(launch: Launch, attach: "RunFolder | None") -> "Source":
     from lmplay_tui.ui.session import LiveSource
     from lmplay_tui.ui.source import FolderSource
 
-    return LiveSource(given) if attach is None else FolderSource(attach)
+    return LiveSource(launch) if attach is None else FolderSource(attach)
 
 
 def _end_of_run(app: LmplayApp, source: "LiveSource") -> int:
@@ -78,7 +83,7 @@ def _end_of_run(app: LmplayApp, source: "LiveSource") -> int:
         _print_lines(["left at once; the last checkpoint stands", *ending_lines(source.view)])
         os._exit(EXIT_LEFT_AT_ONCE)
     if source.alive:  # the screen ended before the trainer: nothing that was trained shall be lost
-        _let_go(source, goes_on=app.crashed is not None and app.given.get("on_hangup", "continue") == "continue")
+        _let_go(source, goes_on=app.crashed is not None and app.launch.options.on_hangup != "stop")
     while source.poll():
         pass
     _print_lines(ending_lines(source.view))

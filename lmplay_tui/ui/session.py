@@ -11,10 +11,10 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 from lmplay_tui.errors import EXIT_BUG, EXIT_OK
+from lmplay_tui.options import Launch
 from lmplay_tui.run.controls import Command, Controls, HandOver, SaveNow, Stop
 from lmplay_tui.run.events import (
     LAST_EVENTS,
@@ -39,7 +39,7 @@ MAX_PRINTS = 2000  # lines
 POLL_BUDGET_S = 0.012  # of the screen's thread, a poll; the rest waits for the next
 _MAY_BE_LOST = (StepDone, ActivityChanged, MetricsLogged)  # under a flood: the journals on disk have the figures
 
-Events = Callable[[Mapping[str, Any], Controls], Iterator[Event]]
+Events = Callable[[Launch, Controls], Iterator[Event]]
 
 
 class LiveSource:
@@ -47,13 +47,13 @@ class LiveSource:
 
     live = True
 
-    def __init__(self, given: Mapping[str, Any], events: Events | None = None) -> None:
+    def __init__(self, launch: Launch, events: Events | None = None) -> None:
         """`events`: what makes the run's events; the real trainer where left out."""
         self.view = RunView()
         self.folder: RunFolder | None = None
         self.controls = Controls()
         self.finished = threading.Event()
-        self._given = dict(given)
+        self._launch = launch
         self._events = events
         self._queue: deque[Event | Written] = deque()  # what is written is of the run's own past
         self._lost = 0
@@ -174,26 +174,26 @@ class LiveSource:
 
     def _run_events(self) -> Iterator[Event]:
         if self._events is not None:
-            return self._events(self._given, self.controls)
+            return self._events(self._launch, self.controls)
         self._put(ActivityChanged("loading", "torch"))
         from lmplay_tui.errors import UserError
         from lmplay_tui.train.build import choose_run
         from lmplay_tui.train.launch import run_events
 
         with contextlib.suppress(UserError):  # run_events says it as its last event
-            self.folder = choose_run(self._given)
+            self.folder = choose_run(self._launch)
             self._remember(self.folder)
-        return run_events(self._given, self.controls, prog="lmplay-tui", tell=self._queue.append)
+        return run_events(self._launch, self.controls, tell=self._queue.append)
 
     def _draw_pictures(self) -> None:
         if self._events is None and self._last is not None:
             from lmplay_tui.train.launch import draw_pictures
 
-            draw_pictures(self._last, self._given)
+            draw_pictures(self._last, self._launch)
 
     def _remember(self, folder: RunFolder) -> None:
         """A resumed run's curves begin where the run began: read its journals before it goes on."""
-        if self._given.get("reset_history") or self._given.get("resume") == "none" or not folder.model.exists():
+        if self._launch.anew or not folder.model.exists():
             return
         for tail in (Tail(folder.events), MetricsTail(folder.metrics), Tail(folder.predictions)):
             more = True
@@ -209,11 +209,11 @@ class LiveSource:
         self._queue.append(event)
 
 
-def detached_source(given: Mapping[str, Any]) -> FolderSource:
+def detached_source(launch: Launch) -> FolderSource:
     """Start the run in a process of its own and look at it. Raises `UserError` where it cannot begin."""
     from lmplay_tui.train.launch import start_detached
 
-    return FolderSource(start_detached(given)[0])
+    return FolderSource(start_detached(launch)[0])
 
 
 def end_anyway(source: LiveSource, give_back: Callable[[], None], seconds: float = 10.0) -> None:

@@ -17,6 +17,7 @@ MEMORY_LOOKS = (0.25, 0.5, 1.0)  # when, of the measured time, it is looked how 
 def run_trainer(setting: Setting, asked: dict[str, Any]) -> dict[str, Any]:
     """The real trainer, by the same code path as `lmp_trainer`."""
     from lmplay_tui.models.registry import build_model, load_experiment
+    from lmplay_tui.options import Launch
     from lmplay_tui.run.controls import Controls, Stop
     from lmplay_tui.run.events import RunFailed, RunStarted, StepDone, Warned
     from lmplay_tui.train.device import choose_device, peak_flops
@@ -32,7 +33,7 @@ def run_trainer(setting: Setting, asked: dict[str, Any]) -> dict[str, Any]:
         controls, steps, note = Controls(), [], ""
         held: list[int] = []
         begun = began_cpu = 0.0
-        for event in run_events(given, controls):
+        for event in run_events(Launch(given), controls):
             match event:
                 case StepDone() if event.step <= WARM_UP_STEPS:
                     begun, began_cpu = time.perf_counter(), cpu_s()

@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 from textual.drivers.headless_driver import HeadlessDriver
 
+from lmplay_tui.options import Launch
 from lmplay_tui.run import events as happened
 from lmplay_tui.ui.app import LmplayApp
 from lmplay_tui.ui.screens.dashboard import Dashboard
@@ -46,7 +47,7 @@ class Run:
     """The events of a long run: each step, and from time to time all else that fills a metric."""
 
     def __init__(self) -> None:
-        self.source = LiveSource({})
+        self.source = LiveSource(Launch())
         self.step = 0
         self._put(
             happened.RunStarted(
@@ -145,7 +146,7 @@ async def _refreshes(run: Run, app: LmplayApp, size: tuple[int, int]) -> None:
 
 
 async def _looked_at(run: Run, size: tuple[int, int], steps: int) -> None:
-    app = LmplayApp({}, source=run.source, timers=False)
+    app = LmplayApp(Launch(), source=run.source, timers=False)
     app.driver_class = _Nowhere
     run.source.started = True  # its events come from here, not from a trainer
     showing = asyncio.create_task(app.run_async(size=size))

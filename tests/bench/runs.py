@@ -27,6 +27,7 @@ def run_save(arguments: Any) -> dict[str, str]:
     """
     import torch
 
+    from lmplay_tui.options import Launch
     from lmplay_tui.run.controls import Controls, SaveNow, Stop
     from lmplay_tui.run.events import ActivityChanged, CheckpointSaved, StepDone
     from lmplay_tui.train.checkpoint import load_checkpoint
@@ -40,7 +41,7 @@ def run_save(arguments: Any) -> dict[str, str]:
         folder = Path(name)
         controls = Controls()
         is_next = is_writing = False
-        for event in run_events(_given(folder), controls):
+        for event in run_events(Launch(_given(folder)), controls):
             match event:
                 case StepDone():
                     if is_next:
@@ -94,7 +95,7 @@ class _ManyRows:
 def _far_into_many_rows() -> dict[str, str]:
     """Opening a shuffled dataset and reading one batch: at the start of 1,000 rows, at the end of 100,000,000."""
     from lmplay_tui.data.batches import Position
-    from lmplay_tui.data.order import Part, Source
+    from lmplay_tui.data.order import Source, StagePart
     from lmplay_tui.data.splits import Segment
     from lmplay_tui.data.stage_data import StageData
     from lmplay_tui.data.tokenizer import load_tokenizer
@@ -109,7 +110,7 @@ def _far_into_many_rows() -> dict[str, str]:
         begun = time.perf_counter()
         segments = (Segment("bench", 0, count),)
         source: Any = Source(stage.datasets[0], _ManyRows(count), None, segments)  # type: ignore[arg-type]
-        data = StageData(stage, options, tokenizer, [Part(source, share=0.1, seed=0)])
+        data = StageData(stage, options, tokenizer, [StagePart(source, share=0.1, seed=0)])
         reading = data.batches(Position(at * 8 // 10))
         next(reading)
         reading.close()
@@ -119,13 +120,14 @@ def _far_into_many_rows() -> dict[str, str]:
 
 def run_resume(arguments: Any) -> dict[str, str]:
     """From a finished checkpoint to the next step; and the first batch far into a large dataset."""
+    from lmplay_tui.options import Launch
     from lmplay_tui.run.controls import Controls, Stop
     from lmplay_tui.run.events import Event, StageStarted, StepDone
     from lmplay_tui.train.launch import run_events
 
     def until_step(given: dict[str, Any]) -> Iterator[tuple[float, Event]]:
         controls, begun = Controls(), time.perf_counter()
-        for event in run_events(given, controls):
+        for event in run_events(Launch(given), controls):
             yield time.perf_counter() - begun, event
             if isinstance(event, StepDone):
                 controls.send(Stop())

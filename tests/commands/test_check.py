@@ -146,6 +146,7 @@ def no(out: str) -> list[str]:
     return [line for line in out.splitlines() if line.startswith("NO ")]
 
 
+@pytest.mark.long
 def test_the_weights_to_begin_with_are_loaded(folder, capsys):
     from tests.train.runs import train
 

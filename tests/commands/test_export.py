@@ -70,6 +70,7 @@ def test_metrics_as_csv_beside_the_model_elsewhere_and_to_standard_output(run, t
     assert capsys.readouterr().out == text
 
 
+@pytest.mark.long
 def test_metrics_for_tensorboard(run, tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     assert export("m", "--to", "tensorboard", "--follow") == 0  # nobody trains it: what there is, and done

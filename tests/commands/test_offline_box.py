@@ -60,6 +60,7 @@ def command(place: Path, *words: str, **environment: str) -> subprocess.Complete
     )  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_stored_copied_and_trained_without_network(tmp_path: Path) -> None:
     connected, box = tmp_path / "connected", tmp_path / "box"

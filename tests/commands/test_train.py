@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from lmplay_tui import cli
-from lmplay_tui.commands.train import DESCRIPTION, EPILOG, parse, parser
+from lmplay_tui.commands.train import DESCRIPTION, EPILOG, parse
+from lmplay_tui.options import TrainOptions
 from lmplay_tui.train import launch
 from tests.train.runs import SENTENCES, write_plan
 
@@ -222,8 +223,8 @@ DOCUMENT = (
 
 @pytest.mark.parametrize("line", DOCUMENT)
 def test_every_command_line_of_the_users_document_is_understood(line):
-    given = parse(line.split(), parser("lmp_trainer", DESCRIPTION, EPILOG))
-    assert len(given) == len([word for word in line.split() if word.startswith("--")])
+    launch = parse(line.split(), "lmp_trainer", DESCRIPTION, EPILOG)
+    assert len(launch.line) == len([word for word in line.split() if word.startswith("--")])
 
 
 def test_the_price_is_in_each_line(folder, capfd):
@@ -267,7 +268,7 @@ def test_headless_clock_times_are_in_the_zone_that_was_asked_for():
 
     for zone, said in ((None, "ETA 30 min 00 s"), ("UTC", "ETA 30 min 00 s at 14:"), ("Asia/Kolkata", " at 20:")):
         source = fed(30)
-        printer = Headless(None, {}, None if zone is None else ZoneInfo(zone))
+        printer = Headless(None, TrainOptions(), None if zone is None else ZoneInfo(zone))
         printer._view = source.view
         source.view.seconds_left = lambda: 1800.0
         line = printer.step_line({"stage": "s", "step": 3, "train/loss": 1.0, "perf/tokens_per_s": 10.0})

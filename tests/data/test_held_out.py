@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmplay_tui.data.held_out import HeldOut, HeldOutRows, whole
-from lmplay_tui.data.order import Part
+from lmplay_tui.data.held_out import HeldOut, HeldOutRows, pieces_of
+from lmplay_tui.data.order import StagePart
 from lmplay_tui.data.saved import save_datasets
 from lmplay_tui.data.shuffle import keyed
 from lmplay_tui.data.sources import open_source
@@ -77,7 +77,7 @@ def test_the_choice_in_an_interval_is_fair_and_keyed(share: float) -> None:
 
 
 def test_places_among_a_hundred_million_are_found_at_once() -> None:
-    rows = HeldOutRows(whole([Segment("many", 17, HUNDRED_MILLION)], 0.3), 0)
+    rows = HeldOutRows(pieces_of([Segment("many", 17, HUNDRED_MILLION)], 0.3), 0)
     assert abs(rows.held_rows - 0.3 * HUNDRED_MILLION) <= 1
     choice = HeldOut(0.3, keyed(0, "held out", "many"))
     for number in range(0, rows.training_rows, 1_234_567):
@@ -94,7 +94,7 @@ def test_places_among_a_hundred_million_are_found_at_once() -> None:
 def test_rows_of_segments_are_all_numbered_and_each_keeps_its_side(
     segments: list[Segment], share: float, seed: int
 ) -> None:
-    rows = HeldOutRows(whole(segments, share), seed)
+    rows = HeldOutRows(pieces_of(segments, share), seed)
     held = [rows.held(number) for number in range(rows.held_rows)]
     trained = [rows.training(number) for number in range(rows.training_rows)]
     assert sorted(held + trained) == list(range(sum(segment.rows for segment in segments)))
@@ -115,14 +115,14 @@ def test_rows_of_segments_are_all_numbered_and_each_keeps_its_side(
 @given(SHARES, st.integers(0, 100), st.integers(0, 100))
 def test_appended_rows_never_move_the_others(share: float, rows: int, more: int) -> None:
     def held(count: int) -> set[int]:
-        found = HeldOutRows(whole([Segment("a", 0, count)], share), 0)
+        found = HeldOutRows(pieces_of([Segment("a", 0, count)], share), 0)
         return {found.held(number) for number in range(found.held_rows)}
 
     assert {place for place in held(rows + more) if place < rows} == held(rows)
 
 
 def test_thousands_of_files_are_fast_to_look_through() -> None:
-    rows = HeldOutRows(whole([Segment(str(n), 0, 1 + n % 3) for n in range(20_000)], 0.2), 0)
+    rows = HeldOutRows(pieces_of([Segment(str(n), 0, 1 + n % 3) for n in range(20_000)], 0.2), 0)
     assert rows.held_rows == pytest.approx(0.2 * 40_000, rel=0.05)  # files of one row give their share too
     assert rows.held_rows + rows.training_rows == sum(1 + n % 3 for n in range(20_000))
 
@@ -233,7 +233,7 @@ def sides_of(
 ) -> Iterator[tuple[str, bool]]:
     """The text of each row, and whether it is held out."""
     source = open_source(spec, datasets_folder=folder or Path("nowhere"), report=no_report)
-    part = Part(source, share=share, seed=seed)
+    part = StagePart(source, share=share, seed=seed)
     for number in range(part.training_rows):
         yield part.training(number)[0].truth, False
     for number in range(part.validation_rows):
@@ -354,6 +354,7 @@ def test_a_slice_of_a_copy_with_a_name_of_its_own_is_cut(hub: None, tmp_path: Pa
     assert all(whole[text] == held for text, held in half.items())
 
 
+@pytest.mark.long
 def test_a_part_of_pydocs_holds_out_what_the_whole_does() -> None:
     whole = dict(sides_of(DatasetSpec("pydocs", "pydocs")))
     for config in ("topics", "docstrings"):
@@ -373,7 +374,7 @@ def test_a_fingerprint_names_the_choice_only_where_rows_are_held_out(tmp_path: P
     def fingerprint(**given: Any) -> str:
         spec = DatasetSpec("mine", str(tmp_path), **given)
         source = open_source(spec, datasets_folder=tmp_path / "none", report=no_report)
-        return Part(source, share=0.2, seed=0).fingerprint()
+        return StagePart(source, share=0.2, seed=0).fingerprint()
 
     assert "held out by place" not in fingerprint()
     assert fingerprint(split="train+validation").endswith("held out by place")

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from lmplay_tui.data.prefetch import ahead
+from lmplay_tui.data.prefetch import Prefetch
 
 
 def wait_until(true: Callable[[], bool]) -> None:
@@ -20,7 +20,7 @@ def data_threads() -> int:
 
 def test_values_come_in_order_and_the_thread_ends() -> None:
     before = data_threads()
-    assert list(ahead(iter(range(100)), 3)) == list(range(100))
+    assert list(Prefetch(iter(range(100)), 3)) == list(range(100))
     assert data_threads() == before
 
 
@@ -32,7 +32,7 @@ def test_it_runs_ahead_but_no_further_than_it_may() -> None:
             made.append(number)
             yield number
 
-    running = ahead(source(), 3)
+    running = Prefetch(source(), 3)
     assert next(running) == 0
     wait_until(lambda: len(made) >= 5)  # one taken, three wait, one is in hand
     time.sleep(0.05)
@@ -43,7 +43,7 @@ def test_it_runs_ahead_but_no_further_than_it_may() -> None:
 
 def test_closing_ends_the_thread_promptly() -> None:
     before = data_threads()
-    running = ahead(iter(lambda: 1, 0), 2)
+    running = Prefetch(iter(lambda: 1, 0), 2)
     next(running)
     assert data_threads() == before + 1
     began = time.monotonic()
@@ -54,7 +54,7 @@ def test_closing_ends_the_thread_promptly() -> None:
 
 def test_nothing_starts_before_it_is_asked_for() -> None:
     before = data_threads()
-    running = ahead(iter(range(3)), 2)
+    running = Prefetch(iter(range(3)), 2)
     assert data_threads() == before
     running.close()
 
@@ -65,7 +65,7 @@ def test_an_error_is_raised_where_its_value_would_have_come(kind: type[BaseExcep
         yield 1
         raise kind("row 7")
 
-    running = ahead(source(), 4)
+    running = Prefetch(source(), 4)
     assert next(running) == 1
     with pytest.raises(kind, match="row 7"):
         next(running)
@@ -76,7 +76,7 @@ def test_a_user_who_is_interrupted_leaves_no_thread() -> None:
     before = data_threads()
 
     def use() -> None:
-        for _ in ahead(iter(lambda: 1, 0), 2):
+        for _ in Prefetch(iter(lambda: 1, 0), 2):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -93,7 +93,7 @@ def test_a_user_may_ask_whether_the_next_value_is_there() -> None:
         release.wait(20)
         yield 2
 
-    running = ahead(source(), 2)
+    running = Prefetch(source(), 2)
     assert running.ready(20)
     assert running.ready(0)
     assert next(running) == 1
@@ -107,7 +107,7 @@ def test_a_user_may_ask_whether_the_next_value_is_there() -> None:
 
 def test_a_generator_that_is_forgotten_ends_its_thread() -> None:
     before = data_threads()
-    running = ahead(iter(lambda: 1, 0), 2)
+    running = Prefetch(iter(lambda: 1, 0), 2)
     next(running)
     del running
     wait_until(lambda: data_threads() == before)

@@ -68,11 +68,11 @@ def test_what_is_saved_is_read_without_network(hub: list[str], tmp_path: Path, m
 
 
 def test_the_same_rows_are_held_out_of_a_saved_copy(hub: list[str], tmp_path: Path) -> None:
-    from lmplay_tui.data.order import Part
+    from lmplay_tui.data.order import StagePart
 
-    there = Part(open_source(WIKI, datasets_folder=tmp_path, report=no_report), share=0.1, seed=0)
+    there = StagePart(open_source(WIKI, datasets_folder=tmp_path, report=no_report), share=0.1, seed=0)
     save_datasets(plan(WIKI), tmp_path, no_report)
-    saved = Part(open_source(WIKI, datasets_folder=tmp_path, report=no_report), share=0.1, seed=0)
+    saved = StagePart(open_source(WIKI, datasets_folder=tmp_path, report=no_report), share=0.1, seed=0)
     assert [saved.validation(n) for n in range(2)] == [there.validation(n) for n in range(2)]
     assert saved.fingerprint() == there.fingerprint()
 

@@ -329,7 +329,7 @@ def test_an_error_of_the_disk_reaches_the_trainer(opened: Open, jsonl: Jsonl, mo
 
 def test_a_place_in_a_hundred_million_rows_is_found_with_few_reads() -> None:
     """Shuffled, mixed, the third epoch: only the rows of the batch are read."""
-    from lmplay_tui.data.order import Part, Source
+    from lmplay_tui.data.order import Source, StagePart
 
     reads: list[int] = []
 
@@ -346,7 +346,7 @@ def test_a_place_in_a_hundred_million_rows_is_found_with_few_reads() -> None:
     options = TrainOptions(tokenizer="bytes", context_len=64, batch_size=5, shuffle=True)
     specs = tuple(DatasetSpec(name, f"owner/{name}") for name in ("a", "b"))
     segments = (Segment("many", 0, Many.num_rows),)
-    parts = [Part(Source(spec, Many(), None, segments), share=0.1, seed=0) for spec in specs]  # type: ignore[arg-type]
+    parts = [StagePart(Source(spec, Many(), None, segments), share=0.1, seed=0) for spec in specs]  # type: ignore[arg-type]
     stage = Stage("s", specs, epochs=3.0, weights=(0.6, 0.4), stopping="all_exhausted")
     data = StageData(stage, options, load_tokenizer("bytes"), parts)
     running = data.batches(Position(data.rows_total - 5))

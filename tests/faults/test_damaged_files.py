@@ -138,6 +138,7 @@ def check_headers(run: RunFolder, places: list[int], count) -> None:
     count(f"every bit of {len(places)} bytes of headers flipped: {found} of {8 * len(places)} found, 0 silent")
 
 
+@pytest.mark.long
 def test_flipped_bits_of_headers(run, count):
     """All of one entry of the directory."""
     begin = entry_of(run.model.read_bytes(), "archive/data/1")

@@ -40,6 +40,7 @@ def program(*words: str, **environment: str) -> subprocess.Popen[bytes]:
     )  # fmt: skip
 
 
+@pytest.mark.long
 def test_locale_and_time_zone_change_no_byte(place):
     """LC_ALL=C without Python's own remedies, on the other side of the date line."""
     with (place / "stories.jsonl").open("a", encoding="utf-8") as file:
@@ -202,6 +203,7 @@ def _all_that_is_free() -> list[torch.Tensor]:
     return taken
 
 
+@pytest.mark.long
 def test_memory_that_really_lacks(place, count):
     """RLIMIT_AS: torch's own allocator refuses; the mini-batch is halved, and where nothing helps it ends in order."""
     plan = write_plan(place, LARGE)
@@ -233,6 +235,7 @@ def silent_hub(socket_enabled) -> Iterator[str]:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
+@pytest.mark.long
 def test_a_stop_while_a_real_hub_is_silent(place, silent_hub):
     """The process ends in order, soon, though a thread of it waits for the server for ever."""
     write_plan(place, PLAN.replace('dataset = "stories.jsonl"', 'dataset = "owner/name"'))

@@ -144,6 +144,7 @@ def save_and_die(run: RunFolder, checkpoint, step: int, call: int, report) -> No
         save(run, checkpoint, step)
 
 
+@pytest.mark.long
 def test_kill_9_at_each_system_call(run, count):
     """Whatever it was doing: every file is whole; the next start finds the newest, and gives it all its names."""
     checkpoint = load_checkpoint(run.model)

@@ -81,6 +81,7 @@ def goes_on(run: RunFolder, handed: dict) -> None:
     assert (status["state"], status["pid"]) == ("running", handed["pid"])
 
 
+@pytest.mark.long
 def test_handed_over_again_and_again(long_run):
     """The line is lost; the process that goes on hands over too; the one after that before it has trained a step."""
     with Terminal(dashboard()) as terminal:
@@ -110,6 +111,7 @@ def test_handed_over_again_and_again(long_run):
     until(lambda: not processes_in(long_run.model.parent))
 
 
+@pytest.mark.long
 def test_a_resumed_run_is_handed_over_again(long_run):
     """Hung up, ended from a shell, resumed in a dashboard, hung up again before it has trained: all in order."""
     with Terminal(dashboard()) as terminal:
@@ -211,6 +213,7 @@ def test_kill_9_of_the_process_that_hands_over(long_run, moment):
     assert_resumes(long_run, step)
 
 
+@pytest.mark.long
 def test_kill_9_when_the_other_process_has_just_begun(long_run):
     """Nobody has been told of it, but it holds the run and goes on."""
     with Child(partial(hands_over, after_the_start)) as child, never_free_once_held(long_run):
@@ -241,6 +244,7 @@ def loads(run: RunFolder, pid: int) -> bool:
     return run.status().get("pid") == pid and run.status().get("activity") != "handing over"
 
 
+@pytest.mark.long_after(1)
 @pytest.mark.parametrize("moment", ["at once", "loading", "begun"])
 def test_kill_9_of_the_process_that_takes_over(long_run, moment):
     with Child(partial(hands_over, None)) as child:

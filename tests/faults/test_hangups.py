@@ -34,6 +34,7 @@ def test_a_hang_up_stops_the_dashboard_if_that_is_asked_for(long_run):
     assert saved_step(long_run) == steps_in_journal(long_run)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("gone", ["signalled", "silently"])
 def test_a_hang_up_while_nobody_reads(long_run, gone):
     """A connection freezes and is given up; the dashboard may be stuck in a write. Or it is in another session."""

@@ -200,6 +200,7 @@ def killed_after_the_rename(folder: str, plan: str, what: str, number: int, repo
     train_in_child(folder, report, training_plan=plan)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("what", ["best", pytest.param("pairs", marks=pytest.mark.slow), "statistics"])
 def test_what_belongs_to_a_save_that_was_killed(place, what):
     """A new `NAME.lmp` is there and its other names are not yet: the next start sees to it, of a finished run too."""

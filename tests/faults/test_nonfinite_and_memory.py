@@ -106,6 +106,7 @@ def bad_gradient(x, _, number):
     return x
 
 
+@pytest.mark.long_after(2)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(("wrong", "what"), [(bad_loss, "loss"), (bad_gradient, "gradient norm")])
 def test_numbers_that_are_not_finite(place, monkeypatch, wrong, what, way):
@@ -146,6 +147,7 @@ def overflowing(first: int, last_one: float):
     return wrong
 
 
+@pytest.mark.long
 def test_float16_gradients_that_always_overflow_end_the_run(place):
     """Each step is left out, at any scale: it is said once, and ends like numbers that are not finite."""
     plan = write_plan(place, MANY)
@@ -171,6 +173,7 @@ def test_float16_gradients_that_always_overflow_end_the_run(place):
     assert not list(differences(load_checkpoint(Path("good.lmp"))["model"]["state"], corrupted["model"]["state"]))
 
 
+@pytest.mark.long
 def test_float16_gradients_that_overflow_for_a_while_cost_their_steps_only(place):
     """The usual search for a scale is not spoken of; a long one is, once each time."""
     plan = write_plan(place, MANY)
@@ -203,6 +206,7 @@ def lacking(limit: int, error: BaseException, *, training: bool = True, validati
     return wrong
 
 
+@pytest.mark.long_after(1)
 @pytest.mark.parametrize(("way", "error"), [*((way, error) for way in ("packed", "padded") for error in KINDS),
                                             ("compiled", KINDS[1]),
                                             pytest.param("compiled", KINDS[0], marks=pytest.mark.slow)])  # fmt: skip

@@ -129,6 +129,7 @@ def is_at(run: RunFolder, moment: Moment) -> Callable[[], bool]:
     return lambda: run.status().get("activity") == moment.__name__
 
 
+@pytest.mark.long_after(2)
 @pytest.mark.parametrize("program", [headless, dashboard])
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_stop(long_run, moment, program):
@@ -141,6 +142,7 @@ def test_a_stop(long_run, moment, program):
         assert not long_run.model.exists(), "nothing was trained, nothing is saved"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("moment", [saving, validating])
 def test_a_hang_up(long_run, moment):
     """Handed over, from the last finished step."""
@@ -187,6 +189,7 @@ def test_a_warning_of_the_cluster_saves(long_run, program):
         assert_stopped_in_order(terminal, long_run)
 
 
+@pytest.mark.long_after(2)
 @pytest.mark.parametrize("keys", ["\x03", "q\x03", "l\x03", "g\x03", "x\x03", "\x10\x03", "?\x03"])
 def test_ctrl_c_whatever_is_open(long_run, keys):
     """Also while a dialog, the palette or the help has the keyboard."""
@@ -205,6 +208,7 @@ def test_two_interrupts_from_outside_leave_the_dashboard_at_once(long_run):
         assert terminal.restored
 
 
+@pytest.mark.long_after(1)
 @pytest.mark.parametrize("way", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, "\x03", "q", "\x11"])
 def test_the_launcher_leaves(place, way):
     """Nothing runs yet: every way out is at once, with the terminal as it was."""
@@ -220,6 +224,7 @@ def test_the_launcher_leaves(place, way):
         assert terminal.restored
 
 
+@pytest.mark.long
 def test_a_program_without_standard_streams(long_run):
     """Cron jobs and daemons close them: the next file that is opened must not become where lines are printed."""
 

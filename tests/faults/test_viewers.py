@@ -3,6 +3,8 @@
 import re
 import signal
 
+import pytest
+
 from lmplay_tui.cli import main
 from lmplay_tui.run.controls import Bookmark, leave_command
 from lmplay_tui.run.folder import RunFolder
@@ -37,6 +39,7 @@ def after_the_screen(terminal: Terminal) -> bytes:
     return bytes(terminal.output).rpartition(b"\x1b[?1049l")[2]
 
 
+@pytest.mark.long
 def test_a_run_that_is_killed_while_it_is_looked_at(long_run):
     """Its viewer says so and how to go on, and stays; it follows the run when somebody has resumed it."""
     with Terminal(headless("--save-interval", "12")) as trainer, viewer_of(long_run) as looking:
@@ -93,6 +96,7 @@ def test_several_viewers_of_which_one_is_killed(long_run):
         assert third.restored, third.output[-500:]
 
 
+@pytest.mark.long
 def test_viewers_leave_alone_what_the_run_is_told(long_run):
     """What somebody leaves in the control folder is the run's, however many look on: each command is answered by it."""
     with Terminal(headless()) as trainer, viewer_of(long_run) as first, viewer_of(long_run) as second:
@@ -113,6 +117,7 @@ def answered(run: RunFolder) -> set[str]:
     return {event["id"] for event in read_journal(run.events) if event["event"] == "Answered"}
 
 
+@pytest.mark.long
 def test_a_viewer_follows_a_run_that_is_handed_over(long_run):
     """The dashboard's line is lost; who looks from elsewhere sees it go on, and never a run without a process."""
     with Terminal(dashboard()) as terminal, viewer_of(long_run) as looking:

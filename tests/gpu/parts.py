@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lmplay_tui.options import Launch
 from tests.bench.settings import SETTINGS, plan_text
 
 Rows = dict[str, str]
@@ -32,6 +33,7 @@ def _trained(asked: Asked, folder: Path, steps: int, **options: Any) -> list[flo
 
     Raises `AssertionError` where anything is said to have failed.
     """
+    from lmplay_tui.options import Launch
     from lmplay_tui.run.controls import Controls, Stop
     from lmplay_tui.run.events import CheckpointSaved, RunFailed, StepDone, Warned
     from lmplay_tui.train.launch import run_events
@@ -40,7 +42,7 @@ def _trained(asked: Asked, folder: Path, steps: int, **options: Any) -> list[flo
     plan.write_text(plan_text(SETTINGS[asked.setting], "pydocs"), encoding="utf-8")
     given = {"training_plan": str(plan), "model": str(folder / "gpu.lmp"), "out_dir": str(folder)}
     controls, losses, problems, saves = Controls(), [], [], 0
-    for event in run_events(given | {"device": asked.device} | options, controls):
+    for event in run_events(Launch(given | {"device": asked.device} | options), controls):
         match event:
             case StepDone():
                 losses.append(event.loss)
@@ -63,7 +65,7 @@ def check(asked: Asked) -> Rows:
     with tempfile.TemporaryDirectory() as folder:
         plan = Path(folder, "gpu.toml")
         plan.write_text(plan_text(SETTINGS[asked.setting], "pydocs"), encoding="utf-8")
-        report = check_plan({"training_plan": str(plan), "device": asked.device, "out_dir": folder})
+        report = check_plan(Launch({"training_plan": str(plan), "device": asked.device, "out_dir": folder}))
     assert report["ok"], [report["problems"], report["tried"]]
     return {"check": f"ok on {report['device']}"}
 

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import TypeAdapter
 
+from lmplay_tui import options
 from lmplay_tui.options import OPTIONS, Option
 from lmplay_tui.plan import tables
 
@@ -17,6 +18,15 @@ class Break(NamedTuple):
     toml: str  # the broken value as TOML writes it ...
     json: str | None  # ... and JSON (None: it cannot)
     said: str  # part of the sentence that must come
+
+
+def keys_of(model: type[tables.Table]) -> dict[str, Any]:
+    """The keys of a table, each with its type, or with the name of the option that it is."""
+    keys: dict[str, Any] = {}
+    for key, field in model.model_fields.items():
+        kind = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+        keys[key] = key if key in options.names() else kind
+    return keys
 
 
 @cache
@@ -121,7 +131,7 @@ CONTROL = Break("control character", r'"a\u001b[31mb"', r'"a\u001b[31mb"', "must
 def word_breaks(kind: Any) -> Iterator[Break]:
     """`breaks`, and characters that a terminal would obey where foreign words are allowed."""
     yield from breaks(kind)
-    if kind == tables.TITLE:
+    if kind == tables.Word:
         yield CONTROL
         yield Break("direction", r'"a\u202eb"', r'"a\u202eb"', "must be text without control characters")
         yield Break("half a pair", "", r'"\ud800"', "must be text, got")

@@ -4,9 +4,10 @@ import json
 from typing import Any, NamedTuple
 
 from lmplay_tui import options
-from lmplay_tui.plan import tables
+from lmplay_tui.plan import lmplay, tables
 from lmplay_tui.plan.problems import Form
-from tests.plan.breaking import word_breaks
+from lmplay_tui.plan.schema import RESERVED_NAMES
+from tests.plan.breaking import keys_of, word_breaks
 
 STAGE = ("[stages.s]", 'dataset = "pydocs"')
 UNKNOWN = "unknown key; did you mean"
@@ -42,16 +43,16 @@ def _option_cases():
 
 
 def _stage_key_cases():
-    for key, kind in tables.STAGE_KEYS.items():
+    for key, kind in keys_of(tables.StageKeys).items():
         inside = [] if key.startswith("dataset") else ['dataset = "pydocs"']
         yield from _toml_cases("stages.s", key, kind, inside=inside, after=["[train]", "lr = 0.1"])
-    yield from _toml_cases("", "title", tables.TITLE, before=["#"], after=STAGE)
-    for index, (names, entry) in enumerate((('["pydocs", {}]', tables.ENTRY), ('[\n"pydocs", {}]', tables.ENTRY))):
+    yield from _toml_cases("", "title", tables.Word, before=["#"], after=STAGE)
+    for index, (names, entry) in enumerate((('["pydocs", {}]', tables.Word), ('[\n"pydocs", {}]', tables.Word))):
         for rule, toml, _, said in word_breaks(entry):
             if toml:
                 text = f"[stages.s]\ndatasets = {names.format(toml)}\n"
                 yield Case(f"entry {index} {rule}", "toml", text, 2 + index, "stages.s.datasets[1]", said)
-    for rule, toml, _, said in word_breaks(tables.WEIGHT):
+    for rule, toml, _, said in word_breaks(tables.Weight):
         if toml:
             text = f'[stages.s]\ndatasets = ["pydocs", "wikitext"]\nweights = [\n  1,\n  {toml},\n]\n'
             yield Case(f"weight {rule}", "toml", text, 5, "stages.s.weights[1]", said)
@@ -63,7 +64,7 @@ COLUMNS_BESIDE = {
 
 
 def _dataset_key_cases():
-    for key, kind in tables.DATASET_KEYS.items():
+    for key, kind in keys_of(tables.DatasetTable).items():
         inside = ([] if key == "path" else ['path = "a/b"']) + [COLUMNS_BESIDE.get(key, "")]
         yield from _toml_cases("datasets.d", key, kind, inside=inside, after=["[stages.s]", 'dataset = "d"'])
 
@@ -77,20 +78,20 @@ def _json_cases():
             if value is not None:
                 shown = lines('"train": {', f'"{name}": {value}', '}, "s": {"dataset": "pydocs"}')
                 yield _case(f"json {name} {rule}", "json", shown, f"train.{name}", said)
-    for key, kind in tables.LMPLAY_STEP_KEYS.items():
+    for key, kind in keys_of(lmplay.StepTable).items():
         beside = "" if key == "datasets" else ', "datasets": ["pydocs"]'
         for rule, _, value, said in word_breaks(kind):
             if value is not None:
                 shown = lines('"steps": [{', f'"{key}": {value}{beside}', "}]")
                 yield _case(f"step {key} {rule}", "json", shown, f"steps[0].{key}", said)
-    for key, kind in tables.LMPLAY_DATASET_KEYS.items():
+    for key, kind in keys_of(lmplay.LoaderTable).items():
         beside = "" if key == "ds_loader" else ', "ds_loader": "openorca"'
         for rule, _, value, said in word_breaks(kind):
             if value is not None:
                 shown = lines('"steps": [{"datasets": ["d"]}], "datasets": {"d": {', f'"{key}": {value}{beside}', "}}")
                 yield _case(f"loader {key} {rule}", "json", shown, f"datasets.d.{key}", said)
-    for key in tables.LMPLAY_KWARGS:
-        kind, loader = tables.LMPLAY_KWARGS[key], "wiki" if key == "lang" else "hf"
+    for key, kind in (keys_of(lmplay.WikiArguments) | keys_of(lmplay.HubArguments)).items():
+        loader = "wiki" if key == "lang" else "hf"
         args, beside = ("[]", "") if key == "lang" else ('["d", "a/b"]', ', "truth_column": "t"')
         beside = beside if key == "prompt_column" else ', "prompt_column": "p"' if key == "truth_column" else ""
         before = f'"datasets": {{"d": {{"ds_loader": "{loader}", "args": {args}, "kwargs": {{'
@@ -106,7 +107,7 @@ def _misplaced_cases():
             text = [*lines, f"{name} = 1!", *(STAGE if table == "train" else [])]
             yield _case(f"{table} {name}", "toml", text, f"{table}.{name}", f"command line only: {options.flag(name)}")
     for name in options.names(options.Where.RUN):
-        if name not in tables.STAGE_KEYS:
+        if name not in tables.StageKeys.model_fields:
             yield _case(f"stage {name}", "toml", [*STAGE, f"{name} = 1!"], f"stages.s.{name}", "set it in [train]")
     for name in ("trust_remote_code", "script", "script_version", "loading_script"):
         for table in ("train", "stages.s", "datasets.d"):
@@ -123,9 +124,9 @@ def _misplaced_cases():
 def _unknown_cases():
     for name in options.train_names():
         yield _case(f"{name}x", "toml", ["[train]", f"{name}x = 1!", *STAGE], f"train.{name}x", UNKNOWN)
-    for name in (*options.stage_names(), *tables.STAGE_KEYS):
+    for name in (*options.stage_names(), *tables.StageKeys.model_fields):
         yield _case(f"stage {name}x", "toml", [*STAGE, f"{name}x = 1!"], f"stages.s.{name}x", UNKNOWN)
-    for name in tables.DATASET_KEYS:
+    for name in tables.DatasetTable.model_fields:
         lines = ["[datasets.d]", 'path = "a/b"', f"{name}x = 1!", *STAGE]
         yield _case(f"dataset {name}x", "toml", lines, f"datasets.d.{name}x", f"unknown key; did you mean {name}?")
     for name in ("titl", "trian", "dataset", "stagess"):
@@ -206,7 +207,7 @@ def _name_cases():
     said = "is no stage name"
     for name in ("", "a b", "a.b", "../x", "a/b", "-rf", "_a", "é", "x" * 41, "*", "~", "con:", "a\\nb", "\\u202ea"):
         yield _case(f"name {name!r}", "toml", [f'[stages."{name}"]!', 'dataset = "pydocs"'], "", said)
-    for name in (*tables.RESERVED_NAMES, "PREV", "Best"):
+    for name in (*RESERVED_NAMES, "PREV", "Best"):
         yield _case(f"reserved {name}", "toml", [f"[stages.{name}]!", 'dataset = "pydocs"'], f"stages.{name}", said)
     for name in ("a b", "", "-x", "x" * 41, "a/b"):
         lines = ["[stages.s]", 'dataset = "pydocs"', f'[datasets."{name}"]!', 'path = "a/b"']

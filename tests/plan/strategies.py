@@ -4,20 +4,31 @@ from functools import cache
 from typing import Any
 
 from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
 
 from lmplay_tui import options
 from lmplay_tui.plan import tables
 from lmplay_tui.plan.builtin import KNOWN_NAMES
-from tests.plan.breaking import schema_of
+from lmplay_tui.plan.schema import check_name
+from tests.plan.breaking import keys_of, schema_of
 
 # Names by hand where the schema gives only a pattern.
 _WORDS = {"exp": ["gpt2ish", "s_gpt2ish", "my-model2"], "tokenizer": ["gpt2", "gpt2:4096", "bytes", "cl100k_base"]}
 
-names = st.text("azAZ09_-", min_size=1, max_size=6).filter(lambda name: tables.check_name("stage", name) is None)
+names = st.text("azAZ09_-", min_size=1, max_size=6).filter(lambda name: check_name("stage", name) is None)
+_word = TypeAdapter(tables.Word)
+
+
+def _is_word(word: str) -> bool:
+    try:
+        _word.validate_python(word)
+    except ValidationError:
+        return False
+    return True
+
+
 _shown = st.characters(codec="utf-8", categories=["L", "N", "P", "S", "Zs"])
-plain_words = st.text(_shown, min_size=1, max_size=40).filter(
-    lambda word: tables.checked(tables.ENTRY, word)[1] is None
-)
+plain_words = st.text(_shown, min_size=1, max_size=40).filter(_is_word)
 known = st.sampled_from([*KNOWN_NAMES, "wikipedia:es", "wikipedia:simple", "wikitext:2", "roneneldan/TinyStories"])
 local = st.sampled_from(["data/mine.jsonl", "./notes.txt", "data", "only-here.csv"])
 
@@ -65,7 +76,7 @@ def options_of(allowed: tuple[str, ...]) -> st.SearchStrategy[dict[str, Any]]:
 @st.composite
 def stages(draw: st.DrawFn, datasets: st.SearchStrategy[str]) -> dict[str, Any]:
     """A valid `[stages.NAME]`."""
-    table = draw(some_of({key: values(tables.STAGE_KEYS[key]) for key in ("epochs", "stopping", "seed")}))
+    table = draw(some_of({key: values(keys_of(tables.StageKeys)[key]) for key in ("epochs", "stopping", "seed")}))
     mixed = draw(st.lists(datasets, min_size=1, max_size=4, unique=True))
     if len(mixed) == 1 and draw(st.booleans()):
         table["dataset"] = mixed[0]
@@ -111,7 +122,7 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
     choice = known | local | st.sampled_from(own) if own else known | local
     named = {name: draw(stages(choice)) for name in stage_names}
     hold_out_alike(document.get("train", {}), named)
-    if draw(st.booleans()) or set(stage_names) & {*tables.PLAN_KEYS, "steps"}:
+    if draw(st.booleans()) or set(stage_names) & {*tables.PlanTable.model_fields, "steps"}:
         return document | {"stages": named}
     return document | named
 
@@ -144,7 +155,7 @@ def lmplay_documents(draw: st.DrawFn) -> dict[str, Any]:
     own = draw(st.lists(names, min_size=1, max_size=4).filter(_unique))
     step_names = draw(st.lists(names, min_size=1, max_size=3).filter(_unique))
     steps: list[dict[str, Any]] = [{"step_name": name} for name in step_names]
-    extra = {"epochs": values(tables.LMPLAY_STEP_KEYS["epochs"]), "seed": values("seed"),
+    extra = {"epochs": values(tables.Epochs), "seed": values("seed"),
              "interleve_stopping_strategy": st.sampled_from(["first_exhausted", "all_exhausted"])}  # fmt: skip
     for step in steps:
         step.update(draw(some_of(extra)), datasets=draw(st.lists(st.sampled_from(own), min_size=1, unique=True)))

@@ -8,9 +8,9 @@ import zipfile
 import pytest
 
 from lmplay_tui.plan import builtin
-from lmplay_tui.plan.builtin import KNOWN_NAMES, known_dataset, shipped_folder
-from lmplay_tui.plan.reading import read_plan, shipped_plans
-from lmplay_tui.plan.tables import COLUMNS, column_problems
+from lmplay_tui.plan.builtin import KNOWN_NAMES, known_dataset, shipped_folder, shipped_plans
+from lmplay_tui.plan.dataset_specs import COLUMNS, column_problems
+from lmplay_tui.plan.reading import read_plan
 
 OFFLINE = ("demo", "curriculum_demo")
 

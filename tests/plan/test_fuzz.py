@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lmplay_tui.plan.builtin import shipped_folder, shipped_plans
-from lmplay_tui.plan.problems import Form, locate
-from lmplay_tui.plan.reading import PlanError, parse_plan
+from lmplay_tui.plan.problems import Form, PlanError, locate
+from lmplay_tui.plan.reading import parse_plan
 from lmplay_tui.text import printable
 from tests.examples import examples
 

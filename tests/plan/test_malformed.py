@@ -6,8 +6,8 @@ import pytest
 
 from lmplay_tui import options
 from lmplay_tui.errors import EXIT_USAGE
-from lmplay_tui.plan.problems import Report
-from lmplay_tui.plan.reading import PlanError, parse_plan, problems_of
+from lmplay_tui.plan.problems import PlanError, Report
+from lmplay_tui.plan.reading import parse_plan, problems_of
 from tests.plan.breaking import word_breaks
 from tests.plan.malformed_cases import CASES, Case
 

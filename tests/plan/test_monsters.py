@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lmplay_tui.plan.problems import locate
-from lmplay_tui.plan.reading import PlanError, parse_plan, read_plan
+from lmplay_tui.plan.problems import PlanError, locate
+from lmplay_tui.plan.reading import parse_plan, read_plan
 
 GOOD = '[stages.s]\ndataset = "pydocs"\n'
 LIMIT = 64 * 1024

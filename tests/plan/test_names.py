@@ -5,7 +5,8 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmplay_tui.plan.reading import NAME_PATTERN, check_name, plan_name, problems_of
+from lmplay_tui.plan.reading import plan_name, problems_of
+from lmplay_tui.plan.schema import NAME_PATTERN, check_name
 
 RUN = Path("/runs/mine")
 

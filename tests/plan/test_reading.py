@@ -2,13 +2,16 @@
 
 import json
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from lmplay_tui.plan.builtin import known_dataset
-from lmplay_tui.plan.reading import PlanError, parse_plan, problems_of, read_plan
+from lmplay_tui.plan.problems import PlanError
+from lmplay_tui.plan.reading import parse_plan, problems_of, read_plan
 from lmplay_tui.plan.schema import DatasetSpec, Plan
 
 USERS = '{"pretraining": {"dataset": "wikipedia", "epochs": 3}, "finetune": {"dataset": "wikitext", "epochs": 1}}'
@@ -22,6 +25,13 @@ def dataset_of(name: str, folder: Path = Path("/nowhere"), tables: str = "") -> 
     (stage,) = plan_of(f"{tables}\n[stages.s]\ndataset = {json.dumps(name)}\n", folder).stages
     (spec,) = stage.datasets
     return spec
+
+
+def test_nothing_waits_for_pydantic_and_tree_sitter_until_a_plan_is_read():
+    rooms = "builtin, dataset_specs, editing, problems, reading, schema"
+    code = f"import sys; from lmplay_tui.plan import {rooms}; print({{'pydantic', 'tree_sitter'}} & {{*sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
 
 
 def test_the_users_json_plan(tmp_path):

@@ -9,9 +9,9 @@ import tomli_w
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
-from lmplay_tui.plan.reading import parse_plan, read_plan, shipped_plans
+from lmplay_tui.plan.builtin import shipped_plans
+from lmplay_tui.plan.reading import parse_plan, plan_text, read_plan
 from lmplay_tui.plan.schema import Plan
-from lmplay_tui.plan.tables import plan_text
 from tests.examples import examples
 from tests.plan.strategies import documents, lmplay_documents
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lmplay_tui.options import Launch
 from lmplay_tui.run import metric_rows
 from lmplay_tui.run.events import RunStarted, StageInfo, from_record
 from lmplay_tui.run.folder import RunFolder
@@ -142,7 +143,7 @@ def test_a_real_run_with_a_resume_and_three_stages(place: Path) -> None:  # noqa
     same(bulk, line_by_line(RunView(Clock()), *paths))
     assert columns > 10
     assert bulk.history.series["train/loss"].last_at("step") == bulk.at.step > 9
-    source = LiveSource({"model": "a.lmp"})
+    source = LiveSource(Launch({"model": "a.lmp"}))
     source._remember(run)
     while source.poll():
         pass

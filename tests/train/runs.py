@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from lmplay_tui.options import TrainOptions
+from lmplay_tui.options import Launch
 from lmplay_tui.run.controls import Command, Controls, Stop
 from lmplay_tui.run.events import Answered, Event, RunStopped, StepDone
 from lmplay_tui.train.checkpoint import load_checkpoint
@@ -66,11 +66,11 @@ tokenizer = "bytes"
 """
 
 
-def given(**options: Any) -> dict[str, Any]:
-    """Options of a command line, checked as one."""
-    values = {"device": "cpu", "mini_batch_size": 2, **options}
-    TrainOptions(**values)
-    return values
+def given(**options: Any) -> Launch:
+    """The start that a command line with these options asks for."""
+    launch = Launch({"device": "cpu", "mini_batch_size": 2, **options})
+    assert launch.options  # valid
+    return launch
 
 
 def write_plan(folder: Path, text: str = PLAN, name: str = "plan.toml") -> str:

@@ -97,6 +97,7 @@ def test_what_was_asked_for_before_the_run_failed_is_answered_with_why(place, mo
     assert [(e.id, e.ok, e.message) for e in of(Answered, events)] == [("1", False, end.message)]
 
 
+@pytest.mark.long_after(1)
 @pytest.mark.parametrize(
     "error", [RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), MemoryError()]
 )
@@ -112,6 +113,7 @@ def test_a_pinned_prompt_that_lacks_memory_costs_its_answer_not_the_run(place, m
     assert said in [e.message for e in of(Warned, events)]
 
 
+@pytest.mark.long
 def test_a_shown_prediction_that_lacks_memory_costs_itself_not_the_validation(place, monkeypatch):
     def fails(*_):
         raise MemoryError

@@ -30,6 +30,7 @@ def rates(events) -> list[float]:
     return [event.lr for event in events if isinstance(event, StepDone)]
 
 
+@pytest.mark.long
 def test_any_numbered_checkpoint_can_be_gone_on_from(place):
     plan = write_plan(place)
     whole = train(training_plan=plan, model="a/m.lmp", save_interval=6, keep=20)
@@ -54,6 +55,7 @@ def numbered_steps(place) -> list[int]:
     return sorted(int(path.stem.rpartition("-")[2]) for path in place.glob("m.step-*.lmp"))
 
 
+@pytest.mark.long
 def test_keep_holds_the_newest_after_going_back(place):
     """What was saved after the checkpoint that is gone back to is older than what is saved from there on."""
     train(training_plan=write_plan(place), model="m.lmp", save_interval=6, keep=3)
@@ -64,6 +66,7 @@ def test_keep_holds_the_newest_after_going_back(place):
     assert numbered_steps(place) == saved[-2:]
 
 
+@pytest.mark.long
 def test_while_the_new_line_is_short_what_was_left_fills_up(place):
     """... and goes first."""
     train(training_plan=write_plan(place), model="m.lmp", save_interval=6, keep=3)
@@ -143,6 +146,7 @@ def with_fingerprint(path: str, to: str, fingerprint: object, name: object) -> s
     return to
 
 
+@pytest.mark.long
 def test_initial_model_of_another_tokenizer_is_refused_though_its_size_fits(place):
     plan = write_plan(place)
     stop_after(1, training_plan=plan, model="m.lmp")
@@ -180,6 +184,7 @@ def test_lmplays_file_under_another_tokenizer_is_refused(place):
     assert "is LMPlay's, trained with tokenizer gpt2, not bytes" in event.message
 
 
+@pytest.mark.long
 def test_warm_up_goes_on_after_a_resume_that_does_not_mention_it(place):
     plan = write_plan(place)
     options = {"training_plan": plan, "optimizer_warmup_steps": 6}
@@ -234,6 +239,7 @@ def test_a_checkpoint_from_a_file_experiment_runs_no_code_unasked(place):
     assert losses(stop_after(3, model="m.lmp", exp="mine.py:Mine"))
 
 
+@pytest.mark.long
 def test_default_names(place, monkeypatch):
     events = stop_after(1, training_plan=write_plan(place))
     assert last(events).path == "out_gpt/test_runner_plan.lmp"
@@ -276,6 +282,7 @@ def changes(events) -> list[tuple[str, str, str]]:
     return [(e.option, e.before, e.after) for e in events if isinstance(e, OptionChanged)]
 
 
+@pytest.mark.long
 def test_what_a_resume_gives_otherwise_is_said_and_marked(place):
     plan = write_plan(place)
     assert changes(stop_after(2, training_plan=plan, model="m.lmp", weight_decay=0.1)) == []
@@ -290,6 +297,7 @@ def test_what_a_resume_gives_otherwise_is_said_and_marked(place):
     assert ("plan", 3, "--lr: 0.01 -> 0.02 from step 3 on") in [(m.kind, m.step, m.text) for m in view.marks]
 
 
+@pytest.mark.long_after(1)
 @pytest.mark.parametrize("option", [{"seed": 7}, {"validation_split": 0.3}])
 def test_other_rows_held_out_on_a_resume_are_warned_of(place, option):
     stop_after(2, training_plan=write_plan(place), model="m.lmp")
@@ -298,6 +306,7 @@ def test_other_rows_held_out_on_a_resume_are_warned_of(place, option):
     assert not any("held out" in e.message for e in stop_after(4, model="m.lmp") if isinstance(e, Warned))
 
 
+@pytest.mark.long_after(1)
 @pytest.mark.parametrize("way", [{"reset_history": True}, {"resume": "none"}])
 def test_a_start_anew_has_the_runs_own_plan(place, way):
     """Its relative paths too, wherever the plan lay and the run lies."""
@@ -343,6 +352,7 @@ def test_a_run_that_died_before_its_first_checkpoint_begins_with_its_own_plan(pl
     assert not [e for e in events if isinstance(e, Warned)]
 
 
+@pytest.mark.long
 def test_the_best_is_the_best_of_the_whole_run(place):
     """A later stage whose own set is harder does not take its place: that stage has a checkpoint of its own name."""
     plan = PLAN[: PLAN.index("[stages.both]")].replace("epochs = 1.2", "epochs = 0.5\nlr = 1e-6")
@@ -354,6 +364,7 @@ def test_the_best_is_the_best_of_the_whole_run(place):
     assert scores[-1][1] == "pairs"
 
 
+@pytest.mark.long
 def test_a_worse_evaluation_is_not_the_best(place):
     """Weights that a far too high learning rate has spoilt do not take the best checkpoint's place."""
     plan = write_plan(place, PLAN[: PLAN.index("[stages.pairs]")].replace("epochs = 0.4", "epochs = 4"))

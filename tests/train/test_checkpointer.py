@@ -56,6 +56,7 @@ def test_a_late_copy(place: Path, late):
     assert_each_is_of_its_own_step(place, training_plan=write_plan(place, SAVES_OFTEN))
 
 
+@pytest.mark.long
 def test_a_late_copy_of_buffers(place: Path, late):
     mine = "from tests.train.test_checkpointer import CountsPasses\n"
     (place / "mine.py").write_text(mine, encoding="utf-8")
@@ -63,6 +64,7 @@ def test_a_late_copy_of_buffers(place: Path, late):
     assert_each_is_of_its_own_step(place, training_plan=plan, exp="mine.py:CountsPasses")
 
 
+@pytest.mark.long
 def test_waiting_for_the_copy_is_counted(place: Path, late):
     saves = [e for e in train(training_plan=write_plan(place, SAVES_OFTEN)) if isinstance(e, CheckpointSaved)]
     assert max(e.blocked_s for e in saves) > 0.02

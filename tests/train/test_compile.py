@@ -77,6 +77,7 @@ def positions(monkeypatch, **options: Any) -> tuple[list[Event], int]:
         return train(mini_batch_size=4, **options), sum(computed)
 
 
+@pytest.mark.long_after(1)
 @pytest.mark.parametrize("packed", [True, False])
 def test_shapes_are_filled_up_for_graphs_and_no_more_when_compiling_fails(place, monkeypatch, packed):
     plan = write_plan(place)
@@ -147,6 +148,7 @@ def test_amp_is_left_out_where_it_would_be_slow_and_the_note_says_so(place, monk
     assert choose_precision(TrainOptions(amp=True), cpu).dtype is torch.bfloat16
 
 
+@pytest.mark.long
 def test_the_note_at_the_start_says_what_was_asked_for(place):
     how = {"amp": True, "amp_dtype": "float16", "compile_model": True, "compile_backend": "eager"}
     for more, said in (({}, "mixed float16 with scaled gradients"), ({"no_grad_scale": True}, "mixed float16,")):

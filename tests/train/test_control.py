@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from lmplay_tui.options import Launch
 from lmplay_tui.run import controls as asked
 from lmplay_tui.run.controls import Controls
 from lmplay_tui.run.events import (
@@ -142,6 +143,7 @@ def test_pause_holds_and_resume_goes_on(place):
     assert [e.reason for e in of(CheckpointSaved, events[paused:resumed])] == ["asked"], "saves while paused"
 
 
+@pytest.mark.long
 def test_a_save_that_ends_during_a_pause_is_told_then(place, monkeypatch):
     """Whoever waits for it does not wait for the pause's end."""
     paused, real = threading.Event(), checkpointer.write_checkpoint
@@ -231,7 +233,8 @@ def test_warm_up_of_a_changed_plan_begins_with_the_next_batch(place):
 
 
 def test_a_mini_batch_size_of_auto_in_a_changed_plan_is_found_before_the_next_batch(place, monkeypatch):
-    monkeypatch.setattr("tests.train.runs.given", lambda **options: {"device": "cpu", **options})  # none on the line
+    # None on the command line.
+    monkeypatch.setattr("tests.train.runs.given", lambda **options: Launch({"device": "cpu", **options}))
     auto = asked.ChangePlan(PLAN.replace("[train]", '[train]\nmini_batch_size = "auto"'))
     events = ask_at(3, auto, training_plan=write_plan(place), model="m.lmp")
     assert isinstance(last(events), RunDone), last(events)

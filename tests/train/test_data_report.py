@@ -180,6 +180,7 @@ def test_what_a_stage_trained_before_a_stop_counts(place):
 LONG = " ".join(SENTENCES * 40)
 
 
+@pytest.mark.long_after(1)
 @pytest.mark.parametrize("continue_rows", [False, True])
 def test_text_left_out_is_warned_of_before_the_first_step_and_told_at_the_end(place, continue_rows):
     (place / "long.jsonl").write_text(rows_of(LONG, LONG), encoding="utf-8")

@@ -151,6 +151,7 @@ def test_a_run_stopped_under_it_resumes_exactly(place, undisturbed, pids) -> Non
     assert not any(map(alive, pids))
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("slow")
 def test_where_the_process_is_killed_the_thread_goes_on(place, undisturbed, pids, monkeypatch) -> None:
     whole, state, _ = undisturbed
@@ -188,6 +189,7 @@ def no_program(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "_PROGRAM", "lmplay_tui.no_such_program")
 
 
+@pytest.mark.long_after(1)
 @pytest.mark.usefixtures("slow")
 @pytest.mark.parametrize(
     ("trouble", "why"),
@@ -203,6 +205,7 @@ def test_where_the_process_is_no_use_the_thread_stays(place, undisturbed, monkey
     assert losses(events) == whole
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("slow")
 def test_a_damaged_row_ends_the_run_as_it_does_in_a_thread(place, undisturbed, pids, monkeypatch) -> None:
     messages = Worker.messages
@@ -222,6 +225,7 @@ def test_a_damaged_row_ends_the_run_as_it_does_in_a_thread(place, undisturbed, p
     assert not any(map(alive, pids))
 
 
+@pytest.mark.long
 def test_steps_that_do_not_wait_get_no_process(undisturbed, pids, monkeypatch) -> None:
     monkeypatch.setattr(dataloader, "WINDOW_S", 0.0)
     monkeypatch.setattr(dataloader, "WINDOW_STEPS", 3)

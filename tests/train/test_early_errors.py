@@ -26,6 +26,7 @@ PLACES = {
 }
 
 
+@pytest.mark.long_after(8)
 @pytest.mark.parametrize("where", PLACES)
 @pytest.mark.parametrize(("number", "status"), KINDS, ids=[errno.errorcode[number] for number, _ in KINDS])
 def test_an_early_error_keeps_its_exit_status(place, monkeypatch, where, number, status):

@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from lmplay_tui.errors import UserError
 from lmplay_tui.models.body import body_of
 from lmplay_tui.models.gpt2ish import GPT2ish
-from lmplay_tui.options import TrainOptions
+from lmplay_tui.options import Launch, TrainOptions
 from lmplay_tui.run.events import CheckpointSaved, RunDone, Warned
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.train import checkpointer, collate, gradients
@@ -175,9 +175,9 @@ def test_check_saves_as_a_run_does(place: Path, monkeypatch):
         raise ValueError("an argument check")
 
     plan = write_plan(place, PLAN)
-    assert check_plan({"training_plan": plan})["ok"]
+    assert check_plan(Launch({"training_plan": plan}))["ok"]
     monkeypatch.setattr(CheckpointWriter, "_copies", refuse)
-    report = check_plan({"training_plan": plan})
+    report = check_plan(Launch({"training_plan": plan}))
     assert not report["ok"]
     (failed,) = [step["what"] for step in report["tried"] if not step["ok"]]
     assert failed.startswith("saving: ") and failed.endswith("check.lmp: not saved: ValueError: an argument check")
@@ -203,6 +203,7 @@ WAYS = {
 }  # fmt: skip
 
 
+@pytest.mark.long_after(8)
 @pytest.mark.parametrize("scaled", [False, True])
 @pytest.mark.parametrize(
     ("way", "optimizer"),

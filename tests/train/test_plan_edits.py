@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lmplay_tui.options import Part, TrainOptions, names_of, part, train_names
+from lmplay_tui.options import Launch, Part, TrainOptions, names_of, part, train_names
 from lmplay_tui.run import controls as asked
 from lmplay_tui.run.events import (
     CheckpointSaved,
@@ -62,7 +62,7 @@ def edited(option: str, text: str = BASE) -> str:
 def trained(place: Path, text: str | None, **options: Any) -> list[Event]:
     """A run of the plan, with it edited to `text` after the second step."""
     controls, events = asked.Controls(), []
-    line = {"device": "cpu", "training_plan": write_plan(place, BASE + STAGES), "model": "m.lmp", **options}
+    line = Launch({"device": "cpu", "training_plan": write_plan(place, BASE + STAGES), "model": "m.lmp", **options})
     for event in run_events(line, controls):
         events.append(event)
         if isinstance(event, StepDone) and event.step == 2 and text is not None:
@@ -97,6 +97,7 @@ def as_it_was(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return {}
 
 
+@pytest.mark.long_after(8)
 @pytest.mark.parametrize("option", train_names())
 def test_an_edit_acts_or_is_refused_with_a_line(place, as_it_was, option):
     if not as_it_was:

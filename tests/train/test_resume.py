@@ -74,6 +74,7 @@ def assert_same_end(place: Path, folder: str, undisturbed) -> None:
     assert statistics == statistics_of(place / folder)
 
 
+@pytest.mark.long
 def test_every_step(place, undisturbed):
     plan, whole, _, _ = undisturbed
     steps = [step for step, *_ in whole]
@@ -90,6 +91,7 @@ def test_every_step(place, undisturbed):
         assert_same_end(place, folder, undisturbed)
 
 
+@pytest.mark.long
 def test_between_mini_batches_and_inside_validation(place, undisturbed):
     plan, whole, _, _ = undisturbed
     seen = set()
@@ -121,6 +123,7 @@ def stop_behind(step: int, events_later: int, **options) -> list[Event]:
     return events
 
 
+@pytest.mark.long
 def test_a_stage_that_ends_just_when_the_stop_comes_is_not_trained_again(place):
     """A stop at each event between the last step of a stage and the first one of the next."""
     two_stages = PLAN.partition("[stages.both]")[0]

@@ -82,6 +82,7 @@ def test_every_score_stands_in_metrics_at_its_own_step_and_stage(place, seed):
     assert "eval/loss" in last
 
 
+@pytest.mark.long_after(2)
 @pytest.mark.parametrize("look", range(1, 60, 6))
 def test_a_stop_at_any_moment_loses_no_score_and_doubles_none(place, look):
     file = write_plan(place, TINY + """\

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from lmplay_tui.run import controls as asked
 from lmplay_tui.run.controls import Controls
 from lmplay_tui.run.events import (
@@ -39,6 +41,7 @@ def steps_of(journal: Path) -> list[int]:
     return [record["step"] for record in read_journal(journal)]
 
 
+@pytest.mark.long
 def test_what_is_asked_before_the_first_step_is_kept(place):
     stop_after(3, training_plan=write_plan(place), model="m.lmp")
     changed = PLAN.replace("epochs = 0.2", "epochs = 0.4")

@@ -11,6 +11,7 @@ import pytest
 from textual.app import App
 from textual.pilot import Pilot
 
+from lmplay_tui.options import Launch
 from lmplay_tui.ui.app import LmplayApp
 from lmplay_tui.ui.screens.dashboard import Dashboard
 from lmplay_tui.ui.screens.launcher import Launcher
@@ -57,7 +58,7 @@ def dashboard() -> Open:
 
     @asynccontextmanager
     async def opened(source: FakeSource, size: tuple[int, int] = (120, 40), **given: Any) -> AsyncIterator[Pilot[int]]:
-        app = LmplayApp({"tz": "UTC", **given}, source=source, timers=False)
+        app = LmplayApp(Launch({"tz": "UTC", **given}), source=source, timers=False)
         async with app.run_test(size=size) as pilot:
             await pilot.pause()
             await tick(pilot)

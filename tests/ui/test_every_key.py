@@ -20,6 +20,7 @@ from textual.strip import Strip
 from textual.widgets import Button, Input
 
 import lmplay_tui.ui
+from lmplay_tui.options import Launch
 from lmplay_tui.run import controls
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.ui.app import LmplayApp
@@ -106,6 +107,7 @@ async def begin_again(pilot: Pilot[Any], source: FakeSource) -> None:
     source.sent.clear()
 
 
+@pytest.mark.long_after(4)
 @pytest.mark.parametrize("kind", STORIES)
 async def test_every_key_does_what_it_says(dashboard: Open, planned: FakeSource, kind: str) -> None:
     async with dashboard(planned) as pilot:
@@ -125,14 +127,14 @@ class Launching(LmplayApp):
     @on(StartAsked)
     def _start(self, message: StartAsked) -> None:
         message.prevent_default()  # nothing shall be trained
-        self.started = message.given
+        self.started = message.line
 
 
 @pytest.fixture
 def launched(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Launching]:
     monkeypatch.setattr("lmplay_tui.ui.screens.launcher.devices", lambda: ["auto", "cpu"])
     monkeypatch.setattr("lmplay_tui.ui.launch_lists.device_flops", lambda device, half: 1e11)
-    return lambda: Launching({}, launcher=True, timers=False)
+    return lambda: Launching(Launch(), launcher=True, timers=False)
 
 
 async def test_every_key_of_the_launcher(launched: Callable[[], Launching]) -> None:
@@ -147,6 +149,7 @@ async def test_every_key_of_the_launcher(launched: Callable[[], Launching]) -> N
             assert pilot.app.return_code == 0, key
 
 
+@pytest.mark.long
 async def test_every_button_by_mouse_and_by_keyboard(
     dashboard: Open, planned: FakeSource, launched: Callable[[], Launching]
 ) -> None:
@@ -169,6 +172,7 @@ async def test_every_button_by_mouse_and_by_keyboard(
         assert BUTTONS["start"](Seen(pilot, None))
 
 
+@pytest.mark.long
 async def test_every_click(dashboard: Open, planned: FakeSource) -> None:
     async with dashboard(planned) as pilot:
         for kind, (keys, where, offset, holds) in CLICKS.items():
@@ -183,6 +187,7 @@ async def test_every_click(dashboard: Open, planned: FakeSource) -> None:
             assert holds(Seen(pilot, planned)), (kind, text_of(pilot.app))
 
 
+@pytest.mark.long
 async def test_the_letters_of_choices_win_over_the_keys_that_move(dashboard: Open, planned: FakeSource) -> None:
     async with dashboard(planned) as pilot:
         await press(pilot, "1 down enter k")
@@ -193,6 +198,7 @@ LETTERS = [*sorted({key for _, key in declared() if len(key) == 1}), "slash", "q
 TYPED = "".join({"slash": "/", "question_mark": "?", "full_stop": ".", "comma": ","}.get(key, key) for key in LETTERS)
 
 
+@pytest.mark.long_after(1)
 @pytest.mark.parametrize("keys", ["l", "b", "g", "slash", "4 f2", "1 enter e", "6 slash"])
 async def test_no_letter_acts_while_a_line_is_typed(dashboard: Open, planned: FakeSource, keys: str) -> None:
     async with dashboard(planned) as pilot:
@@ -210,6 +216,7 @@ async def test_no_letter_acts_while_a_line_is_typed(dashboard: Open, planned: Fa
         assert planned.sent == []
 
 
+@pytest.mark.long
 async def test_no_letter_acts_in_the_plan_and_in_the_palette(dashboard: Open, planned: FakeSource) -> None:
     async with dashboard(planned) as pilot:
         theme = pilot.app.theme
@@ -244,6 +251,7 @@ async def test_ctrl_s_saves_what_has_the_focus(dashboard: Open, planned: FakeSou
             planned.sent.clear()
 
 
+@pytest.mark.long
 async def test_everything_is_reached_by_tab_alone(launched: Callable[[], Launching], dashboard: Open) -> None:
     async with dashboard(fed(330), (200, 60)) as pilot:
         wanted = {widget.id for widget in pilot.app.screen.focus_chain}

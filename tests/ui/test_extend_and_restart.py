@@ -1,7 +1,6 @@
 """What is offered where nothing is left to train, and how a start of its own is made from the launcher."""
 
 import threading
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from textual import on
 
 from lmplay_tui.commands import dashboard as command
 from lmplay_tui.errors import UserError
+from lmplay_tui.options import Launch
 from lmplay_tui.run import events as happened
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.ui.app import LmplayApp
@@ -39,6 +39,7 @@ def finished(already: bool) -> FakeSource:
     return source
 
 
+@pytest.mark.long_after(1)
 @pytest.mark.parametrize(
     ("keys", "expected"),
     [
@@ -49,7 +50,7 @@ def finished(already: bool) -> FakeSource:
     ],
 )
 async def test_a_start_of_a_finished_run_offers_to_go_on(keys: list[str], expected: dict[str, object] | None) -> None:
-    app = Listening({"tz": "UTC"}, source=finished(already=True), timers=False)
+    app = Listening(Launch({"tz": "UTC"}), source=finished(already=True), timers=False)
     async with app.run_test(size=(120, 40)) as pilot:
         await pilot.pause()
         await tick(pilot)
@@ -57,13 +58,13 @@ async def test_a_start_of_a_finished_run_offers_to_go_on(keys: list[str], expect
         for key in keys:
             await pilot.press(key)
             await pilot.pause()
-        assert [message.given for message in app.asked] == ([] if expected is None else [expected])
+        assert [message.line for message in app.asked] == ([] if expected is None else [expected])
         await tick(pilot)
         assert isinstance(app.screen, Dashboard), "it is asked once"
 
 
 async def test_a_run_that_ends_here_is_not_asked_about() -> None:
-    app = Listening({"tz": "UTC"}, source=finished(already=False), timers=False)
+    app = Listening(Launch({"tz": "UTC"}), source=finished(already=False), timers=False)
     async with app.run_test(size=(120, 40)) as pilot:
         await pilot.pause()
         await tick(pilot)
@@ -74,13 +75,13 @@ async def test_the_launcher_extends_a_finished_run(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "mine.lmp")
     run.create()
     run.write_status({"state": "finished", "step": 40, "heartbeat": 0})
-    app = Listening({}, launcher=True, timers=False)
+    app = Listening(Launch(), launcher=True, timers=False)
     async with app.run_test(size=(100, 30)) as pilot:
         await whole_launcher(pilot)
         for key in ("tab", "enter", "e", "backspace", "3", "enter"):
             await pilot.press(key)
             await pilot.pause()
-        assert app.asked[0].given == {"model": "mine.lmp", "device": "auto", "extend": 3.0}
+        assert app.asked[0].line == {"model": "mine.lmp", "device": "auto", "extend": 3.0}
 
 
 async def test_another_start_takes_the_screen_of_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,15 +91,15 @@ async def test_another_start_takes_the_screen_of_the_one_before(monkeypatch: pyt
     class Started(FakeSource):
         started = True
 
-        def __init__(self, given: Mapping[str, Any]) -> None:
+        def __init__(self, launch: Launch) -> None:
             super().__init__()
-            started.append(dict(given))
+            started.append(dict(launch.line))
 
     monkeypatch.setattr("lmplay_tui.ui.session.LiveSource", Started)
     before = finished(already=False)
     before.exit_code = 0
     before.poll()
-    app = LmplayApp({"tz": "UTC", "reset_history": True}, source=before, timers=False)
+    app = LmplayApp(Launch({"tz": "UTC", "reset_history": True}), source=before, timers=False)
     async with app.run_test(size=(120, 40)) as pilot:
         await pilot.pause()
         app.screen.post_message(StartAsked({"model": "m1.lmp", "extend": 1.0}))
@@ -107,34 +108,35 @@ async def test_another_start_takes_the_screen_of_the_one_before(monkeypatch: pyt
         assert sum(isinstance(screen, Dashboard) for screen in app.screen_stack) == 1
 
 
+@pytest.mark.long
 async def test_detach_holds_for_what_the_launcher_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     other = FakeSource(live=False)
-    given: list[Mapping[str, Any]] = []
+    launches: list[Launch] = []
     may_start = threading.Event()
 
-    def start(options: Mapping[str, Any]) -> FakeSource:
-        given.append(options)
+    def start(launch: Launch) -> FakeSource:
+        launches.append(launch)
         assert may_start.wait(60)
-        if len(given) == 1:
+        if len(launches) == 1:
             raise UserError("no room [b]here")
         return other
 
     monkeypatch.setattr("lmplay_tui.ui.session.detached_source", start)
-    app = LmplayApp({"detach": True}, launcher=True, timers=False)
+    app = LmplayApp(Launch({"detach": True}), launcher=True, timers=False)
     async with app.run_test(size=(100, 30)) as pilot:
         await pilot.pause()
         await pilot.press("enter", "enter", "enter")  # while the first one waits, the others are none
         may_start.set()
         await app.workers.wait_for_complete()
         await pilot.pause()
-        assert len(given) == 1
+        assert len(launches) == 1
         assert any(notice.message == "no room [b]here" for notice in app._notifications)
         await pilot.press("enter")
         await app.workers.wait_for_complete()
         await pilot.pause()
         assert isinstance(app.screen, Dashboard)
         assert app.source is other
-        assert given[1]["training_plan"] == "demo"
+        assert launches[1].options.training_plan == "demo"
 
 
 @pytest.mark.parametrize(
@@ -152,10 +154,10 @@ def test_what_starts_at_once(
     monkeypatch: pytest.MonkeyPatch, words: list[str], launcher: bool, plan: str | None
 ) -> None:
     seen: list[tuple[bool, object]] = []
-    monkeypatch.setattr(command, "wants_dashboard", lambda given: True)
+    monkeypatch.setattr(command, "wants_dashboard", lambda options: True)
 
-    def shown(given: Mapping[str, Any], *, launcher: bool) -> int:
-        seen.append((launcher, given.get("training_plan")))
+    def shown(launch: Launch, *, launcher: bool) -> int:
+        seen.append((launcher, launch.options.training_plan))
         return 0
 
     monkeypatch.setattr("lmplay_tui.ui.run_app.run_dashboard", shown)
@@ -167,8 +169,8 @@ def test_what_starts_at_once(
 def test_headless_without_plan_and_model_trains_the_demo(monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
     plans: list[object] = []
 
-    def trained(given: Mapping[str, Any], prog: str) -> int:
-        plans.append(given.get("training_plan"))
+    def trained(launch: Launch) -> int:
+        plans.append(launch.options.training_plan)
         return 0
 
     monkeypatch.setattr("lmplay_tui.commands.train.run_headless", trained)

@@ -6,16 +6,16 @@ import sys
 from pathlib import Path
 
 SLOW = ("numpy", "pydantic", "rapidfuzz", "tomlkit", "psutil", "tree_sitter", "plotext", "torch", "datasets", "pyarrow")
-# Of a run: its options are read with pydantic, the plan's editor is there, and a thread has begun to read the meters.
-NOT_YET = {*SLOW} - {"pydantic", "tree_sitter", "psutil"}
-OF_A_RUN = ("lmplay_tui.options", "lmplay_tui.run", "lmplay_tui.train", "lmplay_tui.ui.session")
+# Of a run: the plan's editor is there, and a thread has begun to read the meters.
+NOT_YET = {*SLOW} - {"tree_sitter", "psutil"}
+OF_A_RUN = ("lmplay_tui.command_line", "argparse", "lmplay_tui.run", "lmplay_tui.train", "lmplay_tui.ui.session")
 
 # The bare command on a screen of its own; when the launcher would go on behind its first frame, that is looked at.
 PROGRAM = """
 import asyncio, json, sys
 from lmplay_tui.commands import dashboard
 
-def shown(given, *, attach=None, launcher=False):
+def shown(launch, *, attach=None, launcher=False):
     from lmplay_tui.ui.app import LmplayApp
     from lmplay_tui.ui.screens.launcher import Launcher
 
@@ -24,7 +24,7 @@ def shown(given, *, attach=None, launcher=False):
         screen.app.first = ["".join(segment.text for segment in row) for row in rows], sorted(sys.modules)
 
     async def run():
-        app = LmplayApp(given, launcher=launcher, timers=False)
+        app = LmplayApp(launch, launcher=launcher, timers=False)
         app.first = None
         async with app.run_test(size=(120, 40)) as pilot:
             while app.first is None:
@@ -35,7 +35,7 @@ def shown(given, *, attach=None, launcher=False):
     print(json.dumps(asyncio.run(run())))
     return 0
 
-dashboard.wants_dashboard = lambda given: True
+dashboard.wants_dashboard = lambda options: True
 import lmplay_tui.ui.run_app
 lmplay_tui.ui.run_app.run_dashboard = shown
 sys.exit(dashboard.main([], "lmplay-tui"))
@@ -57,10 +57,8 @@ PROGRAM_OF_A_RUN = """
 import asyncio, gc, json, sys
 from lmplay_tui.commands import dashboard
 
-def shown(given, *, attach=None, launcher=False):
+def shown(launch, *, attach=None, launcher=False):
     from lmplay_tui.ui.app import LmplayApp
-    from lmplay_tui.options import TrainOptions
-    from lmplay_tui.run import control_files
     from lmplay_tui.ui.session import LiveSource
 
     class Looked(LmplayApp):
@@ -70,14 +68,13 @@ def shown(given, *, attach=None, launcher=False):
             if self.sent is None and not self._batch_count:
                 rows = self.screen._compositor.render_strips()
                 text = [segment.text for row in rows for segment in row]
-                built = TrainOptions.__pydantic_complete__, control_files._reader.cache_info().currsize
-                self.sent = "".join(text), self.trainer.started, gc.isenabled(), built, sorted(sys.modules)
+                self.sent = "".join(text), self.trainer.started, gc.isenabled(), sorted(sys.modules)
 
         def _start_trainer(self):
             self.first = gc.isenabled(), gc.get_freeze_count() > 0
 
     async def run():
-        app = Looked(given, source=LiveSource(given), timers=False)
+        app = Looked(launch, source=LiveSource(launch), timers=False)
         async with app.run_test(size=(120, 40)) as pilot:
             while app.first is None:
                 await pilot.pause(0.01)
@@ -86,7 +83,7 @@ def shown(given, *, attach=None, launcher=False):
     print(json.dumps(asyncio.run(run())))
     return 0
 
-dashboard.wants_dashboard = lambda given: True
+dashboard.wants_dashboard = lambda options: True
 import lmplay_tui.ui.run_app
 lmplay_tui.ui.run_app.run_dashboard = shown
 sys.exit(dashboard.main(["--training-plan", "demo", "--model", "x"], "lmplay-tui"))
@@ -97,9 +94,8 @@ def test_a_run_is_painted_before_anything_calculates(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM_OF_A_RUN], capture_output=True, text=True, check=True, cwd=tmp_path
     )
-    screen, trains, searches_garbage, built, modules, then = json.loads(done.stdout)
+    screen, trains, searches_garbage, modules, then = json.loads(done.stdout)
     assert all(words in screen for words in ("starting", "the plan is being read", "the first step", "quit"))
     assert (trains, searches_garbage) == (False, False)
-    assert built == [False, 0], "validators of all options and commands, which only a trainer needs"
     assert then == [True, True]  # searched from now on, but for what start-up has made
     assert [name for name in modules if name.split(".")[0] in NOT_YET or name.startswith("lmplay_tui.train")] == []

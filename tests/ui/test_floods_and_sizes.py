@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ from textual.notifications import Notification
 from textual.widgets import _toast
 from textual.widgets._toast import ToastHolder, ToastRack
 
+from lmplay_tui.options import Launch
 from lmplay_tui.run import events as happened
 from lmplay_tui.run.controls import Controls, SaveNow
 from lmplay_tui.ui.app import LmplayApp
@@ -25,7 +26,7 @@ from tests.ui.fake import FakeSource, stage_started, started, step_done
 STEPS = 100_000
 
 
-def flood(_given: Mapping[str, Any], controls: Controls) -> Iterator[happened.Event]:
+def flood(_launch: Launch, controls: Controls) -> Iterator[happened.Event]:
     """A trainer that is a thousand times too fast, and goes on until somebody has asked for a save."""
     yield started()
     yield stage_started(0, 0, 0)
@@ -37,6 +38,7 @@ def flood(_given: Mapping[str, Any], controls: Controls) -> Iterator[happened.Ev
     yield happened.RunDone(STEPS, "m.lmp", 1.0)
 
 
+@pytest.mark.long
 async def test_a_flood_is_drained_while_keys_are_answered(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
     show = Curves.show
@@ -46,8 +48,8 @@ async def test_a_flood_is_drained_while_keys_are_answered(monkeypatch: pytest.Mo
         show(self, *args)
 
     monkeypatch.setattr(Curves, "show", counted)
-    source = LiveSource({}, events=flood)
-    app = LmplayApp({"tz": "UTC"}, source=source, timers=False)
+    source = LiveSource(Launch(), events=flood)
+    app = LmplayApp(Launch({"tz": "UTC"}), source=source, timers=False)
     async with app.run_test(size=(120, 40)) as pilot:
         await pilot.pause()
         ticks = 0
@@ -74,14 +76,15 @@ async def test_a_flood_is_drained_while_keys_are_answered(monkeypatch: pytest.Mo
         assert "finished" in text_of(app)
 
 
+@pytest.mark.long
 def test_a_flood_that_nobody_looks_at_does_not_fill_the_memory() -> None:
-    def events(_given: Mapping[str, Any], _controls: Controls) -> Iterator[happened.Event]:
+    def events(_launch: Launch, _controls: Controls) -> Iterator[happened.Event]:
         yield started()
         for step in range(1, MAX_WAITING + 5001):
             yield step_done(step, "topics", 10 * step, 10 * step, 3.0)
         yield happened.RunDone(1, "m.lmp", 1.0)
 
-    source = LiveSource({}, events=events)
+    source = LiveSource(Launch(), events=events)
     source.start()
     assert source.wait(90)
     assert len(source._queue) <= MAX_WAITING + 2
@@ -91,6 +94,7 @@ def test_a_flood_that_nobody_looks_at_does_not_fill_the_memory() -> None:
     assert any("fell behind: 500" in entry.text for entry in source.view.log)
 
 
+@pytest.mark.long_after(1)
 @pytest.mark.parametrize("size", [(1, 1), (5, 2), (20, 5), (49, 14), (300, 100)], ids=str)
 async def test_every_pane_and_dialog_at_every_size(dashboard: Open, source: FakeSource, size: tuple[int, int]) -> None:
     async with dashboard(source, size) as pilot:
@@ -104,6 +108,7 @@ async def test_every_pane_and_dialog_at_every_size(dashboard: Open, source: Fake
                 assert all(text.isprintable() for row in pane.rows for text, _ in row)
 
 
+@pytest.mark.long
 async def test_two_hundred_resizes(dashboard: Open, source: FakeSource) -> None:
     numbers = random.Random(3)
     async with dashboard(source) as pilot:

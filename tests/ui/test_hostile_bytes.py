@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from lmplay_tui.cli import main
+from lmplay_tui.options import Launch
 from lmplay_tui.run import events as happened
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.run.journal import Journal
@@ -86,7 +87,7 @@ def hostile(text: str = ALL) -> FakeSource:
 def shown(source: FakeSource, **options: object) -> Callable[[], int]:
     def work() -> int:
         use_our_output()
-        return LmplayApp({"tz": "UTC", "refresh_hz": 10, **options}, source=source).run() or 0
+        return LmplayApp(Launch({"tz": "UTC", "refresh_hz": 10, **options}), source=source).run() or 0
 
     return work
 
@@ -106,6 +107,7 @@ TOUR = (
 )  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("size", [(80, 24), (200, 60)], ids=lambda size: f"{size[0]}x{size[1]}")
 def test_no_byte_of_it_reaches_the_terminal(

@@ -49,6 +49,7 @@ def segments_of(app: App[Any]) -> list[str]:
     return [segment.text for line in app.screen._compositor.render_strips() for segment in line]
 
 
+@pytest.mark.long_after(1)
 @pytest.mark.parametrize("payload", PAYLOADS.values(), ids=PAYLOADS)
 async def test_no_pane_lets_it_through(dashboard: Open, payload: str) -> None:
     source = hostile(payload)

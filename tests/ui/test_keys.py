@@ -61,6 +61,7 @@ async def test_stopping_and_leaving_ask(dashboard: Open, source: FakeSource) -> 
             assert pilot.app.is_running
 
 
+@pytest.mark.long
 async def test_escape_leaves_a_dialog_and_the_run_alone(dashboard: Open, source: FakeSource) -> None:
     async with dashboard(source) as pilot:
         for keys in ("x escape", "q escape", "q c", "l escape", "b escape", "g escape", "r escape", "ctrl+q escape"):
@@ -80,6 +81,7 @@ async def test_the_dashboard_leaves_when_the_run_has_stopped(dashboard: Open, so
         assert pilot.app.return_value == 0
 
 
+@pytest.mark.long_after(1)
 @pytest.mark.parametrize(
     ("end", "code"), [(happened.RunDone(330, "a.lmp", 9.0), 0), (happened.RunFailed("loss is NaN", 3, 330, "a.lmp"), 3)]
 )
@@ -160,6 +162,7 @@ async def test_the_learning_rate_is_typed(dashboard: Open, source: FakeSource) -
             assert "above 0" in text_of(pilot.app)
 
 
+@pytest.mark.long
 async def test_a_bookmark_takes_a_note(dashboard: Open, source: FakeSource) -> None:
     async with dashboard(source) as pilot:
         await pilot.press("b", *"good", "enter")
@@ -167,6 +170,7 @@ async def test_a_bookmark_takes_a_note(dashboard: Open, source: FakeSource) -> N
         assert source.sent == [controls.Bookmark("good")]
 
 
+@pytest.mark.long
 async def test_asking_takes_a_prompt_temperature_and_top_k(dashboard: Open, source: FakeSource) -> None:
     async with dashboard(source) as pilot:
         await pilot.press("g")
@@ -177,6 +181,7 @@ async def test_asking_takes_a_prompt_temperature_and_top_k(dashboard: Open, sour
         assert source.sent == [controls.Ask("Once upon", 32, 0.7, 40)]
 
 
+@pytest.mark.long_after(1)
 @pytest.mark.parametrize("size", [(80, 24), (120, 40), (200, 60)])
 async def test_numbers_show_and_focus_panes(dashboard: Open, source: FakeSource, size: tuple[int, int]) -> None:
     async with dashboard(source, size) as pilot:
@@ -239,6 +244,7 @@ async def test_a_palette_action_of_a_pane_acts_on_that_pane(dashboard: Open, sou
         assert pilot.app.screen.query_one(Curves).window.log
 
 
+@pytest.mark.long
 async def test_themes_go_round(dashboard: Open, source: FakeSource) -> None:
     async with dashboard(source) as pilot:
         first = pilot.app.theme
@@ -252,6 +258,7 @@ async def test_themes_go_round(dashboard: Open, source: FakeSource) -> None:
         assert {"lmplay-light", "ansi-dark", "ansi-light"} <= set(names)
 
 
+@pytest.mark.long
 async def test_the_filter_keeps_matching_curves(dashboard: Open, source: FakeSource) -> None:
     async with dashboard(source) as pilot:
         await pilot.press("slash", *"time/", "enter")
@@ -261,6 +268,7 @@ async def test_the_filter_keeps_matching_curves(dashboard: Open, source: FakeSou
         assert "▸ loss" not in shown
 
 
+@pytest.mark.long
 async def test_a_ghost_is_chosen_and_dropped(dashboard: Open, source: FakeSource, tmp_path: Path) -> None:
     earlier = RunFolder(tmp_path / "earlier.lmp")
     earlier.folder.mkdir()
@@ -295,6 +303,7 @@ def test_no_binding_is_declared_twice_for_a_key() -> None:
         assert len(keys) == len(set(keys)), kind
 
 
+@pytest.mark.long
 async def test_predictions_are_listed_where_there_is_room(dashboard: Open, source: FakeSource) -> None:
     async with dashboard(source) as pilot:
         await pilot.press("3", "z")
@@ -314,6 +323,7 @@ async def test_predictions_are_listed_where_there_is_room(dashboard: Open, sourc
         assert " 10 " in marked()
 
 
+@pytest.mark.long_after(1)
 @pytest.mark.parametrize("size", [(80, 24), (120, 40)])
 async def test_escape_leaves_the_editor_and_its_keys(
     dashboard: Open, source: FakeSource, size: tuple[int, int]
@@ -327,6 +337,7 @@ async def test_escape_leaves_the_editor_and_its_keys(
         assert "ctrl+s apply" not in text_of(pilot.app)
 
 
+@pytest.mark.long
 async def test_the_keys_that_are_shown_are_those_that_hold(dashboard: Open, source: FakeSource) -> None:
     async with dashboard(source) as pilot:
         await pilot.press("e")

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from lmplay_tui.models.registry import experiments
-from lmplay_tui.plan.reading import MAX_LINE, parse_plan, read_plan, shipped_plans
+from lmplay_tui.options import Launch
+from lmplay_tui.plan.builtin import shipped_plans
+from lmplay_tui.plan.reading import MAX_LINE, parse_plan, read_plan
 from lmplay_tui.plan.schema import Plan
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.ui.app import LmplayApp
@@ -128,13 +130,14 @@ def test_a_run_in_detail() -> None:
     assert "nothing is known" in text_of(run_detail(entry(), 60))
 
 
+@pytest.mark.long
 async def test_the_detail_is_that_of_the_list_with_the_focus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     run = RunFolder(Path("mine.lmp"))
     run.create()
     run.write_status({"state": "stopped", "step": 40, "val_loss": 3.2, "heartbeat": 0, "tokens": 777})
     assert [found.folder.name for found in find_runs(None)] == ["mine"]
-    app = LmplayApp({}, launcher=True, timers=False)
+    app = LmplayApp(Launch(), launcher=True, timers=False)
     async with app.run_test(size=(120, 40)) as pilot:
         await whole_launcher(pilot)
         detail = app.screen.query_one("#detail")
@@ -157,7 +160,7 @@ async def test_times_come_with_the_device_s_speed(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr("lmplay_tui.ui.screens.launcher.devices", lambda: ["auto", "cpu"])
     monkeypatch.setattr("lmplay_tui.ui.launch_lists.device_flops", speed)
-    app = LmplayApp({}, launcher=True, timers=False)
+    app = LmplayApp(Launch(), launcher=True, timers=False)
     async with app.run_test(size=(120, 40)) as pilot:
         await whole_launcher(pilot)
         assert "~3 min" in text_of(app.screen.query_one("#plans").rows)  # type: ignore[attr-defined]
@@ -165,13 +168,14 @@ async def test_times_come_with_the_device_s_speed(tmp_path: Path, monkeypatch: p
     assert asked == ["cpu"]  # once: `auto` is the processor here
 
 
+@pytest.mark.long_after(1)
 @pytest.mark.parametrize("way", ["enter", "button", "key bar"])
 async def test_what_is_chosen_is_what_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
     monkeypatch.chdir(tmp_path)
     run = RunFolder(Path("mine.lmp"))
     run.create()
     run.write_status({"state": "stopped", "step": 40})
-    app = LmplayApp({}, launcher=True, timers=False)
+    app = LmplayApp(Launch(), launcher=True, timers=False)
     async with app.run_test(size=(120, 40)) as pilot:
         await whole_launcher(pilot)
         await pilot.press("tab")
@@ -187,9 +191,10 @@ async def test_what_is_chosen_is_what_starts(tmp_path: Path, monkeypatch: pytest
         assert app.source is None
 
 
+@pytest.mark.long
 async def test_an_empty_list_of_runs_takes_no_focus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    app = LmplayApp({}, launcher=True, timers=False)
+    app = LmplayApp(Launch(), launcher=True, timers=False)
     async with app.run_test(size=(120, 40)) as pilot:
         await whole_launcher(pilot)
         await pilot.press("tab")
@@ -205,12 +210,12 @@ async def test_a_start_that_is_asked_for_twice_is_one(tmp_path: Path, monkeypatc
     class Live(FakeSource):
         started = True
 
-        def __init__(self, _given: object) -> None:
+        def __init__(self, _launch: object) -> None:
             super().__init__()
             made.append(self)
 
     monkeypatch.setattr("lmplay_tui.ui.session.LiveSource", Live)
-    app = LmplayApp({}, launcher=True, timers=False)
+    app = LmplayApp(Launch(), launcher=True, timers=False)
     async with app.run_test(size=(120, 40)) as pilot:
         await pilot.pause()
         app.post_message(StartAsked({"training_plan": "demo"}))
@@ -220,6 +225,7 @@ async def test_a_start_that_is_asked_for_twice_is_one(tmp_path: Path, monkeypatc
         assert len(app.screen_stack) == 3
 
 
+@pytest.mark.long
 async def test_the_command_line_s_options_count_and_a_late_answer_is_its_device_s(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -237,7 +243,7 @@ async def test_the_command_line_s_options_count_and_a_late_answer_is_its_device_
     shown = {}
     for given in ({}, {"num_blocks": 24, "embed_dim": 1024, "tokenizer": "gpt2"}):
         may_answer.clear()
-        app = LmplayApp({"device": "cpu", **given}, launcher=True, timers=False)
+        app = LmplayApp(Launch({"device": "cpu", **given}), launcher=True, timers=False)
         async with app.run_test(size=(120, 40)) as pilot:
             await whole_launcher(pilot, measured=False)
             await pilot.press("d", "d")
@@ -248,6 +254,7 @@ async def test_the_command_line_s_options_count_and_a_late_answer_is_its_device_
     assert shown[0] != shown[3], "a model of another size takes another time"
 
 
+@pytest.mark.long
 async def test_a_disk_that_hangs_freezes_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     may_read = threading.Event()
@@ -257,9 +264,9 @@ async def test_a_disk_that_hangs_freezes_no_key(tmp_path: Path, monkeypatch: pyt
         return find_runs(out_dir)
 
     monkeypatch.setattr("lmplay_tui.ui.launch_lists.find_runs", slow)
-    app = LmplayApp({}, launcher=True, timers=False)
+    app = LmplayApp(Launch(), launcher=True, timers=False)
     started: list[dict[str, object]] = []
-    monkeypatch.setattr(app, "show_run", lambda source: started.append(source._given))
+    monkeypatch.setattr(app, "show_run", lambda source: started.append(source._launch.line))
     async with app.run_test(size=(120, 40)) as pilot:
         picker = app.screen.query_one("#plans", Picker)
         await until(pilot, lambda: picker.rows)
@@ -271,7 +278,7 @@ async def test_a_disk_that_hangs_freezes_no_key(tmp_path: Path, monkeypatch: pyt
         assert started[0]["training_plan"] == "demo"
         may_read.set()
         await whole_launcher(pilot)
-    app = LmplayApp({}, launcher=True, timers=False)
+    app = LmplayApp(Launch(), launcher=True, timers=False)
     may_read.clear()
     async with app.run_test(size=(120, 40)) as pilot:
         await until(pilot, lambda: app.screen.query_one("#plans", Picker).rows)
@@ -291,7 +298,7 @@ async def test_only_training_plans_are_listed(tmp_path: Path, monkeypatch: pytes
     for name, text in files.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
     (tmp_path / "folder.toml").mkdir()
-    app = LmplayApp({}, launcher=True, timers=False)
+    app = LmplayApp(Launch(), launcher=True, timers=False)
     async with app.run_test(size=(120, 60)) as pilot:
         await whole_launcher(pilot)
         listed = text_of(app.screen.query_one("#plans", Picker).rows)
@@ -314,7 +321,7 @@ async def test_a_file_that_would_take_all_memory_is_given_to_no_parser(
         return real(text, **how) if lines[-1] <= MAX_LINE else {}
 
     monkeypatch.setattr(tomllib, "loads", loads)
-    app = LmplayApp({}, launcher=True, timers=False)
+    app = LmplayApp(Launch(), launcher=True, timers=False)
     async with app.run_test(size=(120, 40)) as pilot:
         await whole_launcher(pilot)
     assert max(lines) <= MAX_LINE

@@ -21,6 +21,7 @@ SPIKE = happened.LossSpiked(222, "docstrings", 5.62, 2.93, 21.0, 1010, 1019)
 WARNING = happened.Warned("the disk is slow \x1b]52;c;aGk=\x07 [bold]here", 250)
 
 
+@pytest.mark.long_after(1)
 @pytest.mark.parametrize("size", [(80, 24), (120, 40), (200, 60)])
 async def test_spikes_and_warnings_are_reached_with_brackets(dashboard: Open, size: tuple[int, int]) -> None:
     source = fed(270)
@@ -73,6 +74,7 @@ async def test_pinned_prompts_are_shown_with_their_answers_through_the_run(dashb
         assert source.sent == [controls.Pin("Once upon a time")], "again: no longer"
 
 
+@pytest.mark.long
 async def test_an_answer_stays_on_the_screen(dashboard: Open, source: FakeSource) -> None:
     async with dashboard(source, (80, 24)) as pilot:
         await pilot.press("g")
@@ -88,6 +90,7 @@ async def test_an_answer_stays_on_the_screen(dashboard: Open, source: FakeSource
         assert "something wise" in text_of(pilot.app)
 
 
+@pytest.mark.long
 async def test_relative_paths_of_an_attached_plan_start_where_the_plan_lay(dashboard: Open, tmp_path: Path) -> None:
     (tmp_path / "plans").mkdir()
     (tmp_path / "data").mkdir()

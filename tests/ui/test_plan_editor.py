@@ -61,6 +61,7 @@ async def test_the_effect_is_shown_before_ctrl_s_applies_it(dashboard: Open, pla
         assert planned.sent == [controls.ChangePlan(PLAN.replace("epochs = 1.5", "epochs = 2"))]
 
 
+@pytest.mark.long
 async def test_buttons_do_what_their_keys_do(dashboard: Open, planned: FakeSource) -> None:
     async with dashboard(planned, (200, 60)) as pilot:
         pane = pilot.app.screen.query_one(PlanPane)
@@ -79,6 +80,7 @@ async def test_buttons_do_what_their_keys_do(dashboard: Open, planned: FakeSourc
         assert Path("my_plan.toml").read_text(encoding="utf-8") == PLAN
 
 
+@pytest.mark.long
 async def test_saving_as_never_writes_over_a_file(dashboard: Open, planned: FakeSource) -> None:
     Path("my_plan.toml").write_text("mine", encoding="utf-8")
     async with dashboard(planned) as pilot:
@@ -87,6 +89,7 @@ async def test_saving_as_never_writes_over_a_file(dashboard: Open, planned: Fake
         assert Path("my_plan.toml").read_text(encoding="utf-8") == "mine"
 
 
+@pytest.mark.long
 async def test_a_plan_that_changes_on_disk_is_shown_unless_text_was_typed(dashboard: Open, planned: FakeSource) -> None:
     assert planned.folder is not None
     async with dashboard(planned) as pilot:
@@ -102,6 +105,7 @@ async def test_a_plan_that_changes_on_disk_is_shown_unless_text_was_typed(dashbo
         assert any("stays as it is" in notice.message for notice in pilot.app._notifications)
 
 
+@pytest.mark.long
 async def test_typed_text_outlives_a_change_of_panes_and_sizes(dashboard: Open, planned: FakeSource) -> None:
     async with dashboard(planned) as pilot:
         await pilot.press("4", *"abc", "escape", "2", "z", "4")
@@ -111,6 +115,7 @@ async def test_typed_text_outlives_a_change_of_panes_and_sizes(dashboard: Open, 
         assert "edited" in text_of(pilot.app)
 
 
+@pytest.mark.long_after(1)
 @pytest.mark.parametrize(
     ("keys", "expected"),
     [(["e", "2", "enter"], "epochs = 3.5"), (["r"], "[stages.docstrings-2]"), (["f"], "epochs = 0.6")],
@@ -162,6 +167,7 @@ def test_repeating_puts_the_copy_behind_what_has_begun() -> None:
     assert not refusals(PLAN, text, fed(330).view, Path.cwd())
 
 
+@pytest.mark.long
 async def test_a_finished_stage_is_repeated_from_its_key_as_the_run_allows_it(
     dashboard: Open, planned: FakeSource
 ) -> None:
@@ -185,6 +191,7 @@ def test_extending_adds_to_the_number_in_the_text() -> None:
         changed_plan(typed.replace("epochs = 4", 'epochs = "x"'), StageView("docstrings"), "extend")
 
 
+@pytest.mark.long
 async def test_a_change_by_key_can_be_undone(dashboard: Open, planned: FakeSource) -> None:
     async with dashboard(planned) as pilot:
         await pilot.press("1", "enter")
@@ -203,6 +210,7 @@ def say_plan(source: FakeSource, text: str, plan_file: str = "") -> None:
     source.view.follow(dataclasses.replace(started(), plan_text=text, plan_file=plan_file))
 
 
+@pytest.mark.long
 async def test_a_file_of_the_plan_that_another_hand_changes_becomes_an_edit(
     dashboard: Open, planned: FakeSource
 ) -> None:
@@ -238,6 +246,7 @@ async def test_the_runs_own_writing_of_its_file_is_no_news(dashboard: Open, plan
         assert not any("has changed:" in notice.message for notice in pilot.app._notifications)
 
 
+@pytest.mark.long
 async def test_the_file_that_a_run_was_given_is_offered_when_it_changes(
     dashboard: Open, planned: FakeSource, tmp_path: Path
 ) -> None:
@@ -258,6 +267,7 @@ async def test_the_file_that_a_run_was_given_is_offered_when_it_changes(
         assert pane.text == "a" + PLAN
 
 
+@pytest.mark.long
 async def test_text_that_was_saved_elsewhere_leaves_no_draft_and_can_still_be_applied(
     dashboard: Open, planned: FakeSource
 ) -> None:
@@ -274,6 +284,7 @@ async def test_text_that_was_saved_elsewhere_leaves_no_draft_and_can_still_be_ap
         assert screen.unsaved_plan is not None  # type: ignore[attr-defined]
 
 
+@pytest.mark.long
 async def test_a_plan_with_local_data_is_saved_beside_them_or_says_that_it_misses_them(
     dashboard: Open, planned: FakeSource, tmp_path: Path
 ) -> None:
@@ -296,6 +307,7 @@ async def test_a_plan_with_local_data_is_saved_beside_them_or_says_that_it_misse
         assert any(f"are found from {plans}" in notice.message for notice in pilot.app._notifications)
 
 
+@pytest.mark.long
 async def test_a_number_that_is_none_is_not_extended(dashboard: Open, planned: FakeSource) -> None:
     async with dashboard(planned) as pilot:
         pane = pilot.app.screen.query_one(PlanPane)
@@ -307,6 +319,7 @@ async def test_a_number_that_is_none_is_not_extended(dashboard: Open, planned: F
         assert any("mend it first" in notice.message for notice in pilot.app._notifications)
 
 
+@pytest.mark.long
 async def test_an_overruled_edit_is_told_in_a_narrow_editor_too(dashboard: Open, planned: FakeSource) -> None:
     planned.view.follow(dataclasses.replace(started(), plan_text=PLAN, on_line=ON_LINE))
     async with dashboard(planned, (80, 24)) as pilot:

@@ -3,14 +3,14 @@
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from lmplay_tui.errors import EXIT_BUG, EXIT_TRAINING
+from lmplay_tui.options import Launch
 from lmplay_tui.run import controls
 from lmplay_tui.run import events as happened
 from lmplay_tui.run.folder import RunFolder, RunLock
@@ -49,12 +49,12 @@ def slow_view(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 def test_a_run_is_done_when_its_trainer_has_ended_and_its_last_event_is_seen() -> None:
     may_end = threading.Event()
 
-    def waiting(_given: Mapping[str, Any], _controls: controls.Controls) -> Iterator[happened.Event]:
+    def waiting(_launch: Launch, _controls: controls.Controls) -> Iterator[happened.Event]:
         yield from training(5)
         assert may_end.wait(90)
         yield STOPPED
 
-    source = LiveSource({}, waiting)
+    source = LiveSource(Launch(), waiting)
     source.start()
     while source.view.at.step < 5 or source._queue:
         source.poll()
@@ -67,13 +67,13 @@ def test_a_run_is_done_when_its_trainer_has_ended_and_its_last_event_is_seen() -
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_whoever_waits_for_the_trainers_end_finds_its_last_event(monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
-    def ending(_given: Mapping[str, Any], _controls: controls.Controls) -> Iterator[happened.Event]:
+    def ending(_launch: Launch, _controls: controls.Controls) -> Iterator[happened.Event]:
         yield from training(2)
         if fails:
             raise RuntimeError("oops")
         yield STOPPED
 
-    source = LiveSource({}, ending)
+    source = LiveSource(Launch(), ending)
     there: list[object] = []
     monkeypatch.setattr(source.finished, "set", lambda: there.append(source._queue[-1]))
     source.start()
@@ -83,7 +83,7 @@ def test_whoever_waits_for_the_trainers_end_finds_its_last_event(monkeypatch: py
 
 
 def test_a_trainer_that_ends_without_a_last_event_is_a_bug() -> None:
-    source = LiveSource({}, lambda *_: iter(training(2)))
+    source = LiveSource(Launch(), lambda *_: iter(training(2)))
     source.start()
     drained(source)
     assert source.done == EXIT_BUG
@@ -93,7 +93,7 @@ def test_a_poll_of_a_trainer_takes_no_longer_than_it_may(
     monkeypatch: pytest.MonkeyPatch, slow_view: list[object]
 ) -> None:
     monkeypatch.setattr(session, "POLL_BUDGET_S", 0.01)
-    source = LiveSource({}, lambda *_: iter([STOPPED] * 3))
+    source = LiveSource(Launch(), lambda *_: iter([STOPPED] * 3))
     source.start()
     assert source.wait(90)
     for seen in (1, 2, 3):
@@ -107,7 +107,7 @@ def test_a_poll_of_a_trainer_takes_no_longer_than_it_may(
 def test_only_the_runs_own_past_makes_the_screen_look_without_a_pause(folder: RunFolder) -> None:
     write(folder, 30)
     folder.model.touch()
-    source = LiveSource({}, lambda *_: iter([STOPPED]))
+    source = LiveSource(Launch(), lambda *_: iter([STOPPED]))
     source._remember(folder)
     assert [source.behind] == [True]
     source.start()
@@ -120,7 +120,7 @@ def test_only_the_runs_own_past_makes_the_screen_look_without_a_pause(folder: Ru
 
 
 def test_prints_before_there_is_a_folder_are_in_the_log_once_there_is(folder: RunFolder) -> None:
-    source = LiveSource({}, lambda *_: iter(()))
+    source = LiveSource(Launch(), lambda *_: iter(()))
     source.keep_prints(["one"])
     source.folder = folder
     source.keep_prints(["two\x1b[31m"])

@@ -32,6 +32,7 @@ def predicted(truth: str, tokenizer: str, low: int | None = None) -> happened.Pr
     )  # fmt: skip
 
 
+@pytest.mark.long_after(1)
 @pytest.mark.parametrize(
     ("tokenizer", "size"), [("bytes", (80, 24)), ("gpt2", (80, 24)), ("gpt2", (120, 40)), ("bytes", (200, 60))]
 )

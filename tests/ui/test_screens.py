@@ -1,8 +1,6 @@
 """What stands on the screen: sizes, ASCII, drawing, the launcher; and that only what changed is painted."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from textual import on
 
+from lmplay_tui.options import Launch
 from lmplay_tui.run import events as happened
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.scales import rounded_range
@@ -29,6 +28,7 @@ from tests.ui.fake import FakeSource, fed, step_done
 ROWS = st.lists(st.tuples(st.text("ab 漢", max_size=5), st.sampled_from(["", "dim"])), max_size=4).map(tuple)
 
 
+@pytest.mark.long_after(2)
 @pytest.mark.parametrize("size", [(80, 24), (100, 28), (120, 40), (200, 60), (79, 20), (49, 13), (20, 5)])
 async def test_every_size_shows_the_state_and_nothing_breaks(
     dashboard: Open, source: FakeSource, size: tuple[int, int]
@@ -45,6 +45,7 @@ async def test_every_size_shows_the_state_and_nothing_breaks(
         assert "6 log" in text_of(pilot.app)
 
 
+@pytest.mark.long_after(1)
 @pytest.mark.parametrize("size", [(80, 24), (100, 28), (120, 40)])
 async def test_a_long_sentence_leaves_room_for_the_step(
     dashboard: Open, source: FakeSource, size: tuple[int, int]
@@ -59,6 +60,7 @@ async def test_a_long_sentence_leaves_room_for_the_step(
         assert ("from row" in line) == (size[0] > 80), "as much of it as there is room for"
 
 
+@pytest.mark.long
 async def test_ascii_draws_with_ascii_only(dashboard: Open, source: FakeSource) -> None:
     async with dashboard(source, (120, 40), ascii=True) as pilot:
         for keys in (["2"], ["3", "enter"], ["x"]):
@@ -108,6 +110,7 @@ async def test_news_are_told_once(source: FakeSource) -> None:
     assert news.of(source.view) == []
 
 
+@pytest.mark.long_after(1)
 @pytest.mark.parametrize("reason", ["interval", "stage end", "stop", "end"])
 async def test_a_save_that_nobody_asked_for_covers_no_pane(dashboard: Open, source: FakeSource, reason: str) -> None:
     async with dashboard(source) as pilot:
@@ -132,9 +135,9 @@ def test_the_terminals_title_says_how_far_how_good_how_long() -> None:
 
 async def test_the_launcher_starts_the_demo(monkeypatch: pytest.MonkeyPatch) -> None:
     class Started(FakeSource):
-        def __init__(self, given: Mapping[str, Any]) -> None:
+        def __init__(self, launch: Launch) -> None:
             super().__init__()
-            self.given = dict(given)
+            self.launch = launch
             self.started = False
 
         def start(self) -> None:
@@ -144,7 +147,7 @@ async def test_the_launcher_starts_the_demo(monkeypatch: pytest.MonkeyPatch) -> 
     started: list[Started] = []
     monkeypatch.setattr("lmplay_tui.ui.session.LiveSource", Started)
     monkeypatch.setattr("lmplay_tui.ui.session.end_anyway", lambda *_: None)
-    app = LmplayApp({}, launcher=True, timers=False)
+    app = LmplayApp(Launch(), launcher=True, timers=False)
     async with app.run_test(size=(100, 30)) as pilot:
         await whole_launcher(pilot)
         shown = text_of(app)
@@ -154,9 +157,10 @@ async def test_the_launcher_starts_the_demo(monkeypatch: pytest.MonkeyPatch) -> 
         await pilot.press("m", "enter")
         await pilot.pause()
         assert isinstance(app.screen, Dashboard)
-        assert started[0].given == {"training_plan": "demo", "device": "auto", "exp": "gpt2ish"}
+        assert started[0].launch.line == {"training_plan": "demo", "device": "auto", "exp": "gpt2ish"}
 
 
+@pytest.mark.long_after(1)
 @pytest.mark.parametrize(("key", "given"), [("r", {"model", "device"}), ("n", {"model", "device", "reset_history"})])
 async def test_the_launcher_resumes_and_starts_anew(tmp_path: Path, key: str, given: set[str]) -> None:
     run = RunFolder(tmp_path / "mine.lmp")
@@ -170,14 +174,14 @@ async def test_the_launcher_resumes_and_starts_anew(tmp_path: Path, key: str, gi
             message.prevent_default()  # nothing shall be trained
             asked.append(message)
 
-    app = Listening({}, launcher=True, timers=False)
+    app = Listening(Launch(), launcher=True, timers=False)
     async with app.run_test(size=(100, 30)) as pilot:
         await whole_launcher(pilot)
         assert "mine" in text_of(app)
         await pilot.press("tab", "enter", key)
         await pilot.pause()
-        assert set(asked[0].given) == given
-        assert asked[0].given["model"] == "mine.lmp"
+        assert set(asked[0].line) == given
+        assert asked[0].line["model"] == "mine.lmp"
 
 
 @pytest.mark.parametrize("ours", theme.OURS, ids=lambda ours: ours.name)

@@ -12,6 +12,7 @@ from textual._compositor import Compositor
 from textual.geometry import Region
 from textual.pilot import Pilot
 
+from lmplay_tui.options import Launch
 from lmplay_tui.ui.app import LmplayApp
 from lmplay_tui.ui.screens.dashboard import Dashboard
 from lmplay_tui.ui.tty.painting import (
@@ -121,7 +122,7 @@ async def behind(
     line = Line()
     monkeypatch.setattr(PatientCompositor, "line", line)
     monkeypatch.setattr("textual.screen.Compositor", PatientCompositor)
-    app = LmplayApp({"tz": "UTC"}, source=source, timers=False, line=line)
+    app = LmplayApp(Launch({"tz": "UTC"}), source=source, timers=False, line=line)
     monkeypatch.setattr(app, "_ask", lambda: None)  # the test's terminal is not asked
     async with app.run_test(size=(120, 40)) as pilot:
         await pilot.pause()
@@ -169,13 +170,14 @@ def painted(update: Any) -> list[tuple[int, int, list[Any]]]:
     return found
 
 
+@pytest.mark.long
 async def test_asking_only_the_widgets_that_have_a_part_in_it_gives_the_same_picture(
     monkeypatch: pytest.MonkeyPatch, source: FakeSource
 ) -> None:
     monkeypatch.setattr(PatientCompositor, "line", Line())
     monkeypatch.setattr("textual.screen.Compositor", Twice)
     monkeypatch.setattr(Twice, "compared", 0)
-    app = LmplayApp({"tz": "UTC"}, source=source, timers=False)
+    app = LmplayApp(Launch({"tz": "UTC"}), source=source, timers=False)
     async with app.run_test(size=(120, 40)) as pilot:
         await pilot.pause()
         for step, key in enumerate(["3", "up", "6", "e", "escape", "x", "escape", "question_mark", "escape", "z"], 331):
@@ -237,7 +239,7 @@ async def test_no_picture_is_made_of_a_batch_which_would_drop_it(
 ) -> None:
     monkeypatch.setattr(PatientCompositor, "line", Line())
     monkeypatch.setattr("textual.screen.Compositor", PatientCompositor)
-    app = LmplayApp({"tz": "UTC"}, source=source, timers=False)
+    app = LmplayApp(Launch({"tz": "UTC"}), source=source, timers=False)
     whole, batches = PatientCompositor.render_full_update, []
 
     def made(self: PatientCompositor, simplify: bool = False) -> Any:

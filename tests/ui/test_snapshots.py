@@ -17,6 +17,7 @@ from textual.geometry import Region
 from textual.pilot import Pilot
 from textual.widgets import TextArea
 
+from lmplay_tui.options import Launch
 from lmplay_tui.run import events as happened
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.run.journal import Journal
@@ -210,7 +211,7 @@ def _same_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
 @asynccontextmanager
 async def opened(sitting: Sitting, size: tuple[int, int]) -> AsyncIterator[Pilot[Any]]:
     source = sitting.source()
-    app = LmplayApp({"tz": "UTC", **sitting.options}, source=source, launcher=source is None, timers=False)
+    app = LmplayApp(Launch({"tz": "UTC", **sitting.options}), source=source, launcher=source is None, timers=False)
     async with app.run_test(size=size) as pilot:
         if source is None:
             await whole_launcher(pilot)
@@ -254,6 +255,7 @@ async def look(sitting: Sitting, size: tuple[int, int], update: bool) -> list[st
     return [each for each in found if each]
 
 
+@pytest.mark.long_after(4)
 @pytest.mark.parametrize(("name", "size"), ALL, ids=[f"{name}-{size[0]}x{size[1]}" for name, size in ALL])
 async def test_screens_are_as_stored(name: str, size: tuple[int, int], pytestconfig: pytest.Config) -> None:
     found = await look(SITTINGS[name], size, pytestconfig.getoption("--update-snapshots"))

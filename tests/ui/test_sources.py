@@ -6,14 +6,14 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from lmplay_tui.errors import EXIT_BUG
+from lmplay_tui.options import Launch
 from lmplay_tui.run import controls
 from lmplay_tui.run import events as happened
 from lmplay_tui.run.folder import RunFolder, RunLock
@@ -39,14 +39,14 @@ def drained(source: LiveSource) -> LiveSource:
 
 
 def test_a_live_run_is_seen_and_told_to_stop() -> None:
-    def until_stopped(given: Mapping[str, Any], asked: controls.Controls) -> Iterator[happened.Event]:
-        assert given == {"seed": 1}
+    def until_stopped(launch: Launch, asked: controls.Controls) -> Iterator[happened.Event]:
+        assert launch == Launch({"seed": 1})
         yield from training(20)
         while not asked.stop_now:
             pass
         yield STOPPED
 
-    source = LiveSource({"seed": 1}, until_stopped)
+    source = LiveSource(Launch({"seed": 1}), until_stopped)
     source.start()
     source.send(controls.Stop())
     assert source.view.state == "stopping"
@@ -90,11 +90,11 @@ def test_the_last_lines_of_a_run_that_was_killed() -> None:
 
 
 def test_a_trainer_that_raises_does_not_die_silently() -> None:
-    def broken(_given: Mapping[str, Any], _controls: controls.Controls) -> Iterator[happened.Event]:
+    def broken(_launch: Launch, _controls: controls.Controls) -> Iterator[happened.Event]:
         yield from training(3)
         raise RuntimeError("oops")
 
-    source = LiveSource({}, broken)
+    source = LiveSource(Launch(), broken)
     source.start()
     drained(source)
     assert source.done == EXIT_BUG
@@ -108,7 +108,7 @@ def test_a_flood_that_nobody_looks_at_stays_bounded_and_loses_no_event_that_matt
     most = 1000  # of as many as there may be a busy machine would take a minute
     monkeypatch.setattr("lmplay_tui.ui.session.MAX_WAITING", most)
 
-    def flood(_given: Mapping[str, Any], _controls: controls.Controls) -> Iterator[happened.Event]:
+    def flood(_launch: Launch, _controls: controls.Controls) -> Iterator[happened.Event]:
         yield from training(1)
         step = step_done(2, "topics", 20, 20, 3.0)
         for _ in range(most + 500):
@@ -116,7 +116,7 @@ def test_a_flood_that_nobody_looks_at_stays_bounded_and_loses_no_event_that_matt
         yield happened.CheckpointSaved("a.lmp", 2, 20, 5, 0.1, 0.1, "asked")
         yield STOPPED
 
-    source = LiveSource({}, flood)
+    source = LiveSource(Launch(), flood)
     source.start()
     assert source.wait(90)
     assert len(source._queue) <= most + 10
@@ -267,7 +267,7 @@ def test_a_resume_takes_back_in_each_journal_what_that_journal_told(folder: RunF
     told = [record["step"] for record in records if "prompt" in record]
     assert [seen.step for seen in view.predictions] == told
     assert max(mark.step for mark in view.marks) > 95
-    live = LiveSource({}, lambda *_: iter(()))
+    live = LiveSource(Launch(), lambda *_: iter(()))
     folder.model.touch()
     live._remember(folder)
     while live.poll():
@@ -348,7 +348,7 @@ def test_native_prints_are_caught_and_the_descriptors_given_back(capfd: pytest.C
 
 def test_stopping_is_said_only_while_it_is_so() -> None:
     """Whoever has asked: a key, a control file, a time limit. A hand-over that failed leaves the run as it was."""
-    source = LiveSource({}, lambda *_: iter(()))
+    source = LiveSource(Launch(), lambda *_: iter(()))
     source.view.state = "paused"
     source.send(controls.Stop(when="stage_end"))
     assert source.view.state == "paused"

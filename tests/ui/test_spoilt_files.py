@@ -12,6 +12,7 @@ from lmplay_tui import cli
 from lmplay_tui.commands import runs as runs_command
 from lmplay_tui.commands import status as status_command
 from lmplay_tui.errors import EXIT_BUG, EXIT_TRAINING
+from lmplay_tui.options import Launch
 from lmplay_tui.run.folder import RunFolder, fraction_done, stages_of
 from lmplay_tui.run.journal import Journal, number, stamp
 from lmplay_tui.ui.app import LmplayApp
@@ -65,6 +66,7 @@ def spoilt_predictions() -> list[dict[str, Any]]:
     return [{"step": 31, "stage": "topics", **values, **each} for each in spoilt]
 
 
+@pytest.mark.long_after(2)
 @pytest.mark.parametrize("record", spoilt_predictions(), ids=lambda record: None)
 async def test_a_spoilt_prediction_is_drawn_without_what_is_wrong(
     folder: RunFolder, dashboard: Open, record: dict[str, Any]
@@ -79,6 +81,7 @@ async def test_a_spoilt_prediction_is_drawn_without_what_is_wrong(
         assert " step 31 " in text_of(pilot.app)
 
 
+@pytest.mark.long_after(1)
 @pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo", "America/New_York"])
 async def test_impossible_times_do_not_reach_the_log(folder: RunFolder, dashboard: Open, zone: str) -> None:
     with folder.events.open("a", encoding="utf-8") as file:
@@ -103,6 +106,7 @@ SPOILT_STATUS = [
 ]  # fmt: skip
 
 
+@pytest.mark.long_after(2)
 @pytest.mark.parametrize("status", SPOILT_STATUS, ids=",".join)
 async def test_a_spoilt_run_json_breaks_neither_launcher_nor_commands(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], status: dict[str, Any]
@@ -110,7 +114,7 @@ async def test_a_spoilt_run_json_breaks_neither_launcher_nor_commands(
     run = RunFolder(Path("gpt2ish_demo.lmp"))
     run.create()
     run.run_json.write_text(json.dumps(status), encoding="utf-8")
-    app = LmplayApp({}, launcher=True, timers=False)
+    app = LmplayApp(Launch(), launcher=True, timers=False)
     async with app.run_test(size=(120, 40)) as pilot:
         await whole_launcher(pilot)
         await pilot.press("tab")

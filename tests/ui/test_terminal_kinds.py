@@ -13,6 +13,7 @@ from textual.app import App
 from textual.pilot import Pilot
 from textual.strip import Strip
 
+from lmplay_tui.options import Launch
 from lmplay_tui.run import events as happened
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.ui.app import LmplayApp
@@ -75,7 +76,9 @@ def shown(source: FakeSource | None, **options: object) -> Callable[[], int]:
 
     def work() -> int:
         line = use_our_output()
-        app = LmplayApp({"tz": "UTC", "refresh_hz": 10, **options}, source=source, launcher=source is None, line=line)
+        app = LmplayApp(
+            Launch({"tz": "UTC", "refresh_hz": 10, **options}), source=source, launcher=source is None, line=line
+        )
         return app.run() or 0
 
     return work
@@ -91,6 +94,7 @@ def toured(
     return terminal
 
 
+@pytest.mark.long_after(1)
 @MUCH_TIME
 @pytest.mark.parametrize("environment", [{"TERM": "linux"}, {"TERM": "xterm-256color"}], ids=str)
 def test_the_launcher_in_ascii(environment: dict[str, str]) -> None:
@@ -124,6 +128,7 @@ def wait_reversed(terminal: ScreenTerminal, text: str) -> None:
 # ---- NO_COLOR
 
 
+@pytest.mark.long
 @MUCH_TIME
 def test_without_colours_none_is_sent_and_focus_and_cursor_are_seen() -> None:
     with toured({"NO_COLOR": "1"}) as terminal:
@@ -231,6 +236,7 @@ STOPS = (
 )  # fmt: skip
 
 
+@pytest.mark.long_after(1)
 @pytest.mark.parametrize("theme", ["lmplay", "lmplay-light", "ansi-dark"])
 async def test_every_letter_can_be_read_in_sixteen_colours(
     dashboard: Open, monkeypatch: pytest.MonkeyPatch, theme: str
@@ -272,6 +278,7 @@ def test_a_sequence_that_the_kill_has_cut_off_is_none() -> None:
             texts_sent(unknown)
 
 
+@pytest.mark.long
 @MUCH_TIME
 def test_the_linux_console_is_sent_ascii_and_nothing_that_it_would_show() -> None:
     source = planned()
@@ -308,6 +315,7 @@ def with_foreign_text() -> FakeSource:
     return source
 
 
+@pytest.mark.long
 @MUCH_TIME
 def test_with_the_option_for_ascii_letters_of_foreign_texts_are_all_that_is_more() -> None:
     """In a terminal that knows all signs: not in a title, a notification on the desktop or a tooltip either."""

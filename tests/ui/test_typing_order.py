@@ -43,6 +43,7 @@ async def test_in_the_plan(dashboard: Open, planned: FakeSource) -> None:
         assert sent(planned) == ChangePlan(PLAN.replace("epochs = 1\n", "epochs = 215\n", 1))
 
 
+@pytest.mark.long_after(1)
 @pytest.mark.parametrize("event", [events.Key("s", "s"), events.Key("ctrl+@", "\0"), events.Paste("s")], ids=repr)
 async def test_what_comes_when_the_screen_is_being_left_does_nothing(
     dashboard: Open, planned: FakeSource, event: events.Key | events.Paste
@@ -96,6 +97,7 @@ CONVERSATIONS: dict[str, list[Command]] = {
 }
 
 
+@pytest.mark.long_after(2)
 @pytest.mark.parametrize("keys", CONVERSATIONS)
 async def test_behind_a_key_that_opens_or_closes_a_dialog(dashboard: Open, planned: FakeSource, keys: str) -> None:
     wanted = CONVERSATIONS[keys]

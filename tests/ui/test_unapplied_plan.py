@@ -10,6 +10,7 @@ import pytest
 from textual.screen import Screen
 from textual.widgets import Input
 
+from lmplay_tui.options import Launch
 from lmplay_tui.run.controls import Command, HandOver, Stop
 from lmplay_tui.run.events import Event, HandedOver, RunDone, RunFailed, RunStopped
 from lmplay_tui.run.folder import RunFolder, RunLock
@@ -36,6 +37,7 @@ STATUSES: dict[str, tuple[list[Event], int]] = {
 }
 
 
+@pytest.mark.long_after(4)
 @pytest.mark.parametrize("way", ["q", "ctrl+c", "SIGTERM", "SIGHUP"])
 @pytest.mark.parametrize("end", STATUSES)
 async def test_a_viewer_exits_with_the_status_of_a_run_that_is_over(
@@ -66,6 +68,7 @@ async def test_a_viewer_exits_with_the_status_of_a_run_that_is_over(
     lock.release()
 
 
+@pytest.mark.long_after(2)
 @pytest.mark.parametrize("way", ["q", "ctrl+c", "signal", "ctrl+c twice", "nothing typed", "applied"])
 async def test_what_was_typed_is_known_when_the_screen_is_gone(dashboard: Open, tmp_path: Path, way: str) -> None:
     run = RunFolder(tmp_path / "m.lmp")
@@ -126,7 +129,7 @@ async def test_buttons_of_a_run_that_is_over_say_so(dashboard: Open, source: Fak
 
 def ended(event: Event, *commands: Command) -> LiveSource:
     """A run that was told something and has ended like this."""
-    source = LiveSource({}, lambda *_: iter([event]))
+    source = LiveSource(Launch(), lambda *_: iter([event]))
     for command in commands:
         source.send(command)
     source.start()
@@ -142,6 +145,7 @@ ENDS = (
 )
 
 
+@pytest.mark.long_after(2)
 @pytest.mark.parametrize("told", [(), (Stop(),), (HandOver(),)], ids=["by itself", "stop", "hand over"])
 @pytest.mark.parametrize("end", ENDS, ids=lambda end: type(end).__name__)
 async def test_who_waits_for_a_stuck_screen_goes_when_the_screen_would(
@@ -168,6 +172,7 @@ async def test_a_run_that_is_looked_at_is_left_by_its_key(dashboard: Open) -> No
         assert source.leaves
 
 
+@pytest.mark.long_after(1)
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
@@ -208,7 +213,7 @@ def raised(error: Exception) -> bool:
 
 
 async def test_a_screen_that_is_not_composed_yet_is_neither_drawn_nor_asked(source: FakeSource) -> None:
-    app = LmplayApp({"tz": "UTC"}, launcher=True, timers=False)
+    app = LmplayApp(Launch({"tz": "UTC"}), launcher=True, timers=False)
     async with app.run_test(size=(100, 30)) as pilot:
         await pilot.pause()
         app.show_run(source)
@@ -220,7 +225,7 @@ async def test_a_screen_that_is_not_composed_yet_is_neither_drawn_nor_asked(sour
 
 
 async def test_a_bug_of_the_screen_keeps_what_was_typed(source: FakeSource, monkeypatch: pytest.MonkeyPatch) -> None:
-    app = LmplayApp({"tz": "UTC"}, source=source, timers=False)
+    app = LmplayApp(Launch({"tz": "UTC"}), source=source, timers=False)
     with pytest.raises(ZeroDivisionError):
         async with app.run_test(size=(100, 30)) as pilot:
             await pilot.press("e", *"# x")
@@ -235,13 +240,14 @@ def shows(app: LmplayApp, kind: type[Screen[None]]) -> bool:
     return isinstance(app.screen, kind)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("key", ["q", "ctrl+c"])
 async def test_from_a_run_of_the_launcher_the_way_leads_back_to_it(tmp_path: Path, key: str) -> None:
     run = RunFolder(Path("mine.lmp"))
     run.create()
     run.write_status({"state": "finished", "step": 40})
     run.plan.write_text('[stages.a]\ndataset = "pydocs"\n', encoding="utf-8")
-    app = LmplayApp({"seed": 7}, launcher=True, timers=False)
+    app = LmplayApp(Launch({"seed": 7}), launcher=True, timers=False)
     async with app.run_test(size=(120, 40)) as pilot:
         await whole_launcher(pilot)
         await pilot.press("tab", "enter", "enter")  # a finished run: the first choice is to look at it
@@ -254,7 +260,7 @@ async def test_from_a_run_of_the_launcher_the_way_leads_back_to_it(tmp_path: Pat
         await pilot.press(key)
         await pilot.pause()
         assert shows(app, Launcher)
-        assert (app.source, app.unsaved_plan, app.given) == (None, None, {"seed": 7})
+        assert (app.source, app.unsaved_plan, app.launch) == (None, None, Launch({"seed": 7}))
         assert "other" in text_of(app)
         assert (run.folder / "plan.draft.toml").read_text(encoding="utf-8").startswith("# x")
         app.tick()
@@ -263,20 +269,21 @@ async def test_from_a_run_of_the_launcher_the_way_leads_back_to_it(tmp_path: Pat
         assert app.return_value == 0
 
 
+@pytest.mark.long
 async def test_a_second_run_of_the_launcher_has_nothing_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[dict[str, object]] = []
+    made: list[Launch] = []
 
     class Failed(FakeSource):
         started = True
 
-        def __init__(self, given: dict[str, object]) -> None:
+        def __init__(self, launch: Launch) -> None:
             super().__init__()
             self.exit_code = 3
-            made.append(given)
+            made.append(launch)
             self.view.follow(RunFailed("no memory", 3, 0, None))
 
     monkeypatch.setattr("lmplay_tui.ui.session.LiveSource", Failed)
-    app = LmplayApp({"seed": 7}, launcher=True, timers=False)
+    app = LmplayApp(Launch({"seed": 7}), launcher=True, timers=False)
     async with app.run_test(size=(120, 40)) as pilot:
         await pilot.pause()
         asked: list[dict[str, object]] = [{"model": "a.lmp", "reset_history": True}, {"training_plan": "demo"}]
@@ -291,7 +298,8 @@ async def test_a_second_run_of_the_launcher_has_nothing_of_the_first(monkeypatch
         await pilot.pause()
     assert app.return_value == 3, "the last run has failed"
     assert app.last_lines == ["no memory"]
-    assert made == [{"seed": 7, "model": "a.lmp", "reset_history": True}, {"seed": 7, "training_plan": "demo"}]
+    lines = [dict(launch.line) for launch in made]
+    assert lines == [{"seed": 7, "model": "a.lmp", "reset_history": True}, {"seed": 7, "training_plan": "demo"}]
 
 
 def test_the_shell_is_told_of_the_launchers_last_run(
@@ -304,15 +312,16 @@ def test_the_shell_is_told_of_the_launchers_last_run(
     monkeypatch.setattr(LmplayApp, "run", left)
     monkeypatch.setattr("lmplay_tui.ui.run_app.use_our_output", lambda: None)
     monkeypatch.setattr("sys.setswitchinterval", lambda seconds: None)
-    assert run_dashboard({}, launcher=True) == 3
+    assert run_dashboard(Launch(), launcher=True) == 3
     assert capfd.readouterr().out.splitlines() == ["no memory", "last checkpoint: a.lmp (step 7)"]
 
 
+@pytest.mark.long
 def test_a_run_that_was_left_for_the_launcher_is_not_kept_by_its_watchdog() -> None:
     def events(*_: object) -> Iterator[Event]:
         yield RunFailed("no memory", 3, 0, None)
 
-    source = LiveSource({}, events)
+    source = LiveSource(Launch(), events)
     held = weakref.ref(source)
     source.start()
     end_anyway(source, pytest.fail)

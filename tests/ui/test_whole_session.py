@@ -57,6 +57,7 @@ def steps(run: RunFolder) -> list[int]:
     return [row["step"] for row in read_journal(run.metrics) if "step" in row]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)  # some fifteen seconds on a machine that does nothing else
 def test_a_whole_session(warm: Path) -> None:
     run = RunFolder(warm / "out_gpt" / "test_runner_tiny.lmp")

@@ -6,7 +6,7 @@ The dashboard's keys that speak to the run: save, stop, pause, learning rate, as
 import asyncio
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,6 +22,7 @@ from textual.widget import Widget
 from textual.widgets import Button, Input, TextArea
 
 from lmplay_tui.formats import time_zone
+from lmplay_tui.options import TrainOptions
 from lmplay_tui.run import controls
 from lmplay_tui.run.controls import parse_lr
 from lmplay_tui.run.events import RunDone
@@ -100,7 +101,7 @@ class Commanding(Screen[None]):
     ]
 
     source: Source
-    options: Mapping[str, Any]
+    options: TrainOptions
 
     def __init__(self) -> None:
         super().__init__()
@@ -223,7 +224,7 @@ class Commanding(Screen[None]):
             if path is not None:
                 self.post_message(GhostAsked(path or None))
 
-        self.app.push_screen(Runs(self.options.get("out_dir"), self.view.name), answered)
+        self.app.push_screen(Runs(self.options.out_dir, self.view.name), answered)
 
     # ---- a start of a run that is finished
 
@@ -267,16 +268,16 @@ class Dashboard(Commanding):
     AUTO_FOCUS = "#curves"
     focused: Reactive[Widget | None] = Reactive(None, repaint=False)  # Textual's paints the whole screen again
 
-    def __init__(self, source: Source, options: Mapping[str, Any], *, ascii_only: bool = False) -> None:
+    def __init__(self, source: Source, options: TrainOptions, *, ascii_only: bool = False) -> None:
         super().__init__()
         self.source = source
         self.options = options
-        self.plan_editor = PlanEditor(self, source, self._tell, price_per_hour=options.get("price_per_hour"))
+        self.plan_editor = PlanEditor(self, source, self._tell, price_per_hour=options.price_per_hour)
         self.ghost: Ghost | None = None
         self.ghost_source: Source | None = None
         self._catching_up = self._was_behind = False
         self._ascii_only = ascii_only
-        self._zone = time_zone(options.get("tz"))
+        self._zone = time_zone(options.tz)
         self._machine = Machine()
         self._readings: Sequence[Reading] = ()
         self._curves_at = self._machine_at = -1e9
@@ -289,7 +290,7 @@ class Dashboard(Commanding):
 
     def compose(self) -> ComposeResult:
         with Horizontal(id="top"):
-            price = self.options.get("price_per_hour")
+            price = self.options.price_per_hour
             yield StateLine(zone=self._zone, price_per_hour=price, attached=not self.source.live)
             yield Button("Save", id="save", compact=True)
             yield Button("Pause", id="pause", compact=True)

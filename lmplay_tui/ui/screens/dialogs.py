@@ -5,7 +5,7 @@ The dashboard's dialogs: what each asks, and what an answer means.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, Literal, TypeVar
 
 from rich.text import Text
 from textual import events
@@ -16,11 +16,14 @@ from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
 from lmplay_tui.formats import format_lr
-from lmplay_tui.run.controls import Ask, parse_lr
-from lmplay_tui.run.view import StageView
 from lmplay_tui.ui.messages import ChoiceClicked, StageChange
 from lmplay_tui.ui.tty.patches import TypedLine, set_titles
 from lmplay_tui.ui.widgets.lines import Lines, Row, fitted
+
+# What a run's dialogs are about comes with them: the launcher, which has a dialog too, stands before any of it is read.
+if TYPE_CHECKING:
+    from lmplay_tui.run.controls import Ask
+    from lmplay_tui.run.view import StageView
 
 Value = TypeVar("Value")
 
@@ -218,6 +221,8 @@ def quit_dialog() -> ChoiceDialog[QuitAnswer]:
 
 
 def lr_dialog(now: float | None, factor: float) -> TypingDialog:
+    from lmplay_tui.run.controls import parse_lr
+
     scaled = f", {factor:g} times the schedule." if factor != 1 else "."
     said = "" if now is None else f"It is {format_lr(now)} now{scaled}"
     return TypingDialog(
@@ -263,15 +268,17 @@ def ask_dialog() -> TypingDialog:
     )
 
 
-def asked(answers: list[str]) -> Ask:
+def asked(answers: list[str]) -> "Ask":
     """The command behind the answers of `ask_dialog`."""
+    from lmplay_tui.run.controls import Ask
+
     prompt, temperature, top_k, tokens = answers
     return Ask(
         prompt, max_tokens=int(tokens), temperature=float(temperature), top_k=int(top_k) if top_k.strip() else None
     )
 
 
-def stage_dialog(stage: StageView) -> ChoiceDialog[StageChange]:
+def stage_dialog(stage: "StageView") -> ChoiceDialog[StageChange]:
     """What can be done with a stage; the plan's new text is shown before it is applied."""
     finish = Choice[StageChange]("f", "finish", "end it some seconds from now", "finish")
     skip = Choice[StageChange]("k", "skip", "take it out of the plan", "skip")
@@ -289,7 +296,7 @@ def _epochs(text: str) -> str | None:
         return "a number of epochs, for example 0.5"
 
 
-def extend_dialog(stage: StageView) -> TypingDialog:
+def extend_dialog(stage: "StageView") -> TypingDialog:
     now = f"It has {stage.epochs:g} epochs now."
     return TypingDialog(f"Extend {stage.name}", now, [Field("more epochs", "1", check=_epochs)])
 

@@ -1,10 +1,10 @@
 """Where a session begins: plans, runs, the device and the experiment; Enter starts."""
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from textual import events, on
 from textual.app import ComposeResult
@@ -13,6 +13,7 @@ from textual.containers import Container, Horizontal
 from textual.screen import Screen
 from textual.widgets import Button
 
+from lmplay_tui.options import Launch
 from lmplay_tui.plan.builtin import shipped_plans
 from lmplay_tui.text import one_line
 from lmplay_tui.ui.messages import ActionAsked, LeaveAsked, StartAsked
@@ -55,9 +56,9 @@ class Launcher(Screen[None]):
         Binding("ctrl+c", "leave", "quit", show=False, priority=True),
     ]
 
-    def __init__(self, given: Mapping[str, Any]) -> None:
+    def __init__(self, launch: Launch) -> None:
         super().__init__()
-        self._given = given
+        self._launch = launch
         # Shipped plans, the demo first; the plans of this folder come behind them once they have been read.
         self._names = sorted(shipped_plans(), key=lambda name: (name != FIRST, "demo" not in name, name))
         self._num_shipped = len(self._names)
@@ -66,8 +67,8 @@ class Launcher(Screen[None]):
         self._named = False  # what can be chosen is drawn, and nothing else yet
         self._among_runs = False  # that list has the focus, or had it last
         self._devices = devices()
-        self._device = str(given.get("device", "auto"))
-        self._experiment: str | None = given.get("exp")  # None: the plan's own
+        self._device = launch.options.device
+        self._experiment: str | None = launch.line.get("exp")  # None: the plan's own
 
     def compose(self) -> ComposeResult:
         with Horizontal(id="launcher-top"):
@@ -101,7 +102,7 @@ class Launcher(Screen[None]):
         """In a thread: the disk may be another machine's."""
         from lmplay_tui.ui.launch_lists import LaunchLists
 
-        return partial(self._take, LaunchLists(self._given, self._names[: self._num_shipped], before), reading)
+        return partial(self._take, LaunchLists(self._launch.options, self._names[: self._num_shipped], before), reading)
 
     def _take(self, lists: "LaunchLists", reading: int) -> None:
         if reading == self._reading:  # else they have been asked for again
@@ -247,7 +248,7 @@ class Launcher(Screen[None]):
 
     def _wanted(self) -> dict[str, object]:
         """What a start would take: the options given, too."""
-        return {**self._given, **self._chosen(), "device": self._meant()}
+        return {**self._launch.line, **self._chosen(), "device": self._meant()}
 
     def _take_run(self, entry: "RunEntry") -> None:
         from lmplay_tui.ui.screens import dialogs
