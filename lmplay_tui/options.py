@@ -286,31 +286,6 @@ OPTIONS: Mapping[str, Option] = types.MappingProxyType(
 _DEFAULTS = {name: option.default for name, option in OPTIONS.items()}
 
 
-def flag(name: str) -> str:
-    """The command line's name of an option, as the user's document spells it."""
-    return OPTIONS[name].flag
-
-
-def default(name: str) -> Any:
-    """What holds where nothing is said."""
-    return OPTIONS[name].default
-
-
-def where(name: str) -> Where:
-    """Where the option may be set."""
-    return OPTIONS[name].where
-
-
-def on_resume(name: str) -> OnResume:
-    """What a resume does with the option."""
-    return OPTIONS[name].on_resume
-
-
-def part(name: str) -> Part:
-    """Which part of a run takes the option."""
-    return OPTIONS[name].part
-
-
 @cache
 def names_of(*parts: Part) -> tuple[str, ...]:
     """The options that one of these parts of a run takes."""
@@ -393,12 +368,13 @@ def command_words(given: Mapping[str, Any]) -> list[str]:
     """The words of a command line that gives these options: the inverse of `given_options`."""
     words: list[str] = []
     for name, value in given.items():
+        option = OPTIONS[name]
         if value is True:
-            words.append(flag(name))
+            words.append(option.flag)
         elif value is False:
-            words.append(re.sub("^--", "--no-", flag(name)))
+            words.append(option.flag.replace("--", "--no-", 1))
         elif value is not None:
-            words += [flag(name), str(value)]
+            words += [option.flag, str(value)]
     return words
 
 

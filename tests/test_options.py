@@ -23,7 +23,7 @@ def test_every_option_has_help_and_a_flag_that_parses():
     add_options(parser)
     text = " ".join(parser.format_help().split())
     for name, option in OPTIONS.items():
-        assert options.flag(name) in text
+        assert option.flag in text
         assert option.help
         assert option.help.split(";")[0].split(",")[0] in text, name
 
@@ -44,7 +44,7 @@ def test_defaults_are_those_of_the_specification():
 
 
 def test_what_a_resume_may_not_change_is_the_models_shape():
-    fixed = {name for name in OPTIONS if options.on_resume(name) is OnResume.FIXED}
+    fixed = {name for name in OPTIONS if OPTIONS[name].on_resume is OnResume.FIXED}
     assert fixed == {"exp", "num_blocks", "embed_dim", "num_heads", "context_len", "tokenizer"}
     assert {"amp", "device", "on_done", "notify_url"} <= set(options.names(Where.LINE))
 
@@ -160,12 +160,12 @@ PATHS = ("training_plan", "model", "initial_model", "resume", "out_dir", "exp")
 @pytest.mark.parametrize("name", PATHS)
 def test_a_tilde_is_the_home_folder_in_every_option_that_names_a_path(name, monkeypatch):
     monkeypatch.setenv("HOME", "/home/of mine")
-    for words in ([options.flag(name), "~/a b/x.py:N"], [f"{options.flag(name)}=~/a b/x.py:N"]):
+    for words in ([OPTIONS[name].flag, "~/a b/x.py:N"], [f"{OPTIONS[name].flag}=~/a b/x.py:N"]):
         assert parsed(*words) == {name: "/home/of mine/a b/x.py:N"}
-    assert parsed(options.flag(name), "./~") == {name: "./~"}
-    assert parsed(options.flag(name), "a~b") == {name: "a~b"}
-    with pytest.raises(UserError, match=rf"^{options.flag(name)}: there is no home folder ~nobody-here; ") as caught:
-        parsed(options.flag(name), "~nobody-here/x")
+    assert parsed(OPTIONS[name].flag, "./~") == {name: "./~"}
+    assert parsed(OPTIONS[name].flag, "a~b") == {name: "a~b"}
+    with pytest.raises(UserError, match=rf"^{OPTIONS[name].flag}: there is no home folder ~nobody-here; ") as caught:
+        parsed(OPTIONS[name].flag, "~nobody-here/x")
     assert "\n" not in str(caught.value)
 
 

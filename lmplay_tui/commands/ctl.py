@@ -8,9 +8,11 @@ from typing import Any
 from lmplay_tui.command_line import new_parser, parse_line
 from lmplay_tui.errors import EXIT_OK, EXIT_TRAINING, EXIT_USAGE, UserError
 from lmplay_tui.options import home_path, shown_value
-from lmplay_tui.run.controls import PLAIN, Command, SaveNow, Stop, leave_command, parse_lr
+from lmplay_tui.run.control_files import PLAIN, leave_command
+from lmplay_tui.run.controls import Command, SaveNow, Stop
 from lmplay_tui.run.folder import RunFolder, find_run
 from lmplay_tui.run.journal import Tail
+from lmplay_tui.run.learning_rate import parse_lr
 from lmplay_tui.text import one_line
 
 DESCRIPTION = """\

@@ -118,7 +118,7 @@ def _check_held_out(report: Report, entries: Sequence[StageEntry], train: Mappin
     name = "validation_split"
     own = [entry for entry in entries if name in entry.options]
     if name in train or len(own) < len(entries):
-        held = train.get(name, options.default(name))
+        held = train.get(name, options.OPTIONS[name].default)
     else:
         held = own[0].options[name] if own else None
     for entry in own:

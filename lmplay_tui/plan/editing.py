@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmplay_tui.options import Part, Where, names_of, part, resolve, where
+from lmplay_tui.options import OPTIONS, Part, Where, names_of, resolve
 from lmplay_tui.plan.problems import KeyPath, Places, Problem, locate, shown_key
 from lmplay_tui.plan.reading import parse_plan, plan_text
 from lmplay_tui.plan.schema import Plan, Stage
@@ -119,7 +119,7 @@ def _in_stage(old_plan: Plan, old: Stage, new_plan: Plan, new: Stage, begun: Beg
         found.append((path, "has begun, so its datasets stay; add a stage for other data"))
     before, after = resolve(old.options, old_plan.train), resolve(new.options, new_plan.train)
     found += [
-        ((*path, name), _TOO_LATE[part(name)])
+        ((*path, name), _TOO_LATE[OPTIONS[name].part])
         for name in names_of(*_TOO_LATE)
         if getattr(before, name) != getattr(after, name)
     ]
@@ -133,7 +133,7 @@ def _held_out_rows(old: Plan, new: Plan) -> list[_Found]:
     """What says which rows are held out: it holds for the whole run, or validation would have been trained."""
     said = "rows have been held out by it, so it stays for the whole run"
     return [
-        (("train", name) if where(name) is Where.RUN else (name,), said)
+        (("train", name) if OPTIONS[name].where is Where.RUN else (name,), said)
         for name in names_of(Part.HELD_OUT)
         if _one_value(old, name) != _one_value(new, name)
     ]

@@ -196,8 +196,8 @@ def _not_here(key: str, known: tuple[str, ...], *, hint: bool) -> str:
     if key in _REFUSED:
         return _REFUSED[key]
     if key in options.names():
-        if options.where(key) is options.Where.LINE:
-            return f"is set on the command line only: {options.flag(key)}"
+        if options.OPTIONS[key].where is options.Where.LINE:
+            return f"is set on the command line only: {options.OPTIONS[key].flag}"
         return "holds for a whole run: set it in [train]"
     return "unknown key" + (nearest(key, known) if hint else "")
 

@@ -12,7 +12,7 @@ import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, partial
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
 from lmplay_tui.errors import EXIT_TRAINING
 from lmplay_tui.run.journal import number
@@ -518,20 +518,26 @@ def _read(kind: type[Kind], record: object) -> Kind:
     """A dataclass of this file from plain values. Raises `TypeError` and `ValueError`."""
     record = _table(record)
     values = {}
-    for name, convert, is_needed in _fields(typing.cast(Any, kind)):
-        if is_needed or name in record:
-            values[name] = convert(record.get(name))
+    for name, plain, convert, is_needed in _fields(cast(Any, kind)):
+        value = record.get(name)
+        if type(value) is plain:  # a journal of a million lines: most values are as they should be
+            values[name] = value
+        elif is_needed or name in record:
+            values[name] = convert(value)
     return kind(**values)
 
 
 @cache
-def _fields(kind: Any) -> list[tuple[str, Callable[[Any], Any], bool]]:
-    """Name, converter, and whether there is no default, of each field of a dataclass."""
+def _fields(kind: Any) -> list[tuple[str, object, Callable[[Any], Any], bool]]:
+    """Of each field of a dataclass: name, the type that is taken as it is, converter, whether there is no default."""
     hints = typing.get_type_hints(kind)
     return [
-        (each.name, _converter(hints[each.name]), each.default is each.default_factory is dataclasses.MISSING)
+        (
+            each.name, next((plain for plain in (str, float, bool) if hints[each.name] in (plain, plain | None)), None),
+            _converter(hints[each.name]), each.default is each.default_factory is dataclasses.MISSING,
+        )
         for each in dataclasses.fields(kind)
-    ]
+    ]  # fmt: skip
 
 
 def _converter(kind: Any) -> Callable[[Any], Any]:
@@ -546,10 +552,7 @@ def _converter(kind: Any) -> Callable[[Any], Any]:
         return lambda value: None if value is None else convert(value)
     if origin is tuple and arguments[-1] is Ellipsis:
         convert = _converter(arguments[0])
-        return lambda value: tuple([convert(item) for item in _sequence(value)])
-    if origin is tuple:
-        converters = [_converter(each) for each in arguments]
-        return lambda value: tuple([make(item) for make, item in zip(converters, _sequence(value), strict=True)])
+        return lambda value: tuple(map(convert, _sequence(value)))
     if origin is Mapping:
         convert = _converter(arguments[1])
         return lambda value: {name: convert(item) for name, item in _table(value).items()}
@@ -561,7 +564,9 @@ def _text(value: object) -> str:
 
 
 def _whole(value: object) -> int:
-    if isinstance(value, int | float) and value == value // 1 and abs(value) < _TOO_LARGE:
+    if type(value) is int and -_TOO_LARGE < value < _TOO_LARGE:
+        return value
+    if isinstance(value, int | float) and value == value // 1 and -_TOO_LARGE < value < _TOO_LARGE:
         return int(value)
     raise ValueError("no whole number")
 
@@ -580,8 +585,15 @@ def _sequence(value: object) -> list[Any] | tuple[Any, ...]:
     raise TypeError("no list")
 
 
+def _pairs(value: object) -> tuple[tuple[str, float], ...]:
+    return tuple([
+        (text if type(text) is str else _text(text), share if type(share) is float else number(share))
+        for text, share in _sequence(value)
+    ])  # fmt: skip
+
+
 def _table(value: object) -> Mapping[str, Any]:
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return value
     if value is None:
         return {}
@@ -600,5 +612,11 @@ def _prediction(value: object) -> Prediction:
     return _read(Prediction, {name: item for name, item in record.items() if name not in _TOKENS})
 
 
-_PLAIN: dict[Any, Callable[[Any], Any]] = {str: _text, int: _whole, float: number, bool: _flag}
+_PLAIN: dict[Any, Callable[[Any], Any]] = {
+    str: _text,
+    int: _whole,
+    float: number,
+    bool: _flag,
+    tuple[tuple[str, float], ...]: _pairs,
+}
 _KINDS: dict[object, type[Event]] = {kind.__name__: kind for kind in Event.__subclasses__()}

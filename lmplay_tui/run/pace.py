@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from lmplay_tui.formats import format_percent
 
 if TYPE_CHECKING:
-    from lmplay_tui.run.history import Floats
+    from lmplay_tui.run.series import Floats
 
 
 class Pace:

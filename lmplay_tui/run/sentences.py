@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 from lmplay_tui.formats import format_bytes, format_duration, format_parameters, format_percent
 from lmplay_tui.run import events
-from lmplay_tui.run.controls import rate_sentence
+from lmplay_tui.run.learning_rate import rate_sentence
 from lmplay_tui.text import one_line
 
 Level = Literal["info", "good", "warning", "error"]

@@ -9,15 +9,16 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from lmplay_tui.run import events
+from lmplay_tui.run.axes import At
 from lmplay_tui.run.events import OF_STEPS, STEP_METRICS
-from lmplay_tui.run.history import At, History
+from lmplay_tui.run.history import History
 from lmplay_tui.run.journal import number
 from lmplay_tui.run.pace import Pace, StepTime
 from lmplay_tui.run.sentences import Level, mark_of, sentences_of
 from lmplay_tui.text import one_line
 
 if TYPE_CHECKING:
-    from lmplay_tui.run.metric_rows import MetricRows
+    from lmplay_tui.run.history import MetricRows
 
 
 @dataclass
@@ -193,8 +194,8 @@ class RunView:
             step = getattr(event, "step", None)
             self.marks.append(Mark(mark[0], int(self.at.step) if step is None else step, mark[1]))
         for sentence in sentences_of(event):
-            reason = one_line(getattr(event, "reason", ""), 40)
-            self.say(*sentence, at=at, event=type(event).__name__, reason=reason)
+            reason = getattr(event, "reason", "")
+            self.say(*sentence, at=at, event=type(event).__name__, reason=reason and one_line(reason, 40))
 
     def follow_rows(self, rows: "MetricRows") -> None:
         """Take many lines of `metrics.jsonl`: the same as each of them alone."""

@@ -17,19 +17,7 @@ from lmplay_tui.errors import UserError
 from lmplay_tui.models.lmplay_weights import TOKENIZER as LMPLAYS_TOKENIZER
 from lmplay_tui.models.lmplay_weights import convert_lmplay
 from lmplay_tui.models.registry import build_model, load_experiment
-from lmplay_tui.options import (
-    OPTIONS,
-    Launch,
-    OnResume,
-    Part,
-    TrainOptions,
-    command_words,
-    flag,
-    on_resume,
-    part,
-    resolve,
-    shown_value,
-)
+from lmplay_tui.options import OPTIONS, Launch, OnResume, Part, TrainOptions, command_words, resolve, shown_value
 from lmplay_tui.plan.editing import extend_plan, list_changes
 from lmplay_tui.plan.problems import PlanError
 from lmplay_tui.plan.reading import parse_plan, read_plan
@@ -296,7 +284,7 @@ def _take_up(start: Start, state: TrainState, options: TrainOptions) -> Generato
         )
     assert start.before is not None
     says_anew = said_of_warm_up(options) != said_of_warm_up(start.before.for_run())  # the plan
-    on_line = any(part(name) is Part.WARM_UP and OPTIONS[name].once for name in start.launch.line)
+    on_line = any(OPTIONS[name].part is Part.WARM_UP and OPTIONS[name].once for name in start.launch.line)
     if says_anew or on_line or options.ignore_optimizer:
         state.start_warm_up(options)
     elif options.disable_optimizer_warmup:
@@ -322,10 +310,10 @@ def _say_changed_options(start: Start, progress: Progress) -> Iterator[Event]:
     before = so_far.for_run() if stage is None else so_far.for_stage(stage)
     for name, value in start.launch.line.items():
         then = getattr(before, name)
-        if on_resume(name) is OnResume.KEPT and then != value:
-            yield OptionChanged(progress.step, flag(name), one_line(then), one_line(value))
-            if part(name) is Part.HELD_OUT:
-                yield Warned(f"{flag(name)}: rows that were held out until now may be trained", progress.step)
+        if OPTIONS[name].on_resume is OnResume.KEPT and then != value:
+            yield OptionChanged(progress.step, OPTIONS[name].flag, one_line(then), one_line(value))
+            if OPTIONS[name].part is Part.HELD_OUT:
+                yield Warned(f"{OPTIONS[name].flag}: rows that were held out until now may be trained", progress.step)
 
 
 def load_weights(model: torch.nn.Module, weights: Mapping[str, Any], path: Path) -> None:
@@ -412,6 +400,6 @@ def resume_command(launch: Launch, run: RunFolder, saved: bool) -> str:
     again = chosen | {
         name: value
         for name, value in launch.line.items()
-        if not OPTIONS[name].once and (on_resume(name) is OnResume.FREE or (name == "exp" and ":" in value))
+        if not OPTIONS[name].once and (OPTIONS[name].on_resume is OnResume.FREE or (name == "exp" and ":" in value))
     }
     return shlex.join([launch.prog, "--model", str(run.model), *command_words(again)])

@@ -10,7 +10,6 @@ from lmplay_tui.errors import UserError
 from lmplay_tui.plan.reading import parse_plan
 from lmplay_tui.plan.schema import Stage
 from lmplay_tui.run import controls as asked
-from lmplay_tui.run.controls import StageRate, outlook, schedule
 from lmplay_tui.run.events import (
     ActivityChanged,
     Answered,
@@ -24,6 +23,7 @@ from lmplay_tui.run.events import (
     StageInfo,
     Warned,
 )
+from lmplay_tui.run.learning_rate import StageRate, outlook, schedule
 from lmplay_tui.run.sentences import sentence_of
 from lmplay_tui.train.settings import describe_changes, rate_jumps, without_effect
 from lmplay_tui.train.state import TrainState

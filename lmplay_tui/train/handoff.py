@@ -14,7 +14,8 @@ from typing import Any
 
 from lmplay_tui.options import OPTIONS, Launch, OnResume, Part, command_words
 from lmplay_tui.process import own_command, own_environment
-from lmplay_tui.run.controls import Command, Controls, Stop, leave_command
+from lmplay_tui.run.control_files import leave_command
+from lmplay_tui.run.controls import Command, Controls, Stop
 from lmplay_tui.run.events import Answered, Event, HandedOver, Warned
 from lmplay_tui.run.folder import LOCK_FROM, RunFolder, RunLock
 from lmplay_tui.run.notify import NOTIFY_URL

@@ -17,7 +17,8 @@ from lmplay_tui.errors import EXIT_BUG, TrainingError, UserError, os_error
 from lmplay_tui.files import write_whole
 from lmplay_tui.options import Launch
 from lmplay_tui.process import is_child_alive
-from lmplay_tui.run.controls import ControlFiles, Controls, HandOver, SaveNow, Stop, StopRequested
+from lmplay_tui.run.control_files import ControlFiles
+from lmplay_tui.run.controls import Controls, HandOver, SaveNow, Stop, StopRequested
 from lmplay_tui.run.events import (
     LAST_EVENTS,
     ActivityChanged,

@@ -6,21 +6,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lmplay_tui.errors import UserError
-from lmplay_tui.options import (
-    OnResume,
-    TrainOptions,
-    Where,
-    command_words,
-    flag,
-    on_resume,
-    recorded,
-    resolve,
-    shown_value,
-    where,
-)
+from lmplay_tui.options import OPTIONS, OnResume, TrainOptions, Where, command_words, recorded, resolve, shown_value
 from lmplay_tui.plan.editing import Begun, change_problems, list_changes
 from lmplay_tui.plan.schema import Plan, Stage
-from lmplay_tui.run.controls import StageRate, rate_jump
+from lmplay_tui.run.learning_rate import StageRate, rate_jump
 from lmplay_tui.text import one_line
 from lmplay_tui.train.progress import Progress
 
@@ -105,9 +94,9 @@ def check_fixed(settings: Settings, model_args: Mapping[str, Any]) -> None:
     problems = []
     for layer, place in ((settings.line, "the command line"), (settings.plan.train, "the plan")):
         for name, value in layer.items():
-            if on_resume(name) is OnResume.FIXED and name in model_args and model_args[name] != value:
+            if OPTIONS[name].on_resume is OnResume.FIXED and name in model_args and model_args[name] != value:
                 problems.append(
-                    f"{flag(name)}: the checkpoint has {shown_value(model_args[name])}, {place} says "
+                    f"{OPTIONS[name].flag}: the checkpoint has {shown_value(model_args[name])}, {place} says "
                     f"{shown_value(value)}; leave it out, or train anew with another --model or --reset-history"
                 )
     if problems:
@@ -146,7 +135,7 @@ def without_effect(before: Settings, after: Settings, progress: Progress) -> lis
 
 def _acts(name: str, before: Settings, after: Settings, progress: Progress) -> bool:
     """Whether anything that is still to run has another value of the option."""
-    if where(name) is not Where.STAGE:
+    if OPTIONS[name].where is not Where.STAGE:
         return bool(getattr(before.for_run(), name) != getattr(after.for_run(), name))
     known = {stage.name: stage for stage in before.plan.stages}
     return any(

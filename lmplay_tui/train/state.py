@@ -11,8 +11,8 @@ from lmplay_tui.data.tokenizer import Tokenizer
 from lmplay_tui.models.generation import Reading
 from lmplay_tui.options import Part, TrainOptions, names_of
 from lmplay_tui.plan.schema import Stage
-from lmplay_tui.run.controls import schedule, warmup
 from lmplay_tui.run.folder import RunFolder
+from lmplay_tui.run.learning_rate import schedule, warmup
 from lmplay_tui.run.statistics import RunStatistics
 from lmplay_tui.train.checkpoint import FORMAT
 from lmplay_tui.train.device import Precision, hardware_note, restore_rng, rng_state

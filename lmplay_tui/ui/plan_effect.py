@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lmplay_tui.formats import format_cost, format_duration
-from lmplay_tui.options import OnResume, flag, on_resume, resolve
+from lmplay_tui.options import OPTIONS, OnResume, resolve
 from lmplay_tui.plan.editing import Begun, Change, change_problems, list_changes
 from lmplay_tui.plan.problems import PlanError, Problem
 from lmplay_tui.plan.reading import parse_plan
 from lmplay_tui.plan.schema import Plan
-from lmplay_tui.run.controls import StageRate, rate_jump
+from lmplay_tui.run.learning_rate import StageRate, rate_jump
 from lmplay_tui.run.view import RunView, StageView
 from lmplay_tui.text import one_line
 from lmplay_tui.ui.widgets.lines import Piece, Row, wrapped
@@ -92,8 +92,10 @@ def _of_new_stage(name: str, old: Plan, new: Plan) -> list[str]:
 
 def _why_nothing(name: str, words: str) -> str:
     """What the command line says is heard before any plan; some of it the checkpoint remembers as well."""
-    if on_resume(name) is OnResume.KEPT:
-        holds = f"holds, after a resume too; this edit changes nothing: only another {flag(name)} at a start does"
+    if OPTIONS[name].on_resume is OnResume.KEPT:
+        holds = (
+            f"holds, after a resume too; this edit changes nothing: only another {OPTIONS[name].flag} at a start does"
+        )
     else:
         holds = "holds; this edit changes nothing until a start without it"
     return f"{name}: the command line's {one_line(words, 80)} {holds}"

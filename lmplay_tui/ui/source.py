@@ -11,11 +11,12 @@ from typing import Any, NamedTuple, Protocol
 from lmplay_tui.background import BackgroundCall
 from lmplay_tui.errors import EXIT_OK, EXIT_TRAINING
 from lmplay_tui.run import controls
-from lmplay_tui.run.controls import leave_command
+from lmplay_tui.run.control_files import leave_command
 from lmplay_tui.run.events import Event, RunFailed, from_record
 from lmplay_tui.run.folder import RunFolder
+from lmplay_tui.run.history import MetricRows
 from lmplay_tui.run.journal import Tail, number, stamp
-from lmplay_tui.run.metric_rows import MetricRows, MetricsTail
+from lmplay_tui.run.metric_rows import MetricsTail
 from lmplay_tui.run.view import RunView
 from lmplay_tui.text import one_line
 

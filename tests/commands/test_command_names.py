@@ -6,8 +6,9 @@ import lmplay_tui
 from lmplay_tui import cli
 from lmplay_tui.commands.ctl import read_command
 from lmplay_tui.errors import UserError
-from lmplay_tui.run.controls import SetLearningRate, parse_lr
+from lmplay_tui.run.controls import SetLearningRate
 from lmplay_tui.run.folder import RunFolder
+from lmplay_tui.run.learning_rate import parse_lr
 
 
 @pytest.mark.parametrize(

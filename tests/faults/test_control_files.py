@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given as given_any
 from hypothesis import strategies as st
 
-from lmplay_tui.run import controls
-from lmplay_tui.run.controls import ControlFiles, Controls, Refused, SaveNow, SetLearningRate, Stop, leave_command
+from lmplay_tui.run import control_files, controls
+from lmplay_tui.run.control_files import ControlFiles, leave_command
+from lmplay_tui.run.controls import Controls, Refused, SaveNow, SetLearningRate, Stop
 from lmplay_tui.run.events import (
     RunDone,
     RunFailed,
@@ -109,7 +110,7 @@ def test_no_strange_file_holds_the_run_up(files):
 @examples(200)
 def test_any_bytes_are_a_command_or_refused(content):
     try:
-        command = controls._parsed("a.json", content, "a")
+        command = control_files._parsed("a.json", content, "a")
     except (ValueError, RecursionError):
         return
     assert isinstance(command, controls.Command)
@@ -124,7 +125,7 @@ def test_a_file_under_way_is_left_until_it_is_whole(files):
 
 def test_every_command_is_answered(place, monkeypatch):
     """Also those that ask for what cannot be, and those that come when the run is over."""
-    monkeypatch.setattr(controls, "POLL_S", 0.0)
+    monkeypatch.setattr(control_files, "POLL_S", 0.0)
     plan = write_plan(place)
     run = RunFolder(place / "m.lmp")
     asked: dict[str, str] = {}

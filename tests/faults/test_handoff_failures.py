@@ -8,7 +8,8 @@ from collections import deque
 
 import pytest
 
-from lmplay_tui.run.controls import ControlFiles, Controls, HandOver, SaveNow, Stop
+from lmplay_tui.run.control_files import ControlFiles
+from lmplay_tui.run.controls import Controls, HandOver, SaveNow, Stop
 from lmplay_tui.run.events import (
     HandedOver,
     RunDone,

@@ -15,7 +15,8 @@ import psutil
 import pytest
 
 from lmplay_tui.cli import main
-from lmplay_tui.run.controls import Controls, HandOver, leave_command
+from lmplay_tui.run.control_files import leave_command
+from lmplay_tui.run.controls import Controls, HandOver
 from lmplay_tui.run.events import CheckpointSaved, StepDone
 from lmplay_tui.run.folder import RunFolder, status_of
 from lmplay_tui.run.journal import read_journal

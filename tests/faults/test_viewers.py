@@ -6,7 +6,8 @@ import signal
 import pytest
 
 from lmplay_tui.cli import main
-from lmplay_tui.run.controls import Bookmark, leave_command
+from lmplay_tui.run.control_files import leave_command
+from lmplay_tui.run.controls import Bookmark
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.run.journal import read_journal
 from tests.faults.programs import (

@@ -105,7 +105,9 @@ def _misplaced_cases():
     for name in options.names(options.Where.LINE):
         for table, lines in (("train", ["[train]"]), ("stages.s", STAGE)):
             text = [*lines, f"{name} = 1!", *(STAGE if table == "train" else [])]
-            yield _case(f"{table} {name}", "toml", text, f"{table}.{name}", f"command line only: {options.flag(name)}")
+            yield _case(
+                f"{table} {name}", "toml", text, f"{table}.{name}", f"command line only: {options.OPTIONS[name].flag}"
+            )
     for name in options.names(options.Where.RUN):
         if name not in tables.StageKeys.model_fields:
             yield _case(f"stage {name}", "toml", [*STAGE, f"{name} = 1!"], f"stages.s.{name}", "set it in [train]")

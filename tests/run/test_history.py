@@ -7,20 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmplay_tui.run.history import (
-    AXES,
-    BUCKETS,
-    MAX_METRICS,
-    RECENT,
-    At,
-    History,
-    Points,
-    Series,
-    in_bins,
-    smoothed,
-    smoothed_at,
-    to_columns,
-)
+from lmplay_tui.run.axes import AXES, At
+from lmplay_tui.run.history import MAX_METRICS, History
+from lmplay_tui.run.series import BUCKETS, RECENT, Points, Series, in_bins, smoothed, smoothed_at, to_columns
 from tests.examples import examples
 
 

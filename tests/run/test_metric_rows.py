@@ -13,12 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmplay_tui.options import Launch
-from lmplay_tui.run import metric_rows
+from lmplay_tui.run import metric_columns, metric_rows
+from lmplay_tui.run.axes import At
 from lmplay_tui.run.events import RunStarted, StageInfo, from_record
 from lmplay_tui.run.folder import RunFolder
-from lmplay_tui.run.history import RECENT, At, Series
+from lmplay_tui.run.history import MetricRows
 from lmplay_tui.run.journal import Tail, encode
-from lmplay_tui.run.metric_rows import MetricRows, MetricsTail
+from lmplay_tui.run.metric_rows import MetricsTail
+from lmplay_tui.run.series import RECENT, Series
 from lmplay_tui.run.view import RunView
 from lmplay_tui.ui.session import LiveSource
 from tests.examples import examples
@@ -34,7 +36,7 @@ def short_stretches() -> Iterator[None]:
     """Columns for some lines already, and lines alone below that."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(metric_rows, "FROM_BYTES", 1)
-        patch.setattr(metric_rows, "AT_LEAST_BYTES", 600)
+        patch.setattr(metric_columns, "AT_LEAST_BYTES", 600)
         yield
 
 
@@ -211,7 +213,8 @@ def test_columns_are_read_without_pandas(tmp_path: Path) -> None:
     lines[7] = row(7, **{"val/loss": 1.0, "sys/cpu": 0.5})  # a column with gaps, too
     path = write(tmp_path / "metrics.jsonl", lines)
     code = (
-        "import sys; from pathlib import Path; from lmplay_tui.run.metric_rows import MetricRows, MetricsTail;"
+        "import sys; from pathlib import Path; from lmplay_tui.run.history import MetricRows;"
+        "from lmplay_tui.run.metric_rows import MetricsTail;"
         f"items = MetricsTail(Path({str(path)!r})).read_rows();"
         "print(sum(len(item) for item in items if isinstance(item, MetricRows)), 'pandas' in sys.modules)"
     )

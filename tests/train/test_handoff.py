@@ -9,7 +9,8 @@ import pytest
 
 from lmplay_tui.errors import TrainingError
 from lmplay_tui.run import controls as asked
-from lmplay_tui.run.controls import ControlFiles, Controls, leave_command
+from lmplay_tui.run.control_files import ControlFiles, leave_command
+from lmplay_tui.run.controls import Controls
 from lmplay_tui.run.events import (
     Answered,
     CheckpointSaved,

@@ -11,7 +11,7 @@ import pytest
 
 from lmplay_tui.commands.train import main
 from lmplay_tui.errors import UserError
-from lmplay_tui.options import flag
+from lmplay_tui.options import OPTIONS
 from lmplay_tui.plan.reading import parse_plan
 from lmplay_tui.run import notify
 from lmplay_tui.run.controls import Controls, HandOver, Pause, Stop
@@ -116,7 +116,7 @@ def test_handing_over_leaves_it_to_the_process_that_goes_on(place, monkeypatch):
     assert not (place / "ran.txt").exists()
     words = started[0]["words"]
     for name, value in options.items():
-        assert words[words.index(flag(name)) + 1] == str(value)
+        assert words[words.index(OPTIONS[name].flag) + 1] == str(value)
     assert 0 < started[0]["spent_s"] < 600
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lmplay_tui.errors import UserError
 from lmplay_tui.models.registry import build_model, load_experiment
-from lmplay_tui.run.controls import schedule, warmup
+from lmplay_tui.run.learning_rate import schedule, warmup
 from lmplay_tui.train.optim import (
     build_optimizer,
     freeze,

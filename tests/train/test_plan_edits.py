@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lmplay_tui.options import Launch, Part, TrainOptions, names_of, part, train_names
+from lmplay_tui.options import OPTIONS, Launch, Part, TrainOptions, names_of, train_names
 from lmplay_tui.run import controls as asked
 from lmplay_tui.run.events import (
     CheckpointSaved,
@@ -104,7 +104,9 @@ def test_an_edit_acts_or_is_refused_with_a_line(place, as_it_was, option):
         as_it_was["done"] = doings(trained(place, None, model="before.lmp"))
     events = trained(place, edited(option))
     # This experiment marks nothing with `freeze = False`: nothing would be left to train.
-    refused = part(option) in (Part.MODEL, Part.HELD_OUT, Part.ORDER, Part.BEGINNING) or option == "default_freeze"
+    refused = (
+        OPTIONS[option].part in (Part.MODEL, Part.HELD_OUT, Part.ORDER, Part.BEGINNING) or option == "default_freeze"
+    )
     acts = doings(events) != as_it_was["done"] or len(list(place.glob("m.step-*.lmp"))) > 0
     assert acts != refused
     assert len(of(PlanChanged, events)) == (0 if refused else 1)

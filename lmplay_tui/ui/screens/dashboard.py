@@ -24,9 +24,9 @@ from textual.widgets import Button, Input, TextArea
 from lmplay_tui.formats import time_zone
 from lmplay_tui.options import TrainOptions
 from lmplay_tui.run import controls
-from lmplay_tui.run.controls import parse_lr
 from lmplay_tui.run.events import RunDone
 from lmplay_tui.run.folder import RunFolder
+from lmplay_tui.run.learning_rate import parse_lr
 from lmplay_tui.run.view import RunView
 from lmplay_tui.text import one_line
 from lmplay_tui.ui import notices

@@ -221,7 +221,7 @@ def quit_dialog() -> ChoiceDialog[QuitAnswer]:
 
 
 def lr_dialog(now: float | None, factor: float) -> TypingDialog:
-    from lmplay_tui.run.controls import parse_lr
+    from lmplay_tui.run.learning_rate import parse_lr
 
     scaled = f", {factor:g} times the schedule." if factor != 1 else "."
     said = "" if now is None else f"It is {format_lr(now)} now{scaled}"

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmplay_tui.formats import format_elapsed, format_number
-from lmplay_tui.run.history import Floats, Points, in_bins, smoothed, smoothed_at, to_columns, value_range
+from lmplay_tui.run.series import Floats, Points, in_bins, smoothed, smoothed_at, to_columns, value_range
 from lmplay_tui.run.view import Mark, RunView
 from lmplay_tui.scales import LABEL_CELLS, column_of, rounded_range, ticks
 from lmplay_tui.ui.widgets.curve_window import CurveWindow, Group

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from lmplay_tui.run.history import AXES, Axis
+from lmplay_tui.run.axes import AXES, Axis
 from lmplay_tui.run.view import RunView
 from lmplay_tui.scales import rounded_up
 

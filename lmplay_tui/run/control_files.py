@@ -1,0 +1,166 @@
+"""Commands as files: how another process, or a script, asks a trainer for something.
+
+A file in `NAME.run/control/` is a command (`{"command": "SetLearningRate", "factor": 0.5}`), or an empty file named
+`save`, `stop`, `pause`, `resume` or `validate`. The run answers each with an `Answered` event that carries the file's
+name (without `.json`) as `id`.
+"""
+
+import contextlib
+import json
+import os
+import stat
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lmplay_tui.files import write_whole
+from lmplay_tui.run.controls import (
+    Ask,
+    Bookmark,
+    ChangePlan,
+    Command,
+    HandOver,
+    Pause,
+    Pin,
+    Refused,
+    Resume,
+    SaveNow,
+    SetLearningRate,
+    Stop,
+    ValidateNow,
+)
+from lmplay_tui.run.folder import RunFolder
+from lmplay_tui.text import one_line
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+POLL_S = 0.5
+MAX_BYTES = 1 << 18  # a plan has at most 64 KiB
+MAX_FILES = 1000  # a look: more than that is no person's doing
+
+PLAIN: dict[str, Command] = {
+    "save": SaveNow(),
+    "stop": Stop(),
+    "pause": Pause(),
+    "resume": Resume(),
+    "validate": ValidateNow(),
+}
+
+_KINDS: dict[str, type[Command]] = {
+    kind.__name__: kind
+    for kind in (
+        SaveNow, Stop, Pause, Resume, ValidateNow, SetLearningRate, Bookmark,
+        Ask, Pin, ChangePlan, HandOver,
+    )
+}  # fmt: skip
+
+
+@cache
+def _reader(kind: str) -> "TypeAdapter[Command]":
+    """Made when such a command has come: who only leaves commands, as a screen does, needs none."""
+    from pydantic import ConfigDict, TypeAdapter
+
+    strict = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    return TypeAdapter(type(kind, (_KINDS[kind],), {"__pydantic_config__": strict}))
+
+
+def leave_command(run: RunFolder, command: Command) -> str:
+    """Leave a command for the run and give its identity: the `id` of the answer, its own if it has one.
+
+    Raises `OSError`.
+    """
+    identity = command.id or f"{time.time_ns():020d}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    values = {"command": type(command).__name__} | asdict(command) | {"id": identity}
+    write_whole(run.control / f"{identity}.json", json.dumps(values).encode("utf-8"))
+    return identity
+
+
+class ControlFiles:
+    """The commands that lie in a run's control folder, taken out of it: a source of `Controls`."""
+
+    def __init__(self, run: RunFolder, clock: Callable[[], float] = time.monotonic) -> None:
+        self._folder = run.control
+        self._clock = clock
+        self._looked_at = -POLL_S
+        self._stuck: set[str] = set()  # files that cannot be removed: obeyed once
+
+    def sweep(self) -> None:
+        """Remove what was meant for a process that is no more."""
+        for entry in self._entries():
+            self._remove(entry)
+
+    def __call__(self) -> list[Command]:
+        """The new commands, oldest first; looks at most twice a second."""
+        now = self._clock()
+        if now - self._looked_at < POLL_S:
+            return []
+        self._looked_at = now
+        return [self._take(entry) for entry in self._entries() if not self._is_unfinished(entry)]
+
+    def _entries(self) -> list[Path]:
+        try:
+            with os.scandir(self._folder) as entries:
+                names = [entry.name for _, entry in zip(range(MAX_FILES), entries, strict=False)]
+        except OSError:
+            return []
+        return [self._folder / name for name in sorted(names) if name not in self._stuck]
+
+    def _is_unfinished(self, path: Path) -> bool:
+        return path.name.endswith(".tmp") or path.name.startswith(".")
+
+    def _take(self, path: Path) -> Command:
+        identity = path.name.removesuffix(".json")
+        try:
+            data = _content(path)
+            command = _parsed(path.name, data, identity)
+        except (OSError, ValueError, RecursionError) as error:
+            said = error.strerror if isinstance(error, OSError) else error
+            command = Refused(f"control/{one_line(path.name, 80)}: {one_line(said)}", id=identity)
+        self._remove(path)
+        return command
+
+    def _remove(self, path: Path) -> None:
+        try:
+            if path.is_dir() and not path.is_symlink():
+                path.rmdir()
+            else:
+                path.unlink(missing_ok=True)
+        except OSError:
+            self._stuck.add(path.name)
+
+
+def _content(path: Path) -> bytes:
+    """The bytes of a plain file: nothing else that a folder may hold is opened for good."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with contextlib.closing(os.fdopen(descriptor, "rb")) as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ValueError("is not a plain file")
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"is larger than {MAX_BYTES // 1024} KiB")
+    return data
+
+
+def _parsed(name: str, data: bytes, identity: str) -> Command:
+    """The command in a file. Raises `ValueError`."""
+    if name in PLAIN:
+        return replace(PLAIN[name], id=identity)
+    if not name.endswith(".json"):
+        raise ValueError(f"is no command; those are {', '.join(PLAIN)}, or a .json file")
+    values: Any = json.loads(data)
+    if not isinstance(values, dict) or str(values.get("command")) not in _KINDS:
+        raise ValueError(f'needs "command", one of {", ".join(_KINDS)}')
+    from pydantic import ValidationError
+
+    kind = str(values.pop("command"))
+    try:
+        # As JSON, because only there strictness lets a table become one of our classes.
+        return _reader(kind).validate_json(json.dumps(values | {"id": identity}))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from None
