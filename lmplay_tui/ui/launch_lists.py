@@ -1,13 +1,10 @@
-"""What the launcher lists: plans with what they would take here, and runs.
+"""What the launcher lists: the runs there are, and the plans, each with what it would take on this machine.
 
-It comes with pydantic and numpy, so the launcher imports it behind its first frame.
+It imports numpy, and reads plans, which imports pydantic: so the launcher imports it after its first frame.
 
-The plans that can be started: as rows of a list, and one of them in detail.
-
-How many rows a plan reads and how long that takes here, before anything is opened or downloaded.
-
-By an earlier run of the plan where there is one. Else by what is known of the datasets, by the operations that a token
-of the model costs, and by what the device computes a second: a figure to tell minutes from days by.
+Rows and time are found before anything is opened or downloaded: by an earlier run of the plan where there is one. Else
+by what is known of the datasets, by the operations that a token of the model costs, and by what the device computes a
+second: a figure to tell minutes from days by.
 """
 
 import contextlib
@@ -33,26 +30,6 @@ from lmplay_tui.text import one_line, printable
 from lmplay_tui.ui.run_list import RunEntry, find_runs, run_detail, run_head, run_rows
 from lmplay_tui.ui.widgets.lines import Row, fitted, right, wrapped
 
-# Rows, and tokens of GPT-2's vocabulary a row: what the hub's pages say, rounded.
-_ABOUT = {
-    "wikipedia": (6_400_000, 760), "wikipedia:en": (6_400_000, 760), "wikipedia:es": (1_840_000, 1050),
-    "wikitext": (1_800_000, 65), "wikitext:2": (36_700, 65), "fineweb-edu": (9_670_000, 1030),
-    "tinystories": (2_120_000, 220), "openorca": (4_230_000, 400), "orcamath": (200_000, 300),
-    "smoltalk": (1_040_000, 1000), "cosmopedia": (39_100_000, 720), "pydocs": (3_620, 143),
-}  # fmt: skip
-_ABOUT_PYDOCS = {"docstrings": (3_450, 120), "topics": (166, 660)}
-
-# num_blocks and embed_dim of the shipped experiments; a test holds them to the registry, which needs torch.
-SHAPES = {
-    "gpt2ish": (6, 768), "gpt2ish_med": (24, 1024), "gpt2ish_large": (36, 1280), "s_gpt2ish": (18, 288),
-    "test_runner": (6, 64),
-}  # fmt: skip
-_VOCABULARIES = {"gpt2": 50_257, "r50k_base": 50_257, "p50k_base": 50_281, "cl100k_base": 100_277, "bytes": 257,
-                 "o200k_base": 200_019}  # fmt: skip
-_SHAPING = {name for name in names_of(Part.MODEL) if name != "exp"}
-_TRAINED = 0.9  # the share of rows that is not held out
-_UTILISATION = 0.35  # of the peak: what such models reach on a processor and on a GPU alike, roughly
-
 
 @dataclass(frozen=True)
 class Estimate:
@@ -63,16 +40,184 @@ class Estimate:
     measured: bool = False
 
 
+class LaunchLists:
+    """Plans and runs as they were when it was made, which reads the disk: in any thread."""
+
+    def __init__(self, options: TrainOptions, shipped: Sequence[str], before: "LaunchLists | None" = None) -> None:
+        """`shipped`: names of plans; those of the working folder come behind them. `before`: knows of devices."""
+        self.runs: Sequence[RunEntry] = find_runs(options.out_dir)
+        self._plans = {name: _read(name) for name in shipped} | _own_plans(Path())
+        self.names = [*self._plans]
+        self._half = options.amp
+        # By device; NaN where it cannot be found, or is not known yet.
+        self._flops: dict[str, float] = before._flops if before is not None else {}
+
+    def problem_of(self, name: str) -> str:
+        """What is wrong with a plan that was read; nothing where it can be read."""
+        return self._plans[name][1]
+
+    def is_new(self, device: str) -> bool:
+        """Whether this is the first time that the speed of `device` is asked for."""
+        if device in self._flops:
+            return False
+        self._flops[device] = math.nan
+        return True
+
+    def measure(self, device: str) -> None:
+        """Find out how fast it computes; takes a moment, in any thread."""
+        self._flops[device] = device_flops(device, half=self._half)
+
+    def _estimate(self, plan: Plan, options: Mapping[str, Any]) -> Estimate:
+        return estimate(plan, self.runs, options, self._flops.get(options["device"], math.nan))
+
+    def plan_rows(self, names: Sequence[str], options: Mapping[str, Any], width: int) -> tuple[Row, list[Row]]:
+        """The columns' titles and a row for each plan, under these `options`."""
+        rows = []
+        for name in names:
+            plan, problem = self._plans[name]
+            if plan is None:
+                rows.append(broken_row(name, problem, width))
+            else:
+                rows.append(plan_row(name, plan, self._estimate(plan, options), width))
+        return plan_head(width), rows
+
+    def plan_rows_in_full(self, name: str, options: Mapping[str, Any], width: int) -> list[Row]:
+        """One plan in detail, or what is wrong with it."""
+        plan, problem = self._plans[name]
+        if plan is None:
+            return [((f" {line}", "bad"),) for line in wrapped(problem, width)]
+        return plan_detail(plan, self._estimate(plan, options), width)
+
+    def run_rows(self, width: int) -> tuple[Row, list[Row]]:
+        """The columns' titles and a row for each run."""
+        return run_head(width), run_rows(self.runs, width)
+
+    def run_rows_in_full(self, index: int, width: int) -> list[Row]:
+        """One run in detail."""
+        return run_detail(self.runs[index], width)
+
+
+# ---- the plans there are
+
+_LOOKS_LIKE_STAGES = re.compile(rb"^\s*(\[\s*stages\s*[.\]]|stages\s*=\s*\{|datasets?\s*=)", re.MULTILINE)
+
+
+def _read(name: str) -> tuple[Plan | None, str]:
+    """A plan, or what is wrong with it."""
+    try:
+        return read_plan(name), ""
+    except UserError as error:
+        return None, printable(error, 2000)
+
+
+def _own_plans(folder: Path) -> dict[str, tuple[Plan | None, str]]:
+    """The training plans among a folder's TOML files, as read: also what is broken but looks like one."""
+    read = {str(path): _read(str(path)) for path in sorted(folder.glob("*.toml"))}
+    return {name: found for name, found in read.items() if found[0] is not None or _looks_like_a_plan(Path(name))}
+
+
+def _looks_like_a_plan(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return _LOOKS_LIKE_STAGES.search(file.read(MAX_BYTES)) is not None
+    except OSError:
+        return False
+
+
+# ---- as rows
+
+NAME_CELLS = 18
+_COLUMNS = {"stages": 8, "rows": 9, "time here": 11}
+
+
+def _purpose_cells(width: int) -> int:
+    return max(width - NAME_CELLS - sum(_COLUMNS.values()), 0)
+
+
+def plan_head(width: int) -> Row:
+    """The titles of `plan_row`'s columns."""
+    titles = "".join(right(title, cells) for title, cells in _COLUMNS.items())
+    return ((fitted("plan", NAME_CELLS), "label"), (fitted("", _purpose_cells(width)), ""), (titles, "label"))
+
+
+def plan_row(name: str, plan: Plan, about: Estimate, width: int) -> Row:
+    """Name, purpose, stages, rows and time."""
+    took = ("" if about.measured or not math.isfinite(about.seconds) else "~") + format_rough_duration(about.seconds)
+    cells = (str(len(plan.stages)), format_count(about.rows, guessed=not about.measured), took)
+    figures = "".join(right(text, wide) for text, wide in zip(cells, _COLUMNS.values(), strict=True))
+    return (
+        (fitted(one_line(name, 40), NAME_CELLS), "strong"),
+        (fitted(plan.title or plan.purpose, _purpose_cells(width)), "dim"),
+        (figures, ""),
+    )
+
+
+def broken_row(name: str, problem: str, width: int) -> Row:
+    """A plan that cannot be read, and why."""
+    return (
+        (fitted(one_line(name, 40), NAME_CELLS), ""),
+        (" ✗ ", "bad"),
+        (fitted(one_line(problem), max(width - NAME_CELLS - 3, 0)), "bad"),
+    )
+
+
+def plan_detail(plan: Plan, about: Estimate, width: int) -> list[Row]:
+    """What a plan is for, its stages, and where the estimate is from."""
+    rows: list[Row] = [((f" {line}", ""),) for line in wrapped(plan.purpose or plan.title or "", width - 1)]
+    rows.append(())
+    for stage in plan.stages:
+        datasets = " + ".join(spec.name for spec in stage.datasets)
+        rows.append(
+            (
+                (" " + fitted(stage.name, 14), "strong"),
+                (fitted(datasets, max(width - 39, 6)), ""),
+                (f" ×{stage.epochs:<5g}", "dim"),
+                (right(f"{format_count(about_rows(stage), guessed=True)} rows", 16), "dim"),
+            )
+        )
+    if math.isfinite(about.seconds):
+        said = "as an earlier run of it took" if about.measured else "guessed by the device's speed"
+        rows += [
+            (),
+            ((" time here  ", "label"), (format_rough_duration(about.seconds), "strong"), (f", {said}", "dim")),
+        ]
+    return rows
+
+
+# ---- an estimate
+
+# Rows, and tokens of GPT-2's vocabulary a row: what the hub's pages say, rounded.
+_SIZES = {
+    "wikipedia": (6_400_000, 760), "wikipedia:en": (6_400_000, 760), "wikipedia:es": (1_840_000, 1050),
+    "wikitext": (1_800_000, 65), "wikitext:2": (36_700, 65), "fineweb-edu": (9_670_000, 1030),
+    "tinystories": (2_120_000, 220), "openorca": (4_230_000, 400), "orcamath": (200_000, 300),
+    "smoltalk": (1_040_000, 1000), "cosmopedia": (39_100_000, 720), "pydocs": (3_620, 143),
+}  # fmt: skip
+_PYDOCS_SIZES = {"docstrings": (3_450, 120), "topics": (166, 660)}
+
+# num_blocks and embed_dim of the shipped experiments; a test holds them to the registry, which needs torch.
+SHAPES = {
+    "gpt2ish": (6, 768), "gpt2ish_med": (24, 1024), "gpt2ish_large": (36, 1280), "s_gpt2ish": (18, 288),
+    "test_runner": (6, 64),
+}  # fmt: skip
+EXPERIMENTS = tuple(SHAPES)
+_VOCABULARIES = {"gpt2": 50_257, "r50k_base": 50_257, "p50k_base": 50_281, "cl100k_base": 100_277, "bytes": 257,
+                 "o200k_base": 200_019}  # fmt: skip
+_SHAPING = {name for name in names_of(Part.MODEL) if name != "exp"}
+_TRAINED = 0.9  # the share of rows that is not held out
+_UTILISATION = 0.35  # of the peak: what such models reach on a processor and on a GPU alike, roughly
+
+
 def about_rows(stage: Stage) -> float:
     """About how many rows a stage reads, those held out for validation taken off; NaN where a dataset is not known."""
-    sizes = [_about(spec)[0] for spec in stage.datasets]
+    sizes = [_size(spec)[0] for spec in stage.datasets]
     chosen = min if stage.stopping == "first_exhausted" else max
     one_pass = chosen(size / share for size, share in zip(sizes, _shares(stage), strict=True))
     return _TRAINED * stage.epochs * (one_pass if math.isfinite(sum(sizes)) else math.nan)
 
 
 def _tokens_per_row(stage: Stage) -> float:
-    lengths = (_about(spec)[1] for spec in stage.datasets)
+    lengths = (_size(spec)[1] for spec in stage.datasets)
     return sum(share * length for share, length in zip(_shares(stage), lengths, strict=True))
 
 
@@ -80,10 +225,10 @@ def _shares(stage: Stage) -> Sequence[float]:
     return stage.weights or [1 / len(stage.datasets)] * len(stage.datasets)
 
 
-def _about(spec: DatasetSpec) -> tuple[float, float]:
+def _size(spec: DatasetSpec) -> tuple[float, float]:
     if spec.path == "pydocs" and spec.config is not None:
-        return _ABOUT_PYDOCS.get(spec.config, (math.nan, math.nan))
-    return _ABOUT.get(spec.name, _ABOUT.get(spec.path, (math.nan, math.nan)))
+        return _PYDOCS_SIZES.get(spec.config, (math.nan, math.nan))
+    return _SIZES.get(spec.name, _SIZES.get(spec.path, (math.nan, math.nan)))
 
 
 def estimate(plan: Plan, entries: Sequence[RunEntry], options: Mapping[str, Any], flops_per_s: float) -> Estimate:
@@ -148,7 +293,7 @@ def _flops_per_token(settings: Mapping[str, Any]) -> float:
 
 
 def device_flops(device: str, *, half: bool) -> float:
-    """Peak FLOP/s of the device that `--device` names, without torch; NaN for one that does not tell.
+    """Peak FLOP/s of the device that `--device` names, without torch; NaN where it cannot be found.
 
     A processor is asked to multiply for some hundredths of a second.
     """
@@ -175,144 +320,3 @@ def _processor_flops(size: int = 768) -> float:
         a @ a
         seconds.append(time.perf_counter() - begun)
     return 2 * size**3 / min(seconds)
-
-
-NAME_CELLS = 18
-_COLUMNS = {"stages": 8, "rows": 9, "time here": 11}
-
-
-def _purpose_cells(width: int) -> int:
-    return max(width - NAME_CELLS - sum(_COLUMNS.values()), 0)
-
-
-def plan_head(width: int) -> Row:
-    """The titles of `plan_row`'s columns."""
-    titles = "".join(right(title, cells) for title, cells in _COLUMNS.items())
-    return ((fitted("plan", NAME_CELLS), "label"), (fitted("", _purpose_cells(width)), ""), (titles, "label"))
-
-
-def plan_row(name: str, plan: Plan, about: Estimate, width: int) -> Row:
-    """Name, purpose, stages, rows and time."""
-    took = ("" if about.measured or not math.isfinite(about.seconds) else "~") + format_rough_duration(about.seconds)
-    cells = (str(len(plan.stages)), format_count(about.rows, guessed=not about.measured), took)
-    figures = "".join(right(text, wide) for text, wide in zip(cells, _COLUMNS.values(), strict=True))
-    return (
-        (fitted(one_line(name, 40), NAME_CELLS), "strong"),
-        (fitted(plan.title or plan.purpose, _purpose_cells(width)), "dim"),
-        (figures, ""),
-    )
-
-
-def broken_row(name: str, problem: str, width: int) -> Row:
-    """A plan that cannot be read, and why."""
-    return (
-        (fitted(one_line(name, 40), NAME_CELLS), ""),
-        (" ✗ ", "bad"),
-        (fitted(one_line(problem), max(width - NAME_CELLS - 3, 0)), "bad"),
-    )
-
-
-def plan_detail(plan: Plan, about: Estimate, width: int) -> list[Row]:
-    """What a plan is for, its stages, and where the estimate is from."""
-    rows: list[Row] = [((f" {line}", ""),) for line in wrapped(plan.purpose or plan.title or "", width - 1)]
-    rows.append(())
-    for stage in plan.stages:
-        datasets = " + ".join(spec.name for spec in stage.datasets)
-        rows.append(
-            (
-                (" " + fitted(stage.name, 14), "strong"),
-                (fitted(datasets, max(width - 39, 6)), ""),
-                (f" ×{stage.epochs:<5g}", "dim"),
-                (right(f"{format_count(about_rows(stage), guessed=True)} rows", 16), "dim"),
-            )
-        )
-    if math.isfinite(about.seconds):
-        said = "as an earlier run of it took" if about.measured else "guessed by the device's speed"
-        rows += [
-            (),
-            ((" time here  ", "label"), (format_rough_duration(about.seconds), "strong"), (f", {said}", "dim")),
-        ]
-    return rows
-
-
-EXPERIMENTS = tuple(SHAPES)
-_LOOKS_LIKE_STAGES = re.compile(rb"^\s*(\[\s*stages\s*[.\]]|stages\s*=\s*\{|datasets?\s*=)", re.MULTILINE)
-
-
-def _read(name: str) -> tuple[Plan | None, str]:
-    """A plan, or what is wrong with it."""
-    try:
-        return read_plan(name), ""
-    except UserError as error:
-        return None, printable(error, 2000)
-
-
-def _own_plans(folder: Path) -> dict[str, tuple[Plan | None, str]]:
-    """The training plans among a folder's TOML files, as read: also what is broken but looks like one."""
-    read = {str(path): _read(str(path)) for path in sorted(folder.glob("*.toml"))}
-    return {name: found for name, found in read.items() if found[0] is not None or _looks_like_a_plan(Path(name))}
-
-
-def _looks_like_a_plan(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            return _LOOKS_LIKE_STAGES.search(file.read(MAX_BYTES)) is not None
-    except OSError:
-        return False
-
-
-class LaunchLists:
-    """Plans and runs as they were when it was made, which reads the disk: in any thread."""
-
-    def __init__(self, options: TrainOptions, shipped: Sequence[str], before: "LaunchLists | None" = None) -> None:
-        """`shipped`: names of plans; those of the working folder come behind them. `before`: knows of devices."""
-        self.runs: Sequence[RunEntry] = find_runs(options.out_dir)
-        self._plans = {name: _read(name) for name in shipped} | _own_plans(Path())
-        self.names = [*self._plans]
-        self._half = options.amp
-        # By device; NaN where it does not tell, or not yet.
-        self._flops: dict[str, float] = before._flops if before is not None else {}
-
-    def problem_of(self, name: str) -> str:
-        """What is wrong with a plan that was read; nothing where that is all right."""
-        return self._plans[name][1]
-
-    def is_new(self, device: str) -> bool:
-        """Whether nobody has asked yet how fast `device` computes."""
-        if device in self._flops:
-            return False
-        self._flops[device] = math.nan
-        return True
-
-    def measure(self, device: str) -> None:
-        """Find out how fast it computes; takes a moment, in any thread."""
-        self._flops[device] = device_flops(device, half=self._half)
-
-    def _about(self, plan: Plan, options: Mapping[str, Any]) -> Estimate:
-        return estimate(plan, self.runs, options, self._flops.get(options["device"], math.nan))
-
-    def plan_rows(self, names: Sequence[str], options: Mapping[str, Any], width: int) -> tuple[Row, list[Row]]:
-        """The columns' titles and a row for each plan, under these `options`."""
-        rows = []
-        for name in names:
-            plan, problem = self._plans[name]
-            if plan is None:
-                rows.append(broken_row(name, problem, width))
-            else:
-                rows.append(plan_row(name, plan, self._about(plan, options), width))
-        return plan_head(width), rows
-
-    def plan_rows_in_full(self, name: str, options: Mapping[str, Any], width: int) -> list[Row]:
-        """One plan in detail, or what is wrong with it."""
-        plan, problem = self._plans[name]
-        if plan is None:
-            return [((f" {line}", "bad"),) for line in wrapped(problem, width)]
-        return plan_detail(plan, self._about(plan, options), width)
-
-    def run_rows(self, width: int) -> tuple[Row, list[Row]]:
-        """The columns' titles and a row for each run."""
-        return run_head(width), run_rows(self.runs, width)
-
-    def run_rows_in_full(self, index: int, width: int) -> list[Row]:
-        """One run in detail."""
-        return run_detail(self.runs[index], width)

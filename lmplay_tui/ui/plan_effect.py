@@ -1,15 +1,16 @@
 """What applying an edited plan would change: stage by stage, in rows, time and cost, or why the run would refuse it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from lmplay_tui.formats import format_cost, format_duration
 from lmplay_tui.options import OPTIONS, OnResume, resolve
 from lmplay_tui.plan.editing import Begun, Change, change_problems, list_changes
 from lmplay_tui.plan.problems import PlanError, Problem
 from lmplay_tui.plan.reading import parse_plan
-from lmplay_tui.plan.schema import Plan
+from lmplay_tui.plan.schema import Plan, Stage
 from lmplay_tui.run.learning_rate import StageRate, rate_jump
 from lmplay_tui.run.view import RunView, StageView
 from lmplay_tui.text import one_line
@@ -17,7 +18,7 @@ from lmplay_tui.ui.widgets.lines import Piece, Row, wrapped
 
 
 def refusals(old_text: str, new_text: str, view: RunView, folder: Path) -> Sequence[Problem]:
-    """Why the run would refuse the change: what it says itself once it is asked."""
+    """Why the run would refuse the change: by the same function that the run asks."""
     plans = _both(old_text, new_text, folder)
     begun = {stage.name: Begun(stage.rows_done, _rows_per_epoch(stage)) for stage in view.stages if stage.begun}
     return change_problems(*plans, begun) if plans is not None else ()
@@ -52,24 +53,21 @@ def effect_rows(
         rows.append(((" nothing that trains changes", "dim"),))
     if summed > 1 and math.isfinite(total):
         rows.append(((" all together  ", "dim"), *(_cost(total, view, price) or [("as many rows as before", "")])))
-    for jump in _rate_jumps(*plans, view):
-        lines = wrapped(jump, max(width - 4, 20))
-        rows += [((" ! " if i == 0 else "   ", "warn"), (line, "")) for i, line in enumerate(lines)]
-    for name in overruled:
-        lines = wrapped(_why_nothing(name, view.on_line[name]), max(width - 4, 20))
+    warnings = _rate_jumps(*plans, view) + [_why_nothing(name, view.on_line[name]) for name in overruled]
+    for warning in warnings:
+        lines = wrapped(warning, max(width - 4, 20))
         rows += [((" ! " if i == 0 else "   ", "warn"), (line, "")) for i, line in enumerate(lines)]
     return rows
 
 
 def _rate_jumps(old: Plan, new: Plan, view: RunView) -> list[str]:
     """What other rows of a stage under way, or of one that has ended, do to its learning rate."""
-    known = {stage.name: stage for stage in old.stages}
     on_line = {name: words.split()[-1] for name, words in view.on_line.items() if name in ("lr", "lr_schedule")}
     jumps = []
     for stage in new.stages:
-        seen = next((each for each in view.stages if each.name == stage.name), None)
+        before, seen = _named(stage.name, old.stages), _named(stage.name, view.stages)
         per_epoch = _rows_per_epoch(seen) if seen is not None else None
-        if seen is None or stage.name not in known or not per_epoch or not seen.begun:
+        if seen is None or before is None or not per_epoch or not seen.begun:
             continue
         after = stage.rows_total(per_epoch)
         if after <= seen.rows_done:  # nothing of it is left
@@ -78,24 +76,22 @@ def _rate_jumps(old: Plan, new: Plan, view: RunView) -> list[str]:
         rate = StageRate(
             stage.name, float(on_line.get("lr", options.lr)), on_line.get("lr_schedule", options.lr_schedule)
         )
-        jump = rate_jump(rate, seen.rows_done, known[stage.name].rows_total(per_epoch), after, factor=view.lr_factor)
+        jump = rate_jump(rate, seen.rows_done, before.rows_total(per_epoch), after, factor=view.lr_factor)
         jumps += [jump] if jump is not None else []
     return jumps
 
 
 def _of_new_stage(name: str, old: Plan, new: Plan) -> list[str]:
     """The options of a stage that is not in `old`."""
-    if any(stage.name == name for stage in old.stages):
-        return []
-    return [option for stage in new.stages if stage.name == name for option in stage.options]
+    stage = _named(name, new.stages)
+    return [*stage.options] if stage is not None and _named(name, old.stages) is None else []
 
 
 def _why_nothing(name: str, words: str) -> str:
-    """What the command line says is heard before any plan; some of it the checkpoint remembers as well."""
-    if OPTIONS[name].on_resume is OnResume.KEPT:
-        holds = (
-            f"holds, after a resume too; this edit changes nothing: only another {OPTIONS[name].flag} at a start does"
-        )
+    """Why an edit has no effect: the command line comes before any plan, and the checkpoint keeps some of it."""
+    option = OPTIONS[name]
+    if option.on_resume is OnResume.KEPT:
+        holds = f"holds, after a resume too; this edit changes nothing: only another {option.flag} at a start does"
     else:
         holds = "holds; this edit changes nothing until a start without it"
     return f"{name}: the command line's {one_line(words, 80)} {holds}"
@@ -120,10 +116,8 @@ def _said(change: Change) -> list[Piece]:
 
 
 def _added_rows(name: str, old: Plan, new: Plan, view: RunView) -> float:
-    """How many rows more a stage reads; NaN where nobody can say yet."""
-    before = next((stage for stage in old.stages if stage.name == name), None)
-    after = next((stage for stage in new.stages if stage.name == name), None)
-    seen = next((stage for stage in view.stages if stage.name == name), None)
+    """How many rows more a stage reads; NaN where that is not known before its data are opened."""
+    before, after, seen = _named(name, old.stages), _named(name, new.stages), _named(name, view.stages)
     if before is None or seen is None or seen.rows_total is None:
         return math.nan
     if after is None:
@@ -134,8 +128,15 @@ def _added_rows(name: str, old: Plan, new: Plan, view: RunView) -> float:
     return float(after.rows_total(per_epoch) - seen.rows_total)
 
 
+_Stage = TypeVar("_Stage", Stage, StageView)
+
+
+def _named(name: str, stages: Iterable[_Stage]) -> _Stage | None:
+    return next((stage for stage in stages if stage.name == name), None)
+
+
 def _rows_per_epoch(stage: StageView) -> int | None:
-    """As the run says; where it has only counted its stages, from their sum."""
+    """As the run recorded it; where it has recorded only the whole stage, a part of that."""
     if stage.rows_per_epoch is None and stage.rows_total and stage.epochs:
         return round(stage.rows_total / stage.epochs)
     return stage.rows_per_epoch

@@ -61,7 +61,7 @@ class PlanNotes(Lines, can_focus=False):
 
 
 class PlanText(TypedText, TextArea):
-    """A text area that shows what a terminal would obey as signs, one for one; the text itself stays as it is."""
+    """A text area that shows control characters as signs, one for one; the text itself stays as it is."""
 
     def get_line(self, line_index: int) -> Text:
         line = self.document.get_line(line_index)
