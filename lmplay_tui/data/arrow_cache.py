@@ -166,10 +166,10 @@ def _content(path: Path, whole: int) -> bytes:
     return bytes(digest.digest())
 
 
-Rows = list[tuple[pa.Table, list[str]]]  # of each file of an entry: its rows, its notes
+_Tables = list[tuple[pa.Table, list[str]]]  # of each file of an entry: its rows, its notes
 
 
-def _entry(key: str) -> Rows | None:
+def _entry(key: str) -> _Tables | None:
     """What an entry of the cache holds; None where there is none that is whole."""
     folder = cache_folder() / key
     try:
@@ -182,14 +182,14 @@ def _entry(key: str) -> Rows | None:
     return rows
 
 
-def _read(folder: Path) -> Rows:
+def _read(folder: Path) -> _Tables:
     about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
     parts = []
     for name in about["parts"]:
         with pa.memory_map(str(folder / name)) as source:
             parts.append(pa.ipc.open_file(source).read_all())
     table = _joined(parts, about["kinds"])
-    rows: Rows = []
+    rows: _Tables = []
     first = 0
     for file in about["files"]:
         rows.append((table.slice(first, file["rows"]), file["notes"]))
@@ -216,7 +216,7 @@ def _joined(parts: list[pa.Table], kinds: dict[str, list[str]]) -> pa.Table:
     return pa.concat_tables(whole)
 
 
-def _convert(group: list[Path], key: str, work: Work, notes: list[str]) -> Rows:
+def _convert(group: list[Path], key: str, work: Work, notes: list[str]) -> _Tables:
     """Make an entry, whole or not at all; where no cache can be written, one that goes with this process."""
     folder = cache_folder()
     kept = True

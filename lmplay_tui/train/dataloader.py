@@ -18,6 +18,7 @@ from lmplay_tui.data.leak_guard import LeakReport, look_for_leaks
 from lmplay_tui.data.prefetch import Prefetch
 from lmplay_tui.data.preview import Preview
 from lmplay_tui.data.sources import count_rows, is_at_hand
+from lmplay_tui.data.splits import Report
 from lmplay_tui.data.stage_data import BATCHES_AHEAD, StageData, open_stage
 from lmplay_tui.data.tokenizer import Tokenizer
 from lmplay_tui.data.worker import Job, Opened, Worker, WorkerLostError
@@ -29,7 +30,6 @@ from lmplay_tui.run.events import ActivityChanged, DatasetOpened, Event, LogLine
 from lmplay_tui.run.sentences import LEAST_TEXT_SHOWN
 from lmplay_tui.text import one_line
 
-Report = Callable[[str, str, float | None], None]
 T = TypeVar("T")
 
 PREVIEWED_STEPS = 20  # that a warning of text left out is made from
