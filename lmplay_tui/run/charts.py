@@ -102,7 +102,7 @@ def _numbered(curve: Curve, place: int) -> str:
     return f"{curve.label} ({place + 1})"
 
 
-def smoothed(values: Array, count: int) -> Array:
+def trend_of(values: Array, count: int) -> Array:
     """`values` as a trend: at each point a straight line fitted to up to `count` neighbours, twice over.
 
     Windows are small at the start and grow to `count`, so that a steep beginning is not washed out. At the end they
@@ -228,7 +228,7 @@ def level_chart(curves: Sequence[Curve], metric: Metric, options: PlotOptions) -
     lines = []
     for index, curve in enumerate(curves):
         values = curve.values(metric)
-        lines.append(Line(curve.label, index, curve.tokens, smoothed(values, options.average_count), values))
+        lines.append(Line(curve.label, index, curve.tokens, trend_of(values, options.average_count), values))
     lines = _drawable(lines)
     if not lines:
         return None
@@ -257,13 +257,13 @@ def difference_chart(curves: Sequence[Curve], metric: Metric, options: PlotOptio
         return None
     known = np.isfinite(target.values(metric))
     target_tokens = target.tokens[known]
-    target_trend = smoothed(target.values(metric), options.average_count)[known]
+    target_trend = trend_of(target.values(metric), options.average_count)[known]
     lines = []
     for index, curve in enumerate(curves):
         both = (curve.tokens >= target_tokens[0]) & (curve.tokens <= target_tokens[-1])
         at_target = np.interp(curve.tokens, target_tokens, target_trend)[both]
         values = curve.values(metric)
-        trend = smoothed(values, options.average_count)[both] - at_target  # of the target itself: zeros
+        trend = trend_of(values, options.average_count)[both] - at_target  # of the target itself: zeros
         lines.append(Line(curve.label, index, curve.tokens[both], trend, values[both] - at_target))
     lines = _drawable(lines)
     if len(lines) < 2:

@@ -151,7 +151,7 @@ class Series:
 _FORGOTTEN_SPANS = 64  # so many spans ago a value weighs e^-64: nothing, in a sum of floats
 
 
-def smoothed(points: Points, span: float) -> Floats:
+def exponential_mean(points: Points, span: float) -> Floats:
     """The debiased exponential mean over about `span` values, at each point.
 
     `m = b*m + (1-b)*y`, divided by `1 - b^n` so that the first values are not pulled to zero (Kingma & Ba 2015,
@@ -169,8 +169,8 @@ def smoothed(points: Points, span: float) -> Floats:
     return result
 
 
-def smoothed_at(points: Points, span: float, x: float | None = None) -> float:
-    """`smoothed` at one place alone: at `x`, or at the newest point. NaN before the first point or beyond the last."""
+def exponential_mean_at(points: Points, span: float, x: float | None = None) -> float:
+    """`exponential_mean` at `x` alone, or at the newest point. NaN before the first point or beyond the last."""
     end = len(points) if x is None else int(np.searchsorted(points.x, x, "right"))
     if end == 0 or (x is not None and x > points.x[-1]):
         return math.nan

@@ -153,7 +153,7 @@ class LmplayApp(TerminalApp):
     def _start(self, message: StartAsked) -> None:
         """Train, or look at a run: what was chosen in the launcher, or on the screen of a run that is finished.
 
-        A second answer, typed before the first was obeyed, is none.
+        A second answer, typed before the first has taken effect, does nothing.
         """
         from lmplay_tui.run.folder import RunFolder
         from lmplay_tui.ui.session import LiveSource
@@ -283,7 +283,7 @@ class LmplayApp(TerminalApp):
             self.trainer.save()
 
     def line_lost(self) -> None:
-        """From a signal handler: the terminal is gone. Whatever becomes of the run, nobody will look at its end."""
+        """From a signal handler: the terminal is gone, and the app leaves whatever becomes of the run."""
         self._leave_when_done()
         if self.trainer is not None and self.launch.options.on_hangup != "stop":
             self.trainer.hand_over("the line was lost")
@@ -332,10 +332,10 @@ class LmplayApp(TerminalApp):
         if isinstance(self.screen, Launcher) or self.screen is self._dashboard:
             await self.run_action("screen.leave")
 
-    # ---- manners
+    # ---- keys and colours
 
     async def act(self, event: events.Key | events.Paste) -> None:
-        """What is pasted into a field stands there without what a terminal obeys; the plan editor sees to its own."""
+        """What is pasted into a field loses its control characters; the plan editor shows them as signs."""
         if isinstance(event, events.Paste) and self.screen_stack and isinstance(self.focused, Input):
             event.text = printable(event.text)
         await super().act(event)

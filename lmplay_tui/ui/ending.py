@@ -1,7 +1,4 @@
-"""The last lines, printed when the screen is gone.
-
-What stood in the plan editor, neither applied nor saved, when the dashboard was left: kept in a file of its own.
-"""
+"""What is left when the screen is gone: the last lines printed, and a draft of the plan that was being edited."""
 
 import itertools
 import shlex

@@ -1,4 +1,7 @@
-"""What the parts of the screen say to each other."""
+"""What panes, screens and the app ask of each other, and tell.
+
+What a widget reports to its own screen alone (a row was clicked) is a class inside that widget.
+"""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -54,13 +57,6 @@ class GhostAsked(Message):
     """Draw this run's curves behind ours; None: no longer."""
 
     path: str | None
-
-
-@dataclass
-class ChoiceClicked(Message):
-    """A row of a list of choices was clicked."""
-
-    index: int
 
 
 @dataclass

@@ -41,7 +41,7 @@ class Notice:
 
 
 class News:
-    """Remembers what has been told already."""
+    """The notices of a run, each given once."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -67,7 +67,7 @@ class News:
 
 
 def _deserves_one(entry: LogEntry) -> bool:
-    """A save that nobody has asked for is in the log and a mark on the curves: it covers no pane."""
+    """A save by schedule is in the log and a mark on the curves: it covers no pane."""
     return entry.event in _TITLES and (entry.event != "CheckpointSaved" or entry.reason == "asked")
 
 

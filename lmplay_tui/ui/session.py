@@ -60,7 +60,7 @@ class LiveSource:
         self._prints: deque[str] = deque(maxlen=MAX_PRINTS)  # for the run's log, until it has one
         self.started = False
         self.leaving = False  # the screen goes, or shall go when the trainer is done; set by signal handlers too
-        self._state_before = ""  # the run was told to stop
+        self._state_before = ""  # the view's state when the stop was asked for
         self._last: Event | None = None
         # Not a daemon: leaving while torch computes would abort the process.
         self._thread = threading.Thread(target=self._train, name="trainer", daemon=False)
@@ -95,7 +95,7 @@ class LiveSource:
 
     @property
     def leaves(self) -> bool:
-        """Whether nobody looks at it any more once the trainer is done; else its screen stays until its user leaves."""
+        """Whether the screen closes once the trainer is done; else it stays until its user leaves."""
         return self.leaving or isinstance(self._last, RunStopped | HandedOver)
 
     def poll(self) -> bool:
@@ -220,7 +220,7 @@ def end_anyway(source: LiveSource, give_back: Callable[[], None], seconds: float
     """A watchdog: when the trainer has finished but the screen cannot leave (a stalled terminal), end the process.
 
     The checkpoint is on the disk by then. `give_back`: the terminal to the shell, without waiting for it.
-    Nothing is watched any more once nobody holds the source: its user has gone back to the launcher.
+    The watch ends with the source, which the app drops when its user goes back to the launcher.
     """
     finished, held = source.finished, weakref.ref(source)
 

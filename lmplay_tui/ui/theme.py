@@ -1,9 +1,7 @@
-"""Colours: two themes of our own, the terminal's own palette, and the words that the style sheets use.
+"""Colours: two themes of our own, the names that the style sheets use, and the styles of the panes' text.
 
-The words of the panes' language of styles, as colours of the theme.
-
-Component classes would do the same, but Textual builds a node for each of them at each change of a widget's classes:
-with some forty styles on a dozen widgets that was most of the time until the first frame.
+The styles could be Textual's component classes, but Textual builds a node for each of them at each change of a widget's
+classes: with some forty styles on a dozen widgets that was most of the time until the first frame.
 """
 
 from collections.abc import Mapping

@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 
 from lmplay_tui.run.axes import AXES, At
 from lmplay_tui.run.history import MAX_METRICS, History
-from lmplay_tui.run.series import BUCKETS, RECENT, Points, Series, in_bins, smoothed, smoothed_at, to_columns
+from lmplay_tui.run.series import (
+    BUCKETS,
+    RECENT,
+    Points,
+    Series,
+    exponential_mean,
+    exponential_mean_at,
+    in_bins,
+    to_columns,
+)
 from tests.examples import examples
 
 
@@ -96,23 +105,23 @@ def test_invented_metrics_do_not_fill_the_memory() -> None:
 
 def test_smoothing_is_debiased_and_weighs_buckets_by_their_count() -> None:
     flat = Points(*(np.arange(5.0), np.full(5, 3.0), np.full(5, 3.0), np.full(5, 3.0), np.ones(5)))
-    assert smoothed(flat, 50) == pytest.approx([3.0] * 5)
+    assert exponential_mean(flat, 50) == pytest.approx([3.0] * 5)
     one_by_one = filled(np.array([1.0, 2.0, 2.0, 2.0])).points()
     bucket = Points(
         np.array([1.0, 4.0]), np.array([1.0, 2.0]), np.array([1.0, 2.0]), np.array([1.0, 2.0]), np.array([1.0, 3.0])
     )
-    assert smoothed(bucket, 10)[-1] == pytest.approx(smoothed(one_by_one, 10)[-1])
+    assert exponential_mean(bucket, 10)[-1] == pytest.approx(exponential_mean(one_by_one, 10)[-1])
 
 
 @pytest.mark.parametrize("span", [1, 20, 500])
 def test_the_smoothed_value_at_one_place_is_the_curves(span: int) -> None:
     points = filled(np.random.default_rng(3).normal(size=5 * RECENT)).points()
-    whole = smoothed(points, span)
+    whole = exponential_mean(points, span)
     for i in (0, 100, len(points) - 1):
-        assert smoothed_at(points, span, float(points.x[i])) == pytest.approx(whole[i])
-    assert smoothed_at(points, span) == pytest.approx(whole[-1])
-    assert math.isnan(smoothed_at(points, span, 0.5))
-    assert math.isnan(smoothed_at(points, span, 5 * RECENT + 1))
+        assert exponential_mean_at(points, span, float(points.x[i])) == pytest.approx(whole[i])
+    assert exponential_mean_at(points, span) == pytest.approx(whole[-1])
+    assert math.isnan(exponential_mean_at(points, span, 0.5))
+    assert math.isnan(exponential_mean_at(points, span, 5 * RECENT + 1))
 
 
 @pytest.mark.parametrize(("first", "last"), [(0, 5000), (4000, 4100), (4990, 5000)])
@@ -120,9 +129,9 @@ def test_smoothing_bins_is_nearly_smoothing_all(first: float, last: float) -> No
     noise = np.random.default_rng(4).normal(size=5000)
     points = filled(5 * np.exp(-np.arange(5000) / 1500) + noise).points()
     bins = in_bins(points, first, last, 140, 100)
-    values = smoothed(bins, 100)
+    values = exponential_mean(bins, 100)
     seen = bins.x >= max(first, 300)
-    exact = np.interp(bins.x, points.x, smoothed(points, 100))
+    exact = np.interp(bins.x, points.x, exponential_mean(points, 100))
     assert np.abs(values - exact)[seen].max() < 0.25
     assert len(bins) <= 140 + 5000 / ((last - first) / 140) + 2
     assert bins.least.min() <= points.between(first, last).least[1:-1].min()

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmplay_tui.errors import UserError
-from lmplay_tui.run.charts import PlotOptions, difference_chart, level_chart, load_curves, smoothed, statistics_in
+from lmplay_tui.run.charts import PlotOptions, difference_chart, level_chart, load_curves, statistics_in, trend_of
 from lmplay_tui.run.plots import COLOURS, STYLES, curves_of, draw_combined, draw_own, spread, write_pngs
 from lmplay_tui.run.statistics import StatisticsFile, write_statistics
 from lmplay_tui.run.terminal_plots import terminal_chart
@@ -40,13 +40,13 @@ class TestSmoothing:
     @given(st.floats(-100, 100), st.floats(-1, 1), st.integers(1, 300), st.integers(1, 400))
     def test_a_straight_line_stays_to_its_very_ends(self, begin, slope, num, count):
         line = begin + slope * np.arange(num)
-        assert smoothed(line, count) == pytest.approx(line, abs=1e-6)
+        assert trend_of(line, count) == pytest.approx(line, abs=1e-6)
 
     @FAST
     @given(st.lists(st.floats(0, 20) | st.just(math.nan), max_size=200), st.integers(1, 50))
     def test_it_stays_within_what_was_recorded(self, recorded, count):
         array = np.array(recorded, dtype=np.float64)
-        trend = smoothed(array, count)
+        trend = trend_of(array, count)
         assert len(trend) == len(array)
         known, shown = array[np.isfinite(array)], trend[np.isfinite(trend)]
         assert not len(shown) or (shown.min() >= known.min() and shown.max() <= known.max())
@@ -55,14 +55,14 @@ class TestSmoothing:
     def test_noise_goes_and_the_early_fall_stays(self):
         true = np.array([falling(step) for step in range(2000)])
         noise = np.random.default_rng(0).normal(0, 0.3, len(true))
-        error = smoothed(true + noise, 300) - true
+        error = trend_of(true + noise, 300) - true
         assert np.abs(error[:20]).max() < 0.5
         assert np.abs(error[200:]).max() < 0.15
         assert abs(error[-1]) < 0.15
 
     def test_a_run_that_blew_up_does_not_stain_what_follows(self):
         array = np.concatenate([np.full(50, 1e300), np.tile([3.0, 5.0], 1000)])
-        assert smoothed(array, 100)[300:] == pytest.approx(4.0, abs=0.1)
+        assert trend_of(array, 100)[300:] == pytest.approx(4.0, abs=0.1)
 
 
 class TestReading:

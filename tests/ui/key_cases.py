@@ -73,7 +73,7 @@ class Seen:
 
 # class -> its keys in a story: each case ends with the key that it is about
 STORIES: dict[str, list[Case]] = {
-    "Commanding": [
+    "Dashboard": [
         ("s", lambda s: s.sent(controls.SaveNow())),
         ("p", lambda s: s.sent(controls.Pause())),
         ("v", lambda s: s.sent(controls.ValidateNow())),

@@ -32,14 +32,15 @@ def folder(tmp_path: Path) -> RunFolder:
 
 @pytest.fixture
 def slow_view(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """Each record takes longer to take in than a poll may; what was taken in."""
+    """Each event takes longer to take in than a poll may; what was taken in."""
     taken: list[object] = []
 
-    def apply(_view: RunView, record: object) -> None:
-        taken.append(record)
+    def follow(_view: RunView, event: object, _at: float | None = None) -> None:
+        taken.append(event)
         time.sleep(0.02)
 
-    monkeypatch.setattr(RunView, "apply", apply)
+    monkeypatch.setattr(RunView, "follow", follow)
+    monkeypatch.setattr(RunView, "follow_past", follow)
     return taken
 
 
@@ -147,7 +148,7 @@ def test_a_poll_of_a_folder_begins_no_piece_after_its_time(
         polls += 1
         assert len(slow_view) <= 2 * polls + 1  # and what `run.json` says
     assert polls >= 10
-    assert [record["step"] for record in slow_view if "note" in record] == list(range(20))  # type: ignore[operator,index]
+    assert [event.step for event in slow_view if isinstance(event, happened.Bookmarked)] == list(range(20))
 
 
 def test_whether_a_run_lives_is_looked_at_once_a_second(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from lmplay_tui.ui.messages import StartAsked
 from lmplay_tui.ui.notices import News, terminal_title
 from lmplay_tui.ui.screens.dashboard import Dashboard
 from lmplay_tui.ui.theme import NAMES, styles_of
-from lmplay_tui.ui.widgets.chart import Chart, Curve, Note, _frame, draw, raster
+from lmplay_tui.ui.widgets.chart import Drawing, Note, Trace, _frame, draw, raster
 from lmplay_tui.ui.widgets.lines import Lines, changed_spans, fitted, flow, row_width, wrapped
 from lmplay_tui.ui.widgets.predictions import alignment_pieces
 from tests.examples import examples
@@ -235,8 +235,8 @@ def test_any_numbers_can_be_drawn(values: list[float], width: int, height: int, 
     y = np.array(values, dtype=float)
     finite = y[np.isfinite(y) & (np.abs(y) < 1e300)]
     span = rounded_range(float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
-    chart = Chart(
-        [Curve(np.arange(len(y), dtype=float), y, "train"), Curve(np.arange(len(y), dtype=float), y, "val", "•")],
+    chart = Drawing(
+        [Trace(np.arange(len(y), dtype=float), y, "train"), Trace(np.arange(len(y), dtype=float), y, "val", "•")],
         (0.0, 10.0), span if not log else (0.0, 2.0), log=log, notes=[Note(3.0, "▶", "accent", True)],
         references=[(1.0, "reference")], cursor=5.0,
     )  # fmt: skip
@@ -250,9 +250,9 @@ def test_a_chart_is_as_wide_as_it_shall_be_whatever_the_shell_says(monkeypatch: 
     monkeypatch.setenv("COLUMNS", "60")
     monkeypatch.setenv("LINES", "10")
     x = np.arange(0.0, 150.0)
-    curves = [Curve(x, np.sin(x / 9), "train"), Curve(x[::3], np.cos(x[::3] / 9), "val", "•")]
+    curves = [Trace(x, np.sin(x / 9), "train"), Trace(x[::3], np.cos(x[::3] / 9), "val", "•")]
     _frame.cache_clear()
-    rows = draw(Chart(curves, (0.0, 149.0), (-1.0, 1.0)), 158, 20)
+    rows = draw(Drawing(curves, (0.0, 149.0), (-1.0, 1.0)), 158, 20)
     _frame.cache_clear()
     assert {row_width(row) for row in rows} == {158}
     axis, labels = ("".join(text for text, _ in row) for row in rows[-2:])
@@ -264,9 +264,9 @@ def test_a_chart_holds_nothing_of_the_one_drawn_before_it() -> None:
     """The axes are made once for a range and kept."""
     x = np.arange(0.0, 150.0)
     ranges = (0.0, 149.0), (-1.0, 1.0)
-    empty = draw(Chart([], *ranges), 80, 12)
-    assert draw(Chart([Curve(x, np.sin(x / 9), "train")], *ranges, cursor=70.0), 80, 12) != empty
-    assert draw(Chart([], *ranges), 80, 12) == empty
+    empty = draw(Drawing([], *ranges), 80, 12)
+    assert draw(Drawing([Trace(x, np.sin(x / 9), "train")], *ranges, cursor=70.0), 80, 12) != empty
+    assert draw(Drawing([], *ranges), 80, 12) == empty
 
 
 def test_a_spike_of_one_point_reaches_its_height() -> None:

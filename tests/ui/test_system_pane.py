@@ -24,8 +24,8 @@ def told(machine: Machine, device: str, pid: int | None) -> list[Reading]:
 
 
 def answered(machine: Machine) -> None:
-    for thread in machine._threads.values():
-        thread.join(60)
+    for running in machine._running.values():
+        assert running.wait(60)
 
 
 def meters(readings: list[Reading]) -> dict[str, str]:
@@ -98,7 +98,7 @@ def test_the_screen_does_not_wait_for_a_driver(monkeypatch: pytest.MonkeyPatch, 
     machine.read("cuda:0", None)
     assert asked.wait(60)
     for _ in range(3):  # the processor's go on meanwhile
-        machine._threads["own"].join(60)
+        assert machine._running["own"].wait(60)
         said = meters(machine.read("cuda:0", None))
         assert "cpu" in said and "gpu 0" not in said
     answers.set()

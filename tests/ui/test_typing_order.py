@@ -9,7 +9,6 @@ from textual.widgets import Input, TextArea
 
 from lmplay_tui.run.controls import Ask, Bookmark, ChangePlan, Command, Pause, SaveNow, SetLearningRate, Stop
 from lmplay_tui.run.folder import RunFolder
-from lmplay_tui.ui.messages import ChoiceClicked
 from lmplay_tui.ui.screens.dashboard import Dashboard
 from lmplay_tui.ui.screens.dialogs import ChoiceList
 from tests.ui.conftest import Open, tick, until
@@ -125,7 +124,7 @@ async def test_a_choice_that_is_clicked_while_its_dialog_closes_is_none(dashboar
         await pilot.press("x")
         choices = pilot.app.screen.query_one(ChoiceList)
         for _ in range(3):
-            choices.post_message(ChoiceClicked(0))
+            choices.post_message(ChoiceList.Clicked(0))
         await until(pilot, lambda: sent(planned))
         await pilot.pause()
         assert planned.sent == [Stop(when="now")]

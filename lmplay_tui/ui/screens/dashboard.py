@@ -1,7 +1,4 @@
-"""The dashboard: six panes on one run, live or attached.
-
-The dashboard's keys that speak to the run: save, stop, pause, learning rate, asking, leaving.
-"""
+"""The dashboard: six panes on one run, live or attached, and the keys by which the run is commanded."""
 
 import asyncio
 import math
@@ -65,8 +62,8 @@ CURVES_EVERY_S = 4.0  # a slow line: the curves are most of what is sent
 MACHINE_EVERY_S = 2.0
 
 
-class Commanding(Screen[None]):
-    """A screen on a run that can be told what to do. `view` and `source` are the dashboard's."""
+class Dashboard(Screen[None]):
+    """Polls its source and hands what it finds to the panes."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("s", "save", "save", tooltip="save a checkpoint now"),
@@ -91,179 +88,9 @@ class Commanding(Screen[None]):
         Binding("question_mark,f1", "help", "help", key_display="?", tooltip="these keys"),
         Binding("q,ctrl+q", "leave", "quit", key_display="q", tooltip="leave: stop, detach or stay"),
         Binding(
-            "ctrl+c",
-            "interrupt",
-            "stop gracefully",
-            show=False,
-            priority=True,
-            tooltip="stop; twice: leave at once",
+            "ctrl+c", "interrupt", "stop gracefully", show=False, priority=True, tooltip="stop; twice: leave at once"
         ),
     ]
-
-    source: Source
-    options: TrainOptions
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._interrupted_at = -1e9
-        self._news = notices.News()
-        self._terminal_title = ""
-        self._asked_how_to_go_on = False
-
-    @property
-    def view(self) -> RunView:
-        return self.source.view
-
-    def _tell(self, command: controls.Command, said: str) -> None:
-        """Send a command, and say so; where nothing runs any more, say that."""
-        if self.view.over:
-            self.notify(f"the run is {self.view.state}", severity="warning", markup=False)
-            return
-        if not self.source.send(command):
-            self.notify(self.view.log[-1].text, severity="warning", markup=False)
-        elif said:
-            self.notify(said, timeout=3, markup=False)
-
-    # ---- saving, stopping, pausing
-
-    def action_save(self) -> None:
-        self._tell(controls.SaveNow(), "saving after this step")
-
-    def action_validate(self) -> None:
-        self._tell(controls.ValidateNow(), "validating after this step")
-
-    def action_pause(self) -> None:
-        if self.view.state == "paused":
-            self._tell(controls.Resume(), "")
-        else:
-            self._tell(controls.Pause(), "pausing after this step")
-
-    def action_stop(self) -> None:
-        if self.view.over:
-            self.notify(f"the run is {self.view.state}; q leaves", markup=False)
-            return
-        stage = self.view.stage.name if self.view.stage else ""
-
-        def answered(when: dialogs.StopAnswer | None) -> None:
-            if when is not None:
-                said = "stopping: saving what has been trained" if when == "now" else "stopping at the stage's end"
-                self._tell(controls.Stop(when=when), said)
-
-        self.app.push_screen(dialogs.stop_dialog(stage), answered)
-
-    def on_button_pressed(self, event: Button.Pressed) -> None:
-        actions = {"save": self.action_save, "pause": self.action_pause, "stop": self.action_stop}
-        if event.button.id in actions:
-            event.stop()
-            actions[event.button.id]()
-
-    def action_leave(self) -> None:
-        """Leave at once where nothing is lost by it, else ask."""
-        if self.view.over or not self.source.live:
-            self.post_message(LeaveAsked())
-            return
-
-        def answered(what: dialogs.QuitAnswer | None) -> None:
-            if what == "stop":
-                self._tell(controls.Stop(), "stopping: saving what has been trained")
-            elif what == "detach":
-                self._tell(controls.HandOver(), "saving, then going on without this terminal")
-
-        self.app.push_screen(dialogs.quit_dialog(), answered)
-
-    def action_interrupt(self) -> None:
-        """Ctrl+C: copies where text is selected, else stops; again within five seconds it leaves at once."""
-        focused = self.app.focused
-        if isinstance(focused, TextArea | Input) and focused.selected_text:
-            raise SkipAction
-        if self.view.over or not self.source.live:
-            self.post_message(LeaveAsked())
-            return
-        now = time.monotonic()
-        if now - self._interrupted_at <= TWICE_WITHIN_S:
-            self.post_message(LeaveAsked(at_once=True))
-            return
-        self._interrupted_at = now
-        self.source.send(controls.Stop(reason="ctrl+c"))
-        self.notify("stopping: saving what has been trained; ctrl+c again leaves at once", timeout=TWICE_WITHIN_S)
-
-    # ---- what is typed
-
-    def action_learning_rate(self) -> None:
-        lr = self.view.lr if math.isfinite(self.view.lr) else None
-
-        def answered(answers: list[str] | None) -> None:
-            command = parse_lr(answers[0]) if answers else None
-            if command is not None:
-                self._tell(command, "the learning rate changes with the next step")
-
-        self.app.push_screen(dialogs.lr_dialog(lr, self.view.lr_factor), answered)
-
-    def action_bookmark(self) -> None:
-        def answered(answers: list[str] | None) -> None:
-            if answers is not None:
-                self._tell(controls.Bookmark(answers[0]), "")
-
-        self.app.push_screen(dialogs.bookmark_dialog(int(self.view.at.step)), answered)
-
-    def action_ask(self) -> None:
-        def answered(answers: list[str] | None) -> None:
-            if answers is not None:
-                self._tell(dialogs.asked(answers), "asked: the answer comes with the next step")
-                self.post_message(PredictionsAsked("asked"))
-
-        self.app.push_screen(dialogs.ask_dialog(), answered)
-
-    def action_help(self) -> None:
-        from lmplay_tui.ui.screens.help import Help, actions_of
-
-        self.app.push_screen(Help(actions_of(self)))
-
-    def action_runs(self) -> None:
-        def answered(path: str | None) -> None:
-            if path is not None:
-                self.post_message(GhostAsked(path or None))
-
-        self.app.push_screen(Runs(self.options.out_dir, self.view.name), answered)
-
-    # ---- a start of a run that is finished
-
-    def ask_how_to_go_on(self) -> None:
-        """Nothing was trained, for the plan was done before this start: look at it, extend it or start anew."""
-        result = self.view.result
-        if self._asked_how_to_go_on or not (self.source.live and isinstance(result, RunDone) and result.already):
-            return
-        self._asked_how_to_go_on = True
-        model = result.path
-
-        def answered(what: dialogs.FinishedAnswer | None) -> None:
-            if what == "extend":
-                self.app.push_screen(dialogs.extend_run_dialog(self.view.name), extended)
-            elif what == "anew":
-                self.post_message(StartAsked({"model": model, "reset_history": True}))
-
-        def extended(answers: list[str] | None) -> None:
-            if answers is not None:
-                self.post_message(StartAsked({"model": model, "extend": float(answers[0])}))
-
-        self.app.push_screen(dialogs.finished_dialog(self.view.name), answered)
-
-    # ---- news
-
-    def tell_news(self) -> None:
-        """Toasts, the bell and the title, for what has happened since the last time."""
-        for notice in self._news.of(self.view):
-            self.notify(notice.text, title=notice.title, severity=notice.severity, timeout=notice.seconds, markup=False)
-            if notice.rings:
-                self.post_message(Rang(f"{self.view.name}: {notice.text}"))
-        title = notices.terminal_title(self.view)
-        if title != self._terminal_title:
-            self._terminal_title = title
-            self.post_message(TitleChanged(title))
-
-
-class Dashboard(Commanding):
-    """Polls its source and hands what it finds to the panes."""
 
     AUTO_FOCUS = "#curves"
     focused: Reactive[Widget | None] = Reactive(None, repaint=False)  # Textual's paints the whole screen again
@@ -272,10 +99,14 @@ class Dashboard(Commanding):
         super().__init__()
         self.source = source
         self.options = options
-        self.plan_editor = PlanEditor(self, source, self._tell, price_per_hour=options.price_per_hour)
+        self.plan_editor = PlanEditor(self, source, self._send, price_per_hour=options.price_per_hour)
         self.ghost: Ghost | None = None
         self.ghost_source: Source | None = None
         self._catching_up = self._was_behind = False
+        self._interrupted_at = -1e9
+        self._news = notices.News()
+        self._terminal_title = ""
+        self._asked_how_to_go_on = False
         self._ascii_only = ascii_only
         self._zone = time_zone(options.tz)
         self._machine = Machine()
@@ -307,6 +138,11 @@ class Dashboard(Commanding):
         yield KeyBar()
 
     @property
+    def view(self) -> RunView:
+        """What is known of the run."""
+        return self.source.view
+
+    @property
     def composed(self) -> bool:
         """Whether its panes are there: not yet when it was just pushed, never where the app was left just then."""
         return self.is_mounted and bool(self.children)
@@ -318,7 +154,7 @@ class Dashboard(Commanding):
         now = asyncio.get_running_loop().time() if now is None else now
         if not self._catching_up:
             self.catch_up()
-        self.tell_news()
+        self.show_news()
         self.ask_how_to_go_on()
         if self.app.screen is self or not self.is_current:
             self.plan_editor.follow_run()
@@ -369,7 +205,7 @@ class Dashboard(Commanding):
             button.disabled = over  # nothing listens any more
 
     def _read_machine(self, now: float) -> Sequence[Reading]:
-        """Its newest readings; asked for only while somebody sees them."""
+        """The machine's newest readings; asked for only while the pane is in sight."""
         if now - self._machine_at >= MACHINE_EVERY_S:
             self._machine_at = now
             self._readings = self._machine.read(self.view.device, self.source.pid)
@@ -384,6 +220,17 @@ class Dashboard(Commanding):
         """Draw all panes at once, the curves too."""
         self._curves_at = -1e9
         self.draw(asyncio.get_running_loop().time())
+
+    def show_news(self) -> None:
+        """Show toasts, ring and set the terminal's title, for what has happened since the last time."""
+        for notice in self._news.of(self.view):
+            self.notify(notice.text, title=notice.title, severity=notice.severity, timeout=notice.seconds, markup=False)
+            if notice.rings:
+                self.post_message(Rang(f"{self.view.name}: {notice.text}"))
+        title = notices.terminal_title(self.view)
+        if title != self._terminal_title:
+            self._terminal_title = title
+            self.post_message(TitleChanged(title))
 
     # ---- layout
 
@@ -458,6 +305,19 @@ class Dashboard(Commanding):
         self.query_one(Predictions).choose_kind(message.kind)
         self._choose_pane(3)
 
+    def action_zoom(self) -> None:
+        """The chosen pane alone, or all of them again."""
+        self._zoomed = not self._zoomed
+        self._lay_out()
+
+    def action_back(self) -> None:
+        if self._zoomed:
+            self.action_zoom()
+        elif self._shown_pane == 4:
+            self._choose_pane(2)
+
+    # ---- keys
+
     def on_descendant_focus(self, event: events.DescendantFocus) -> None:
         """The pane with the focus is the one that is shown where there is room for one."""
         if event.widget is not self.focused:  # keys in quick succession: the focus has gone on meanwhile
@@ -488,16 +348,12 @@ class Dashboard(Commanding):
         if isinstance(message.owner, DOMNode):
             await self.app.run_action(message.action, default_namespace=message.owner)
 
-    def action_zoom(self) -> None:
-        """The chosen pane alone, or all of them again."""
-        self._zoomed = not self._zoomed
-        self._lay_out()
+    def action_help(self) -> None:
+        from lmplay_tui.ui.screens.help import Help, actions_of
 
-    def action_back(self) -> None:
-        if self._zoomed:
-            self.action_zoom()
-        elif self._shown_pane == 4:
-            self._choose_pane(2)
+        self.app.push_screen(Help(actions_of(self)))
+
+    # ---- what is drawn with the run
 
     @on(GhostAsked)
     def _ghost_asked(self, message: GhostAsked) -> None:
@@ -511,6 +367,13 @@ class Dashboard(Commanding):
             if self.ghost_source.behind:
                 self._catch_up_soon()
         self.refresh_now()
+
+    def action_runs(self) -> None:
+        def answered(path: str | None) -> None:
+            if path is not None:
+                self.post_message(GhostAsked(path or None))
+
+        self.app.push_screen(Runs(self.options.out_dir, self.view.name), answered)
 
     def action_filter(self) -> None:
         """Filter the log where it has the focus, else the curves."""
@@ -529,9 +392,129 @@ class Dashboard(Commanding):
         )
         self.app.push_screen(dialogs.filter_dialog(what, pattern), answered)
 
+    # ---- commands
+
+    def _send(self, command: controls.Command, said: str) -> None:
+        """Send a command, and say so; where nothing runs any more, say that."""
+        if self.view.over:
+            self.notify(f"the run is {self.view.state}", severity="warning", markup=False)
+            return
+        if not self.source.send(command):
+            self.notify(self.view.log[-1].text, severity="warning", markup=False)
+        elif said:
+            self.notify(said, timeout=3, markup=False)
+
     @on(CommandAsked)
     def _command_asked(self, message: CommandAsked) -> None:
-        self._tell(message.command, "")
+        self._send(message.command, "")
+
+    def action_save(self) -> None:
+        self._send(controls.SaveNow(), "saving after this step")
+
+    def action_validate(self) -> None:
+        self._send(controls.ValidateNow(), "validating after this step")
+
+    def action_pause(self) -> None:
+        if self.view.state == "paused":
+            self._send(controls.Resume(), "")
+        else:
+            self._send(controls.Pause(), "pausing after this step")
+
+    def action_stop(self) -> None:
+        if self.view.over:
+            self.notify(f"the run is {self.view.state}; q leaves", markup=False)
+            return
+        stage = self.view.stage.name if self.view.stage else ""
+
+        def answered(when: dialogs.StopAnswer | None) -> None:
+            if when is not None:
+                said = "stopping: saving what has been trained" if when == "now" else "stopping at the stage's end"
+                self._send(controls.Stop(when=when), said)
+
+        self.app.push_screen(dialogs.stop_dialog(stage), answered)
+
+    def on_button_pressed(self, event: Button.Pressed) -> None:
+        actions = {"save": self.action_save, "pause": self.action_pause, "stop": self.action_stop}
+        if event.button.id in actions:
+            event.stop()
+            actions[event.button.id]()
+
+    def action_leave(self) -> None:
+        """Leave at once where nothing is lost by it, else ask."""
+        if self.view.over or not self.source.live:
+            self.post_message(LeaveAsked())
+            return
+
+        def answered(what: dialogs.QuitAnswer | None) -> None:
+            if what == "stop":
+                self._send(controls.Stop(), "stopping: saving what has been trained")
+            elif what == "detach":
+                self._send(controls.HandOver(), "saving, then going on without this terminal")
+
+        self.app.push_screen(dialogs.quit_dialog(), answered)
+
+    def action_interrupt(self) -> None:
+        """Ctrl+C: copies where text is selected, else stops; again within five seconds it leaves at once."""
+        focused = self.app.focused
+        if isinstance(focused, TextArea | Input) and focused.selected_text:
+            raise SkipAction
+        if self.view.over or not self.source.live:
+            self.post_message(LeaveAsked())
+            return
+        now = time.monotonic()
+        if now - self._interrupted_at <= TWICE_WITHIN_S:
+            self.post_message(LeaveAsked(at_once=True))
+            return
+        self._interrupted_at = now
+        self.source.send(controls.Stop(reason="ctrl+c"))
+        self.notify("stopping: saving what has been trained; ctrl+c again leaves at once", timeout=TWICE_WITHIN_S)
+
+    def action_learning_rate(self) -> None:
+        lr = self.view.lr if math.isfinite(self.view.lr) else None
+
+        def answered(answers: list[str] | None) -> None:
+            command = parse_lr(answers[0]) if answers else None
+            if command is not None:
+                self._send(command, "the learning rate changes with the next step")
+
+        self.app.push_screen(dialogs.lr_dialog(lr, self.view.lr_factor), answered)
+
+    def action_bookmark(self) -> None:
+        def answered(answers: list[str] | None) -> None:
+            if answers is not None:
+                self._send(controls.Bookmark(answers[0]), "")
+
+        self.app.push_screen(dialogs.bookmark_dialog(int(self.view.at.step)), answered)
+
+    def action_ask(self) -> None:
+        def answered(answers: list[str] | None) -> None:
+            if answers is not None:
+                self._send(dialogs.asked(answers), "asked: the answer comes with the next step")
+                self.post_message(PredictionsAsked("asked"))
+
+        self.app.push_screen(dialogs.ask_dialog(), answered)
+
+    # ---- a start of a run that is finished
+
+    def ask_how_to_go_on(self) -> None:
+        """Nothing was trained, for the plan was done before this start: look at it, extend it or start anew."""
+        result = self.view.result
+        if self._asked_how_to_go_on or not (self.source.live and isinstance(result, RunDone) and result.already):
+            return
+        self._asked_how_to_go_on = True
+        model = result.path
+
+        def answered(what: dialogs.FinishedAnswer | None) -> None:
+            if what == "extend":
+                self.app.push_screen(dialogs.extend_run_dialog(self.view.name), extended)
+            elif what == "anew":
+                self.post_message(StartAsked({"model": model, "reset_history": True}))
+
+        def extended(answers: list[str] | None) -> None:
+            if answers is not None:
+                self.post_message(StartAsked({"model": model, "extend": float(answers[0])}))
+
+        self.app.push_screen(dialogs.finished_dialog(self.view.name), answered)
 
     # ---- the plan
 

@@ -1,6 +1,6 @@
-"""Dialogs: a choice by key, and a line to type. Each gives its answer to the callback it was pushed with.
+"""Dialogs: a choice by key, or lines to type; then those of the dashboard, each with what its answers mean.
 
-The dashboard's dialogs: what each asks, and what an answer means.
+A dialog gives its answer, or None, to the callback that it was pushed with.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,11 +12,12 @@ from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
+from textual.message import Message
 from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
 from lmplay_tui.formats import format_lr
-from lmplay_tui.ui.messages import ChoiceClicked, StageChange
+from lmplay_tui.ui.messages import StageChange
 from lmplay_tui.ui.tty.patches import TypedLine, set_titles
 from lmplay_tui.ui.widgets.lines import Lines, Row, fitted
 
@@ -40,6 +41,12 @@ class Choice(Generic[Value]):
 
 class ChoiceList(Lines):
     """The choices of a dialog, one a row."""
+
+    @dataclass
+    class Clicked(Message):
+        """A choice was clicked."""
+
+        index: int
 
     def __init__(self, choices: Sequence[Choice[Value]]) -> None:
         super().__init__(id="choices")
@@ -71,7 +78,7 @@ class ChoiceList(Lines):
     def on_click(self, event: events.Click) -> None:
         offset = event.get_content_offset(self)
         if offset is not None and offset.y < len(self._choices):
-            self.post_message(ChoiceClicked(offset.y))
+            self.post_message(self.Clicked(offset.y))
 
 
 class Dialog(ModalScreen[Value | None], Generic[Value]):
@@ -120,7 +127,7 @@ class ChoiceDialog(Dialog[Value], Generic[Value]):
     def action_dismiss_none(self) -> None:
         self.answer(None)
 
-    def on_choice_clicked(self, message: ChoiceClicked) -> None:
+    def on_choice_list_clicked(self, message: ChoiceList.Clicked) -> None:
         self.answer(self._choices[message.index].value)
 
     def on_key(self, event: events.Key) -> None:

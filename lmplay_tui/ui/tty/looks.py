@@ -1,10 +1,8 @@
-"""Drawing with ASCII only: for the console of a server, and for fonts without the signs that we use.
+"""What this terminal can show: plain signs for ASCII alone, few colours or none, and commands outside its screen.
 
-Terminals with few colours or with none that the user wants: what is shown by colour stays to be seen.
-
-What a terminal may do outside its screen: a title, a notification on the desktop. Nothing where it would be garbage.
-
-Over SSH only `TERM` and the multiplexer's variables tell what the terminal is.
+For the console of a server, for fonts without our signs, for `NO_COLOR`. What colour says is also said by a sign or by
+the look of the letters. A title and a notification on the desktop are sent only where they would not be shown as text;
+over SSH only `TERM` and the multiplexer's variables say what the terminal is.
 """
 
 import os

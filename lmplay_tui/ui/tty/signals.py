@@ -152,7 +152,7 @@ EMPTIED_FROM_BYTES = 1 << 24
 class StrayPrints:
     """Catches what native code and child processes write to descriptors 1 and 2 while the screen is up.
 
-    A file takes it, not a pipe: a pipe that nobody empties would stop the writer, which may be the trainer.
+    A file takes it, not a pipe: a full pipe would stop the writer, which may be the trainer.
     """
 
     def __init__(self) -> None:
@@ -167,7 +167,7 @@ class StrayPrints:
         sys.stderr.flush()
         saved_out, saved_err = os.dup(1), os.dup(2)
         saved_streams = sys.__stdout__, sys.__stderr__
-        # Appending: the file can be emptied under whoever writes. Closed below, with the descriptors.
+        # Appending: the file can be emptied while others write to it. Closed below, with the descriptors.
         self._file = tempfile.TemporaryFile("a+b", prefix="lmplay-tui-")  # noqa: SIM115
         terminal = next((stream for stream in (2, 1) if os.isatty(stream)), 2)
         screen = os.fdopen(os.dup(terminal), "w", encoding="utf-8", errors="replace")
@@ -210,7 +210,7 @@ class StrayPrints:
         return said + [line.decode("utf-8", "replace").rsplit("\r", 1)[-1] for line in lines if line.strip()]
 
     def last_lines(self) -> list[str]:
-        """All that is left, the line that nobody has ended included."""
+        """All that is left, with a last line that has no end."""
         lines = []
         while new := self.new_lines():
             lines += new

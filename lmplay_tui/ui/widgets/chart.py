@@ -1,10 +1,10 @@
-"""A chart as rows of cells: plotext makes axes and labels; curves, marks, references and cursor are laid into it.
+"""A chart as rows of cells, in three steps, each above the one that needs it.
 
-Lines as dots of braille cells: two by four dots a cell, found with numpy, many times faster than point by point.
+`raster` turns a line into braille dots, two by four a cell, with numpy: many times faster than point by point. `draw`
+lays traces, marks, references and the cursor into axes and labels, which plotext makes. `ChartBuilder` chooses what a
+run's chart holds: lines smoothed and not, points, a ghost, marks, and a title that reads the newest values.
 
-What a run's charts hold: lines smoothed and not, points, a ghost, marks, and a title that reads the newest values.
-
-It calculates with numpy, for which a first frame, that has no points yet, does not wait.
+numpy comes with this module: a first frame, which has no points yet, does not wait for it.
 """
 
 import math
@@ -18,7 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmplay_tui.formats import format_elapsed, format_number
-from lmplay_tui.run.series import Floats, Points, in_bins, smoothed, smoothed_at, to_columns, value_range
+from lmplay_tui.run.series import (
+    Floats,
+    Points,
+    exponential_mean,
+    exponential_mean_at,
+    in_bins,
+    to_columns,
+    value_range,
+)
 from lmplay_tui.run.view import Mark, RunView
 from lmplay_tui.scales import LABEL_CELLS, column_of, rounded_range, ticks
 from lmplay_tui.ui.widgets.curve_window import CurveWindow, Group
@@ -81,8 +89,8 @@ _COLOUR = re.compile(r"\x1b\[([0-9;]*)m")
 
 
 @dataclass(frozen=True, eq=False)
-class Curve:
-    """Points to draw. `marker`: `line`, or the character of each point."""
+class Trace:
+    """A line or points to draw. `marker`: `line`, or the character of each point."""
 
     x: Floats
     y: Floats
@@ -101,10 +109,10 @@ class Note:
 
 
 @dataclass(frozen=True, eq=False)
-class Chart:
+class Drawing:
     """What to draw. y values are already logarithms where `log`."""
 
-    curves: Sequence[Curve]
+    curves: Sequence[Trace]
     x_range: tuple[float, float]
     y_range: tuple[float, float]
     log: bool = False
@@ -116,7 +124,7 @@ class Chart:
     ascii_only: bool = False
 
 
-def draw(chart: Chart, width: int, height: int) -> list[Row]:
+def draw(chart: Drawing, width: int, height: int) -> list[Row]:
     """The chart in `height` rows: canvas, x axis with its labels, and a row of signs where there are notes."""
     canvas_width = width - LABEL_CELLS - 1
     sign_rows = 1 if chart.notes and chart.signs else 0
@@ -177,7 +185,7 @@ def _row(line: str, styles: list[int], changes: list[int]) -> Row:
     return tuple((line[start:end], STYLES[styles[start]]) for start, end in zip(starts, ends, strict=True))
 
 
-def _framed(chart: Chart, width: int, height: int) -> Grid:
+def _framed(chart: Drawing, width: int, height: int) -> Grid:
     """Axes and labels, nothing drawn yet."""
     low, high = chart.y_range
     first, last = chart.x_range
@@ -221,7 +229,7 @@ def _frame(  # noqa: PLR0917
     return grid
 
 
-def _paint(canvas: Grid, chart: Chart) -> None:
+def _paint(canvas: Grid, chart: Drawing) -> None:
     """The curves as dots of cells, later ones before earlier ones; points of their own before all lines."""
     height, width = canvas.signs.shape
     (first, last), (low, high) = chart.x_range, chart.y_range
@@ -267,7 +275,7 @@ def _free(signs: NDArray[np.str_]) -> NDArray[np.bool_]:
     return free
 
 
-def _note_signs(chart: Chart, canvas_width: int) -> list[Row]:
+def _note_signs(chart: Drawing, canvas_width: int) -> list[Row]:
     grid = Grid.blank(1, LABEL_CELLS + 1 + canvas_width)
     for note in chart.notes:
         column = column_of(note.x, chart.x_range, canvas_width)
@@ -300,7 +308,7 @@ def notes_of(places: Sequence[tuple[float, Mark]]) -> list[Note]:
 
 
 @dataclass(frozen=True, eq=False)
-class Charts:
+class ChartBuilder:
     """Makes the charts of one picture: they share the run, the axis with its marks, and their width."""
 
     view: RunView
@@ -313,7 +321,7 @@ class Charts:
 
     def rows(self, group: Group, height: int, *, selected: bool, signs: bool, right: Sequence[Piece]) -> list[Row]:
         """A title, which ends with `right`, and the chart. `signs`: those of the marks, below it."""
-        curves: list[Curve] = []
+        curves: list[Trace] = []
         legend: list[Piece] = []
         if self.ghost is not None:
             self._add_ghost(*self.ghost, group.metrics[0], curves, legend)
@@ -326,9 +334,9 @@ class Charts:
             if sign == "━":
                 self._add_line(points, style, curves)
             else:
-                curves.append(Curve(*_dots(points, *self.x_range, self._columns), style, sign))
+                curves.append(Trace(*_dots(points, *self.x_range, self._columns), style, sign))
             name = f"{metric.split('/', maxsplit=1)[0]} " if len(group.metrics) > 1 else ""
-            value = smoothed_at(points, self.window.span if sign == "━" else 1, self.window.cursor)
+            value = exponential_mean_at(points, self.window.span if sign == "━" else 1, self.window.cursor)
             legend += [(f"{sign} ", style), (name, "dim"), (f"{format_number(value)}  ", style)]
         title: list[Piece] = [("▸ " if selected else "  ", "accent"), (group.title, "strong"), ("  ", ""), *legend]
         return [
@@ -340,20 +348,20 @@ class Charts:
     def _columns(self) -> int:
         return max(self.width - LABEL_CELLS - 1, 1)
 
-    def _add_line(self, points: Points, style: str, curves: list[Curve], span: float = 0) -> None:
+    def _add_line(self, points: Points, style: str, curves: list[Trace], span: float = 0) -> None:
         """A line, smoothed; what was smoothed stands behind it."""
         span = span or self.window.span
         first, last = self.x_range
         columns = 2 * self._columns
         if span > 1 and style != "ghost":
-            curves.append(Curve(*to_columns(points, first, last, columns), "raw"))
+            curves.append(Trace(*to_columns(points, first, last, columns), "raw"))
         if span > 1:
             bins = in_bins(points, first, last, columns, span)
-            curves.append(Curve(bins.x, smoothed(bins, span), style))
+            curves.append(Trace(bins.x, exponential_mean(bins, span), style))
         else:
-            curves.append(Curve(*to_columns(points, first, last, columns), style))
+            curves.append(Trace(*to_columns(points, first, last, columns), style))
 
-    def _add_ghost(self, name: str, ghost: RunView, metric: str, curves: list[Curve], legend: list[Piece]) -> None:
+    def _add_ghost(self, name: str, ghost: RunView, metric: str, curves: list[Trace], legend: list[Piece]) -> None:
         """The earlier run's metric, and how far we are from it at the same place."""
         theirs, ours = ghost.history.get(metric), self.view.history.get(metric)
         if theirs is None or not len(theirs):
@@ -366,10 +374,10 @@ class Charts:
         if own is None or not len(own):
             return
         x = float(own.x[-1]) if self.window.cursor is None else self.window.cursor
-        difference = smoothed_at(own, span, x) - smoothed_at(points, span, x)
+        difference = exponential_mean_at(own, span, x) - exponential_mean_at(points, span, x)
         legend.append((f"{name} {difference:+.3f}  " if math.isfinite(difference) else f"{name}  ", "ghost"))
 
-    def _assembled(self, group: Group, curves: list[Curve], signs: bool) -> Chart:
+    def _assembled(self, group: Group, curves: list[Trace], signs: bool) -> Drawing:
         log = self.window.log
         if log:
             curves = [_logarithm(curve) for curve in curves]
@@ -379,7 +387,7 @@ class Charts:
         if group.title == "loss" and stage is not None and stage.unigram_entropy > 0:
             entropy = math.log10(stage.unigram_entropy) if log else stage.unigram_entropy
             references.append((entropy, "unigram entropy"))
-        return Chart(
+        return Drawing(
             curves, self.x_range, rounded_range(*span) if span else (0.0, 1.0), log=log,
             time_axis=self.window.axis == "time", notes=self.notes, signs=signs, references=references,
             cursor=self.window.cursor, ascii_only=self.ascii_only,
@@ -409,6 +417,6 @@ def _dots(points: Points, first: float, last: float, columns: int) -> tuple[Floa
     )
 
 
-def _logarithm(curve: Curve) -> Curve:
+def _logarithm(curve: Trace) -> Trace:
     positive = curve.y > 0
-    return Curve(curve.x[positive], np.log10(curve.y[positive]), curve.style, curve.marker)
+    return Trace(curve.x[positive], np.log10(curve.y[positive]), curve.style, curve.marker)

@@ -114,10 +114,10 @@ class Curves(Lines):
 
     def _charts(self, view: RunView, groups: list[Group], shown: list[Group], columns: int, down: int) -> list[Row]:
         """The charts that are shown, in `down` rows of `columns`."""
-        from lmplay_tui.ui.widgets.chart import Charts, notes_of
+        from lmplay_tui.ui.widgets.chart import ChartBuilder, notes_of
 
         ghost = None if self._ghost is None else (self._ghost.name, self._ghost.view)
-        charts = Charts(
+        charts = ChartBuilder(
             view, self.window, self._x_range, self._chart_width, notes_of(self._places(view)), ghost, self._ascii_only
         )
         height, rows = self.size.height, []

@@ -1,7 +1,4 @@
-"""The base of the panes: rows of styled text, of which only what changed is painted again.
-
-Styled pieces laid out in lines: broken between words, styles kept.
-"""
+"""Rows of styled text: the base of the panes, of which only what changed is painted again, and how text fills a row."""
 
 from collections.abc import Iterable, Sequence
 
@@ -124,39 +121,6 @@ def spread(left: Sequence[Piece], end: Sequence[Piece], width: int) -> Row:
     return (*kept, *end)
 
 
-def wrapped(text: str, width: int) -> list[str]:
-    """The text in lines of at most so many cells, broken at spaces where there are any; newlines are kept."""
-    lines: list[str] = []
-    for paragraph in text.split("\n"):
-        line = ""
-        for word in paragraph.split(" "):
-            while cell_len(word) > width:
-                head, rest = _split_at(word, width - cell_len(line) - (1 if line else 0), width)
-                lines.append(f"{line} {head}".strip() if head else line)
-                line, word = "", rest  # noqa: PLW2901
-            if not line:
-                line = word
-            elif cell_len(line) + 1 + cell_len(word) <= width:
-                line += " " + word
-            else:
-                lines.append(line)
-                line = word
-        lines.append(line)
-    return lines
-
-
-def _split_at(word: str, room: int, width: int) -> tuple[str, str]:
-    """As much of the word as fits in `room` cells (nothing where that is little), and the rest."""
-    if room < min(width, 8):
-        return ("", word) if room < width else (word[:1], word[1:])
-    used = 0
-    for start, end, cells in split_graphemes(word)[0]:
-        used += cells
-        if used > room:
-            return (word[:start], word[start:]) if start else (word[:end], word[end:])
-    return word, ""
-
-
 def bar(fraction: float, width: int) -> tuple[str, str]:
     """A bar of `width` cells in halves: what is filled, what is left."""
     whole, half = divmod(round(min(max(fraction, 0.0), 1.0) * max(width, 0) * 2), 2)
@@ -164,11 +128,11 @@ def bar(fraction: float, width: int) -> tuple[str, str]:
     return filled, "─" * (width - len(filled))
 
 
-LABEL_CELLS = 9
+_LABEL_CELLS = 9
 
 
 def flow(pieces: Iterable[Piece], width: int) -> list[Row]:
-    """The pieces in rows of at most `width` cells. A word too long for a row is cut."""
+    """The pieces in rows of at most `width` cells, broken between words. A word too long for a row is cut."""
     rows: list[list[Piece]] = [[]]
     used = 0
     for text, style in pieces:
@@ -188,11 +152,17 @@ def flow(pieces: Iterable[Piece], width: int) -> list[Row]:
     return [tuple(row) for row in rows]
 
 
+def wrapped(text: str, width: int) -> list[str]:
+    """Plain text in lines of at most `width` cells, without blanks at their ends; newlines are kept."""
+    rows = [row for part in text.split("\n") for row in flow([(part.lstrip(" "), "")], max(width, 1))]
+    return ["".join(piece for piece, _ in row).rstrip(" ") for row in rows]
+
+
 def labelled(label: str, pieces: Iterable[Piece], width: int) -> list[Row]:
     """Flowing pieces with a label before the first row."""
-    rows = flow(pieces, max(width - LABEL_CELLS - 1, 4))
+    rows = flow(pieces, max(width - _LABEL_CELLS - 1, 4))
     heads = [f" {label}"] + [""] * (len(rows) - 1)
-    return [((head.ljust(LABEL_CELLS), "label"), *row) for head, row in zip(heads, rows, strict=True)]
+    return [((head.ljust(_LABEL_CELLS), "label"), *row) for head, row in zip(heads, rows, strict=True)]
 
 
 def _words(text: str) -> list[str]:

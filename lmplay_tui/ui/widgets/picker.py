@@ -40,7 +40,7 @@ class Picker(Lines):
         self._items: list[Row] = []
         self._head: list[Row] = []
         self._empty = empty
-        self._filled = False  # told what can be chosen, be it nothing
+        self._filled = False  # by `show_items`, even with nothing
         self.index = 0
 
     def show_items(self, items: Sequence[Row], index: int | None = None, head: Row | None = None) -> None:

@@ -1,6 +1,6 @@
-"""What the model made of samples: the accuracy's own alignment, and how surely each token was expected.
+"""What the model made of samples: where its words differ from the truth, and how surely it expected each token.
 
-How a prediction's words lie beside the truth's: what the screen colours, and what word accuracy counts.
+`align` compares word by word with as many edits as the accuracy counts.
 """
 
 import math

@@ -1,7 +1,4 @@
-"""What the run is doing now, in one row; and the buttons' neighbours.
-
-The whole run in a few short rows, for a terminal too small for panes; and the row of panes to choose from.
-"""
+"""The run in few rows: its state line, and for a terminal too small for panes a compact view and the panes' tabs."""
 
 import math
 from collections.abc import Sequence

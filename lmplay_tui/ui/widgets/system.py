@@ -1,23 +1,20 @@
-"""The machine and the speed: meters, tokens a second, and where a step's time goes.
-
-Readings of this machine: processor, memory, and GPU where there is one that tells.
-"""
+"""The machine and the speed: meters of processor, memory and GPUs, tokens a second, and where a step's time goes."""
 
 import contextlib
 import math
 import os
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lmplay_tui.background import BackgroundCall
 from lmplay_tui.formats import format_duration, format_memory_use, format_parameters, format_percent, format_rate
 from lmplay_tui.run.pace import PARTS
 from lmplay_tui.run.view import RunView
 from lmplay_tui.ui.tty.patches import set_titles
 from lmplay_tui.ui.widgets.lines import Lines, Piece, Row, bar, fitted, row_width, wrapped
 
-FIRST_S = 0.1  # that the processor is watched at the first reading; later ones tell of the time since the last
+FIRST_S = 0.1  # that the processor is watched at the first reading; later ones cover the time since the last
 
 
 @dataclass(frozen=True)
@@ -30,9 +27,9 @@ class Reading:
 
 
 class Machine:
-    """Reads meters on demand, in threads: the libraries take long to import, and a driver may hang.
+    """Reads meters in the background: the libraries take long to import, and a driver may hang.
 
-    The processor's and the GPUs' do not wait for each other. Nobody waits for either: what they said last is shown.
+    The processor's and the GPUs' do not wait for each other, and the screen for neither: it shows the last readings.
     """
 
     def __init__(self) -> None:
@@ -40,30 +37,29 @@ class Machine:
         self._process: Any = None
         self._nvml: Any = None
         self._gpus: list[Any] = []
-        self._threads: dict[str, threading.Thread] = {}
-        self._said: dict[str, tuple[object, list[Reading]]] = {}  # and of what it was asked
+        self._running: dict[str, BackgroundCall[None]] = {}
+        self._newest: dict[str, tuple[object, list[Reading]]] = {}  # of which device or process, and its readings
 
     def read(self, device: str, pid: int | None) -> list[Reading]:
         """The meters that matter for a run on `device` by the process `pid` of this machine; None: it is elsewhere.
 
-        As they were at the time of the call before: this one has them read anew. What does not tell is left out.
+        As they were at the time of the call before: this one has them read anew. What has no reading is left out.
         """
-        gpus = self._newest("gpus", None, self._all_gpus) if device.startswith("cuda") else []
-        return gpus + self._newest("own", pid, lambda: self._own_readings(pid))
+        gpus = self._last_readings("gpus", None, self._all_gpus) if device.startswith("cuda") else []
+        return gpus + self._last_readings("own", pid, lambda: self._own_readings(pid))
 
-    def _newest(self, part: str, of: object, ask: Callable[[], list[Reading]]) -> list[Reading]:
-        asked, said = self._said.get(part, (None, []))
-        thread = self._threads.get(part)
-        if thread is None or not thread.is_alive():
+    def _last_readings(self, part: str, of: object, ask: Callable[[], list[Reading]]) -> list[Reading]:
+        read_of, readings = self._newest.get(part, (None, []))
+        running = self._running.get(part)
+        if running is None or running.wait(0):
 
             def keep() -> None:
-                self._said[part] = of, ask()
+                self._newest[part] = of, ask()
 
-            self._threads[part] = threading.Thread(target=keep, name="meters", daemon=True)
-            self._threads[part].start()
-        return said if asked == of else []
+            self._running[part] = BackgroundCall(keep, "meters")
+        return readings if read_of == of else []
 
-    # ---- in a thread
+    # ---- in the background
 
     def _all_gpus(self) -> list[Reading]:
         if self._nvml is None:
@@ -106,10 +102,10 @@ class Machine:
 
     def _gpu_readings(self, index: int) -> list[Reading]:
         nvml, gpu = self._nvml, self._gpus[index]
-        busy = self._told(lambda: nvml.nvmlDeviceGetUtilizationRates(gpu).gpu / 100)
-        watts = self._told(lambda: nvml.nvmlDeviceGetPowerUsage(gpu) / 1000)
-        degrees = self._told(lambda: nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU))
-        memory = self._told(lambda: nvml.nvmlDeviceGetMemoryInfo(gpu))
+        busy = self._ask(lambda: nvml.nvmlDeviceGetUtilizationRates(gpu).gpu / 100)
+        watts = self._ask(lambda: nvml.nvmlDeviceGetPowerUsage(gpu) / 1000)
+        degrees = self._ask(lambda: nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU))
+        memory = self._ask(lambda: nvml.nvmlDeviceGetMemoryInfo(gpu))
         words = [
             "" if busy is None else format_percent(busy),
             "" if watts is None else f"{watts:.0f} W",
@@ -121,15 +117,15 @@ class Machine:
             readings.append(Reading(f"vram {index}", memory.used / memory.total, said))
         return readings
 
-    def _told(self, ask: Callable[[], Any]) -> Any:
-        """What the driver answers; None where this GPU, or a part of one, does not tell that."""
+    def _ask(self, ask: Callable[[], Any]) -> Any:
+        """The driver's answer; None where this GPU, or a part of one, has none."""
         try:
             return ask()
         except self._nvml.NVMLError:
             return None
 
 
-_FILLS = {  # a part is told by its filling as well as by its colour
+_FILLS = {  # parts differ by their filling as well as by their colour
     "data": "░", "forward": "█", "backward": "▓", "optimizer": "▒", "other": "·", "validate": "▚", "save": "▞",
 }  # fmt: skip
 _LABEL = 11
