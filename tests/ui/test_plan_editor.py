@@ -2,6 +2,8 @@
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import tomlkit
@@ -11,7 +13,7 @@ from lmplay_tui.run import controls
 from lmplay_tui.run import events as happened
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.run.view import StageView
-from lmplay_tui.ui.plan_editor import changed_plan
+from lmplay_tui.ui.plan_editor import PlanEditor, changed_plan
 from lmplay_tui.ui.plan_effect import refusals
 from lmplay_tui.ui.widgets.plan_pane import PlanNotes, PlanPane
 from tests.ui.conftest import Open, text_of, tick
@@ -341,3 +343,37 @@ async def test_what_the_run_would_refuse_stands_at_its_line_and_is_not_sent(
         await pilot.pause()
         assert "epochs are done already" in joined(pilot.app.screen.query_one(PlanNotes).rows)
         assert planned.sent == []
+
+
+def editor_of(source: FakeSource, sent: list[object], notices: list[str]) -> PlanEditor:
+    """The controller on a screen that only keeps what it is told to show."""
+    screen: Any = SimpleNamespace(notify=lambda said, **_: notices.append(said))
+    return PlanEditor(screen, source, lambda *command: sent.append(command), price_per_hour=None)
+
+
+def test_paths_of_a_plan_start_beside_the_model_until_the_run_says_where(planned: FakeSource) -> None:
+    editor = editor_of(planned, [], [])
+    assert planned.folder is not None
+    assert editor.folder == planned.folder.model.parent
+    planned.view.follow(dataclasses.replace(started(), plan_folder="/home/anna/plans"))
+    assert editor.folder == Path("/home/anna/plans")
+
+
+def test_applying_gives_the_run_the_text_as_it_is() -> None:
+    sent: list[object] = []
+    editor_of(fed(330), sent, []).apply(PLAN + "# mine")
+    assert sent == [(controls.ChangePlan(PLAN + "# mine"), "the plan changes with the next batch")]
+
+
+def test_a_stage_of_a_run_that_is_over_is_not_changed(planned: FakeSource) -> None:
+    planned.view.follow(happened.RunStopped(330, None, "", "key"))
+    notices: list[str] = []
+    editor_of(planned, [], notices).ask_stage_change(0)
+    assert notices == ["the run is stopped"]
+
+
+def test_a_check_says_what_the_run_would_refuse_only_of_a_plan_without_mistakes(planned: FakeSource) -> None:
+    editor = editor_of(planned, [], [])
+    (problem,) = editor.check(PLAN.replace("epochs = 1.5", "epochs = -1"))
+    assert problem.key == "stages.docstrings.epochs"
+    assert editor.check(PLAN) == ()

@@ -107,7 +107,7 @@ class PlanPane(Vertical):
     def compose(self) -> ComposeResult:
         yield PlanText(
             "", id="plan-text", show_line_numbers=True, compact=True, tab_behavior="focus", soft_wrap=False,
-            language="toml" if _toml_can_be_coloured() else None, theme="css",
+            language="toml", theme="css",
         )  # fmt: skip
         yield PlanNotes()
         with Horizontal(id="plan-buttons"):
@@ -271,13 +271,3 @@ class PlanPane(Vertical):
     def action_leave(self) -> None:
         """Back to the curves; where there is room for one pane only, they have to be shown first."""
         self.post_message(PaneAsked(2))
-
-
-def _toml_can_be_coloured() -> bool:
-    """tree-sitter and its grammar are there."""
-    try:
-        import tree_sitter
-        import tree_sitter_toml
-    except ImportError:
-        return False
-    return bool(tree_sitter and tree_sitter_toml)
