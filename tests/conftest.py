@@ -1,6 +1,7 @@
 """What every test stands on: no network, one thread, nothing of the developer's own; counts that are printed."""
 
 import contextlib
+import gc
 import os
 import shutil
 import tempfile
@@ -44,6 +45,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             cases[name] += 1
             if cases[name] > mark.args[0]:
                 item.add_marker(pytest.mark.long)
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: the collector need not look at it again for each test."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 10, 10)
 
 
 def end_programs() -> None:

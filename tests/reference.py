@@ -202,7 +202,9 @@ def option_rows() -> Iterable[tuple[str, ...]]:
 
 def event_rows(base: type[events.Event | controls.Command], module: object) -> Iterable[tuple[str, ...]]:
     for value in vars(module).values():
-        if isinstance(value, type) and issubclass(value, base) and value is not base and "." not in value.__qualname__:
+        if value in (base, events.Rewound):  # a line of its own form: {"resumed_from": step}
+            continue
+        if isinstance(value, type) and issubclass(value, base) and "." not in value.__qualname__:
             fields = ", ".join(f.name for f in dataclasses.fields(value) if f.name != "id")
             said = (value.__doc__ or "").split("\n")[0]
             yield f"`{value.__name__}`", "" if said.startswith(value.__name__ + "(") else said, fields

@@ -1,7 +1,7 @@
-"""`ui`: the dashboard in a real pseudo-terminal: its first frame, its keys, its bytes, and what it takes from training.
+"""`ui`: the dashboard in a real pseudo-terminal: its keys, its bytes, and what it takes from training.
 
-A frame is there when the footer's last word has come; a key is answered by the first bytes after it, in a moment when
-the screen was still. What is shown is read from the bytes, so that no terminal emulator is needed.
+A key is answered by the first bytes after it, in a moment when the screen was still. What is shown is read from the
+bytes, so that no terminal emulator is needed.
 """
 
 import itertools
@@ -23,8 +23,6 @@ ROUNDS = 3
 STEADY_AFTER = 3  # lines of the journal, ten steps each
 STARTS_WITHIN_S = 120.0
 STALL_S = 30.0
-FOOTER = b"quit"
-WHOLE = b"time here"  # the title of a column that the launcher draws once it has read the plans
 KEYS = (b"3", b"2", b"m", b"y")  # predictions, curves, smoothing, log scale: each changes much of the screen
 
 
@@ -32,8 +30,7 @@ def run(arguments: Any) -> dict[str, str]:
     """A JSON line for each figure; rows of the table, with what they must be."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        rows = _first_frame(folder)
-        rows |= _beside_training(folder, arguments.seconds)
+        rows = _beside_training(folder, arguments.seconds)
         rows |= _slow_line(folder)
     rows |= _many_points()
     return rows
@@ -45,22 +42,6 @@ def _program(name: str) -> str:
 
 def _say(**figures: Any) -> None:
     print(json.dumps(figures), flush=True)
-
-
-def _first_frame(folder: Path) -> dict[str, str]:
-    """Of the bare launcher, when it is whole (each plan read), and of a dashboard that trains."""
-    training = ["--training-plan", "demo", "--model", str(folder / "first")]
-    moments = {"launcher": ([], FOOTER), "whole launcher": ([], WHOLE), "dashboard": (training, FOOTER)}
-    found: dict[str, list[float]] = {name: [] for name in moments}
-    for number in range(ROUNDS + 3):
-        for name, (words, last) in moments.items():
-            terminal = Terminal([_program("lmplay-tui"), *words], folder, 120, 40)
-            found[name].append(terminal.until(last, 60))
-            terminal.close()
-            _say(name=f"first frame: {name}", seconds=round(found[name][-1], 3), round=number + 1)
-    medians = [statistics.median(seconds[1:]) for seconds in found.values()]  # the first one fills the file cache
-    title = "ui: first frame of the launcher (must 0.6 s) / all of it / first frame of a dashboard"
-    return {title: " / ".join(f"{seconds:.2f}" for seconds in medians) + " s"}
 
 
 def _beside_training(folder: Path, seconds: float) -> dict[str, str]:

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import platformdirs
 import pytest
 
 from lmplay_tui.data.stage_data import StageData, open_stage
@@ -18,9 +17,7 @@ Open = Callable[..., StageData]
 def _own_caches(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     import datasets
 
-    folder = tmp_path_factory.getbasetemp()
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "datasets")
-    monkeypatch.setattr(platformdirs, "user_cache_path", lambda *_, **__: folder / "cache")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.getbasetemp() / "datasets")
     yield
 
 

@@ -47,6 +47,7 @@ def test_a_validation_that_cannot_be_is_refused(place):
     assert isinstance(last(events), RunDone)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("error", "said"),
     [

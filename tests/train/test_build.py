@@ -91,6 +91,7 @@ def test_initial_model_gives_weights_and_nothing_else(place):
     assert load_checkpoint(place / "second.lmp")["runner"]["state"]["stats"]["total_train_samples"] == read[0]
 
 
+@pytest.mark.long
 def test_lmplays_own_file_is_trained_on(place):
     theirs = their_state(vocab=50257)
     torch.save(with_components(theirs), place / "theirs.lmp")
@@ -211,6 +212,7 @@ def test_ignore_optimizer_drops_its_state(place):
     assert steps == {1.0}
 
 
+@pytest.mark.long
 def test_optimizer_state_goes_on_across_stages_unless_reset(place):
     kept = write_plan(place, PLAN.replace('optimizer = "adam"\n', ""))
     train(training_plan=kept, model="kept.lmp")

@@ -63,6 +63,7 @@ def plan(place: Path, seed: int) -> str:
     return write_plan(place, TINY + "".join(f"{name} = {value}\n" for name, value in options.items()) + stages)
 
 
+@pytest.mark.long_after(6)
 @pytest.mark.parametrize("seed", range(12))
 def test_every_score_stands_in_metrics_at_its_own_step_and_stage(place, seed):
     """Whatever the lengths and intervals, through stops and resumes; the last line ends the run or its stage."""

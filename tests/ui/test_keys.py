@@ -145,6 +145,7 @@ async def test_pause_becomes_go_on(dashboard: Open, source: FakeSource) -> None:
         assert source.sent == [controls.Resume()]
 
 
+@pytest.mark.long
 async def test_the_learning_rate_is_typed(dashboard: Open, source: FakeSource) -> None:
     async with dashboard(source) as pilot:
         await pilot.press("l", *"*0.5", "enter")
