@@ -121,24 +121,27 @@ def valid_table(report: Report, path: KeyPath, table: object, model: type[Table]
 
     A list is given as its valid entries by their index. None: `table` is none.
     """
+    if not isinstance(table, dict):
+        report.add(path, _NO_VALUE if table is None else f"must be a table, got {shown_value(table)}")
+        return None
+    keys = tuple(model.model_fields)
+    for key in table:
+        if key not in keys:  # here: of a key that is not valid Unicode pydantic says nothing but that
+            report.add((*path, key), _not_here(key, keys, hint=not report.full))
+    known = {key: value for key, value in table.items() if key in keys}
     wrong: set[KeyPath] = set()
     try:
-        typed = model.model_validate(table)
+        typed = model.model_validate(known)
     except ValidationError as error:
         for mistake in error.errors(include_url=False):
-            report.add((*path, *mistake["loc"]), _sentence(mistake, model, hint=not report.full))
+            report.add((*path, *mistake["loc"]), _sentence(mistake))
             wrong.add(mistake["loc"])
-        if not isinstance(table, dict):
-            return None
-        typed = model.model_validate(_without(table, wrong))
-    assert isinstance(table, dict)  # a model takes nothing else
-    given = {}
-    for key, written in table.items():
-        if (key,) not in wrong:
-            given[key] = getattr(typed, key)
-        if isinstance(written, list) and key in given:
-            indices = [index for index in range(len(written)) if (key, index) not in wrong]
-            given[key] = dict(zip(indices, given[key] if indices else (), strict=True))
+        typed = model.model_validate(_without(known, wrong))
+    given = {key: getattr(typed, key) for key in known if (key,) not in wrong}
+    for key, valid in given.items():
+        if isinstance(known[key], list):
+            indices = [index for index in range(len(known[key])) if (key, index) not in wrong]
+            given[key] = dict(zip(indices, valid if indices else (), strict=True))
     return given
 
 
@@ -165,17 +168,17 @@ _SENTENCES = {
     "too_short": "must not be empty",
     "too_long": "must have at most {max_length} entries",
     "dict_type": "must be a table",
-    "model_type": "must be a table",
 }
 
 
-def _sentence(mistake: ErrorDetails, model: type[Table], *, hint: bool) -> str:
-    """A mistake in our words. `hint`: name the key that an unknown one is nearest to."""
+_NO_VALUE = "must have a value; without the key its default holds"  # JSON's null; TOML has none
+
+
+def _sentence(mistake: ErrorDetails) -> str:
+    """A mistake that pydantic has found, in our words."""
     kind, value, about = mistake["type"], mistake["input"], mistake.get("ctx", {})
-    if kind == "extra_forbidden":
-        return _not_here(str(mistake["loc"][-1]), tuple(model.model_fields), hint=hint)
-    if value is None:  # JSON's null; TOML has none
-        return "must have a value; without the key its default holds"
+    if value is None:
+        return _NO_VALUE
     if kind == "option":
         return str(about["said"])
     return f"{_SENTENCES.get(kind, mistake['msg']).format(**about)}, got {shown_value(value)}"
@@ -192,7 +195,7 @@ _REFUSED = {
 
 
 def _not_here(key: str, known: tuple[str, ...], *, hint: bool) -> str:
-    """Why a key has no place among the `known` ones."""
+    """Why a key has no place among the `known` ones. `hint`: name the one that it is nearest to."""
     if key in _REFUSED:
         return _REFUSED[key]
     if key in options.names():

@@ -290,3 +290,19 @@ def test_rows_are_held_out_alike_in_every_stage(text, lines):
     for problem in problems:
         assert problem.key.endswith(".validation_split")
         assert "trained in another; set it once, in [train]" in problem.sentence
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (r'{"train": {"\ud800": 1, "lr": -1}, "s": {"dataset": "pydocs"}}', ["unknown key", "must be above 0, got -1"]),
+        (r'{"s": {"dataset": "pydocs", "\ud800": 2}}', ["unknown key"]),
+        (r'{"\ud800": 1, "s": {"dataset": "pydocs"}}', ["unknown key"]),
+        (r'{"s": {"datasets": ["pydocs", "\ud800"]}}', [r"must be text, got '\ud800'"]),
+        (r'{"datasets": {"\ud800": {"path": "a/b"}}, "s": {"dataset": "pydocs"}}', ["is no dataset name"]),
+        (r'{"steps": [{"datasets": ["pydocs"], "\ud800": 1}]}', ["unknown key"]),
+    ],
+)
+def test_half_a_character_is_a_mistake_where_it_stands_and_hides_no_other(text, said):
+    problems = problems_of(text, file="mine.json", folder=Path("/nowhere"), form="json")
+    assert [found.sentence[: len(words)] for found, words in zip(problems, said, strict=True)] == said
