@@ -263,10 +263,8 @@ def _is_plan_of(checkpoint: Mapping[str, Any], file: Path) -> bool:
 
 
 def _load_tokenizer(name: str, controls: Controls) -> Generator[Event, None, Tokenizer]:
-    result: list[Tokenizer] = []
     yield ActivityChanged("loading", f"tokenizer {name}")
-    yield from patiently(lambda _: load_tokenizer(name), controls, result)
-    return result[0]
+    return (yield from patiently(lambda _: load_tokenizer(name), controls))
 
 
 def allowed_experiment(named: str | None, exp: str) -> str:
