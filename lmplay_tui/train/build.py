@@ -246,10 +246,8 @@ def build_trainer(start: Start, controls: Controls) -> Generator[Event, None, Tr
 
 
 def _load_tokenizer(name: str, controls: Controls) -> Generator[Event, None, Tokenizer]:
-    result: list[Tokenizer] = []
     yield ActivityChanged("loading", f"tokenizer {name}")
-    yield from patiently(lambda _: load_tokenizer(name), controls, result)
-    return result[0]
+    return (yield from patiently(lambda _: load_tokenizer(name), controls))
 
 
 def model_of_shape(
