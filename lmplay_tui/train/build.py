@@ -1,4 +1,8 @@
-"""From a command line to a trainer that stands where it should: new, resumed, or with other weights to begin with."""
+"""From a command line and a checkpoint to a trainer that stands where it should.
+
+In order: which run is meant (`choose_run`), what is known of it before anything large is loaded (`read_start`), the
+trainer with its model and state (`build_trainer`), and the weights that a model takes (`load_weights`, `load_initial`).
+"""
 
 import re
 import shlex
@@ -17,7 +21,7 @@ from lmplay_tui.errors import UserError
 from lmplay_tui.models.lmplay_weights import TOKENIZER as LMPLAYS_TOKENIZER
 from lmplay_tui.models.lmplay_weights import convert_lmplay
 from lmplay_tui.models.registry import build_model, load_experiment
-from lmplay_tui.options import OPTIONS, Launch, OnResume, Part, TrainOptions, command_words, resolve, shown_value
+from lmplay_tui.options import OPTIONS, Launch, OnResume, Part, TrainOptions, resolve, shown_value
 from lmplay_tui.plan.editing import extend_plan, list_changes
 from lmplay_tui.plan.problems import PlanError
 from lmplay_tui.plan.reading import parse_plan, read_plan
@@ -32,6 +36,7 @@ from lmplay_tui.train.checkpointer import CheckpointWriter
 from lmplay_tui.train.dataloader import LoadedData, patiently
 from lmplay_tui.train.device import choose_device, choose_precision, hardware_note, speed_choices
 from lmplay_tui.train.gradients import Gradients
+from lmplay_tui.train.handoff import resume_command
 from lmplay_tui.train.model_body import choose_ways
 from lmplay_tui.train.progress import Progress
 from lmplay_tui.train.settings import Settings, check_fixed, describe_changes, overruled_of, rate_jumps, without_effect
@@ -231,7 +236,7 @@ def build_trainer(start: Start, controls: Controls) -> Generator[Event, None, Tr
         tokenizer=tokenizer, precision=precision, statistics=RunStatistics(run.name),
     )  # fmt: skip
     torch.manual_seed(options.seed)
-    yield from _take_up(start, state, options)
+    yield from _restore(start, state, options)
     try:
         kept = keep_plan(run, settings.plan.text, state.progress.step)
     except OSError as error:  # viewers miss its text, the run does not
@@ -258,10 +263,8 @@ def _is_plan_of(checkpoint: Mapping[str, Any], file: Path) -> bool:
 
 
 def _load_tokenizer(name: str, controls: Controls) -> Generator[Event, None, Tokenizer]:
-    result: list[Tokenizer] = []
     yield ActivityChanged("loading", f"tokenizer {name}")
-    yield from patiently(lambda _: load_tokenizer(name), controls, result)
-    return result[0]
+    return (yield from patiently(lambda _: load_tokenizer(name), controls))
 
 
 def allowed_experiment(named: str | None, exp: str) -> str:
@@ -271,7 +274,7 @@ def allowed_experiment(named: str | None, exp: str) -> str:
     return exp
 
 
-def _take_up(start: Start, state: TrainState, options: TrainOptions) -> Generator[Event, None, None]:
+def _restore(start: Start, state: TrainState, options: TrainOptions) -> Generator[Event, None, None]:
     """Set position, statistics, optimizer and warm-up: from the checkpoint, or from the beginning."""
     if start.checkpoint is None:
         state.start_warm_up(options)
@@ -291,10 +294,11 @@ def _take_up(start: Start, state: TrainState, options: TrainOptions) -> Generato
         state.start_warm_up(options)
     elif options.disable_optimizer_warmup:
         state.progress.warm_up = None
-    yield from _say_differences(start, state)
+    yield from _differences(start, state)
 
 
-def _say_differences(start: Start, state: TrainState) -> Generator[Event, None, None]:
+def _differences(start: Start, state: TrainState) -> Iterator[Event]:
+    """What is another machine's, and what the command line says otherwise than the run so far."""
     assert start.checkpoint is not None
     then = start.checkpoint["runner"]["state"]["hardware"]
     now = hardware_note() | {"device": state.device.type, "precision": state.precision.name}
@@ -302,10 +306,10 @@ def _say_differences(start: Start, state: TrainState) -> Generator[Event, None, 
     if differing:
         said = f"not the machine of the checkpoint ({one_line(', '.join(differing))})"
         yield Warned(f"{said}: results agree but for rounding", state.progress.step)
-    yield from _say_changed_options(start, state.progress)
+    yield from _changed_options(start, state.progress)
 
 
-def _say_changed_options(start: Start, progress: Progress) -> Iterator[Event]:
+def _changed_options(start: Start, progress: Progress) -> Iterator[Event]:
     """Name what the command line gives and the run so far had otherwise, in the stage that it stands in."""
     so_far = replace(start.settings, line={})
     stage = next((stage for stage in so_far.plan.stages if stage.name == progress.stage), None)
@@ -391,17 +395,3 @@ def _other_tokenizer(
     if name == tokenizer.name:
         return f"was trained with another tokenizer called {own}"
     return f"was trained with tokenizer {one_line(name)}, not {own}"
-
-
-def resume_command(launch: Launch, run: RunFolder, saved: bool) -> str:
-    """What to type to go on: the model, and what a checkpoint does not remember.
-
-    `saved`: by the process that ends; else a checkpoint that was chosen with `--resume` is still to be gone on from.
-    """
-    chosen = {} if saved or launch.resumes_from is None else {"resume": launch.options.resume}
-    again = chosen | {
-        name: value
-        for name, value in launch.line.items()
-        if not OPTIONS[name].once and (OPTIONS[name].on_resume is OnResume.FREE or (name == "exp" and ":" in value))
-    }
-    return shlex.join([launch.prog, "--model", str(run.model), *command_words(again)])
