@@ -90,18 +90,11 @@ _FLAGS = {"json_lines": "--json", "context_len": "--context_len"}
 
 
 def _option(
-    default: Any,
-    help: str,
-    metavar: str | None = None,
-    *,
-    where: Where,
-    part: Part | None = None,
-    **declared: Any,
+    default: Any, help: str, metavar: str | None = None, *, where: Where, part: Part | None = None, **declared: Any
 ) -> Any:
-    """A field of `TrainOptions`, with what an `Option` of it takes."""
+    """A field of `TrainOptions`, with what its `Option` says besides name, type and default."""
     part = part or (Part.START if where is Where.LINE else Part.STEPS)
-    told = {"help": help, "metavar": metavar, "where": where, "part": part, **declared}
-    return field(default=default, metadata=told)
+    return field(default=default, metadata=dict(help=help, metavar=metavar, where=where, part=part, **declared))
 
 
 LINE, RUN, STAGE = Where.LINE, Where.RUN, Where.STAGE
@@ -263,21 +256,21 @@ class TrainOptions:
     tz: str | None = _screen(None, "time zone of clock times", "ZONE", shown="the machine's own")
 
     def __post_init__(self) -> None:
-        said = [(name, value) for name, value in vars(self).items() if value is not _DEFAULTS[name]]
-        for name, value in said:
+        set_here = [(name, value) for name, value in vars(self).items() if value is not _DEFAULTS[name]]
+        for name, value in set_here:
             typed, problem = _typed(OPTIONS[name], value)
             if problem is not None:
                 raise ValueError(f"{name}: {problem}, got {shown_value(value)}")
             object.__setattr__(self, name, typed)
 
 
-def _declared(name: str, annotation: Any, default: Any, told: Mapping[str, Any]) -> Option:
+def _declared(name: str, annotation: Any, default: Any, declared: Mapping[str, Any]) -> Option:
     """The declaration of a field, with what its annotation says: `int | None`, `int | Literal["auto"]`, ..."""
     is_union = get_origin(annotation) in (Union, types.UnionType)
     kinds = [kind for kind in (get_args(annotation) if is_union else (annotation,)) if kind is not types.NoneType]
     choices = tuple(word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind))
     plain = [kind for kind in kinds if get_origin(kind) is not Literal]
-    return Option(name, default, plain[0] if plain else None, choices, **told)
+    return Option(name, default, plain[0] if plain else None, choices, **declared)
 
 
 OPTIONS: Mapping[str, Option] = types.MappingProxyType(
@@ -454,7 +447,7 @@ def _problem_of_number(option: Option, number: float) -> str | None:
 
 
 def shown_value(value: object) -> str:
-    """A user's value in a message: at most 60 characters, nothing a terminal obeys."""
+    """A user's value in a message: at most 60 characters, nothing that a terminal acts on."""
     try:
         text = repr(value)
     except RecursionError:

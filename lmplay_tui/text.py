@@ -32,7 +32,7 @@ def _shown(match: re.Match[str]) -> str:
 
 
 def printable(text: object, limit: int | None = None) -> str:
-    """`str(text)` without anything that a terminal obeys; newlines stay, tabs become spaces, marks do not pile up.
+    """`str(text)` without anything that a terminal acts on; newlines stay, tabs become spaces, marks do not pile up.
 
     `limit`: at most so many characters, the last one an ellipsis where text was cut.
     The result is still not markup: give it to widgets as `Content` or `Text`, never as a markup string.

@@ -55,7 +55,7 @@ def main(arguments: list[str], prog: str) -> int:
         if line.to == "safetensors":
             return _export_weights(checkpoint, target)
         return _export_metrics(run, target, line)
-    except BrokenPipeError:  # nothing is wrong: whoever read our output has seen enough
+    except BrokenPipeError:  # nothing is wrong: the reader of our output has seen enough
         raise
     except OSError as error:
         raise UserError(f"{one_line(target)}: cannot be written: {error.strerror or one_line(error)}") from error

@@ -71,5 +71,5 @@ def _write_all(descriptor: int, data: bytes) -> None:
     while data:
         try:
             data = data[os.write(descriptor, data) :]
-        except BlockingIOError:  # somebody has made the terminal non-blocking
+        except BlockingIOError:  # another program has made the terminal non-blocking
             threading.Event().wait(0.05)

@@ -224,7 +224,7 @@ def _draw(curves: Sequence[Curve], compared: Sequence[Curve], line: argparse.Nam
         print("and one beside each statistics file ...", flush=True)
         options = PlotOptions(line.average_count, line.min_show)
         pictures = draw_own_pictures(curves, options, line.out_type)
-    except BrokenPipeError:  # nothing is wrong: whoever read our output has seen enough
+    except BrokenPipeError:  # nothing is wrong: the reader of our output has seen enough
         raise
     except OSError as error:
         raise UserError(f"{one_line(folder)}: pictures cannot be written: {error.strerror}") from error

@@ -89,5 +89,5 @@ def full_lines(run: RunFolder, status: Mapping[str, Any]) -> list[str]:
 
 
 def _known(value: object) -> bool:
-    """A number: `run.json` may have been written by anybody."""
+    """A number: `run.json` may have been written by any program."""
     return math.isfinite(number(value))

@@ -24,7 +24,7 @@ SHAPE = ("num_blocks", "embed_dim", "num_heads")
 
 @dataclass(frozen=True)
 class Experiment:
-    """A model that can be trained, and the shape it has unless told otherwise.
+    """A model that can be trained, and the shape it has unless options give another.
 
     `build`: makes it from keyword arguments. A shape of None: the model's constructor does not take that argument.
     `file`: where the user's own class came from; None for a shipped one.
@@ -56,7 +56,7 @@ def experiments() -> dict[str, Experiment]:
 def load_experiment(name: str) -> Experiment:
     """A shipped experiment, or the user's own class as `file.py:Name`, whose file is then run.
 
-    Whoever calls this makes sure that a `file.py:Name` was typed by the user: no plan and no checkpoint may run code.
+    The caller makes sure that a `file.py:Name` was typed by the user: no plan and no checkpoint may run code.
     Raises `UserError` if there is no such experiment, file or class, or the file does not run.
     """
     file, colon, class_name = name.rpartition(":")
@@ -124,8 +124,8 @@ def _what(error: Exception, file: Path | None) -> str:
     """An error of the user's code in one line, with the line of their file."""
     frames = traceback.extract_tb(error.__traceback__)
     line = next((f.lineno for f in reversed(frames) if file and Path(f.filename).resolve() == file.resolve()), None)
-    said = one_line(f"{type(error).__name__}: {error}")
-    return said if line is None else f"{said} (line {line})"
+    what = one_line(f"{type(error).__name__}: {error}")
+    return what if line is None else f"{what} (line {line})"
 
 
 def build_model(
@@ -151,6 +151,6 @@ def build_model(
         try:
             model = experiment.build(**{key: value for key, value in arguments.items() if key in accepted})
         except Exception as error:
-            said = error if experiment.file is None else _what(error, experiment.file)
-            raise UserError(f"experiment {one_line(experiment.name)}: {one_line(said)}") from error
+            what = error if experiment.file is None else _what(error, experiment.file)
+            raise UserError(f"experiment {one_line(experiment.name)}: {one_line(what)}") from error
     return model, {"exp": experiment.name, **arguments}

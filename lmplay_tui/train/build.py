@@ -1,4 +1,8 @@
-"""From a command line to a trainer that stands where it should: new, resumed, or with other weights to begin with."""
+"""From a command line and a checkpoint to a trainer that stands where it should.
+
+In order: which run is meant (`choose_run`), what is known of it before anything large is loaded (`read_start`), the
+trainer with its model and state (`build_trainer`), and the weights that a model takes (`load_weights`, `load_initial`).
+"""
 
 import re
 import shlex
@@ -17,7 +21,7 @@ from lmplay_tui.errors import UserError
 from lmplay_tui.models.lmplay_weights import TOKENIZER as LMPLAYS_TOKENIZER
 from lmplay_tui.models.lmplay_weights import convert_lmplay
 from lmplay_tui.models.registry import build_model, load_experiment
-from lmplay_tui.options import OPTIONS, Launch, OnResume, Part, TrainOptions, command_words, resolve, shown_value
+from lmplay_tui.options import OPTIONS, Launch, OnResume, Part, TrainOptions, resolve, shown_value
 from lmplay_tui.plan.editing import extend_plan, list_changes
 from lmplay_tui.plan.problems import PlanError
 from lmplay_tui.plan.reading import parse_plan, read_plan
@@ -32,6 +36,7 @@ from lmplay_tui.train.checkpointer import CheckpointWriter
 from lmplay_tui.train.dataloader import LoadedData, patiently
 from lmplay_tui.train.device import choose_device, choose_precision, hardware_note, speed_choices
 from lmplay_tui.train.gradients import Gradients
+from lmplay_tui.train.handoff import resume_command
 from lmplay_tui.train.model_body import choose_ways
 from lmplay_tui.train.progress import Progress
 from lmplay_tui.train.settings import Settings, check_fixed, describe_changes, overruled_of, rate_jumps, without_effect
@@ -206,15 +211,9 @@ def build_trainer(start: Start, controls: Controls) -> Generator[Event, None, Tr
     model_args = start.checkpoint["model"]["state_args"] if start.checkpoint else None
     tokenizer = yield from _load_tokenizer(model_args["tokenizer"] if model_args else options.tokenizer, controls)
     yield ActivityChanged("loading", "the model")
-    experiment = load_experiment(
-        allowed_experiment(launch.line.get("exp"), model_args["exp"] if model_args else options.exp)
-    )
     shape = model_args or vars(options)
-    model, built_with = build_model(
-        experiment, vocab_size=tokenizer.vocab_size, context_len=shape["context_len"],
-        num_blocks=shape["num_blocks"], embed_dim=shape["embed_dim"], num_heads=shape["num_heads"],
-        dropout=options.dropout, seed=options.seed,
-    )  # fmt: skip
+    exp = allowed_experiment(launch.line.get("exp"), shape["exp"])
+    model, built_with = model_of_shape(exp, shape, tokenizer, options)
     if start.checkpoint is not None:
         load_weights(model, start.checkpoint["model"]["state"], run.model)
     elif options.initial_model is not None:
@@ -231,15 +230,8 @@ def build_trainer(start: Start, controls: Controls) -> Generator[Event, None, Tr
         tokenizer=tokenizer, precision=precision, statistics=RunStatistics(run.name),
     )  # fmt: skip
     torch.manual_seed(options.seed)
-    yield from _take_up(start, state, options)
-    try:
-        kept = keep_plan(run, settings.plan.text, state.progress.step)
-    except OSError as error:  # viewers miss its text, the run does not
-        yield Warned(f"{one_line(run.plan)}: cannot be written ({error.strerror}); training goes on")
-    else:
-        if kept is not None and start.checkpoint is not None and not _is_plan_of(start.checkpoint, kept):
-            said = f"{one_line(run.plan)} was another plan than the checkpoint's, which holds; it is kept: "
-            yield Warned(f"{said}--training-plan {one_line(kept)} takes it", state.progress.step)
+    yield from _restore(start, state, options)
+    yield from _write_plan(start, state.progress.step)
     return Trainer(
         state,
         LoadedData(
@@ -253,15 +245,23 @@ def build_trainer(start: Start, controls: Controls) -> Generator[Event, None, Tr
     )
 
 
-def _is_plan_of(checkpoint: Mapping[str, Any], file: Path) -> bool:
-    return bool(file.read_bytes() == checkpoint["curriculum"]["state_args"]["plan"].encode("utf-8"))
-
-
 def _load_tokenizer(name: str, controls: Controls) -> Generator[Event, None, Tokenizer]:
-    result: list[Tokenizer] = []
     yield ActivityChanged("loading", f"tokenizer {name}")
-    yield from patiently(lambda _: load_tokenizer(name), controls, result)
-    return result[0]
+    return (yield from patiently(lambda _: load_tokenizer(name), controls))
+
+
+def model_of_shape(
+    exp: str, shape: Mapping[str, Any], tokenizer: Tokenizer, options: TrainOptions
+) -> tuple[torch.nn.Module, dict[str, Any]]:
+    """An experiment's model with weights by chance, and the arguments that it was built with.
+
+    `shape`: a checkpoint's record of its model, or the options themselves.
+    """
+    return build_model(
+        load_experiment(exp), vocab_size=tokenizer.vocab_size, context_len=shape["context_len"],
+        num_blocks=shape["num_blocks"], embed_dim=shape["embed_dim"], num_heads=shape["num_heads"],
+        dropout=options.dropout, seed=options.seed,
+    )  # fmt: skip
 
 
 def allowed_experiment(named: str | None, exp: str) -> str:
@@ -271,7 +271,7 @@ def allowed_experiment(named: str | None, exp: str) -> str:
     return exp
 
 
-def _take_up(start: Start, state: TrainState, options: TrainOptions) -> Generator[Event, None, None]:
+def _restore(start: Start, state: TrainState, options: TrainOptions) -> Generator[Event, None, None]:
     """Set position, statistics, optimizer and warm-up: from the checkpoint, or from the beginning."""
     if start.checkpoint is None:
         state.start_warm_up(options)
@@ -291,10 +291,11 @@ def _take_up(start: Start, state: TrainState, options: TrainOptions) -> Generato
         state.start_warm_up(options)
     elif options.disable_optimizer_warmup:
         state.progress.warm_up = None
-    yield from _say_differences(start, state)
+    yield from _differences(start, state)
 
 
-def _say_differences(start: Start, state: TrainState) -> Generator[Event, None, None]:
+def _differences(start: Start, state: TrainState) -> Iterator[Event]:
+    """What is another machine's, and what the command line says otherwise than the run so far."""
     assert start.checkpoint is not None
     then = start.checkpoint["runner"]["state"]["hardware"]
     now = hardware_note() | {"device": state.device.type, "precision": state.precision.name}
@@ -302,10 +303,10 @@ def _say_differences(start: Start, state: TrainState) -> Generator[Event, None, 
     if differing:
         said = f"not the machine of the checkpoint ({one_line(', '.join(differing))})"
         yield Warned(f"{said}: results agree but for rounding", state.progress.step)
-    yield from _say_changed_options(start, state.progress)
+    yield from _changed_options(start, state.progress)
 
 
-def _say_changed_options(start: Start, progress: Progress) -> Iterator[Event]:
+def _changed_options(start: Start, progress: Progress) -> Iterator[Event]:
     """Name what the command line gives and the run so far had otherwise, in the stage that it stands in."""
     so_far = replace(start.settings, line={})
     stage = next((stage for stage in so_far.plan.stages if stage.name == progress.stage), None)
@@ -316,6 +317,21 @@ def _say_changed_options(start: Start, progress: Progress) -> Iterator[Event]:
             yield OptionChanged(progress.step, OPTIONS[name].flag, one_line(then), one_line(value))
             if OPTIONS[name].part is Part.HELD_OUT:
                 yield Warned(f"{OPTIONS[name].flag}: rows that were held out until now may be trained", progress.step)
+
+
+def _write_plan(start: Start, step: int) -> Iterator[Event]:
+    """The run's `plan.toml`, for viewers; another plan that lies there is kept."""
+    run = start.run
+    try:
+        kept = keep_plan(run, start.settings.plan.text, step)
+    except OSError as error:  # viewers miss its text, the run does not
+        yield Warned(f"{one_line(run.plan)}: cannot be written ({error.strerror}); training goes on")
+        return
+    if kept is None or start.checkpoint is None:
+        return
+    if kept.read_bytes() != start.checkpoint["curriculum"]["state_args"]["plan"].encode("utf-8"):
+        said = f"{one_line(run.plan)} was another plan than the checkpoint's, which holds; it is kept: "
+        yield Warned(f"{said}--training-plan {one_line(kept)} takes it", step)
 
 
 def load_weights(model: torch.nn.Module, weights: Mapping[str, Any], path: Path) -> None:
@@ -391,17 +407,3 @@ def _other_tokenizer(
     if name == tokenizer.name:
         return f"was trained with another tokenizer called {own}"
     return f"was trained with tokenizer {one_line(name)}, not {own}"
-
-
-def resume_command(launch: Launch, run: RunFolder, saved: bool) -> str:
-    """What to type to go on: the model, and what a checkpoint does not remember.
-
-    `saved`: by the process that ends; else a checkpoint that was chosen with `--resume` is still to be gone on from.
-    """
-    chosen = {} if saved or launch.resumes_from is None else {"resume": launch.options.resume}
-    again = chosen | {
-        name: value
-        for name, value in launch.line.items()
-        if not OPTIONS[name].once and (OPTIONS[name].on_resume is OnResume.FREE or (name == "exp" and ":" in value))
-    }
-    return shlex.join([launch.prog, "--model", str(run.model), *command_words(again)])

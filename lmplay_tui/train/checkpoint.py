@@ -43,7 +43,7 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path, previous: Path | No
     """
     temporary = temporary_path(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)  # somebody may have removed it under a run of many hours
+        path.parent.mkdir(parents=True, exist_ok=True)  # it may have been removed under a run of many hours
         check_room(checkpoint, path.parent)
         temporary.unlink(missing_ok=True)
         # New, so that no link is followed. A file object: torch then lets other threads run while it writes.
@@ -68,7 +68,7 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path, previous: Path | No
 
 
 def check_room(checkpoint: dict[str, Any], folder: Path) -> None:
-    """Raise `OSError` where the disk has no room for the checkpoint: better said before than found half-way."""
+    """Raise `OSError` where the disk has no room for the checkpoint: found before, not half-way."""
     needed = int(num_bytes(checkpoint) * 1.02) + (1 << 16)
     free = shutil.disk_usage(folder).free
     if free < needed:

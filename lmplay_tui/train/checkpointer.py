@@ -59,7 +59,7 @@ class Outcome:
 
 
 class Checkpointer:
-    """Saves a run. A save that fails is told and tried again at the next; the third in a row ends the run."""
+    """Saves a run. A save that fails is a warning, and the next one tries again; the third in a row ends the run."""
 
     def __init__(self, state: TrainState, statistics_folder: Path) -> None:
         self._state = state
@@ -111,7 +111,7 @@ class Checkpointer:
         self._raise_if_hopeless()
 
     def wait_at_end(self) -> Iterator[Event]:
-        """Wait for the write under way, at the end of a run: a failure is told, and does not end it another time."""
+        """Wait for the write under way, at the end of a run: its failure is a warning, no second error."""
         yield from self._report(self._writer.wait(), goes_on=False)
 
     def has_failed_at(self, step: int) -> bool:

@@ -78,8 +78,8 @@ class Compilation:
             gradients.network, gradients.hidden, gradients.trunk = plain
             gradients.head_loss.kernel = softmax_gradient
             self._failed = True
-            said = f"{type(error).__name__}: {one_line(error, 100)}"
-            yield Warned(f"torch.compile failed ({said}); going on without it", state.progress.step)
+            why = f"{type(error).__name__}: {one_line(error, 100)}"
+            yield Warned(f"torch.compile failed ({why}); going on without it", state.progress.step)
         yield ActivityChanged("training")
 
     def _compile(self, gradients: Gradients) -> None:

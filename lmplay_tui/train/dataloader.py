@@ -1,17 +1,14 @@
-"""Opening data while somebody may want to stop: loading waits for disks and networks, a user does not.
+"""The data of the stages while a run goes on: opened without making a stop wait, handed out batch by batch.
 
-The batches of a stage, one ahead of the step, so that the next one can be named before it is trained.
-
-They are cut ahead in a thread; where the steps wait for it, a process of its own takes over. Both cut the very same
-batches, so nothing that a run computes depends on which of them did.
-
-The rows of stages to come, counted beside the training: without them nobody knows when the plan will be done.
+The batches of a stage are cut ahead of the steps in a thread; where the steps wait for it, a process of its own takes
+over. Both cut the very same batches, so nothing that a run computes depends on which of them did. One batch lies ready,
+so that it can be named before it is trained: a checkpoint holds that name, and a resume compares.
 """
 
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,34 +34,93 @@ T = TypeVar("T")
 
 PREVIEWED_STEPS = 20  # that a warning of text left out is made from
 PREVIEW_S = 0.3  # and the time for them, all but the first
+LATE_S = 2.0  # a save waits no longer for a name of the next batch
+MOST_WAITING = 0.01  # of the steps' time
+WINDOW_S = 30.0  # a process that takes seconds to start is for runs that last
+WINDOW_STEPS = 20
+_TURN_S = 1.0
 
 
-def patiently(work: Callable[[Report], T], controls: Controls, result: list[T]) -> Iterator[ActivityChanged]:
-    """Do `work` in a thread, pass on what it reports, and put its value into `result`.
+class LoadedData:
+    """The stages' data, opened once and kept: evaluation at a stage's end needs those of earlier stages too."""
 
-    Raises what `work` raises, and `StopRequested` as soon as a stop is asked for: the thread is then left behind
-    (a hub that is silent may hold it for ever), which is why it is a daemon; it holds no lock and writes only
-    files that are whole or absent.
-    """
-    said: queue.SimpleQueue[ActivityChanged | None] = queue.SimpleQueue()
-    running = BackgroundCall(
-        lambda: work(lambda *report: said.put(ActivityChanged(*report))), "loading", then=lambda _: said.put(None)
-    )
-    while True:
-        if controls.wants_stop():
-            raise StopRequested
-        try:
-            report = said.get(timeout=0.05)
-        except queue.Empty:
-            continue
-        if report is None:
-            break
-        yield report
-    result.append(running.result())
+    def __init__(
+        self,
+        options_of: Callable[[Stage], TrainOptions],
+        stages_of_plan: Callable[[], tuple[Stage, ...]],
+        tokenizer: Tokenizer,
+        datasets_folder: Path,
+    ) -> None:
+        self._options_of = options_of
+        self._stages_of_plan = stages_of_plan
+        self._tokenizer = tokenizer
+        self._datasets_folder = datasets_folder
+        self._opened: dict[str, tuple[tuple[Any, ...], StageData]] = {}
+        self._reported: set[Hashable] = set()
+
+    def open(self, stage: Stage, controls: Controls, *, trains: bool = True) -> Iterator[Event]:
+        """Open the stage's data unless they are open already as they are wanted now.
+
+        Yields once for each dataset what is read of it. `trains`: also warn of text that will be left out.
+        """
+        options = self._options_of(stage)
+        stages = self._stages_of_plan()
+        datasets = tuple((other.name, other.datasets) for other in stages)  # what they validate on is not trained
+        key = (stage, datasets, *(getattr(options, name) for name in names_of(Part.HELD_OUT, Part.ORDER, Part.DATA)))
+        if stage.name in self._opened and self._opened[stage.name][0] == key:
+            return
+
+        def opened(report: Report) -> tuple[StageData, list[TextLeftOut]]:
+            data = open_stage(
+                stage, options, self._tokenizer, datasets_folder=self._datasets_folder, report=report, stages=stages
+            )
+            return data, left_out(data.preview(PREVIEWED_STEPS, PREVIEW_S), stage) if trains else []
+
+        yield ActivityChanged("loading", f"data of stage {stage.name}")
+        data, warnings = yield from patiently(opened, controls)
+        self._opened[stage.name] = (key, data)
+        for event in (*openings(data), *warnings):
+            if (fact := _without_rows(event)) not in self._reported:
+                self._reported.add(fact)
+                yield event
+        yield ActivityChanged("training")
+
+    def of(self, stage: Stage) -> StageData:
+        """The data of a stage that has been opened."""
+        return self._opened[stage.name][1]
+
+    def count(self, stage: Stage) -> int | None:
+        """The rows of a stage that is not open, where they are known without downloading anything."""
+        stages = self._stages_of_plan()
+        return count_rows(stage, self._options_of(stage), datasets_folder=self._datasets_folder, stages=stages)
+
+    def look_for_leaks(self, stages: Sequence[Stage], rest: Callable[[], None]) -> LeakReport:
+        """Compare what is trained with what is evaluated, of the stages that are open or at hand; in any thread."""
+        found, left = [], []
+        for stage in stages:
+            opened = self._opened.get(stage.name)
+            if opened is not None and opened[0][0] == stage:
+                found.append((stage.name, opened[1]))
+            elif is_at_hand(stage, self._datasets_folder):
+                try:
+                    found.append((stage.name, self.job(stage).open()))
+                except UserError:  # the error is raised again when the stage's turn comes
+                    left.append(stage.name)
+            else:
+                left.append(stage.name)
+        return look_for_leaks(found, left, rest)
+
+    def job(self, stage: Stage) -> Job:
+        """What another process needs to open the same data."""
+        stages = self._stages_of_plan()
+        return Job(stage, self._options_of(stage), self._tokenizer.name, self._datasets_folder, stages)
+
+    def is_open(self, stage: Stage) -> bool:
+        return stage.name in self._opened
 
 
 def openings(data: StageData) -> list[DatasetOpened]:
-    """What is to be told of each of a stage's datasets."""
+    """What was opened, for each of a stage's datasets."""
     return [
         DatasetOpened(
             dataset=part.source.spec.name,
@@ -95,91 +151,28 @@ def _without_rows(event: Event) -> Hashable:
     return event
 
 
-class LoadedData:
-    """The stages' data, opened once and kept: evaluation at a stage's end needs those of earlier stages too."""
+def patiently(work: Callable[[Report], T], controls: Controls) -> Generator[ActivityChanged, None, T]:
+    """Do `work` in a thread, pass on what it reports, and give its value.
 
-    def __init__(
-        self,
-        options_of: Callable[[Stage], TrainOptions],
-        stages_of_plan: Callable[[], tuple[Stage, ...]],
-        tokenizer: Tokenizer,
-        datasets_folder: Path,
-    ) -> None:
-        self._options_of = options_of
-        self._stages_of_plan = stages_of_plan
-        self._tokenizer = tokenizer
-        self._datasets_folder = datasets_folder
-        self._opened: dict[str, tuple[tuple[Any, ...], StageData]] = {}
-        self._told: set[Hashable] = set()
-
-    def open(self, stage: Stage, controls: Controls, *, trains: bool = True) -> Iterator[Event]:
-        """Open the stage's data unless they are open already as they are wanted now.
-
-        Tells of each dataset once what is read of it. `trains`: also warn of text that will be left out.
-        """
-        options = self._options_of(stage)
-        stages = self._stages_of_plan()
-        datasets = tuple((other.name, other.datasets) for other in stages)  # what they validate on is not trained
-        key = (stage, datasets, *(getattr(options, name) for name in names_of(Part.HELD_OUT, Part.ORDER, Part.DATA)))
-        if stage.name in self._opened and self._opened[stage.name][0] == key:
-            return
-        result: list[tuple[StageData, list[TextLeftOut]]] = []
-
-        def opened(report: Report) -> tuple[StageData, list[TextLeftOut]]:
-            data = open_stage(
-                stage, options, self._tokenizer, datasets_folder=self._datasets_folder, report=report, stages=stages
-            )
-            return data, left_out(data.preview(PREVIEWED_STEPS, PREVIEW_S), stage) if trains else []
-
-        yield ActivityChanged("loading", f"data of stage {stage.name}")
-        yield from patiently(opened, controls, result)
-        data, warnings = result[0]
-        self._opened[stage.name] = (key, data)
-        for event in (*openings(data), *warnings):
-            if (fact := _without_rows(event)) not in self._told:
-                self._told.add(fact)
-                yield event
-        yield ActivityChanged("training")
-
-    def of(self, stage: Stage) -> StageData:
-        """The data of a stage that has been opened."""
-        return self._opened[stage.name][1]
-
-    def count(self, stage: Stage) -> int | None:
-        """The rows of a stage that is not open, where they are known without downloading anything."""
-        stages = self._stages_of_plan()
-        return count_rows(stage, self._options_of(stage), datasets_folder=self._datasets_folder, stages=stages)
-
-    def look_for_leaks(self, stages: Sequence[Stage], rest: Callable[[], None]) -> LeakReport:
-        """Compare what is trained with what is evaluated, of the stages that are open or at hand; in any thread."""
-        found, left = [], []
-        for stage in stages:
-            opened = self._opened.get(stage.name)
-            if opened is not None and opened[0][0] == stage:
-                found.append((stage.name, opened[1]))
-            elif is_at_hand(stage, self._datasets_folder):
-                try:
-                    found.append((stage.name, self.job(stage).open()))
-                except UserError:  # it will be said when the stage's turn comes
-                    left.append(stage.name)
-            else:
-                left.append(stage.name)
-        return look_for_leaks(found, left, rest)
-
-    def job(self, stage: Stage) -> Job:
-        """What another process needs to open the same data."""
-        stages = self._stages_of_plan()
-        return Job(stage, self._options_of(stage), self._tokenizer.name, self._datasets_folder, stages)
-
-    def is_open(self, stage: Stage) -> bool:
-        return stage.name in self._opened
-
-
-LATE_S = 2.0  # a save waits no longer for a name of the next batch
-MOST_WAITING = 0.01  # of the steps' time
-WINDOW_S = 30.0  # a process that takes seconds to start is for runs that last
-WINDOW_STEPS = 20
-_TURN_S = 1.0
+    Raises what `work` raises, and `StopRequested` as soon as a stop is asked for: the thread is then left behind
+    (a hub that is silent may hold it for ever), which is why it is a daemon; it holds no lock and writes only
+    files that are whole or absent.
+    """
+    reports: queue.SimpleQueue[ActivityChanged | None] = queue.SimpleQueue()
+    running = BackgroundCall(
+        lambda: work(lambda *report: reports.put(ActivityChanged(*report))), "loading",
+        then=lambda _: reports.put(None),
+    )  # fmt: skip
+    while True:
+        if controls.wants_stop():
+            raise StopRequested
+        try:
+            report = reports.get(timeout=0.05)
+        except queue.Empty:
+            continue
+        if report is None:
+            return running.result()
+        yield report
 
 
 class Feed:
@@ -195,7 +188,7 @@ class Feed:
         self._steps, self._steps_s, self._waited_s = -1, 0.0, 0.0  # the first step waits for the thread to begin
         self._process: Worker | None = None
         self._messages: Prefetch[Any] | None = None  # the process's; its batches once it has opened the data
-        self._said: list[Event] = []
+        self._news: list[Event] = []
         # Batches can only be the same where these are: a digest is compared only then.
         self._kind = f"{data.fingerprint[:16]}/{batch_size}"
 
@@ -230,7 +223,7 @@ class Feed:
     def next_digest(self) -> str:
         """A name of the next batch's content, for the checkpoint.
 
-        Empty at the stage's end, and where the batch is late or cannot be read: whoever takes it hears of that.
+        Empty at the stage's end, and where the batch is late or cannot be read: taking it raises the error.
         """
         if not self._is_there():
             return ""
@@ -273,8 +266,8 @@ class Feed:
                 job, self._job = self._job, None
                 yield LogLine(f"waiting for data takes {100 * share:.1f} % of the time: a process is started for them")
                 self._start_process(job)
-        said, self._said = self._said, []
-        yield from said
+        news, self._news = self._news, []
+        yield from news
 
     def _start_process(self, job: Job) -> None:
         try:
@@ -300,17 +293,17 @@ class Feed:
             self._after = batch.position_after
         self._process.begin(self._after)
         self._batches = messages
-        self._said.append(LogLine(f"data reader: process {self._process.pid}"))
+        self._news.append(LogLine(f"data reader: process {self._process.pid}"))
 
     def _stay(self, error: Exception) -> None:
         self._end_process()
-        self._said.append(Warned(f"data reader: stays a thread ({one_line(error, 160)})"))
+        self._news.append(Warned(f"data reader: stays a thread ({one_line(error, 160)})"))
 
     def _go_back_to_thread(self, error: WorkerLostError) -> None:
         """The process is gone: the same batches from a thread, from where they are missing."""
         self._end_process()
         self._batches = self._data.batches(self._after)
-        self._said.append(Warned(f"data reader: a thread again, its process is lost ({one_line(error, 160)})"))
+        self._news.append(Warned(f"data reader: a thread again, its process is lost ({one_line(error, 160)})"))
 
     def _end_process(self) -> None:
         if self._process is None:
@@ -324,7 +317,10 @@ class Feed:
 
 
 class RowCounts:
-    """What `count(stage)` gives for stages that have not been opened yet."""
+    """The rows of stages to come, counted beside the training: the plan's end is known only with them.
+
+    `count(stage)` gives them for a stage that has not been opened yet.
+    """
 
     def __init__(self, count: Callable[[Stage], int | None]) -> None:
         self._count = count

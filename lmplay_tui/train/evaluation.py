@@ -1,8 +1,6 @@
-"""What is scored between steps: the next few validation samples, the fixed sets, the prompts that people ask.
+"""What is scored between steps: the next few validation samples, the fixed sets, the prompts to answer.
 
-Scoring held-out samples. Nothing here touches the training run: no gradient, no global random number.
-
-Word accuracy: the share of a truth's words that a prediction has right.
+Nothing here touches the training run: no gradient, no global random number.
 """
 
 import math
@@ -32,6 +30,9 @@ from lmplay_tui.train.device import Precision, fits, give_memory_back, halved
 from lmplay_tui.train.loss import logits_by_rows, loss_and_argmax
 from lmplay_tui.train.state import TrainState
 
+SHOWN_TOKENS = 256  # of a truth, with probabilities: more fits no screen and fills the journal
+PINNED_TOKENS = 48  # of the answer to a pinned prompt
+
 
 def word_accuracy(prediction: str, truth: str) -> float | None:
     """1 - word error rate, at least 0; None if the truth has no words. For validation and evaluation.
@@ -51,9 +52,6 @@ def fast_word_accuracy(prediction: str, truth: str) -> float | None:
 
 def _accuracy(distance: int, num_words: int) -> float | None:
     return max(0.0, 1.0 - distance / num_words) if num_words else None
-
-
-SHOWN_TOKENS = 256  # of a truth, with probabilities: more fits no screen and fills the journal
 
 
 @dataclass(frozen=True)
@@ -98,14 +96,14 @@ class Scorer:
         self._tokenizer = tokenizer
         self._precision = precision
         self._most: int | None = None  # samples at a time, where memory has shown its limit
-        self.said: list[str] = []  # what the user has to know of it
+        self._warnings: list[str] = []
 
     def score(
         self, samples: Sequence[Sample], batch_size: int, should_stop: Callable[[], bool] = lambda: False
     ) -> Score:
         """Loss and accuracy of the truths given what precedes them. Raises `StopRequested` between mini-batches.
 
-        Where memory lacks, once more with smaller mini-batches: `said` tells. Raises `OutOfMemoryError`.
+        Where memory lacks, once more with smaller mini-batches: see `take_warnings`. Raises `OutOfMemoryError`.
         """
         while True:
             size = min(batch_size, self._most or batch_size, max(len(samples), 1))
@@ -115,7 +113,9 @@ class Scorer:
                 return score
             give_memory_back(self._precision.device)
             self._most = halved(size, "validation", "--validation-batch-size")
-            self.said.append(f"validation: out of memory with {size} samples at a time; going on with {self._most}")
+            self._warnings.append(
+                f"validation: out of memory with {size} samples at a time; going on with {self._most}"
+            )
 
     def _score(self, samples: Sequence[Sample], batch_size: int, should_stop: Callable[[], bool]) -> Score:
         loss_sum = 0.0
@@ -146,6 +146,11 @@ class Scorer:
             num_tokens=num_tokens,
             num_loss_tokens=num_loss_tokens,
         )
+
+    def take_warnings(self) -> list[str]:
+        """What the scores since the last call have to say."""
+        warnings, self._warnings = self._warnings, []
+        return warnings
 
     def predict(self, sample: Sample, kind: str = "validation") -> Prediction:
         """One sample with the likeliest token at each truth position, given the truth before it."""
@@ -183,9 +188,6 @@ class Scorer:
             truth_p=tuple(round(math.exp(log_p), 4) for log_p in truth_log_p[:SHOWN_TOKENS]),
             top5=top5,
         )
-
-
-PINNED_TOKENS = 48
 
 
 class Evaluator:
@@ -226,11 +228,11 @@ class Evaluator:
         if not fitted:
             give_memory_back(state.device)
             yield Warned("validation: out of memory for the prediction that is shown; the scores stand", progress.step)
-        yield from self._complaints()
+        yield from self._warned()
 
-    def _complaints(self) -> Iterator[Event]:
-        while self._scorer.said:
-            yield Warned(self._scorer.said.pop(0), self._state.progress.step)
+    def _warned(self) -> Iterator[Event]:
+        for warning in self._scorer.take_warnings():
+            yield Warned(warning, self._state.progress.step)
 
     def evaluate(self, stage: Stage, options: TrainOptions, *, at_stage_end: bool) -> Iterator[Event]:
         """Score the stage's fixed set; at its end those of the stages before it too. Answers pinned prompts."""
@@ -251,7 +253,7 @@ class Evaluator:
                 step=progress.step, stage=stage.name, rows=progress.rows, tokens=progress.tokens, sets=sets,
                 at_stage_end=at_stage_end, seconds=time.perf_counter() - begun, elapsed_s=progress.elapsed_s,
             )  # fmt: skip
-        yield from self._complaints()
+        yield from self._warned()
         for prompt in progress.pinned:
             try:
                 answer = self._fitting(Ask(prompt, max_tokens=PINNED_TOKENS), "pinned", self._should_stop)

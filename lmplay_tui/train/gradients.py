@@ -157,12 +157,11 @@ class Gradients:
         *,
         hidden: Callable[[Tensor], Tensor] | None = None,
         trunk: Callable[[Tensor, Tensor], Tensor] | None = None,
-        scaler: torch.amp.GradScaler | None = None,
     ) -> None:
         self.network = model
         self.hidden = hidden
         self.trunk = trunk
-        self.scaler = scaler
+        self.scaler = precision.scaler()
         self.head_loss = HeadLoss()
         self.clock = StepClock(precision.device)
         self._precision = precision
@@ -303,7 +302,7 @@ class Gradients:
             optimizer.step()
         if scaler is not None:
             # Neither its `step` nor its scale is asked whether a gradient overflowed: each would wait for the device
-            # once more. The norm has said it: it is finite only where all of them are.
+            # once more. The norm shows it: it is finite only where all of them are.
             result.skipped = not np.isfinite(result.grad_norm)
             scaler.update()
         clock.mark("optimizer")

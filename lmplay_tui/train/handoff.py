@@ -1,12 +1,11 @@
-"""Going on without this terminal: the run in a process of its own session, which inherits the lock and resumes.
+"""How a run goes on: the command that resumes it, and a process of its own session that takes it over.
 
-The lock's descriptor is handed down, so there is no moment in which nobody holds the run: viewers see it alive
-throughout, and no third process can come between.
-
-`--max-hours`: a run's own wish to stop, when its time is up.
+That process inherits the lock's descriptor, so the run is held throughout: viewers see it alive, and no third process
+can come between. What the processes before it have spent counts for `--max-hours` (`TimeLimit`).
 """
 
 import os
+import shlex
 import subprocess
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -51,18 +50,31 @@ def _spent_before() -> float:
         return 0.0
 
 
+def resume_command(launch: Launch, run: RunFolder, saved: bool) -> str:
+    """What to type to go on: the model, and what a checkpoint does not remember.
+
+    `saved`: by the process that ends; else a checkpoint that was chosen with `--resume` is still to be gone on from.
+    """
+    chosen = {} if saved or launch.resumes_from is None else {"resume": launch.options.resume}
+    words = command_words({"model": str(run.model), **chosen, **_not_remembered(launch)})
+    return shlex.join([launch.prog, *words])
+
+
 def command_of(run: RunFolder, launch: Launch, *, resumes: bool) -> list[str]:
     """The command line of the process that goes on. `resumes`: from the run's checkpoint, not from the beginning."""
-    options = {name: value for name, value in launch.line.items() if OPTIONS[name].part is not Part.HOST}
-    if resumes:  # what is said for one start must not be done once more
-        options = {n: v for n, v in options.items() if not OPTIONS[n].once and _is_forgotten(n, v)}
+    line = _not_remembered(launch) if resumes else launch.line
+    options = {name: value for name, value in line.items() if OPTIONS[name].part is not Part.HOST}
     words = command_words({"model": str(run.model), **options, "headless": True, "on_hangup": "continue"})
     return own_command("lmplay_tui.cli", *words)
 
 
-def _is_forgotten(name: str, value: Any) -> bool:
-    """Whether a checkpoint does not remember what the command line gave."""
-    return OPTIONS[name].on_resume is OnResume.FREE or (name == "exp" and ":" in value)
+def _not_remembered(launch: Launch) -> dict[str, Any]:
+    """What the line gives for later starts too, and no checkpoint holds."""
+    return {
+        name: value
+        for name, value in launch.line.items()
+        if not OPTIONS[name].once and (OPTIONS[name].on_resume is OnResume.FREE or (name == "exp" and ":" in value))
+    }
 
 
 def start_process(run: RunFolder, launch: Launch, lock: RunLock, *, resumes: bool, spent_s: float = 0.0) -> int:
@@ -80,7 +92,7 @@ def start_process(run: RunFolder, launch: Launch, lock: RunLock, *, resumes: boo
             command_of(run, launch, resumes=resumes), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             start_new_session=True, pass_fds=[descriptor], env=environment,
         )  # fmt: skip
-    # It outlives us, and nobody here waits for it: not a forgotten child in the eyes of `subprocess`.
+    # It outlives this process, which does not wait for it: `subprocess` shall not take it for a forgotten child.
     process.returncode = 0
     return process.pid
 
@@ -90,7 +102,7 @@ def hand_over(
 ) -> Generator[Event, None, bool]:
     """Let another process go on from what is saved; whether it does. If it cannot, this one stays.
 
-    `wanted`: what holds here and is in no checkpoint. With what nobody has obeyed yet it is left for that process, as
+    `wanted`: what holds here and is in no checkpoint. With the commands that still wait it is left for that process, as
     control files; where this one stays, it finds them itself.
     """
     left = [*wanted, *controls.take_waiting()]

@@ -39,8 +39,8 @@ from lmplay_tui.run.notify import NOTIFY_URL, Notifier, run_on_done
 from lmplay_tui.run.plots import write_pngs
 from lmplay_tui.run.recorder import LogFile, Recorder
 from lmplay_tui.text import one_line, printable
-from lmplay_tui.train.build import build_trainer, choose_run, read_start, resume_command, set_aside
-from lmplay_tui.train.handoff import TimeLimit, hand_over, start_process
+from lmplay_tui.train.build import build_trainer, choose_run, read_start, set_aside
+from lmplay_tui.train.handoff import TimeLimit, hand_over, resume_command, start_process
 
 
 def run_events(launch: Launch, controls: Controls, tell: Callable[[Event], None] = lambda _: None) -> Iterator[Event]:

@@ -32,6 +32,7 @@ _ROUNDINGS = 200
 _TF32 = 0.02  # a GPU's float32 products with 10 bits
 _HALF_PRECISION = 0.1  # a GPU's packed attention: far coarser, so only the loss's number is compared
 _SMALL_GRADIENT = 0.01  # of the largest: below it a gradient may be the rounding of a sum that is zero
+_BY_FORWARD = "trained by forward alone, without the faster hidden and head"
 _COMPARED = StepConfig(mini_batch_size=2, normalization="tokens", include_prompts=True, grad_clip=None)
 
 
@@ -56,7 +57,7 @@ def choose_ways(model: nn.Module, precision: Precision, *, vocab_size: int, cont
     notes: list[str] = []
     hidden = body_of(model)
     if hidden is None and callable(getattr(model, "hidden", None)):
-        notes.append("trained by forward alone, without the faster hidden and head: forward is of a later class")
+        notes.append(f"{_BY_FORWARD}: forward is of a later class")
     trunk = trunk_of(model, precision.device, precision.dtype) if hidden is not None else None
     if hidden is None and not callable(getattr(model, "new_cache", None)):
         return Ways(notes=tuple(notes))
@@ -67,8 +68,7 @@ def choose_ways(model: nn.Module, precision: Precision, *, vocab_size: int, cont
                 compared = _Comparison(model, precision, buffers, vocab_size, context_len)
                 of_hidden, of_trunk = compared.differences(hidden, trunk)
                 if of_hidden is not None:
-                    said = "trained by forward alone, without the faster hidden and head"
-                    notes.append(f"{said}: {one_line(of_hidden)}")
+                    notes.append(f"{_BY_FORWARD}: {one_line(of_hidden)}")
                     hidden = trunk = None
                 elif of_trunk is not None:
                     notes.append(f"samples are padded, not packed by trunk: {one_line(of_trunk)}")

@@ -139,7 +139,7 @@ def _set_frozen(parameter: nn.Parameter, mark: bool | None, default_freeze: bool
 
 
 def without_gradient(model: nn.Module) -> list[str]:
-    """Names of the parameters that the last backward pass did not reach, frozen ones said so (`--check-grads`)."""
+    """Names of the parameters that the last backward pass did not reach, frozen ones marked (`--check-grads`)."""
     return [
         name if parameter.requires_grad else f"{name} (frozen)"
         for name, parameter in model.named_parameters()

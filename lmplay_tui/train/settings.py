@@ -1,7 +1,4 @@
-"""Which value of an option holds: command line, plan, and what a checkpoint remembers.
-
-What a changed plan may change, everything that has not run yet, and what comes of it.
-"""
+"""Which value of an option holds, by command line, plan and checkpoint; and what a changed plan changes of it."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -26,7 +23,7 @@ class Settings:
     """The layers that a run's options are made of.
 
     `line`: this start's command line. `remembered`: what earlier command lines gave and a resume must not lose.
-    `overruled`: for each stage, what a changed plan has said anew since: there it beats `remembered`.
+    `overruled`: for each stage, what a changed plan gives anew: there it beats `remembered`.
     `plan_as_given`: the text of the plan as a file last gave it; an edit while the run goes on leaves it as it is.
     """
 
@@ -55,7 +52,7 @@ class Settings:
 
     def with_plan(self, plan: Plan) -> "Settings":
         """The same with another plan, edited while the run goes on or given at a resume."""
-        return replace(self, plan=plan, overruled=_united(self.overruled, _said_anew(self.plan, plan)))
+        return replace(self, plan=plan, overruled=_united(self.overruled, _given_anew(self.plan, plan)))
 
     def _remembered_for(self, stage: str) -> dict[str, Any]:
         overruled = self.overruled.get(stage, ())
@@ -70,15 +67,15 @@ def overruled_of(state_args: Mapping[str, Any]) -> dict[str, list[str]]:
     return {stage: names for stage, names in overruled.items() if isinstance(names, list)}
 
 
-def _said_anew(before: Plan, plan: Plan) -> dict[str, list[str]]:
+def _given_anew(before: Plan, plan: Plan) -> dict[str, list[str]]:
     """For each stage and the whole run: the options to which `plan` gives another value than `before`."""
     of_run = _changed(before.train, plan.train)
     options_before = {stage.name: stage.options for stage in before.stages}
-    said = {WHOLE_RUN: of_run}
+    anew = {WHOLE_RUN: of_run}
     for stage in plan.stages:
-        said[stage.name] = _changed(options_before.get(stage.name, {}), stage.options)
-        said[stage.name] += [name for name in of_run if name not in stage.options]
-    return said
+        anew[stage.name] = _changed(options_before.get(stage.name, {}), stage.options)
+        anew[stage.name] += [name for name in of_run if name not in stage.options]
+    return anew
 
 
 def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

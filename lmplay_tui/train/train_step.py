@@ -55,7 +55,7 @@ class TrainStep:
             return self._accumulated(run, batch, rng)
         except Exception:  # a stop, too little memory, a bug of the model's: who catches it decides
             run.feed.give_back(batch)
-            with contextlib.suppress(RuntimeError):  # a device that has failed takes nothing back: the error is told
+            with contextlib.suppress(RuntimeError):  # a device that has failed takes nothing back: its error is raised
                 self._undo(rng)
             raise
 
@@ -106,7 +106,7 @@ class TrainStep:
         assert optimizer is not None
         self.is_whole = False
         if not fits(lambda: state.gradients.update(optimizer, result, lr=lr, grad_clip=run.config.grad_clip))[0]:
-            # Some weights may have moved already: this state is no one's.
+            # Some weights may have moved already: this state is of no step.
             raise TrainingError(
                 f"step {state.progress.step + 1}: no memory for the optimizer's update; the last checkpoint is intact; "
                 "try --optimizer sgd, a smaller model, or close other programs"
@@ -117,7 +117,7 @@ class TrainStep:
         self._watch_overflows(run, batch, result)
 
     def _watch_overflows(self, run: StageRun, batch: Batch, result: StepResult) -> None:
-        """A float16 step that is left out is usual; where all are, nothing is learned, and that is said and ends."""
+        """A float16 step that is left out is usual; where all are, nothing is learned: a warning, then the end."""
         self._overflows = self._overflows + 1 if result.skipped else 0
         scaler = self._state.gradients.scaler
         if scaler is None or self._overflows < OVERFLOWS_TOLD:
@@ -128,8 +128,8 @@ class TrainStep:
             self._give_up(run, batch, what, "try a lower --lr, --amp-dtype bfloat16, or without --amp")
         if self._overflows == OVERFLOWS_TOLD:
             step = self._state.progress.step + 1
-            said = f"stage {run.stage.name}, step {step}: {what}, so none of them has moved the weights"
-            self._warnings.append(Warned(f"{said}; try a lower --lr, --amp-dtype bfloat16, or without --amp", step))
+            where = f"stage {run.stage.name}, step {step}: {what}, so none of them has moved the weights"
+            self._warnings.append(Warned(f"{where}; try a lower --lr, --amp-dtype bfloat16, or without --amp", step))
 
     def _give_up(self, run: StageRun, batch: Batch, what: str, advice: str) -> NoReturn:
         """Numbers that are of no use: keep the last checkpoint, put what there is apart, and end the run."""

@@ -436,7 +436,7 @@ class Trainer:
         return bool(self.step.steps_here) or (self._resumed_from is not None and self.commands.has_changed_the_run)
 
     def _keep_what_is_done(self) -> Iterator[Event]:
-        """Training cannot go on: write down what is finished. What fails in it is told; it is not why the run ends."""
+        """Training cannot go on: write down what is finished. What fails in it is a warning, not why the run ends."""
         rest = (
             (self._save_the_rest(), "not saved"),
             (self._log(steps=True), "the last metrics are not written"),

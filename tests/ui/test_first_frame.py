@@ -47,7 +47,7 @@ def test_launcher_is_painted_before_what_takes_long_is_imported(tmp_path: Path) 
     rows, modules = json.loads(done.stdout)
     screen = "\n".join(rows)
     assert all(words in screen for words in ("demo", "wikitext3", "quit", "device auto"))
-    assert "no runs yet" not in screen  # nobody has looked
+    assert "no runs yet" not in screen  # not looked for yet
     early = [name for name in modules if name.split(".")[0] in SLOW or name.startswith(OF_A_RUN)]
     assert early == []
 

@@ -27,7 +27,7 @@ STEPS = 100_000
 
 
 def flood(_launch: Launch, controls: Controls) -> Iterator[happened.Event]:
-    """A trainer that is a thousand times too fast, and goes on until somebody has asked for a save."""
+    """A trainer that is a thousand times too fast, and goes on until a save is asked for."""
     yield started()
     yield stage_started(0, 0, 0)
     for step in range(1, STEPS + 1):
@@ -77,7 +77,7 @@ async def test_a_flood_is_drained_while_keys_are_answered(monkeypatch: pytest.Mo
 
 
 @pytest.mark.long
-def test_a_flood_that_nobody_looks_at_does_not_fill_the_memory() -> None:
+def test_a_flood_between_two_polls_does_not_fill_the_memory() -> None:
     def events(_launch: Launch, _controls: Controls) -> Iterator[happened.Event]:
         yield started()
         for step in range(1, MAX_WAITING + 5001):

@@ -13,6 +13,7 @@ from lmplay_tui.run.journal import Tail
 from lmplay_tui.ui import plan_editor, run_list
 from lmplay_tui.ui.screens import runs
 from lmplay_tui.ui.source import FolderSource
+from lmplay_tui.ui.tty.patches import in_background
 from lmplay_tui.ui.widgets.plan_pane import PlanPane
 from tests.ui.conftest import Open, text_of, tick, until
 from tests.ui.fake import PLAN, Clock, fed
@@ -157,3 +158,15 @@ async def test_a_plan_file_on_a_disk_that_hangs_is_seen_later(
         disk.answer()
         pane = pilot.app.screen.query_one(PlanPane)
         await until(pilot, lambda: pane.text.endswith("# two\n") or pilot.app.tick())  # type: ignore[attr-defined]
+
+
+async def test_a_bug_in_the_background_ends_the_app_like_one_of_the_screens(dashboard: Open) -> None:
+    def fails() -> Callable[[], None]:
+        raise RuntimeError("oops")
+
+    with pytest.raises(RuntimeError, match="oops"):
+        async with dashboard(fed(3)) as pilot:
+            app = pilot.app
+            in_background(app, fails)
+            await until(pilot, lambda: app._exception is not None)
+    assert isinstance(app.crashed, RuntimeError)  # type: ignore[attr-defined]

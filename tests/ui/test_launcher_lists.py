@@ -310,7 +310,7 @@ async def test_only_training_plans_are_listed(tmp_path: Path, monkeypatch: pytes
 async def test_a_file_that_would_take_all_memory_is_given_to_no_parser(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A key with thousands of dots takes tomllib gigabytes: what anybody left in the folder is only looked at."""
+    """A key with thousands of dots takes tomllib gigabytes: files of others in the folder are only looked at."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "hostile.toml").write_text("a" + ".a" * 30_000 + " = 1\n", encoding="utf-8")
     lines: list[int] = []

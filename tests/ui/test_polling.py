@@ -67,7 +67,7 @@ def test_a_run_is_done_when_its_trainer_has_ended_and_its_last_event_is_seen() -
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_whoever_waits_for_the_trainers_end_finds_its_last_event(monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
+def test_after_the_trainers_end_its_last_event_is_there(monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
     def ending(_launch: Launch, _controls: controls.Controls) -> Iterator[happened.Event]:
         yield from training(2)
         if fails:
@@ -207,7 +207,7 @@ def test_a_failure_that_only_the_status_file_knows_is_one(folder: RunFolder) -> 
 def test_a_folder_whose_run_is_over_gives_nought(folder: RunFolder, end: happened.Event | None) -> None:
     write(folder, 5, *([] if end is None else [end]))
     source = FolderSource(folder, Clock())
-    assert source.done is None, "nobody has looked yet"
+    assert source.done is None, "not looked at yet"
     while source.behind:
         source.poll()
     assert [source.view.over, source.done] == [True, 0]

@@ -112,7 +112,7 @@ async def test_news_are_told_once(source: FakeSource) -> None:
 
 @pytest.mark.long_after(1)
 @pytest.mark.parametrize("reason", ["interval", "stage end", "stop", "end"])
-async def test_a_save_that_nobody_asked_for_covers_no_pane(dashboard: Open, source: FakeSource, reason: str) -> None:
+async def test_a_save_by_schedule_covers_no_pane(dashboard: Open, source: FakeSource, reason: str) -> None:
     async with dashboard(source) as pilot:
         before = len(pilot.app._notifications)
         source.waiting = [happened.CheckpointSaved("a.lmp", 330, 3300, 5, 0.1, 0.1, reason)]

@@ -102,7 +102,7 @@ def test_a_trainer_that_raises_does_not_die_silently() -> None:
     assert "RuntimeError: oops" in source.view.log[-1].text
 
 
-def test_a_flood_that_nobody_looks_at_stays_bounded_and_loses_no_event_that_matters(
+def test_a_flood_between_two_polls_stays_bounded_and_loses_no_event_that_matters(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     most = 1000  # of as many as there may be a busy machine would take a minute
@@ -185,7 +185,7 @@ def test_what_a_run_does_is_never_older_than_its_last_end(folder: RunFolder) -> 
     lock.release()
 
 
-def test_a_dead_run_that_somebody_resumes_is_followed_on(folder: RunFolder) -> None:
+def test_a_dead_run_that_is_resumed_is_followed_on(folder: RunFolder) -> None:
     """As soon as a process holds it, which still loads; and by its word alone, before the next look at the lock."""
     write(folder, 30)
     folder.write_status({"state": "running"})
@@ -215,7 +215,7 @@ def test_a_dead_run_that_somebody_resumes_is_followed_on(folder: RunFolder) -> N
     assert (source.view.state, source.view.at.step, source.done) == ("running", 31, None)
 
 
-def test_commands_to_a_folder_are_whole_files_and_refused_where_nobody_trains(folder: RunFolder) -> None:
+def test_commands_to_a_folder_are_whole_files_and_refused_where_no_process_trains(folder: RunFolder) -> None:
     source = FolderSource(folder, Clock())
     source.send(controls.SaveNow())
     assert list(folder.control.iterdir()) == []
@@ -347,7 +347,7 @@ def test_native_prints_are_caught_and_the_descriptors_given_back(capfd: pytest.C
 
 
 def test_stopping_is_said_only_while_it_is_so() -> None:
-    """Whoever has asked: a key, a control file, a time limit. A hand-over that failed leaves the run as it was."""
+    """By a key, a control file or a time limit. A hand-over that failed leaves the run as it was."""
     source = LiveSource(Launch(), lambda *_: iter(()))
     source.view.state = "paused"
     source.send(controls.Stop(when="stage_end"))

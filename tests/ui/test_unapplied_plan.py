@@ -159,7 +159,7 @@ async def test_who_waits_for_a_stuck_screen_goes_when_the_screen_would(
         assert source.leaves == (app.return_value is not None)
         assert source.leaves == isinstance(end, RunStopped | HandedOver)
         app.stop_by_signal("SIGTERM")
-        assert source.leaves, "whatever became of the run, nobody waits for its end any more"
+        assert source.leaves, "whatever became of the run, its end is awaited no more"
         app.tick()
         assert app.return_value == source.exit_status
 
