@@ -6,6 +6,7 @@ run; losses are nats per truth token, durations seconds, accuracies 0 to 1.
 `METRICS` is the one list of the names in `metrics.jsonl`: documents and tests are made from it.
 """
 
+import contextlib
 import dataclasses
 import types
 import typing
@@ -502,6 +503,15 @@ def from_record(record: Mapping[str, Any]) -> Event | None:
         return MetricsLogged(record) if "step" in record and _whole(record["step"]) >= 0 else None
     except (TypeError, ValueError):
         return None
+
+
+def read_stages(value: object) -> list[StageInfo]:
+    """The stages that a `run.json` holds; what is none of ours is passed over."""
+    stages = []
+    for each in value if isinstance(value, list) else ():
+        with contextlib.suppress(TypeError, ValueError):
+            stages.append(_read(StageInfo, each))
+    return stages
 
 
 def _event(kind: type[Event], record: Mapping[str, Any]) -> Event:

@@ -16,14 +16,13 @@ import socket
 import threading
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from lmplay_tui.errors import UserError, os_error
 from lmplay_tui.files import write_whole
 from lmplay_tui.process import is_alive
-from lmplay_tui.run.journal import number
+from lmplay_tui.run.journal import number, utc_time
 from lmplay_tui.text import one_line
 
 DEFAULT_OUT = "out_gpt"
@@ -35,8 +34,8 @@ _OTHER_CHECKPOINT = re.compile(r"\.[A-Za-z0-9_-]+$")  # NAME.prev, NAME.STAGE, .
 
 
 def utc_now() -> str:
-    """The time as the journals write it: UTC, ISO 8601, milliseconds."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    """The time now, as the journals write it."""
+    return utc_time(time.time())
 
 
 def output_folder(out_dir: str | None) -> Path:

@@ -8,7 +8,7 @@ import contextlib
 import json
 import math
 import os
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -255,3 +255,8 @@ def stamp(text: object) -> float | None:
     except (ValueError, OverflowError):
         return None
     return seconds if 0 <= seconds < LATEST_S else None
+
+
+def utc_time(seconds: float) -> str:
+    """A time as the journals write it: UTC, ISO 8601, milliseconds. `stamp` is the way back."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

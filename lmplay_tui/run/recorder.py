@@ -4,8 +4,6 @@ What `--verbose` adds to a run's log: what it does from moment to moment, and th
 """
 
 import contextlib
-import dataclasses
-import math
 import os
 import socket
 import threading
@@ -20,8 +18,8 @@ from lmplay_tui.run import events
 from lmplay_tui.run.events import OF_STEPS
 from lmplay_tui.run.folder import RunFolder, boot_id, utc_now
 from lmplay_tui.run.journal import Journal, number
-from lmplay_tui.run.pace import Pace
 from lmplay_tui.run.sentences import sentences_of
+from lmplay_tui.run.status import RunStatus
 from lmplay_tui.text import one_line, printable
 
 
@@ -53,13 +51,7 @@ def _figures(values: Mapping[str, Any]) -> str:
 PREDICTIONS_LIMIT_BYTES = 64 << 20
 LOG_LIMIT_BYTES = 4 << 20
 STATUS_EVERY_S = 1.0
-# What `run.json` keeps of the process before, until this one knows better.
-_CARRIED = (
-    "plan_folder", "stages", "stage", "step", "samples", "tokens", "train_loss", "val_loss", "lr", "checkpoint",
-    "device",
-)  # fmt: skip
-_OF_A_CHECKPOINT = ("stage", "train_loss", "val_loss", "lr", "checkpoint")  # nothing of them holds in a new run
-_TOLD_AT_ONCE = (
+_WRITTEN_AT_ONCE = (
     events.RunStarted, events.CheckpointSaved, events.Paused, events.Resumed, events.Stalled, *events.LAST_EVENTS,
 )  # fmt: skip
 
@@ -81,17 +73,25 @@ class Recorder:
         self._rewinds_to = 0  # the step of this start's checkpoint
         self._to_rewind: list[Journal] = []  # these still hold what lies beyond it
         self._written_at = 0.0
-        self._pace = Pace()
-        self.status: dict[str, Any] = {name: self._before[name] for name in _CARRIED if name in self._before} | {
+        self._status = RunStatus(time.time, time.monotonic)
+        self._status.carry_over(self._before)
+        self._status.state = "running"
+        self._process: dict[str, Any] = {
             "name": run.name,
             "model": str(run.model.resolve()),
-            "state": "running",
-            "activity": "starting",
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "boot": boot_id(),
             "started": utc_now(),
         }
+        self._refusal: str | None = None  # why this start has come to nothing
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """What `run.json` says."""
+        if self._refusal is not None:
+            return self._before | {"pid": os.getpid(), "refused": self._refusal}
+        return self._process | self._status.record()
 
     def record(self, event: events.Event) -> list[events.Event]:
         """Write `event` down; gives it back, and a warning behind it where the disk would not take it."""
@@ -119,8 +119,11 @@ class Recorder:
                 self._log.write(f"{record['time']} {level:<7} {text}")
         elif self._verbose and not self._goes_on(event) and (more := said_more(event)) is not None:
             self._log.write(f"{record['time']} {'verbose':<7} {more}")
-        at_once = isinstance(event, _TOLD_AT_ONCE) or self._changes_activity(event)
+        activity = self._status.activity
         self._follow(event)
+        # What begins may be silent for minutes (compiling, validating). Were its end not written at once too,
+        # `run.json` would say "validating" for as long as validations follow each other within `STATUS_EVERY_S`.
+        at_once = isinstance(event, _WRITTEN_AT_ONCE) or self._status.activity != activity
         due = at_once or time.monotonic() - self._written_at >= STATUS_EVERY_S
         if due and not self._ended:  # after the end another process may hold the run, and write its own
             self._write_status()
@@ -131,17 +134,9 @@ class Recorder:
         """Whether it is only said again that the trainer is at what it was at: a pause says so until it ends."""
         return (
             isinstance(event, events.ActivityChanged)
-            and event.activity == self.status["activity"]
-            and event.detail == self.status.get("detail", "")
+            and event.activity == self._status.activity
+            and event.detail == self._status.detail
         )
-
-    def _changes_activity(self, event: events.Event) -> bool:
-        """Whether something begins after which nothing may be heard for minutes (compiling, validating), or ends.
-
-        Were its end not written at once too, `run.json` would say "validating" for as long as validations follow each
-        other within `STATUS_EVERY_S`.
-        """
-        return isinstance(event, events.ActivityChanged) and event.activity != self.status["activity"]
 
     @property
     def _journals(self) -> tuple[Journal, Journal, Journal]:
@@ -168,89 +163,23 @@ class Recorder:
 
     def _write_status(self) -> None:
         self._written_at = time.monotonic()
-        self.status["heartbeat"] = time.time()
         try:
-            self._run.write_status(self.status)
+            self._run.write_status(self.status | {"heartbeat": time.time()})
         except OSError:  # the journals' complaint says it already
             return
 
     def _follow(self, event: events.Event) -> None:
-        """Keep the status as `status --json` shows it."""
-        status = self.status
-        match event:
-            case events.RunStarted():
-                self._begin(event)
-            case events.ActivityChanged():
-                self._follow_activity(event)
-            case events.StageStarted():
-                status |= {"stage": event.stage, "has_begun": True}
-                self._set_stage(event.stage, rows_total=event.rows_total, rows_done=event.rows_done)
-            case events.StepDone():
-                self._follow_step(event)
-            case events.Validated():
-                status["val_loss"] = event.loss
-            case events.CheckpointSaved():
-                status["checkpoint"] = {"path": event.path, "step": event.step, "time": utc_now()}
-            case events.StageDone():
-                self._finish_stage(event.stage)
-            case events.PlanChanged() | events.StagesCounted():
-                status["stages"] = [dataclasses.asdict(stage) for stage in event.stages]
-            case events.Paused():
-                status["state"] = "paused"
-            case events.Resumed():
-                status["state"] = "running"
-                self._pace.clear()
-            case _ if isinstance(event, events.LAST_EVENTS):
-                status |= _end(event)
-                if isinstance(event, events.RunFailed) and self._is_refusal(event):
-                    self.status = self._before | {"pid": os.getpid(), "refused": event.message}
+        if isinstance(event, events.RunFailed) and self._is_refusal(event):
+            self._refusal = event.message
+        self._has_started = self._has_started or isinstance(event, events.RunStarted)
+        self._status.follow(event)
+        if isinstance(event, events.HandedOver):
+            self._process["pid"] = event.pid
 
     def _is_refusal(self, event: events.Event) -> bool:
         """Whether a start has come to nothing by a mistake in what was asked: the run that is there stays as it was."""
         mistaken = isinstance(event, events.RunFailed) and event.exit_code == EXIT_USAGE
         return mistaken and not self._has_started and "state" in self._before and self._run.model.exists()
-
-    def _begin(self, event: events.RunStarted) -> None:
-        self._has_started = True
-        if event.resumed_from is None:
-            for name in _OF_A_CHECKPOINT:
-                self.status.pop(name, None)
-        self.status |= {
-            "step": event.step, "samples": event.rows, "tokens": event.tokens, "device": event.device,
-            "stages": [dataclasses.asdict(stage) for stage in event.stages], "plan_folder": event.plan_folder,
-        }  # fmt: skip
-
-    def _follow_activity(self, event: events.ActivityChanged) -> None:
-        if event.activity != self.status["activity"]:
-            self.status["activity_since"] = time.time()
-        self.status |= {"activity": event.activity, "detail": event.detail, "fraction": event.fraction}
-
-    def _follow_step(self, event: events.StepDone) -> None:
-        self._set_stage(event.stage, rows_done=event.stage_rows)
-        self._pace.mark(time.monotonic(), event.rows, event.tokens)
-        self.status |= {
-            "activity": "training", "stage": event.stage, "step": event.step, "samples": event.rows,
-            "tokens": event.tokens, "train_loss": event.loss, "lr": event.lr,
-            "tokens_per_s": _known(self._pace.tokens_per_s), "eta_s": _known(self._eta_s()),
-        }  # fmt: skip
-
-    def _eta_s(self) -> float:
-        """Seconds to the plan's end at the rate of the last minutes; NaN while a stage's rows are not known."""
-        stages = self.status.get("stages", [])
-        if any(stage["rows_total"] is None for stage in stages):
-            return math.nan
-        return self._pace.seconds_for(sum(stage["rows_total"] - stage["rows_done"] for stage in stages))
-
-    def _finish_stage(self, name: str) -> None:
-        """All its rows have been read, the last ones perhaps without a step."""
-        for stage in self.status.get("stages", []):
-            if stage["name"] == name and stage["rows_total"] is not None:
-                stage["rows_done"] = stage["rows_total"]
-
-    def _set_stage(self, name: str, **values: int) -> None:
-        for stage in self.status.get("stages", []):
-            if stage["name"] == name:
-                stage.update(values)
 
 
 def _has_lines(path: Path) -> bool:
@@ -258,23 +187,6 @@ def _has_lines(path: Path) -> bool:
         return path.stat().st_size > 0
     except OSError:
         return False
-
-
-def _end(event: events.Event) -> dict[str, Any]:
-    """What the status says when a process is done with the run."""
-    match event:
-        case events.HandedOver():  # the run goes on
-            return {"activity": "handing over", "pid": event.pid}
-        case events.RunFailed():
-            return {"state": "failed", "activity": "", "message": event.message}
-        case events.RunStopped():
-            return {"state": "stopped", "activity": "", "command": event.command}
-    return {"state": "finished", "activity": "", "eta_s": 0.0}
-
-
-def _known(value: float) -> float | None:
-    """JSON has no NaN: what is not known is null."""
-    return value if math.isfinite(value) else None
 
 
 class LogFile:

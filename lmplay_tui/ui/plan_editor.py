@@ -21,7 +21,8 @@ from lmplay_tui.plan.problems import PlanError, Problem
 from lmplay_tui.plan.reading import parse_plan, problems_of
 from lmplay_tui.plan.schema import DatasetSpec
 from lmplay_tui.run.controls import ChangePlan
-from lmplay_tui.run.view import RunView, StageView
+from lmplay_tui.run.status import StageView
+from lmplay_tui.run.view import RunView
 from lmplay_tui.text import one_line
 from lmplay_tui.ui.messages import PaneAsked, StageChange
 from lmplay_tui.ui.plan_effect import effect_rows, refusals

@@ -12,7 +12,8 @@ from lmplay_tui.plan.problems import PlanError, Problem
 from lmplay_tui.plan.reading import parse_plan
 from lmplay_tui.plan.schema import Plan, Stage
 from lmplay_tui.run.learning_rate import StageRate, rate_jump
-from lmplay_tui.run.view import RunView, StageView
+from lmplay_tui.run.status import StageView
+from lmplay_tui.run.view import RunView
 from lmplay_tui.text import one_line
 from lmplay_tui.ui.widgets.lines import Piece, Row, wrapped
 

@@ -51,6 +51,7 @@ def assert_a_bug_is_reported(events: list[Event]) -> None:
 
 
 @pytest.mark.parametrize("place_of_bug", [in_a_mini_batch, in_validation, in_the_metrics])
+@pytest.mark.long_after(1)
 def test_a_bug_loses_no_finished_step(place, place_of_bug):
     """... and the run goes on from there as if nothing had been."""
     plan = write_plan(place)
@@ -70,6 +71,7 @@ def test_a_bug_loses_no_finished_step(place, place_of_bug):
 
 @pytest.mark.parametrize("books", [Recorder, Notifier])
 @pytest.mark.parametrize("lasts", [False, True], ids=["once", "from then on"])
+@pytest.mark.long_after(1)
 def test_a_bug_in_what_is_written_down_or_sent_loses_no_step(place, monkeypatch, books, lasts):
     """The trainer is whole: it stops in order, saved; one traceback is told, and the run can go on."""
     name = "record" if books is Recorder else "hear"

@@ -12,7 +12,7 @@ from textual.widgets import TextArea
 from lmplay_tui.run import controls
 from lmplay_tui.run import events as happened
 from lmplay_tui.run.folder import RunFolder
-from lmplay_tui.run.view import StageView
+from lmplay_tui.run.status import StageView
 from lmplay_tui.ui.plan_editor import PlanEditor, changed_plan
 from lmplay_tui.ui.plan_effect import refusals
 from lmplay_tui.ui.widgets.plan_pane import PlanNotes, PlanPane

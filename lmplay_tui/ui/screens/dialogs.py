@@ -24,7 +24,7 @@ from lmplay_tui.ui.widgets.lines import Lines, Row, fitted
 # What a run's dialogs are about comes with them: the launcher, which has a dialog too, stands before any of it is read.
 if TYPE_CHECKING:
     from lmplay_tui.run.controls import Ask
-    from lmplay_tui.run.view import StageView
+    from lmplay_tui.run.status import StageView
 
 Value = TypeVar("Value")
 

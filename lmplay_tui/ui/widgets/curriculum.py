@@ -10,7 +10,8 @@ from textual.binding import Binding, BindingType
 
 from lmplay_tui.formats import format_clock, format_count, format_duration, format_loss, format_percent, format_rate
 from lmplay_tui.run.sentences import LEAST_TEXT_SHOWN
-from lmplay_tui.run.view import RunView, StageView
+from lmplay_tui.run.status import StageView
+from lmplay_tui.run.view import RunView
 from lmplay_tui.ui.messages import StageAsked
 from lmplay_tui.ui.tty.patches import set_titles
 from lmplay_tui.ui.widgets.lines import Lines, Piece, Row, bar, fitted, right
