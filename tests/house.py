@@ -24,7 +24,6 @@ LONG: dict[str, str] = {}
 REPEATED: dict[str, str] = {
     "commands.generate._check_tokenizer train.build._other_tokenizer": "to be one function",
     "run.series.between run.series.in_bins": "to be one function",
-    "ui.plan_effect._added_rows": "the same sum over the plan before and after, one line each",
 }
 
 

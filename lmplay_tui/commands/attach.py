@@ -26,7 +26,7 @@ def main(arguments: Sequence[str], prog: str) -> int:
     parser.add_argument("--price-per-hour", metavar="X", help="price of the machine, for the cost")
     parser.add_argument("--refresh-hz", metavar="X", help="screen refreshes a second [2.0]")
     line = parse_line(parser, arguments)
-    launch = Launch(given_options(line), prog)
+    launch = Launch(given_options(line), prog.partition(" ")[0])  # for what the launcher behind it may start
     run = find_run(line.run, launch.options.out_dir)
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UserError("attach: needs a terminal; without one see: lmplay-tui status")

@@ -131,11 +131,17 @@ def parsed(text: str, form: Form, report: Report) -> dict[str, Any] | None:
     if not _fits(text, report):
         return None
     report.places = locate(text, form)
-    return _toml(text, report) if form == "toml" else _json(text, report)
+    try:
+        return _toml(text, report) if form == "toml" else _json(text, report)
+    except RecursionError:
+        report.add(("file",), "is nested too deeply", 1)
+    except ValueError:  # an integer of more than 4,300 digits
+        report.add(("file",), "holds a number that is too long", 1)
+    return None
 
 
 def _fits(text: str, report: Report) -> bool:
-    """Whether the text may be given to a parser: checked first, for some texts would take it all memory there is."""
+    """Whether the text may be given to a parser: some texts would make it take all memory there is."""
     try:
         size = len(text.encode("utf-8"))
     except UnicodeEncodeError as error:  # half a surrogate pair: no file can hold it
@@ -158,11 +164,6 @@ def _toml(text: str, report: Report) -> dict[str, Any] | None:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         return _after_duplicates(text, error, report)
-    except RecursionError:
-        report.add(("file",), "is nested too deeply", 1)
-    except ValueError:  # an integer of more than 4,300 digits
-        report.add(("file",), "holds a number that is too long", 1)
-    return None
 
 
 def _after_duplicates(text: str, error: tomllib.TOMLDecodeError, report: Report) -> dict[str, Any] | None:
@@ -171,7 +172,7 @@ def _after_duplicates(text: str, error: tomllib.TOMLDecodeError, report: Report)
     message = str(error)
     place = _PLACE.search(message)
     line = int(place[1]) if place and place[1] else len(text.rstrip().split("\n"))
-    # A mistake of another kind misleads the scanner from its line on.
+    # After a mistake of another kind, the places in the rest of the text are not to be trusted.
     about_keys = message.startswith(("Cannot", "Duplicate"))
     duplicates = [entry for entry in report.places.duplicates if about_keys or entry[1] < line]
     if not duplicates:
@@ -196,16 +197,12 @@ def _json(text: str, report: Report) -> dict[str, Any] | None:
     except json.JSONDecodeError as error:
         said = f"{error.msg[:1].lower()}{error.msg[1:]}"
         report.add(report.places.key_in(error.lineno) or ("file",), f"is not JSON: {said}", error.lineno)
-    except RecursionError:
-        report.add(("file",), "is nested too deeply", 1)
-    except ValueError:  # an integer of more than 4,300 digits
-        report.add(("file",), "holds a number that is too long", 1)
-    else:
-        for path, second, first in report.places.duplicates:
-            report.add(path, f"is there a second time; first in line {first}", second)
-        if isinstance(document, dict):
-            return document
-        report.add(("file",), "must hold a JSON object", 1)
+        return None
+    for path, second, first in report.places.duplicates:
+        report.add(path, f"is there a second time; first in line {first}", second)
+    if isinstance(document, dict):
+        return document
+    report.add(("file",), "must hold a JSON object", 1)
     return None
 
 

@@ -211,15 +211,9 @@ def build_trainer(start: Start, controls: Controls) -> Generator[Event, None, Tr
     model_args = start.checkpoint["model"]["state_args"] if start.checkpoint else None
     tokenizer = yield from _load_tokenizer(model_args["tokenizer"] if model_args else options.tokenizer, controls)
     yield ActivityChanged("loading", "the model")
-    experiment = load_experiment(
-        allowed_experiment(launch.line.get("exp"), model_args["exp"] if model_args else options.exp)
-    )
     shape = model_args or vars(options)
-    model, built_with = build_model(
-        experiment, vocab_size=tokenizer.vocab_size, context_len=shape["context_len"],
-        num_blocks=shape["num_blocks"], embed_dim=shape["embed_dim"], num_heads=shape["num_heads"],
-        dropout=options.dropout, seed=options.seed,
-    )  # fmt: skip
+    exp = allowed_experiment(launch.line.get("exp"), shape["exp"])
+    model, built_with = model_of_shape(exp, shape, tokenizer, options)
     if start.checkpoint is not None:
         load_weights(model, start.checkpoint["model"]["state"], run.model)
     elif options.initial_model is not None:
@@ -237,14 +231,7 @@ def build_trainer(start: Start, controls: Controls) -> Generator[Event, None, Tr
     )  # fmt: skip
     torch.manual_seed(options.seed)
     yield from _restore(start, state, options)
-    try:
-        kept = keep_plan(run, settings.plan.text, state.progress.step)
-    except OSError as error:  # viewers miss its text, the run does not
-        yield Warned(f"{one_line(run.plan)}: cannot be written ({error.strerror}); training goes on")
-    else:
-        if kept is not None and start.checkpoint is not None and not _is_plan_of(start.checkpoint, kept):
-            said = f"{one_line(run.plan)} was another plan than the checkpoint's, which holds; it is kept: "
-            yield Warned(f"{said}--training-plan {one_line(kept)} takes it", state.progress.step)
+    yield from _write_plan(start, state.progress.step)
     return Trainer(
         state,
         LoadedData(
@@ -258,13 +245,23 @@ def build_trainer(start: Start, controls: Controls) -> Generator[Event, None, Tr
     )
 
 
-def _is_plan_of(checkpoint: Mapping[str, Any], file: Path) -> bool:
-    return bool(file.read_bytes() == checkpoint["curriculum"]["state_args"]["plan"].encode("utf-8"))
-
-
 def _load_tokenizer(name: str, controls: Controls) -> Generator[Event, None, Tokenizer]:
     yield ActivityChanged("loading", f"tokenizer {name}")
     return (yield from patiently(lambda _: load_tokenizer(name), controls))
+
+
+def model_of_shape(
+    exp: str, shape: Mapping[str, Any], tokenizer: Tokenizer, options: TrainOptions
+) -> tuple[torch.nn.Module, dict[str, Any]]:
+    """An experiment's model with weights by chance, and the arguments that it was built with.
+
+    `shape`: a checkpoint's record of its model, or the options themselves.
+    """
+    return build_model(
+        load_experiment(exp), vocab_size=tokenizer.vocab_size, context_len=shape["context_len"],
+        num_blocks=shape["num_blocks"], embed_dim=shape["embed_dim"], num_heads=shape["num_heads"],
+        dropout=options.dropout, seed=options.seed,
+    )  # fmt: skip
 
 
 def allowed_experiment(named: str | None, exp: str) -> str:
@@ -320,6 +317,21 @@ def _changed_options(start: Start, progress: Progress) -> Iterator[Event]:
             yield OptionChanged(progress.step, OPTIONS[name].flag, one_line(then), one_line(value))
             if OPTIONS[name].part is Part.HELD_OUT:
                 yield Warned(f"{OPTIONS[name].flag}: rows that were held out until now may be trained", progress.step)
+
+
+def _write_plan(start: Start, step: int) -> Iterator[Event]:
+    """The run's `plan.toml`, for viewers; another plan that lies there is kept."""
+    run = start.run
+    try:
+        kept = keep_plan(run, start.settings.plan.text, step)
+    except OSError as error:  # viewers miss its text, the run does not
+        yield Warned(f"{one_line(run.plan)}: cannot be written ({error.strerror}); training goes on")
+        return
+    if kept is None or start.checkpoint is None:
+        return
+    if kept.read_bytes() != start.checkpoint["curriculum"]["state_args"]["plan"].encode("utf-8"):
+        said = f"{one_line(run.plan)} was another plan than the checkpoint's, which holds; it is kept: "
+        yield Warned(f"{said}--training-plan {one_line(kept)} takes it", step)
 
 
 def load_weights(model: torch.nn.Module, weights: Mapping[str, Any], path: Path) -> None:

@@ -24,7 +24,6 @@ from lmplay_tui.data.tokenizer import load_tokenizer
 from lmplay_tui.errors import UserError
 from lmplay_tui.formats import format_bytes, format_megabytes
 from lmplay_tui.models.describe import describe
-from lmplay_tui.models.registry import build_model, load_experiment
 from lmplay_tui.options import Launch, TrainOptions
 from lmplay_tui.plan.reading import read_plan
 from lmplay_tui.plan.schema import Stage
@@ -33,7 +32,15 @@ from lmplay_tui.run.folder import RunFolder, datasets_folder, output_folder
 from lmplay_tui.run.sentences import sentence_of
 from lmplay_tui.run.statistics import RunStatistics
 from lmplay_tui.text import one_line
-from lmplay_tui.train.build import DEFAULT_PLAN, Start, allowed_experiment, choose_run, load_initial, read_start
+from lmplay_tui.train.build import (
+    DEFAULT_PLAN,
+    Start,
+    allowed_experiment,
+    choose_run,
+    load_initial,
+    model_of_shape,
+    read_start,
+)
 from lmplay_tui.train.checkpoint import load_checkpoint, num_bytes
 from lmplay_tui.train.checkpointer import CheckpointWriter, SaveRequest
 from lmplay_tui.train.compile import Compilation
@@ -106,15 +113,9 @@ def _new_state(settings: Settings) -> tuple[TrainState, tuple[str, ...]]:
     options = settings.for_run()
     device = choose_device(options.device)
     tokenizer = load_tokenizer(options.tokenizer)
-    model, model_args = build_model(
-        load_experiment(options.exp), vocab_size=tokenizer.vocab_size, context_len=options.context_len,
-        num_blocks=options.num_blocks, embed_dim=options.embed_dim, num_heads=options.num_heads,
-        dropout=options.dropout, seed=options.seed,
-    )  # fmt: skip
+    model, model_args = model_of_shape(options.exp, vars(options), tokenizer, options)
     precision = choose_precision(options, device)
-    ways = choose_ways(
-        model.to(device), precision, vocab_size=tokenizer.vocab_size, context_len=options.context_len
-    )  # fmt: skip
+    ways = choose_ways(model.to(device), precision, vocab_size=tokenizer.vocab_size, context_len=options.context_len)
     state = TrainState(
         run=RunFolder(Path("check.lmp")), settings=settings, model=model,
         model_args=model_args | {"tokenizer": tokenizer.name},
@@ -125,9 +126,7 @@ def _new_state(settings: Settings) -> tuple[TrainState, tuple[str, ...]]:
 
 
 def _load_initial(state: TrainState, path: Path, ignore_tokenizer: bool) -> str:
-    said = load_initial(
-        state.model, state.model_args, path, state.tokenizer, ignore_tokenizer=ignore_tokenizer
-    )  # fmt: skip
+    said = load_initial(state.model, state.model_args, path, state.tokenizer, ignore_tokenizer=ignore_tokenizer)
     return "; ".join([f"the weights of {one_line(path)} fit", *said])
 
 
@@ -317,11 +316,8 @@ def describe_run(launch: Launch) -> str:
     options = start.settings.for_run()
     shape = start.checkpoint["model"]["state_args"] if start.checkpoint else vars(options)
     tokenizer = load_tokenizer(shape["tokenizer"])
-    model, model_args = build_model(
-        load_experiment(allowed_experiment(launch.line.get("exp"), shape["exp"])), vocab_size=tokenizer.vocab_size,
-        context_len=shape["context_len"], num_blocks=shape["num_blocks"], embed_dim=shape["embed_dim"],
-        num_heads=shape["num_heads"], dropout=options.dropout, seed=options.seed,
-    )  # fmt: skip
+    exp = allowed_experiment(launch.line.get("exp"), shape["exp"])
+    model, model_args = model_of_shape(exp, shape, tokenizer, options)
     first, *others = _stages_to_come(start)
     options = start.settings.for_stage(first)
     freeze(model, options.default_freeze)

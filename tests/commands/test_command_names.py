@@ -6,6 +6,7 @@ import lmplay_tui
 from lmplay_tui import cli
 from lmplay_tui.commands.ctl import read_command
 from lmplay_tui.errors import UserError
+from lmplay_tui.options import Launch
 from lmplay_tui.run.controls import SetLearningRate
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.run.learning_rate import parse_lr
@@ -43,15 +44,16 @@ def test_attach_takes_the_folder_and_the_refreshes(tmp_path, monkeypatch, capsys
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
 
-    def show(given, *, attach):
-        shown.append((given, attach))
+    def show(launch, *, attach):
+        shown.append((launch, attach))
         return 0
 
     monkeypatch.setattr("lmplay_tui.ui.run_app.run_dashboard", show)
     line = ["attach", "m", "--out-dir", "out", "--refresh-hz", "5", "--price-per-hour", "2", "--tz", "UTC", "--ascii"]
     assert cli.main(line) == 0
-    ((given, attached),) = shown
-    assert given == {"out_dir": "out", "refresh_hz": 5.0, "price_per_hour": 2.0, "tz": "UTC", "ascii": True}
+    ((launch, attached),) = shown
+    options = {"out_dir": "out", "refresh_hz": 5.0, "price_per_hour": 2.0, "tz": "UTC", "ascii": True}
+    assert launch == Launch(options, "lmplay-tui")  # the command that a run started from there is resumed with
     assert attached.model.resolve() == run.model
     for wrong in ("0", "1000", "often"):
         assert cli.main(["attach", "m", "--out-dir", "out", "--refresh-hz", wrong]) == 2

@@ -129,7 +129,7 @@ CONTROL = Break("control character", r'"a\u001b[31mb"', r'"a\u001b[31mb"', "must
 
 
 def word_breaks(kind: Any) -> Iterator[Break]:
-    """`breaks`, and characters that a terminal would obey where foreign words are allowed."""
+    """`breaks`, and control characters where foreign words are allowed."""
     yield from breaks(kind)
     if kind == tables.Word:
         yield CONTROL

@@ -110,6 +110,6 @@ def test_any_of_very_many_texts_is_a_plan_or_a_list_of_problems(count):
 
 @examples(300)
 @given(st.text(st.sampled_from("ab.=[]{}\"'\\,:#\n \r1-")), st.sampled_from(["toml", "json"]))
-def test_the_scanner_takes_every_text(text, form):
+def test_places_are_found_in_every_text(text, form):
     places = locate(text, form)
     assert all(1 <= line <= text.count("\n") + 1 for line in places.lines.values())

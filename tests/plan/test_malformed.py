@@ -85,7 +85,7 @@ def test_whatever_a_sentence_holds_is_made_harmless():
     assert len(problem.sentence) == 500
 
 
-def test_messages_hold_nothing_that_a_terminal_obeys():
+def test_messages_hold_no_control_characters():
     evil = r"\u001b]52;c;cHduZWQ=\u0007\u009b31m\u202e"
     text = f'''[train]
 exp = "{evil}"

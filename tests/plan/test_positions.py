@@ -1,4 +1,4 @@
-"""The scanner finds each key's line: checked against parsed documents whose values are the line numbers."""
+"""Each key's line is found: checked against parsed documents whose values are the line numbers."""
 
 import json
 import tomllib

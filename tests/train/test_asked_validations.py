@@ -98,7 +98,7 @@ def test_what_was_asked_for_before_the_run_failed_is_answered_with_why(place, mo
     assert [(e.id, e.ok, e.message) for e in of(Answered, events)] == [("1", False, end.message)]
 
 
-@pytest.mark.long_after(1)
+@pytest.mark.long
 @pytest.mark.parametrize(
     "error", [RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), MemoryError()]
 )

@@ -269,6 +269,7 @@ def test_every_parameter_of_the_checkpoint_is_plain(place):
     walk(checkpoint, "")
 
 
+@pytest.mark.long
 def test_journals_of_a_run_that_died_are_continued_without_a_break(place):
     plan = write_plan(place)
     train(training_plan=plan, model="m.lmp", save_interval=6)

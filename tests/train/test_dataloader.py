@@ -189,7 +189,7 @@ def no_program(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "_PROGRAM", "lmplay_tui.no_such_program")
 
 
-@pytest.mark.long_after(1)
+@pytest.mark.long
 @pytest.mark.usefixtures("slow")
 @pytest.mark.parametrize(
     ("trouble", "why"),

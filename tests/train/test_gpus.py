@@ -135,6 +135,7 @@ def test_no_save_fails_by_what_its_device_is_called(name, tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["cuda", "cuda:1"])
+@pytest.mark.long_after(1)
 def test_a_run_whose_saver_is_told_a_gpu_saves(place: Path, monkeypatch, name):
     monkeypatch.setattr(
         checkpointer, "CheckpointWriter", lambda run, folder, device: CheckpointWriter(run, folder, torch.device(name))

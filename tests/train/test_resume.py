@@ -161,6 +161,7 @@ def test_stopped_many_times(place, undisturbed):
     assert_same_end(place, "often", undisturbed)
 
 
+@pytest.mark.long
 def test_finished_run_trains_nothing(place, undisturbed):
     events = train(model="whole/m.lmp", out_dir="whole")
     end = last(events)

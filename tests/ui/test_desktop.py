@@ -62,6 +62,7 @@ QUIET = [
 
 
 @pytest.mark.parametrize("event", [*RINGS, *QUIET], ids=lambda event: type(event).__name__)
+@pytest.mark.long_after(2)
 async def test_what_rings(dashboard: Open, monkeypatch: pytest.MonkeyPatch, event: happened.Event) -> None:
     sent: list[str] = []
     bells: list[int] = []

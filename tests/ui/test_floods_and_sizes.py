@@ -94,7 +94,7 @@ def test_a_flood_between_two_polls_does_not_fill_the_memory() -> None:
     assert any("fell behind: 500" in entry.text for entry in source.view.log)
 
 
-@pytest.mark.long_after(1)
+@pytest.mark.long
 @pytest.mark.parametrize("size", [(1, 1), (5, 2), (20, 5), (49, 14), (300, 100)], ids=str)
 async def test_every_pane_and_dialog_at_every_size(dashboard: Open, source: FakeSource, size: tuple[int, int]) -> None:
     async with dashboard(source, size) as pilot:

@@ -21,7 +21,7 @@ SPIKE = happened.LossSpiked(222, "docstrings", 5.62, 2.93, 21.0, 1010, 1019)
 WARNING = happened.Warned("the disk is slow \x1b]52;c;aGk=\x07 [bold]here", 250)
 
 
-@pytest.mark.long_after(1)
+@pytest.mark.long
 @pytest.mark.parametrize("size", [(80, 24), (120, 40), (200, 60)])
 async def test_spikes_and_warnings_are_reached_with_brackets(dashboard: Open, size: tuple[int, int]) -> None:
     source = fed(270)

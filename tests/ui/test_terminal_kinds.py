@@ -236,7 +236,7 @@ STOPS = (
 )  # fmt: skip
 
 
-@pytest.mark.long_after(1)
+@pytest.mark.long
 @pytest.mark.parametrize("theme", ["lmplay", "lmplay-light", "ansi-dark"])
 async def test_every_letter_can_be_read_in_sixteen_colours(
     dashboard: Open, monkeypatch: pytest.MonkeyPatch, theme: str
