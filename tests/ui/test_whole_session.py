@@ -38,8 +38,8 @@ epochs = 1000
 @pytest.fixture
 def warm(place: Path, _one_thread: None) -> Path:  # noqa: F811
     """A folder to work in, and all modules imported: the children are forked from here."""
-    of_the_screen = ("ui.running", "ui.launch_lists", "ui.screens.dashboard", "ui.session")
-    for name in (*of_the_screen, "train.hosting", "train.starting"):
+    of_the_screen = ("ui.run_app", "ui.launch_lists", "ui.screens.dashboard", "ui.session")
+    for name in (*of_the_screen, "train.launch", "train.build"):
         import_module(f"lmplay_tui.{name}")
     write_plan(place, PLAN, "tiny.toml")
     return place
