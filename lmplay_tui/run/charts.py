@@ -1,6 +1,6 @@
 """What a plot shows, before anything is drawn: lines, limits and words, the same for a picture and for a terminal.
 
-Recorded curves as arrays: read from statistics files, named apart, smoothed.
+It is made of recorded curves: arrays that are read from statistics files, named apart and smoothed.
 """
 
 from collections.abc import Iterable, Sequence

@@ -1,8 +1,6 @@
-"""A run on disk: where its files lie, who holds it, and how a command finds it.
+"""A run on disk: where its files lie, which process holds it, how a command finds it, and how it is by its `run.json`.
 
-The plan of a run on disk, `plan.toml`, and each that it was before, in `plan.history/`.
-
-How a run is, for whoever asks once: from `run.json`, and from whether a process holds the run.
+Its plan is `plan.toml`; each that it was before lies in `plan.history/`.
 """
 
 import contextlib

@@ -1,10 +1,8 @@
-"""`--notify-url URL`: a line to a phone or a chat when something happens that one would come back for.
+"""What a run does for a user who is away: `--notify-url` posts its news, `--on-done` runs a command at its end.
 
-The body is plain text and the title a header, as ntfy takes them. Everything is sent from a thread: training neither
-waits nor fails for it. The address may hold a secret (ntfy's topic is one), so it is never written anywhere; messages
-name its host alone.
-
-`--on-done CMD`: the user's own command, when a run has ended.
+The body of a message is plain text and its title a header, as ntfy takes them. Everything is sent from a thread:
+training neither waits nor fails for it. The address may hold a secret (ntfy's topic is one), so it is never written
+anywhere; messages name its host alone.
 """
 
 import base64

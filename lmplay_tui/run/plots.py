@@ -1,6 +1,6 @@
 """Pictures of charts by matplotlib: no window, no display, no global state.
 
-The pictures beside a run's statistics files, drawn by the run itself at its end in a process of its own.
+A run draws those beside its statistics files itself, at its end, in a process of its own.
 """
 
 import io

@@ -1,6 +1,6 @@
-"""Writes down what a trainer says: journals, the log, and `run.json` for whoever asks how it is.
+"""Writes a run's events down: into its journals, its log, and `run.json`, which says how it is.
 
-What `--verbose` adds to a run's log: what it does from moment to moment, and the figures of each log interval.
+With `--verbose` the log also says what the run does from moment to moment, and the figures of each log interval.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from lmplay_tui.run.status import RunStatus
 from lmplay_tui.text import one_line, printable
 
 
-def said_more(event: events.Event) -> str | None:
+def verbose_line(event: events.Event) -> str | None:
     """A line for `log.txt`, of an event that has none there else."""
     match event:
         case events.ActivityChanged():
@@ -117,7 +117,7 @@ class Recorder:
         elif lines := sentences_of(event):
             for level, text in lines:
                 self._log.write(f"{record['time']} {level:<7} {text}")
-        elif self._verbose and not self._goes_on(event) and (more := said_more(event)) is not None:
+        elif self._verbose and not self._goes_on(event) and (more := verbose_line(event)) is not None:
             self._log.write(f"{record['time']} {'verbose':<7} {more}")
         activity = self._status.activity
         self._follow(event)

@@ -3,7 +3,7 @@
 They are a pure function of the steps and validations recorded, with no clock in them: a run that was stopped and
 resumed writes the same files, byte for byte, as one that was not.
 
-The statistics files of the user's document: their names, and their JSON there and back.
+They are kept in the statistics files of the user's document: names and JSON, there and back, are here too.
 """
 
 import json

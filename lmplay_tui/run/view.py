@@ -256,7 +256,7 @@ class RunView(RunStatus):
             self.predictions[-MAX_DETAILED - 1] = self.predictions[-MAX_DETAILED - 1].without_tokens()
 
     def _drop_beyond(self, step: int, journal: str | None = None) -> None:
-        """Forget what came after `step`, all of it or what `journal` has told: the others may be further already."""
+        """Forget what came after `step`, all of it or what `journal` holds: the others may be further already."""
         if journal in (None, "predictions"):
             self.predictions = [seen for seen in self.predictions if seen.step <= step]
             self.predictions_count += 1

@@ -1,4 +1,4 @@
-"""Samples as one mini-batch: side by side and padded, or one behind the other.
+"""A batch in mini-batches, and each as tensors: samples side by side and padded, or one behind the other.
 
 Axes: B samples of a mini-batch, T tokens, N positions in the loss (flat over B and T), P positions of packed samples.
 """
@@ -12,7 +12,8 @@ from torch import Tensor
 
 from lmplay_tui.data.samples import Sample
 
-PACKED_MULTIPLE = 16
+PACKED_MULTIPLE = 16  # positions, from which on each packed sample begins
+_ALIGNED = 16  # bytes; compiled programs copy what lies otherwise
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,17 @@ class MiniBatch:
     @property
     def num_loss_tokens(self) -> int:
         return int(self.targets_N.numel())
+
+
+def mini_batches(samples: Sequence[Sample], size: int, *, by_length: bool) -> Iterator[list[Sample]]:
+    """Cut a batch into mini-batches of `size`; the last may be smaller.
+
+    `by_length`: longest first, so that little is padding and a lack of memory shows at once. Only right where the
+    loss does not depend on who shares a mini-batch (`tokens` normalisation).
+    """
+    ordered = sorted(samples, key=lambda s: -(len(s.prompt_ids) + len(s.truth_ids))) if by_length else list(samples)
+    for begin in range(0, len(ordered), size):
+        yield ordered[begin : begin + size]
 
 
 def collate(
@@ -144,9 +156,6 @@ def _laid_out(
     return (ids, np.concatenate(index), np.concatenate(targets).astype(np.int64)), tuple(truth_rows)
 
 
-_ALIGNED = 16  # bytes; compiled programs copy what lies otherwise
-
-
 def _on(device: torch.device, *arrays: np.ndarray) -> list[Tensor]:
     """Flat arrays on the device; where a copy has to be begun for each, side by side in one pinned buffer."""
     if device.type in ("cpu", "mps"):
@@ -158,14 +167,3 @@ def _on(device: torch.device, *arrays: np.ndarray) -> list[Tensor]:
         buffer.numpy()[place] = array.view(np.uint8)
     copied = buffer.to(device, non_blocking=True)
     return [copied[place].view(torch.from_numpy(array[:0]).dtype) for place, array in zip(places, arrays, strict=True)]
-
-
-def mini_batches(samples: Sequence[Sample], size: int, *, by_length: bool) -> Iterator[list[Sample]]:
-    """Cut a batch into mini-batches of `size`; the last may be smaller.
-
-    `by_length`: longest first, so that little is padding and a lack of memory shows at once. Only right where the
-    loss does not depend on who shares a mini-batch (`tokens` normalisation).
-    """
-    ordered = sorted(samples, key=lambda s: -(len(s.prompt_ids) + len(s.truth_ids))) if by_length else list(samples)
-    for begin in range(0, len(ordered), size):
-        yield ordered[begin : begin + size]

@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 
 import pytest
-import torch
 
 from lmplay_tui.errors import EXIT_BUG, EXIT_TRAINING
 from lmplay_tui.run.events import Event, LogLine, RunDone, RunFailed, StepDone, Warned
@@ -13,6 +12,7 @@ from lmplay_tui.run.notify import Notifier
 from lmplay_tui.run.recorder import Recorder
 from lmplay_tui.train.checkpoint import load_checkpoint
 from lmplay_tui.train.evaluation import Evaluator
+from lmplay_tui.train.gradients import Gradients
 from lmplay_tui.train.metrics import LogWindow
 from lmplay_tui.train.state import TrainState
 from tests.faults.test_failing_saves import failing
@@ -98,16 +98,16 @@ def test_a_bug_in_what_is_written_down_or_sent_loses_no_step(place, monkeypatch,
 
 def test_an_update_that_was_broken_off_is_not_saved(place, monkeypatch):
     """Some weights may have moved: the checkpoint before it stays."""
-    real, updates = torch.optim.AdamW.step, []
+    real, updates = Gradients.update, []
 
-    def step(optimizer, *args, **kwargs):
-        real(optimizer, *args, **kwargs)
-        updates.append(optimizer)
+    def update(*args, **kwargs):
+        real(*args, **kwargs)
+        updates.append(args)
         return bug() if len(updates) == 3 else None
 
     plan = write_plan(place)
     stop_after(2, training_plan=plan, model="m.lmp", optimizer="adamw")
-    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    monkeypatch.setattr(Gradients, "update", update)
     events = train(model="m.lmp", optimizer="adamw")
     assert_a_bug_is_reported(events)
     assert losses(events)[-1][0] == 4
