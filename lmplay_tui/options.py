@@ -301,7 +301,7 @@ def stage_names() -> tuple[str, ...]:
     return names(Where.STAGE)
 
 
-def hosting_options() -> list[str]:
+def screen_options() -> list[str]:
     """The options that say how a run is shown and hosted, not what it trains."""
     return [name for name, option in OPTIONS.items() if option.group == SCREEN]
 

@@ -7,7 +7,7 @@ from typing import Any
 from lmplay_tui.command_line import add_options, given_options, new_parser, parse_line
 from lmplay_tui.errors import EXIT_OK, EXIT_USAGE, UserError
 from lmplay_tui.formats import format_bytes, format_duration, format_parameters
-from lmplay_tui.options import Launch, home_path, hosting_options
+from lmplay_tui.options import Launch, home_path, screen_options
 from lmplay_tui.text import one_line, printable
 
 DESCRIPTION = """\
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str], prog: str) -> int:
     parser = new_parser(prog, DESCRIPTION, EPILOG, usage=f"{prog} PLAN [options]")
     parser.add_argument("plan", type=home_path, metavar="PLAN", help="a shipped plan or a .toml/.json file")
     parser.add_argument("--json", action="store_true", default=False, help="one JSON object")
-    add_options(parser, leave_out=("training_plan", "extend", "describe", "save_datasets", *hosting_options()))
+    add_options(parser, leave_out=("training_plan", "extend", "describe", "save_datasets", *screen_options()))
     namespace = parse_line(parser, arguments)
     as_json = namespace.json
     launch = Launch(given_options(namespace) | {"training_plan": namespace.plan}, prog)

@@ -90,7 +90,7 @@ class PlanEditor:
             is_first, self._run_plan = not self._run_plan, text
             if not pane.load(text) and not is_first:
                 said = "the run's plan has changed; your text stays as it is"
-                self._screen.notify(said, severity="warning", timeout=8)
+                self._screen.notify(said, severity="warning", timeout=8, markup=False)
         if view.plan_text and view.state in ("running", "paused"):
             for file in (own, given):
                 self._offer_change_of(file)
@@ -149,7 +149,7 @@ class PlanEditor:
             text = changed_plan(pane.text, stage, change, epochs=epochs, rows_per_s=rows_per_s, begun=begun)
         except (KeyError, ValueError, TypeError, AttributeError):  # no such stage, no plan, no number, no table
             said = "the plan in the editor cannot be changed like that; mend it first"
-            self._screen.notify(said, severity="error")
+            self._screen.notify(said, severity="error", markup=False)
             return
         self._screen.post_message(PaneAsked(4))
         pane.replace_text(text)
