@@ -14,8 +14,8 @@ run: $(VENV)/.installed  ## the dashboard on the offline demo; headless where th
 test: check  ## what is checked without running it, and the fast tests: five minutes on two cores
 	$(PYTEST) -m "not slow and not long" --hypothesis-profile few
 
-test-rest: $(VENV)/.installed-dev  ## what `make test` leaves out: the long tests, and the properties on all their examples
-	$(PYTEST) -m "(long or hypothesis) and not slow"
+test-rest: $(VENV)/.installed-dev  ## what `make test` leaves out: the long tests, and all examples of the others
+	$(PYTEST) -m "(long or sampled or hypothesis) and not slow"
 
 test-all: check  ## both of them at once
 	$(PYTEST) -m "not slow"

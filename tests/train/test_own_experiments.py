@@ -297,6 +297,7 @@ def test_a_cache_is_used_only_where_it_gives_what_forward_gives(context_len):
     assert ways_of(without, context_len=context_len).reading is Reading.FORWARD
 
 
+@pytest.mark.long_after(1)
 @pytest.mark.parametrize("kind", [OwnHidden, OwnForward, InheritedBlocks, OtherBlocks])
 def test_what_an_heir_computes_is_what_is_trained(place, kind):
     """Its first loss is the one that its own `forward` gives: as a model that offers nothing but `forward` has it."""
@@ -400,6 +401,7 @@ class Capped(GPT2ish):
 """
 
 
+@pytest.mark.long_after(1)
 @pytest.mark.parametrize("options", [{}, {"compile_model": True, "compile_backend": "eager"}])
 def test_a_softcap_and_a_learned_scale_are_trained_and_evaluated(place, options):
     (place / "mine.py").write_text(CAPPED, encoding="utf-8")
