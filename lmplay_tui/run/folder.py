@@ -193,7 +193,7 @@ class RunLock:
             threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
 
     def _beat(self) -> None:
-        """Show other machines that somebody is here, however long a step takes."""
+        """Show other machines that the run is held, however long a step takes."""
         while self._descriptor is not None:
             with contextlib.suppress(OSError):
                 os.utime(self._run.lock_path)
@@ -338,6 +338,6 @@ def fraction_done(run: RunFolder) -> float | None:
 
 
 def stages_of(status: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The stages that stand in a `run.json`, which anybody may have written."""
+    """The stages that stand in a `run.json`, which any program may have written."""
     stages = status.get("stages")
     return [stage for stage in stages if isinstance(stage, dict)] if isinstance(stages, list) else []

@@ -1,4 +1,4 @@
-"""Append-only JSON lines: how a run is written while it happens, and how anybody reads along.
+"""Append-only JSON lines: how a run is written while it happens, and how others read along.
 
 A line is one object. Numbers that are not finite are written as strings (`"NaN"`). A resume appends
 `{"resumed_from": STEP}`; readers then drop what was written beyond that step.
@@ -32,7 +32,7 @@ def _plain(value: Any) -> Any:
 
 
 def encode(record: dict[str, Any], *, ascii_only: bool = False) -> str:
-    """The record as one line of strict JSON, without the line's end. `ascii_only`: nothing that a terminal obeys."""
+    """The record as one line of strict JSON, without the line's end. `ascii_only`: nothing that a terminal acts on."""
     try:
         return json.dumps(record, ensure_ascii=ascii_only, separators=(",", ":"), allow_nan=False)
     except ValueError:  # rare: only then is a copy with strings for NaN worth its time

@@ -101,7 +101,7 @@ class RunView(RunStatus):
     @property
     def spent_s(self) -> float:
         """What a machine that is paid by the hour is paid for: earlier starts' training, and all of this one."""
-        if self.state == "dead":  # nobody knows since when
+        if self.state == "dead":  # since when is not known
             return self.at.time
         end = self._clock() if self._ended_at is None else self._ended_at
         return self._elapsed_before + max(end - self.started_at, 0.0)
