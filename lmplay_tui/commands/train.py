@@ -139,7 +139,7 @@ class Headless:
 
     def __init__(self, out: Lines, options: TrainOptions, zone: tzinfo | None = None) -> None:
         """`zone`: also say when it will be done, by the clock there."""
-        from lmplay_tui.run.view import RunView  # here: with numpy, for which no `--help` waits
+        from lmplay_tui.run.view import RunView  # here: no `--help` waits for it
 
         self._out = out
         self._zone = zone

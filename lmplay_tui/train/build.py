@@ -8,7 +8,7 @@ import re
 import shlex
 import shutil
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -198,9 +198,12 @@ def choose_plan(own: Plan, file: Plan, as_given: str, warnings: list[str]) -> Pl
     )
 
 
-def build_trainer(start: Start, controls: Controls) -> Generator[Event, None, Trainer]:
+def build_trainer(
+    start: Start, controls: Controls, *, go_on_elsewhere: Callable[[], int], tell: Callable[[Event], None]
+) -> Generator[Event, None, Trainer]:
     """Load the tokenizer, build the model, take the checkpoint's state. Yields what it is doing.
 
+    `go_on_elsewhere`, `tell`: see `Trainer`.
     Raises `UserError`, and `StopRequested` where a stop is asked for meanwhile.
     """
     run, launch, settings = start.run, start.launch, start.settings
@@ -240,6 +243,8 @@ def build_trainer(start: Start, controls: Controls) -> Generator[Event, None, Tr
         controls,
         statistics_folder=statistics_folder(options.out_dir),
         resume_command=partial(resume_command, launch, run),
+        go_on_elsewhere=go_on_elsewhere,
+        tell=tell,
         resumed_from=state.progress.step if start.checkpoint is not None else None,
         note=", ".join((*chosen, "samples padded" if ways.trunk is None else "samples packed")),
     )

@@ -42,6 +42,9 @@ from lmplay_tui.text import one_line, printable
 from lmplay_tui.train.build import build_trainer, choose_run, read_start, set_aside
 from lmplay_tui.train.handoff import TimeLimit, hand_over, resume_command, start_process
 
+BEGINS_WITHIN_S = 60.0  # a process of its own
+LOADS_WITHIN_S = 20.0  # from then on it is a download, which may take hours
+
 
 def run_events(launch: Launch, controls: Controls, tell: Callable[[Event], None] = lambda _: None) -> Iterator[Event]:
     """Train as a command line asks for it, and give each event.
@@ -223,9 +226,8 @@ def _train(host: _Host) -> Iterator[Event]:
         )
         yield RunDone(start.progress.step, str(run.model), start.progress.elapsed_s, already=True)
         return
-    trainer = yield from build_trainer(start, host.controls)
+    trainer = yield from build_trainer(start, host.controls, go_on_elsewhere=host.go_on_elsewhere, tell=host.tell)
     del start  # its checkpoint is as large as the model and the optimizer, which have taken what they need
-    trainer.go_on_elsewhere, trainer.tell = host.go_on_elsewhere, host.tell
     yield from trainer.run()
 
 
@@ -315,10 +317,6 @@ def exit_status(event: Event) -> int:
     """The process's exit status after a run's last event."""
     assert isinstance(event, LAST_EVENTS)
     return event.exit_code if isinstance(event, RunFailed) else 0
-
-
-BEGINS_WITHIN_S = 60.0
-LOADS_WITHIN_S = 20.0  # from then on it is a download, which may take hours
 
 
 def start_detached(launch: Launch, *, until_it_trains: bool = False) -> tuple[RunFolder, int]:

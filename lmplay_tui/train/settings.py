@@ -3,10 +3,22 @@
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from lmplay_tui.errors import UserError
-from lmplay_tui.options import OPTIONS, OnResume, TrainOptions, Where, command_words, recorded, resolve, shown_value
+from lmplay_tui.options import (
+    OPTIONS,
+    OnResume,
+    TrainOptions,
+    Where,
+    command_words,
+    recorded,
+    resolve,
+    shown_value,
+    train_names,
+)
+from lmplay_tui.plan.builtin import shipped_plans
 from lmplay_tui.plan.editing import Begun, change_problems, list_changes
 from lmplay_tui.plan.schema import Plan, Stage
 from lmplay_tui.run.learning_rate import StageRate, rate_jump
@@ -41,6 +53,17 @@ class Settings:
         """The options that hold while `stage` runs."""
         return resolve(self.line, self._remembered_for(stage.name), stage.options, self.plan.train)
 
+    @property
+    def on_line(self) -> dict[str, str]:
+        """The options that the command line gives and a plan may set too, as words: no plan changes them."""
+        return {name: _words(name, value) for name, value in self.line.items() if name in train_names()}
+
+    @property
+    def plan_file(self) -> str:
+        """The file that the command line's plan was read from; empty where there is none, or it is a shipped one."""
+        plan = self.line.get("training_plan")
+        return "" if plan is None or plan in shipped_plans() else str(Path(plan).resolve())
+
     def to_remember(self) -> dict[str, Any]:
         """What a checkpoint keeps of the command lines so far."""
         return {**self.remembered, **recorded(self.line)}
@@ -57,6 +80,11 @@ class Settings:
     def _remembered_for(self, stage: str) -> dict[str, Any]:
         overruled = self.overruled.get(stage, ())
         return {name: value for name, value in self.remembered.items() if name not in overruled}
+
+
+def _words(name: str, value: object) -> str:
+    """An option as a command line gives it."""
+    return shlex.join(command_words({name: value}))
 
 
 def overruled_of(state_args: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -127,8 +155,8 @@ def without_effect(before: Settings, after: Settings, progress: Progress) -> lis
             continue
         why = "that is its value already, or what shall take it is done or says its own"
         if name in after.line:
-            words = shlex.join(command_words({name: after.line[name]}))
-            why = f"the command line's {one_line(words)} holds until a start without it"
+            words = one_line(_words(name, after.line[name]))
+            why = f"the command line's {words} holds until a start without it"
         lines.append(f"{change} changes nothing: {why}")
     return lines
 

@@ -32,7 +32,7 @@ class TrainStep:
     """
 
     def __init__(self, state: TrainState, controls: Controls, accuracy_interval: int) -> None:
-        """`accuracy_interval`: each how many steps the words of the batch are compared."""
+        """`accuracy_interval`: of how many batches one has its words compared."""
         self._state = state
         self._controls = controls
         self._accuracy_interval = accuracy_interval

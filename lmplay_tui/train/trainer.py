@@ -5,18 +5,13 @@ decided by the loop that iterates: the headless command prints them, the dashboa
 """
 
 import os
-import shlex
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import Any
 
 from lmplay_tui.data.batches import Batch
 from lmplay_tui.data.leak_guard import LeakGuard
 from lmplay_tui.errors import DataError, UserError
-from lmplay_tui.options import command_words, train_names
-from lmplay_tui.plan.builtin import shipped_plans
 from lmplay_tui.plan.schema import Stage
 from lmplay_tui.run.controls import Ask, Command, Controls, Pause, SaveNow, Stop, StopRequested
 from lmplay_tui.run.events import (
@@ -51,7 +46,7 @@ from lmplay_tui.train.state import TrainState
 from lmplay_tui.train.train_step import TrainStep
 
 FEED_POLL_S = 0.2
-LEAKS_S = 5.0  # that a stage's end waits for what its rows say
+LEAKS_S = 5.0  # a stage's end waits so long for the leak guard
 ANSWER_SHOWN = 400  # characters, in the answer to a command; the predictions keep all
 
 
@@ -59,7 +54,8 @@ class Trainer:
     """Trains a run, stage by stage, step by step.
 
     `note`: one line on what was chosen for this device. `resumed_from`: the step of the checkpoint, if there was one.
-    `resume_command`: what a user types to go on, by whether this process has saved.
+    `resume_command`: what a user types to go on, by whether this process has saved. `go_on_elsewhere`: starts a process
+    that resumes the run and gives its number. `tell`: called from a thread, with what cannot wait for a step's end.
     """
 
     def __init__(
@@ -70,11 +66,11 @@ class Trainer:
         *,
         statistics_folder: Path,
         resume_command: Callable[[bool], str],
+        go_on_elsewhere: Callable[[], int],
+        tell: Callable[[Event], None],
         resumed_from: int | None = None,
         note: str = "",
     ) -> None:
-        self.go_on_elsewhere: Callable[[], int] | None = None  # starts a process that resumes the run; its number
-        self.tell: Callable[[Event], None] | None = None  # called from a thread, with what cannot wait for a step's end
         self.state = state
         self.data = data
         self.controls = controls
@@ -98,6 +94,8 @@ class Trainer:
         self.evaluator = Evaluator(state, data, scorer, controls.wants_stop)
         self._note = note
         self._resume_command = resume_command
+        self._go_on_elsewhere = go_on_elsewhere
+        self._tell = tell
         self._resumed_from = resumed_from
 
     def run(self) -> Iterator[Event]:
@@ -110,7 +108,7 @@ class Trainer:
         try:
             while True:
                 try:
-                    with nullcontext() if self.tell is None else self.watch.reporting_hangs(self.tell):
+                    with self.watch.reporting_hangs(self._tell):
                         yield from self._train()
                     break
                 except StopRequested:  # between two steps, or between two mini-batches of one that did not happen
@@ -387,8 +385,8 @@ class Trainer:
     def _leave(self) -> Generator[Event, None, bool]:
         """Save what the last finished step left and end, or let another process go on; False: stay after all."""
         self.commands.put_back()
-        if self.controls.hands_over and self.go_on_elsewhere is not None:
-            return (yield from self._hand_over(self.go_on_elsewhere))
+        if self.controls.hands_over:
+            return (yield from self._hand_over())
         progress, path = self.state.progress, self.state.run.model
         yield ActivityChanged("stopping")
         yield from self._log(steps=True)
@@ -407,7 +405,7 @@ class Trainer:
         )
         return True
 
-    def _hand_over(self, go_on_elsewhere: Callable[[], int]) -> Generator[Event, None, bool]:
+    def _hand_over(self) -> Generator[Event, None, bool]:
         """Save, then let another process go on; False where that does not work: this one stays."""
         step = self.state.progress.step
         yield ActivityChanged("handing over")
@@ -428,7 +426,7 @@ class Trainer:
         wanted: list[Command] = [Pause(id=f"{0:020d}-pause")] if self.commands.paused else []
         wanted += [Stop(when="stage_end", id=f"{0:020d}-stop")] if self.commands.stop_at_stage_end else []
         wanted += [SaveNow(id=identity) for identity in save_ids]
-        return (yield from hand_over(self.state.run, step, self.controls, go_on_elsewhere, wanted))
+        return (yield from hand_over(self.state.run, step, self.controls, self._go_on_elsewhere, wanted))
 
     @property
     def _has_unsaved(self) -> bool:
@@ -484,17 +482,6 @@ class Trainer:
             pinned=tuple(progress.pinned),
             elapsed_s=progress.elapsed_s,
             plan_text=state.settings.plan.text,
-            plan_file=_plan_file(state.settings.line),
-            on_line=_options_of_plans(state.settings.line),
+            plan_file=state.settings.plan_file,
+            on_line=state.settings.on_line,
         )
-
-
-def _options_of_plans(line: Mapping[str, Any]) -> dict[str, str]:
-    """What the command line gives of the options that a plan may set too: there no plan is heard."""
-    return {name: shlex.join(command_words({name: value})) for name, value in line.items() if name in train_names()}
-
-
-def _plan_file(line: Mapping[str, Any]) -> str:
-    """The file that the command line's plan was read from; empty where there is none, or it is a shipped one."""
-    plan = line.get("training_plan")
-    return "" if plan is None or plan in shipped_plans() else str(Path(plan).resolve())

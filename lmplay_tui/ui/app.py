@@ -21,15 +21,15 @@ from lmplay_tui.options import Launch
 from lmplay_tui.text import printable
 from lmplay_tui.ui import theme
 from lmplay_tui.ui.messages import LeaveAsked, StartAsked, TitleChanged
-from lmplay_tui.ui.screens.launcher import Launcher
 from lmplay_tui.ui.tty.painting import Line, shown
 from lmplay_tui.ui.tty.patches import TerminalApp, use_late_toasts
 from lmplay_tui.ui.tty.signals import TWICE_WITHIN_S, StrayPrints
 
-# A run's screen comes with numpy, pydantic and the trainer's events, for which the launcher's first frame does not
-# wait: what needs them imports them in its functions.
+# Each screen is imported when it is shown: the launcher's first frame waits for nothing of a run, and a run's for
+# nothing of the launcher.
 if TYPE_CHECKING:
     from lmplay_tui.ui.screens.dashboard import Dashboard
+    from lmplay_tui.ui.screens.launcher import Launcher
     from lmplay_tui.ui.session import LiveSource
     from lmplay_tui.ui.source import Source
 
@@ -76,6 +76,7 @@ class LmplayApp(TerminalApp):
         if source is not None:
             self._take(source)
         self._launcher = launcher
+        self._launcher_screen: Launcher | None = None
         self._stray = stray
         self._give_back = give_back
         self._starting = False  # a process of its own, which takes a while to speak
@@ -127,7 +128,10 @@ class LmplayApp(TerminalApp):
     # ---- screens
 
     def show_launcher(self) -> None:
-        self.push_screen(Launcher(self.launch))
+        from lmplay_tui.ui.screens.launcher import Launcher
+
+        self._launcher_screen = Launcher(self.launch)
+        self.push_screen(self._launcher_screen)
 
     def show_run(self, source: "Source") -> None:
         """Look at a run, whatever was shown before."""
@@ -194,8 +198,8 @@ class LmplayApp(TerminalApp):
     def post_display_hook(self) -> None:
         """A picture has been sent: the launcher reads on behind its first one."""
         super().post_display_hook()
-        if isinstance(self.screen, Launcher):
-            self.screen.was_painted()
+        if self._launcher_screen is not None and self.screen is self._launcher_screen:
+            self._launcher_screen.was_painted()
 
     # ---- time
 
@@ -260,9 +264,10 @@ class LmplayApp(TerminalApp):
             self.notify(keep_draft(self.unsaved_plan, source.folder), timeout=15, markup=False)
         self.source = self.trainer = self._dashboard = self.unsaved_plan = None
         self.launch = self._first_launch
-        while not isinstance(self.screen, Launcher):
+        assert self._launcher_screen is not None  # below all others
+        while self.screen is not self._launcher_screen:
             self.pop_screen()
-        self.screen.read_anew()
+        self._launcher_screen.read_anew()
         self._set_title(TitleChanged(self.TITLE))
         gc.unfreeze()  # what the run has left, for the next one's sake
         gc.collect()
@@ -322,14 +327,14 @@ class LmplayApp(TerminalApp):
                 if screen is self._dashboard:
                     self._dashboard.action_interrupt()
                     return
-                if isinstance(screen, Launcher):
-                    screen.action_leave()
+                if self._launcher_screen is not None and screen is self._launcher_screen:
+                    self._launcher_screen.action_leave()
                     return
         raise SkipAction
 
     async def action_quit(self) -> None:
         """Ctrl+Q, which Textual takes to leave at once: ask as `q` does; in a dialog, nothing."""
-        if isinstance(self.screen, Launcher) or self.screen is self._dashboard:
+        if self.screen in (self._launcher_screen, self._dashboard):
             await self.run_action("screen.leave")
 
     # ---- keys and colours
