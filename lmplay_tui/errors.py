@@ -81,7 +81,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def unchain(error: BaseException) -> BaseException:
-    """The error that began a chain of causes: the one that a user should read."""
+    """The error that began a chain of causes: the one that helps a user."""
     while (cause := error.__cause__ or (None if error.__suppress_context__ else error.__context__)) is not None:
         error = cause
     return error

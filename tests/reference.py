@@ -65,9 +65,9 @@ or there are a hundred (twenty, where none is blank) and they are not hard-wrapp
 word would not have fitted, or end a sentence; and, where no line is blank, a quarter begins in lower case, not half \
 of them with one word, and a sentence begins within one of twenty. Which it was is said; a blank line between \
 documents makes paragraphs.
-- **Folders**: a `README.md` with `configs:` (as on the hub: `config_name`, `data_files`, `data_dir`, `default`) is \
-obeyed; its patterns start at `data_dir` and never lead out of the folder. Else all files below, hidden ones left out, \
-in the order of their paths. A folder written by `datasets.save_to_disk` is read as it is.
+- **Folders**: a `README.md` with `configs:` (as on the hub: `config_name`, `data_files`, `data_dir`, `default`) \
+decides; its patterns start at `data_dir` and never lead out of the folder. Else all files below, hidden ones left \
+out, in the order of their paths. A folder written by `datasets.save_to_disk` is read as it is.
 - **Strangers** beside data never decide, and are named as left out. Of files of several kinds (and of `.json`) the \
 first rows are looked at: a table is data if its columns are those that the plan names, or of a known form. Tables \
 go before `.txt` (but for one called `train` or `test` where no table is), `.txt` before `.md`. A table whose only \

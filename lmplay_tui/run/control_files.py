@@ -87,7 +87,7 @@ class ControlFiles:
         self._folder = run.control
         self._clock = clock
         self._looked_at = -POLL_S
-        self._stuck: set[str] = set()  # files that cannot be removed: carried out once
+        self._stuck: set[str] = set()  # files that cannot be removed: read once
 
     def sweep(self) -> None:
         """Remove what was meant for a process that is no more."""

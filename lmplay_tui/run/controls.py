@@ -102,7 +102,7 @@ class StopRequested(Exception):
 
 
 class Controls:
-    """The mailbox between the process that holds the run and the trainer.
+    """The trainer's mailbox: screens, signals and other processes leave commands in it.
 
     `send` may be called from any thread and from signal handlers: it takes no lock (appending to a deque is atomic).
     `decide` is called by the trainer alone, once a step; `wants_stop` between mini-batches and while it waits.
@@ -132,13 +132,13 @@ class Controls:
         return self.stop_now
 
     def decide(self, step: int) -> list[Command]:
-        """The commands for after `step`, in the order they came. Under several devices, rank 0's answer counts."""
+        """The commands to do after `step`, in the order they came. Under several devices, rank 0's answer counts."""
         self.wants_stop()
         return _emptied(self._waiting)
 
     @property
     def hands_over(self) -> bool:
-        """Whether to leave means that another process goes on: not where the run is to stop."""
+        """Whether to leave means that another process goes on: only if no command asks for a stop."""
         leaving = list(self._leaving)
         return bool(leaving) and all(isinstance(command, HandOver) for command in leaving)
 
@@ -152,11 +152,11 @@ class Controls:
         return [command for command in leaving if isinstance(command, HandOver)]
 
     def take_waiting(self) -> list[Command]:
-        """What has not been carried out yet; it is the caller's now."""
+        """What has not been done yet; it is the caller's now."""
         return _emptied(self._waiting)
 
     def left_over(self) -> list[Command]:
-        """What has not been answered when the run is over."""
+        """What has no answer when the run is over."""
         return [*_emptied(self._leaving), *self.take_waiting()]
 
 

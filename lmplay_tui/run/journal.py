@@ -1,4 +1,4 @@
-"""Append-only JSON lines: how a run is written while it happens, and how others read along.
+"""Append-only JSON lines: how a run is written while it happens, and how other processes read along.
 
 A line is one object. Numbers that are not finite are written as strings (`"NaN"`). A resume appends
 `{"resumed_from": STEP}`; readers then drop what was written beyond that step.
