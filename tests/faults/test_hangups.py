@@ -190,7 +190,7 @@ def test_the_reader_of_a_pipe_leaves(long_run):
         assert terminal.wait() == 0
     assert saved_step(long_run) == steps_in_journal(long_run) if long_run.model.exists() else True
     ends = [e for e in read_journal(long_run.events) if e["event"] == "RunStopped"]
-    assert ends[-1]["reason"] == "nobody reads the output"
+    assert ends[-1]["reason"] == "standard output is closed"
 
 
 @pytest.mark.long
