@@ -20,7 +20,7 @@ from lmplay_tui.train.evaluation import Scorer
 from lmplay_tui.train.model_body import Ways, choose_ways
 from tests.train.runs import PLAN, given, last, losses, stop_after, write_plan
 
-OWN_PLAN = PLAN.replace('exp = "test_runner"\n', "").replace("num_blocks = 1", "num_blocks = 2")
+OWN_PLAN = PLAN.replace('exp = "test_runner"\n', "")
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 40, "context_len": 16, "num_blocks": 2, "embed_dim": 16, "num_heads": 2,
