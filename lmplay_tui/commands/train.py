@@ -17,9 +17,9 @@ from lmplay_tui.formats import format_clock, format_cost, format_duration, forma
 from lmplay_tui.options import Launch, TrainOptions
 from lmplay_tui.run import events
 from lmplay_tui.run.controls import Controls, SaveNow, Stop
-from lmplay_tui.run.events import OF_STEPS
 from lmplay_tui.run.folder import LOCK_FROM, utc_now
 from lmplay_tui.run.journal import encode
+from lmplay_tui.run.metric_names import OF_STEPS
 from lmplay_tui.run.sentences import sentence_of, sentences_of
 from lmplay_tui.text import one_line, printable
 
