@@ -40,6 +40,8 @@ def printable(text: object, limit: int | None = None) -> str:
     source = str(text)
     if limit is not None and len(source) > limit:
         source = source[: max(limit - 1, 0)] + "…"
+    if source.isascii() and source.isprintable():  # most text: two looks that cost less than the searches
+        return source
     shown = _PILED_UP.sub(r"\1", _FOREIGN.sub(_shown, source))
     if limit is not None and len(shown) > limit:  # a tab became four
         shown = shown[: max(limit - 1, 0)] + "…"

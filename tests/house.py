@@ -21,10 +21,7 @@ REPEATED_WORDS = 60  # of a syntax tree: about six lines of statements
 CIRCLES: dict[str, str] = {}
 SMALL: dict[str, str] = {}
 LONG: dict[str, str] = {}
-REPEATED: dict[str, str] = {
-    "commands.generate._check_tokenizer train.build._other_tokenizer": "to be one function",
-    "run.series.between run.series.in_bins": "to be one function",
-}
+REPEATED: dict[str, str] = {}
 
 
 def short(module: str) -> str:

@@ -3,13 +3,13 @@
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
 
 from lmplay_tui.command_line import new_parser, parse_line
 from lmplay_tui.errors import EXIT_OK, EXIT_TRAINING, EXIT_USAGE, UserError
 from lmplay_tui.options import home_path, shown_value
 from lmplay_tui.run.control_files import PLAIN, leave_command
 from lmplay_tui.run.controls import Command, SaveNow, Stop
+from lmplay_tui.run.events import Answered, from_record
 from lmplay_tui.run.folder import RunFolder, find_run
 from lmplay_tui.run.journal import Tail
 from lmplay_tui.run.learning_rate import parse_lr
@@ -44,8 +44,8 @@ def main(arguments: Sequence[str], prog: str) -> int:
     answer = ask(run, command)
     if answer is None:
         raise UserError(f"{one_line(run.name)}: the run has ended without an answer; see: lmplay-tui status")
-    said = one_line(answer.get("message", ""), 400)
-    if answer.get("ok"):
+    said = one_line(answer.message, 400)
+    if answer.ok:
         print(f"saved {said}" if isinstance(command, SaveNow) else said)
         return EXIT_OK
     print(said, file=sys.stderr)
@@ -64,10 +64,10 @@ def read_command(word: str) -> Command:
     raise UserError(f"{shown_value(word)} is no command; those are {', '.join(PLAIN)}, lr=X, lr=*X")
 
 
-def ask(run: RunFolder, command: Command) -> dict[str, Any] | None:
+def ask(run: RunFolder, command: Command) -> Answered | None:
     """Leave the command, wait for its answer; None if the run ended without one. Raises `UserError`."""
-    events = Tail(run.events)
-    while events.read():  # what was said before
+    journal = Tail(run.events)
+    while journal.read():  # what was said before
         pass
     try:
         identity = leave_command(run, command)
@@ -77,9 +77,10 @@ def ask(run: RunFolder, command: Command) -> dict[str, Any] | None:
     told = False
     while True:
         alive = run.alive()  # before the look: what was said last is then seen for certain
-        for record in events.read():
-            if record.get("event") == "Answered" and record.get("id") == identity:
-                return record
+        for record in journal.read():
+            event = from_record(record)
+            if isinstance(event, Answered) and event.id == identity:
+                return event
         if not alive:
             return None
         if not told and time.monotonic() - begun > PATIENCE_S:

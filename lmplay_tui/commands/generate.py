@@ -212,10 +212,9 @@ def _model_of(archive: dict[str, Any], path: Path) -> tuple[dict[str, Any], dict
 
 
 def _check_tokenizer(archive: dict[str, Any], tokenizer: "Tokenizer") -> None:
-    runner = archive.get("runner")
-    state = runner.get("state") if isinstance(runner, dict) else None
-    recorded = state.get("tokenizer_fingerprint") if isinstance(state, dict) else None
-    if recorded not in (None, tokenizer.fingerprint):
+    from lmplay_tui.train.build import recorded_fingerprint
+
+    if recorded_fingerprint(archive) not in (None, tokenizer.fingerprint):
         raise UserError(
             f"tokenizer {one_line(tokenizer.name)} is not the one that the checkpoint was trained with: "
             "its tokens mean other things to the model; install the version that was used"

@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any, ClassVar, TypeVar, cast
@@ -528,26 +528,36 @@ def _read(kind: type[Kind], record: object) -> Kind:
     """A dataclass of this file from plain values. Raises `TypeError` and `ValueError`."""
     record = _table(record)
     values = {}
-    for name, plain, convert, is_needed in _fields(cast(Any, kind)):
+    for name, plain, convert, default in _fields(cast(Any, kind)):
         value = record.get(name)
         if type(value) is plain:  # a journal of a million lines: most values are as they should be
             values[name] = value
-        elif is_needed or name in record:
+        elif default is None or name in record:
             values[name] = convert(value)
-    return kind(**values)
+        else:
+            values[name] = default()
+    made = object.__new__(kind)
+    object.__setattr__(made, "__dict__", values)  # as `__init__` would, a frozen field at a time: half of the time here
+    return made
 
 
 @cache
-def _fields(kind: Any) -> list[tuple[str, object, Callable[[Any], Any], bool]]:
-    """Of each field of a dataclass: name, the type that is taken as it is, converter, whether there is no default."""
+def _fields(kind: Any) -> list[tuple[str, object, Callable[[Any], Any], Callable[[], Any] | None]]:
+    """Of each field of a dataclass: name, the type that is taken as it is, converter, what makes its default."""
     hints = typing.get_type_hints(kind)
     return [
         (
             each.name, next((plain for plain in (str, float, bool) if hints[each.name] in (plain, plain | None)), None),
-            _converter(hints[each.name]), each.default is each.default_factory is dataclasses.MISSING,
+            _converter(hints[each.name]), _default(each),
         )
         for each in dataclasses.fields(kind)
     ]  # fmt: skip
+
+
+def _default(of: dataclasses.Field[Any]) -> Callable[[], Any] | None:
+    if of.default_factory is not dataclasses.MISSING:
+        return of.default_factory
+    return None if of.default is dataclasses.MISSING else lambda: of.default
 
 
 def _converter(kind: Any) -> Callable[[Any], Any]:
@@ -561,8 +571,8 @@ def _converter(kind: Any) -> Callable[[Any], Any]:
         convert = _converter(arguments[0])
         return lambda value: None if value is None else convert(value)
     if origin is tuple and arguments[-1] is Ellipsis:
-        convert = _converter(arguments[0])
-        return lambda value: tuple(map(convert, _sequence(value)))
+        plain, convert = arguments[0], _converter(arguments[0])
+        return lambda value: _all_of(plain, convert, _sequence(value))
     if origin is Mapping:
         convert = _converter(arguments[1])
         return lambda value: {name: convert(item) for name, item in _table(value).items()}
@@ -593,6 +603,13 @@ def _sequence(value: object) -> list[Any] | tuple[Any, ...]:
     if value is None:
         return ()
     raise TypeError("no list")
+
+
+def _all_of(plain: object, convert: Callable[[Any], Any], values: Sequence[Any]) -> tuple[Any, ...]:
+    """The values converted, those that are strings or floats already as they are."""
+    if plain in (str, float) and set(map(type, values)) <= {plain}:
+        return tuple(values)
+    return tuple(map(convert, values))
 
 
 def _pairs(value: object) -> tuple[tuple[str, float], ...]:

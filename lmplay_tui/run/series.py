@@ -36,10 +36,13 @@ class Points:
 
     def between(self, first: float, last: float) -> "Points":
         """The points from `first` to `last`, with one neighbour at either side, so that a line reaches the edges."""
-        start = max(int(np.searchsorted(self.x, first, "left")) - 1, 0)
-        end = int(np.searchsorted(self.x, last, "right")) + 1
-        part = slice(start, end)
+        part = self.part_between(first, last)
         return Points(self.x[part], self.mean[part], self.least[part], self.greatest[part], self.count[part])
+
+    def part_between(self, first: float, last: float) -> slice:
+        """Which points `between` takes."""
+        start = max(int(np.searchsorted(self.x, first, "left")) - 1, 0)
+        return slice(start, int(np.searchsorted(self.x, last, "right")) + 1)
 
 
 class Series:
@@ -191,11 +194,11 @@ def in_bins(points: Points, first: float, last: float, bins: int, span: float) -
     """
     if not len(points) or last <= first:
         return points.between(1, 0)
-    start = max(int(np.searchsorted(points.x, first, "left")) - 1, 0)
-    end = int(np.searchsorted(points.x, last, "right")) + 1
+    shown = points.part_between(first, last)
+    start = shown.start
     before = np.cumsum(points.count[:start][::-1])
     start -= min(int(np.searchsorted(before, 8 * span)) + 1, start) if span > 1 else 0
-    part = slice(start, end)
+    part = slice(start, shown.stop)
     x, count = points.x[part], points.count[part]
     column = np.floor((x - first) / (last - first) * bins)
     starts = _starts(column)

@@ -404,11 +404,16 @@ def _other_tokenizer(
     if is_lmplays:  # all of them have GPT-2's
         same = tokenizer.fingerprint == load_tokenizer(LMPLAYS_TOKENIZER).fingerprint
         return None if same else f"is LMPlay's, trained with tokenizer gpt2, not {own}"
-    runner = archive.get("runner")
-    state = runner.get("state") if isinstance(runner, dict) else None
-    recorded = state.get("tokenizer_fingerprint") if isinstance(state, dict) else None
+    recorded = recorded_fingerprint(archive)
     if recorded == tokenizer.fingerprint or (recorded is None and name in (None, tokenizer.name)):
         return None
     if name == tokenizer.name:
         return f"was trained with another tokenizer called {own}"
     return f"was trained with tokenizer {one_line(name)}, not {own}"
+
+
+def recorded_fingerprint(archive: Mapping[str, Any]) -> object:
+    """The fingerprint of the tokenizer that a checkpoint was trained with, as it records it; None where it does not."""
+    runner = archive.get("runner")
+    state = runner.get("state") if isinstance(runner, dict) else None
+    return state.get("tokenizer_fingerprint") if isinstance(state, dict) else None

@@ -197,7 +197,7 @@ class FolderSource:
             view.state = said if said in ("stopped", "finished", "failed") else "dead"
             view.activity, view.detail, view.fraction = view.state, "", None
             if view.state == "dead":
-                view.say("error", f"its process has ended without a word; {_how_to_go_on(self._run)}", event="Died")
+                view.say("error", f"its process has ended without a word; {_resume_command(self._run)}", event="Died")
         return before != (view.state, view.activity, view.detail, view.fraction)
 
     def send(self, command: controls.Command) -> bool:
@@ -212,7 +212,7 @@ class FolderSource:
         return True
 
 
-def _how_to_go_on(run: RunFolder) -> str:
+def _resume_command(run: RunFolder) -> str:
     """The command that resumes a run, if it has saved."""
     if not run.model.exists():
         return "nothing had been saved"

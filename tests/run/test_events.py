@@ -14,7 +14,7 @@ from lmplay_tui.run import events as happened
 from lmplay_tui.run.events import Event, from_record
 from lmplay_tui.run.journal import encode
 from lmplay_tui.run.view import RunView
-from tests.ui.fake import Clock, fed, prediction
+from tests.ui.fake import Clock, fed, prediction, started
 
 KINDS = [kind for kind in Event.__subclasses__() if kind is not happened.Rewound]
 plain = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
@@ -91,3 +91,13 @@ def test_the_same_event_is_one_whether_live_or_read() -> None:
     assert event == happened.Bookmarked(5, "here")
     source.view.follow(event)
     assert len(source.view.marks) == before + 1
+
+
+def test_what_is_read_is_as_what_is_made() -> None:
+    line = {"event": "RunStarted"} | vars(started()) | {"stages": []}
+    read, other = from_record(line), from_record({name: value for name, value in line.items() if name != "on_line"})
+    assert isinstance(read, happened.RunStarted) and isinstance(other, happened.RunStarted)
+    assert read == dataclasses.replace(started(), stages=()) and repr(read) == repr(other)
+    assert read.record() == other.record()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        read.step = 5  # type: ignore[misc]
