@@ -6,16 +6,19 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 GROUND := pyproject.toml constraints.txt
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
-.PHONY: run test test-rest test-all test-oldest check bench faults screenshots clean
+.PHONY: run test test-fast test-rest test-all test-oldest check bench faults screenshots clean
 
 run: $(VENV)/.installed  ## the dashboard on the offline demo; headless where there is no terminal
 	@$(BIN)/lmplay-tui --training-plan demo
 
-test: check  ## what is checked without running it, and the fast tests: five minutes on two cores
+test: $(VENV)/.installed-dev  ## `check` and `test-fast` side by side: under five minutes on two cores
+	@$(MAKE) --jobs 2 check test-fast
+
+test-fast: $(VENV)/.installed-dev  ## the tests that are not long, some cases of those that are sampled
 	$(PYTEST) -m "not slow and not long" --hypothesis-profile few
 
-test-rest: $(VENV)/.installed-dev  ## what `make test` leaves out: the long tests, and the properties on all their examples
-	$(PYTEST) -m "(long or hypothesis) and not slow"
+test-rest: $(VENV)/.installed-dev  ## what `make test` leaves out: the long tests, and all examples of the others
+	$(PYTEST) -m "(long or sampled or hypothesis) and not slow"
 
 test-all: check  ## both of them at once
 	$(PYTEST) -m "not slow"

@@ -17,6 +17,7 @@ def test_eight_minutes_are_enough():
     assert sum(seconds for _, seconds in PARTS.values()) <= 480
 
 
+@pytest.mark.long
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
 def test_without_a_gpu_nothing_is_run():
     done = _run()

@@ -49,6 +49,7 @@ def test_the_data_reader(folder: Path) -> None:
         process.close()
 
 
+@pytest.mark.long
 def test_a_run_in_a_process_of_its_own(folder: Path) -> None:
     run, pid = start_detached(given(training_plan=write_plan(folder, PLAN), model="m.lmp"))
     deadline = time.monotonic() + 90

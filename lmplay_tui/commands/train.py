@@ -232,6 +232,7 @@ def _describe(launch: Launch) -> int:
 
 def _save_datasets(options: TrainOptions) -> int:
     from lmplay_tui.data.saved import save_datasets
+    from lmplay_tui.plan.builtin import DEFAULT_PLAN
     from lmplay_tui.plan.reading import read_plan
     from lmplay_tui.run.folder import datasets_folder
 
@@ -243,7 +244,7 @@ def _save_datasets(options: TrainOptions) -> int:
             said.add(line)
             print(line, flush=True)
 
-    plan = read_plan(options.training_plan or "default")
+    plan = read_plan(options.training_plan or DEFAULT_PLAN)
     paths = save_datasets(plan, datasets_folder(options.out_dir), report)
     for path in paths:
         print(f"saved {one_line(path, 400)}")

@@ -115,12 +115,14 @@ def test_help_reads_well(capsys):
     assert out.startswith("usage: lmplay-tui check PLAN [options]")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["demo", "curriculum_demo"])
 def test_shipped_plans_without_network_pass(name, folder, capsys):
     assert check(name, "--num-blocks", "1", "--embed-dim", "16", "--num-heads", "2", "--device", "cpu") == 0
     assert "3 stages" in capsys.readouterr().out
 
 
+@pytest.mark.long_after(1)
 @pytest.mark.parametrize("name", ["default", "full", "fineweb", "tinystories", "wikitext3"])
 def test_shipped_plans_of_the_hub_say_in_a_line_that_it_cannot_be_reached(name, folder, capsys):
     assert check(name, *TINY) == 2
@@ -183,6 +185,7 @@ def test_the_disk_must_have_room_for_what_keep_holds(folder, capsys, monkeypatch
     assert "7 checkpoints" in line
 
 
+@pytest.mark.long
 def test_compiling_is_tried(folder, capsys):
     plan = write_plan(folder, PLAN)
     assert check(plan, *TINY, "--compile-model", "--compile-backend", "eager") == 0

@@ -38,6 +38,7 @@ def pictures(folder):
     return {path.name for path in folder.iterdir() if path.suffix != ".json" and path.is_file()}
 
 
+@pytest.mark.long
 def test_two_runs_give_the_combined_pictures_and_each_runs_own(place, capsys):
     files = record_run(place / "out_gpt", "seed0", seed=0, stages=["only"])
     files += record_run(place / "out_gpt", "seed1", seed=1, stages=["only"], steps=80)

@@ -21,6 +21,7 @@ from lmplay_tui.train import checkpoint as checkpoints
 from lmplay_tui.train.checkpoint import SaveError, load_checkpoint, newest_checkpoint, write_checkpoint
 from lmplay_tui.train.checkpointer import CheckpointWriter, SaveRequest, strays
 from lmplay_tui.train.launch import run_events
+from tests.examples import some
 from tests.faults.forks import Child, limit_file_size
 from tests.train.runs import given, last, losses, train, write_plan
 
@@ -106,6 +107,7 @@ def test_the_bytes_are_safe_before_the_name(run):
     assert any(i > folder_opened for i in syncs), made
 
 
+@pytest.mark.sampled
 def test_each_system_call_failing(run, count):
     """Whatever fails: the run has a whole checkpoint that is no older, and the next save works."""
     checkpoint = load_checkpoint(run.model)
@@ -116,7 +118,8 @@ def test_each_system_call_failing(run, count):
     assert total > 20, calls.made
     refused = 0
     step = 100
-    for n in range(1, total + 1):
+    tried = some(range(1, total + 1), 3)
+    for n in tried:
         with Calls(fail_at=n).watching() as calls:
             outcome = save(run, checkpoint, step + 1)
         assert outcome is not None
@@ -135,8 +138,10 @@ def test_each_system_call_failing(run, count):
             assert not strays(run), calls.failed
         step += 2
         assert save(run, checkpoint, step).saved is not None
-    count(f"system calls of a save failing in turn: {total}, {refused} saves refused, each time a whole checkpoint")
-    assert refused > 10
+    count(
+        f"system calls of a save failing in turn: {len(tried)}, {refused} saves refused, each time a whole checkpoint"
+    )
+    assert refused > len(tried) / 4
 
 
 def save_and_die(run: RunFolder, checkpoint, step: int, call: int, report) -> None:

@@ -39,7 +39,7 @@ def failing(*options: str):
     return work
 
 
-@pytest.mark.long_after(1)
+@pytest.mark.long
 @pytest.mark.parametrize("goes_on", [True, False], ids=["continue", "stop"])
 def test_a_screen_that_fails_says_so_and_the_run_goes_on(long_run, goes_on):
     """It goes on in a process of its own; with `--on-hangup stop` it is saved and ended."""

@@ -58,7 +58,6 @@ def printed_by(program: str, *words: str) -> str:
     ).stdout  # fmt: skip
 
 
-@pytest.mark.long
 def test_one_thread_calls_the_vector_functions_before_there_is_a_model() -> None:
     first = (line.split(": ") for line in printed_by(FIRST_CALLS).splitlines())
     settled = {call for call, _ in takewhile(lambda call: int(call[1]) < SHARED_OUT, first)}
@@ -66,9 +65,8 @@ def test_one_thread_calls_the_vector_functions_before_there_is_a_model() -> None
     assert {f"{name}.default torch.{dtype}" for name in names for dtype in dtypes} <= settled
 
 
-@pytest.mark.parametrize(
-    "starts", [pytest.param(100, id="fast"), pytest.param(3_000, id="long", marks=pytest.mark.slow)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("starts", [100, pytest.param(3_000, marks=pytest.mark.slow)], ids=["fast", "long"])
 def test_first_exponentials_are_as_exact_as_later_ones(starts: int, count: Callable[[str], None]) -> None:
     """Whether the first of the losses and gradients are those of a repetition hangs on it."""
     ended, *other = map(int, printed_by(STARTS, str(starts)).split())

@@ -92,6 +92,7 @@ def test_a_hang_up_hands_the_run_over(long_run, count):
     count(f"hang-up: left after {left_s:.1f} s, training again after {again_s:.1f} s")
 
 
+@pytest.mark.long
 def test_an_ignored_hang_up_is_honoured(long_run):
     """Under nohup the signal is ignored from the start, and stays so."""
 
@@ -110,6 +111,7 @@ def test_an_ignored_hang_up_is_honoured(long_run):
     assert saved_step(long_run) == steps_in_journal(long_run)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("program", [pytest.param(headless, marks=SLOW), dashboard])
 def test_a_terminal_that_does_not_read_holds_nothing_up(long_run, program):
     """A frozen connection: training goes on, and SIGTERM still saves and ends."""
@@ -144,6 +146,7 @@ def resize_at_random(terminal: Terminal, times: int) -> None:
         time.sleep(0.002)
 
 
+@pytest.mark.long
 def test_stopped_from_outside_and_resized(long_run):
     """SIGSTOP and SIGCONT, and a hundred resizes: the run goes on."""
     with Terminal(dashboard()) as terminal:
@@ -158,6 +161,7 @@ def test_stopped_from_outside_and_resized(long_run):
         assert_stopped_in_order(terminal, long_run)
 
 
+@pytest.mark.long
 def test_resizes_while_nobody_reads(long_run):
     """A window manager drags a window whose connection is frozen; then the line comes back."""
     with Terminal(dashboard()) as terminal:
@@ -189,6 +193,7 @@ def test_the_reader_of_a_pipe_leaves(long_run):
     assert ends[-1]["reason"] == "standard output is closed"
 
 
+@pytest.mark.long
 def test_attach_leaves_and_the_run_stays(long_run, count):
     """A viewer is signalled, hung up, killed: the run does not notice."""
     with Terminal(headless("--on-hangup", "continue")) as trainer:

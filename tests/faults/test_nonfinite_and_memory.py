@@ -262,6 +262,7 @@ def test_a_smaller_mini_batch_holds_for_its_stage_also_after_a_resume(place, mon
     assert lowered("pairs") is None
 
 
+@pytest.mark.long
 def test_a_checkpoint_that_has_one_mini_batch_size_for_the_run_is_read(place):
     """As versions before wrote it: it is the stage's that is under way."""
     plan = write_plan(place)
@@ -278,6 +279,7 @@ def test_a_checkpoint_that_has_one_mini_batch_size_for_the_run_is_read(place):
     assert lowered("pairs") is None
 
 
+@pytest.mark.long_after(1)
 @pytest.mark.parametrize("way", WAYS)
 def test_memory_for_not_even_one_sample(place, monkeypatch, way):
     plan = write_plan(place)
@@ -292,6 +294,7 @@ def test_memory_for_not_even_one_sample(place, monkeypatch, way):
     assert Path("m.lmp").read_bytes() == before
 
 
+@pytest.mark.long_after(1)
 @pytest.mark.parametrize("way", WAYS)
 def test_steps_before_the_lack_of_memory_are_saved(place, monkeypatch, way):
     plan = write_plan(place)
@@ -307,6 +310,7 @@ def test_steps_before_the_lack_of_memory_are_saved(place, monkeypatch, way):
     assert load_checkpoint(Path("m.lmp"))["runner"]["state"]["progress"]["step"] == losses(events)[-1][0] > 0
 
 
+@pytest.mark.long_after(1)
 @pytest.mark.parametrize("error", KINDS)
 def test_auto_finds_the_largest_mini_batch_that_fits(place, monkeypatch, error):
     plan = write_plan(place)
@@ -373,6 +377,7 @@ def test_a_whole_checkpoint_that_memory_cannot_hold_is_not_called_damaged(place,
     assert {path.name: path.read_bytes() for path in place.glob("*.lmp")} == before
 
 
+@pytest.mark.long
 def test_validation_has_its_own_limit(place, monkeypatch):
     plan = write_plan(place)
     whole = train(training_plan=plan, model="whole.lmp", validation_batch_size=4)

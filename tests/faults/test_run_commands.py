@@ -6,6 +6,8 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
+
 from lmplay_tui.cli import main
 from lmplay_tui.commands.lines import Lines
 from lmplay_tui.run.folder import RunFolder, status_of
@@ -120,6 +122,7 @@ def test_options_of_the_small_commands_are_checked(capsys):
         assert "nonsense" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_ctl_to_a_paused_run(place, capsys):
     """It saves, validates and stops without going on first."""
     plan = write_plan(place, LONG)
@@ -137,6 +140,7 @@ def test_ctl_to_a_paused_run(place, capsys):
     assert status_of(run)["step"] == step
 
 
+@pytest.mark.long
 def test_a_detached_process_that_fails_at_once(place, capsys, monkeypatch):
     """What hindered it is said here, and by the exit status: nobody looks for a run that is none."""
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))

@@ -14,6 +14,7 @@ from tests.faults.terminals import Terminal, until
 SLOW = pytest.mark.slow
 
 
+@pytest.mark.long_after(1)
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=SLOW), signal.SIGHUP])
 def test_headless(long_run, number):
     with Terminal(headless()) as terminal:
@@ -61,6 +62,7 @@ def check_random_signals(run: RunFolder, times: int, count) -> None:
     count(f"signals at random times: {times}, all steps saved, terminal restored")
 
 
+@pytest.mark.long
 def test_signals_at_random_times(long_run, count):
     check_random_signals(long_run, 3, count)
 

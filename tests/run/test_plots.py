@@ -244,6 +244,7 @@ class TestOwnPictures:
         assert {c.name for c in found} == {"m"}
         assert len(found) == 6
 
+    @pytest.mark.long
     def test_a_run_draws_its_own_in_another_process_without_a_display(self, tmp_path, monkeypatch):
         paths = record_run(tmp_path / "out", "m", steps=10)
         record_run(tmp_path / "out", "other", steps=10)

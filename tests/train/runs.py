@@ -25,7 +25,7 @@ SENTENCES = [
 PLAN = """\
 [train]
 exp = "test_runner"
-num_blocks = 2
+num_blocks = 1
 embed_dim = 16
 num_heads = 2
 context_len = 64

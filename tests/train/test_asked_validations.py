@@ -16,6 +16,7 @@ from tests.train.runs import PLAN, ask_at, given, last, of, train, write_plan
 QUIET = PLAN.replace("validation_interval = 5", "validation_interval = 100000")
 
 
+@pytest.mark.long
 def test_validate_now(place):
     plan = write_plan(place, QUIET)
     assert not of(Validated, train(training_plan=plan, model="a.lmp"))

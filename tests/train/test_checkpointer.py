@@ -10,6 +10,7 @@ import torch
 from lmplay_tui.run.events import CheckpointSaved, RunDone, Warned
 from lmplay_tui.train import checkpointer
 from lmplay_tui.train.checkpoint import cpu_copy, load_checkpoint
+from tests.examples import some
 from tests.train.runs import PLAN, differences, last, state_of, stop_after, train, write_plan
 from tests.train.test_own_experiments import Shaped
 
@@ -46,12 +47,13 @@ def assert_each_is_of_its_own_step(place: Path, **options) -> None:
     assert isinstance(last(events), RunDone), last(events)
     kept = sorted((place / "whole").glob("m.step-*.lmp"))
     assert len(kept) == 4
-    for path in kept[:-1]:  # the last is of the plan's end
+    for path in some(kept[:-1], 3):  # the last is of the plan's end
         step = load_checkpoint(path)["runner"]["state"]["progress"]["step"]
         stop_after(step, model=f"{step}/m.lmp", out_dir=str(step), **options)
         assert not list(differences(state_of(path), state_of(place / f"{step}/m.lmp")))
 
 
+@pytest.mark.sampled
 def test_a_late_copy(place: Path, late):
     assert_each_is_of_its_own_step(place, training_plan=write_plan(place, SAVES_OFTEN))
 

@@ -22,6 +22,7 @@ def untouched(function: Any, **_: Any) -> Any:
     return function
 
 
+@pytest.mark.long
 def test_rehearsing_changes_no_bit(place, monkeypatch):
     plan = write_plan(place)
     plain = train(training_plan=plan, model="plain/m.lmp", out_dir="plain", mini_batch_size=1)
@@ -77,7 +78,7 @@ def positions(monkeypatch, **options: Any) -> tuple[list[Event], int]:
         return train(mini_batch_size=4, **options), sum(computed)
 
 
-@pytest.mark.long_after(1)
+@pytest.mark.long
 @pytest.mark.parametrize("packed", [True, False])
 def test_shapes_are_filled_up_for_graphs_and_no_more_when_compiling_fails(place, monkeypatch, packed):
     plan = write_plan(place)
@@ -106,6 +107,7 @@ def test_shapes_are_filled_up_for_graphs_and_no_more_when_compiling_fails(place,
     assert losses(events) == losses(plain)
 
 
+@pytest.mark.long
 def test_auto_mini_batch_size_is_found_once_and_kept(place):
     plan = write_plan(place)
     options = {"training_plan": plan, "model": "auto/m.lmp", "out_dir": "auto", "mini_batch_size": "auto"}

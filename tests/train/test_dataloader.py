@@ -138,6 +138,7 @@ def test_a_slow_source_gets_a_process_and_the_batches_stay_the_same(place, undis
     assert len(pids) == 1 and not alive(pids[0])
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("slow")
 def test_a_run_stopped_under_it_resumes_exactly(place, undisturbed, pids) -> None:
     whole, state, _ = undisturbed

@@ -175,6 +175,7 @@ def test_a_detached_start_finds_no_command_that_was_meant_for_another(place, mon
     assert found == [[]]
 
 
+@pytest.mark.long
 def test_before_a_save_the_whole_command_line_is_handed_down(place, monkeypatch):
     train(training_plan=write_plan(place), model="m.lmp", save_interval=6, keep=20)
     older = str(RunFolder(place / "m.lmp").numbered_checkpoints()[0])
@@ -210,6 +211,7 @@ def test_the_address_for_messages_stands_in_no_command_line(place, monkeypatch):
     assert NOTIFY_URL not in os.environ
 
 
+@pytest.mark.long_after(1)
 @pytest.mark.parametrize("resumes", [True, False])
 def test_the_address_for_messages_reaches_the_process_that_goes_on(place, monkeypatch, resumes):
     """By its environment: everybody on the machine can read a command line."""

@@ -175,6 +175,7 @@ def test_the_time_limit_stops_with_a_checkpoint(place):
     assert f"--max-hours {2.0 / 3600}" in end.command, "each start anew"
 
 
+@pytest.mark.long
 def test_it_counts_while_training_is_paused(place):
     controls, events = Controls(), []
     plan = write_plan(place)

@@ -20,6 +20,8 @@ from lmplay_tui.train.evaluation import Scorer
 from lmplay_tui.train.model_body import Ways, choose_ways
 from tests.train.runs import PLAN, given, last, losses, stop_after, write_plan
 
+OWN_PLAN = PLAN.replace('exp = "test_runner"\n', "").replace("num_blocks = 1", "num_blocks = 2")
+
 SHAPE: dict[str, Any] = {
     "vocab_size": 40, "context_len": 16, "num_blocks": 2, "embed_dim": 16, "num_heads": 2,
     "dropout": 0.1,
@@ -297,6 +299,7 @@ def test_a_cache_is_used_only_where_it_gives_what_forward_gives(context_len):
     assert ways_of(without, context_len=context_len).reading is Reading.FORWARD
 
 
+@pytest.mark.long_after(1)
 @pytest.mark.parametrize("kind", [OwnHidden, OwnForward, InheritedBlocks, OtherBlocks])
 def test_what_an_heir_computes_is_what_is_trained(place, kind):
     """Its first loss is the one that its own `forward` gives: as a model that offers nothing but `forward` has it."""
@@ -311,7 +314,7 @@ def test_what_an_heir_computes_is_what_is_trained(place, kind):
         "        return self.inner(ids)\n",
         encoding="utf-8",
     )
-    plan = write_plan(place, PLAN.replace('exp = "test_runner"\n', "").replace("dropout = 0.1", "dropout = 0"))
+    plan = write_plan(place, OWN_PLAN.replace("dropout = 0.1", "dropout = 0"))
     own = losses(stop_after(2, training_plan=plan, model="a.lmp", exp="mine.py:Mine"))
     plain = losses(stop_after(2, training_plan=plan, model="b.lmp", exp="mine.py:Plain"))
     assert [loss for _, _, loss, _ in own] == pytest.approx([loss for _, _, loss, _ in plain], rel=1e-5)
@@ -337,7 +340,7 @@ def test_default_freeze_trains_what_an_own_experiment_marks(place):
         "        self.head.freeze = False\n",
         encoding="utf-8",
     )
-    plan = write_plan(place, PLAN.replace('exp = "test_runner"\n', ""))
+    plan = write_plan(place, OWN_PLAN)
     options = {"exp": "mine.py:HeadOnly", "default_freeze": True}
     stop_after(1, training_plan=plan, model="m.lmp", **options)
     before = load_checkpoint(place / "m.lmp")["model"]["state"]
@@ -400,10 +403,11 @@ class Capped(GPT2ish):
 """
 
 
+@pytest.mark.long_after(1)
 @pytest.mark.parametrize("options", [{}, {"compile_model": True, "compile_backend": "eager"}])
 def test_a_softcap_and_a_learned_scale_are_trained_and_evaluated(place, options):
     (place / "mine.py").write_text(CAPPED, encoding="utf-8")
-    plan = write_plan(place, PLAN.replace('exp = "test_runner"\n', "") + "[stages.rest]\ndataset = 'pairs.jsonl'\n")
+    plan = write_plan(place, OWN_PLAN + "[stages.rest]\ndataset = 'pairs.jsonl'\n")
     exp = "mine.py:Capped"
     events = stop_after(4, training_plan=plan, model="m.lmp", exp=exp, **options)
     said = [e.message for e in events if isinstance(e, Warned) and e.message.startswith("experiment mine.py:Capped: ")]

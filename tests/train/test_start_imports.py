@@ -54,6 +54,7 @@ def test_a_training_imports_no_compiler_and_no_library_that_it_does_not_use(fold
     assert [name for name in NEEDLESS if name in modules] == []
 
 
+@pytest.mark.long
 def test_a_compiled_training_compiles(folder: Path) -> None:
     said, _, graphs = trained(
         folder, "--training-plan", "plan.toml", "--compile-model", "--compile-backend", "aot_eager"
