@@ -42,7 +42,7 @@ from lmplay_tui.ui.tty.looks import (
 from lmplay_tui.ui.tty.painting import QUESTION, Line
 
 LAST_ANSWER_S = 0.5  # of a terminal, before it is given back
-SHORTEST_S = 0.05
+SHORTEST_S = 0.05  # a toast whose time is over when it is shown
 
 # What a key brings about is said from widget to widget: the key itself, what the widget says of it (submitted, picked),
 # what its screen asks for then (a dialog, a pane), and the answer's callback. Each round waits for one more of these.
