@@ -10,7 +10,7 @@ from lmplay_tui.plan.dataset_specs import KINDS_SAID
 from lmplay_tui.plan.reading import read_plan
 from lmplay_tui.plan.tables import DatasetTable, StageKeys
 from lmplay_tui.run import controls, events
-from lmplay_tui.run.events import METRICS, PLACE
+from lmplay_tui.run.metric_names import METRICS, PLACE
 
 PATH = Path(__file__).parent.parent / "docs/reference.md"
 

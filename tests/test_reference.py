@@ -2,7 +2,7 @@
 
 import json
 
-from lmplay_tui.run.events import METRICS, PLACE
+from lmplay_tui.run.metric_names import METRICS, PLACE
 from tests import reference
 from tests.train.conftest import place as place  # noqa: PLC0414  (a fixture)
 from tests.train.runs import train, write_plan

@@ -17,9 +17,9 @@ from lmplay_tui.formats import format_clock, format_cost, format_duration, forma
 from lmplay_tui.options import Launch, TrainOptions
 from lmplay_tui.run import events
 from lmplay_tui.run.controls import Controls, SaveNow, Stop
-from lmplay_tui.run.events import OF_STEPS
 from lmplay_tui.run.folder import LOCK_FROM, utc_now
 from lmplay_tui.run.journal import encode
+from lmplay_tui.run.metric_names import OF_STEPS
 from lmplay_tui.run.sentences import sentence_of, sentences_of
 from lmplay_tui.text import one_line, printable
 
@@ -232,6 +232,7 @@ def _describe(launch: Launch) -> int:
 
 def _save_datasets(options: TrainOptions) -> int:
     from lmplay_tui.data.saved import save_datasets
+    from lmplay_tui.plan.builtin import DEFAULT_PLAN
     from lmplay_tui.plan.reading import read_plan
     from lmplay_tui.run.folder import datasets_folder
 
@@ -243,7 +244,7 @@ def _save_datasets(options: TrainOptions) -> int:
             said.add(line)
             print(line, flush=True)
 
-    plan = read_plan(options.training_plan or "default")
+    plan = read_plan(options.training_plan or DEFAULT_PLAN)
     paths = save_datasets(plan, datasets_folder(options.out_dir), report)
     for path in paths:
         print(f"saved {one_line(path, 400)}")

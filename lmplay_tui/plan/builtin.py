@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lmplay_tui.plan.schema import DatasetSpec
 
+DEFAULT_PLAN = "default"
 PYDOCS_PARTS = ("topics", "docstrings")  # what `config` may say of `pydocs`; without it: both
 
 _WIKIPEDIA_DUMP = "20231101"
@@ -103,4 +104,4 @@ def shipped_folder() -> Path:
 def shipped_plans() -> list[str]:
     """The names of the shipped plans, those that need no network first."""
     names = sorted(path.stem for path in shipped_folder().glob("*.toml"))
-    return sorted(names, key=lambda name: (name != "demo", not name.endswith("_demo"), name != "default"))
+    return sorted(names, key=lambda name: (name != "demo", not name.endswith("_demo"), name != DEFAULT_PLAN))

@@ -2,8 +2,6 @@
 
 `rows` are dataset rows over the run, `stage_rows` within the stage, `tokens` positions read without padding over the
 run; losses are nats per truth token, durations seconds, accuracies 0 to 1.
-
-`METRICS` is the one list of the names in `metrics.jsonl`: documents and tests are made from it.
 """
 
 import contextlib
@@ -410,70 +408,6 @@ class LogLine(Event):
     journaled: ClassVar[bool] = False
     message: str
     level: str = field(default="info")
-
-
-PLACE: Mapping[str, str] = {
-    "time": "when the line was written, UTC, ISO 8601",
-    "elapsed_s": "seconds of training over the run, resumes included, pauses and validation not",
-    "step": "optimizer updates over the run",
-    "samples": "dataset rows read over the run (`total_train_samples` of the statistics)",
-    "stage_samples": "dataset rows read in this stage",
-    "tokens": "positions that the model read over the run, without padding",
-    "stage": "the stage's name",
-    "epoch": "epochs done in this stage, with their fraction",
-    "row": "row of the epoch that is read next",
-}
-
-METRICS: Mapping[str, str] = {
-    "train/loss": "nats a token, mean over the loss tokens of the interval",
-    "train/accuracy": "word accuracy of training batches, 0 to 1",
-    "train/lr": "learning rate of the last step",
-    "train/grad_norm": "gradient norm before clipping",
-    "val/loss": "nats a truth token, of the validation at this step",
-    "val/accuracy": "word accuracy of that validation",
-    "eval/loss": "nats a truth token, of the stage's fixed evaluation set at this step",
-    "eval/accuracy": "word accuracy of the evaluation set",
-    "eval/bits_per_byte": "bits a byte of text of the evaluation set: comparable between tokenizers",
-    "eval/STAGE/loss": "the same of an earlier stage's set, at a stage's end: what was forgotten",
-    "eval/STAGE/accuracy": "the same of an earlier stage's set",
-    "eval/STAGE/bits_per_byte": "the same of an earlier stage's set",
-    "perf/tokens_per_s": "real tokens a second over the steps, waiting for data included",
-    "perf/samples_per_s": "dataset rows a second over the steps: by what `samples` has grown since the line before",
-    "perf/mfu": "share of the device's peak: the vendor's dense figure, or measured where it is unknown; above 1 a "
-    "warning says once that it is too low",
-    "time/step_s": "seconds a step, mean",
-    "time/data_s": "of it: waiting for the next batch",
-    "time/forward_s": "of it: forward passes",
-    "time/backward_s": "of it: backward passes",
-    "time/optimizer_s": "of it: clipping and update",
-    "time/validate_s": "seconds of validation and evaluation since the last line",
-    "time/save_s": "seconds that training waited for checkpoints since the last line",
-    "memory/process_bytes": "resident memory of the trainer's process (these and `sys/...` at most once a second)",
-    "memory/used": "share of the machine's memory that is in use, by whomever",
-    "memory/device_bytes": "most that tensors took on the GPU since the last reading",
-    "memory/device_used": "share of the GPU's memory that is in use, by whomever",
-    "sys/cpu": "share of all cores that was busy since the last reading, by whomever",
-    "sys/gpu": "share of the time that the GPU was busy, as its driver tells",
-    "sys/gpu_watts": "what the GPU draws",
-    "sys/gpu_celsius": "its temperature",
-    "data/text_shown": "share of the characters read in this stage that reached a sample",
-    "data/rows_without_sample": "rows read in this stage that hold no words",
-}
-
-OF_STEPS = "train/loss"  # each line that stands for steps has it; one without holds scores alone
-
-# Which of them a step says itself: the attribute of `StepDone`, the metric's mean over the interval.
-STEP_METRICS: Mapping[str, str] = {
-    "train/loss": "loss",
-    "train/accuracy": "accuracy",
-    "train/lr": "lr",
-    "train/grad_norm": "grad_norm",
-    "time/data_s": "data_s",
-    "time/forward_s": "forward_s",
-    "time/backward_s": "backward_s",
-    "time/optimizer_s": "optimizer_s",
-    "time/step_s": "step_s",
-}
 
 
 # ---- back from a journal's line

@@ -312,21 +312,31 @@ FIELDS = (
 )  # fmt: skip
 
 
-def status_of(run: RunFolder) -> dict[str, Any]:
-    """The fields of `status --json`; what is not known is None.
+def state_of(said: Mapping[str, Any], *, alive: bool) -> str:
+    """How a run is, by its `run.json` and whether a process holds it.
 
-    `state`: running, paused, stopped, finished, failed, or dead where a process ended without saying so.
+    running, paused, stopped, finished, failed, or dead where a process ended without saying so.
     """
+    state = said.get("state")
+    if alive:
+        return "paused" if state == "paused" else "running"
+    return state if state in ("stopped", "finished", "failed") else "dead"
+
+
+def status_of(run: RunFolder) -> dict[str, Any]:
+    """The fields of `status --json`; what is not known is None. `state`: as `state_of` says."""
     said = run.status()
     alive = run.alive()
-    status: dict[str, Any] = {name: said.get(name) for name in FIELDS} | {"name": run.name}
-    state = said.get("state")
-    if alive and state not in ("running", "paused"):  # it has just begun: what stands there is of the time before
-        status |= {"state": "running", "activity": "starting", "pid": None}
+    status: dict[str, Any] = {name: said.get(name) for name in FIELDS}
+    status |= {"name": run.name, "state": state_of(said, alive=alive)}
+    if alive and said.get("state") not in (
+        "running",
+        "paused",
+    ):  # it has just begun: what stands there is of the time before
+        status |= {"activity": "starting", "pid": None}
     elif not alive:
-        ended = state in ("stopped", "finished", "failed")
-        status |= {"state": state if ended else "dead", "activity": None, "pid": None, "tokens_per_s": None}
-        status["eta_s"] = 0.0 if state == "finished" else None
+        status |= {"activity": None, "pid": None, "tokens_per_s": None}
+        status["eta_s"] = 0.0 if status["state"] == "finished" else None
     return status
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lmplay_tui.run.events import OF_STEPS, STEP_METRICS
 from lmplay_tui.run.history import MetricRows
+from lmplay_tui.run.metric_names import OF_STEPS, STEP_METRICS
 from lmplay_tui.run.series import Floats
 from lmplay_tui.text import one_line
 

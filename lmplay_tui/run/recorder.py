@@ -15,9 +15,9 @@ from typing import Any
 from lmplay_tui.errors import EXIT_USAGE
 from lmplay_tui.formats import format_lr, format_rate
 from lmplay_tui.run import events
-from lmplay_tui.run.events import OF_STEPS
 from lmplay_tui.run.folder import RunFolder, boot_id, utc_now
 from lmplay_tui.run.journal import Journal, number
+from lmplay_tui.run.metric_names import OF_STEPS
 from lmplay_tui.run.sentences import sentences_of
 from lmplay_tui.run.status import RunStatus
 from lmplay_tui.text import one_line, printable

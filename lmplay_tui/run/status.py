@@ -8,8 +8,8 @@ from typing import Any
 
 from lmplay_tui.run import events
 from lmplay_tui.run.axes import At
-from lmplay_tui.run.events import OF_STEPS
 from lmplay_tui.run.journal import number, stamp, utc_time
+from lmplay_tui.run.metric_names import OF_STEPS
 from lmplay_tui.run.pace import Pace
 from lmplay_tui.text import one_line
 

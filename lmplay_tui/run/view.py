@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from lmplay_tui.run import events
 from lmplay_tui.run.axes import At
-from lmplay_tui.run.events import OF_STEPS, STEP_METRICS
 from lmplay_tui.run.history import History
 from lmplay_tui.run.journal import number
+from lmplay_tui.run.metric_names import OF_STEPS, STEP_METRICS
 from lmplay_tui.run.pace import StepTime
 from lmplay_tui.run.sentences import Level, mark_of, sentences_of
 from lmplay_tui.run.status import RunStatus, StageView, place_of

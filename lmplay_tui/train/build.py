@@ -22,6 +22,7 @@ from lmplay_tui.models.lmplay_weights import TOKENIZER as LMPLAYS_TOKENIZER
 from lmplay_tui.models.lmplay_weights import convert_lmplay
 from lmplay_tui.models.registry import build_model, load_experiment
 from lmplay_tui.options import OPTIONS, Launch, OnResume, Part, TrainOptions, resolve, shown_value
+from lmplay_tui.plan.builtin import DEFAULT_PLAN
 from lmplay_tui.plan.editing import extend_plan, list_changes
 from lmplay_tui.plan.problems import PlanError
 from lmplay_tui.plan.reading import parse_plan, read_plan
@@ -43,7 +44,6 @@ from lmplay_tui.train.settings import Settings, check_fixed, describe_changes, o
 from lmplay_tui.train.state import TrainState, said_of_warm_up
 from lmplay_tui.train.trainer import Trainer
 
-DEFAULT_PLAN = "default"
 _NO_NAME = re.compile(r"[^A-Za-z0-9_-]+")
 
 

@@ -25,6 +25,7 @@ from lmplay_tui.errors import UserError
 from lmplay_tui.formats import format_bytes, format_megabytes
 from lmplay_tui.models.describe import describe
 from lmplay_tui.options import Launch, TrainOptions
+from lmplay_tui.plan.builtin import DEFAULT_PLAN
 from lmplay_tui.plan.reading import read_plan
 from lmplay_tui.plan.schema import Stage
 from lmplay_tui.run.events import DatasetOpened, Warned
@@ -33,7 +34,6 @@ from lmplay_tui.run.sentences import sentence_of
 from lmplay_tui.run.statistics import RunStatistics
 from lmplay_tui.text import one_line
 from lmplay_tui.train.build import (
-    DEFAULT_PLAN,
     Start,
     allowed_experiment,
     choose_run,

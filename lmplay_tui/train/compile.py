@@ -24,6 +24,7 @@ from lmplay_tui.train.gradients import Gradients, StepConfig
 from lmplay_tui.train.loss import Kernel, softmax_gradient, traced_softmax_gradient
 from lmplay_tui.train.state import TrainState
 
+WORTH_IT = 1.03  # a larger mini-batch takes more memory: it must be faster by more than what measuring is off by
 GRAPH_WIDTHS = 4  # CUDA graphs are recorded for each shape: few of them
 _PASSES_OF_GRAPHS = 3  # they are recorded in the second, and run in the third
 _WITH_GRAPHS = ("reduce-overhead", "max-autotune")
@@ -131,9 +132,6 @@ def long_samples(count: int, length: int) -> list[Sample]:
     """Samples of `length` tokens, all of them truth but the first: what takes the most memory and time."""
     ids = np.zeros(max(length, 2), dtype=np.int32)
     return [Sample("", "", ids[:1], ids[1:], 0) for _ in range(count)]
-
-
-WORTH_IT = 1.03  # a larger mini-batch takes more memory: it must be faster by more than what measuring is off by
 
 
 def probe(

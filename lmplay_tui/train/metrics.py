@@ -11,8 +11,9 @@ import psutil
 import torch
 from torch import nn
 
-from lmplay_tui.run.events import STEP_METRICS, Event, MetricsLogged, StepDone, Warned
+from lmplay_tui.run.events import Event, MetricsLogged, StepDone, Warned
 from lmplay_tui.run.journal import rounded
+from lmplay_tui.run.metric_names import STEP_METRICS
 from lmplay_tui.train.device import matmul_parameters
 from lmplay_tui.train.progress import Progress
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lmplay_tui.formats import format_age, format_count, format_percent, format_rate
-from lmplay_tui.run.folder import RunFolder, list_runs, output_folder, stages_of
+from lmplay_tui.run.folder import RunFolder, list_runs, output_folder, stages_of, state_of
 from lmplay_tui.run.journal import number
 from lmplay_tui.text import one_line
 from lmplay_tui.ui.widgets.lines import Row, bar, fitted, right, wrapped
@@ -35,13 +35,8 @@ def find_runs(out_dir: str | None) -> list[RunEntry]:
     entries = []
     for folder in list_runs(Path(), output_folder(out_dir)):
         status = folder.status()
-        said = str(status.get("state", ""))
-        if folder.alive():
-            state = "paused" if said == "paused" else "running"
-        elif said in ("stopped", "finished", "failed"):
-            state = said
-        else:
-            state = "dead" if status else "empty"
+        alive = folder.alive()
+        state = state_of(status, alive=alive) if status or alive else "empty"
         newest = number(status.get("heartbeat"))
         entries.append(RunEntry(folder, state, status, time.time() - newest if math.isfinite(newest) else math.nan))
     return entries

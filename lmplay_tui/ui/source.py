@@ -13,7 +13,7 @@ from lmplay_tui.errors import EXIT_OK, EXIT_TRAINING
 from lmplay_tui.run import controls
 from lmplay_tui.run.control_files import leave_command
 from lmplay_tui.run.events import Event, RunFailed, from_record
-from lmplay_tui.run.folder import RunFolder
+from lmplay_tui.run.folder import RunFolder, state_of
 from lmplay_tui.run.history import MetricRows
 from lmplay_tui.run.journal import Tail, number, stamp
 from lmplay_tui.run.metric_rows import MetricsTail
@@ -182,7 +182,7 @@ class FolderSource:
         view = self.view
         before = (view.state, view.activity, view.detail, view.fraction)
         self._alive, self._status = alive, status
-        said = str(self._status.get("state", ""))
+        state = state_of(status, alive=alive)
         if self._alive:
             fraction = self._status.get("fraction")
             begun = number(self._status.get("activity_since"))
@@ -192,9 +192,9 @@ class FolderSource:
                 str(self._status.get("activity") or "training"), str(self._status.get("detail") or ""),
                 number(fraction) if isinstance(fraction, int | float) else None,
             )  # fmt: skip
-            view.state = "paused" if said == "paused" else "running"
+            view.state = state
         elif not view.over:
-            view.state = said if said in ("stopped", "finished", "failed") else "dead"
+            view.state = state
             view.activity, view.detail, view.fraction = view.state, "", None
             if view.state == "dead":
                 view.say("error", f"its process has ended without a word; {_resume_command(self._run)}", event="Died")

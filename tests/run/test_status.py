@@ -11,6 +11,8 @@ from lmplay_tui.run.folder import RunFolder, status_of
 from lmplay_tui.run.recorder import Recorder
 from lmplay_tui.run.status import RunStatus
 from lmplay_tui.run.view import RunView
+from lmplay_tui.ui.run_list import find_runs
+from lmplay_tui.ui.source import FolderSource
 from tests.ui.fake import Clock, started, training
 
 
@@ -94,3 +96,16 @@ def test_any_run_json_can_be_carried_over(run: RunFolder, value: object) -> None
     recorder.record(happened.ActivityChanged("loading"))
     recorder.record(started())
     assert status_of(run)["step"] == 0
+
+
+@pytest.mark.parametrize("said", ["starting", "running", "paused", "stopped", "finished", "failed", ["failed"], None])
+@pytest.mark.parametrize("alive", [True, False])
+def test_status_launcher_and_dashboard_say_the_same_state(
+    run: RunFolder, said: object, alive: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.write_status({"state": said})
+    monkeypatch.setattr(RunFolder, "alive", lambda self: alive)
+    source = FolderSource(run, Clock())
+    source.poll()
+    [entry] = find_runs(str(run.folder.parent))
+    assert status_of(run)["state"] == entry.state == source.view.state

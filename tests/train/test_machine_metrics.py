@@ -3,7 +3,7 @@
 import psutil
 import torch
 
-from lmplay_tui.run.events import METRICS
+from lmplay_tui.run.metric_names import METRICS
 from lmplay_tui.train.metrics import MachineMetrics
 
 

@@ -41,6 +41,9 @@ from lmplay_tui.ui.tty.looks import (
 )
 from lmplay_tui.ui.tty.painting import QUESTION, Line
 
+LAST_ANSWER_S = 0.5  # of a terminal, before it is given back
+SHORTEST_S = 0.05  # a toast whose time is over when it is shown
+
 # What a key brings about is said from widget to widget: the key itself, what the widget says of it (submitted, picked),
 # what its screen asks for then (a dialog, a pane), and the answer's callback. Each round waits for one more of these.
 ROUNDS = 4
@@ -130,9 +133,6 @@ class TypedText:
 
 class TypedLine(TypedText, Input):
     """A field of a dialog."""
-
-
-LAST_ANSWER_S = 0.5  # of a terminal, before it is given back
 
 
 class TerminalApp(OrderedKeysApp):
@@ -246,9 +246,6 @@ class TerminalApp(OrderedKeysApp):
             end = time.monotonic() + LAST_ANSWER_S
             while self._line is not None and self._line.awaits_answer and time.monotonic() < end:
                 await asyncio.sleep(0.01)
-
-
-SHORTEST_S = 0.05
 
 
 class LateToast(Toast):

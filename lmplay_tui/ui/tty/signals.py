@@ -22,9 +22,11 @@ from lmplay_tui.formats import format_megabytes
 TWICE_WITHIN_S = 5.0  # ctrl+c again: leave at once
 PICTURE_S = 1.0  # a terminal that reads has taken the rest of a picture by then
 MOST_READS = 8  # of input that can be under way at once
+READ_BYTES = 1 << 16  # of prints, a look
+MAX_BEHIND_BYTES = 1 << 22  # of prints: a flood beyond it is left out and counted
+EMPTIED_FROM_BYTES = 1 << 24  # the file that catches prints
 
 _kept_open: list[int] = []
-
 
 # What Textual switches on, the other way round: attributes, keyboard, mouse, pasting, resizes, focus, screen, cursor.
 _AS_BEFORE = (
@@ -142,11 +144,6 @@ class Signals:
         signal.signal(signal.SIGTSTP, _nothing)
         self._on_hangup()
         let_go_of_terminal(self._settings)
-
-
-READ_BYTES = 1 << 16  # a look
-MAX_BEHIND_BYTES = 1 << 22  # a flood beyond it is left out and counted
-EMPTIED_FROM_BYTES = 1 << 24
 
 
 class StrayPrints:
