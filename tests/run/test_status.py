@@ -106,6 +106,7 @@ def test_status_launcher_and_dashboard_say_the_same_state(
     run.write_status({"state": said})
     monkeypatch.setattr(RunFolder, "alive", lambda self: alive)
     source = FolderSource(run, Clock())
-    source.poll()
+    while source.view.state == "starting":  # the disk is read in a thread
+        source.poll()
     [entry] = find_runs(str(run.folder.parent))
     assert status_of(run)["state"] == entry.state == source.view.state
