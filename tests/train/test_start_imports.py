@@ -49,6 +49,11 @@ def test_a_training_imports_no_compiler_and_no_library_that_it_does_not_use(fold
     said, modules, _ = trained(folder, "--training-plan", "plan.toml")
     assert any("the plan is done" in line for line in said)
     assert [name for name in NEEDLESS if name in modules] == []
+
+
+@pytest.mark.long
+def test_a_resume_imports_none_of_them_either(folder: Path) -> None:
+    trained(folder, "--training-plan", "plan.toml")
     said, modules, _ = trained(folder, "--extend", "1")
     assert any("the plan is done" in line for line in said)
     assert [name for name in NEEDLESS if name in modules] == []
