@@ -172,6 +172,7 @@ def test_only_the_previous_one_is_there(run):
     assert warnings
 
 
+@pytest.mark.long
 def test_a_damaged_run_trains_on_to_the_same_end(place):
     plan = write_plan(place)
     train(training_plan=plan, model="whole/m.lmp", save_interval=9)

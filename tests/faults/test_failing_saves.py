@@ -242,6 +242,7 @@ def failing(times: int, why: int = errno.ENOSPC) -> Iterator[list[int]]:
         yield failures
 
 
+@pytest.mark.long
 def test_training_goes_on_past_two_failed_saves(place):
     plan = write_plan(place)
     whole = train(training_plan=plan, model="whole/m.lmp", save_interval=6)

@@ -235,6 +235,7 @@ def lowered(stage: str) -> int | None:
     return load_checkpoint(Path("m.lmp"))["runner"]["state"]["progress"]["stages"][stage]["mini_batch_size"]
 
 
+@pytest.mark.long
 def test_a_smaller_mini_batch_holds_for_its_stage_also_after_a_resume(place, monkeypatch):
     """The next stage begins with what was asked for."""
     plan, sizes = write_plan(place), []
@@ -339,6 +340,7 @@ def test_a_stop_while_the_mini_batch_size_is_looked_for(place, monkeypatch):
     assert tried == {1, 2}
 
 
+@pytest.mark.long
 def test_a_save_that_finds_no_memory_for_its_copy(place, monkeypatch):
     """Training goes on, and the next save tries again."""
     plan = write_plan(place)

@@ -174,6 +174,7 @@ def check_any_order(examples: int, steps: int, *, random_order: bool) -> None:
         os.chdir(before)
 
 
+@pytest.mark.long
 def test_any_order():
     check_any_order(4, 6, random_order=False)
 

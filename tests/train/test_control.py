@@ -101,6 +101,7 @@ def test_asking_pinning_and_bookmarks_change_no_bit(place):
     assert [e.note for e in of(Bookmarked, events)] == ["here"]
 
 
+@pytest.mark.long
 def test_a_learning_rate_is_kept_on_a_resume(place):
     plan = write_plan(place)
     commands = (asked.SetLearningRate(factor=0.5), asked.Stop())
