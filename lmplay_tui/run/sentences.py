@@ -4,7 +4,6 @@ Everything that is foreign in an event (names, paths, messages) is made fit for 
 """
 
 import math
-from pathlib import PurePath
 from typing import Literal, NamedTuple
 
 from lmplay_tui.formats import format_bytes, format_duration, format_parameters, format_percent
@@ -122,11 +121,6 @@ def mark_of(event: events.Event) -> tuple[str, str] | None:
         case events.Stalled() | events.TextLeftOut():
             return "warning", one_line(_words(event)[1])
     return None
-
-
-def file_name(path: object) -> str:
-    """The last part of a path, fit for a screen."""
-    return one_line(PurePath(str(path)).name, 80)
 
 
 def _at(step: int) -> str:
