@@ -24,6 +24,7 @@ def opened_rows(stage: Stage, folder: Path) -> int:
     return open_stage(stage, OPTIONS, load_tokenizer("bytes"), datasets_folder=folder, report=no_report).rows_total
 
 
+@pytest.mark.long_after(2)
 @pytest.mark.parametrize("stopping", ["first_exhausted", "all_exhausted"])
 @pytest.mark.parametrize("weights", [None, (0.3, 0.7)])
 def test_counted_as_opened(jsonl: Jsonl, tmp_path: Path, weights: Any, stopping: Any) -> None:

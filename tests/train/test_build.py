@@ -46,6 +46,7 @@ def test_any_numbered_checkpoint_can_be_gone_on_from(place):
         assert not list(differences(end, state_of(place / "a/m.lmp")))
 
 
+@pytest.mark.long
 def test_keep_holds_so_many_numbered_checkpoints(place):
     train(training_plan=write_plan(place), model="m.lmp", save_interval=6, keep=2)
     assert len(list(place.glob("m.step-*.lmp"))) == 2

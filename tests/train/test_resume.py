@@ -171,6 +171,7 @@ def test_finished_run_trains_nothing(place, undisturbed):
     assert_same_end(place, "whole", undisturbed)
 
 
+@pytest.mark.long
 def test_a_finished_run_is_extended(place, undisturbed):
     """The plan's last stage goes on; the plan that the run keeps from then on says so."""
     whole = undisturbed[1]

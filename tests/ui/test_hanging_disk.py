@@ -120,6 +120,7 @@ def _step(pilot: Pilot[Any]) -> float:
     return pilot.app.source.view.at.step  # type: ignore[attr-defined]
 
 
+@pytest.mark.long
 async def test_the_list_of_runs_comes_when_the_disk_answers(
     dashboard: Open, disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

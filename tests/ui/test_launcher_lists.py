@@ -203,6 +203,7 @@ async def test_an_empty_list_of_runs_takes_no_focus(tmp_path: Path, monkeypatch:
         assert app.focused.id == "plans"
 
 
+@pytest.mark.long
 async def test_a_start_that_is_asked_for_twice_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     made: list[FakeSource] = []

@@ -192,6 +192,7 @@ async def test_asking_only_the_widgets_that_have_a_part_in_it_gives_the_same_pic
     assert Twice.compared > 10
 
 
+@pytest.mark.long
 async def test_what_changes_while_the_terminal_is_behind_is_painted_once_when_it_has_caught_up(
     monkeypatch: pytest.MonkeyPatch, source: FakeSource
 ) -> None:
