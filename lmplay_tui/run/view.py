@@ -188,7 +188,7 @@ class RunView(RunStatus):
             case events.LearningRateChanged():
                 self.lr_factor = event.factor
             case events.PlanChanged():
-                self.plan_text = event.text or self.plan_text
+                self.plan_text = _whole_characters(event.text) or self.plan_text
             case events.PinsChanged():
                 self.pinned = list(event.pinned)
             case events.RunStopped() | events.RunFailed() | events.RunDone():
@@ -202,7 +202,8 @@ class RunView(RunStatus):
         self.num_parameters, self.pid = event.num_parameters, event.pid
         self.started_at = self._clock() if at is None else at
         self._elapsed_before, self._ended_at = event.elapsed_s, None
-        self.plan_file, self.plan_text, self.on_line = event.plan_file, event.plan_text, dict(event.on_line)
+        self.plan_file, self.on_line = event.plan_file, dict(event.on_line)
+        self.plan_text = _whole_characters(event.plan_text)
         self.pinned = list(event.pinned)
         self._rewinds_to = event.resumed_from
 
@@ -272,3 +273,8 @@ _GOES_ON = (events.StepDone, events.CheckpointSaved, events.Validated, events.Ev
 _OVER_AND_DONE = (*events.LAST_EVENTS, events.Paused, events.Resumed)
 _PARTS = ("data", "forward", "backward", "optimizer")
 _metric_name = lru_cache(1024)(one_line)  # some twenty names on each line
+
+
+def _whole_characters(text: str) -> str:
+    """A plan's text without halves of characters, which no file and no editor could hold."""
+    return text.encode("utf-8", "replace").decode("utf-8")

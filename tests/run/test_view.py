@@ -250,3 +250,10 @@ def test_scores_stand_at_their_time_before_any_metric_has_been_read() -> None:
     for metric, at in (("val/loss", 12.5), ("eval/loss", 15.0)):
         series = view.history.get(metric)
         assert series is not None and series.points("time").x.tolist() == [at]
+
+
+def test_a_plans_text_has_whole_characters() -> None:
+    """Half a character, from a command or a journal, would end the editor that shows the plan."""
+    view = fed(1).view
+    view.follow(happened.PlanChanged(61, (), "title = 'EVIL\udc9b\ud800'", ()))
+    assert view.plan_text == "title = 'EVIL??'"
