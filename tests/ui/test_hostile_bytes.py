@@ -87,7 +87,7 @@ def hostile(text: str = ALL) -> FakeSource:
 def shown(source: FakeSource, **options: object) -> Callable[[], int]:
     def work() -> int:
         use_our_output()
-        return LmplayApp(Launch({"refresh_hz": 10, **options}), source=source).run() or 0
+        return LmplayApp(Launch({"tz": "UTC", "refresh_hz": 10, **options}), source=source).run() or 0
 
     return work
 
