@@ -18,8 +18,8 @@ from lmplay_tui.options import Launch, TrainOptions
 from lmplay_tui.run import events
 from lmplay_tui.run.controls import Controls, SaveNow, Stop
 from lmplay_tui.run.folder import LOCK_FROM, utc_now
-from lmplay_tui.run.journal import encode
-from lmplay_tui.run.metric_names import OF_STEPS
+from lmplay_tui.run.journal import encode, number
+from lmplay_tui.run.metric_names import OF_STEPS, RECENT_LOSS
 from lmplay_tui.run.sentences import sentence_of, sentences_of
 from lmplay_tui.text import one_line, printable
 
@@ -193,7 +193,7 @@ class Headless:
             f"stage {view.stage_index + 1}/{len(view.stages)} {values['stage']}",
             f"{100 * view.stage.fraction:.0f} %" if view.stage else "",
             f"step {values['step']}",
-            f"loss {values['train/loss']:.3f}",
+            f"loss {number(values[RECENT_LOSS]):.3f}",
             f"acc {accuracy:.3f}" if accuracy is not None else "",
             f"{format_rate(values['perf/tokens_per_s'])} tok/s",
             f"ETA {format_duration(left)}{self._clock(left)}" if math.isfinite(left) else "",

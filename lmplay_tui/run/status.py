@@ -8,8 +8,9 @@ from typing import Any
 
 from lmplay_tui.run import events
 from lmplay_tui.run.axes import At
+from lmplay_tui.run.history import MOST_STEPS
 from lmplay_tui.run.journal import number, stamp, utc_time
-from lmplay_tui.run.metric_names import OF_STEPS
+from lmplay_tui.run.metric_names import OF_STEPS, RECENT_LOSS
 from lmplay_tui.run.pace import Pace
 from lmplay_tui.text import one_line
 
@@ -27,7 +28,7 @@ class StageView:
     rows_done: int = 0
     rows_per_epoch: int | None = None
     state: str = "waiting"  # waiting, running, done
-    loss: float = math.nan
+    loss: float = math.nan  # the run's train loss at the stage's last step so far
     eval_at_end: float = math.nan  # its own evaluation set, when it was done
     eval_now: float = math.nan  # the same set, when last scored
     unigram_entropy: float = math.nan
@@ -86,7 +87,7 @@ class RunStatus:
         self.at = At(0, 0, 0, 0)
         self.is_placed = False  # `at` is known
         self.has_begun = False  # a stage has, since this start
-        self.train_loss: float | None = None  # the newest
+        self.train_loss: float | None = None  # this and the next as `metric_names.FIGURES` says
         self.val_loss: float | None = None
         self.lr = math.nan  # of the last step
         self.text_shown = math.nan  # as its stage's, when the last step was done
@@ -213,8 +214,9 @@ class RunStatus:
         self.device, self.plan_folder, self.is_placed = event.device, event.plan_folder, True
         self.at = self.at._replace(step=float(event.step), rows=float(event.rows), tokens=float(event.tokens))
         if event.resumed_from is None:  # nothing of a run before holds
-            self.train_loss = self.val_loss = None
             self.lr, self.stage_index, self.checkpoint = math.nan, -1, None
+        if event.resumed_from is None or event.train_loss is not None:  # else an older journal
+            self.train_loss, self.val_loss = event.train_loss, event.val_loss
         self.state, self.result, self.handed_over = "running", None, None
         self._take_stages(event.stages)
         self.pace.clear()
@@ -262,12 +264,13 @@ class RunStatus:
     def _step_done(self, event: events.StepDone) -> None:
         self.at = At(float(event.step), float(event.rows), float(event.tokens), event.elapsed_s)
         self.lives_by_steps = self.is_placed = True
-        self.train_loss, self.lr, self.text_shown = event.loss, event.lr, event.text_shown
+        self.train_loss, self.lr, self.text_shown = event.recent_loss, event.lr, event.text_shown
         if self.activity != "training":
             self.set_activity("training")
         stage = self.find_stage(event.stage)
         if stage is not None:
             self.pace.mark(self._steady_clock(), self.at.rows, self.at.tokens)
+            stage.loss = event.recent_loss
             stage.follow_text(event.text_shown, event.rows_without_sample)
             self._move_on(stage, event.stage_rows)
 
@@ -282,10 +285,11 @@ class RunStatus:
 
     def _after_steps(self, row: Mapping[str, object]) -> StageView | None:
         """Take from the last line of steps what is no curve; the stage that it is of."""
-        self.train_loss, self.lr = number(row.get(OF_STEPS)), number(row.get("train/lr"))
+        self.train_loss, self.lr = number(row.get(RECENT_LOSS)), number(row.get("train/lr"))
         self.text_shown = number(row.get("data/text_shown"))
         stage = self.find_stage(str(row.get("stage", "")))
         if stage is not None:
+            stage.loss = self.train_loss
             stage.follow_text(row.get("data/text_shown"), row.get("data/rows_without_sample"))
         return stage
 
@@ -320,6 +324,15 @@ _SAVED = {"event": "CheckpointSaved", "rows": 0, "size_bytes": 0}  # what `run.j
 def _known(value: float) -> float | None:
     """JSON has no NaN: what is not known is null."""
     return value if math.isfinite(value) else None
+
+
+def steps_of(row: Mapping[str, object], step_before: float) -> float:
+    """How many steps a line stands for. An older journal does not say it: then all since the line before."""
+    steps = row.get("steps")
+    said = number(steps) if isinstance(steps, int) else math.nan
+    if not 1 <= said <= MOST_STEPS:
+        said = number(row.get("step")) - step_before
+    return float(int(said)) if 1 <= said <= MOST_STEPS else 1.0
 
 
 def place_of(row: Mapping[str, object]) -> At:

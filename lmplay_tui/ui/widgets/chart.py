@@ -18,12 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmplay_tui.formats import format_elapsed, format_number
+from lmplay_tui.run.metric_names import OF_STEPS, RECENT_LOSS, RECENT_STEPS, SMOOTHED
 from lmplay_tui.run.series import (
     Floats,
     Points,
-    exponential_mean,
-    exponential_mean_at,
     in_bins,
+    moving_mean,
+    moving_mean_at,
     to_columns,
     value_range,
 )
@@ -295,7 +296,6 @@ MARKS = {  # kind -> sign below the axis, style, whether a line is drawn through
     "bookmark": ("⚑", "good", False),
 }
 _LEGEND = {"train": "━", "val": "•", "eval": "◆"}
-_GHOST_SPAN = 20  # values: two lines that are not smoothed hide one another
 
 
 def notes_of(places: Sequence[tuple[float, Mark]]) -> list[Note]:
@@ -332,11 +332,11 @@ class ChartBuilder:
             style, sign = _look(metric, group)
             points = series.points(self.window.axis)
             if sign == "━":
-                self._add_line(points, style, curves)
+                self._add_line(points, style, curves, self._span_of(metric))
             else:
                 curves.append(Trace(*_dots(points, *self.x_range, self._columns), style, sign))
             name = f"{metric.split('/', maxsplit=1)[0]} " if len(group.metrics) > 1 else ""
-            value = exponential_mean_at(points, self.window.span if sign == "━" else 1, self.window.cursor)
+            value = self._value(metric, points)
             legend += [(f"{sign} ", style), (name, "dim"), (f"{format_number(value)}  ", style)]
         title: list[Piece] = [("▸ " if selected else "  ", "accent"), (group.title, "strong"), ("  ", ""), *legend]
         return [
@@ -348,16 +348,29 @@ class ChartBuilder:
     def _columns(self) -> int:
         return max(self.width - LABEL_CELLS - 1, 1)
 
-    def _add_line(self, points: Points, style: str, curves: list[Trace], span: float = 0) -> None:
+    def _span_of(self, metric: str) -> int:
+        """Over how many steps a metric is smoothed."""
+        return self.window.span if metric in SMOOTHED else 1
+
+    def _value(self, metric: str, points: Points) -> float:
+        """What the legend says of a metric, at the cursor or now: as its line; where that is the run's train loss, the
+        figure that all others show, and not what its points would make of it."""
+        span, cursor = self._span_of(metric), self.window.cursor
+        if metric == OF_STEPS and span == RECENT_STEPS and (recorded := self.view.history.get(RECENT_LOSS)):
+            value = moving_mean_at(recorded.points(self.window.axis), 1, cursor)
+            if math.isfinite(value):  # else a journal of an older version
+                return value
+        return moving_mean_at(points, span, cursor)
+
+    def _add_line(self, points: Points, style: str, curves: list[Trace], span: float) -> None:
         """A line, smoothed; what was smoothed stands behind it."""
-        span = span or self.window.span
         first, last = self.x_range
         columns = 2 * self._columns
         if span > 1 and style != "ghost":
             curves.append(Trace(*to_columns(points, first, last, columns), "raw"))
         if span > 1:
             bins = in_bins(points, first, last, columns, span)
-            curves.append(Trace(bins.x, exponential_mean(bins, span), style))
+            curves.append(Trace(bins.x, moving_mean(bins, span), style))
         else:
             curves.append(Trace(*to_columns(points, first, last, columns), style))
 
@@ -367,14 +380,14 @@ class ChartBuilder:
         if theirs is None or not len(theirs):
             return
         points = theirs.points(self.window.axis)
-        span = max(self.window.span, _GHOST_SPAN)
+        span = max(self._span_of(metric), RECENT_STEPS if metric in SMOOTHED else 1)  # raw lines hide one another
         self._add_line(points, "ghost", curves, span)
         name = f"┈ {fitted(name, min(len(name), 16))}"
         own = ours.points(self.window.axis) if ours is not None else None
         if own is None or not len(own):
             return
         x = float(own.x[-1]) if self.window.cursor is None else self.window.cursor
-        difference = exponential_mean_at(own, span, x) - exponential_mean_at(points, span, x)
+        difference = moving_mean_at(own, span, x) - moving_mean_at(points, span, x)
         legend.append((f"{name} {difference:+.3f}  " if math.isfinite(difference) else f"{name}  ", "ghost"))
 
     def _assembled(self, group: Group, curves: list[Trace], signs: bool) -> Drawing:

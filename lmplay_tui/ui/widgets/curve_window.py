@@ -6,11 +6,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from lmplay_tui.run.axes import AXES, Axis
+from lmplay_tui.run.metric_names import RECENT_LOSS, RECENT_STEPS
 from lmplay_tui.run.view import RunView
 from lmplay_tui.scales import rounded_up
 
 VIEWS = ("full", "stage", "recent")
-SPANS = (1, 20, 100, 500)  # values that the smoothing averages over; 1: off
+SPANS = (1, RECENT_STEPS, 200, 1000)  # steps that the smoothing averages over; 1: off
 RECENT_STEPS = 400
 _SPLITS = ("train", "val", "eval")
 _ORDER = ("loss", "accuracy", "bits_per_byte", "lr", "grad_norm")
@@ -29,6 +30,8 @@ def groups_of(metrics: Iterable[str], pattern: str = "") -> list[Group]:
     shared: dict[str, list[str]] = {"loss": [], "accuracy": []}
     alone = []
     for name in sorted(metrics):
+        if name == RECENT_LOSS:  # the loss's own line, smoothed
+            continue
         split, _, value = name.partition("/")
         if split in _SPLITS:
             shared.setdefault(value, []).append(name)
@@ -63,7 +66,7 @@ class CurveWindow:
         self.view = "full"
         self.axis: Axis = "step"
         self.log = False
-        self.span = 20
+        self.span = RECENT_STEPS
         self.zoom = 0  # halvings of the window
         self.pan = 0.0  # window widths to the left
         self.cursor: float | None = None  # on the axis
