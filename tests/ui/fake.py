@@ -107,8 +107,8 @@ def step_done(  # noqa: PLR0917
         step=step, stage=stage, rows=rows, stage_rows=stage_rows, tokens=rows * 90, loss_tokens=800, step_tokens=900,
         samples=10, epoch=0.5, row=stage_rows, loss=loss,
         recent_loss=loss if recent_loss is None else recent_loss, accuracy=max(0.0, 0.62 - loss / 12), lr=6e-4,
-        grad_norm=1.1, elapsed_s=step * 0.25, data_s=0.012, forward_s=0.08, backward_s=0.12, optimizer_s=0.02, step_s=0.25,
-        text_shown=0.972,
+        grad_norm=1.1, elapsed_s=step * 0.25, data_s=0.012, forward_s=0.08, backward_s=0.12, optimizer_s=0.02,
+        step_s=0.25, text_shown=0.972,
     )  # fmt: skip
 
 
