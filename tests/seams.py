@@ -35,7 +35,7 @@ class Seams:
 
     def around(self, name: str, call: Callable[..., Any]) -> None:
         """`call(real, *arguments)` is made instead of `real(*arguments)`."""
-        real = self.put(name, lambda *args, **named: call(real, *args, **named))
+        real: Callable[..., Any] = self.put(name, lambda *args, **named: call(real, *args, **named))
 
     def watch(self, name: str, look: Callable[..., Any]) -> None:
         """`look(*arguments)` is made before each call; what it raises ends it."""
