@@ -1,5 +1,7 @@
 """What a run's charts show: their axes, their legends, their marks, and the order in which they come."""
 
+from typing import Any
+
 import pytest
 
 from lmplay_tui.run.axes import At
@@ -15,7 +17,7 @@ def text(row: Row) -> str:
     return "".join(piece for piece, _ in row)
 
 
-def charts(view: RunView, width: int = 70, **window: object) -> ChartBuilder:
+def charts(view: RunView, width: int = 70, **window: Any) -> ChartBuilder:
     chosen = CurveWindow()
     for name, value in window.items():
         setattr(chosen, name, value)
@@ -88,7 +90,7 @@ def test_validations_have_a_line_beside_their_dots() -> None:
     view = fed(330).view
     group = Group("loss", ("train/loss", "val/loss"))
 
-    def styles(**window: object) -> set[str]:
+    def styles(**window: Any) -> set[str]:
         rows = charts(view, **window).rows(group, 14, selected=False, signs=False, right=[])
         return {style for row in rows[1:] for part, style in row if any("⠀" < sign <= "⣿" for sign in part)}
 

@@ -350,7 +350,7 @@ class ChartBuilder:
             value = exponential_mean_at(points, self.window.span if look == "train" else 1, self.window.cursor)
             legend.append(_Figure(CURVES[look].sign, look, name, format_number(value)))
         return [
-            _headline(group.title, legend, selected=selected, right=right, width=self.width),
+            _headline(group.title, legend, right, self.width, selected=selected, read=self.window.cursor is not None),
             *draw(self._assembled(group, curves, signs), self.width, height - 1),
         ]
 
@@ -426,9 +426,14 @@ class _Figure(NamedTuple):
     value: str
 
 
-def _headline(title: str, legend: Sequence[_Figure], *, selected: bool, right: Sequence[Piece], width: int) -> Row:
-    """The title, each curve's newest value, and `right`. Where room is short words are cut, never a figure."""
-    for most, end in ((16, right), (8, right), (5, right), (0, right), (0, ())):
+def _headline(
+    title: str, legend: Sequence[_Figure], right: Sequence[Piece], width: int, *, selected: bool, read: bool
+) -> Row:
+    """The title, each curve's newest value, and `right`, which stays where the cursor is `read`.
+
+    Where room is short words are cut before any figure.
+    """
+    for most, end in ((16, right), (8, right), (5, right), (0, right), (0, right if read else ())):
         room = width - row_width(end) - 4
         figures: list[Piece] = []
         for sign, style, word, value in legend:
