@@ -336,7 +336,7 @@ def test_garbage_is_searched_for_once_the_run_has_begun(folder, monkeypatch):
         seen["before"] = gc.isenabled()
         for event in real(*args, **kwargs):
             yield event
-            seen[type(event).__name__] = gc.isenabled()  # once its host has heard of it
+            seen[type(event).__name__] = gc.isenabled()  # once it is recorded
 
     monkeypatch.setattr(launch, "run_events", watched)
     line = ["--training-plan", "local.toml", "--model", "m.lmp", *TINY]
