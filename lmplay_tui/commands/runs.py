@@ -10,7 +10,7 @@ from lmplay_tui.commands.status import short_line
 from lmplay_tui.errors import EXIT_OK
 from lmplay_tui.formats import format_duration
 from lmplay_tui.options import home_path
-from lmplay_tui.run.folder import RunFolder, fraction_done, list_runs, output_folder, status_of
+from lmplay_tui.run.folder import RunFolder, list_runs, output_folder, saved_status
 from lmplay_tui.text import one_line
 
 DESCRIPTION = "List the runs of this folder and of the output folder, the newest first."
@@ -24,12 +24,11 @@ def main(arguments: Sequence[str], prog: str) -> int:
     line = parse_line(parser, arguments)
     found = list_runs(Path(), output_folder(line.out_dir))
     for run in found:
-        status = status_of(run)
+        status = saved_status(run)
         if line.json:
-            print(json.dumps(status | {"model": str(run.model)}))
+            print(json.dumps({"name": run.name, **status.fields(), "model": str(run.model)}))
         else:
-            said = short_line(status | {"name": str(run.model)}, fraction_done(run))
-            print(f"{one_line(said)}, {age(run)}")
+            print(f"{one_line(short_line(str(run.model), status))}, {age(run)}")
     if not found and not line.json:
         print(f"no run in this folder or in {one_line(output_folder(line.out_dir))}; start one with: lmplay-tui")
     return EXIT_OK

@@ -182,12 +182,13 @@ class Series:
         return self._recent[-1][0] if self._recent else None
 
     def averages(self) -> dict[str, float | None]:
-        """Loss and accuracy over the last updates, weighted like the history, and how many these were."""
+        """Loss and accuracy over the last updates, weighted like the history; how many these were; the last loss."""
         counted = [(accuracy, tokens) for _, tokens, accuracy in self._recent if accuracy is not None]
         return {
             "loss": self.recent_loss(),
             "accuracy": _mean(sum(a * tokens for a, tokens in counted), sum(tokens for _, tokens in counted)),
             "updates": len(self._recent),
+            "last_loss": self.last_loss(),
         }
 
     def state(self) -> dict[str, Any]:

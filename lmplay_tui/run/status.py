@@ -106,6 +106,15 @@ class RunStatus:
     def over(self) -> bool:
         return self.state in ("stopped", "finished", "failed", "dead")
 
+    @property
+    def fraction_done(self) -> float:
+        """The share of the plan that is done: by rows where all are known, else each stage counts the same."""
+        totals: list[int] = [stage.rows_total for stage in self.stages if stage.rows_total is not None]
+        total: int = sum(totals)
+        if total and len(totals) == len(self.stages):
+            return min(sum(stage.rows_done for stage in self.stages) / total, 1.0)
+        return sum(stage.fraction for stage in self.stages) / max(len(self.stages), 1)
+
     def seconds_left(self, stage: StageView | None = None) -> float:
         """Until the stage, or the whole plan, is done, at the pace of the last minutes; NaN where not known."""
         left = stage.rows_left if stage else sum(each.rows_left for each in self.stages)
@@ -128,9 +137,9 @@ class RunStatus:
         self._take_stages(events.read_stages(record.get("stages")))
         names = [stage.plan_name for stage in self.stages]
         self.stage_index = names.index(record["stage"]) if record.get("stage") in names else -1
-        step, rows, tokens = (number(record.get(key)) for key in ("step", "samples", "tokens"))
+        step, rows, tokens, seconds = (number(record.get(key)) for key in ("step", "samples", "tokens", "elapsed_s"))
         if math.isfinite(step):
-            self.at, self.is_placed = At(step, rows, tokens, 0), True
+            self.at, self.is_placed = At(step, rows, tokens, seconds), True
         self.train_loss, self.val_loss = (
             number(record[key]) if key in record else None for key in ("train_loss", "val_loss")
         )
@@ -152,9 +161,8 @@ class RunStatus:
         if self.is_placed:
             places = zip(("step", "samples", "tokens"), self.at[:3], strict=True)
             fields |= {name: int(place) for name, place in places if math.isfinite(place)}
-        if self.checkpoint is not None:
-            time = None if self.saved_at is None else utc_time(self.saved_at)
-            fields["checkpoint"] = {"path": self.checkpoint.path, "step": self.checkpoint.step, "time": time}
+            fields["elapsed_s"] = _known(self.at.time)
+        fields["checkpoint"] = self._checkpoint_record()
         if self.lives_by_steps:
             fields |= {"tokens_per_s": _known(self.pace.tokens_per_s), "eta_s": _known(self.seconds_left())}
         match self.result:
@@ -165,6 +173,12 @@ class RunStatus:
             case events.RunDone():
                 fields["eta_s"] = 0.0
         return {name: value for name, value in fields.items() if value is not None or name in _NULLABLE}
+
+    def _checkpoint_record(self) -> dict[str, Any] | None:
+        if self.checkpoint is None:
+            return None
+        time = None if self.saved_at is None else utc_time(self.saved_at)
+        return {"path": self.checkpoint.path, "step": self.checkpoint.step, "time": time}
 
     def follow(self, event: events.Event, at: float | None = None) -> None:  # noqa: PLR0912  (one case an event)
         """Take in an event. `at`: when it happened, seconds since 1970, where that is not now."""
@@ -310,6 +324,44 @@ class RunStatus:
                 stage.eval_now = scores.loss
                 if event.at_stage_end and name == event.stage:
                     stage.eval_at_end = scores.loss
+
+
+class SavedStatus(RunStatus):
+    """How a run is by its `run.json`, which any program may have written, and by whether a process holds it."""
+
+    def __init__(self, record: Mapping[str, Any], *, alive: bool) -> None:
+        super().__init__()
+        self.carry_over(record)
+        said, ended = record.get("state"), ("stopped", "finished", "failed")
+        if alive:
+            self.state = "paused" if said == "paused" else "running"
+        else:
+            self.state = said if isinstance(said, str) and said in ended else "dead"
+        # A process that has just begun: what stands there is of the time before.
+        self.has_said = alive and said in ("running", "paused")
+        self.activity = one_line(record.get("activity") or "", 40) if self.has_said else "starting" if alive else ""
+        self.detail = one_line(record.get("detail") or "", 200) if self.has_said else ""
+        fraction = number(record.get("fraction")) if self.has_said else math.nan
+        self.fraction = fraction if math.isfinite(fraction) else None
+        self.activity_since = number(record.get("activity_since"))
+        self.pid: int | None = pid if self.has_said and isinstance(pid := record.get("pid"), int) else None
+        self.host = one_line(record.get("host") or "?", 80)
+        self.heartbeat = number(record.get("heartbeat"))  # when it last wrote, seconds since 1970
+        self.message = one_line(record.get("message") or "", 400) if self.state == "failed" else ""
+        self.tokens_per_s = number(record.get("tokens_per_s")) if alive else math.nan
+        self.eta_s = number(record.get("eta_s")) if alive else 0.0 if self.state == "finished" else math.nan
+
+    def fields(self) -> dict[str, Any]:
+        """The fields of `status --json` but for the name; what is not known is None."""
+        places = [int(place) if self.is_placed and math.isfinite(place) else None for place in self.at[:3]]
+        return {
+            "state": self.state, "activity": self.activity or None, "pid": self.pid,
+            "stage": self.stage.plan_name if self.stage else None,
+            **dict(zip(("step", "samples", "tokens"), places, strict=True)),
+            "train_loss": _known(number(self.train_loss)), "val_loss": _known(number(self.val_loss)),
+            "lr": _known(self.lr), "tokens_per_s": _known(self.tokens_per_s), "eta_s": _known(self.eta_s),
+            "checkpoint": self._checkpoint_record(),
+        }  # fmt: skip
 
 
 ENDS: dict[type[events.Event], str] = {

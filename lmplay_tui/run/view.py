@@ -90,15 +90,6 @@ class RunView(RunStatus):
     # ---- what the panes ask
 
     @property
-    def fraction_done(self) -> float:
-        """The share of the plan that is done: by rows where all are known, else each stage counts the same."""
-        totals: list[int] = [stage.rows_total for stage in self.stages if stage.rows_total is not None]
-        total: int = sum(totals)
-        if total and len(totals) == len(self.stages):
-            return sum(stage.rows_done for stage in self.stages) / total
-        return sum(stage.fraction for stage in self.stages) / max(len(self.stages), 1)
-
-    @property
     def spent_s(self) -> float:
         """What a machine that is paid by the hour is paid for: earlier starts' training, and all of this one."""
         if self.state == "dead":  # since when is not known
