@@ -187,7 +187,7 @@ class Headless:
     def step_line(self, values: Mapping[str, Any]) -> str:
         """`stage 2/3 docstrings  41 %  step 1200  loss 3.412  acc 0.287  9.1k tok/s  ETA 3 min`."""
         view = self._view
-        accuracy = values.get("train/accuracy")
+        accuracy, of_characters = values.get("train/accuracy"), values.get("train/character_accuracy")
         left = view.seconds_left()
         parts = [
             f"stage {view.stage_index + 1}/{len(view.stages)} {values['stage']}",
@@ -195,6 +195,7 @@ class Headless:
             f"step {values['step']}",
             f"loss {values['train/loss']:.3f}",
             f"acc {accuracy:.3f}" if accuracy is not None else "",
+            f"char acc {of_characters:.3f}" if of_characters is not None else "",
             f"{format_rate(values['perf/tokens_per_s'])} tok/s",
             f"ETA {format_duration(left)}{self._clock(left)}" if math.isfinite(left) else "",
             f"cost {format_cost(self._price_per_hour, view.spent_s)}" if self._price_per_hour is not None else "",
