@@ -227,8 +227,8 @@ class Chart:
         return log_ticks(*self.x_limits, most) if self.log_x else ticks(*self.x_limits, most)
 
     def y_ticks(self, most: int) -> list[float]:
-        """Round values, at most `most`; on a log axis too, whose range is never wide."""
-        return ticks(*self.y_limits, most)
+        """Round values, at most about `most`."""
+        return log_ticks(*self.y_limits, most) if self.log_y else ticks(*self.y_limits, most)
 
 
 def level_chart(curves: Sequence[Curve], metric: Metric, options: PlotOptions) -> Chart | None:
