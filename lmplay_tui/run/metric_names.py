@@ -21,16 +21,20 @@ PLACE: Mapping[str, str] = {
 METRICS: Mapping[str, str] = {
     "train/loss": "nats a token, mean over the loss tokens of the interval",
     "train/recent_loss": 'nats a token, mean over the loss tokens of the last 50 steps: the figure "train loss"',
-    "train/accuracy": "word accuracy of training batches, 0 to 1",
+    "train/accuracy": "word accuracy of training batches, 0 to 1; of truths with spaces between words",
+    "train/character_accuracy": "character accuracy of training batches, 0 to 1; of truths without",
     "train/lr": "learning rate of the last step",
     "train/grad_norm": "gradient norm before clipping",
     "val/loss": "nats a truth token, of the validation at this step",
     "val/accuracy": "word accuracy of that validation",
+    "val/character_accuracy": "its character accuracy",
     "eval/loss": "nats a truth token, of the stage's fixed evaluation set at this step",
     "eval/accuracy": "word accuracy of the evaluation set",
+    "eval/character_accuracy": "its character accuracy",
     "eval/bits_per_byte": "bits a byte of text of the evaluation set: comparable between tokenizers",
     "eval/STAGE/loss": "the same of an earlier stage's set, at a stage's end: what was forgotten",
     "eval/STAGE/accuracy": "the same of an earlier stage's set",
+    "eval/STAGE/character_accuracy": "the same of an earlier stage's set",
     "eval/STAGE/bits_per_byte": "the same of an earlier stage's set",
     "perf/tokens_per_s": "real tokens a second over the steps, waiting for data included",
     "perf/samples_per_s": "dataset rows a second over the steps: by what `samples` has grown since the line before",
@@ -73,8 +77,8 @@ FIGURES: Mapping[str, str] = {
 # Curves that are averaged over the chosen number of steps. All others (rates, memory, shares, counts) are drawn as they
 # are, and their legend names the newest value.
 SMOOTHED = (
-    "train/loss", "train/accuracy", "train/grad_norm", "perf/tokens_per_s", "perf/samples_per_s", "time/step_s",
-    "time/data_s", "time/forward_s", "time/backward_s", "time/optimizer_s",
+    "train/loss", "train/accuracy", "train/character_accuracy", "train/grad_norm", "perf/tokens_per_s",
+    "perf/samples_per_s", "time/step_s", "time/data_s", "time/forward_s", "time/backward_s", "time/optimizer_s",
 )  # fmt: skip
 
 # Which of them a step says itself: the attribute of `StepDone`, the metric's mean over the interval.
@@ -82,6 +86,7 @@ STEP_METRICS: Mapping[str, str] = {
     "train/loss": "loss",
     "train/recent_loss": "recent_loss",
     "train/accuracy": "accuracy",
+    "train/character_accuracy": "character_accuracy",
     "train/lr": "lr",
     "train/grad_norm": "grad_norm",
     "time/data_s": "data_s",
