@@ -12,7 +12,7 @@ from lmplay_tui.scales import grown_end
 
 VIEWS = ("full", "stage", "recent")
 SPANS = (1, RECENT_STEPS, 200, 1000)  # steps that the smoothing averages over; 1: off
-RECENT_STEPS = 400
+RECENT_VIEW = 400  # steps
 _SPLITS = ("train", "val", "eval")
 _ORDER = ("loss", "accuracy", "character_accuracy", "bits_per_byte", "lr", "grad_norm")
 _FOLDERS = ("perf", "time", "memory", "sys", "data")  # of metrics that stand alone; those of other names come before
@@ -123,7 +123,7 @@ class CurveWindow:
             first = 0.0 if math.isnan(first) else first
             last = first + grown_end(now - first)
         elif self.view == "recent":
-            back = view.history.locate(max(view.at.step - RECENT_STEPS, 0), self.axis)
+            back = view.history.locate(max(view.at.step - RECENT_VIEW, 0), self.axis)
             width = grown_end(now - (0.0 if math.isnan(back) else back))
             last = math.ceil(now / (width / 32) - 1e-9) * width / 32
             first = max(last - width, 0.0)
