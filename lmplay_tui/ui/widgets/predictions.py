@@ -16,6 +16,7 @@ from lmplay_tui.run.controls import Pin
 from lmplay_tui.run.events import Prediction
 from lmplay_tui.run.view import PredictionSeen, RunView
 from lmplay_tui.text import one_line, printable
+from lmplay_tui.ui.legend import SHADES
 from lmplay_tui.ui.messages import CommandAsked
 from lmplay_tui.ui.tty.patches import set_titles
 from lmplay_tui.ui.widgets.lines import Lines, Piece, Row, fitted, labelled, right, row_width, spread
@@ -58,14 +59,13 @@ def num_edits(pieces: Sequence[AlignedPiece]) -> int:
 
 
 KINDS = ("all", "validation", "pinned", "asked")
-SHADES = (0.01, 0.1, 0.4, 0.8)  # probabilities between the shades p0 to p4
 LEAST_LISTED = 4  # predictions: for fewer the space below one is left free
 MAX_SHOWN = 4000  # characters of a text
 _FIRST = {  # what makes the first prediction of a kind
     "all": "the first validation makes one", "validation": "the first validation makes one",
     "pinned": "i pins the prompt of a prediction; each evaluation answers it", "asked": "g asks the model",
 }  # fmt: skip
-_SPOKEN = {"validation": "argmax", "pinned": "says", "asked": "says"}
+_SPOKEN = {"validation": "model", "pinned": "says", "asked": "says"}
 
 
 def shown(text: object) -> str:
@@ -212,13 +212,13 @@ class Predictions(Lines):
         rows = self._laid_out(view, listed[index])
         room = self.size.height - len(rows) - 1
         if room >= LEAST_LISTED + 1:
-            rows += [(), *listed_rows(listed, index, room, self.size.width)]
+            rows += [(), *listed_rows(listed, index, room, self.room.width)]
         self.show_rows(rows)
 
     # ---- drawing
 
     def _laid_out(self, view: RunView, seen: PredictionSeen) -> list[Row]:
-        width = self.size.width
+        width = self.room.width
         made = seen.prediction
         kind, prompt, truth = one_line(made.kind, 20), made.prompt, made.truth
         pinned = "pinned " if prompt in view.pinned else ""
