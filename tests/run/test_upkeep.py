@@ -34,9 +34,9 @@ def write_run(folder: Path, name: str = "m", stages: tuple[str | None, ...] = (N
     (run.past / "2026").mkdir(parents=True)
     (run.past / "2026" / f"{name}.lmp").write_text("weights of before", encoding="utf-8")
     run.events.write_text("{}\n", encoding="utf-8")
-    path = f"{folder.name}/{name}.lmp"
-    command = f"lmp_trainer --model {path} --on-done 'echo {name}.lmpx'"
-    run.write_status({"name": name, "state": "stopped", "step": 3, "command": command, "checkpoint": {"path": path}})
+    saved = f"{folder.name}/{name}.lmp"
+    command = f"lmp_trainer --model {saved} --on-done 'echo {name}.lmpx'"
+    run.write_status({"name": name, "state": "stopped", "step": 3, "command": command, "checkpoint": {"path": saved}})
     set_about(run, About(("short",), "the first"))
     return run
 
@@ -90,13 +90,13 @@ def test_another_runs_name_is_refused(tmp_path: Path, what: str) -> None:
     assert held(tmp_path) == before
 
 
-def stopped_at(number: int, work) -> bool:  # type: ignore[no-untyped-def]
+def stopped_at(number: int, work) -> bool:
     """Do the work in a process that is killed at its `number`-th change to the disk; whether it came that far."""
 
-    def run(report) -> None:  # type: ignore[no-untyped-def]
+    def run(report) -> None:
         seen = 0
 
-        def hook(event: str, arguments: tuple) -> None:  # type: ignore[type-arg]
+        def hook(event: str, arguments: tuple) -> None:
             nonlocal seen
             if event in CHANGES and not (event == "open" and not (arguments[2] & (os.O_CREAT | os.O_TRUNC))):
                 seen += 1
@@ -123,7 +123,7 @@ def test_a_rename_that_is_killed_anywhere_loses_nothing_and_is_completed(tmp_pat
 
         def work(run: RunFolder = run, folder: Path = folder) -> None:
             if not links:  # as on a file system without them
-                os.link = _refused  # type: ignore[assignment]
+                os.link = _refused
             rename(run, "later", folder)
 
         was_killed = stopped_at(number, work)
