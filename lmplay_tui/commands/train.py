@@ -205,7 +205,7 @@ class Headless:
         `width`: cells that there are; in few of them the figures stand closer, and the last needed are left out.
         """
         view = self._view
-        accuracy = values.get("train/accuracy")
+        accuracy, of_characters = values.get("train/accuracy"), values.get("train/character_accuracy")
         left = view.seconds_left()
         is_narrow = width is not None and width < NARROW
         parts = {
@@ -214,13 +214,14 @@ class Headless:
             "step": f"step {values['step']}",
             "loss": f"loss {values['train/loss']:.3f}",
             "accuracy": f"acc {accuracy:.3f}" if accuracy is not None else "",
+            "by characters": f"char acc {of_characters:.3f}" if of_characters is not None else "",
             "rate": f"{format_rate(values['perf/tokens_per_s'])} tok/s",
             "left": f"ETA {format_duration(left)}{self._clock(left)}" if math.isfinite(left) else "",
             "cost": f"cost {format_cost(self._price_per_hour, view.spent_s)}"
             if self._price_per_hour is not None
             else "",
         }
-        for needed_last in ("accuracy", "rate", "done", ""):
+        for needed_last in ("by characters", "accuracy", "rate", "done", ""):
             line = (" " if is_narrow else "  ").join(part for part in parts.values() if part)
             if width is None or cells_in(line) <= width:
                 break

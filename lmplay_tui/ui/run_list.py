@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from rich.cells import cell_len
 from lmplay_tui.formats import format_age, format_count, format_percent, format_rate
 from lmplay_tui.run.folder import RunFolder, list_runs, output_folder, stages_of, state_of
 from lmplay_tui.run.journal import number
+from lmplay_tui.run.upkeep import About, about
 from lmplay_tui.text import one_line
 from lmplay_tui.ui.legend import STATES
 from lmplay_tui.ui.widgets.lines import Piece, Row, bar, fitted, right, wrapped
@@ -25,6 +26,7 @@ class RunEntry:
     state: str  # running, paused, stopped, finished, failed, dead, empty
     status: dict[str, Any]
     age_s: float
+    about: About = field(default_factory=About)
 
     @property
     def alive(self) -> bool:
@@ -39,7 +41,9 @@ def find_runs(out_dir: str | None) -> list[RunEntry]:
         alive = folder.alive()
         state = state_of(status, alive=alive) if status or alive else "empty"
         newest = number(status.get("heartbeat"))
-        entries.append(RunEntry(folder, state, status, time.time() - newest if math.isfinite(newest) else math.nan))
+        entries.append(
+            RunEntry(folder, state, status, time.time() - newest if math.isfinite(newest) else math.nan, about(folder))
+        )
     return entries
 
 
@@ -58,7 +62,10 @@ def run_table(entries: Sequence[RunEntry], width: int) -> tuple[Row, list[Row]]:
         if wanted <= room:
             widths[column] = wanted
             room -= wanted
-    widths["run"] += room
+    if any(row["about"][0] for row in cells):
+        widths["about"] = room
+    else:
+        widths["run"] += room
     order = [column for column in _TITLES if column in widths]
     head = tuple((_placed(column, _TITLES[column], widths[column]), "label") for column in order)
     return head, [
@@ -67,12 +74,12 @@ def run_table(entries: Sequence[RunEntry], width: int) -> tuple[Row, list[Row]]:
 
 
 _SIGN_CELLS = 3
-_TITLES = {"run": "run", "sign": "", "state": "state", "step": "step", "loss": "loss", "age": ""}
+_TITLES = {"run": "run", "about": "", "sign": "", "state": "state", "step": "step", "loss": "loss", "age": ""}
 
 
 def _placed(column: str, text: str, cells: int) -> str:
     """Words begin at the left of their column, figures end at its right."""
-    return fitted(text, cells) if column in ("run", "sign", "state") else right(text, cells)
+    return fitted(text, cells) if column in ("run", "about", "sign", "state") else right(text, cells)
 
 
 def _run_cells(entry: RunEntry) -> dict[str, Piece]:
@@ -81,6 +88,7 @@ def _run_cells(entry: RunEntry) -> dict[str, Piece]:
     step = number(entry.status.get("step"))
     return {
         "run": (one_line(entry.folder.name), "strong" if entry.alive else ""),
+        "about": (f"  {entry.about.words}" if entry.about.words else "", "dim"),
         "sign": (f" {sign}", style),
         "state": (entry.state, style),
         "step": (f"{step:,.0f}" if math.isfinite(step) else "–", ""),
@@ -95,7 +103,8 @@ def run_detail(entry: RunEntry, width: int) -> list[Row]:
     said = status.get("message") if entry.state == "failed" else None
     rows: list[Row] = [((f" {line}", "bad"),) for line in wrapped(one_line(said, 400), width)] if said else []
     rows += [_stage_row(stage, width) for stage in stages_of(status)]
-    figures: dict[str, str] = {}
+    figures: dict[str, str] = {"tags": entry.about.words, "note": entry.about.note}
+    figures = {label: text for label, text in figures.items() if text}
     for label, key, form in (("train loss", "train_loss", ".3f"), ("val loss", "val_loss", ".3f")):
         if math.isfinite(value := number(status.get(key))):
             figures[label] = format(value, form)

@@ -66,7 +66,7 @@ async def test_the_running_stage_is_in_sight(
     dashboard: Open, tmp_path: Path, size: tuple[int, int], running: int, how: str
 ) -> None:
     events = of_twelve_stages(running, resumed=how == "resumed")
-    source: FakeSource | FolderSource = FakeSource()
+    source: FakeSource | FolderSource
     if how == "attached":
         run = RunFolder(tmp_path / "run.lmp")
         run.create()
@@ -76,6 +76,7 @@ async def test_the_running_stage_is_in_sight(
         recorder.close()
         source = FolderSource(run, Clock())
     else:
+        source = FakeSource()
         source.waiting = events
     async with dashboard(source, size) as pilot:
         await tick(pilot)

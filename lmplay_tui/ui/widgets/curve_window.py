@@ -13,7 +13,7 @@ VIEWS = ("full", "stage", "recent")
 SPANS = (1, 20, 100, 500)  # values that the smoothing averages over; 1: off
 RECENT_STEPS = 400
 _SPLITS = ("train", "val", "eval")
-_ORDER = ("loss", "accuracy", "bits_per_byte", "lr", "grad_norm")
+_ORDER = ("loss", "accuracy", "character_accuracy", "bits_per_byte", "lr", "grad_norm")
 _FOLDERS = ("perf", "time", "memory", "sys", "data")  # of metrics that stand alone; those of other names come before
 
 _SHARES = ("accuracy", "/mfu", "/used", "device_used", "sys/cpu", "sys/gpu", "/text_shown")
@@ -47,6 +47,8 @@ def groups_of(metrics: Iterable[str], pattern: str = "") -> list[Group]:
         else:
             alone.append(name)
     ordered = sorted(shared, key=lambda value: (_ORDER.index(value) if value in _ORDER else len(_ORDER), value))
+    if "character_accuracy" in shared and not shared["accuracy"]:  # no text of this run is measured by words
+        ordered.remove("accuracy")
     groups = [
         Group(value.replace("_", " "), tuple(sorted(shared[value], key=lambda n: _SPLITS.index(n.split("/")[0]))))
         for value in ordered
