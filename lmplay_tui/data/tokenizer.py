@@ -115,10 +115,11 @@ def check_tokenizer(name: str) -> None:
 
 
 @cache
-def load_tokenizer(name: str) -> Tokenizer:
+def load_tokenizer(name: str, answer_within_s: float = DOWNLOAD_S) -> Tokenizer:
     """The tokenizer called `name`: `gpt2`, `gpt2:N`, one of tiktoken's, or `bytes`. Loaded once a process.
 
-    Raises `UserError` for an unknown name, and where tiktoken cannot download its table.
+    Raises `UserError` for an unknown name, and where tiktoken cannot download its table
+    or has no answer for `answer_within_s` seconds.
     """
     check_tokenizer(name)
     base, _, size = name.partition(":")
@@ -126,7 +127,7 @@ def load_tokenizer(name: str) -> Tokenizer:
         return _gpt2(name, _gpt2_size(name, size))
     if base == "bytes":
         return Tokenizer(name, _Bytes(), [bytes([i]) for i in range(256)] + [b""], eot=256)
-    return _tiktoken(name)
+    return _tiktoken(name, answer_within_s)
 
 
 def _gpt2_size(name: str, size: str) -> int:
@@ -181,11 +182,11 @@ def _deadline(seconds: float) -> Callable[[], None]:
     return tick
 
 
-def _tiktoken(name: str) -> Tokenizer:
+def _tiktoken(name: str, answer_within_s: float) -> Tokenizer:
     import tiktoken
 
     try:
-        encoding = call_with_ticks(lambda: tiktoken.get_encoding(name), _deadline(DOWNLOAD_S))
+        encoding = call_with_ticks(lambda: tiktoken.get_encoding(name), _deadline(answer_within_s))
     except Exception as error:  # requests', the socket's, the disk's: whatever kept the table away
         raise UserError(
             f"tokenizer {name} cannot be downloaded ({one_line(unchain(error), 100)}); "
