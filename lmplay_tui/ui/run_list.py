@@ -3,17 +3,19 @@
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from rich.cells import cell_len
 
 from lmplay_tui.formats import format_age, format_count, format_loss, format_percent, format_rate
 from lmplay_tui.run.folder import RunFolder, list_runs, output_folder
 from lmplay_tui.run.journal import number
 from lmplay_tui.run.status import SavedStatus, StageView
+from lmplay_tui.run.upkeep import About, about
 from lmplay_tui.text import one_line
-from lmplay_tui.ui.widgets.lines import Row, bar, fitted, right, wrapped
-
-_SIGNS = {"running": ("●", "good"), "paused": ("‖", "warn"), "finished": ("✓", "good"), "failed": ("✗", "bad")}
+from lmplay_tui.ui.legend import STATES
+from lmplay_tui.ui.widgets.lines import Piece, Row, bar, fitted, right, wrapped
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class RunEntry:
     state: str  # its status's, or "empty" where it has said nothing yet
     status: SavedStatus
     age_s: float  # NaN where it has never said anything
+    about: About = field(default_factory=About)
 
     @property
     def alive(self) -> bool:
@@ -36,52 +39,60 @@ def find_runs(out_dir: str | None) -> list[RunEntry]:
     for folder in list_runs(Path(), output_folder(out_dir)):
         record, alive = folder.status(), folder.alive()
         status = SavedStatus(record, alive=alive)
-        entries.append(
-            RunEntry(folder, status.state if record or alive else "empty", status, time.time() - status.heartbeat)
-        )
+        state = status.state if record or alive else "empty"
+        entries.append(RunEntry(folder, state, status, time.time() - status.heartbeat, about(folder)))
     return entries
 
 
-def run_head(width: int) -> Row:
-    """The titles of `run_rows`' columns."""
-    losses = [right(title, _LOSS_CELLS) for title, _ in _losses(width)]
-    texts = (fitted("run", _name_cells(width)), f" {'state':<11}", right("step", 10), *losses, right("", 12))
-    return tuple((text, "label") for text in texts)
+def run_table(entries: Sequence[RunEntry], width: int) -> tuple[Row, list[Row]]:
+    """The columns' titles, and name, state, how far, losses and age of each run.
+
+    Names have their whole length before there are other columns; of these the age is missed most.
+    """
+    cells = [_run_cells(entry) for entry in entries]
+    longest = max((cell_len(row["run"][0]) for row in cells), default=0)
+    needed = max((cell_len(row["age"][0]) for row in cells), default=0) + _SIGN_CELLS + 2
+    widths = {"run": min(max(longest, 4), max(width - needed, 12)), "sign": _SIGN_CELLS}
+    room = width - sum(widths.values())
+    for column in ("age", "state", "val_loss", "train_loss", "step"):
+        wanted = max(len(_TITLES[column]), *(cell_len(row[column][0]) for row in cells), 0) + 2
+        if wanted <= room:
+            widths[column] = wanted
+            room -= wanted
+    if any(row["about"][0] for row in cells):
+        widths["about"] = room
+    else:
+        widths["run"] += room
+    order = [column for column in _TITLES if column in widths]
+    head = tuple((_placed(column, _TITLES[column], widths[column]), "label") for column in order)
+    return head, [
+        tuple((_placed(column, row[column][0], widths[column]), row[column][1]) for column in order) for row in cells
+    ]
 
 
-_LOSS_CELLS = 12
-_LOSSES = (("train loss", "train_loss", "train"), ("val loss", "val_loss", "val"))
+_SIGN_CELLS = 3
+_LOSSES = {"train_loss": "train loss", "val_loss": "val loss"}
+_TITLES = {"run": "run", "about": "", "sign": "", "state": "state", "step": "step", **_LOSSES, "age": ""}
 
 
-def _losses(width: int) -> list[tuple[str, str]]:
-    """The losses that have room, each under its name: title and attribute."""
-    return [(title, name) for title, name, _ in _LOSSES[: 2 if width >= 72 else 1]]
+def _placed(column: str, text: str, cells: int) -> str:
+    """Words begin at the left of their column, figures end at its right."""
+    return fitted(text, cells) if column in ("run", "about", "sign", "state") else right(text, cells)
 
 
-def _name_cells(width: int) -> int:
-    return max(min(width - 38 - _LOSS_CELLS * len(_losses(width)), 40), 12)
-
-
-def run_rows(entries: Sequence[RunEntry], width: int) -> list[Row]:
-    """Name, state, how far, losses, age."""
-    rows: list[Row] = []
-    for entry in entries:
-        sign, style = _SIGNS.get(entry.state, ("■", "dim"))
-        status = entry.status
-        losses = [
-            (right(format_loss(number(getattr(status, name))), _LOSS_CELLS), style_of_loss)
-            for (_, name), (*_, style_of_loss) in zip(_losses(width), _LOSSES, strict=False)
-        ]
-        rows.append(
-            (
-                (fitted(one_line(entry.folder.name), _name_cells(width)), "strong" if entry.alive else ""),
-                (f" {sign} {entry.state:<9}", style),
-                (right(f"{status.at.step:,.0f}" if status.is_placed else "–", 10), ""),
-                *losses,
-                (right(format_age(entry.age_s), 12), "dim"),
-            )
-        )
-    return rows
+def _run_cells(entry: RunEntry) -> dict[str, Piece]:
+    sign, style, _ = STATES.get(entry.state, STATES["stopped"])
+    status = entry.status
+    return {
+        "run": (one_line(entry.folder.name), "strong" if entry.alive else ""),
+        "about": (f"  {entry.about.words}" if entry.about.words else "", "dim"),
+        "sign": (f" {sign}", style),
+        "state": (entry.state, style),
+        "step": (f"{status.at.step:,.0f}" if status.is_placed else "–", ""),
+        "train_loss": (format_loss(number(status.train_loss)), "train"),
+        "val_loss": (format_loss(number(status.val_loss)), "val"),
+        "age": (format_age(entry.age_s), "dim"),
+    }
 
 
 def run_detail(entry: RunEntry, width: int) -> list[Row]:
@@ -89,8 +100,9 @@ def run_detail(entry: RunEntry, width: int) -> list[Row]:
     status = entry.status
     rows: list[Row] = [((f" {line}", "bad"),) for line in wrapped(status.message, width)] if status.message else []
     rows += [_stage_row(stage, width) for stage in status.stages]
-    figures: dict[str, str] = {}
-    for label, name, _ in _LOSSES:
+    figures: dict[str, str] = {"tags": entry.about.words, "note": entry.about.note}
+    figures = {label: text for label, text in figures.items() if text}
+    for name, label in _LOSSES.items():
         if math.isfinite(value := number(getattr(status, name))):
             figures[label] = format_loss(value)
     if status.is_placed and math.isfinite(status.at.tokens):

@@ -22,7 +22,7 @@ from lmplay_tui.run.view import RunView
 from lmplay_tui.train.launch import run_events
 from lmplay_tui.ui.app import LmplayApp
 from lmplay_tui.ui.notices import terminal_title
-from lmplay_tui.ui.run_list import find_runs, run_detail, run_head, run_rows
+from lmplay_tui.ui.run_list import find_runs, run_detail, run_table
 from lmplay_tui.ui.session import LiveSource
 from lmplay_tui.ui.source import FolderSource
 from lmplay_tui.ui.widgets.lines import Lines, Row
@@ -145,9 +145,12 @@ async def table(
     assert told["step"] == step
     train["status --json"], val["status --json"] = f"{told['train_loss']:.6f}", f"{told['val_loss']:.6f}"
     train["status --line"] = found(rf"loss {NUMBER}", said(status.main, "m.lmp", "--line"))
-    train["runs"] = found(rf"loss {NUMBER}", said(runs.main))
+    listed = said(runs.main).splitlines()
+    for name, losses in (("train loss", train), ("val loss", val)):
+        losses["runs"] = listed[1][: listed[0].index(name) + len(name)].split()[-1]
     [entry] = find_runs(None)
-    head, [row] = text_of([run_head(120)]), run_rows([entry], 120)
+    titles, [row] = run_table([entry], 120)
+    head = text_of([titles])
     for name, losses in (("train loss", train), ("val loss", val)):
         losses["launcher's list"] = text_of([row])[: head.index(name) + len(name)].split()[-1]
         losses["launcher's detail"] = found(rf"{name} +{NUMBER}", text_of(run_detail(entry, 80)))
