@@ -25,7 +25,7 @@ def test_the_version_names_the_program_that_was_asked(program, name, word, capsy
     assert capsys.readouterr().out == f"{name} {lmplay_tui.__version__}\n"
 
 
-@pytest.mark.parametrize("columns", [50, 80, 120, 300])
+@pytest.mark.parametrize("columns", [60, 80, 120, 300])
 @pytest.mark.parametrize("words", [[], *([name] for name in COMMANDS), *(["runs", name] for name in ACTIONS)])
 def test_help_is_as_wide_as_the_terminal(words, columns, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", str(columns))
