@@ -95,22 +95,20 @@ class Noted(Worker):
     def __init__(self, source: Source, job: Job, **how: Any) -> None:
         super().__init__(job, **how)
         source.pids.append(self.pid)
+        self._error: Exception | None = None
         self._reading = super().messages()
         self._first: list[Any] = []
         try:
             self._first.append(next(self._reading))
         except Exception as error:
-            self._reading = raised(error)
+            self._error = error
         source.is_slow.clear()
 
     def messages(self) -> Iterator[Any]:
+        if self._error is not None:
+            raise self._error
         yield from self._first
         yield from self._reading
-
-
-def raised(error: Exception) -> Iterator[Any]:
-    raise error
-    yield
 
 
 @pytest.fixture
@@ -243,8 +241,13 @@ def test_a_damaged_row_ends_the_run_as_it_does_in_a_thread(place, undisturbed, s
 @pytest.mark.long
 def test_steps_that_do_not_wait_get_no_process(undisturbed, seams) -> None:
     started: list[Job] = []
+
+    def start(job: Job) -> Worker:
+        started.append(job)
+        return Worker(job)
+
     patience = Patience(window_s=0.0, window_steps=3, most_waiting=1.0)
-    seams.put("feed", partial(Feed, patience=patience, worker=started.append))
+    seams.put("feed", partial(Feed, patience=patience, worker=start))
     events = train(training_plan="plan.toml", model="m.lmp")
     assert losses(events) == undisturbed[0]
     assert not started and not said(events)
