@@ -139,18 +139,20 @@ def is_at_hand(stage: Stage, datasets_folder: Path) -> bool:
     return all(is_here(spec, datasets_folder) and not _is_large(spec, datasets_folder) for spec in stage.datasets)
 
 
-def _is_large(spec: DatasetSpec, datasets_folder: Path) -> bool:
+def _is_large(spec: DatasetSpec, datasets_folder: Path, small_bytes: int = SMALL_BYTES) -> bool:
     is_file = local.is_local(spec.path) and saved.find(spec, datasets_folder) is None
-    return is_file and local.size_bytes(Path(spec.path)) > SMALL_BYTES
+    return is_file and local.size_bytes(Path(spec.path)) > small_bytes
 
 
 def count_rows(
-    stage: Stage, options: TrainOptions, *, datasets_folder: Path, stages: Sequence[Stage] = ()
-) -> int | None:
+    stage: Stage, options: TrainOptions, *, datasets_folder: Path, stages: Sequence[Stage] = (),
+    small_bytes: int = SMALL_BYTES,
+) -> int | None:  # fmt: skip
     """Rows that a stage will read over all its epochs, as `open_stage` will count them; None where that is not known.
 
-    `stages`: those of the plan. No dataset is downloaded: the hub is only asked what it says of one, and the count is
-    then right to one row of it, but for rows that other stages validate on.
+    `stages`: those of the plan. A file of more than `small_bytes` is not converted for a count. No dataset is
+    downloaded: the hub is only asked what it says of one, and the count is then right to one row of it, but for rows
+    that other stages validate on.
     What is wrong with a dataset is not said here, but when the stage is opened.
     """
     sizes: list[int] = []
@@ -158,7 +160,7 @@ def count_rows(
     for number, spec in enumerate(stage.datasets):
         if not is_here(spec, datasets_folder):
             sizes.append(_rows_on_card(spec, options) or 0)
-        elif _is_large(spec, datasets_folder):
+        elif _is_large(spec, datasets_folder, small_bytes):
             return None
         else:
             try:

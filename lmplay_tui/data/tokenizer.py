@@ -96,10 +96,11 @@ class _Bytes:
 
 
 @cache
-def load_tokenizer(name: str) -> Tokenizer:
+def load_tokenizer(name: str, answer_within_s: float = DOWNLOAD_S) -> Tokenizer:
     """The tokenizer called `name`: `gpt2`, `gpt2:N`, one of tiktoken's, or `bytes`. Loaded once a process.
 
-    Raises `UserError` for an unknown name, and where tiktoken cannot download its table.
+    Raises `UserError` for an unknown name, and where tiktoken cannot download its table
+    or has no answer for `answer_within_s` seconds.
     """
     base, _, size = name.partition(":")
     if base == "gpt2":
@@ -108,7 +109,7 @@ def load_tokenizer(name: str) -> Tokenizer:
         raise UserError(f"tokenizer {one_line(name, 60)}: only gpt2 can be cut, as gpt2:N")
     if base == "bytes":
         return Tokenizer(name, _Bytes(), [bytes([i]) for i in range(256)] + [b""], eot=256)
-    return _tiktoken(name)
+    return _tiktoken(name, answer_within_s)
 
 
 def _gpt2_size(name: str, size: str) -> int:
@@ -163,7 +164,7 @@ def _deadline(seconds: float) -> Callable[[], None]:
     return tick
 
 
-def _tiktoken(name: str) -> Tokenizer:
+def _tiktoken(name: str, answer_within_s: float) -> Tokenizer:
     import tiktoken
 
     known = tiktoken.list_encoding_names()
@@ -173,7 +174,7 @@ def _tiktoken(name: str) -> Tokenizer:
             f"tokenizer {one_line(name, 60)} is unknown{nearest(name, ours)}; known: {', '.join(sorted(set(ours)))}"
         )
     try:
-        encoding = call_with_ticks(lambda: tiktoken.get_encoding(name), _deadline(DOWNLOAD_S))
+        encoding = call_with_ticks(lambda: tiktoken.get_encoding(name), _deadline(answer_within_s))
     except Exception as error:  # requests', the socket's, the disk's: whatever kept the table away
         raise UserError(
             f"tokenizer {name} cannot be downloaded ({one_line(unchain(error), 100)}); "

@@ -32,6 +32,7 @@ from lmplay_tui.run.controls import Controls
 from lmplay_tui.run.events import ActivityChanged, Event, OptionChanged, Warned
 from lmplay_tui.run.folder import RunFolder, datasets_folder, keep_plan, output_folder, statistics_folder
 from lmplay_tui.run.statistics import RunStatistics
+from lmplay_tui.run.upkeep import files_of
 from lmplay_tui.text import one_line
 from lmplay_tui.train.checkpoint import load_archive, load_checkpoint, newest_checkpoint
 from lmplay_tui.train.checkpoint_fields import problem_of_model, problem_of_tensors
@@ -72,11 +73,7 @@ def choose_run(launch: Launch) -> RunFolder:
 
 def set_aside(run: RunFolder, statistics: Path) -> Path | None:
     """Move what earlier training left to `NAME.past/<time>/`; where it went, or None if there was nothing."""
-    own = re.compile(re.escape(run.name) + r"(\.[A-Za-z0-9_-]+)?\.lmp")
-    files = [path for path in run.model.parent.glob(f"{run.name}*") if own.fullmatch(path.name)]
-    figures = re.compile(re.escape(run.name) + r"(_step_[A-Za-z0-9_-]+)?_(train|validate)_stats\.(json|png)")
-    if statistics.is_dir():
-        files += [path for path in statistics.glob(f"{run.name}_*") if figures.fullmatch(path.name)]
+    files = files_of(run, statistics)
     if run.folder.is_dir() and run.events.exists():
         files.append(run.folder)
     if not files:

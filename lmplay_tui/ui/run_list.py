@@ -3,13 +3,14 @@
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lmplay_tui.formats import format_age, format_count, format_percent, format_rate
 from lmplay_tui.run.folder import RunFolder, list_runs, output_folder, stages_of, state_of
 from lmplay_tui.run.journal import number
+from lmplay_tui.run.upkeep import About, about
 from lmplay_tui.text import one_line
 from lmplay_tui.ui.widgets.lines import Row, bar, fitted, right, wrapped
 
@@ -24,6 +25,7 @@ class RunEntry:
     state: str  # running, paused, stopped, finished, failed, dead, empty
     status: dict[str, Any]
     age_s: float
+    about: About = field(default_factory=About)
 
     @property
     def alive(self) -> bool:
@@ -38,7 +40,9 @@ def find_runs(out_dir: str | None) -> list[RunEntry]:
         alive = folder.alive()
         state = state_of(status, alive=alive) if status or alive else "empty"
         newest = number(status.get("heartbeat"))
-        entries.append(RunEntry(folder, state, status, time.time() - newest if math.isfinite(newest) else math.nan))
+        entries.append(
+            RunEntry(folder, state, status, time.time() - newest if math.isfinite(newest) else math.nan, about(folder))
+        )
     return entries
 
 
@@ -61,7 +65,10 @@ def run_rows(entries: Sequence[RunEntry], width: int) -> list[Row]:
         step = number(entry.status.get("step"))
         rows.append(
             (
-                (fitted(one_line(entry.folder.name), _name_cells(width)), "strong" if entry.alive else ""),
+                (
+                    fitted(f"{one_line(entry.folder.name)} {entry.about.words}", _name_cells(width)),
+                    "strong" if entry.alive else "",
+                ),
                 (f" {sign} {entry.state:<9}", style),
                 (right(f"{step:,.0f}" if math.isfinite(step) else "–", 10), ""),
                 (right(f"{loss:.3f}" if math.isfinite(loss) else "–", 8), "train"),
@@ -77,7 +84,8 @@ def run_detail(entry: RunEntry, width: int) -> list[Row]:
     said = status.get("message") if entry.state == "failed" else None
     rows: list[Row] = [((f" {line}", "bad"),) for line in wrapped(one_line(said, 400), width)] if said else []
     rows += [_stage_row(stage, width) for stage in stages_of(status)]
-    figures: dict[str, str] = {}
+    figures: dict[str, str] = {"tags": entry.about.words, "note": entry.about.note}
+    figures = {label: text for label, text in figures.items() if text}
     for label, key, form in (("train loss", "train_loss", ".3f"), ("val loss", "val_loss", ".3f")):
         if math.isfinite(value := number(status.get(key))):
             figures[label] = format(value, form)

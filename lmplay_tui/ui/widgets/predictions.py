@@ -1,6 +1,7 @@
 """What the model made of samples: where its words differ from the truth, and how surely it expected each token.
 
-`align` compares word by word with as many edits as the accuracy counts.
+`align` compares word by word with as many edits as the accuracy counts. A truth that is measured by characters is
+compared by whole ones, each with its marks and joiners.
 """
 
 import math
@@ -24,7 +25,7 @@ Op = Literal["equal", "replace", "insert", "delete"]
 
 
 class AlignedPiece(NamedTuple):
-    """A run of words with one fate on the way from the prediction to the truth.
+    """A run of words (or characters) with one fate on the way from the prediction to the truth.
 
     equal: the same words. replace: wrong words, as many as in the truth. insert: the prediction lacks the truth's
     words. delete: the prediction has words that the truth has not.
@@ -42,9 +43,22 @@ class AlignedPiece(NamedTuple):
 
 def align(prediction: str, truth: str) -> list[AlignedPiece]:
     """The fewest edits that make the prediction's words the truth's, in order; every word of both is in one piece."""
+    return _aligned(prediction.split(), truth.split())
+
+
+def align_characters(prediction: str, truth: str) -> list[AlignedPiece]:
+    """The same by whole characters; white space of any length is one space, and none at the ends."""
+    return _aligned(_characters(prediction), _characters(truth))
+
+
+def _characters(text: str) -> list[str]:
+    text = " ".join(text.split())
+    return [text[begin:end] for begin, end, _ in split_graphemes(text)[0]]
+
+
+def _aligned(predicted: list[str], true: list[str]) -> list[AlignedPiece]:
     from rapidfuzz.distance import Levenshtein  # not before a first frame, in which nothing is compared
 
-    predicted, true = prediction.split(), truth.split()
     return [
         AlignedPiece(cast(Op, step.tag), tuple(predicted[step.src_start : step.src_end]),
               tuple(true[step.dest_start : step.dest_end]))
@@ -64,6 +78,10 @@ MAX_SHOWN = 4000  # characters of a text
 _FIRST = {  # what makes the first prediction of a kind
     "all": "the first validation makes one", "validation": "the first validation makes one",
     "pinned": "i pins the prompt of a prediction; each evaluation answers it", "asked": "g asks the model",
+}  # fmt: skip
+# an edit's sign and style
+_MARKED: dict[Op, tuple[str, str]] = {
+    "equal": ("", "good"), "replace": ("≠", "wrong"), "delete": ("+", "extra"), "insert": ("−", "missing"),
 }  # fmt: skip
 _SPOKEN = {"validation": "argmax", "pinned": "says", "asked": "says"}
 
@@ -100,14 +118,17 @@ def alignment_pieces(prediction: str, truth: str) -> list[Piece]:
     """The prediction's words with what is wrong marked: `≠wrong`, `+too many`, `−lacking`."""
     pieces: list[Piece] = []
     for op, predicted, true in align(prediction, truth):
-        if op == "equal":
-            pieces += [(word + " ", "good") for word in predicted]
-        elif op == "replace":
-            pieces += [(f"≠{word} ", "wrong") for word in predicted]
-        elif op == "delete":
-            pieces += [(f"+{word} ", "extra") for word in predicted]
-        else:
-            pieces += [(f"−{word} ", "missing") for word in true]
+        sign, style = _MARKED[op]
+        pieces += [(f"{sign}{word} ", style) for word in (true if op == "insert" else predicted)]
+    return pieces
+
+
+def character_pieces(prediction: str, truth: str) -> list[Piece]:
+    """The same by characters: each run of them that is wrong stands between spaces."""
+    pieces: list[Piece] = []
+    for op, predicted, true in align_characters(prediction, truth):
+        run = "".join(true if op == "insert" else predicted)
+        pieces.append((run, "good") if op == "equal" else (f" {_MARKED[op][0]}{run} ", _MARKED[op][1]))
     return pieces
 
 
@@ -122,13 +143,19 @@ def listed_rows(listed: Sequence[PredictionSeen], index: int, height: int, width
             (
                 (" ▸ " if here else "   ", "accent"),
                 (right(f"{seen.step:,}", 6), "strong" if here else ""),
-                (right(_score(made.accuracy), 10), ""),
+                (right(_listed_accuracy(made), 10), ""),
                 (right(_score(made.loss), 8), "val"),
                 (f"  {fitted(one_line(made.kind), 12)}", "dim"),
                 (prompt, "" if here else "dim"),
             )
         )
     return rows
+
+
+def _listed_accuracy(made: Prediction) -> str:
+    if made.character_accuracy is None:
+        return _score(made.accuracy)
+    return f"char {_score(made.character_accuracy)}"
 
 
 def _score(score: float | None) -> str:
@@ -238,7 +265,8 @@ class Predictions(Lines):
         rows += labelled("prompt", [(shown(prompt), "dim")], width)
         if truth and self._token is None:
             rows += labelled("truth", self._truth(made), width)
-            rows += labelled(_SPOKEN.get(kind, "says"), alignment_pieces(shown(made.prediction), shown(truth)), width)
+            compared = alignment_pieces if made.character_accuracy is None else character_pieces
+            rows += labelled(_SPOKEN.get(kind, "says"), compared(shown(made.prediction), shown(truth)), width)
         elif not truth:
             rows += labelled(_SPOKEN.get(kind, "says"), [(shown(made.prediction), "")], width)
         return rows
@@ -248,6 +276,8 @@ class Predictions(Lines):
         pieces: list[Piece] = []
         if made.accuracy is not None:
             pieces += [("accuracy ", "dim"), (f"{made.accuracy:.2f} ", "strong")]
+        if made.character_accuracy is not None:
+            pieces += [("character accuracy ", "dim"), (f"{made.character_accuracy:.2f} ", "strong")]
         if made.loss is not None:
             pieces += [(" loss ", "dim"), (f"{made.loss:.2f} ", "strong")]
         return pieces
