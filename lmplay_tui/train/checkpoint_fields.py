@@ -127,30 +127,31 @@ class ListOf(Kind):
 
 @dataclass(frozen=True)
 class Row(Kind):
-    """A list with one value of each kind."""
+    """A list with one value of each kind. `later`: the last ones, which versions before did not write."""
 
     kinds: tuple[Kind, ...]
+    later: int = 0
 
     def problem(self, value: object, place: str) -> str | None:
-        if not isinstance(value, list | tuple) or len(value) != len(self.kinds):
-            return f"{place} must be a list of {len(self.kinds)}"
-        found = (
-            kind.problem(item, f"{place}/{i}") for i, (kind, item) in enumerate(zip(self.kinds, value, strict=True))
-        )
+        most = len(self.kinds)
+        if not isinstance(value, list | tuple) or len(value) not in (most, most - self.later):
+            return f"{place} must be a list of {most}"
+        found = (kind.problem(item, f"{place}/{i}") for i, (kind, item) in enumerate(zip(self.kinds, value)))  # noqa: B905
         return next(filter(None, found), None)
 
 
 @dataclass(frozen=True)
 class Columns(Kind):
-    """Nothing at all, or a list for each kind, all of one length up to `most`."""
+    """Nothing at all, or the columns of at most `most` rows."""
 
-    kinds: tuple[Kind, ...]
+    row: Row
     most: int
 
     def problem(self, value: object, place: str) -> str | None:
         if isinstance(value, list | tuple) and not value:
             return None
-        if problem := Row(tuple(ListOf(kind, self.most) for kind in self.kinds)).problem(value, place):
+        columns = Row(tuple(ListOf(kind, self.most) for kind in self.row.kinds), self.row.later)
+        if problem := columns.problem(value, place):
             return problem
         assert isinstance(value, list | tuple)
         return None if len({len(column) for column in value}) == 1 else f"{place}: its columns differ in length"
@@ -304,14 +305,15 @@ _PROGRESS = Table(
         "mini_batch_size": _SIZE,  # of the whole run, as versions before had it
     },
 )
-_POINT = (_COUNT, _COUNT, _LOSS, _COUNT, _LOSS, _COUNT)
+_POINT = Row((_COUNT, _COUNT, _LOSS, _COUNT, _LOSS, _COUNT, _LOSS, _COUNT), later=2)
+_RECENT = Row((_LOSS, _COUNT, _LOSS.or_none(), _LOSS.or_none()), later=1)
 _SERIES = Table(
     {
         "updates": _COUNT,
         "stride": whole(1),
         "points": Columns(_POINT, MAX_POINTS),
-        "open": One(lambda v: v is None or Row(_POINT).problem(v, "") is None, "a list of six numbers or nothing"),
-        "recent": Columns((_LOSS, _COUNT, _LOSS.or_none()), AVERAGED),
+        "open": One(lambda v: v is None or _POINT.problem(v, "") is None, "a list of numbers or nothing"),
+        "recent": Columns(_RECENT, AVERAGED),
     }
 )
 _RECORD = Table(

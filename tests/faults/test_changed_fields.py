@@ -86,8 +86,8 @@ CHANGED: dict[str, list[Any]] = {
     "runner/state/scaler": [{"scale": float("nan")}, {"scale": 1.0}],
     f"{CURVE}/stride": [0, -2, 2],
     f"{CURVE}/updates": [10**18, 5],
-    f"{CURVE}/points": [[[1], [2]], [[0] * 20_000] * 6, doubled()],
-    f"{CURVE}/recent": [[[0.0] * 4, [1, 2, 3], [None] * 4]],
+    f"{CURVE}/points": [[[1], [2]], [[0] * 20_000] * 8, doubled()],
+    f"{CURVE}/recent": [[[0.0] * 4, [1, 2, 3], [None] * 4, [None] * 4]],
     "runner/state/stats/total_train_samples": [float("nan"), 5, 10**400],
     "optimizers/state_args/name": ["sgd", "Adam", None],
     f"{MOMENTS}/exp_avg": [
