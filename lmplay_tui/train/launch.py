@@ -39,8 +39,9 @@ from lmplay_tui.run.notify import NOTIFY_URL, Notifier, run_on_done
 from lmplay_tui.run.plots import write_pngs
 from lmplay_tui.run.recorder import LogFile, Recorder
 from lmplay_tui.text import one_line, printable
-from lmplay_tui.train.build import build_trainer, choose_run, read_start, set_aside
+from lmplay_tui.train.build import build_trainer, read_start, set_aside
 from lmplay_tui.train.handoff import TimeLimit, hand_over, resume_command, start_process
+from lmplay_tui.train.preflight import choose_run
 
 BEGINS_WITHIN_S = 60.0  # a process of its own
 LOADS_WITHIN_S = 20.0  # from then on it is a download, which may take hours
