@@ -18,6 +18,7 @@ import torch
 
 from lmplay_tui.data.tokenizer import Tokenizer, load_tokenizer
 from lmplay_tui.errors import UserError
+from lmplay_tui.files import Folder
 from lmplay_tui.models.lmplay_weights import TOKENIZER as LMPLAYS_TOKENIZER
 from lmplay_tui.models.lmplay_weights import convert_lmplay
 from lmplay_tui.models.registry import build_model, load_experiment
@@ -71,11 +72,12 @@ def choose_run(launch: Launch) -> RunFolder:
 def set_aside(run: RunFolder, statistics: Path) -> Path | None:
     """Move what earlier training left to `NAME.past/<time>/`; where it went, or None if there was nothing."""
     own = re.compile(re.escape(run.name) + r"(\.[A-Za-z0-9_-]+)?\.lmp")
-    files = [path for path in run.model.parent.glob(f"{run.name}*") if own.fullmatch(path.name)]
+    found = [path for path in run.model.parent.glob(f"{run.name}*") if own.fullmatch(path.name)]
+    files = [path for path in found if path.is_symlink() or not path.is_dir()]
     figures = re.compile(re.escape(run.name) + r"(_step_[A-Za-z0-9_-]+)?_(train|validate)_stats\.(json|png)")
     if statistics.is_dir():
         files += [path for path in statistics.glob(f"{run.name}_*") if figures.fullmatch(path.name)]
-    if run.folder.is_dir() and run.events.exists():
+    if run.folder.is_dir() and run.files.has(run.events.name):
         files.append(run.folder)
     if not files:
         return None
@@ -84,7 +86,8 @@ def set_aside(run: RunFolder, statistics: Path) -> Path | None:
     while target.exists():
         number += 1
         target = target.with_name(f"{target.name.partition('-')[0]}-{number}")
-    target.mkdir(parents=True)
+    Folder(run.past).make()
+    Folder(target, own=2).make()
     for path in files:
         shutil.move(path, target / path.name)  # statistics may lie on another disk
     return target
@@ -170,8 +173,11 @@ def _plan_to_begin_with(run: RunFolder, options: TrainOptions, warnings: list[st
     if options.training_plan is not None or options.model is None:
         return read_plan(options.training_plan or DEFAULT_PLAN)
     try:
-        text = run.plan.read_text(encoding="utf-8")
+        own = run.plan_text()
+        text = None if own is None else own.decode("utf-8")
     except (OSError, ValueError):
+        text = None
+    if text is None:
         if not options.initial_model:
             warnings.append(f"{one_line(run.model)} is not there yet: training anew with plan {DEFAULT_PLAN}")
         return read_plan(DEFAULT_PLAN)
@@ -334,7 +340,7 @@ def _write_plan(start: Start, step: int) -> Iterator[Event]:
         return
     if kept is None or start.checkpoint is None:
         return
-    if kept.read_bytes() != start.checkpoint["curriculum"]["state_args"]["plan"].encode("utf-8"):
+    if run.history.read(kept.name, 1 << 22) != start.checkpoint["curriculum"]["state_args"]["plan"].encode("utf-8"):
         said = f"{one_line(run.plan)} was another plan than the checkpoint's, which holds; it is kept: "
         yield Warned(f"{said}--training-plan {one_line(kept)} takes it", step)
 
