@@ -1,6 +1,7 @@
 """`lmplay-tui runs`: the runs that there are."""
 
 import json
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,8 @@ def main(arguments: Sequence[str], prog: str) -> int:
     line = parse_line(parser, arguments)
     found = list_runs(Path(), output_folder(line.out_dir))
     for run in found:
+        for refused in run.refused():
+            print(refused, file=sys.stderr)
         status = status_of(run)
         if line.json:
             print(json.dumps(status | {"model": str(run.model)}))
@@ -38,6 +41,6 @@ def main(arguments: Sequence[str], prog: str) -> int:
 def age(run: RunFolder) -> str:
     """`3 min 05 s ago`: when the run last said anything."""
     try:
-        return f"{format_duration(max(0.0, time.time() - run.run_json.stat().st_mtime))} ago"
+        return f"{format_duration(max(0.0, time.time() - run.files.status('run.json').st_mtime))} ago"
     except OSError:
         return "has said nothing yet"

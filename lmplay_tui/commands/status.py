@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -31,6 +32,8 @@ def main(arguments: Sequence[str], prog: str) -> int:
     parser.add_argument("--out-dir", type=home_path, default=None, metavar="DIR", help="folder to look in, too")
     line = parse_line(parser, arguments)
     run = find_run(line.run, line.out_dir)
+    for refused in run.refused():
+        print(refused, file=sys.stderr)
     status = status_of(run)
     if line.json:
         print(json.dumps(status))
