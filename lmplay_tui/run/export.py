@@ -164,12 +164,16 @@ class CsvFile(CsvTable):
     def add(self, rows: list[dict[str, Any]]) -> None:
         super().add(rows)
         columns, num_rows = self._written
-        if columns != len(self.columns):
-            with self._folder.replacing(self._name) as file:
-                file.writelines(self.parts())
-        elif num_rows < len(self):
-            with os.fdopen(self._folder.append(self._name), "ab") as file:
-                file.writelines(self.parts(num_rows))
+        try:
+            if columns != len(self.columns):
+                with self._folder.replacing(self._name) as file:
+                    file.writelines(self.parts())
+            elif num_rows < len(self):
+                with os.fdopen(self._folder.append(self._name), "ab") as file:
+                    file.writelines(self.parts(num_rows))
+        except OSError:
+            self.close()
+            raise
         self._written = (len(self.columns), len(self))
 
     def rewind(self, step: int) -> None:
