@@ -23,6 +23,8 @@ settings.register_profile("all", deadline=None, suppress_health_check=[HealthChe
 settings.register_profile("few", settings.get_profile("all"), max_examples=20)
 settings.load_profile("all")
 
+pytest_plugins = ["tests.seams"]
+
 STARTED_BY = "LMP_TESTS_PROCESS"  # in the environment of every program that a test starts
 
 

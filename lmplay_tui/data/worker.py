@@ -180,7 +180,7 @@ def _serve(trainer: BinaryIO) -> None:
     except BrokenPipeError:
         raise
     except BaseException as error:
-        _send(Failed(_portable(error)), trainer)
+        _send(Failed(portable(error)), trainer)
         return
     _send(None, trainer)
 
@@ -199,7 +199,7 @@ def _send(what: Any, trainer: BinaryIO) -> None:
     trainer.flush()
 
 
-def _portable(error: BaseException) -> BaseException:
+def portable(error: BaseException) -> BaseException:
     """The error with where it came from; one that cannot travel becomes one that says the same."""
     error.add_note("in the data reader's process:\n" + traceback.format_exc())
     try:

@@ -31,6 +31,7 @@ _CANNOT_LOCK = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, err
 _MOST_BYTES = 1 << 22  # of `run.json` or a plan: ours have some kilobytes
 _FILES = (
     "run.json", "plan.toml", "metrics.jsonl", "events.jsonl", "predictions.jsonl", "log.txt", "log.1.txt", "lock",
+    "about.json", "renaming.json",
 )  # fmt: skip
 _OTHER_CHECKPOINT = re.compile(r"\.[A-Za-z0-9_-]+$")  # NAME.prev, NAME.STAGE, ...: no name of a run has a dot
 
