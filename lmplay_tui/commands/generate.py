@@ -175,18 +175,18 @@ def _checkpoint(model: str | None, out_dir: str | None) -> Path:
 def _load(path: Path, line: argparse.Namespace) -> _Writer:
     """The model and the tokenizer of a checkpoint, ours or LMPlay's own. Raises `UserError`."""
     from lmplay_tui.data.tokenizer import load_tokenizer
-    from lmplay_tui.models.lmplay_weights import convert_lmplay
     from lmplay_tui.models.registry import build_model, load_experiment
-    from lmplay_tui.train.build import allowed_experiment, load_weights
+    from lmplay_tui.train.build import allowed_experiment, load_weights, weights_in
     from lmplay_tui.train.checkpoint import load_archive
     from lmplay_tui.train.device import choose_device
 
     device = choose_device(line.device)
     archive = load_archive(path)
-    converted = convert_lmplay(archive)
-    state, built_with = converted if converted is not None else _model_of(archive, path)
+    state, built_with, is_lmplays = weights_in(archive, path)
+    if missing := [key for key in ("exp", "tokenizer", "vocab_size", "context_len") if key not in built_with]:
+        raise UserError(f"{one_line(path)}: does not say its model's {', '.join(missing)}")
     tokenizer = load_tokenizer(built_with["tokenizer"])
-    if converted is None:
+    if not is_lmplays:
         _check_tokenizer(archive, tokenizer)
     exp = allowed_experiment(line.exp, built_with["exp"])
     if line.exp not in (None, exp):
@@ -194,21 +194,10 @@ def _load(path: Path, line: argparse.Namespace) -> _Writer:
     model, _ = build_model(
         load_experiment(exp), vocab_size=built_with["vocab_size"], context_len=built_with["context_len"],
         num_blocks=built_with.get("num_blocks"), embed_dim=built_with.get("embed_dim"),
-        num_heads=built_with.get("num_heads"), dropout=0.0,
+        num_heads=built_with.get("num_heads"), dropout=0.0, weights=state,
     )  # fmt: skip
     load_weights(model, state, path)
-    return _Writer(model.to(device), tokenizer, built_with["context_len"], converted is not None)
-
-
-def _model_of(archive: dict[str, Any], path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    component = archive.get("model")
-    state, built_with = (component.get("state"), component.get("state_args")) if isinstance(component, dict) else (0, 0)
-    if not isinstance(state, dict) or not isinstance(built_with, dict):
-        raise UserError(f"{one_line(path)}: holds no model")
-    kinds = {"exp": str, "tokenizer": str, "vocab_size": int, "context_len": int}
-    if missing := [key for key, kind in kinds.items() if not isinstance(built_with.get(key), kind)]:
-        raise UserError(f"{one_line(path)}: does not say its model's {', '.join(missing)}")
-    return state, built_with
+    return _Writer(model.to(device), tokenizer, built_with["context_len"], is_lmplays)
 
 
 def _check_tokenizer(archive: dict[str, Any], tokenizer: "Tokenizer") -> None:
