@@ -46,6 +46,9 @@ def main(arguments: Sequence[str], prog: str) -> int:
         return action.work(parse_line(action.parser(f"{prog} {arguments[0]}"), arguments[1:]))
     line = parse_line(parser(prog), arguments)
     found = list_runs(Path(), output_folder(line.out_dir))
+    for run in found:
+        for refused in run.refused():
+            print(refused, file=sys.stderr)
     if line.json:
         for run in found:
             print(json.dumps(status_of(run) | {"model": str(run.model)} | asdict(about(run))))
@@ -101,7 +104,7 @@ def _called(run: RunFolder, out_dir: str | None) -> str:
 def _last_word(run: RunFolder) -> str:
     """`5 min ago`: when the run last said anything."""
     try:
-        return format_age(max(0.0, time.time() - run.run_json.stat().st_mtime))
+        return format_age(max(0.0, time.time() - run.files.status(run.run_json.name).st_mtime))
     except OSError:
         return "–"
 

@@ -4,6 +4,7 @@ import argparse
 import json
 import math
 import os
+import sys
 import time
 from collections.abc import Sequence
 from datetime import datetime
@@ -33,6 +34,8 @@ def main(arguments: Sequence[str], prog: str) -> int:
     """Print the state of a run. Raises `UserError` if there is none."""
     line = parse_line(parser(prog), arguments)
     run = find_run(line.run, line.out_dir)
+    for refused in run.refused():
+        print(refused, file=sys.stderr)
     if line.watch:
         return _watch(run, line)
     print(_said(run, saved_status(run), line))

@@ -53,7 +53,7 @@ def statistics_in(folder: Path) -> list[Path]:
     """The statistics files in `folder`, newest first. Raises `UserError` if it cannot be read."""
     try:
         paths = [path for path in folder.iterdir() if path.name.endswith(SUFFIX) and not path.name.startswith(".")]
-        return sorted(paths, key=lambda path: (-path.stat().st_mtime, path.name))
+        return sorted(paths, key=lambda path: (-path.lstat().st_mtime, path.name))
     except OSError as error:
         raise UserError(f"{one_line(folder)}: cannot be read: {error.strerror}") from error
 

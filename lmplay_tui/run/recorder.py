@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lmplay_tui.errors import EXIT_USAGE
+from lmplay_tui.files import Folder
 from lmplay_tui.formats import format_lr, format_rate
 from lmplay_tui.run import events
 from lmplay_tui.run.folder import RunFolder, boot_id, utc_now
@@ -186,7 +187,7 @@ class Recorder:
 
 def _has_lines(path: Path) -> bool:
     try:
-        return path.stat().st_size > 0
+        return Folder(path.parent).status(path.name).st_size > 0
     except OSError:
         return False
 
@@ -200,16 +201,16 @@ class LogFile:
     _turning_over = threading.Lock()
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._folder, self._name = Folder(path.parent), path.name
 
     def write(self, line: str) -> None:
         """Append a line; a disk that is full costs the line, never the run."""
         with contextlib.suppress(OSError), self._turning_over:
-            with self._path.open("a", encoding="utf-8", errors="replace", newline="\n") as file:
-                file.write(line + "\n")
+            with os.fdopen(self._folder.append(self._name), "ab") as file:
+                file.write((line + "\n").encode("utf-8", errors="replace"))
                 size = file.tell()
             if size > LOG_LIMIT_BYTES:
-                self._path.replace(self._path.with_name("log.1.txt"))
+                self._folder.rename(self._name, "log.1.txt")
 
     def write_traceback(self, time: str, traceback: str) -> None:
         """Append a bug's traceback, a line for each of its own, so that it can be read and pasted."""

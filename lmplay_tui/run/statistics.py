@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from lmplay_tui.errors import UserError
-from lmplay_tui.files import write_whole
+from lmplay_tui.files import Folder, write_whole
 from lmplay_tui.run.journal import encode
 from lmplay_tui.run.metric_names import RECENT_STEPS
 from lmplay_tui.text import one_line
@@ -65,9 +65,7 @@ def write_statistics(path: Path, content: StatisticsFile) -> None:
 def read_statistics(path: Path) -> StatisticsFile:
     """The statistics in a file. Raises `UserError` of one line if it cannot be read or is not such a file."""
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ValueError(f"larger than {MAX_BYTES // 2**20} MB")
-        return _parsed(json.loads(path.read_text(encoding="utf-8")))
+        return _parsed(json.loads(Folder(path.parent, own=0).read(path.name, MAX_BYTES)))
     except OSError as error:
         raise UserError(f"{one_line(path)}: cannot be read: {error.strerror}") from error
     except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RecursionError) as error:

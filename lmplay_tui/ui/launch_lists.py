@@ -21,6 +21,7 @@ import numpy as np
 from rich.cells import cell_len
 
 from lmplay_tui.errors import UserError
+from lmplay_tui.files import open_given
 from lmplay_tui.formats import format_count, format_rough_duration
 from lmplay_tui.options import Part, TrainOptions, names_of
 from lmplay_tui.plan.reading import MAX_BYTES, read_plan
@@ -123,7 +124,7 @@ def _own_plans(folder: Path) -> dict[str, tuple[Plan | None, str]]:
 
 def _looks_like_a_plan(path: Path) -> bool:
     try:
-        with path.open("rb") as file:
+        with open_given(path) as file:
             return _LOOKS_LIKE_STAGES.search(file.read(MAX_BYTES)) is not None
     except OSError:
         return False

@@ -71,9 +71,10 @@ class _Piece:
     items: Sequence[Written]
     behind: bool  # there is more
     status: SavedStatus | None  # None: not looked at
+    refused: Sequence[str] = ()  # what in the run's folder is not read, and why
 
 
-def _read_piece(tails: Sequence[Tail], limit_bytes: int, look_at: RunFolder | None) -> _Piece:
+def _read_piece(tails: Sequence[Tail], limit_bytes: int, look_at: RunFolder | None, *, is_first: bool) -> _Piece:
     """In a thread: what is new in each journal, up to the first that has more, and how its process does."""
     items: list[Written] = []
     for tail in tails:
@@ -82,7 +83,7 @@ def _read_piece(tails: Sequence[Tail], limit_bytes: int, look_at: RunFolder | No
             break
     if look_at is None:
         return _Piece(items, tail.behind, None)
-    return _Piece(items, tail.behind, saved_status(look_at))
+    return _Piece(items, tail.behind, saved_status(look_at), look_at.refused() if is_first else ())
 
 
 class FolderSource:
@@ -148,13 +149,14 @@ class FolderSource:
 
     def _next_piece(self) -> BackgroundCall[_Piece]:
         """Asked for; once a second also whether the run lives, and what its `run.json` says."""
-        limit, self._first = self.FIRST_BYTES if self._first else self.CHUNK_BYTES, False
+        is_first, self._first = self._first, False
+        limit = self.FIRST_BYTES if is_first else self.CHUNK_BYTES
         now = self._clock()
         look = abs(now - self._looked_at) >= 1.0
         if look:
             self._looked_at = now
         self._asked_at = time.perf_counter()
-        return BackgroundCall(partial(_read_piece, self._tails, limit, self._run if look else None))
+        return BackgroundCall(partial(_read_piece, self._tails, limit, self._run if look else None, is_first=is_first))
 
     def _take(self, piece: _Piece) -> bool:
         self._behind = piece.behind
@@ -165,6 +167,8 @@ class FolderSource:
                 self.view.follow(event, at)
             else:
                 self._pass_over()
+        for line in piece.refused:
+            self.view.say("warning", line)
         self.view.name = one_line(self._run.name, 80)  # its journal may be of a time when it was called otherwise
         changed = bool(piece.items)
         return changed if piece.status is None else self._see(piece.status) or changed
