@@ -5,7 +5,6 @@ from functools import partial
 import pytest
 
 from lmplay_tui.cli import main
-from lmplay_tui.run.journal import read_journal
 from lmplay_tui.ui import app as app_module
 from lmplay_tui.ui import session
 from lmplay_tui.ui.screens.dashboard import Dashboard
@@ -19,6 +18,7 @@ from tests.faults.programs import (
     trains,
 )
 from tests.faults.terminals import Terminal, until
+from tests.journals import read_journal
 from tests.ui.terminal_screen import ScreenTerminal
 
 
