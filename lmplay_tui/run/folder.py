@@ -7,20 +7,20 @@ import contextlib
 import errno
 import fcntl
 import json
-import math
 import os
 import re
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from lmplay_tui.errors import UserError, os_error
 from lmplay_tui.files import Folder
 from lmplay_tui.process import is_alive
-from lmplay_tui.run.journal import number, utc_time
+from lmplay_tui.run.journal import utc_time
+from lmplay_tui.run.status import SavedStatus
 from lmplay_tui.text import one_line
 
 DEFAULT_OUT = "out_gpt"
@@ -365,48 +365,11 @@ def keep_plan(run: RunFolder, text: str, step: int) -> Path | None:
     return kept
 
 
-FIELDS = (
-    "name", "state", "activity", "pid", "stage", "step", "samples", "tokens", "train_loss", "val_loss", "lr",
-    "tokens_per_s", "eta_s", "checkpoint",
-)  # fmt: skip
-
-
-def state_of(said: Mapping[str, Any], *, alive: bool) -> str:
-    """How a run is, by its `run.json` and whether a process holds it.
-
-    running, paused, stopped, finished, failed, or dead where a process ended without saying so.
-    """
-    state = said.get("state")
-    if alive:
-        return "paused" if state == "paused" else "running"
-    return state if state in ("stopped", "finished", "failed") else "dead"
+def saved_status(run: RunFolder) -> SavedStatus:
+    """How a run is, by its files alone."""
+    return SavedStatus(run.status(), alive=run.alive())
 
 
 def status_of(run: RunFolder) -> dict[str, Any]:
-    """The fields of `status --json`; what is not known is None. `state`: as `state_of` says."""
-    said = run.status()
-    alive = run.alive()
-    status: dict[str, Any] = {name: said.get(name) for name in FIELDS}
-    status |= {"name": run.name, "state": state_of(said, alive=alive)}
-    if alive and said.get("state") not in (
-        "running",
-        "paused",
-    ):  # it has just begun: what stands there is of the time before
-        status |= {"activity": "starting", "pid": None}
-    elif not alive:
-        status |= {"activity": None, "pid": None, "tokens_per_s": None}
-        status["eta_s"] = 0.0 if status["state"] == "finished" else None
-    return status
-
-
-def fraction_done(run: RunFolder) -> float | None:
-    """The share of the plan's rows that has been read; None where not all stages' rows are known."""
-    stages = stages_of(run.status())
-    done, total = (sum(number(stage.get(key)) for stage in stages) for key in ("rows_done", "rows_total"))
-    return done / total if done >= 0 and 0 < total < math.inf else None
-
-
-def stages_of(status: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The stages that stand in a `run.json`, which any program may have written."""
-    stages = status.get("stages")
-    return [stage for stage in stages if isinstance(stage, dict)] if isinstance(stages, list) else []
+    """The fields of `status --json`; what is not known is None."""
+    return {"name": run.name, **saved_status(run).fields()}

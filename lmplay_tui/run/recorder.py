@@ -18,7 +18,7 @@ from lmplay_tui.formats import format_lr, format_rate
 from lmplay_tui.run import events
 from lmplay_tui.run.folder import RunFolder, boot_id, utc_now
 from lmplay_tui.run.journal import Journal, number
-from lmplay_tui.run.metric_names import OF_STEPS
+from lmplay_tui.run.metric_names import OF_STEPS, RECENT_LOSS
 from lmplay_tui.run.sentences import sentences_of
 from lmplay_tui.run.status import RunStatus
 from lmplay_tui.text import one_line, printable
@@ -43,7 +43,8 @@ def _figures(values: Mapping[str, Any]) -> str:
         "train/grad_norm": lambda v: f"gradient norm {v:.3g}",
         "perf/tokens_per_s": lambda v: f"{format_rate(v)} tok/s",
     }
-    parts = [f"step {values['step']}, row {values['row']} of stage {values['stage']}: loss {values['train/loss']:.3f}"]
+    place = f"step {values['step']}, row {values['row']} of stage {values['stage']}"
+    parts = [f"{place}: loss {number(values[RECENT_LOSS]):.3f}"]
     parts += [form(number(values[name])) for name, form in forms.items() if values.get(name) is not None]
     times = {name: number(value) for name, value in values.items() if name.startswith("time/") and value is not None}
     spent = " ".join(f"{name[len('time/') : -len('_s')]} {1000 * seconds:.0f}" for name, seconds in times.items())

@@ -147,7 +147,7 @@ def test_a_running_average_forgets():
     for step in range(3 * AVERAGED):
         loss = 9.0 if step < 2 * AVERAGED else 1.0
         series.add(samples=step, tokens=step, loss_tokens=5, loss=loss, accuracy=0.5)
-    assert series.averages() == {"loss": 1.0, "accuracy": 0.5, "updates": AVERAGED}
+    assert series.averages() == {"loss": 1.0, "accuracy": 0.5, "updates": AVERAGED, "last_loss": 1.0}
 
 
 def test_numbers_that_are_not_finite_are_written_as_strings_and_read_back(tmp_path):
