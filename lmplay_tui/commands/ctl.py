@@ -43,6 +43,8 @@ def main(arguments: Sequence[str], prog: str) -> int:
         raise UserError(f"{prog}: give one command: {', '.join(PLAIN)}, lr=X or lr=*X")
     command = read_command(line.words[-1])
     run = find_run(line.words[0] if len(line.words) == 2 else None, line.out_dir)
+    if refused := run.refused():
+        raise UserError(refused[0])
     if not run.alive():
         raise UserError(f"{one_line(run.name)}: no process is training this run; see: lmplay-tui status")
     answer = ask(run, command)

@@ -18,6 +18,7 @@ import torch
 
 from lmplay_tui.data.tokenizer import Tokenizer, load_tokenizer
 from lmplay_tui.errors import UserError
+from lmplay_tui.files import Folder
 from lmplay_tui.models.lmplay_weights import TOKENIZER as LMPLAYS_TOKENIZER
 from lmplay_tui.models.lmplay_weights import convert_lmplay
 from lmplay_tui.models.registry import build_model, load_experiment
@@ -50,7 +51,7 @@ from lmplay_tui.train.trainer import Trainer
 def set_aside(run: RunFolder, statistics: Path) -> Path | None:
     """Move what earlier training left to `NAME.past/<time>/`; where it went, or None if there was nothing."""
     files = files_of(run, statistics)
-    if run.folder.is_dir() and run.events.exists():
+    if run.folder.is_dir() and run.files.has(run.events.name):
         files.append(run.folder)
     if not files:
         return None
@@ -59,7 +60,8 @@ def set_aside(run: RunFolder, statistics: Path) -> Path | None:
     while target.exists():
         number += 1
         target = target.with_name(f"{target.name.partition('-')[0]}-{number}")
-    target.mkdir(parents=True)
+    Folder(run.past).make()
+    Folder(target, own=2).make()
     for path in files:
         shutil.move(path, target / path.name)  # statistics may lie on another disk
     return target
@@ -296,7 +298,7 @@ def _write_plan(start: Start, step: int) -> Iterator[Event]:
         return
     if kept is None or start.checkpoint is None:
         return
-    if kept.read_bytes() != start.checkpoint["curriculum"]["state_args"]["plan"].encode("utf-8"):
+    if run.history.read(kept.name, 1 << 22) != start.checkpoint["curriculum"]["state_args"]["plan"].encode("utf-8"):
         said = f"{one_line(run.plan)} was another plan than the checkpoint's, which holds; it is kept: "
         yield Warned(f"{said}--training-plan {one_line(kept)} takes it", step)
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from lmplay_tui.errors import DamagedFileError, OutOfMemoryError, UserError, unchain
-from lmplay_tui.files import sync
+from lmplay_tui.files import create, mode_of, sync
 from lmplay_tui.formats import format_megabytes
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.text import one_line
@@ -45,8 +45,9 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path, previous: Path | No
         path.parent.mkdir(parents=True, exist_ok=True)  # it may have been removed under a run of many hours
         check_room(checkpoint, path.parent)
         temporary.unlink(missing_ok=True)
-        # New, so that no link is followed. A file object: torch then lets other threads run while it writes.
-        with temporary.open("xb") as file:
+        # New, so that no link is followed, and as private as the one before it. A file object: torch then lets other
+        # threads run while it writes.
+        with create(temporary, mode_of(path)) as file:
             torch.save(checkpoint, file)
             file.flush()
             os.fsync(file.fileno())
@@ -121,7 +122,8 @@ def link_whole(source: Path, target: Path) -> None:
         try:
             os.link(source, temporary)
         except OSError:  # a file system without hard links
-            shutil.copyfile(source, temporary)
+            with source.open("rb") as whole, create(temporary, mode_of(source)) as copy:
+                shutil.copyfileobj(whole, copy, 1 << 20)
         temporary.replace(target)
     finally:
         # Also after the rename: renaming one name of a file over another of the same file does nothing.
@@ -213,6 +215,8 @@ def newest_checkpoint(run: RunFolder, warn: Callable[[str], None]) -> tuple[dict
     for path in (run.model, run.checkpoint("prev")):
         if not path.exists():
             continue
+        if path.is_symlink():
+            warn(f"{one_line(path)} is a link: it is read where it leads, and stays as it is there; saves go beside it")
         try:
             checkpoint = load_checkpoint(path)
         except DamagedFileError as error:
