@@ -84,6 +84,13 @@ class Terminal:
             self.wait()
         self.hang_up()
 
+    def type_ahead(self, keys: bytes) -> None:
+        """What the program does not take, for it is leaving, is not typed."""
+        os.set_blocking(self._master, False)
+        with contextlib.suppress(OSError):
+            os.write(self._master, keys)
+        os.set_blocking(self._master, True)
+
     def type(self, keys: str | bytes) -> None:
         data = keys.encode() if isinstance(keys, str) else keys
         while data:

@@ -56,7 +56,7 @@ KEPT = {  # attributes that we read or set
     Widget: {"_border_subtitle", "_border_title", "_styles_cache"},
     Screen: {"_compositor", "_dirty_widgets"},
     Compositor: {"_dirty_regions"},
-    LinuxDriver: {"_in_band_window_resize"},
+    LinuxDriver: {"_app", "_in_band_window_resize"},
     WriterThread: {"_file", "_queue"},
     _toast.Toast: {"_timeout"},
 }

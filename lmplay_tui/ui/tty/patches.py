@@ -64,6 +64,11 @@ class OrderedKeysApp(App[int]):
         self._held_keys: deque[events.Key | events.Paste] = deque()
         self._key_acts = False
 
+    @property
+    def message_queue_size(self) -> int:
+        """What waits, keys that are held back too."""
+        return super().message_queue_size + len(self._held_keys)
+
     async def on_event(self, event: events.Event) -> None:
         if not self.screen_stack and isinstance(
             event, events.InputEvent | events.AppFocus | events.AppBlur | events.Paste

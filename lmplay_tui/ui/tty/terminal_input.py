@@ -26,8 +26,10 @@ PASTE_SILENCE_S = 2.0  # a paste whose end has not come by then has none
 MOST_PASTED = 1 << 22  # characters; the rest of a longer paste is a paste of its own
 SEQUENCE_SILENCE_S = 0.5  # a sequence that a slow line cuts in two goes on before
 LOST_AFTER_S = 1.0  # of a terminal that cannot be read, without a hang-up's signal
+CATCHES_UP_S = 0.01
 LOOK_S = 0.1  # at most so long until it is seen that the app leaves
-READ_BYTES = 1 << 12
+READ_BYTES = 1 << 10
+MOST_WAITING = 64  # messages that the app has not come to: more is read when it has, so that it can always be left
 LONGEST = 32  # characters of a sequence that Textual's parser knows; it types a longer one letter by letter
 
 PASTE, PASTE_END = "\x1b[200~", "\x1b[201~"
@@ -176,6 +178,9 @@ class TerminalDriver(LinuxDriver):
         """Read until the app leaves. A terminal that is gone without a signal is as good as hung up."""
         typed, lost_since = TerminalInput(), None
         while not self.exit_event.is_set():
+            if self._app.message_queue_size > MOST_WAITING:
+                self.exit_event.wait(CATCHES_UP_S)
+                continue
             try:
                 data = os.read(self.fileno, READ_BYTES) if select.select([self.fileno], [], [], LOOK_S)[0] else None
             except (OSError, ValueError):
