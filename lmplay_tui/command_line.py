@@ -1,7 +1,7 @@
 """Command lines made from the declared options, and back: a parser, and what a line gives, checked."""
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from lmplay_tui.errors import UserError
@@ -33,6 +33,7 @@ def new_parser(
         allow_abbrev=False,
         formatter_class=_HelpFormatter,
         argument_default=argparse.SUPPRESS,
+        exit_on_error=False,
     )
 
 
@@ -70,22 +71,64 @@ def _metavar(option: Option) -> str:
 def parse_line(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
     """Parse a command line; an unknown option is refused with the nearest known one.
 
-    Raises `UserError` of one line for each mistake.
+    Raises `UserError` with all its mistakes, a line each.
     """
-    namespace, unknown = parser.parse_known_args(list(arguments))
-    if unknown:
-        word = unknown[0].split("=")[0]
-        known = [s for action in parser._actions for s in action.option_strings]
-        kind = "option" if word.startswith("-") else "argument"
-        raise UserError(f"{parser.prog}: unknown {kind} {shown_value(word)}{nearest(word, known)}")
+    namespace, problems = read_line(parser, arguments)
+    if problems:
+        raise UserError("\n".join(problems))
     return namespace
 
 
-def given_options(namespace: argparse.Namespace) -> dict[str, Any]:
-    """The options that a command line gave, typed and checked: all their problems at once.
+def read_line(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """A command line as far as it can be read, and a sentence for each word that cannot.
 
-    Raises `UserError`, one line a problem.
+    Raises `UserError` where a word that must be there is missing.
     """
+    words, problems = list(arguments), []
+    while True:
+        try:
+            namespace, unknown = parser.parse_known_args(words)
+        except argparse.ArgumentError as error:
+            problems.append(f"{parser.prog}: {one_line(error)}; see {parser.prog} --help")
+            mistaken = _mistaken(words, (error.argument_name or "").split("/"))
+            if mistaken is None:
+                raise UserError("\n".join(problems)) from None
+            del words[mistaken]
+        else:
+            return namespace, [*problems, *_unknown_words(parser, unknown)]
+
+
+def _mistaken(words: Sequence[str], flags: Sequence[str]) -> int | None:
+    """Where the option stands that lacks its value, or has one that it does not take; None: not found."""
+    for index, word in enumerate(words):
+        flag, has_value, _ = word.partition("=")
+        if flag in flags and (has_value or words[index + 1 : index + 2] == [] or words[index + 1].startswith("-")):
+            return index
+    return None
+
+
+def _unknown_words(parser: argparse.ArgumentParser, unknown: Sequence[str]) -> Iterator[str]:
+    known = [s for action in parser._actions for s in action.option_strings]
+    before = ""
+    for word in unknown:
+        # What follows an unknown option is most likely its value.
+        if word.startswith("-") or not before.startswith("-") or "=" in before:
+            shown = word.split("=")[0]
+            kind = "option" if word.startswith("-") else "argument"
+            yield f"{parser.prog}: unknown {kind} {shown_value(shown)}{nearest(shown, known)}"
+        before = word
+
+
+def given_options(namespace: argparse.Namespace) -> dict[str, Any]:
+    """The options that a command line gave, typed and checked. Raises `UserError` with all problems, a line each."""
+    given, problems = checked_options(namespace)
+    if problems:
+        raise UserError("\n".join(problems))
+    return given
+
+
+def checked_options(namespace: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+    """The options that a command line gave, typed, as far as nothing is wrong with them; and what is, a line each."""
     given: dict[str, Any] = {}
     problems = []
     for name, option in OPTIONS.items():
@@ -98,9 +141,7 @@ def given_options(namespace: argparse.Namespace) -> dict[str, Any]:
             given[name] = value
         else:
             problems.append(f"{option.flag}: {problem}")
-    if problems:
-        raise UserError("\n".join(problems))
-    return given
+    return given, problems
 
 
 def _at_home(value: str) -> tuple[str, str | None]:

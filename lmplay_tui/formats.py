@@ -151,17 +151,22 @@ def format_age(seconds: float) -> str:
 
 
 def format_elapsed(seconds: float) -> str:
-    """Seconds of training at an axis: `45s`, `3m20`, `2h05`, `2.5d`."""
-    whole = int(seconds)
-    if whole < MINUTE_S:
-        return f"{whole}s"
-    if whole < HOUR_S:
-        minutes, rest = divmod(whole, MINUTE_S)
-        return f"{minutes}m{rest:02d}" if rest else f"{minutes}m"
-    if whole < 2 * DAY_S:
-        hours, rest = whole // HOUR_S, whole % HOUR_S // MINUTE_S
-        return f"{hours}h{rest:02d}" if rest else f"{hours}h"
-    return f"{whole / DAY_S:.3g}d"
+    """Seconds of training at an axis, to the second: `45 s`, `3 min`, `3 min 20 s`, `2 h`, `2 h 05`, `2 d 6 h`."""
+    if not math.isfinite(seconds):
+        return "?"
+    if seconds < 10 and seconds != int(seconds):
+        return f"{seconds:.1f} s"
+    minutes, rest_s = divmod(int(seconds), MINUTE_S)
+    hours, minutes_of = divmod(minutes, 60)
+    days, hours_of = divmod(hours, 24)
+    if not hours:
+        parts = [f"{minutes} min" if minutes else "", f"{rest_s} s" if rest_s or not minutes else ""]
+    elif hours < 48 and (hours != 24 or minutes_of or rest_s):
+        parts = [f"{hours} h", f"{minutes_of:02d}" if minutes_of or rest_s else ""]
+    else:
+        small = minutes_of or rest_s
+        parts = [f"{days} d", f"{hours_of}:{minutes_of:02d}" if small else f"{hours_of} h" if hours_of else ""]
+    return " ".join(filter(None, parts)) + (f":{rest_s:02d}" if hours and rest_s else "")
 
 
 def time_zone(name: str | None) -> tzinfo | None:

@@ -52,7 +52,7 @@ class Part(StrEnum):
     WARM_UP = "warm-up"  # begins anew
     STEPS = "steps"  # read by each step, or by what happens between steps
     START = "start"  # of the process: no plan can say it
-    HOST = "host"  # how this very process shows the run: one that takes the run over is told its own
+    PROCESS = "process"  # how this one shows and holds the run: one that takes the run over is told its own
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def _option(
 LINE, RUN, STAGE = Where.LINE, Where.RUN, Where.STAGE
 FIXED, KEPT, FREE = OnResume.FIXED, OnResume.KEPT, OnResume.FREE
 
-SCREEN = "dashboard and hosting"
+SCREEN = "dashboard and process"
 MAX_INT = 2**53  # JSON's and TOML's readers elsewhere hold integers exactly up to here
 
 # What the options of a group mostly have in common; what one says itself goes before.
@@ -113,7 +113,7 @@ _warm_up = partial(_optimizer, where=RUN, on_resume=FREE, part=Part.WARM_UP)
 _checks = partial(_option, group="validation, saving, logging", where=STAGE, on_resume=FREE)
 _device = partial(_option, group="device and speed", where=LINE, on_resume=FREE)
 _screen = partial(_option, group=SCREEN, where=LINE, on_resume=FREE)
-_host = partial(_screen, part=Part.HOST)
+_of_process = partial(_screen, part=Part.PROCESS)
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class TrainOptions:
         shown="default, or the run's own plan on a resume", path=True, once=True)  # fmt: skip
     model: str | None = _file(
         None, "checkpoint to resume from and to save to", "FILE",
-        shown="<out-dir>/<exp>_<plan>.lmp", path=True, once=True, part=Part.HOST)  # fmt: skip
+        shown="<out-dir>/<exp>_<plan>.lmp", path=True, once=True, part=Part.PROCESS)  # fmt: skip
     initial_model: str | None = _file(
         None, "start from these weights if --model is not there yet", "FILE", path=True, once=True
     )
@@ -234,18 +234,18 @@ class TrainOptions:
     )
     compile_backend: str | None = _device(None, "backend of torch.compile", "NAME", shown="inductor")
 
-    # Dashboard and hosting
-    headless: bool = _host(False, "train without the dashboard", once=True)
-    json_lines: bool = _host(False, "headless: one JSON object a line")
-    start: bool = _host(False, "start at once instead of opening the launcher", once=True)
-    detach: bool = _host(False, "run the trainer in a process of its own and attach to it", once=True)
-    on_hangup: Literal["continue", "stop"] | None = _host(
+    # Dashboard and process
+    headless: bool = _of_process(False, "train without the dashboard", once=True)
+    json_lines: bool = _of_process(False, "headless: one JSON object a line")
+    start: bool = _of_process(False, "start at once instead of opening the launcher", once=True)
+    detach: bool = _of_process(False, "run the trainer in a process of its own and attach to it", once=True)
+    on_hangup: Literal["continue", "stop"] | None = _of_process(
         None, "when the terminal is lost", shown="dashboard: continue, headless: stop"
     )
-    refresh_hz: float = _host(2.0, "screen refreshes a second", ge=0.1, le=30)
-    ascii: bool = _host(False, "draw with ASCII only")
-    no_mouse: bool = _host(False, "leave the mouse to the terminal")
-    notify_url: str | None = _host(  # handed down by the environment: everyone on the machine reads command lines
+    refresh_hz: float = _of_process(2.0, "screen refreshes a second", ge=0.1, le=30)
+    ascii: bool = _of_process(False, "draw with ASCII only")
+    no_mouse: bool = _of_process(False, "leave the mouse to the terminal")
+    notify_url: str | None = _of_process(  # handed down by the environment: everyone on the machine reads command lines
         None, "POST a line here when a stage ends, the run ends or fails, the loss spikes or a step stalls", "URL",
         pattern=r"https?://[^\s/]+\S*", once=True)  # fmt: skip
     price_per_hour: float | None = _screen(None, "price of the machine, for the cost so far and at the end", ge=0)
@@ -347,6 +347,12 @@ class Launch:
     def resumes_from(self) -> Path | None:
         """The checkpoint that `--resume` names."""
         return None if self.options.resume in ("auto", "none") else Path(self.options.resume)
+
+    @property
+    def names_a_run(self) -> bool:
+        """Whether the line says what to train: a plan, a model, or the checkpoint to go on from."""
+        options = self.options
+        return options.training_plan is not None or options.model is not None or self.resumes_from is not None
 
     def with_options(self, **options: Any) -> "Launch":
         """The same, with these options besides."""

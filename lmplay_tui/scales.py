@@ -1,6 +1,7 @@
 """Ranges and ticks of axes, for panes and plots; where an x lies among the columns of a pane's chart."""
 
 import math
+from collections.abc import Callable, Sequence
 
 LABEL_CELLS = 7  # y labels of a pane's chart; the axis follows them
 
@@ -28,33 +29,72 @@ def ticks(low: float, high: float, parts: int, *, whole: bool = False) -> list[f
     return sorted({min(max(float(f"{place * step:.12g}"), low), high) for place in range(first, last + 1)})
 
 
+# Seconds between ticks: whole parts of a minute, an hour, a day.
+_TIME_STEPS = tuple(
+    unit * part
+    for unit, parts in ((1, (1, 2, 5, 10, 15, 30)), (60, (1, 2, 5, 10, 15, 30)), (3600, (1, 2, 3, 6, 12)))
+    for part in parts
+)
+
+
+def time_ticks(low: float, high: float, parts: int) -> list[float]:
+    """Seconds at round minutes, hours or days, at most about `parts`."""
+    rough = (high - low) / max(parts, 1)
+    if rough <= 1:
+        return ticks(low, high, parts)
+    step = next((step for step in _TIME_STEPS if step >= rough * 0.95), None)
+    if step is None:
+        day = 86_400.0
+        return [day * tick for tick in ticks(low / day, high / day, parts, whole=True)]
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [min(max(float(step * place), low), high) for place in range(first, last + 1)]
+
+
 def log_ticks(low: float, high: float, parts: int) -> list[float]:
-    """1, 2 and 5 of each power of ten in the range; the powers alone, or each n-th, where these would crowd."""
-    decades = math.log10(high / low)
-    firsts = (1, 2, 5) if 3 * decades <= parts + 1 else (1,)
-    stride = max(1, math.ceil(decades / parts))
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1, stride)
-    return [first * 10.0**power for power in powers for first in firsts if low <= first * 10.0**power <= high]
+    """1, 2 and 5 of each power of ten in the range, at most about `parts`.
+
+    The powers alone, or each n-th, where these would crowd; round numbers where the range holds fewer than two of them.
+    """
+    exponents = range(math.floor(math.log10(low)), min(math.ceil(math.log10(high)), 307) + 1)
+    fine, coarse = (
+        [value for exponent in exponents for first in firsts if low <= (value := first * 10.0**exponent) <= high]
+        for firsts in ((1, 2, 5), (1,))
+    )
+    if len(fine) < 2:
+        return ticks(low, high, parts)
+    return fine if len(fine) <= parts + 1 else coarse[:: math.ceil(len(coarse) / max(parts, 1))]
 
 
-def rounded_up(value: float) -> float:
-    """A little above `value`, at few places: the axis seldom moves while a run grows."""
-    if value <= 0 or not math.isfinite(value):
+def tick_texts(values: Sequence[float], form: Callable[[float], str], cells: int) -> list[tuple[float, str]]:
+    """The ticks with their labels of at most `cells`; more figures where two would read the same, else one of them."""
+    texts = [form(value) for value in values]
+    for digits in range(4, 10):
+        if len(set(texts)) == len(texts):
+            break
+        texts = [f"{value:.{digits}g}" for value in values]
+    first: dict[str, float] = {}
+    for value, text in zip(values, texts, strict=True):
+        first.setdefault(text if len(text) <= cells else form(value), value)
+    return [(value, text) for text, value in first.items()]
+
+
+def grown_end(value: float) -> float:
+    """A little above `value`, by at most a thirty-second part: an axis ends where the data do, and seldom moves."""
+    if value <= 1 or not math.isfinite(value):
         return 1.0
-    power = 10.0 ** math.floor(math.log10(value))
-    for factor in (1, 1.25, 1.6, 2, 2.5, 3.2, 4, 5, 6.4, 8, 10):
-        if value <= factor * power * (1 + 1e-9):
-            return float(factor * power)
-    return 10 * power
+    hop = 2.0 ** math.floor(math.log2(value)) / 32
+    return math.ceil(value / hop - 1e-9) * hop
 
 
-def rounded_range(low: float, high: float) -> tuple[float, float]:
-    """A range around the values whose ends seldom move."""
+def rounded_range(low: float, high: float, bounds: tuple[float, float] = (-math.inf, math.inf)) -> tuple[float, float]:
+    """A range around the values whose ends seldom move. `bounds`: what no value can be beyond, nor is the range."""
     if high - low < 1e-12 * max(abs(low), abs(high), 1e-300):
         pad = abs(high) * 0.1 or 1.0
-        return low - pad, high + pad
-    step = nice_step(high - low, 10)
-    return math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
+        low, high = low - pad, high + pad
+    else:
+        step = nice_step(high - low, 10)
+        low, high = math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
+    return max(low, bounds[0]), min(high, bounds[1])
 
 
 def column_of(x: float, x_range: tuple[float, float], canvas_width: int) -> int | None:

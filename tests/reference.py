@@ -102,6 +102,22 @@ prompt = instruction + input, truth = output; left out: id`, and a line more eac
   is left out unless `continue_rows = true`.
 """
 
+_ACCURACY = """\
+**Accuracy** is 1 - error rate, at least 0, a mean over truths: the edits between prediction and truth, divided by the
+length of the truth. The truth itself says what is counted:
+
+- words (`accuracy`), where spaces stand between them: word lists are compared.
+- characters (`character_accuracy`), where words cannot be told by the spaces: of the truth's characters, white space
+  left out, more than half are of writing without spaces (Chinese, Japanese, Thai, Khmer, ...: Unicode's line-breaking
+  classes) or stand in a run of more than 40 without a space. A character is a Unicode code point; white space of any
+  length counts as one.
+
+So a truth of two kinds is measured once, and of several truths each measure has a mean of its own: texts of both kinds
+make two curves. In the statistics files `character_accuracy` is a fifth column, where there is such a truth. The
+predictions pane compares whole characters, with their marks and joiners.
+
+"""
+
 _CHECK = """\
 `lmplay-tui check PLAN` opens every dataset and trains nothing. It prints a row a stage (rows, and estimates from the
 first 20 batches), for each dataset what is read of it and its own first samples as the model sees them (`⏎` is a line
@@ -240,6 +256,7 @@ def text() -> str:
         "two objects: a column of one is then empty in the other, or the model was validated twice there.", "",
     ]  # fmt: skip
     lines += table(("name", "what it is"), ((f"`{k}`", v) for k, v in {**PLACE, **METRICS}.items()))
+    lines += _ACCURACY.splitlines()
     lines += ["## Events", "", "Those in `events.jsonl` carry `time` and `event` besides their fields.", ""]
     lines += table(("event", "when", "fields"), event_rows(events.Event, events))
     lines += ["## Commands to a run", ""]

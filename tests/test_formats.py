@@ -31,7 +31,8 @@ from lmplay_tui.formats import (
     format_tokens,
     time_zone,
 )
-from lmplay_tui.scales import ticks
+from lmplay_tui.scales import grown_end, log_ticks, rounded_range, tick_texts, ticks, time_ticks
+from tests.examples import examples
 
 START_S = 1_600_000_000.0  # 12:26:40 UTC
 
@@ -127,8 +128,59 @@ def test_ages(seconds: float, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(45, "45s"), (200, "3m20"), (180, "3m"), (7500, "2h05"), (7200, "2h"), (216_000, "2.5d")]
+    ("last_s", "parts", "texts"),
+    [
+        (86_400, 4, ["0 s", "6 h", "12 h", "18 h", "1 d"]),
+        (43_200, 6, ["0 s", "2 h", "4 h", "6 h", "8 h", "10 h", "12 h"]),
+        (230, 4, ["0 s", "1 min", "2 min", "3 min"]),
+        (5 * 86_400, 3, ["0 s", "2 d", "4 d"]),
+    ],
 )
+def test_ticks_of_time_are_round(last_s: float, parts: int, texts: list[str]) -> None:
+    assert [text for _, text in tick_texts(time_ticks(0, last_s, parts), format_elapsed, 13)] == texts
+
+
+@examples(200)
+@given(st.floats(0, 1e7).map(lambda first: round(first, 4)), st.floats(1e-3, 1e7), st.integers(2, 12))
+def test_no_two_ticks_read_the_same(first: float, span: float, parts: int) -> None:
+    for values, form, cells in (
+        (time_ticks(first, first + span, parts), format_elapsed, 13),
+        (ticks(first, first + span, parts), format_number, 7),
+    ):
+        texts = [text for _, text in tick_texts(values, form, cells)]
+        assert len(set(texts)) == len(texts)
+        assert all(len(text) <= cells for text in texts)
+        assert all(first <= value <= first + span for value in values)
+        assert len(values) <= parts + 2
+
+
+def test_ticks_of_a_logarithmic_scale_are_1_2_and_5() -> None:
+    assert log_ticks(1.5, 60, 8) == [2, 5, 10, 20, 50]
+    assert log_ticks(1e-4, 1e4, 5) == [1e-4, 1e-2, 1, 100, 1e4], "too many for that: each second power"
+    assert log_ticks(2.2, 4.6, 5) == [2.5, 3, 3.5, 4, 4.5], "none of them lies there"
+
+
+def test_an_axis_ends_where_the_data_do() -> None:
+    for value in (1, 3, 10, 33, 330, 9_999, 123_456_789):
+        assert value <= grown_end(value) <= value * 33 / 32
+    assert len({grown_end(value) for value in range(1000, 2000)}) <= 33, "it moves in hops"
+
+
+def test_an_axis_holds_nothing_that_cannot_be() -> None:
+    assert rounded_range(0, 0, (0, 1)) == (0, 1)
+    assert rounded_range(1, 1, (0, 1)) == (0.9, 1)
+    low, high = rounded_range(0.31, 0.42, (0, 1))
+    assert 0.3 <= low <= 0.31 and 0.42 <= high <= 0.43, "the data's range within"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 s"), (0.5, "0.5 s"), (45, "45 s"), (180, "3 min"), (200, "3 min 20 s"), (7200, "2 h"), (7500, "2 h 05"),
+        (7501, "2 h 05:01"), (86_400, "1 d"), (86_700, "24 h 05"), (129_600, "36 h"), (216_000, "2 d 12 h"),
+        (216_300, "2 d 12:05"), (math.nan, "?"),
+    ],
+)  # fmt: skip
 def test_seconds_at_an_axis(seconds: float, text: str) -> None:
     assert format_elapsed(seconds) == text
 

@@ -105,7 +105,7 @@ def test_command_words_are_the_inverse_of_parsing():
 def test_who_takes_a_run_over_is_told_of_this_process_anew():
     """What says how this very process shows its run, and what is said for one start alone: by their declarations."""
     own = {"model", "headless", "start", "detach", "on_hangup", "json_lines", "refresh_hz", "ascii", "no_mouse"}
-    assert set(options.names_of(Part.HOST)) == own | {"notify_url"}
+    assert set(options.names_of(Part.PROCESS)) == own | {"notify_url"}
     assert {name for name, option in OPTIONS.items() if option.once} == {
         "training_plan", "model", "initial_model", "ignore_tokenizer", "resume", "reset_history", "extend",
         "ignore_optimizer", "save_datasets", "describe", "optimizer_warmup_fraction", "optimizer_warmup_steps",

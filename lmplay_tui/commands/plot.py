@@ -12,6 +12,7 @@ from lmplay_tui.errors import EXIT_OK, UserError
 from lmplay_tui.options import home_path
 from lmplay_tui.run.charts import (
     AVERAGE_COUNT,
+    METRICS,
     MIN_SHOW,
     Chart,
     Curve,
@@ -34,6 +35,7 @@ Draw what runs have recorded: loss and accuracy over the tokens trained on.
 Writes a picture beside each statistics file, and four that compare the runs:
   log_loss, log_accuracy     the curves, smoothed
   diff_loss, diff_accuracy   their distance from the longest run (or --target)
+and log_character_accuracy, diff_character_accuracy of texts without spaces.
 """
 EPILOG = """\
 examples:
@@ -193,9 +195,8 @@ def _charts(curves: Sequence[Curve], line: argparse.Namespace) -> Iterator[tuple
     kinds: list[tuple[str, Callable[[Sequence[Curve], Metric, PlotOptions], Chart | None]]] = [
         ("log", level_chart), ("diff", difference_chart),
     ]  # fmt: skip
-    metrics: tuple[Metric, ...] = ("loss", "accuracy")
     for kind, build in kinds:
-        for metric in metrics:
+        for metric in METRICS:
             chart = build(curves, metric, options)
             if chart is not None:
                 yield f"{kind}_{metric}", chart

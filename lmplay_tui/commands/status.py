@@ -1,44 +1,88 @@
-"""`lmplay-tui status`: how a run is, once."""
+"""`lmplay-tui status`: how a run is, once, or until it ends."""
 
+import argparse
 import json
 import math
+import os
 import time
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from lmplay_tui.command_line import new_parser, parse_line
+from lmplay_tui.commands.columns import cut, line_width
 from lmplay_tui.errors import EXIT_OK
 from lmplay_tui.formats import format_duration, format_lr, format_rate
 from lmplay_tui.options import home_path
 from lmplay_tui.run.folder import RunFolder, find_run, fraction_done, status_of
 from lmplay_tui.run.journal import number
+from lmplay_tui.run.upkeep import about
 from lmplay_tui.text import one_line
 
 DESCRIPTION = """\
 Say how a run is, from its files; the run is not touched.
 
 RUN: a name, a .lmp file, or a run folder; the newest run where left out."""
+WATCH_EVERY_S = 1.0  # as often as a run says how it is
+HANDED_OVER_S = 2.0  # until then another process has taken it
 QUIET_S = 30.0  # a run that says nothing for longer is in a long step, or stuck
 EPILOG = "For a tmux status bar: set -g status-right '#(lmplay-tui status --line)'"
 
 
 def main(arguments: Sequence[str], prog: str) -> int:
     """Print the state of a run. Raises `UserError` if there is none."""
-    parser = new_parser(prog, DESCRIPTION, EPILOG)
-    parser.add_argument("run", type=home_path, nargs="?", default=None, metavar="RUN", help="which run")
-    parser.add_argument("--json", action="store_true", default=False, help="one JSON object")
-    parser.add_argument("--line", action="store_true", default=False, help="one short line")
-    parser.add_argument("--out-dir", type=home_path, default=None, metavar="DIR", help="folder to look in, too")
-    line = parse_line(parser, arguments)
+    line = parse_line(parser(prog), arguments)
     run = find_run(line.run, line.out_dir)
-    status = status_of(run)
-    if line.json:
-        print(json.dumps(status))
-    elif line.line:
-        print(short_line(status, fraction_done(run)))
-    else:
-        print("\n".join(full_lines(run, status)))
+    if line.watch:
+        return _watch(run, line)
+    print(_said(run, status_of(run), line))
     return EXIT_OK
+
+
+def parser(prog: str) -> argparse.ArgumentParser:
+    """The command line of `status`."""
+    made = new_parser(prog, DESCRIPTION, EPILOG)
+    made.add_argument("run", type=home_path, nargs="?", default=None, metavar="RUN", help="which run")
+    made.add_argument("--json", action="store_true", default=False, help="one JSON object")
+    made.add_argument("--line", action="store_true", default=False, help="one short line")
+    made.add_argument(
+        "--watch",
+        action="store_true",
+        default=False,
+        help="go on until the run ends: in a terminal in place, elsewhere a line a change",
+    )
+    made.add_argument("--out-dir", type=home_path, default=None, metavar="DIR", help="folder to look in, too")
+    return made
+
+
+def _said(run: RunFolder, status: Mapping[str, Any], line: argparse.Namespace) -> str:
+    """How the run is, in the form that was asked for."""
+    if line.json:
+        return json.dumps(status)
+    return short_line(status, fraction_done(run)) if line.line else "\n".join(full_lines(run, status))
+
+
+def _watch(run: RunFolder, line: argparse.Namespace) -> int:
+    """Look once a second until the run ends. What is no terminal gets a line a change, with the time of day."""
+    width = line_width() if os.environ.get("TERM", "dumb") != "dumb" else None
+    in_place = width is not None and not line.json
+    line.line = line.line or not in_place
+    before, looks_dead = "", 0
+    while True:
+        status = status_of(run)
+        said = _said(run, status, line)
+        if said != before:
+            if in_place:
+                rows = [cut(row, line_width()) for row in said.split("\n")]
+                back = f"\x1b[{before.count(chr(10)) + 1}A\r\x1b[J" if before else ""
+                print(back + "\n".join(rows), flush=True)
+            else:
+                print(said if line.json else f"{datetime.now().astimezone():%H:%M:%S}  {said}", flush=True)
+        before = said
+        looks_dead = looks_dead + 1 if status["state"] == "dead" else 0  # for an instant, where a run is handed over
+        if status["state"] in ("stopped", "finished", "failed") or looks_dead > HANDED_OVER_S / WATCH_EVERY_S:
+            return EXIT_OK
+        time.sleep(WATCH_EVERY_S)
 
 
 def short_line(status: Mapping[str, Any], fraction: float | None) -> str:
@@ -63,7 +107,7 @@ def full_lines(run: RunFolder, status: Mapping[str, Any]) -> list[str]:
     fraction = fraction_done(run)
     saved = status["checkpoint"] if isinstance(status["checkpoint"], dict) else {}
     saved_at = one_line(saved.get("step", "?"), 20)
-    said = run.status()
+    said, own = run.status(), about(run)
     heartbeat = number(said.get("heartbeat"))
     silent_s = time.time() - heartbeat if status["state"] == "running" and heartbeat > 0 else 0.0
     figures = {
@@ -82,6 +126,8 @@ def full_lines(run: RunFolder, status: Mapping[str, Any]) -> list[str]:
         "tokens/s": format_rate(status["tokens_per_s"]) if _known(status["tokens_per_s"]) else None,
         "left": format_duration(status["eta_s"]) if _known(status["eta_s"]) else None,
         "checkpoint": f"{one_line(saved.get('path', '?'), 400)}, step {saved_at}" if saved else None,
+        "tags": own.words or None,
+        "note": own.note or None,
     }
     width = max(len(name) for name in figures)
     lines = [f"{name:<{width}}  {value}" for name, value in figures.items() if value is not None]

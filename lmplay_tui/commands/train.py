@@ -5,14 +5,15 @@ import math
 import os
 import signal
 import time
-from collections.abc import Mapping, Sequence
-from datetime import tzinfo
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date, datetime, tzinfo
 from types import FrameType
 from typing import Any
 
-from lmplay_tui.command_line import add_options, given_options, new_parser, parse_line
+from lmplay_tui.command_line import add_options, checked_options, new_parser, read_line
+from lmplay_tui.commands.columns import cells_in, cut, line_width
 from lmplay_tui.commands.lines import Lines
-from lmplay_tui.errors import EXIT_LEFT_AT_ONCE, EXIT_OK
+from lmplay_tui.errors import EXIT_LEFT_AT_ONCE, EXIT_OK, EXIT_USAGE, UserError
 from lmplay_tui.formats import format_clock, format_cost, format_duration, format_rate, time_zone
 from lmplay_tui.options import Launch, TrainOptions
 from lmplay_tui.run import events
@@ -24,7 +25,8 @@ from lmplay_tui.run.sentences import sentence_of, sentences_of
 from lmplay_tui.text import one_line, printable
 
 AT_ONCE_WITHIN_S = 5.0
-SHOWN_CHARACTERS = 400  # of a prompt, a truth, a prediction
+SHOWN_CHARACTERS = 400  # of a prompt, a truth, a prediction, where no terminal's width says how many
+NARROW = 100  # cells; a terminal with fewer gets the figures of a line closer together
 
 
 DESCRIPTION = """\
@@ -41,10 +43,22 @@ def main(arguments: Sequence[str], prog: str) -> int:
 
 
 def parse(arguments: Sequence[str], prog: str, description: str, epilog: str) -> Launch:
-    """What a command line of the trainer asks for. Raises `UserError`."""
+    """What a command line of the trainer asks for.
+
+    Raises `UserError` with all that is wrong with it: its words, and what they name.
+    """
     parser = new_parser(prog, description, epilog, usage=f"{prog} [options]")
     add_options(parser)
-    return Launch(given_options(parse_line(parser, arguments)), prog)
+    namespace, problems = read_line(parser, arguments)
+    given, more = checked_options(namespace)
+    launch = Launch(given, prog)
+    if problems := [*problems, *more]:
+        if launch.names_a_run:
+            from lmplay_tui.train.preflight import problems_of
+
+            problems += problems_of(launch)
+        raise UserError("\n".join(problems))
+    return launch
 
 
 def run_headless(launch: Launch) -> int:
@@ -72,9 +86,14 @@ def _train(launch: Launch, controls: Controls, out: Lines, zone: tzinfo | None) 
     quiet = LOCK_FROM in os.environ  # handed over: the log has every line already
     gc.disable()  # what torch brings stays: searching it for garbage took a tenth to a sixth of its import
     try:
+        printer = JsonLines(out) if launch.options.json_lines else Headless(out, launch.options, zone)
+        from lmplay_tui.train.preflight import problems_of
+
+        if problems := problems_of(launch):  # said before torch comes
+            printer.say(events.RunFailed("\n".join(problems), EXIT_USAGE, 0, None))
+            return EXIT_USAGE
         from lmplay_tui.train.launch import draw_pictures, exit_status, run_events
 
-        printer = JsonLines(out) if launch.options.json_lines else Headless(out, launch.options, zone)
         last: events.Event | None = None
         say = (lambda _: None) if quiet else printer.say
         for event in run_events(launch, controls, tell=say):
@@ -91,6 +110,10 @@ def _train(launch: Launch, controls: Controls, out: Lines, zone: tzinfo | None) 
 
 def _detach(launch: Launch) -> int:
     """Start the run in a process of its own and say where to look."""
+    from lmplay_tui.train.preflight import problems_of
+
+    if problems := problems_of(launch):
+        raise UserError("\n".join(problems))
     from lmplay_tui.train.launch import start_detached
 
     run, pid = start_detached(launch, until_it_trains=True)
@@ -137,7 +160,9 @@ class JsonLines:
 class Headless:
     """Prints a run for people: one line a log interval, an example at each validation, and what happens besides."""
 
-    def __init__(self, out: Lines, options: TrainOptions, zone: tzinfo | None = None) -> None:
+    def __init__(
+        self, out: Lines, options: TrainOptions, zone: tzinfo | None = None, clock: Callable[[], float] = time.time
+    ) -> None:
         """`zone`: also say when it will be done, by the clock there."""
         from lmplay_tui.run.view import RunView  # here: no `--help` waits for it
 
@@ -145,26 +170,30 @@ class Headless:
         self._zone = zone
         self._verbose = options.verbose
         self._price_per_hour = options.price_per_hour
-        self._view = RunView()
+        self._view = RunView(clock)
         self._activity = ""
+        self._day: date | None = None  # of the line before
 
     def say(self, event: events.Event) -> None:
         """Print what `event` is worth. Warnings and failures go to stderr."""
         self._view.follow(event)
         match event:
             case events.MetricsLogged() if OF_STEPS in event.values:
-                self._print(self.step_line(event.values))
+                width = line_width()
+                self._print(self.step_line(event.values, None if width is None else width - len("00:00:00  ")))
             case events.Predicted():
-                self._print(example(event.prediction))
+                self._out.write(example(event.prediction, line_width()))
             case events.ActivityChanged():
                 self._say_activity(event)
-            case events.Warned() | events.RunFailed():
+            case events.RunFailed():
                 self._out.warn(printable(event.message))
+            case events.Warned():
+                self._out.warn(self._timed(printable(event.message)))
             case events.LossSpiked() | events.Stalled() | events.TextLeftOut():
-                self._out.warn(sentence_of(event).text)  # type: ignore[union-attr]  # each has its sentence
+                self._out.warn(self._timed(sentence_of(event).text))  # type: ignore[union-attr]  # each has its sentence
             case events.RunStopped():
                 self._print(sentence_of(event).text)  # type: ignore[union-attr]  # every last event has its sentence
-                self._print(f"go on with: {printable(event.command)}")
+                self._out.write(f"go on with: {printable(event.command)}")
             case events.LogLine() if event.level == "traceback":
                 pass  # in log.txt
             case events.RunDone() if event.already:
@@ -174,7 +203,14 @@ class Headless:
                     self._print(line)
 
     def _print(self, line: str) -> None:
-        self._out.write(line)
+        self._out.write(self._timed(line))
+
+    def _timed(self, line: str) -> str:
+        """The line behind the time of day; above the first one of another day, its date."""
+        now = datetime.fromtimestamp(self._view.now()).astimezone(self._zone)
+        begin = f"{now:%A %Y-%m-%d}\n" if self._day not in (None, now.date()) else ""
+        self._day = now.date()
+        return f"{begin}{now:%H:%M:%S}  {line}"
 
     def _say_activity(self, event: events.ActivityChanged) -> None:
         """Loading may take minutes: say each kind of it once; training and validating speak for themselves."""
@@ -184,34 +220,49 @@ class Headless:
             self._print(one_line(said))
         self._activity = said
 
-    def step_line(self, values: Mapping[str, Any]) -> str:
-        """`stage 2/3 docstrings  41 %  step 1200  loss 3.412  acc 0.287  9.1k tok/s  ETA 3 min`."""
+    def step_line(self, values: Mapping[str, Any], width: int | None = None) -> str:
+        """`stage 2/3 docstrings  41 %  step 1200  loss 3.412  acc 0.287  9.1k tok/s  ETA 3 min`.
+
+        `width`: cells that there are; in few of them the figures stand closer, and the last needed are left out.
+        """
         view = self._view
-        accuracy = values.get("train/accuracy")
+        accuracy, of_characters = values.get("train/accuracy"), values.get("train/character_accuracy")
         left = view.seconds_left()
-        parts = [
-            f"stage {view.stage_index + 1}/{len(view.stages)} {values['stage']}",
-            f"{100 * view.stage.fraction:.0f} %" if view.stage else "",
-            f"step {values['step']}",
-            f"loss {values['train/loss']:.3f}",
-            f"acc {accuracy:.3f}" if accuracy is not None else "",
-            f"{format_rate(values['perf/tokens_per_s'])} tok/s",
-            f"ETA {format_duration(left)}{self._clock(left)}" if math.isfinite(left) else "",
-            f"cost {format_cost(self._price_per_hour, view.spent_s)}" if self._price_per_hour is not None else "",
-        ]
-        return "  ".join(part for part in parts if part)
+        is_narrow = width is not None and width < NARROW
+        parts = {
+            "stage": f"{'' if is_narrow else 'stage '}{view.stage_index + 1}/{len(view.stages)} {values['stage']}",
+            "done": f"{100 * view.stage.fraction:.0f} %" if view.stage else "",
+            "step": f"step {values['step']}",
+            "loss": f"loss {values['train/loss']:.3f}",
+            "accuracy": f"acc {accuracy:.3f}" if accuracy is not None else "",
+            "by characters": f"char acc {of_characters:.3f}" if of_characters is not None else "",
+            "rate": f"{format_rate(values['perf/tokens_per_s'])} tok/s",
+            "left": f"ETA {format_duration(left)}{self._clock(left)}" if math.isfinite(left) else "",
+            "cost": f"cost {format_cost(self._price_per_hour, view.spent_s)}"
+            if self._price_per_hour is not None
+            else "",
+        }
+        for needed_last in ("by characters", "accuracy", "rate", "done", ""):
+            line = (" " if is_narrow else "  ").join(part for part in parts.values() if part)
+            if width is None or cells_in(line) <= width:
+                break
+            parts.pop(needed_last, None)
+        return line
 
     def _clock(self, left_s: float) -> str:
         return "" if self._zone is None else f" at {format_clock(self._view.now(), left_s, self._zone)}"
 
 
-def example(prediction: events.Prediction) -> str:
-    """A prediction as the document prints it."""
-    shown = [f'  Input:  "{one_line(prediction.prompt, SHOWN_CHARACTERS)}"']
-    if prediction.truth:
-        shown.append(f'  Truth:  "{one_line(prediction.truth, SHOWN_CHARACTERS)}"')
-    shown.append(f'  Pred:   "{one_line(prediction.prediction, SHOWN_CHARACTERS)}"')
-    return "\n".join(shown)
+def example(prediction: events.Prediction, width: int | None = None) -> str:
+    """A prediction as the document prints it, each line in at most `width` cells."""
+    texts = {"Input": prediction.prompt, "Truth": prediction.truth, "Pred": prediction.prediction}
+    lines = []
+    for name, text in texts.items():
+        if text or name != "Truth":  # a prompt that was asked has none
+            begin = f'  {name + ":":<8}"'
+            room = None if width is None else width - len(begin) - 1
+            lines.append(f'{begin}{cut(one_line(text, SHOWN_CHARACTERS), room)}"')
+    return "\n".join(lines)
 
 
 def _list_experiments() -> int:

@@ -30,18 +30,24 @@ from lmplay_tui.plan.dataset_specs import TABLE_KINDS, file_kind
 from lmplay_tui.text import one_line
 
 _FORMAT = 2  # of the entries: a change of what they hold must not find the old ones
-_WHOLE_BYTES = 64 << 20  # of a file up to this size every byte counts; of a larger one its ends, samples and time
-_MANY_BYTES = 4 << 30  # of all files of a dataset; then the size is ...
-_WHOLE_OF_MANY_BYTES = 1 << 20
-_SAMPLES = 64  # of a large file; together as many bytes as of one that counts whole
 _LFS = b"version https://git-lfs.github.com/spec/v1"
-_TOGETHER_BYTES = 32 << 20  # small files share an entry
-_BATCH_BYTES = 4 << 20
-_PARQUET_ROWS = 4096  # decoded at a time
 _UNUSED_S = 30 * 86400.0  # an entry that was not opened for so long is removed
 _ABANDONED_S = 3600.0  # an unfinished entry that has not grown for so long has lost its process
 _ENTRY = re.compile(r"[0-9a-f]{32}")
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.[^.]+")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much of a file decides what it is, and how much is written together. Bytes, but for `samples` and rows."""
+
+    whole: int = 64 << 20  # of a file up to this size every byte counts; of a larger one its ends, samples and time
+    many: int = 4 << 30  # of all files of a dataset; then `whole` is ...
+    whole_of_many: int = 1 << 20
+    samples: int = 64  # of a large file; together as many bytes as of one that counts whole
+    together: int = 32 << 20  # small files share an entry
+    batch: int = 4 << 20
+    parquet_rows: int = 4096  # decoded at a time
 
 
 class BadFile(Exception):
@@ -94,16 +100,16 @@ def cache_folder() -> Path:
     return Path(platformdirs.user_cache_path("lmplay-tui")) / "datasets"
 
 
-def open_files(paths: Sequence[Path], work: Work) -> tuple[list[FileRows], list[str]]:
+def open_files(paths: Sequence[Path], work: Work, sizes: Sizes = Sizes()) -> tuple[list[FileRows], list[str]]:
     """The rows of each file, from the cache or converted into it, and notes about the cache itself.
 
     Raises `BadFile` for a file's contents, `OSError` for the disk.
     """
     opened: list[FileRows] = []
     notes: list[str] = []
-    groups = list(_groups(paths))
-    whole = _WHOLE_BYTES if sum(path.stat().st_size for path in paths) <= _MANY_BYTES else _WHOLE_OF_MANY_BYTES
-    keys = [_key(group, whole, work) for group in groups]
+    groups = list(_groups(paths, sizes.together))
+    whole = sizes.whole if sum(path.stat().st_size for path in paths) <= sizes.many else sizes.whole_of_many
+    keys = [_key(group, whole, sizes.samples, work) for group in groups]
     entries = [None if key is None else _entry(key) for key in keys]
     work.total = sum(
         path.stat().st_size for group, key, entry in zip(groups, keys, entries, strict=True)
@@ -113,12 +119,12 @@ def open_files(paths: Sequence[Path], work: Work) -> tuple[list[FileRows], list[
         if key is None:
             opened.append(mapped(group[0]))
             continue
-        rows = known if known is not None else _convert(group, key, work, notes)
+        rows = known if known is not None else _convert(group, key, work, notes, sizes)
         opened += [FileRows(path, table, said) for path, (table, said) in zip(group, rows, strict=True)]
     return opened, list(dict.fromkeys(notes))
 
 
-def _groups(paths: Sequence[Path]) -> Iterator[list[Path]]:
+def _groups(paths: Sequence[Path], together: int) -> Iterator[list[Path]]:
     """The files that share an entry: neighbours of one kind, if they are small and text."""
     group: list[Path] = []
     size, last = 0, None
@@ -126,7 +132,7 @@ def _groups(paths: Sequence[Path]) -> Iterator[list[Path]]:
         kind = file_kind(path.name)
         assert kind is not None
         bytes_ = path.stat().st_size
-        if group and (kind != last or kind[0] in TABLE_KINDS or size + bytes_ > _TOGETHER_BYTES):
+        if group and (kind != last or kind[0] in TABLE_KINDS or size + bytes_ > together):
             yield group
             group, size = [], 0
         group.append(path)
@@ -135,7 +141,7 @@ def _groups(paths: Sequence[Path]) -> Iterator[list[Path]]:
         yield group
 
 
-def _key(group: list[Path], whole: int, work: Work) -> str | None:
+def _key(group: list[Path], whole: int, samples: int, work: Work) -> str | None:
     """The name of the entry made of these files; None for what needs none: an Arrow file is mapped as it is."""
     kind = file_kind(group[0].name)
     assert kind is not None
@@ -145,23 +151,23 @@ def _key(group: list[Path], whole: int, work: Work) -> str | None:
     for path in group:
         if work.stopped:
             raise Stopped
-        digest.update(_content(path, whole))
+        digest.update(_content(path, whole, samples))
     return str(digest.hexdigest())
 
 
-def _content(path: Path, whole: int) -> bytes:
+def _content(path: Path, whole: int, samples: int) -> bytes:
     """A hash of a file's contents; of more than `whole` bytes, of its ends, samples between, its path and its time."""
     with path.open("rb") as file:
         about = os.fstat(file.fileno())
         digest = xxhash.xxh3_128(str(about.st_size).encode())
-        sample = whole // _SAMPLES
+        sample = whole // samples
         if about.st_size <= whole:
             while block := file.read(1 << 20):
                 digest.update(block)
         else:
             digest.update(f"{path} {about.st_mtime_ns}".encode("utf-8", "surrogateescape"))
-            for number in range(_SAMPLES):
-                file.seek(number * (about.st_size - sample) // (_SAMPLES - 1))
+            for number in range(samples):
+                file.seek(number * (about.st_size - sample) // (samples - 1))
                 digest.update(file.read(sample))
     return bytes(digest.digest())
 
@@ -216,7 +222,7 @@ def _joined(parts: list[pa.Table], kinds: dict[str, list[str]]) -> pa.Table:
     return pa.concat_tables(whole)
 
 
-def _convert(group: list[Path], key: str, work: Work, notes: list[str]) -> _Tables:
+def _convert(group: list[Path], key: str, work: Work, notes: list[str], sizes: Sizes) -> _Tables:
     """Make an entry, whole or not at all; where no cache can be written, one that goes with this process."""
     folder = cache_folder()
     kept = True
@@ -233,7 +239,7 @@ def _convert(group: list[Path], key: str, work: Work, notes: list[str]) -> _Tabl
         )
         temporary = Path(tempfile.mkdtemp(prefix="lmplay-tui-"))
     try:
-        _write(group, temporary, work)
+        _write(group, temporary, work, sizes)
         if kept:
             with suppress(OSError):  # another process was faster, and its entry is as good
                 temporary.rename(folder / key)
@@ -257,9 +263,9 @@ def _full(folder: Path) -> OSError:
     )
 
 
-def _write(group: list[Path], folder: Path, work: Work) -> None:
+def _write(group: list[Path], folder: Path, work: Work, sizes: Sizes) -> None:
     found = Found()
-    writer = _Writer(folder)
+    writer = _Writer(folder, sizes.batch)
     files: list[dict[str, Any]] = []
     try:
         for path in group:
@@ -272,8 +278,10 @@ def _write(group: list[Path], folder: Path, work: Work) -> None:
             assert kind is not None
             tick = work.tick(before.st_size)
             try:
-                batches = _parquet(path, tick) if kind[0] == ".parquet" else read_batches(path, *kind, found, tick)
-                for batch in batches:
+                is_parquet = kind[0] == ".parquet"
+                for batch in (
+                    _parquet(path, tick, sizes.parquet_rows) if is_parquet else read_batches(path, *kind, found, tick)
+                ):
                     writer.write(batch)
             except Unreadable as error:
                 raise BadFile(path, str(error)) from error
@@ -298,8 +306,9 @@ def _write(group: list[Path], folder: Path, work: Work) -> None:
 class _Writer:
     """Writes batches to Arrow files: small ones together, and a new file wherever the columns are others."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, batch_bytes: int) -> None:
         self._folder = folder
+        self._batch_bytes = batch_bytes
         self._waiting: list[pa.RecordBatch] = []
         self._bytes = 0
         self._writer: Any = None
@@ -316,7 +325,7 @@ class _Writer:
         self._waiting.append(batch)
         self._bytes += batch.nbytes
         self.rows += batch.num_rows
-        if self._bytes >= _BATCH_BYTES:
+        if self._bytes >= self._batch_bytes:
             self._flush()
 
     def _flush(self) -> None:
@@ -341,13 +350,13 @@ class _Writer:
         self._end()
 
 
-def _parquet(path: Path, tick: Callable[[float], None]) -> Iterator[pa.RecordBatch]:
+def _parquet(path: Path, tick: Callable[[float], None], at_a_time: int) -> Iterator[pa.RecordBatch]:
     """The rows of a Parquet file, a few thousand at a time; dictionaries become the values they stand for."""
     with pq.ParquetFile(path) as file:
         rows, done = max(file.metadata.num_rows, 1), 0
         fields = [pa.field(f.name, _plain(f.type), f.nullable) for f in file.schema_arrow]
         schema = pa.schema(fields, file.schema_arrow.metadata)
-        for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
+        for batch in file.iter_batches(batch_size=at_a_time):
             done += batch.num_rows
             tick(done / rows)
             columns = [

@@ -32,18 +32,19 @@ Chunk = dict[str, Any]  # some rows: a column's name, and the list of its cells 
 
 
 def read_csv(
-    path: Path, compression: str, notes: list[str], tick: Tick, *, own: str, look: bool = False
+    path: Path, compression: str, notes: list[str], tick: Tick, *, own: str, look: bool = False, block: int = BLOCK
 ) -> Iterator[Chunk]:
     """Fields as they stand between separators and quotes. The first record names the columns.
 
     `own`: the separator that the file's ending stands for. `notes`: takes facts to be told of the file. `look`: only
-    the first rows are wanted, which then come without the file being read to its end. Raises `Unreadable`.
+    the first rows are wanted, which then come without the file being read to its end. `block`:
+    characters read at a time. Raises `Unreadable`.
     """
     separator, skipped = _sniffed(path, compression, own)
     if separator != own:
         notes.append(f"separated by {_SEPARATORS.get(separator, repr(separator))}")
     quoting: Literal[0, 3] = csv.QUOTE_MINIMAL
-    if (line := _open_quote(path, compression, separator, skipped, look=look)) is not None:
+    if (line := _open_quote(path, compression, separator, skipped, block, look=look)) is not None:
         if separator == "\t":
             quoting = csv.QUOTE_NONE
             notes.append("its quotes are read as they stand: each line has the header's number of fields")
@@ -59,10 +60,10 @@ def read_csv(
         return
     form = _Form(separator, skipped, quoting, header, _names(header, notes))
     is_all, done = False, 0
-    if not look and quoting == csv.QUOTE_MINIMAL and _is_plain(path, compression, separator):
-        is_all, done = yield from _plain_records(path, compression, form, tick)
+    if not look and quoting == csv.QUOTE_MINIMAL and is_plain(path, compression, separator, block):
+        is_all, done = yield from _plain_records(path, compression, form, tick, block)
     if not is_all:
-        yield from _strict_records(path, compression, form, tick, done)
+        yield from _strict_records(path, compression, form, tick, done=done, block=block)
 
 
 @dataclass(frozen=True)
@@ -81,14 +82,14 @@ class _Form:
         return csv.reader(lines, delimiter=self.separator, quoting=self.quoting, strict=True)
 
 
-def _open_quote(path: Path, compression: str, separator: str, skipped: int, *, look: bool) -> int | None:
+def _open_quote(path: Path, compression: str, separator: str, skipped: int, size: int, *, look: bool) -> int | None:
     """The first line whose quotes do not fit it, in a file whose lines, quotes or not, all have as many fields.
 
     There a quote is a character like others: a field that went on in the next line would break the number of fields.
     None: the file is no such one, or has no such line. `look`: only its beginning is wanted.
     """
     with opened(path, compression) as text:
-        while (block := text.read(BLOCK)) and '"' not in block:
+        while (block := text.read(size)) and '"' not in block:
             if look:
                 return None
     if not block:
@@ -113,7 +114,7 @@ def _open_quote(path: Path, compression: str, separator: str, skipped: int, *, l
     return first
 
 
-def _strict_records(path: Path, compression: str, form: _Form, tick: Tick, done: int) -> Iterator[Chunk]:
+def _strict_records(path: Path, compression: str, form: _Form, tick: Tick, *, done: int, block: int) -> Iterator[Chunk]:
     """The records after the first `done`."""
     with opened(path, compression, tick) as text:
         records = form.records(text)
@@ -127,23 +128,24 @@ def _strict_records(path: Path, compression: str, form: _Form, tick: Tick, done:
                     raise csv.Error
                 yield dict(zip(form.names, map(list, zip(*rows, strict=True)), strict=True))
                 characters = sum(len(cell) for row in rows[:100] for cell in row) / min(len(rows), 100)
-                count = int(min(max(BLOCK / (characters + 1), 1), _RECORDS))
+                count = int(min(max(block / (characters + 1), 1), _RECORDS))
         except csv.Error as error:
             raise Unreadable(_ragged(path, compression, form)) from error
 
 
-def _is_plain(path: Path, compression: str, separator: str) -> bool:
+def is_plain(path: Path, compression: str, separator: str, size: int = BLOCK) -> bool:
     """Whether a CSV is of UTF-8 and each of its quotes begins or ends a field, or is one of two within quotes.
 
     Then pyarrow reads it as Python's strict reader does, at four times the speed; of others it would make something
     without a word. Of the quotes in their order, each second one ends what the one before it began.
+    `size`: bytes read at a time.
     """
     beside = np.zeros(256, bool)
     beside[list(f'{separator}\r\n"'.encode())] = True
     ends = False  # whether the next quote ends something
     left = b"\n"
     with path.open("rb") as raw, decompressed(raw, compression) as stream:
-        block = stream.read(BLOCK)
+        block = stream.read(size)
         if not separator.isascii() or announced_encoding(block[:4]) != ("utf-8", b""):
             return False
         while True:
@@ -155,10 +157,12 @@ def _is_plain(path: Path, compression: str, separator: str) -> bool:
             if not block:
                 return not ends
             left = text[-2:].tobytes()
-            block = stream.read(BLOCK)
+            block = stream.read(size)
 
 
-def _plain_records(path: Path, compression: str, form: _Form, tick: Tick) -> Generator[Chunk, None, tuple[bool, int]]:
+def _plain_records(
+    path: Path, compression: str, form: _Form, tick: Tick, block: int
+) -> Generator[Chunk, None, tuple[bool, int]]:
     """The records; returns whether these were all and how many. A record longer than a block ends them before."""
     done = 0
     size = path.stat().st_size
@@ -166,7 +170,7 @@ def _plain_records(path: Path, compression: str, form: _Form, tick: Tick) -> Gen
         try:
             reader = pyarrow.csv.open_csv(
                 pa.PythonFile(stream, mode="r"),
-                pyarrow.csv.ReadOptions(use_threads=False, block_size=BLOCK, skip_rows=form.skipped),
+                pyarrow.csv.ReadOptions(use_threads=False, block_size=block, skip_rows=form.skipped),
                 pyarrow.csv.ParseOptions(delimiter=form.separator, newlines_in_values=True),
                 pyarrow.csv.ConvertOptions(
                     column_types=dict.fromkeys(form.header, pa.string()), strings_can_be_null=False

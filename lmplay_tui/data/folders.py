@@ -225,7 +225,7 @@ def _matching(spec: DatasetSpec, config: _Config, patterns: list[str], there: li
         pattern = f"{inside}/{pattern}" if inside else pattern
         if pattern in there and file_kind(pattern) is not None:
             meant.add(pattern)
-        names = [pattern] if pattern in there else [name for name in there if _matches(pattern, name)]
+        names = [pattern] if pattern in there else [name for name in there if matches(pattern, name)]
         names = names or [name for name in there if name.startswith(f"{pattern}/")]
         if not names:
             raise UserError(
@@ -252,7 +252,7 @@ def _inside(spec: DatasetSpec, config: str, given: str) -> str:
     return "/".join(parts)
 
 
-def _matches(pattern: str, name: str) -> bool:
+def matches(pattern: str, name: str) -> bool:
     """Whether a file's relative path fits a pattern: `*` and `?` within a name, `[...]`, `**` across folders."""
     return re.fullmatch(_expression(pattern), name) is not None
 

@@ -20,15 +20,15 @@ STUCK_S = 900.0  # after the first byte: unpacking a large archive moves no bar
 WITHOUT_NETWORK = "or copy the datasets folder of a machine where --save-datasets has filled it"
 
 
-def read(spec: DatasetSpec, report: Report) -> Splits:
+def read(spec: DatasetSpec, report: Report, silent_s: float = SILENT_S) -> Splits:
     """The rows to train and to validate on, downloaded if the cache of `datasets` does not hold them.
 
     Raises `UserError` where the hub has no such dataset, configuration or split, `DataError` where it cannot be
-    reached, stays silent, or the disk is full: one line each, naming the dataset.
+    reached, stays silent for `silent_s` seconds, or the disk is full: one line each, naming the dataset.
     """
     report("downloading", spec.name, None)
     with listening() as progress:
-        return call_with_ticks(lambda: _load(spec), lambda: _tick(spec, progress, report))
+        return call_with_ticks(lambda: _load(spec), lambda: _tick(spec, progress, report, silent_s))
 
 
 def _load(spec: DatasetSpec) -> Splits:
@@ -50,9 +50,9 @@ def _loaded(spec: DatasetSpec, **switches: bool) -> Any:
     return quiet_datasets().load_dataset(spec.path, spec.config, revision=spec.revision, **switches)
 
 
-def _tick(spec: DatasetSpec, progress: Progress, report: Report) -> None:
+def _tick(spec: DatasetSpec, progress: Progress, report: Report, silent_s: float) -> None:
     silent = time.monotonic() - progress.moved
-    limit = STUCK_S if progress.bytes or progress.writing else SILENT_S
+    limit = STUCK_S if progress.bytes or progress.writing else silent_s
     if silent > limit:
         raise DataError(
             f"dataset {spec.name}: the hub has not answered for {limit:.0f} s; try again later, {WITHOUT_NETWORK}"

@@ -9,7 +9,7 @@ from typing import Any, NoReturn, TextIO
 
 from lmplay_tui.text import one_line
 
-_BLOCK = 1 << 20
+_BLOCK = 1 << 20  # characters read at a time, at most
 _SPACE = re.compile(r"[ \t\n\r]*")
 _TURNS = frozenset(("messages", "conversations", "conversation"))  # a list of objects that is one row's own
 
@@ -96,8 +96,9 @@ def _json_text(value: Any) -> str:
 class Document:
     """A JSON text read from its start, value by value: never more of it is held than its longest value."""
 
-    def __init__(self, text: TextIO) -> None:
+    def __init__(self, text: TextIO, block: int = _BLOCK) -> None:
         self._text = text
+        self._block = min(block, _BLOCK)
         self._buffer = ""
         self._at = 0
         self._known = (0, 1)  # a place in the buffer and the line that it is in
@@ -109,7 +110,7 @@ class Document:
         """Read on; twice as much each time that a value is longer than what is there. False at the end."""
         line = self._line_at(self._at)
         left = self._buffer[self._at :]
-        fresh = self._text.read(max(_BLOCK, len(left)))
+        fresh = self._text.read(max(self._block, len(left)))
         self._is_all = not fresh
         self._buffer, self._at, self._known = left + fresh, 0, (0, line)
         self.read += len(fresh)

@@ -18,14 +18,19 @@ from lmplay_tui.data.stage_data import StageData
 from lmplay_tui.plan.schema import Stage
 from lmplay_tui.text import one_line
 
-# What is looked at of a stage: some tenths of a second of reading, however large it is.
-MOST_ROWS = 20_000
 MOST_EVALUATION_ROWS = 5_000  # more where `--eval-samples` is more
-MOST_CHARS = 32 << 20
-CHUNK_ROWS = 100  # read one after another; the chunks lie scattered over the stage
 PROMPT_CHARS = 2_000  # of what precedes a turn of a conversation: all of it would count with its square
 CLOSE_S = 2.0  # that the end of a run waits for a thread that is opening data
 PAUSE_S = 0.01  # after each chunk, beside a training that needs Python's lock too
+
+
+@dataclass(frozen=True)
+class Looking:
+    """What is looked at of a stage: some tenths of a second of reading, however large it is."""
+
+    most_rows: int = 20_000
+    most_chars: int = 32 << 20
+    chunk_rows: int = 100  # read one after another; the chunks lie scattered over the stage
 
 
 @dataclass(frozen=True)
@@ -103,8 +108,9 @@ def _sentence(leaks: StageLeaks) -> str:
 
 
 def look_for_leaks(
-    stages: Sequence[tuple[str, StageData]], not_open: Sequence[str] = (), rest: Callable[[], None] = lambda: None
-) -> LeakReport:
+    stages: Sequence[tuple[str, StageData]], not_open: Sequence[str] = (), rest: Callable[[], None] = lambda: None,
+    looking: Looking = Looking(),
+) -> LeakReport:  # fmt: skip
     """Compare what the stages train with what each of them validates and is evaluated on.
 
     Rows that are evaluated: the first of each stage's validation rows in their order, its evaluation set among them.
@@ -116,13 +122,13 @@ def look_for_leaks(
     evaluated: dict[int, set[str]] = {}  # by the hash of its text: the stages that are evaluated on it
     evaluation_rows = 0
     for name, (_, validation), eval_samples in orders:
-        for items in _validated(validation, max(MOST_EVALUATION_ROWS, eval_samples)):
+        for items in _validated(validation, max(MOST_EVALUATION_ROWS, eval_samples), looking.most_chars):
             evaluation_rows += bool(items)
             for item in items:
                 evaluated.setdefault(text_hash(item), set()).add(name)
-            if items and evaluation_rows % CHUNK_ROWS == 0:
+            if items and evaluation_rows % looking.chunk_rows == 0:
                 rest()
-    found = tuple(_leaks(name, training, evaluated, rest) for name, (training, _), _ in orders)
+    found = tuple(_leaks(name, training, evaluated, rest, looking) for name, (training, _), _ in orders)
     return LeakReport(found, evaluation_rows, tuple(not_open))
 
 
@@ -136,10 +142,10 @@ def text_hash(item: Item) -> int:
     return int.from_bytes(hashlib.blake2b(words, digest_size=8).digest(), "little")
 
 
-def _validated(order: ValidationOrder, most: int) -> Iterator[list[Item]]:
+def _validated(order: ValidationOrder, most: int, most_chars: int) -> Iterator[list[Item]]:
     rows = chars = 0
     for row in range(order.rows):
-        if rows == most or chars > MOST_CHARS:
+        if rows == most or chars > most_chars:
             return
         if not order.repeated(row):
             items = order.items(row)
@@ -147,16 +153,18 @@ def _validated(order: ValidationOrder, most: int) -> Iterator[list[Item]]:
             yield items
 
 
-def _leaks(name: str, order: TrainingOrder, evaluated: Mapping[int, set[str]], rest: Callable[[], None]) -> StageLeaks:
+def _leaks(
+    name: str, order: TrainingOrder, evaluated: Mapping[int, set[str]], rest: Callable[[], None], looking: Looking
+) -> StageLeaks:
     rows = min(order.rows_per_epoch, order.rows_total)
     of: Counter[str] = Counter()
     looked = leaked = chars = 0
-    chunks = Permutation(-(-rows // CHUNK_ROWS), keyed("leak guard"))
+    chunks = Permutation(-(-rows // looking.chunk_rows), keyed("leak guard"))
     for number in range(chunks.size if evaluated else 0):
-        if looked >= MOST_ROWS or chars > MOST_CHARS:
+        if looked >= looking.most_rows or chars > looking.most_chars:
             break
-        first = chunks[number] * CHUNK_ROWS
-        for row in range(first, min(first + CHUNK_ROWS, rows)):
+        first = chunks[number] * looking.chunk_rows
+        for row in range(first, min(first + looking.chunk_rows, rows)):
             items = order.items(row)
             looked, chars = looked + 1, chars + _chars(items)
             whose = {stage for item in items for stage in evaluated.get(text_hash(item), ())}

@@ -20,10 +20,13 @@ class Look:
     rows_without_sample: int
 
 
-def look_at(part: StagePart) -> Look:
-    """Look at the first rows that a dataset gives to train on. Raises `DataError` where one cannot be read."""
+def look_at(part: StagePart, most_chars: int = LOOKED_AT_CHARS) -> Look:
+    """Look at the first rows that a dataset gives to train on, up to `most_chars` of their texts.
+
+    Raises `DataError` where one cannot be read.
+    """
     rows = without = chars = 0
-    while rows < min(LOOKED_AT, part.training_rows) and chars < LOOKED_AT_CHARS:
+    while rows < min(LOOKED_AT, part.training_rows) and chars < most_chars:
         items = part.training(rows)
         rows += 1
         without += not items
@@ -64,14 +67,14 @@ class Preview:
 
 def preview(
     order: TrainingOrder, cutter: Cutter, num_parts: int, *, batch_size: int, continue_rows: bool, most_steps: int,
-    most_seconds: float,
+    most_seconds: float, most_rows: int = MOST_ROWS,
 ) -> Preview:  # fmt: skip
     """Cut the stage's first batches, as training will, until there are `most_steps` or the time is over.
 
     At least one is cut. Raises `DataError` where a row cannot be read.
     """
     found = Preview([PartPreview() for _ in range(num_parts)])
-    rows, until = _FirstRows(order), time.monotonic() + most_seconds
+    rows, until = _FirstRows(order, most_rows), time.monotonic() + most_seconds
     position = Position()
     while position.row < rows.rows_total and found.steps < most_steps:
         batch = read_batch(rows, cutter, position, batch_size=batch_size, continue_rows=continue_rows)
@@ -91,10 +94,10 @@ def preview(
 class _FirstRows:
     """The first rows of a stage; remembers of each that is being read how much text it holds."""
 
-    def __init__(self, order: TrainingOrder) -> None:
+    def __init__(self, order: TrainingOrder, most: int) -> None:
         self._order = order
         self.rows_per_epoch = order.rows_per_epoch
-        self.rows_total = min(order.rows_total, MOST_ROWS)
+        self.rows_total = min(order.rows_total, most)
         self.shown: dict[int, int] = {}  # characters, by row
         self._held: dict[int, int] = {}
 

@@ -4,6 +4,7 @@ And how many rows a stage will read, before it is opened, where that costs next 
 """
 
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,6 +21,7 @@ from lmplay_tui.options import TrainOptions
 from lmplay_tui.plan.schema import DatasetSpec, Stage
 from lmplay_tui.text import one_line
 
+FEW_FILES, MOMENT_BYTES = 100, 4 << 20  # of local files: as many are read in a tenth of a second
 SMALL_BYTES = 64 << 20  # of local files: as much is converted beside the training without being noticed
 
 
@@ -139,18 +141,31 @@ def is_at_hand(stage: Stage, datasets_folder: Path) -> bool:
     return all(is_here(spec, datasets_folder) and not _is_large(spec, datasets_folder) for spec in stage.datasets)
 
 
-def _is_large(spec: DatasetSpec, datasets_folder: Path) -> bool:
+def opens_in_a_moment(spec: DatasetSpec, datasets_folder: Path) -> bool:
+    """Whether a dataset is a file or a folder of a few megabytes, which is opened while its user waits."""
+    if not local.is_local(spec.path) or saved.find(spec, datasets_folder) is not None:
+        return False
+    path = Path(spec.path)
+    if local.is_saved(path):  # by `datasets`, which is imported for it: a second
+        return False
+    files = [path] if path.is_file() else list(islice(path.rglob("*"), FEW_FILES + 1))
+    return len(files) <= FEW_FILES and sum(file.stat().st_size for file in files) <= MOMENT_BYTES
+
+
+def _is_large(spec: DatasetSpec, datasets_folder: Path, small_bytes: int = SMALL_BYTES) -> bool:
     is_file = local.is_local(spec.path) and saved.find(spec, datasets_folder) is None
-    return is_file and local.size_bytes(Path(spec.path)) > SMALL_BYTES
+    return is_file and local.size_bytes(Path(spec.path)) > small_bytes
 
 
 def count_rows(
-    stage: Stage, options: TrainOptions, *, datasets_folder: Path, stages: Sequence[Stage] = ()
-) -> int | None:
+    stage: Stage, options: TrainOptions, *, datasets_folder: Path, stages: Sequence[Stage] = (),
+    small_bytes: int = SMALL_BYTES,
+) -> int | None:  # fmt: skip
     """Rows that a stage will read over all its epochs, as `open_stage` will count them; None where that is not known.
 
-    `stages`: those of the plan. No dataset is downloaded: the hub is only asked what it says of one, and the count is
-    then right to one row of it, but for rows that other stages validate on.
+    `stages`: those of the plan. A file of more than `small_bytes` is not converted for a count. No dataset is
+    downloaded: the hub is only asked what it says of one, and the count is then right to one row of it, but for rows
+    that other stages validate on.
     What is wrong with a dataset is not said here, but when the stage is opened.
     """
     sizes: list[int] = []
@@ -158,7 +173,7 @@ def count_rows(
     for number, spec in enumerate(stage.datasets):
         if not is_here(spec, datasets_folder):
             sizes.append(_rows_on_card(spec, options) or 0)
-        elif _is_large(spec, datasets_folder):
+        elif _is_large(spec, datasets_folder, small_bytes):
             return None
         else:
             try:

@@ -10,7 +10,7 @@ from pathlib import Path
 from lmplay_tui.data.batches import Batch, Position, batches
 from lmplay_tui.data.order import StagePart, TrainingOrder, ValidationOrder
 from lmplay_tui.data.prefetch import Prefetch
-from lmplay_tui.data.preview import LOOKED_AT, Look, Preview, look_at, preview
+from lmplay_tui.data.preview import LOOKED_AT, MOST_ROWS, Look, Preview, look_at, preview
 from lmplay_tui.data.samples import Cutter, Item, Sample
 from lmplay_tui.data.sources import claims_of_plan, open_source
 from lmplay_tui.data.splits import Report
@@ -134,21 +134,22 @@ class StageData:
             self._order(), self._cutter, start, batch_size=options.batch_size, continue_rows=options.continue_rows
         )
 
-    def batches(self, start: Position) -> Prefetch[Batch]:
-        """The batches from `start` to the stage's end, cut ahead in a thread that ends with the generator."""
-        return Prefetch(self.reading(start), BATCHES_AHEAD)
+    def batches(self, start: Position, ahead: int = BATCHES_AHEAD) -> Prefetch[Batch]:
+        """The batches from `start` to the stage's end, `ahead` of them cut in a thread that ends with the generator."""
+        return Prefetch(self.reading(start), ahead)
 
     @property
     def parts(self) -> Sequence[StagePart]:
         """The stage's datasets, in the plan's order."""
         return self._parts
 
-    def preview(self, most_steps: int, most_seconds: float = math.inf) -> Preview:
+    def preview(self, most_steps: int, most_seconds: float = math.inf, most_rows: int = MOST_ROWS) -> Preview:
         """What the first batches give, as training will cut them; `most_seconds` is looked at after each batch."""
         options = self._options
         return preview(
             self._order(), self._cutter, len(self._parts), batch_size=options.batch_size,
             continue_rows=options.continue_rows, most_steps=most_steps, most_seconds=most_seconds,
+            most_rows=most_rows,
         )  # fmt: skip
 
     def first_samples(self, number: int, count: int) -> list[Sample]:

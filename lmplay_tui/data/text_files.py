@@ -44,25 +44,26 @@ class Found:
 
     kinds: dict[str, set[str]] = field(default_factory=dict)  # a column's name: what its cells are
     notes: list[str] = field(default_factory=list)  # of the present file: facts to be told
+    most_columns: int = MOST_COLUMNS
     mended: int = 0  # of the present file: cells with half a character
-    left_out: int = 0  # of the present file: cells of columns beyond `MOST_COLUMNS`
+    left_out: int = 0  # of the present file: cells of columns beyond `most_columns`
     alone: bool = False  # the present file is a JSON document of one object, which is a row
     rows: int = 0  # of all files
 
 
 def read_batches(
-    path: Path, kind: str, compression: str, found: Found, tick: Tick, *, look: bool = False
+    path: Path, kind: str, compression: str, found: Found, tick: Tick, *, look: bool = False, block: int = BLOCK
 ) -> Iterator[pa.RecordBatch]:
     """The rows of a file, all columns strings; those that `found` knows come first, whether the file has them or not.
 
     `kind`: one of `TEXT_KINDS`. Raises `Unreadable` for what is wrong with the contents, `OSError` for
     what is wrong with the disk. What `tick` raises ends the reading.
-    `look`: only the first batch is wanted.
+    `look`: only the first batch is wanted. `block`: characters read at a time.
     """
     if not compression and (compression := packed(path)):
         found.notes.append(f"is compressed as a {compression} file is, though its name does not say so")
     try:
-        for columns in _chunks(path, kind, compression, found, tick, look=look):
+        for columns in _chunks(path, kind, compression, found, tick, look=look, block=block):
             yield _batch(columns, found)
     except UnicodeDecodeError as error:
         raise Unreadable(undecodable(path, compression, error.encoding)) from error
@@ -82,18 +83,21 @@ def read_batches(
         found.notes.append(f"{found.mended:,} cells hold half of a surrogate pair: U+FFFD stands for it")
     if found.left_out:
         said = "those seen later are left out, but for usual names"
-        found.notes.append(f"more than {MOST_COLUMNS:,} different keys: {said}")
+        found.notes.append(f"more than {found.most_columns:,} different keys: {said}")
     found.mended = found.left_out = 0
 
 
-def _chunks(path: Path, kind: str, compression: str, found: Found, tick: Tick, *, look: bool) -> Iterator[Chunk]:
+def _chunks(
+    path: Path, kind: str, compression: str, found: Found, tick: Tick, *, look: bool, block: int
+) -> Iterator[Chunk]:
     match kind:
         case ".csv" | ".tsv":
-            return read_csv(path, compression, found.notes, tick, own="\t" if kind == ".tsv" else ",", look=look)
+            own = "\t" if kind == ".tsv" else ","
+            return read_csv(path, compression, found.notes, tick, own=own, look=look, block=block)
         case ".json" | ".jsonl" | ".ndjson":
-            return _json(path, compression, found, tick, lines=kind != ".json")
+            return _json(path, compression, found, tick, lines=kind != ".json", block=block)
         case _:
-            return _txt(path, compression, found, tick)
+            return _txt(path, compression, found, tick, block)
 
 
 def first_rows(path: Path, kind: str, compression: str) -> tuple[pa.Table, bool]:
@@ -120,7 +124,7 @@ def _batch(columns: Chunk, found: Found) -> pa.RecordBatch:
     rows = len(next(iter(columns.values())))
     for name in columns:
         if name not in found.kinds:
-            if len(found.kinds) >= MOST_COLUMNS and plain(name) not in _USUAL_NAMES:
+            if len(found.kinds) >= found.most_columns and plain(name) not in _USUAL_NAMES:
                 found.left_out += rows
                 continue
             found.kinds[name] = {"null"} if found.rows else set()
@@ -165,14 +169,14 @@ def _whole(text: str) -> str:
 # ---- JSON
 
 
-def _json(path: Path, compression: str, found: Found, tick: Tick, *, lines: bool) -> Iterator[Chunk]:
+def _json(path: Path, compression: str, found: Found, tick: Tick, *, lines: bool, block: int) -> Iterator[Chunk]:
     """JSON Lines, objects one after the other, a list of objects, or an object that holds the list.
 
     What the file holds decides, not its name; only an object that stands alone is a row in a `.jsonl` and looked
     into in a `.json`.
     """
     with opened(path, compression) as text:
-        start = text.read(BLOCK)
+        start = text.read(block)
     if not start.strip():
         return
     first, _, rest = start.lstrip().partition("\n")
@@ -183,9 +187,9 @@ def _json(path: Path, compression: str, found: Found, tick: Tick, *, lines: bool
     else:
         is_by_line = _is_whole(first) and bool(rest.strip())
     if is_by_line:
-        rows = _json_lines(path, compression, tick)
+        rows = _json_lines(path, compression, tick, block)
     else:
-        rows = _json_document(path, compression, found, tick, lines=lines)
+        rows = _json_document(path, compression, found, tick, lines=lines, block=block)
     yield from _objects(rows, found)
 
 
@@ -200,11 +204,11 @@ def _is_whole(line: str) -> bool:
 Numbered = tuple[list[int], list[Any]]  # the lines of values, and the values
 
 
-def _json_lines(path: Path, compression: str, tick: Tick) -> Iterator[Numbered]:
+def _json_lines(path: Path, compression: str, tick: Tick, size: int) -> Iterator[Numbered]:
     """The values of a file with one a line. A blank line is none."""
     number = 0
     with opened(path, compression, tick) as text:
-        for block in _blocks(text):
+        for block in _blocks(text, size):
             values, numbers = [], []
             for given in block.split("\n"):
                 number += 1
@@ -220,10 +224,10 @@ def _json_lines(path: Path, compression: str, tick: Tick) -> Iterator[Numbered]:
                 yield numbers, values
 
 
-def _blocks(text: TextIO) -> Iterator[str]:
+def _blocks(text: TextIO, size: int) -> Iterator[str]:
     """The text in blocks that end at line breaks, which are not part of them."""
     parts: list[str] = []
-    while block := text.read(BLOCK):
+    while block := text.read(size):
         cut = block.rfind("\n")
         if cut < 0:
             parts.append(block)
@@ -234,16 +238,18 @@ def _blocks(text: TextIO) -> Iterator[str]:
         yield last
 
 
-def _json_document(path: Path, compression: str, found: Found, tick: Tick, *, lines: bool) -> Iterator[Numbered]:
+def _json_document(
+    path: Path, compression: str, found: Found, tick: Tick, *, lines: bool, block: int
+) -> Iterator[Numbered]:
     """The values of a file that is a JSON document, or several."""
     try:
         with opened(path, compression) as text:
-            where = find_rows(Document(text), lines=lines)
+            where = find_rows(Document(text, block), lines=lines)
         if where.note:
             found.notes.append(where.note)
         found.alone = where.alone
         with opened(path, compression, tick) as text:
-            document = Document(text)
+            document = Document(text, block)
             values: list[Any] = []
             numbers: list[int] = []
             if where.across:
@@ -255,7 +261,7 @@ def _json_document(path: Path, compression: str, found: Found, tick: Tick, *, li
             for value in document.rows(where.key):
                 values.append(value)
                 numbers.append(document.line)
-                if document.read - begun >= BLOCK:
+                if document.read - begun >= block:
                     yield numbers, values
                     values, numbers, begun = [], [], document.read
             if values:
@@ -295,7 +301,7 @@ def _objects(chunks: Iterable[Numbered], found: Found) -> Iterator[Chunk]:
 # ---- texts without columns
 
 
-def _txt(path: Path, compression: str, found: Found, tick: Tick) -> Iterator[Chunk]:
+def _txt(path: Path, compression: str, found: Found, tick: Tick, block: int) -> Iterator[Chunk]:
     """Pieces between blank lines; or the lines, where each of them is a document."""
     with opened(path, compression, newline=None) as text:
         start = text.read(_JUDGED_CHARACTERS)
@@ -313,6 +319,6 @@ def _txt(path: Path, compression: str, found: Found, tick: Tick) -> Iterator[Chu
             for other in pieces:
                 texts.append(other)
                 characters += len(other)
-                if characters >= BLOCK:
+                if characters >= block:
                     break
             yield {"text": texts}

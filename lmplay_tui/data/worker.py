@@ -78,11 +78,11 @@ class WorkerLostError(Exception):
 class Worker:
     """The process. Its messages are read in another thread than their user's, so that a user need not wait for one."""
 
-    def __init__(self, job: Job) -> None:
-        """Start it; it takes seconds to open its data. Raises `WorkerLostError`."""
+    def __init__(self, job: Job, program: str = _PROGRAM) -> None:
+        """Start it, the module `program`; it takes seconds to open its data. Raises `WorkerLostError`."""
         try:
             self._process = subprocess.Popen(
-                own_command(_PROGRAM), env=own_environment(),
+                own_command(program), env=own_environment(),
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             )  # fmt: skip
         except OSError as error:
@@ -180,7 +180,7 @@ def _serve(trainer: BinaryIO) -> None:
     except BrokenPipeError:
         raise
     except BaseException as error:
-        _send(Failed(_portable(error)), trainer)
+        _send(Failed(portable(error)), trainer)
         return
     _send(None, trainer)
 
@@ -199,7 +199,7 @@ def _send(what: Any, trainer: BinaryIO) -> None:
     trainer.flush()
 
 
-def _portable(error: BaseException) -> BaseException:
+def portable(error: BaseException) -> BaseException:
     """The error with where it came from; one that cannot travel becomes one that says the same."""
     error.add_note("in the data reader's process:\n" + traceback.format_exc())
     try:

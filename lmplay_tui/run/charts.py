@@ -6,7 +6,7 @@ It is made of recorded curves: arrays that are read from statistics files, named
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -16,7 +16,11 @@ from lmplay_tui.run.statistics import COLUMNS, SUFFIX, StatisticsFile, read_stat
 from lmplay_tui.scales import log_ticks, ticks
 from lmplay_tui.text import one_line
 
-Metric = Literal["loss", "accuracy"]
+Metric = Literal["loss", "accuracy", "character_accuracy"]
+METRICS: tuple[Metric, ...] = get_args(Metric)
+_WORDS: dict[Metric, str] = {
+    "loss": "loss (nats per token)", "accuracy": "word accuracy", "character_accuracy": "character accuracy",
+}  # fmt: skip
 Array = np.ndarray[tuple[int], np.dtype[np.float64]]
 
 # A window reaches so many points to either side at first, and then a share of those so far: the early fall stays.
@@ -36,10 +40,12 @@ class Curve:
     tokens: Array
     loss: Array
     accuracy: Array
+    character_accuracy: Array
 
     def values(self, metric: Metric) -> Array:
         """The column of that name."""
-        return self.loss if metric == "loss" else self.accuracy
+        values: Array = getattr(self, metric)
+        return values
 
 
 def statistics_in(folder: Path) -> list[Path]:
@@ -67,7 +73,8 @@ def load_curves(paths: Iterable[Path]) -> tuple[list[Curve], list[str]]:
 
 
 def _curve(path: Path, content: StatisticsFile) -> Curve:
-    rows = np.array(content.history, dtype=np.float64).reshape(-1, len(COLUMNS))
+    history = [(*row, None)[: len(COLUMNS) + 1] for row in content.history]  # without the last column where it lacks
+    rows = np.array(history, dtype=np.float64).reshape(-1, len(COLUMNS) + 1)
     rows[~np.isfinite(rows)] = np.nan
     tokens = rows[:, COLUMNS.index("tokens")]
     rows = rows[tokens > 0]
@@ -82,6 +89,7 @@ def _curve(path: Path, content: StatisticsFile) -> Curve:
         tokens=rows[:, COLUMNS.index("tokens")],
         loss=rows[:, COLUMNS.index("loss")],
         accuracy=rows[:, COLUMNS.index("accuracy")],
+        character_accuracy=rows[:, len(COLUMNS)],
     )
 
 
@@ -219,8 +227,8 @@ class Chart:
         return log_ticks(*self.x_limits, most) if self.log_x else ticks(*self.x_limits, most)
 
     def y_ticks(self, most: int) -> list[float]:
-        """Round values, at most `most`; on a log axis too, whose range is never wide."""
-        return ticks(*self.y_limits, most)
+        """Round values, at most about `most`."""
+        return log_ticks(*self.y_limits, most) if self.log_y else ticks(*self.y_limits, most)
 
 
 def level_chart(curves: Sequence[Curve], metric: Metric, options: PlotOptions) -> Chart | None:
@@ -235,9 +243,9 @@ def level_chart(curves: Sequence[Curve], metric: Metric, options: PlotOptions) -
     x_limits = _x_limits(lines, options.min_show)
     y_limits = _level_limits(lines, x_limits, metric, with_raw=options.plot_raw)
     return Chart(
-        title=_title(metric.capitalize(), curves),
+        title=_title(metric.replace("_", " ").capitalize(), curves),
         note=_note(options, "lower is better" if metric == "loss" else "higher is better", lines, x_limits),
-        y_label="loss (nats per token)" if metric == "loss" else "word accuracy",
+        y_label=_WORDS[metric],
         lines=_best_first(lines, metric),
         x_limits=x_limits,
         y_limits=y_limits,
@@ -270,9 +278,9 @@ def difference_chart(curves: Sequence[Curve], metric: Metric, options: PlotOptio
         return None
     x_limits = _x_limits(lines, options.min_show)
     return Chart(
-        title=_title(f"{metric.capitalize()} compared with {target.label}", curves),
+        title=_title(f"{metric.replace('_', ' ').capitalize()} compared with {target.label}", curves),
         note=_note(options, "below 0 is better" if metric == "loss" else "above 0 is better", lines, x_limits),
-        y_label=f"difference in {'loss (nats per token)' if metric == 'loss' else 'word accuracy'}",
+        y_label=f"difference in {_WORDS[metric]}",
         lines=_best_first(lines, metric),
         x_limits=x_limits,
         y_limits=_difference_limits(lines, x_limits, float(np.abs(target_trend).max())),

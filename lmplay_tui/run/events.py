@@ -140,6 +140,7 @@ class StepDone(Event):
     step_s: float
     text_shown: float  # share of the characters read that reached a sample, over the stage
     rows_without_sample: int = 0  # over the stage: they hold no words
+    character_accuracy: float | None = None  # of the truths that are written without spaces
 
     def record(self) -> dict[str, Any]:
         """As every event's, without looking for what lies deeper: this one comes with each step."""
@@ -159,7 +160,10 @@ class MetricsLogged(Event):
 
 @dataclass(frozen=True)
 class Prediction:
-    """One sample with what the model made of it. Per truth token: its text, its probability, the five likeliest."""
+    """One sample with what the model made of it. Per truth token: its text, its probability, the five likeliest.
+
+    `accuracy` is by words; a truth that is written without spaces has `character_accuracy` in its place.
+    """
 
     kind: str  # validation, pinned, asked
     prompt: str
@@ -170,6 +174,7 @@ class Prediction:
     truth_tokens: tuple[str, ...] = ()
     truth_p: tuple[float, ...] = ()
     top5: tuple[tuple[tuple[str, float], ...], ...] = ()
+    character_accuracy: float | None = None
 
 
 @dataclass(frozen=True)
@@ -184,7 +189,7 @@ class Predicted(Event):
 
 @dataclass(frozen=True)
 class Validated(Event):
-    """The next few validation samples were scored."""
+    """The next few validation samples were scored: those written without spaces by `character_accuracy`."""
 
     step: int
     stage: str
@@ -195,15 +200,21 @@ class Validated(Event):
     samples: int
     seconds: float
     elapsed_s: float | None = None  # of training, until then
+    character_accuracy: float | None = None
 
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """Scores of one stage's fixed evaluation set. `accuracy` None: its truths hold no words."""
+    """Scores of one stage's fixed evaluation set.
+
+    `accuracy`: of its truths with words between spaces. `character_accuracy`: of those written without spaces. None
+    where it has no such truth.
+    """
 
     loss: float
     accuracy: float | None
     bits_per_byte: float
+    character_accuracy: float | None = None
 
 
 @dataclass(frozen=True)

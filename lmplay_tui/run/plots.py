@@ -20,7 +20,7 @@ from lmplay_tui.errors import UserError
 from lmplay_tui.files import write_whole
 from lmplay_tui.formats import format_tokens
 from lmplay_tui.process import own_command, own_environment
-from lmplay_tui.run.charts import Chart, Curve, Line, PlotOptions, level_chart, load_curves, statistics_in
+from lmplay_tui.run.charts import METRICS, Chart, Curve, Line, PlotOptions, level_chart, load_curves, statistics_in
 from lmplay_tui.text import one_line
 
 PICTURE_TYPES = ("png", "jpg", "svg", "pdf")
@@ -68,7 +68,7 @@ def draw_own(curve: Curve, options: PlotOptions, path: Path) -> bool:
     False if the curve knows neither, so that there is nothing to draw.
     """
     options = replace(options, plot_raw=True)
-    found = [level_chart([curve], metric, options) for metric in ("loss", "accuracy")]
+    found = [level_chart([curve], metric, options) for metric in METRICS]
     charts = [chart for chart in found if chart is not None]
     if not charts:
         return False

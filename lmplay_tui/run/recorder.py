@@ -37,6 +37,7 @@ def _figures(values: Mapping[str, Any]) -> str:
     """One line of `metrics.jsonl` for people: scores, then where the time went."""
     forms: dict[str, Callable[[float], str]] = {
         "train/accuracy": lambda v: f"accuracy {v:.3f}",
+        "train/character_accuracy": lambda v: f"character accuracy {v:.3f}",
         "train/lr": lambda v: f"lr {format_lr(v)}",
         "train/grad_norm": lambda v: f"gradient norm {v:.3g}",
         "perf/tokens_per_s": lambda v: f"{format_rate(v)} tok/s",

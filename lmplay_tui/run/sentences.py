@@ -43,6 +43,8 @@ def _words(event: events.Event) -> tuple[Level, str | None]:  # noqa: PLR0912  (
     match event:
         case events.Validated():
             accuracy = "" if event.accuracy is None else f", accuracy {event.accuracy:.3f}"
+            if event.character_accuracy is not None:
+                accuracy += f", character accuracy {event.character_accuracy:.3f}"
             return "info", f"validated at {_at(event.step)}: loss {event.loss:.3f}{accuracy}"
         case events.Evaluated():
             losses = ", ".join(f"{one_line(name, 40)} {scores.loss:.3f}" for name, scores in event.sets.items())

@@ -18,13 +18,17 @@ from lmplay_tui.run.journal import encode
 from lmplay_tui.text import one_line
 
 COLUMNS = ("samples", "accuracy", "loss", "tokens")
+BY_CHARACTERS = "character_accuracy"  # one more column where some truth was measured so
 SUFFIX = "_stats.json"
 MAX_BYTES = 64 * 2**20  # of a file worth reading; ours have at most 1 MB
 
 
 @dataclass(frozen=True)
 class StatisticsFile:
-    """One curve with its averages and totals. `stage` None: of the whole run. A history row is as `COLUMNS` says."""
+    """One curve with its averages and totals. `stage` None: of the whole run.
+
+    A history row is as `COLUMNS` says, and then, or not, `BY_CHARACTERS`.
+    """
 
     name: str
     stage: str | None
@@ -45,7 +49,7 @@ def write_statistics(path: Path, content: StatisticsFile) -> None:
         "name": content.name,
         "stage": content.stage,
         "split": content.split,
-        "columns": COLUMNS,
+        "columns": (*COLUMNS, BY_CHARACTERS)[: max((len(row) for row in content.history), default=len(COLUMNS))],
         "history": content.history,
         "averages": content.averages,
         "totals": content.totals,
@@ -81,7 +85,10 @@ def _parsed(fields: Any) -> StatisticsFile:
     if not isinstance(fields, dict):
         raise TypeError("no table")
     stage = fields["stage"]
-    places = [list(fields["columns"]).index(column) for column in COLUMNS]
+    columns = list(fields["columns"])
+    places = [columns.index(column) for column in COLUMNS]
+    if BY_CHARACTERS in columns:
+        places.append(columns.index(BY_CHARACTERS))
     return StatisticsFile(
         name=str(fields["name"]),
         stage=None if stage is None else str(stage),
@@ -117,8 +124,9 @@ MAX_POINTS = 10_000  # of one history; even, so that neighbours can be joined
 AVERAGED = 100  # updates in a running average
 
 # Of one update, or of several joined ones: rows and tokens trained on by then, the loss summed over its tokens, the
-# accuracy summed in the same weights, and these weights.
-Point = tuple[int, int, float, int, float, int]
+# accuracy summed in the same weights, and these weights; the same by characters.
+Point = tuple[int, int, float, int, float, int, float, int]
+_POINT = 8  # its length
 
 
 def _joined(first: Point, second: Point) -> Point:
@@ -145,13 +153,20 @@ class Series:
         self.stride = 1
         self._points: list[Point] = []
         self._open: Point | None = None  # covers fewer updates than the stride as yet
-        self._recent: deque[tuple[float, int, float | None]] = deque(maxlen=AVERAGED)
+        self._recent: deque[tuple[float, int, float | None, float | None]] = deque(maxlen=AVERAGED)
 
-    def add(self, *, samples: int, tokens: int, loss_tokens: int, loss: float, accuracy: float | None) -> None:
+    def add(
+        self, *, samples: int, tokens: int, loss_tokens: int, loss: float, accuracy: float | None,
+        character_accuracy: float | None = None,
+    ) -> None:  # fmt: skip
         """Record one update: `samples` and `tokens` are totals by then, `loss_tokens` those of this update."""
         counted = loss_tokens if accuracy is not None else 0
-        update: Point = (samples, tokens, loss * loss_tokens, loss_tokens, (accuracy or 0.0) * counted, counted)
-        self._recent.append((loss, loss_tokens, accuracy))
+        by_characters = loss_tokens if character_accuracy is not None else 0
+        update: Point = (
+            samples, tokens, loss * loss_tokens, loss_tokens, (accuracy or 0.0) * counted, counted,
+            (character_accuracy or 0.0) * by_characters, by_characters,
+        )  # fmt: skip
+        self._recent.append((loss, loss_tokens, accuracy, character_accuracy))
         self._open = update if self._open is None else _joined(self._open, update)
         self.updates += 1
         if self.updates % self.stride:
@@ -163,22 +178,31 @@ class Series:
             self.stride *= 2
 
     def history(self) -> list[list[float | None]]:
-        """One `[samples, accuracy, loss, tokens]` a point; the last may still gather updates."""
+        """One row as `COLUMNS` says a point; the last may still gather updates.
+
+        Where some point has an accuracy by characters, all rows have that column.
+        """
         points = self._points if self._open is None else [*self._points, self._open]
+        by_characters = any(point[-1] for point in points)
         return [
             [samples, _mean(accuracy_total, counted), _mean(loss_total, loss_tokens), tokens]
-            for samples, tokens, loss_total, loss_tokens, accuracy_total, counted in points
+            + ([_mean(by_total, by)] if by_characters else [])
+            for samples, tokens, loss_total, loss_tokens, accuracy_total, counted, by_total, by in points
         ]
 
     def averages(self) -> dict[str, float | None]:
         """Loss and accuracy over the last updates, weighted like the history, and how many these were."""
-        loss_total = sum(loss * tokens for loss, tokens, _ in self._recent)
-        counted = [(accuracy, tokens) for _, tokens, accuracy in self._recent if accuracy is not None]
-        return {
-            "loss": _mean(loss_total, sum(tokens for _, tokens, _ in self._recent)),
+        loss_total = sum(loss * tokens for loss, tokens, *_ in self._recent)
+        counted = [(accuracy, tokens) for _, tokens, accuracy, _ in self._recent if accuracy is not None]
+        averages = {
+            "loss": _mean(loss_total, sum(tokens for _, tokens, *_ in self._recent)),
             "accuracy": _mean(sum(a * tokens for a, tokens in counted), sum(tokens for _, tokens in counted)),
             "updates": len(self._recent),
         }
+        counted = [(accuracy, tokens) for _, tokens, _, accuracy in self._recent if accuracy is not None]
+        if counted:
+            averages[BY_CHARACTERS] = _mean(sum(a * n for a, n in counted), sum(n for _, n in counted))
+        return averages
 
     def state(self) -> dict[str, Any]:
         """All of it, as flat lists: one a column, which pickles small."""
@@ -194,9 +218,12 @@ class Series:
         """Become what `state` was taken from."""
         self.updates = state["updates"]
         self.stride = state["stride"]
-        self._points = list(zip(*state["points"], strict=True))
-        self._open = None if state["open"] is None else tuple(state["open"])
-        self._recent = deque(zip(*state["recent"], strict=True), maxlen=AVERAGED)
+        # Earlier versions knew no accuracy by characters: the last two of a point, the last of what is recent.
+        points = zip(*state["points"], strict=True)
+        self._points = [(*point, 0.0, 0)[:_POINT] for point in points]
+        self._open = None if state["open"] is None else (*state["open"], 0.0, 0)[:_POINT]
+        recent = zip(*state["recent"], strict=True)
+        self._recent = deque(((*update, None)[:4] for update in recent), maxlen=AVERAGED)
 
 
 class Record:
@@ -215,8 +242,9 @@ class Record:
         self.series: dict[Split, Series] = {split: Series() for split in SPLITS}
 
     def add(
-        self, split: Split, *, rows: int, tokens: int, loss_tokens: int, loss: float, accuracy: float | None
-    ) -> None:
+        self, split: Split, *, rows: int, tokens: int, loss_tokens: int, loss: float, accuracy: float | None,
+        character_accuracy: float | None = None,
+    ) -> None:  # fmt: skip
         """Count one step or one validation; its place on the curve is how far training has come."""
         self.totals[f"total_{split}_samples"] += rows
         self.totals[f"total_{split}_tokens"] += tokens
@@ -228,6 +256,7 @@ class Record:
             loss_tokens=loss_tokens,
             loss=loss,
             accuracy=accuracy,
+            character_accuracy=character_accuracy,
         )
 
     def state(self) -> dict[str, Any]:
@@ -248,16 +277,24 @@ class RunStatistics:
         self.stages: dict[str, Record] = {}
 
     def trained(
-        self, stage: str, *, rows: int, tokens: int, loss_tokens: int, loss: float, accuracy: float | None
-    ) -> None:
-        """One step: rows and tokens read, tokens in the loss, their mean loss, mean word accuracy (None: unknown)."""
-        self._add("train", stage, rows=rows, tokens=tokens, loss_tokens=loss_tokens, loss=loss, accuracy=accuracy)
+        self, stage: str, *, rows: int, tokens: int, loss_tokens: int, loss: float, accuracy: float | None,
+        character_accuracy: float | None = None,
+    ) -> None:  # fmt: skip
+        """One step: rows and tokens read, tokens in the loss, their mean loss, mean accuracies (None: unknown)."""
+        self._add(
+            "train", stage, rows=rows, tokens=tokens, loss_tokens=loss_tokens, loss=loss, accuracy=accuracy,
+            character_accuracy=character_accuracy,
+        )  # fmt: skip
 
     def validated(
-        self, stage: str, *, rows: int, tokens: int, loss_tokens: int, loss: float, accuracy: float | None
-    ) -> None:
+        self, stage: str, *, rows: int, tokens: int, loss_tokens: int, loss: float, accuracy: float | None,
+        character_accuracy: float | None = None,
+    ) -> None:  # fmt: skip
         """One validation: samples and tokens scored, and what came of them."""
-        self._add("validate", stage, rows=rows, tokens=tokens, loss_tokens=loss_tokens, loss=loss, accuracy=accuracy)
+        self._add(
+            "validate", stage, rows=rows, tokens=tokens, loss_tokens=loss_tokens, loss=loss, accuracy=accuracy,
+            character_accuracy=character_accuracy,
+        )  # fmt: skip
 
     def skipped(self, stage: str, *, rows: int) -> None:
         """Rows were read that hold nothing to train on."""

@@ -173,12 +173,12 @@ class RunView(RunStatus):
             case events.MetricsLogged():
                 self._remember_metrics(event.values, before)
             case events.Validated():
-                self._score("val", event, event.loss, event.accuracy)
+                self._score("val", event, event)
                 self.step_time.add("validate", event.seconds)
             case events.Evaluated():
                 self.step_time.add("validate", event.seconds)
                 if (scores := event.sets.get(event.stage)) is not None:
-                    self._score("eval", event, scores.loss, scores.accuracy, scores.bits_per_byte)
+                    self._score("eval", event, scores)
             case events.Predicted():
                 self._predicted(event)
             case events.CheckpointSaved():
@@ -237,13 +237,15 @@ class RunView(RunStatus):
             stage.loss = loss.recent_mean(50) if loss else math.nan
 
     def _score(
-        self, prefix: str, event: events.Validated | events.Evaluated, loss: float, accuracy: float | None,
-        bits_per_byte: float | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        prefix: str,
+        event: events.Validated | events.Evaluated,
+        scores: events.Validated | events.EvaluationResult,
+    ) -> None:
         time_s = self.at.time if event.elapsed_s is None else event.elapsed_s
         at = At(float(event.step), float(event.rows), float(event.tokens), time_s)
-        for name, value in (("loss", loss), ("accuracy", accuracy), ("bits_per_byte", bits_per_byte)):
-            if value is not None:
+        for name in ("loss", "accuracy", "character_accuracy", "bits_per_byte"):
+            if (value := getattr(scores, name, None)) is not None:
                 self.history.add(f"{prefix}/{name}", at, value)
 
     def _predicted(self, event: events.Predicted) -> None:

@@ -1,10 +1,9 @@
 """From a command line and a checkpoint to a trainer that stands where it should.
 
-In order: which run is meant (`choose_run`), what is known of it before anything large is loaded (`read_start`), the
-trainer with its model and state (`build_trainer`), and the weights that a model takes (`load_weights`, `load_initial`).
+In order: what is known of the run before anything large is loaded (`read_start`), the trainer with its model and state
+(`build_trainer`), and the weights that a model takes (`load_weights`, `load_initial`).
 """
 
-import re
 import shlex
 import shutil
 import time
@@ -21,16 +20,16 @@ from lmplay_tui.errors import UserError
 from lmplay_tui.models.lmplay_weights import TOKENIZER as LMPLAYS_TOKENIZER
 from lmplay_tui.models.lmplay_weights import convert_lmplay
 from lmplay_tui.models.registry import build_model, load_experiment
-from lmplay_tui.options import OPTIONS, Launch, OnResume, Part, TrainOptions, resolve, shown_value
-from lmplay_tui.plan.builtin import DEFAULT_PLAN
+from lmplay_tui.options import OPTIONS, Launch, OnResume, Part, TrainOptions
 from lmplay_tui.plan.editing import extend_plan, list_changes
 from lmplay_tui.plan.problems import PlanError
 from lmplay_tui.plan.reading import parse_plan, read_plan
-from lmplay_tui.plan.schema import NAME_PATTERN, Plan, check_name
+from lmplay_tui.plan.schema import Plan
 from lmplay_tui.run.controls import Controls
 from lmplay_tui.run.events import ActivityChanged, Event, OptionChanged, Warned
-from lmplay_tui.run.folder import RunFolder, datasets_folder, keep_plan, output_folder, statistics_folder
+from lmplay_tui.run.folder import RunFolder, datasets_folder, keep_plan, statistics_folder
 from lmplay_tui.run.statistics import RunStatistics
+from lmplay_tui.run.upkeep import files_of
 from lmplay_tui.text import one_line
 from lmplay_tui.train.checkpoint import load_archive, load_checkpoint, newest_checkpoint
 from lmplay_tui.train.checkpointer import CheckpointWriter
@@ -39,42 +38,16 @@ from lmplay_tui.train.device import choose_device, choose_precision, hardware_no
 from lmplay_tui.train.gradients import Gradients
 from lmplay_tui.train.handoff import resume_command
 from lmplay_tui.train.model_body import choose_ways
+from lmplay_tui.train.preflight import nothing_to_extend, plan_to_begin_with
 from lmplay_tui.train.progress import Progress
 from lmplay_tui.train.settings import Settings, check_fixed, describe_changes, overruled_of, rate_jumps, without_effect
 from lmplay_tui.train.state import TrainState, said_of_warm_up
 from lmplay_tui.train.trainer import Trainer
 
-_NO_NAME = re.compile(r"[^A-Za-z0-9_-]+")
-
-
-def choose_run(launch: Launch) -> RunFolder:
-    """The run that a command line speaks of. Raises `UserError` for a plan that cannot be read or a bad name."""
-    options = launch.options
-    if options.model is not None:
-        model = Path(options.model)
-        stem = model.stem if model.suffix == ".lmp" else model.name
-        if (problem := check_name("model", stem)) is not None:
-            raise UserError(f"--model: {shown_value(stem)} {problem}")
-    elif (path := launch.resumes_from) is not None:
-        stem, dot, kind = path.stem.partition(".")  # neither a run's nor a stage's name has a dot
-        if check_name("model", stem) is not None or (dot and NAME_PATTERN.match(kind) is None):
-            raise UserError(f"--resume: {shown_value(path.name)} does not tell the run's name; give it with --model")
-        model = path.with_name(f"{stem}.lmp")
-    else:
-        plan = read_plan(options.training_plan or DEFAULT_PLAN)
-        exp = resolve(launch.line, plan.train).exp.rpartition(":")[2]
-        name = _NO_NAME.sub("_", f"{exp}_{plan.name}").strip("_-")[:40].rstrip("_-")
-        model = output_folder(options.out_dir) / f"{name}.lmp"
-    return RunFolder(model)
-
 
 def set_aside(run: RunFolder, statistics: Path) -> Path | None:
     """Move what earlier training left to `NAME.past/<time>/`; where it went, or None if there was nothing."""
-    own = re.compile(re.escape(run.name) + r"(\.[A-Za-z0-9_-]+)?\.lmp")
-    files = [path for path in run.model.parent.glob(f"{run.name}*") if own.fullmatch(path.name)]
-    figures = re.compile(re.escape(run.name) + r"(_step_[A-Za-z0-9_-]+)?_(train|validate)_stats\.(json|png)")
-    if statistics.is_dir():
-        files += [path for path in statistics.glob(f"{run.name}_*") if figures.fullmatch(path.name)]
+    files = files_of(run, statistics)
     if run.folder.is_dir() and run.events.exists():
         files.append(run.folder)
     if not files:
@@ -135,8 +108,8 @@ def read_start(run: RunFolder, launch: Launch, warnings: list[str]) -> Start:
         checkpoint, is_newest = (found[0], found[1] == run.model) if found else (None, False)
     if checkpoint is None:
         if options.extend is not None:
-            raise UserError(f"--extend: {one_line(run.model)} is not there: there is nothing to go on with")
-        plan = _plan_to_begin_with(run, options, warnings)
+            raise UserError(nothing_to_extend(run))
+        plan = plan_to_begin_with(run, options, warnings)
         return Start(run, launch, Settings(plan, launch.line, plan_as_given=plan.text), None)
     curriculum = checkpoint["curriculum"]["state_args"]
     try:
@@ -163,21 +136,6 @@ def read_start(run: RunFolder, launch: Launch, warnings: list[str]) -> Start:
         warnings += [f"changed plan: {line}" for line in describe_changes(plan_before, plan, start.progress)]
         warnings += [*without_effect(before, settings, progress), *rate_jumps(before, settings, progress)]
     return start
-
-
-def _plan_to_begin_with(run: RunFolder, options: TrainOptions, warnings: list[str]) -> Plan:
-    """The plan that was asked for, else the one that this run had, else the default. Raises `PlanError`."""
-    if options.training_plan is not None or options.model is None:
-        return read_plan(options.training_plan or DEFAULT_PLAN)
-    try:
-        text = run.plan.read_text(encoding="utf-8")
-    except (OSError, ValueError):
-        if not options.initial_model:
-            warnings.append(f"{one_line(run.model)} is not there yet: training anew with plan {DEFAULT_PLAN}")
-        return read_plan(DEFAULT_PLAN)
-    folder = run.status().get("plan_folder")
-    start = Path(folder) if isinstance(folder, str) and folder else run.model.parent
-    return parse_plan(text, name=run.name, file=str(run.plan), folder=start)
 
 
 def choose_plan(own: Plan, file: Plan, as_given: str, warnings: list[str]) -> Plan:

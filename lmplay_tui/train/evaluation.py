@@ -9,9 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import editdistance
 import torch
-from rapidfuzz.distance import Levenshtein
 from torch import Tensor, nn
 
 from lmplay_tui.data.samples import Sample
@@ -24,6 +22,7 @@ from lmplay_tui.plan.schema import Stage
 from lmplay_tui.run.controls import Ask, StopRequested
 from lmplay_tui.run.events import Evaluated, EvaluationResult, Event, Predicted, Prediction, Validated, Warned
 from lmplay_tui.text import one_line
+from lmplay_tui.train.accuracy import Accuracy, accuracy_of, mean_accuracy
 from lmplay_tui.train.collate import collate, mini_batches
 from lmplay_tui.train.dataloader import LoadedData
 from lmplay_tui.train.device import Precision, fits, give_memory_back, halved
@@ -34,39 +33,19 @@ SHOWN_TOKENS = 256  # of a truth, with probabilities: more fits no screen and fi
 PINNED_TOKENS = 48  # of the answer to a pinned prompt
 
 
-def word_accuracy(prediction: str, truth: str) -> float | None:
-    """1 - word error rate, at least 0; None if the truth has no words. For validation and evaluation.
-
-    Word error rate: edit distance over the two lists of words (insertions, deletions, substitutions), divided by the
-    number of the truth's words (Morris et al. 2004).
-    """
-    words = truth.split()
-    return _accuracy(editdistance.eval(prediction.split(), words), len(words))
-
-
-def fast_word_accuracy(prediction: str, truth: str) -> float | None:
-    """The same number by a library that is twice as fast. For training, where every batch is scored."""
-    words = truth.split()
-    return _accuracy(Levenshtein.distance(prediction.split(), words), len(words))
-
-
-def _accuracy(distance: int, num_words: int) -> float | None:
-    return max(0.0, 1.0 - distance / num_words) if num_words else None
-
-
 @dataclass(frozen=True)
 class Score:
-    """Means over samples. `loss` nats a truth token; `accuracy` None where no truth holds words."""
+    """Means over samples. `loss` nats a truth token."""
 
     loss: float
-    accuracy: float | None
+    accuracy: Accuracy
     bits_per_byte: float
     num_samples: int
     num_tokens: int
     num_loss_tokens: int
 
     def result(self) -> EvaluationResult:
-        return EvaluationResult(self.loss, self.accuracy, self.bits_per_byte)
+        return EvaluationResult(self.loss, self.accuracy.words, self.bits_per_byte, self.accuracy.characters)
 
 
 @contextmanager
@@ -135,12 +114,10 @@ class Scorer:
                 predicted = argmax_N.tolist()
                 for sample, rows in zip(mini.samples, mini.truth_rows, strict=True):
                     num_bytes += len(sample.truth.encode("utf-8", "replace"))
-                    accuracy = word_accuracy(self._tokenizer.decode(predicted[rows]), sample.truth)
-                    if accuracy is not None:
-                        accuracies.append(accuracy)
+                    accuracies.append(accuracy_of(self._tokenizer.decode(predicted[rows]), sample.truth))
         return Score(
             loss=loss_sum / max(num_loss_tokens, 1),
-            accuracy=sum(accuracies) / len(accuracies) if accuracies else None,
+            accuracy=mean_accuracy(accuracies),
             bits_per_byte=loss_sum / math.log(2) / max(num_bytes, 1),
             num_samples=len(samples),
             num_tokens=num_tokens,
@@ -170,6 +147,7 @@ class Scorer:
                     top_ids += top.indices.tolist()
                     top_log_p += top.values.tolist()
         prediction = self._tokenizer.decode(argmax)
+        accuracy = accuracy_of(prediction, sample.truth)
         top5 = tuple(
             tuple(
                 (text, round(math.exp(value), 4))
@@ -182,7 +160,8 @@ class Scorer:
             prompt=sample.prompt,
             truth=sample.truth,
             prediction=prediction,
-            accuracy=word_accuracy(prediction, sample.truth),
+            accuracy=accuracy.words,
+            character_accuracy=accuracy.characters,
             loss=-math.fsum(truth_log_p) / len(truth_log_p),
             truth_tokens=tuple(self._tokenizer.texts_of_whole_characters(sample.truth_ids.tolist())[:SHOWN_TOKENS]),
             truth_p=tuple(round(math.exp(log_p), 4) for log_p in truth_log_p[:SHOWN_TOKENS]),
@@ -216,12 +195,12 @@ class Evaluator:
         of_stage.validation_position, of_stage.validated_rows = position, progress.rows
         state.statistics.validated(
             stage.name, rows=score.num_samples, tokens=score.num_tokens, loss_tokens=score.num_loss_tokens,
-            loss=score.loss, accuracy=score.accuracy,
+            loss=score.loss, accuracy=score.accuracy.words, character_accuracy=score.accuracy.characters,
         )  # fmt: skip
         yield Validated(
             step=progress.step, stage=stage.name, rows=progress.rows, tokens=progress.tokens, loss=score.loss,
-            accuracy=score.accuracy, samples=score.num_samples, seconds=time.perf_counter() - begun,
-            elapsed_s=progress.elapsed_s,
+            accuracy=score.accuracy.words, samples=score.num_samples, seconds=time.perf_counter() - begun,
+            elapsed_s=progress.elapsed_s, character_accuracy=score.accuracy.characters,
         )  # fmt: skip
         if prediction is not None:
             yield Predicted(progress.step, stage.name, prediction)
@@ -316,4 +295,6 @@ def scores_of(evaluation: Evaluated) -> dict[str, float]:
         values |= {f"{prefix}/loss": result.loss, f"{prefix}/bits_per_byte": result.bits_per_byte}
         if result.accuracy is not None:
             values[f"{prefix}/accuracy"] = result.accuracy
+        if result.character_accuracy is not None:
+            values[f"{prefix}/character_accuracy"] = result.character_accuracy
     return values

@@ -63,7 +63,7 @@ def resume_command(launch: Launch, run: RunFolder, saved: bool) -> str:
 def command_of(run: RunFolder, launch: Launch, *, resumes: bool) -> list[str]:
     """The command line of the process that goes on. `resumes`: from the run's checkpoint, not from the beginning."""
     line = _not_remembered(launch) if resumes else launch.line
-    options = {name: value for name, value in line.items() if OPTIONS[name].part is not Part.HOST}
+    options = {name: value for name, value in line.items() if OPTIONS[name].part is not Part.PROCESS}
     words = command_words({"model": str(run.model), **options, "headless": True, "on_hangup": "continue"})
     return own_command("lmplay_tui.cli", *words)
 

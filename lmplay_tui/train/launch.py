@@ -39,8 +39,9 @@ from lmplay_tui.run.notify import NOTIFY_URL, Notifier, run_on_done
 from lmplay_tui.run.plots import write_pngs
 from lmplay_tui.run.recorder import LogFile, Recorder
 from lmplay_tui.text import one_line, printable
-from lmplay_tui.train.build import build_trainer, choose_run, read_start, set_aside
+from lmplay_tui.train.build import build_trainer, read_start, set_aside
 from lmplay_tui.train.handoff import TimeLimit, hand_over, resume_command, start_process
+from lmplay_tui.train.preflight import choose_run
 
 BEGINS_WITHIN_S = 60.0  # a process of its own
 LOADS_WITHIN_S = 20.0  # from then on it is a download, which may take hours
@@ -65,15 +66,15 @@ def run_events(launch: Launch, controls: Controls, tell: Callable[[Event], None]
         if launch.anew:
             lock = _start_anew(run, lock, launch)
             launch = launch.without("reset_history", "resume")
-        with contextlib.closing(_Host(run, lock, launch, controls, tell)) as host:
-            yield from host.warn_of_weak_lock()
-            step = host.step_before()
-            for event in _train_to_an_end(host, step):
+        with contextlib.closing(_HeldRun(run, lock, launch, controls, tell)) as held:
+            yield from held.warn_of_weak_lock()
+            step = held.step_before()
+            for event in _train_to_an_end(held, step):
                 step = getattr(event, "step", None) or step
                 if isinstance(event, LAST_EVENTS):
-                    yield from _end(host, event, step)
+                    yield from _end(held, event, step)
                     return
-                yield from host.record(event)
+                yield from held.record(event)
     except (UserError, OSError) as error:  # before there was anything to record into
         yield _failed(error, step)
     finally:
@@ -99,8 +100,8 @@ def _start_anew(run: RunFolder, lock: RunLock, launch: Launch) -> RunLock:
     return fresh
 
 
-class _Host:
-    """A run in this process: where its events are recorded and sent to, and how another process takes it over.
+class _HeldRun:
+    """A run that this process holds: where its events are recorded and sent to, and how another takes it over.
 
     A bug in the recording costs no step: the run stops, saved, and says so.
     """
@@ -184,7 +185,7 @@ def _control_files(run: RunFolder, lock: RunLock) -> ControlFiles:
     return files
 
 
-def _train_to_an_end(host: _Host, step: int) -> Iterator[Event]:
+def _train_to_an_end(held: _HeldRun, step: int) -> Iterator[Event]:
     """The run's events; whatever goes wrong, the last one is one of the ends.
 
     `step`: where the run stands before it is loaded.
@@ -193,12 +194,12 @@ def _train_to_an_end(host: _Host, step: int) -> Iterator[Event]:
     try:
         while True:
             try:
-                for event in _train(host):
+                for event in _train(held):
                     has_trained = has_trained or isinstance(event, StepDone)
                     yield event
                 return
             except StopRequested:  # while loading: nothing has been trained
-                if (yield from _stop_while_loading(host, step)):
+                if (yield from _stop_while_loading(held, step)):
                     return
     except UserError as error:
         yield _failed(error, 0)
@@ -207,15 +208,15 @@ def _train_to_an_end(host: _Host, step: int) -> Iterator[Event]:
         if isinstance(error, OSError) and not has_trained:  # a file or a disk at the start; the log says where
             yield _failed(error, 0)
         else:
-            yield RunFailed(_bug(error, host.run), EXIT_BUG, 0, None)
+            yield RunFailed(_bug(error, held.run), EXIT_BUG, 0, None)
 
 
-def _train(host: _Host) -> Iterator[Event]:
+def _train(held: _HeldRun) -> Iterator[Event]:
     """Read the plan and the checkpoint, build the trainer, run it."""
-    run, prog = host.run, host.launch.prog
+    run, prog = held.run, held.launch.prog
     warnings: list[str] = []
     yield ActivityChanged("loading", "the plan and the checkpoint")
-    start = read_start(run, host.launch, warnings)
+    start = read_start(run, held.launch, warnings)
     for warning in (*warnings, *start.complete()):
         yield Warned(warning)
     if start.checkpoint is not None and start.finished():
@@ -226,28 +227,28 @@ def _train(host: _Host) -> Iterator[Event]:
         )
         yield RunDone(start.progress.step, str(run.model), start.progress.elapsed_s, already=True)
         return
-    trainer = yield from build_trainer(start, host.controls, go_on_elsewhere=host.go_on_elsewhere, tell=host.tell)
+    trainer = yield from build_trainer(start, held.controls, go_on_elsewhere=held.go_on_elsewhere, tell=held.tell)
     del start  # its checkpoint is as large as the model and the optimizer, which have taken what they need
     yield from trainer.run()
 
 
-def _stop_while_loading(host: _Host, step: int) -> Generator[Event, None, bool]:
+def _stop_while_loading(held: _HeldRun, step: int) -> Generator[Event, None, bool]:
     """End, or let another process go on; False where that one could not be started: this one loads once more."""
-    if host.controls.hands_over:
-        return (yield from hand_over(host.run, step, host.controls, host.go_on_elsewhere))
-    command = resume_command(host.launch, host.run, saved=False)
-    yield RunStopped(step, _checkpoint_of(host.run), command, host.controls.stop_reason or "asked", saved=False)
+    if held.controls.hands_over:
+        return (yield from hand_over(held.run, step, held.controls, held.go_on_elsewhere))
+    command = resume_command(held.launch, held.run, saved=False)
+    yield RunStopped(step, _checkpoint_of(held.run), command, held.controls.stop_reason or "asked", saved=False)
     return True
 
 
-def _end(host: _Host, event: Event, step: int) -> Iterator[Event]:
+def _end(held: _HeldRun, event: Event, step: int) -> Iterator[Event]:
     """Answer what waits for an answer, record the end, let go of the run, and do what was to be done after it."""
-    end = _with_place(event, step, host.run, host.bug)
-    for answer in _answers(host.controls, end):
-        yield from host.record(answer)
-    recorded = host.record(end)
-    host.lock.release()  # what follows may want to go on with the run
-    yield from _aftermath(host, end)
+    end = _with_place(event, step, held.run, held.bug)
+    for answer in _answers(held.controls, end):
+        yield from held.record(answer)
+    recorded = held.record(end)
+    held.lock.release()  # what follows may want to go on with the run
+    yield from _aftermath(held, end)
     yield from recorded
 
 
@@ -277,16 +278,16 @@ def _answers(controls: Controls, end: Event) -> Iterator[Answered]:
             yield Answered(type(command).__name__, command.id, False, said)
 
 
-def _aftermath(host: _Host, end: Event) -> Iterator[Event]:
+def _aftermath(held: _HeldRun, end: Event) -> Iterator[Event]:
     """`--on-done` and the last news, when the end is written down and this process holds the run no longer."""
-    on_done = host.launch.options.on_done
+    on_done = held.launch.options.on_done
     if on_done and isinstance(end, RunDone | RunStopped | RunFailed):
-        for event in run_on_done(on_done, host.run, end):
+        for event in run_on_done(on_done, held.run, end):
             if isinstance(event, ActivityChanged):
                 yield event  # not for `run.json`: the run has ended
             else:
-                yield from host.record(event)
-    yield from host.finish_sending()
+                yield from held.record(event)
+    yield from held.finish_sending()
 
 
 def _failed(error: UserError | OSError, step: int) -> RunFailed:

@@ -12,9 +12,9 @@ from lmplay_tui.data.batches import Batch
 from lmplay_tui.errors import NonFiniteError, TrainingError
 from lmplay_tui.run.controls import Controls
 from lmplay_tui.run.events import StepDone, Warned
+from lmplay_tui.train.accuracy import Accuracy, fast_accuracy_of, mean_accuracy
 from lmplay_tui.train.checkpoint import SaveError, write_checkpoint
 from lmplay_tui.train.device import fits, give_memory_back, halved, restore_rng, rng_state
-from lmplay_tui.train.evaluation import fast_word_accuracy
 from lmplay_tui.train.gradients import StepResult
 from lmplay_tui.train.stage_run import StageRun
 from lmplay_tui.train.state import TrainState
@@ -162,7 +162,7 @@ class TrainStep:
         self.count(run, batch)
         state.statistics.trained(
             run.stage.name, rows=batch.rows_read, tokens=result.num_tokens, loss_tokens=result.num_loss_tokens,
-            loss=result.loss, accuracy=accuracy,
+            loss=result.loss, accuracy=accuracy.words, character_accuracy=accuracy.characters,
         )  # fmt: skip
         self.is_whole = True
         step_s = time.perf_counter() - begun
@@ -180,7 +180,7 @@ class TrainStep:
             epoch=of_stage.position.row / max(run.data.rows_per_epoch, 1),
             row=batch.row_in_epoch,
             loss=result.loss,
-            accuracy=accuracy,
+            accuracy=accuracy.words,
             lr=lr,
             grad_norm=result.grad_norm,
             elapsed_s=progress.elapsed_s,
@@ -191,6 +191,7 @@ class TrainStep:
             step_s=step_s,
             text_shown=of_stage.text_shown,
             rows_without_sample=of_stage.rows_without_sample,
+            character_accuracy=accuracy.characters,
         )
 
     def count(self, run: StageRun, batch: Batch) -> None:
@@ -204,15 +205,10 @@ class TrainStep:
         of_stage.rows_without_sample += batch.rows_without_sample
         self._state.statistics.without_sample(run.stage.name, rows=batch.rows_without_sample)
 
-    def _accuracy(self, result: StepResult) -> float | None:
-        """Mean word accuracy of the batch, each prediction against the truth that was trained."""
+    def _accuracy(self, result: StepResult) -> Accuracy:
+        """Mean accuracy of the batch, each prediction against the truth that was trained."""
         decode = self._state.tokenizer.decode
-        known = [
-            accuracy
-            for sample, tokens in result.predictions()
-            if (accuracy := fast_word_accuracy(decode(tokens), sample.truth)) is not None
-        ]
-        return sum(known) / len(known) if known else None
+        return mean_accuracy(fast_accuracy_of(decode(tokens), sample.truth) for sample, tokens in result.predictions())
 
     def take_warnings(self) -> list[Warned]:
         """What the steps since the last call have to say."""

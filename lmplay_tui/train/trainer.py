@@ -242,6 +242,8 @@ class Trainer:
                 self.window.score({"val/loss": event.loss})
                 if event.accuracy is not None:
                     self.window.score({"val/accuracy": event.accuracy})
+                if event.character_accuracy is not None:
+                    self.window.score({"val/character_accuracy": event.character_accuracy})
             yield event
         yield ActivityChanged("training")
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.cells import cell_len
 
 from lmplay_tui.errors import UserError
 from lmplay_tui.formats import format_count, format_rough_duration
@@ -27,7 +28,7 @@ from lmplay_tui.run.device_peaks import vendor_peak
 from lmplay_tui.run.folder import stages_of
 from lmplay_tui.run.journal import number
 from lmplay_tui.text import one_line, printable
-from lmplay_tui.ui.run_list import RunEntry, find_runs, run_detail, run_head, run_rows
+from lmplay_tui.ui.run_list import RunEntry, find_runs, run_detail, run_table
 from lmplay_tui.ui.widgets.lines import Row, fitted, right, wrapped
 
 
@@ -73,13 +74,14 @@ class LaunchLists:
     def plan_rows(self, names: Sequence[str], options: Mapping[str, Any], width: int) -> tuple[Row, list[Row]]:
         """The columns' titles and a row for each plan, under these `options`."""
         rows = []
+        name_cells = plan_name_cells(names, width)
         for name in names:
             plan, problem = self._plans[name]
             if plan is None:
-                rows.append(broken_row(name, problem, width))
+                rows.append(broken_row(name, problem, width, name_cells))
             else:
-                rows.append(plan_row(name, plan, self._estimate(plan, options), width))
-        return plan_head(width), rows
+                rows.append(plan_row(name, plan, self._estimate(plan, options), width, name_cells))
+        return plan_head(width, name_cells), rows
 
     def plan_rows_in_full(self, name: str, options: Mapping[str, Any], width: int) -> list[Row]:
         """One plan in detail, or what is wrong with it."""
@@ -90,7 +92,7 @@ class LaunchLists:
 
     def run_rows(self, width: int) -> tuple[Row, list[Row]]:
         """The columns' titles and a row for each run."""
-        return run_head(width), run_rows(self.runs, width)
+        return run_table(self.runs, width)
 
     def run_rows_in_full(self, index: int, width: int) -> list[Row]:
         """One run in detail."""
@@ -126,38 +128,47 @@ def _looks_like_a_plan(path: Path) -> bool:
 
 # ---- as rows
 
-NAME_CELLS = 18
 _COLUMNS = {"stages": 8, "rows": 9, "time here": 11}
 
 
-def _purpose_cells(width: int) -> int:
-    return max(width - NAME_CELLS - sum(_COLUMNS.values()), 0)
+def plan_name_cells(names: Sequence[str], width: int) -> int:
+    """How wide names of plans may be: they have their whole length before there is room for purposes."""
+    longest = max((cell_len(one_line(name, 80)) for name in names), default=0)
+    return max(min(longest + 2, width - sum(_COLUMNS.values())), 8)
 
 
-def plan_head(width: int) -> Row:
+def _purpose_cells(width: int, name_cells: int) -> int:
+    return max(width - name_cells - sum(_COLUMNS.values()), 0)
+
+
+def plan_head(width: int, name_cells: int) -> Row:
     """The titles of `plan_row`'s columns."""
     titles = "".join(right(title, cells) for title, cells in _COLUMNS.items())
-    return ((fitted("plan", NAME_CELLS), "label"), (fitted("", _purpose_cells(width)), ""), (titles, "label"))
+    return (
+        (fitted("plan", name_cells), "label"),
+        (fitted("", _purpose_cells(width, name_cells)), ""),
+        (titles, "label"),
+    )
 
 
-def plan_row(name: str, plan: Plan, about: Estimate, width: int) -> Row:
+def plan_row(name: str, plan: Plan, about: Estimate, width: int, name_cells: int) -> Row:
     """Name, purpose, stages, rows and time."""
     took = ("" if about.measured or not math.isfinite(about.seconds) else "~") + format_rough_duration(about.seconds)
     cells = (str(len(plan.stages)), format_count(about.rows, guessed=not about.measured), took)
     figures = "".join(right(text, wide) for text, wide in zip(cells, _COLUMNS.values(), strict=True))
     return (
-        (fitted(one_line(name, 40), NAME_CELLS), "strong"),
-        (fitted(plan.title or plan.purpose, _purpose_cells(width)), "dim"),
+        (fitted(one_line(name, 80), name_cells), "strong"),
+        (fitted(plan.title or plan.purpose, _purpose_cells(width, name_cells)), "dim"),
         (figures, ""),
     )
 
 
-def broken_row(name: str, problem: str, width: int) -> Row:
+def broken_row(name: str, problem: str, width: int, name_cells: int) -> Row:
     """A plan that cannot be read, and why."""
     return (
-        (fitted(one_line(name, 40), NAME_CELLS), ""),
+        (fitted(one_line(name, 80), name_cells), ""),
         (" ✗ ", "bad"),
-        (fitted(one_line(problem), max(width - NAME_CELLS - 3, 0)), "bad"),
+        (fitted(one_line(problem), max(width - name_cells - 3, 0)), "bad"),
     )
 
 

@@ -3,17 +3,19 @@
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from rich.cells import cell_len
 
 from lmplay_tui.formats import format_age, format_count, format_percent, format_rate
 from lmplay_tui.run.folder import RunFolder, list_runs, output_folder, stages_of, state_of
 from lmplay_tui.run.journal import number
+from lmplay_tui.run.upkeep import About, about
 from lmplay_tui.text import one_line
-from lmplay_tui.ui.widgets.lines import Row, bar, fitted, right, wrapped
-
-_SIGNS = {"running": ("●", "good"), "paused": ("‖", "warn"), "finished": ("✓", "good"), "failed": ("✗", "bad")}
+from lmplay_tui.ui.legend import STATES
+from lmplay_tui.ui.widgets.lines import Piece, Row, bar, fitted, right, wrapped
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class RunEntry:
     state: str  # running, paused, stopped, finished, failed, dead, empty
     status: dict[str, Any]
     age_s: float
+    about: About = field(default_factory=About)
 
     @property
     def alive(self) -> bool:
@@ -38,37 +41,60 @@ def find_runs(out_dir: str | None) -> list[RunEntry]:
         alive = folder.alive()
         state = state_of(status, alive=alive) if status or alive else "empty"
         newest = number(status.get("heartbeat"))
-        entries.append(RunEntry(folder, state, status, time.time() - newest if math.isfinite(newest) else math.nan))
+        entries.append(
+            RunEntry(folder, state, status, time.time() - newest if math.isfinite(newest) else math.nan, about(folder))
+        )
     return entries
 
 
-def run_head(width: int) -> Row:
-    """The titles of `run_rows`' columns."""
-    texts = (fitted("run", _name_cells(width)), f" {'state':<11}", right("step", 10), right("loss", 8), right("", 12))
-    return tuple((text, "label") for text in texts)
+def run_table(entries: Sequence[RunEntry], width: int) -> tuple[Row, list[Row]]:
+    """The columns' titles, and name, state, how far, loss and age of each run.
+
+    Names have their whole length before there are other columns; of these the age is missed most.
+    """
+    cells = [_run_cells(entry) for entry in entries]
+    longest = max((cell_len(row["run"][0]) for row in cells), default=0)
+    needed = max((cell_len(row["age"][0]) for row in cells), default=0) + _SIGN_CELLS + 2
+    widths = {"run": min(max(longest, 4), max(width - needed, 12)), "sign": _SIGN_CELLS}
+    room = width - sum(widths.values())
+    for column in ("age", "state", "loss", "step"):
+        wanted = max(len(_TITLES[column]), *(cell_len(row[column][0]) for row in cells), 0) + 2
+        if wanted <= room:
+            widths[column] = wanted
+            room -= wanted
+    if any(row["about"][0] for row in cells):
+        widths["about"] = room
+    else:
+        widths["run"] += room
+    order = [column for column in _TITLES if column in widths]
+    head = tuple((_placed(column, _TITLES[column], widths[column]), "label") for column in order)
+    return head, [
+        tuple((_placed(column, row[column][0], widths[column]), row[column][1]) for column in order) for row in cells
+    ]
 
 
-def _name_cells(width: int) -> int:
-    return max(min(width - 46, 40), 12)
+_SIGN_CELLS = 3
+_TITLES = {"run": "run", "about": "", "sign": "", "state": "state", "step": "step", "loss": "loss", "age": ""}
 
 
-def run_rows(entries: Sequence[RunEntry], width: int) -> list[Row]:
-    """Name, state, how far, last loss, age."""
-    rows: list[Row] = []
-    for entry in entries:
-        sign, style = _SIGNS.get(entry.state, ("■", "dim"))
-        loss = number(entry.status.get("val_loss", entry.status.get("train_loss")))
-        step = number(entry.status.get("step"))
-        rows.append(
-            (
-                (fitted(one_line(entry.folder.name), _name_cells(width)), "strong" if entry.alive else ""),
-                (f" {sign} {entry.state:<9}", style),
-                (right(f"{step:,.0f}" if math.isfinite(step) else "–", 10), ""),
-                (right(f"{loss:.3f}" if math.isfinite(loss) else "–", 8), "train"),
-                (right(format_age(entry.age_s), 12), "dim"),
-            )
-        )
-    return rows
+def _placed(column: str, text: str, cells: int) -> str:
+    """Words begin at the left of their column, figures end at its right."""
+    return fitted(text, cells) if column in ("run", "about", "sign", "state") else right(text, cells)
+
+
+def _run_cells(entry: RunEntry) -> dict[str, Piece]:
+    sign, style, _ = STATES.get(entry.state, STATES["stopped"])
+    loss = number(entry.status.get("val_loss", entry.status.get("train_loss")))
+    step = number(entry.status.get("step"))
+    return {
+        "run": (one_line(entry.folder.name), "strong" if entry.alive else ""),
+        "about": (f"  {entry.about.words}" if entry.about.words else "", "dim"),
+        "sign": (f" {sign}", style),
+        "state": (entry.state, style),
+        "step": (f"{step:,.0f}" if math.isfinite(step) else "–", ""),
+        "loss": (f"{loss:.3f}" if math.isfinite(loss) else "–", "train"),
+        "age": (format_age(entry.age_s), "dim"),
+    }
 
 
 def run_detail(entry: RunEntry, width: int) -> list[Row]:
@@ -77,7 +103,8 @@ def run_detail(entry: RunEntry, width: int) -> list[Row]:
     said = status.get("message") if entry.state == "failed" else None
     rows: list[Row] = [((f" {line}", "bad"),) for line in wrapped(one_line(said, 400), width)] if said else []
     rows += [_stage_row(stage, width) for stage in stages_of(status)]
-    figures: dict[str, str] = {}
+    figures: dict[str, str] = {"tags": entry.about.words, "note": entry.about.note}
+    figures = {label: text for label, text in figures.items() if text}
     for label, key, form in (("train loss", "train_loss", ".3f"), ("val loss", "val_loss", ".3f")):
         if math.isfinite(value := number(status.get(key))):
             figures[label] = format(value, form)

@@ -167,6 +167,7 @@ class FolderSource:
                 self.view.follow(event, at)
             else:
                 self._pass_over()
+        self.view.name = one_line(self._run.name, 80)  # its journal may be of a time when it was called otherwise
         changed = bool(piece.items)
         return changed if piece.status is None else self._see(piece.alive, piece.status) or changed
 

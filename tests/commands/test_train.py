@@ -7,12 +7,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.cells import cell_len
 
 from lmplay_tui import cli
-from lmplay_tui.commands.train import DESCRIPTION, EPILOG, parse
+from lmplay_tui.commands.lines import Lines
+from lmplay_tui.commands.train import DESCRIPTION, EPILOG, Headless, parse
+from lmplay_tui.formats import time_zone
 from lmplay_tui.options import TrainOptions
+from lmplay_tui.run import events as happened
 from lmplay_tui.train import launch
 from tests.train.runs import SENTENCES, write_plan
+from tests.ui.fake import Clock, prediction, training
+from tests.ui.terminal_screen import ScreenTerminal
 
 TINY = ["--exp", "test_runner", "--num-blocks", "1", "--embed-dim", "16", "--num-heads", "2", "--context-len", "64",
         "--tokenizer", "bytes", "--batch-size", "4", "--device", "cpu"]  # fmt: skip
@@ -70,21 +76,69 @@ def test_the_users_json_plan_runs_through_both_stages(folder, monkeypatch, capfd
         assert written["columns"] == ["samples", "accuracy", "loss", "tokens"]
     capfd.readouterr()
     assert trainer("--model", "my_model.lmp") == 0
-    said = [line for line in capfd.readouterr().out.splitlines() if not line.startswith("loading")]
+    said = [line for line in capfd.readouterr().out.splitlines() if "  loading" not in line]
     assert len(said) == 1
     for words in ("is finished", "attach my_model", "--extend EPOCHS", "--model my_model.lmp --reset-history"):
         assert words in said[0]
 
 
-def test_one_readable_line_a_log_interval_and_an_example_at_each_validation(folder, capfd):
+def test_one_readable_line_a_log_interval_and_an_example_at_each_validation(folder, capfd, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
     plan = write_plan(folder, '[stages.stories]\ndataset = "local.jsonl"\nepochs = 2\n')
     words = ("--log-interval", "2", "--validation-interval", "8")
     assert trainer("--training-plan", plan, "--model", "m", *words, *TINY) == 0
     out = capfd.readouterr().out
-    line = r"stage 1/1 stories  \d+ %  step \d+  loss \d\.\d{3}(  acc \d\.\d{3})?  [\d.]+[kM]? tok/s(  ETA .+)?"
+    line = r"\d\d:\d\d:\d\d  stage 1/1 stories  \d+ %"
+    line += r"  step \d+  loss \d\.\d{3}(  acc \d\.\d{3})?  [\d.]+[kM]? tok/s(  ETA .+)?"
     assert len(re.findall(rf"^{line}$", out, re.M)) >= 3
     assert re.search(r'^  Input:  ".+"\n  Truth:  ".+"\n  Pred:   ".*"$', out, re.M)
+    scored = re.findall(r"^\d\d:\d\d:\d\d  validated at step \d+: loss .*\n  Input: ", out, re.M)
+    assert len(scored) == out.count("validated at") == out.count("  Input: ") >= 3
+    assert max(len(line) for line in out.splitlines() if line.startswith("  ")) > 40, "no terminal cuts here"
     assert (folder / "m.lmp").is_file()
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_in_a_terminal_each_line_of_an_example_and_of_figures_is_one(columns):
+    """A real terminal, told what happens: words of one and of two cells, lines that would have no room."""
+    clock = Clock()
+
+    def told() -> int:
+        with Lines() as out:
+            printer = Headless(out, TrainOptions(price_per_hour=10_000), time_zone("UTC"), clock)
+            for event in training(130):
+                clock.now += 0.25
+                printer.say(event)
+                if isinstance(event, happened.StepDone) and event.step % 10 == 0:
+                    figures = {"train/loss": event.loss, "train/accuracy": 0.4, "perf/tokens_per_s": 9100.0}
+                    printer.say(happened.MetricsLogged({"stage": event.stage, "step": event.step, **figures}))
+                    printer.say(happened.Predicted(event.step, event.stage, prediction("磨坊\n" * 90, "rows " * 90)))
+        return 0
+
+    with ScreenTerminal(told, (columns, 24)) as terminal:
+        assert terminal.wait() == 0
+    lines = terminal.output.decode().replace("\r", "").splitlines()
+    for begin in ('  Input:  "', '  Truth:  "', '  Pred:   "'):
+        shown = [line for line in lines if line.startswith(begin)]
+        assert len(shown) == 26 and all(line.endswith('"') for line in shown)
+        assert max(map(cell_len, shown)) in ((columns,) if begin == '  Truth:  "' else range(columns + 1)), shown
+        assert begin.startswith("  Input") or sum(line.endswith('…"') for line in shown) >= 13
+    kinds = r"\d\d:\d\d:\d\d  (stage [12]/3 \w+ |[12]/3 \w+ |validated at step |evaluated at step )"
+    figures = [line for line in lines if re.match(kinds, line)]
+    assert len(figures) == 13 + 13 + 2 + 1 and max(map(cell_len, figures)) <= columns, figures
+
+
+def test_the_date_stands_above_the_first_line_of_another_day(capfd):
+    now = Clock(1_790_000_000.0 - 14 * 3600)  # 00:13 UTC
+    with Lines() as out:
+        printer = Headless(out, TrainOptions(), time_zone("UTC"), now)
+        for step in range(4):
+            printer.say(happened.Bookmarked(step, ""))
+            now.now += 12 * 3600
+    assert capfd.readouterr().out.splitlines() == [
+        "00:13:20  bookmark at step 0", "12:13:20  bookmark at step 1", "Tuesday 2026-09-22",
+        "00:13:20  bookmark at step 2", "12:13:20  bookmark at step 3",
+    ]  # fmt: skip
 
 
 def test_a_run_draws_its_pictures_once_at_the_plans_end(folder, drawn):
@@ -261,14 +315,11 @@ def test_an_unknown_time_zone_is_refused_headless_too(folder, capfd):
 
 def test_headless_clock_times_are_in_the_zone_that_was_asked_for():
     """Half an hour left at 14:13 UTC."""
-    from zoneinfo import ZoneInfo
-
-    from lmplay_tui.commands.train import Headless
     from tests.ui.fake import fed
 
     for zone, said in ((None, "ETA 30 min 00 s"), ("UTC", "ETA 30 min 00 s at 14:"), ("Asia/Kolkata", " at 20:")):
         source = fed(30)
-        printer = Headless(None, TrainOptions(), None if zone is None else ZoneInfo(zone))
+        printer = Headless(None, TrainOptions(), None if zone is None else time_zone(zone))
         printer._view = source.view
         source.view.seconds_left = lambda: 1800.0
         line = printer.step_line({"stage": "s", "step": 3, "train/loss": 1.0, "perf/tokens_per_s": 10.0})
@@ -285,12 +336,12 @@ def test_garbage_is_searched_for_once_the_run_has_begun(folder, monkeypatch):
         seen["before"] = gc.isenabled()
         for event in real(*args, **kwargs):
             yield event
-            seen[type(event).__name__] = gc.isenabled()  # once its host has heard of it
+            seen[type(event).__name__] = gc.isenabled()  # once it is recorded
 
     monkeypatch.setattr(launch, "run_events", watched)
     line = ["--training-plan", "local.toml", "--model", "m.lmp", *TINY]
-    assert trainer(*line) == 2, "there is no such plan"
-    assert (seen["before"], gc.isenabled()) == (False, True)
     (folder / "local.toml").write_text('[stages.one]\ndataset = "local.jsonl"\nepochs = 0.3\n', encoding="utf-8")
+    assert trainer(*line, "--num-heads", "3") == 2, "three heads do not share a width of 16"
+    assert (seen["before"], gc.isenabled()) == (False, True)
     assert trainer(*line) == 0
     assert (seen["before"], seen["RunStarted"], seen["StepDone"], gc.isenabled()) == (False, True, True, True)

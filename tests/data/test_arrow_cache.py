@@ -1,19 +1,22 @@
 """The cache of converted files: what it knows is decided by contents; what is broken or unfinished is made anew."""
 
 import errno
+import gzip
 import json
 import os
 import shutil
-import threading
-from collections.abc import Iterator
+import time
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+import platformdirs
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lmplay_tui.data import arrow_cache, json_documents, local, text_files
+from lmplay_tui.data import arrow_cache, local
+from lmplay_tui.data.arrow_cache import Sizes, Work
 from lmplay_tui.data.splits import Splits
 from lmplay_tui.errors import DataError, UserError
 from lmplay_tui.plan.schema import DatasetSpec
@@ -22,22 +25,13 @@ from tests.data.conftest import no_report
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(arrow_cache, "cache_folder", lambda: tmp_path / "cache")
-    return tmp_path / "cache"
+    monkeypatch.setattr(platformdirs, "user_cache_path", lambda *_: tmp_path / "cache")
+    return arrow_cache.cache_folder()
 
 
-@pytest.fixture
-def conversions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The files that are converted."""
-    made: list[str] = []
-    real = text_files.read_batches
-
-    def counted(path: Path, *given: Any) -> Iterator[pa.RecordBatch]:
-        made.append(path.name)
-        return real(path, *given)
-
-    monkeypatch.setattr(arrow_cache, "read_batches", counted)
-    return made
+def entries(cache: Path) -> dict[str, int]:
+    """When each entry of the cache was written."""
+    return {entry.name: (entry / "about.json").stat().st_mtime_ns for entry in cache.iterdir()}
 
 
 def write(path: Path, rows: list[str]) -> Path:
@@ -49,27 +43,31 @@ def read(path: Path) -> Splits:
     return local.read(DatasetSpec("mine", str(path)), no_report)
 
 
-def texts(path: Path) -> list[str]:
-    found: list[str] = read(path).train.table["text"].to_pylist()
+def texts(path: Path, sizes: Sizes | None = None) -> list[str]:
+    """The texts of a file, opened by the dataset's way, or by the cache's own with other sizes."""
+    table = read(path).train.table if sizes is None else arrow_cache.open_files([path], Work(), sizes)[0][0].table
+    found: list[str] = table["text"].to_pylist()
     return found
 
 
+def long_to_read(path: Path) -> Path:
+    """Rows that take a second to convert, whatever the machine: some ticks."""
+    with gzip.open(path, "wb", 1) as file:
+        file.write(b'{"text": "One."}\n' * 700_000)
+    return path
+
+
 @pytest.mark.parametrize("large", [False, True])
-def test_other_contents_under_the_same_name_size_and_time_are_other_data(
-    large: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if large:
-        monkeypatch.setattr(arrow_cache, "_MANY_BYTES", 10)
-        monkeypatch.setattr(arrow_cache, "_WHOLE_OF_MANY_BYTES", 6)
-        monkeypatch.setattr(arrow_cache, "_SAMPLES", 6)
+def test_other_contents_under_the_same_name_size_and_time_are_other_data(large: bool, tmp_path: Path) -> None:
+    sizes = Sizes(many=10, whole_of_many=6, samples=6) if large else None
     path = write(tmp_path / "a.jsonl", ["OLD", "same"])
     os.utime(path, (0, 0))
-    assert texts(path) == ["OLD", "same"]
+    assert texts(path, sizes) == ["OLD", "same"]
     write(path, ["NEW", "same"])
     os.utime(path, (0, 0))
-    assert texts(path) == ["NEW", "same"]
+    assert texts(path, sizes) == ["NEW", "same"]
     write(path, ["OLD", "same"])
-    assert texts(path) == ["OLD", "same"]
+    assert texts(path, sizes) == ["OLD", "same"]
 
 
 def test_every_byte_of_a_file_counts(tmp_path: Path) -> None:
@@ -81,19 +79,18 @@ def test_every_byte_of_a_file_counts(tmp_path: Path) -> None:
         assert texts(path) == rows
 
 
-def test_of_a_huge_file_ends_and_samples_between_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arrow_cache, "_WHOLE_BYTES", 4000)
-    monkeypatch.setattr(arrow_cache, "_SAMPLES", 33)
+def test_of_a_huge_file_ends_and_samples_between_count(tmp_path: Path, cache: Path) -> None:
+    sizes = Sizes(whole=4000, samples=33)
     rows = [f"Row {number:03}." for number in range(200)]
     for place in (0, 199, 100):
         rows[place] = rows[place].replace("R", "S")
         path = write(tmp_path / "a.jsonl", rows)
         os.utime(path, (0, 0))
-        assert texts(path) == rows
+        assert texts(path, sizes) == rows
     os.utime(path, (1, 1))  # time and place count too, for not every byte does
-    assert len(list(arrow_cache.cache_folder().iterdir())) == 3
-    assert texts(path) == rows
-    assert len(list(arrow_cache.cache_folder().iterdir())) == 4
+    assert len(list(cache.iterdir())) == 3
+    assert texts(path, sizes) == rows
+    assert len(list(cache.iterdir())) == 4
 
 
 def test_a_pointer_of_git_lfs_is_no_text(tmp_path: Path) -> None:
@@ -102,42 +99,47 @@ def test_a_pointer_of_git_lfs_is_no_text(tmp_path: Path) -> None:
         read(tmp_path / "a.txt")
 
 
-def test_the_same_contents_are_converted_once(tmp_path: Path, conversions: list[str]) -> None:
+def test_the_same_contents_are_converted_once(tmp_path: Path, cache: Path) -> None:
     path = write(tmp_path / "a.jsonl", ["One.", "Two."])
-    assert texts(path) == texts(path) == ["One.", "Two."]
+    assert texts(path) == ["One.", "Two."]
+    before = entries(cache)
+    assert texts(path) == ["One.", "Two."]
     shutil.copy(path, tmp_path / "b.jsonl")
     assert texts(tmp_path / "b.jsonl") == ["One.", "Two."]
-    assert conversions == ["a.jsonl"]
+    assert entries(cache) == before
     path.rename(tmp_path / "a.txt")  # another kind is read otherwise
     assert texts(tmp_path / "a.txt") == ['{"text": "One."}\n{"text": "Two."}']
 
 
-def test_small_files_share_an_entry_and_keep_their_rows_apart(
-    tmp_path: Path, cache: Path, conversions: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(arrow_cache, "_TOGETHER_BYTES", 100)
+def test_small_files_share_an_entry_and_keep_their_rows_apart(tmp_path: Path, cache: Path) -> None:
     folder = tmp_path / "data"
     folder.mkdir()
     for number in range(20):
         write(folder / f"{number:02}.jsonl", [f"{number}, {row}" for row in range(number % 3)])
     (folder / "03.jsonl").write_text('{"other": 1, "text": "3, 0"}\n', encoding="utf-8")
-    found = read(folder)
-    sizes = [1 if number == 3 else number % 3 for number in range(20)]
-    expected = [f"{number}, {row}" for number in range(20) for row in range(sizes[number])]
-    assert found.train.table["text"].to_pylist() == expected
-    assert [segment.rows for segment in found.train.segments] == [size for size in sizes if size]
-    assert 3 < len(list(cache.iterdir())) < 20
-    assert len(conversions) == 20
-    assert read(folder).train.table.equals(found.train.table, check_metadata=True)
-    assert len(conversions) == 20
+    paths, sizes = sorted(folder.iterdir()), Sizes(together=100)
+    found, _ = arrow_cache.open_files(paths, Work(), sizes)
+    rows = [1 if number == 3 else number % 3 for number in range(20)]
+    expected = [f"{number}, {row}" for number in range(20) for row in range(rows[number])]
+    assert [file.path for file in found] == paths
+    assert [text for file in found if file.table.num_rows for text in file.table["text"].to_pylist()] == expected
+    assert [file.table.num_rows for file in found] == rows
+    before = entries(cache)
+    assert 3 < len(before) < 20
+    again, _ = arrow_cache.open_files(paths, Work(), sizes)
+    assert all(file.table.equals(other.table, check_metadata=True) for file, other in zip(found, again, strict=True))
+    assert entries(cache) == before
+    whole = read(folder)  # all of them in one
+    assert whole.train.table["text"].to_pylist() == expected
+    assert [segment.rows for segment in whole.train.segments] == [size for size in rows if size]
+    assert len(list(cache.iterdir())) == len(before) + 1
 
 
-def test_parquet_is_converted_a_few_rows_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arrow_cache, "_PARQUET_ROWS", 64)
-    monkeypatch.setattr(arrow_cache, "_BATCH_BYTES", 1000)
+def test_parquet_is_converted_a_few_rows_at_a_time(tmp_path: Path) -> None:
     table = pa.table({"text": [f"Row {n}." for n in range(1000)], "n": range(1000), "l": [[n] for n in range(1000)]})
     pq.write_table(table, tmp_path / "a.parquet", row_group_size=300)
-    found = read(tmp_path / "a.parquet").train.table
+    opened, _ = arrow_cache.open_files([tmp_path / "a.parquet"], Work(), Sizes(parquet_rows=64, batch=1000))
+    found = opened[0].table
     assert found.equals(table)
     assert found["text"].num_chunks > 5
     assert found.schema == table.schema
@@ -181,14 +183,17 @@ def damage_gone(entry: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [damage_cut, damage_about, damage_empty, damage_zeros, damage_gone])
-def test_a_damaged_entry_is_made_anew(damage: Any, tmp_path: Path, cache: Path, conversions: list[str]) -> None:
+def test_a_damaged_entry_is_made_anew(damage: Any, tmp_path: Path, cache: Path) -> None:
     path = write(tmp_path / "a.jsonl", ["One.", "Two."])
     texts(path)
+    first = entries(cache)
     damage(next(cache.iterdir()))
     assert texts(path) == ["One.", "Two."]
-    assert len(conversions) == 2
+    second = entries(cache)
+    assert first.keys() == second.keys()
+    assert first != second
     assert texts(path) == ["One.", "Two."]
-    assert len(conversions) == 2
+    assert entries(cache) == second
 
 
 def test_a_conversion_that_breaks_off_leaves_nothing(tmp_path: Path, cache: Path) -> None:
@@ -199,47 +204,26 @@ def test_a_conversion_that_breaks_off_leaves_nothing(tmp_path: Path, cache: Path
     assert list(cache.iterdir()) == []
 
 
-def test_a_stop_ends_the_conversion(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write(tmp_path / "a.jsonl", ["One."] * 1000)
-    asked, ended = threading.Event(), threading.Event()
-    real = json_documents.load
-
-    def slow(line: str) -> Any:
-        assert asked.wait(60)
-        return real(line)
-
-    def watched(*given: Any) -> Any:
-        try:
-            return convert(*given)
-        finally:
-            ended.set()
-
-    convert = arrow_cache._convert
-    monkeypatch.setattr(arrow_cache, "_convert", watched)
-    monkeypatch.setattr(text_files, "load", slow)
-    monkeypatch.setattr(text_files, "BLOCK", 100)
+def test_a_stop_ends_the_conversion(tmp_path: Path, cache: Path) -> None:
+    path = long_to_read(tmp_path / "a.jsonl.gz")
 
     def report(activity: str, detail: str, fraction: float | None) -> None:
-        raise KeyboardInterrupt
+        if list(cache.glob(".*")):  # it has begun
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         local.read(DatasetSpec("mine", str(path)), report)
-    asked.set()
-    assert ended.wait(60)
+    until = time.monotonic() + 60
+    while list(cache.iterdir()) and time.monotonic() < until:
+        time.sleep(0.01)
     assert list(cache.iterdir()) == []
 
 
-def test_a_file_that_changes_meanwhile_is_refused(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write(tmp_path / "a.jsonl", ["One."])
-    real = text_files.read_batches
-
-    def growing(*given: Any) -> Iterator[pa.RecordBatch]:
-        yield from real(*given)
-        write(path, ["One.", "Two."])
-
-    monkeypatch.setattr(arrow_cache, "read_batches", growing)
+def test_a_file_that_changes_meanwhile_is_refused(tmp_path: Path, cache: Path) -> None:
+    path = long_to_read(tmp_path / "a.jsonl.gz")
+    changes = count()
     with pytest.raises(UserError, match="has changed while it was read"):
-        read(path)
+        local.read(DatasetSpec("mine", str(path)), lambda *_: os.utime(path, (0, next(changes))))
     assert list(cache.iterdir()) == []
 
 
@@ -249,7 +233,7 @@ def full(*_: Any, **__: Any) -> Any:
 
 def test_a_full_disk_is_said_in_one_line(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "a.jsonl", ["One."])
-    monkeypatch.setattr(arrow_cache._Writer, "_flush", full)
+    monkeypatch.setattr(pa.ipc, "new_file", full)
     with pytest.raises(DataError, match=r"dataset mine: .*the disk is full.*XDG_CACHE_HOME") as caught:
         read(path)
     assert "\n" not in str(caught.value)
@@ -258,6 +242,7 @@ def test_a_full_disk_is_said_in_one_line(tmp_path: Path, cache: Path, monkeypatc
 
 def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path, cache: Path) -> None:
     path = write(tmp_path / "a.jsonl", ["One.", "Two."])
+    cache.parent.mkdir()
     cache.write_text("a file, where the folder should be", encoding="utf-8")
     found = read(path)
     assert found.train.table["text"].to_pylist() == ["One.", "Two."]

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lmplay_tui.data import local
-from lmplay_tui.data.folders import _matches
+from lmplay_tui.data.folders import matches
 from lmplay_tui.data.splits import Splits
 from lmplay_tui.errors import UserError
 from lmplay_tui.plan.schema import DatasetSpec
@@ -382,7 +382,7 @@ def test_what_has_no_configurations_refuses_one(folder: Fill) -> None:
     ("[]a].csv", "].csv", True), ("[!a].csv", "a.csv", False), ("a[.csv", "a[.csv", True),
 ])  # fmt: skip
 def test_patterns(pattern: str, name: str, fits: bool) -> None:
-    assert _matches(pattern, name) is fits
+    assert matches(pattern, name) is fits
 
 
 # Columns of several files

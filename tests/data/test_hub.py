@@ -141,24 +141,22 @@ def test_errors_are_one_line_that_names_the_dataset(
     assert tuple(capfd.readouterr()) == ("", "")
 
 
-def test_a_hub_that_stays_silent(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+def test_a_hub_that_stays_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     release = threading.Event()
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: release.wait(60))
-    monkeypatch.setattr(hub, "SILENT_S", 0.2)
     with pytest.raises(DataError, match="dataset wiki: the hub has not answered for 0 s; try again later"):
-        open_source(SPEC, datasets_folder=tmp_path, report=no_report)
+        hub.read(SPEC, no_report, silent_s=0.2)
     release.set()
 
 
-def test_a_download_that_moves_is_not_given_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+def test_a_download_that_moves_is_not_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     def slowly(*_: Any, **__: Any) -> Any:
         tqdm(total=12, unit="B", disable=True).update(2)
         time.sleep(1)  # unpacking: nothing moves
         return datasets.DatasetDict({"train": ROWS})
 
     monkeypatch.setattr(datasets, "load_dataset", slowly)
-    monkeypatch.setattr(hub, "SILENT_S", 0.5)
-    assert open_source(SPEC, datasets_folder=tmp_path, report=no_report).train.num_rows == 20
+    assert hub.read(SPEC, no_report, silent_s=0.5).train.table.num_rows == 20
 
 
 def test_what_the_user_stops_is_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:

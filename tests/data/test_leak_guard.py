@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from lmplay_tui.data import leak_guard
-from lmplay_tui.data.leak_guard import LeakGuard, LeakReport, StageLeaks, look_for_leaks, text_hash
+from lmplay_tui.data.leak_guard import LeakGuard, LeakReport, Looking, StageLeaks, look_for_leaks, text_hash
 from lmplay_tui.data.samples import Item
 from lmplay_tui.data.stage_data import StageData
 from lmplay_tui.errors import DataError
@@ -110,27 +109,23 @@ def test_what_counts_as_the_same_text(name: str) -> None:
     assert (text_hash(one) == text_hash(other)) == (name in SAME)
 
 
-def test_a_large_stage_is_sampled_alike_each_time_and_called_an_estimate(
-    file: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(leak_guard, "MOST_ROWS", 500)
-    monkeypatch.setattr(leak_guard, "CHUNK_ROWS", 10)
+def test_a_large_stage_is_sampled_alike_each_time_and_called_an_estimate(file: Make) -> None:
+    looking = Looking(most_rows=500, chunk_rows=10)
     data = file(texts(*(n % 4 for n in range(4000))), own=texts(1))
-    report = look_for_leaks([("s", data)])
-    assert report == look_for_leaks([("s", data)])
+    report = look_for_leaks([("s", data)], looking=looking)
+    assert report == look_for_leaks([("s", data)], looking=looking)
     (stage,) = report.stages
     assert (stage.rows, stage.rows_looked_at, stage.is_estimate) == (4000, 500, True)
     assert 100 < stage.leaked < 150
     assert f"trains about {stage.leaked * 8:,} of 4,000 rows" in report.sentence()
     assert f"({stage.leaked} of the 500 looked at: {stage.leaked} of stage s's own)" in report.sentence()
-    clean = look_for_leaks([("s", file(texts(*range(4000)), own=texts(9999)))])
+    clean = look_for_leaks([("s", file(texts(*range(4000)), own=texts(9999)))], looking=looking)
     assert clean.sentence().endswith("(500 of 4,000 rows looked at)")
 
 
-def test_large_rows_are_looked_at_by_their_characters(file: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leak_guard, "MOST_CHARS", 1000)
-    monkeypatch.setattr(leak_guard, "CHUNK_ROWS", 2)
-    report = look_for_leaks([("s", file([{"text": f"{n} " * 200} for n in range(50)], own=texts(1)))])
+def test_large_rows_are_looked_at_by_their_characters(file: Make) -> None:
+    data = file([{"text": f"{n} " * 200} for n in range(50)], own=texts(1))
+    report = look_for_leaks([("s", data)], looking=Looking(most_chars=1000, chunk_rows=2))
     assert 2 <= report.stages[0].rows_looked_at <= 6
 
 
@@ -208,10 +203,10 @@ def test_a_guard_that_is_closed_leaves_off_and_says_nothing(file: Make) -> None:
     assert guard.take_news() == []
 
 
-def test_it_rests_often(file: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leak_guard, "CHUNK_ROWS", 5)
+def test_it_rests_often(file: Make) -> None:
     rests: list[None] = []
-    look_for_leaks([("s", file(texts(*range(60)), own=texts(*range(60, 90))))], rest=lambda: rests.append(None))
+    data = file(texts(*range(60)), own=texts(*range(60, 90)))
+    look_for_leaks([("s", data)], rest=lambda: rests.append(None), looking=Looking(chunk_rows=5))
     assert len(rests) == (60 + 30) / 5
 
 

@@ -1,12 +1,12 @@
 """The first batches of a stage, looked at before it is trained: they say what training will count."""
 
+import math
 from collections import Counter
 
 import pytest
 
-from lmplay_tui.data import preview as previews
 from lmplay_tui.data.batches import Position
-from lmplay_tui.data.preview import look_at
+from lmplay_tui.data.preview import Look, look_at
 from lmplay_tui.errors import UserError
 from tests.data.conftest import Open
 from tests.data.test_stage_data import Jsonl
@@ -49,13 +49,10 @@ def test_the_text_left_out_is_told_apart_by_dataset(opened: Open, jsonl: Jsonl) 
     assert (long.rows_without_sample > 0, short.rows_without_sample) == (True, 0)
 
 
-def test_a_preview_is_bounded_where_rows_hold_no_words(
-    opened: Open, jsonl: Jsonl, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(previews, "MOST_ROWS", 40)
+def test_a_preview_is_bounded_where_rows_hold_no_words(opened: Open, jsonl: Jsonl) -> None:
     data = opened(jsonl([{"text": "Words."}, *[{"text": ""}] * 200]), validation_split=0.0)
-    assert (data.preview(20).rows, data.preview(20, most_seconds=0.0).rows) == (40, 40)
-    assert data.preview(20).parts[0].rows_without_sample == 39
+    assert [data.preview(20, seconds, most_rows=40).rows for seconds in (math.inf, 0.0)] == [40, 40]
+    assert data.preview(20, most_rows=40).parts[0].rows_without_sample == 39
 
 
 def test_a_preview_ends_by_steps_and_by_time(opened: Open, jsonl: Jsonl) -> None:
@@ -64,11 +61,10 @@ def test_a_preview_ends_by_steps_and_by_time(opened: Open, jsonl: Jsonl) -> None
     assert data.preview(10, most_seconds=-1.0).steps == 1
 
 
-def test_long_rows_are_not_looked_at_for_long(opened: Open, jsonl: Jsonl, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_rows_are_not_looked_at_for_long(opened: Open, jsonl: Jsonl) -> None:
     data = opened(jsonl(list(ROWS["long"])), validation_split=0.0)
-    assert look_at(data.parts[0]) == previews.Look(12, 4)
-    monkeypatch.setattr(previews, "LOOKED_AT_CHARS", len(LONG))
-    assert look_at(data.parts[0]) == previews.Look(2, 1)
+    assert look_at(data.parts[0]) == Look(12, 4)
+    assert look_at(data.parts[0], most_chars=len(LONG)) == Look(2, 1)
 
 
 def test_a_dataset_whose_only_words_are_held_out_is_refused(opened: Open, jsonl: Jsonl) -> None:

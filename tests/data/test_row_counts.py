@@ -8,7 +8,6 @@ from typing import Any
 import datasets
 import pytest
 
-from lmplay_tui.data import sources
 from lmplay_tui.data.sources import count_rows
 from lmplay_tui.data.stage_data import open_stage
 from lmplay_tui.data.tokenizer import load_tokenizer
@@ -73,5 +72,4 @@ def test_what_cannot_be_known_is_no_trouble(monkeypatch: pytest.MonkeyPatch, jso
     assert count_rows(Stage("s", (hub,)), OPTIONS, datasets_folder=tmp_path) is None
     assert count_rows(Stage("s", (large, gone)), OPTIONS, datasets_folder=tmp_path) is None
     assert count_rows(Stage("s", (large,)), OPTIONS, datasets_folder=tmp_path) == 45
-    monkeypatch.setattr(sources, "SMALL_BYTES", 100)
-    assert count_rows(Stage("s", (large,)), OPTIONS, datasets_folder=tmp_path) is None
+    assert count_rows(Stage("s", (large,)), OPTIONS, datasets_folder=tmp_path, small_bytes=100) is None

@@ -26,6 +26,18 @@ def cut(tokenizer: Tokenizer, context_len: int, item: Item, start: int = 0) -> l
     return [sample for sample, _ in Cutter(tokenizer, context_len).samples(item, 7, start)]
 
 
+class Watched(Tokenizer):
+    """A tokenizer that notes how many characters it is given each time."""
+
+    def __init__(self, name: str) -> None:
+        vars(self).update(vars(load_tokenizer(name)))
+        self.asked: list[int] = []
+
+    def encode(self, text: str) -> list[int]:
+        self.asked.append(len(text))
+        return super().encode(text)
+
+
 def is_sentence_end(text: str, end: int, start: int = 0) -> bool:
     """Marks after `start`, what closes with them, then white space (or another script's marks); or a blank line."""
     for marks, closers, spaced in ((".!?…", "\"'”’»)]", True), ("。！？｡।؟۔", '"”’」』）》', False)):
@@ -249,22 +261,13 @@ def test_half_a_character_is_never_shown() -> None:
 
 @pytest.mark.parametrize("name", ["bytes", "gpt2"])
 @pytest.mark.parametrize("piece", ["a", "é", "😀", "中", " ", "\n", "\r\n", ".", '."', "a.", "\0", "。", "a b. "])
-def test_endless_texts_take_time_in_proportion(name: str, piece: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endless_texts_take_time_in_proportion(name: str, piece: str) -> None:
     """Of an endless text never more than a bounded prefix is encoded for a sample, whatever it holds."""
-    tokenizer = load_tokenizer(name)
+    tokenizer = Watched(name)
     text = piece * (6000 // len(piece))
-    longest = 0
-    encode = Tokenizer.encode
-
-    def watched(self: Tokenizer, part: str) -> list[int]:
-        nonlocal longest
-        longest = max(longest, len(part))
-        return encode(self, part)
-
-    monkeypatch.setattr(Tokenizer, "encode", watched)
     samples = cut(tokenizer, 32, Item("", text))
     assert "".join(sample.truth for sample in samples) == text
-    assert longest <= 32 * 16
+    assert max(tokenizer.asked) <= 32 * 16
     assert len(samples) <= len(text.encode()) / 8 + 1
 
 
@@ -278,18 +281,9 @@ def test_no_text_makes_the_search_for_ends_slow(piece: str) -> None:
     assert time.process_time() - began < 0.9
 
 
-def test_a_very_long_text_is_not_read_to_its_end_for_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
-    tokenizer = load_tokenizer("gpt2")
-    encoded = 0
-    encode = Tokenizer.encode
-
-    def watched(self: Tokenizer, part: str) -> list[int]:
-        nonlocal encoded
-        encoded += len(part)
-        return encode(self, part)
-
-    monkeypatch.setattr(Tokenizer, "encode", watched)
+def test_a_very_long_text_is_not_read_to_its_end_for_a_sample() -> None:
+    tokenizer = Watched("gpt2")
     text = PROSE_TEXT * 200
     samples = cut(tokenizer, 64, Item("", text))
     assert "".join(sample.truth for sample in samples) == text
-    assert encoded < 3 * len(text)
+    assert sum(tokenizer.asked) < 3 * len(text)

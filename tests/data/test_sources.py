@@ -1,7 +1,6 @@
 """Datasets of this machine, in every form, and what is said where one is not as it should be."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from lmplay_tui.data.order import Source
-from lmplay_tui.data.rows import Rows
+from lmplay_tui.data.rows import Columns, Rows
 from lmplay_tui.data.samples import Item
 from lmplay_tui.data.sources import open_source
 from lmplay_tui.errors import DataError, UserError
 from lmplay_tui.plan.schema import DatasetSpec
 from tests.data.conftest import no_report
+from tests.seams import Seams
 
 ROWS = [{"title": f"T{n}", "text": f"Text number {n}."} for n in range(4)]
 ITEMS = [Item(f"Title: T{n}\n", f"Text number {n}.", True) for n in range(4)]
@@ -203,15 +203,11 @@ def test_a_damaged_saved_folder(tmp_path: Path) -> None:
         open_(tmp_path / "one")
 
 
-def test_a_row_that_the_disk_no_longer_gives(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    write_jsonl(tmp_path / "a.jsonl")
-    rows = open_(tmp_path / "a.jsonl").train
+def test_a_row_that_the_disk_no_longer_gives() -> None:
+    def gone(cell: str) -> str:
+        raise OSError(5, "Input/output error")
 
-    class Gone:
-        def __getitem__(self, row: int) -> None:
-            raise OSError(5, "Input/output error")
-
-    monkeypatch.setattr(rows, "_cells", {"text": Gone()})
+    rows = Rows("mine", pa.table({"text": ["Text."] * 4}), Columns(text="text", decoding={"text": gone}))
     with pytest.raises(DataError, match=r"dataset mine: row 2 cannot be read .*Input/output error"):
         rows.items(2)
 
@@ -229,18 +225,11 @@ def test_a_fingerprint_is_of_the_rows_not_of_their_place(tmp_path: Path) -> None
     assert open_(tmp_path / "c.jsonl").train.fingerprint() != one.fingerprint()
 
 
-def test_opening_reads_a_few_rows_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_opening_reads_a_few_rows_at_most(tmp_path: Path, seams: Seams) -> None:
     pq.write_table(pa.table({"text": [f"Row {n}." for n in range(20_000)]}), tmp_path / "many.parquet")
-    reads = 0
-    items: Callable[[Rows, int], list[Item]] = Rows.items
-
-    def counted(self: Rows, row: int) -> list[Item]:
-        nonlocal reads
-        reads += 1
-        return items(self, row)
-
-    monkeypatch.setattr(Rows, "items", counted)
+    reads: list[int] = []
+    seams.watch("row", lambda _, row: reads.append(row))
     source = open_(tmp_path / "many.parquet")
     source.train.fingerprint()
     assert source.train.num_rows == 20_000
-    assert reads <= 65  # those of the fingerprint, and the first, which tells the file from others
+    assert len(reads) <= 65  # those of the fingerprint, and the first, which tells the file from others

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from lmplay_tui.data.batches import Batch, Position
-from lmplay_tui.data.rows import Rows
 from lmplay_tui.data.samples import Item
 from lmplay_tui.data.splits import Segment
 from lmplay_tui.data.stage_data import StageData
@@ -20,6 +19,7 @@ from lmplay_tui.errors import DataError, UserError
 from lmplay_tui.options import TrainOptions
 from lmplay_tui.plan.schema import DatasetSpec, Stage
 from tests.data.conftest import Open
+from tests.seams import Seams
 
 Jsonl = Callable[..., DatasetSpec]
 
@@ -85,16 +85,11 @@ def test_resuming_after_any_batch_gives_the_same_remainder(mode: str, staged: Ca
         assert [other.digest() for other in rest] == digests[number + 1 :]
 
 
-def test_a_row_that_goes_on_from_batch_to_batch_is_read_once(staged: Callable[[str], StageData], monkeypatch) -> None:
+def test_a_row_that_goes_on_from_batch_to_batch_is_read_once(staged: Callable[[str], StageData], seams: Seams) -> None:
     """A book in one row takes hundreds of batches: read for each of them, it would take the square of its length."""
-    data, real = staged("messages continued"), Rows.items
+    data = staged("messages continued")
     asked: list[int] = []
-
-    def items(rows: Rows, row: int) -> Any:
-        asked.append(row)
-        return real(rows, row)
-
-    monkeypatch.setattr(Rows, "items", items)
+    seams.watch("row", lambda _, row: asked.append(row))
     found = list(data.reading(Position()))
     assert sum(batch.position_after.item > 0 for batch in found) > 3, "rows go on"
     assert len(asked) == len(set(asked)) == data.rows_total
@@ -288,14 +283,11 @@ def test_nothing_touches_the_global_randomness(staged: Callable[[str], StageData
     assert (random.getstate(), str(np.random.get_state())) == before
 
 
-def test_how_far_it_runs_ahead_does_not_matter(
-    staged: Callable[[str], StageData], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_how_far_it_runs_ahead_does_not_matter(staged: Callable[[str], StageData]) -> None:
     data = staged("continued")
     expected = [batch.digest() for batch in read(data)]
-    monkeypatch.setattr("lmplay_tui.data.stage_data.BATCHES_AHEAD", 1)
-    assert [batch.digest() for batch in read(data)] == expected
-    running = data.batches(Position())
+    assert [batch.digest() for batch in data.batches(Position(), ahead=1)] == expected
+    running = data.batches(Position(), ahead=1)
     taken = [next(running) for _ in range(3)]
     running.close()
     assert [batch.digest() for batch in taken + read(data, taken[-1].position_after)] == expected
@@ -312,16 +304,14 @@ def test_validation_beside_training_changes_neither(staged: Callable[[str], Stag
     assert found == expected
 
 
-def test_an_error_of_the_disk_reaches_the_trainer(opened: Open, jsonl: Jsonl, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_the_disk_reaches_the_trainer(opened: Open, jsonl: Jsonl, seams: Seams) -> None:
     data = opened(jsonl(texts(30)))
-    items: Callable[[Rows, int], list[Item]] = Rows.items
 
-    def broken(self: Rows, row: int) -> list[Item]:
+    def broken(_: object, row: int) -> None:
         if row > 20:
             raise DataError("dataset own: row 21 cannot be read")
-        return items(self, row)
 
-    monkeypatch.setattr(Rows, "items", broken)
+    seams.watch("row", broken)
     running = data.batches(Position())
     with pytest.raises(DataError, match="row 21"):
         list(running)

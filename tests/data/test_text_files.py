@@ -15,15 +15,17 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from lmplay_tui.data import csv_files, json_documents, text_files
+from lmplay_tui.data.csv_files import is_plain
 from lmplay_tui.data.decoding import Unreadable
 from lmplay_tui.data.text_files import Found, read_batches
 from lmplay_tui.data.text_rows import BY_LINE, BY_MARKS, BY_PARAGRAPH, lines_are_documents
 
 
-def read(path: Path, kind: str | None = None, compression: str = "") -> tuple[list[dict[str, Any]], Found]:
-    found = Found()
-    batches = list(read_batches(path, kind or path.suffix, compression, found, lambda share: None))
+def read(
+    path: Path, kind: str | None = None, compression: str = "", most_columns: int = 1000, **how: Any
+) -> tuple[list[dict[str, Any]], Found]:
+    found = Found(most_columns=most_columns)
+    batches = list(read_batches(path, kind or path.suffix, compression, found, lambda share: None, **how))
     names = list(found.kinds)
     rows = [dict.fromkeys(names) | row for batch in batches for row in batch.to_pylist()]
     assert all(field.type == pa.string() for batch in batches for field in batch.schema)
@@ -92,26 +94,22 @@ def test_json_of_any_form_and_shape_comes_back(
     kind = ".json" if form == "wrapped" or "list" in form else ".jsonl"
     path = tmp_path_factory.getbasetemp() / f"form{kind}"
     path.write_text(text, encoding="utf-8", newline="")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(text_files, "BLOCK", block)
-        patch.setattr(json_documents, "_BLOCK", block)
-        found, _ = read(path)
+    found, _ = read(path, block=block)
     expected = [{name: spelling(value) for name, value in row.items()} for row in rows]
     assert [{name: row[name] for name in want} for row, want in zip(found, expected, strict=True)] == expected
     assert all(row[name] is None for row, want in zip(found, expected, strict=True) for name in row.keys() - want)
 
 
-def test_columns_that_begin_late_are_null_before(written: Written, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text_files, "BLOCK", 10)
-    rows, found = read(written("a.jsonl", '{"a": 1}\n{"b": {}}\n{"c": 3, "a": "x"}\n'))
+def test_columns_that_begin_late_are_null_before(written: Written) -> None:
+    rows, found = read(written("a.jsonl", '{"a": 1}\n{"b": {}}\n{"c": 3, "a": "x"}\n'), block=10)
     assert rows == [{"a": "1", "b": None, "c": None}, {"a": None, "b": "{}", "c": None},
                     {"a": "x", "b": None, "c": "3"}]  # fmt: skip
     assert found.kinds == {"a": {"number", "null", "string"}, "b": {"null", "object"}, "c": {"null", "number"}}
 
 
-def test_keys_without_end_are_left_out_and_counted(written: Written, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text_files, "MOST_COLUMNS", 3)
-    rows, found = read(written("a.jsonl", "".join(f'{{"text": "t{n}", "k{n}": {n}}}\n' for n in range(9))))
+def test_keys_without_end_are_left_out_and_counted(written: Written) -> None:
+    lines = "".join(f'{{"text": "t{n}", "k{n}": {n}}}\n' for n in range(9))
+    rows, found = read(written("a.jsonl", lines), most_columns=3)
     assert [row["text"] for row in rows] == [f"t{n}" for n in range(9)]
     assert list(found.kinds) == ["text", "k0", "k1"]
     assert found.notes == ["more than 3 different keys: those seen later are left out, but for usual names"]
@@ -229,20 +227,15 @@ def test_both_readers_of_csv_read_the_same(
 ) -> None:
     """Where the fast one is taken; else the strict one is, which refuses what the fast one would garble."""
     path = tmp_path_factory.getbasetemp() / "both.csv"
-    path.write_text(f"q{separator}a\n{text}\n", encoding="utf-8", newline="")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(csv_files, "BLOCK", block)
-        is_plain = csv_files._is_plain(path, "", separator)
+    path.write_text(f"sep={separator}\nq{separator}a\n{text}\n", encoding="utf-8", newline="")
+    assert is_plain(path, "", separator, block) == is_plain(path, "", separator)
     results: list[object] = []
-    for fast in {False, is_plain}:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(csv_files, "_is_plain", lambda *_, fast=fast: fast)
-            patch.setattr(csv_files, "_sniffed", lambda *_: (separator, 0))
-            try:
-                results.append([tuple(row.values()) for row in read(path)[0]])
-            except Unreadable as error:
-                results.append(str(error))
-    assert all(result == results[0] for result in results)
+    for look in (True, False):  # a look at the beginning, which is all of it, is the strict reader's
+        try:
+            results.append([tuple(row.values()) for row in read(path, look=look)[0]])
+        except Unreadable as error:
+            results.append(str(error))
+    assert results[0] == results[1]
 
 
 @pytest.mark.parametrize(("text", "plain"), [
@@ -250,18 +243,16 @@ def test_both_readers_of_csv_read_the_same(
     ('a,b\n1,5" screen\n', False), ('a,b\n1,"x" y\n', False), ('a,b\n1,"x\n', False), ('a,b\n1, "x"\n', False),
 ])  # fmt: skip
 @pytest.mark.parametrize("block", [1, 2, 3, 1 << 20])
-def test_which_csv_is_plain(text: str, plain: bool, block: int, written: Written, monkeypatch) -> None:
-    monkeypatch.setattr(csv_files, "BLOCK", block)
-    assert csv_files._is_plain(written("a.csv", text), "", ",") is plain
-    assert csv_files._is_plain(written("a.csv.gz", gzip.compress(text.encode())), ".gz", ",") is plain
+def test_which_csv_is_plain(text: str, plain: bool, block: int, written: Written) -> None:
+    assert is_plain(written("a.csv", text), "", ",", block) is plain
+    assert is_plain(written("a.csv.gz", gzip.compress(text.encode())), ".gz", ",", block) is plain
 
 
-def test_a_record_longer_than_a_block_is_read_after_those_before_it(written: Written, monkeypatch) -> None:
-    monkeypatch.setattr(csv_files, "BLOCK", 1000)
+def test_a_record_longer_than_a_block_is_read_after_those_before_it(written: Written) -> None:
     rows = [("q", "short"), *((str(n), f'say "{n}"') for n in range(300)), ("long", "word " * 900), ("q", "end")]
     out = io.StringIO()
     csv.writer(out).writerows([("q", "a"), *rows])
-    assert [tuple(row.values()) for row in read(written("a.csv", out.getvalue()))[0]] == rows
+    assert [tuple(row.values()) for row in read(written("a.csv", out.getvalue()), block=1000)[0]] == rows
 
 
 @pytest.mark.parametrize(("name", "separator", "said"), [
@@ -505,11 +496,10 @@ def test_wide_characters_without_a_mark_are_refused(name: str, encoding: str, wr
         read(written(name, '{"text": "Row."}\n'.encode(encoding)))
 
 
-def test_how_far_the_reading_is(written: Written, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text_files, "BLOCK", 1 << 16)
+def test_how_far_the_reading_is(written: Written) -> None:
     path = written("a.jsonl", "".join(f'{{"n": {n}}}\n' for n in range(300_000)))
     shares: list[float] = []
-    for _ in read_batches(path, ".jsonl", "", Found(), shares.append):
+    for _ in read_batches(path, ".jsonl", "", Found(), shares.append, block=1 << 16):
         pass
     assert shares == sorted(shares)
     assert (shares[0] < 0.5, shares[-1]) == (True, 1.0)
@@ -518,4 +508,4 @@ def test_how_far_the_reading_is(written: Written, monkeypatch: pytest.MonkeyPatc
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        next(read_batches(path, ".jsonl", "", Found(), enough))
+        next(read_batches(path, ".jsonl", "", Found(), enough, block=1 << 16))

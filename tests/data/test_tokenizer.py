@@ -12,7 +12,6 @@ import tiktoken
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmplay_tui.data import tokenizer as module
 from lmplay_tui.data.tokenizer import END_OF_TEXT, GPT2_PATTERN, gpt2_tokens, load_tokenizer
 from lmplay_tui.errors import UserError
 from tests.examples import examples
@@ -139,9 +138,8 @@ def test_a_server_that_stays_silent(monkeypatch: pytest.MonkeyPatch) -> None:
 
     release = threading.Event()
     monkeypatch.setattr(tiktoken, "get_encoding", lambda name: release.wait(30))
-    monkeypatch.setattr(module, "DOWNLOAD_S", 0.05)
     with pytest.raises(UserError, match="no answer"):
-        load_tokenizer("o200k_base")
+        load_tokenizer("o200k_base", answer_within_s=0.05)
     release.set()
 
 

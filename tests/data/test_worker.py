@@ -12,9 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lmplay_tui.data import worker
 from lmplay_tui.data.batches import Batch, Position
-from lmplay_tui.data.worker import Failed, Job, Opened, Worker, WorkerLostError
+from lmplay_tui.data.worker import Failed, Job, Opened, Worker, WorkerLostError, portable
 from lmplay_tui.errors import DataError
 from lmplay_tui.options import resolve
 from lmplay_tui.plan.schema import DatasetSpec, Stage
@@ -89,8 +88,8 @@ def test_an_error_travels_with_its_place_and_one_that_cannot_says_the_same() -> 
     class Local(Exception):
         pass
 
-    assert isinstance(worker._portable(DataError("row 7")), DataError)
-    stranger = worker._portable(Local("row 7"))
+    assert isinstance(portable(DataError("row 7")), DataError)
+    stranger = portable(Local("row 7"))
     assert "Local: row 7" in str(stranger)
     assert Failed(stranger).error is stranger
 

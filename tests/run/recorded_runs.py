@@ -48,4 +48,5 @@ def curve(
         label=label, path=Path(f"{label}_{split}_stats.json"), name=label, stage=None, split=split,
         tokens=np.array(tokens, dtype=np.float64), loss=np.array(loss, dtype=np.float64),
         accuracy=np.array(accuracy or unknown, dtype=np.float64),
+        character_accuracy=np.array(unknown, dtype=np.float64),
     )  # fmt: skip

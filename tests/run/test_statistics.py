@@ -26,17 +26,21 @@ updates = st.tuples(
     st.integers(1, 5000),  # tokens
     st.integers(1, 4000),  # of them in the loss
     losses,
-    st.none() | st.floats(0, 1),
+    st.none() | st.floats(0, 1),  # by words
+    st.none() | st.floats(0, 1),  # by characters
 )
 
 
 def record(statistics: RunStatistics, update) -> None:
-    kind, stage, rows, tokens, loss_tokens, loss, accuracy = update
+    kind, stage, rows, tokens, loss_tokens, loss, accuracy, by_characters = update
     if kind == "skip":
         statistics.skipped(stage, rows=rows)
     else:
         told = statistics.trained if kind == "train" else statistics.validated
-        told(stage, rows=rows, tokens=tokens, loss_tokens=loss_tokens, loss=loss, accuracy=accuracy)
+        told(
+            stage, rows=rows, tokens=tokens, loss_tokens=loss_tokens, loss=loss, accuracy=accuracy,
+            character_accuracy=by_characters,
+        )  # fmt: skip
 
 
 def files(statistics: RunStatistics, folder: Path) -> dict[str, bytes]:
@@ -215,3 +219,17 @@ def test_a_damaged_file_is_one_line_that_names_it(tmp_path, text):
     assert "\n" not in str(caught.value)
     assert "\x1b" not in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+def test_a_checkpoint_of_before_accuracy_by_characters_goes_on_as_it_was():
+    straight, resumed = Series(), Series()
+    for step in range(5):
+        straight.add(samples=step, tokens=step, loss_tokens=3, loss=2.0, accuracy=0.5)
+    old = straight.state()
+    old |= {"points": old["points"][:6], "recent": old["recent"][:3]}
+    resumed.load(old)
+    for series in (straight, resumed):
+        series.add(samples=6, tokens=6, loss_tokens=2, loss=1.0, accuracy=None, character_accuracy=0.75)
+    assert resumed.state() == straight.state()
+    assert resumed.history()[-1] == [6, None, 1.0, 6, 0.75]
+    assert resumed.averages()["character_accuracy"] == 0.75

@@ -11,8 +11,9 @@ from lmplay_tui.data.samples import Sample
 from lmplay_tui.data.tokenizer import load_tokenizer
 from lmplay_tui.models.body import body_of
 from lmplay_tui.models.gpt2ish import GPT2ish
+from lmplay_tui.train.accuracy import accuracy_of, mean_accuracy
 from lmplay_tui.train.device import Precision
-from lmplay_tui.train.evaluation import SHOWN_TOKENS, Scorer, word_accuracy
+from lmplay_tui.train.evaluation import SHOWN_TOKENS, Scorer
 from lmplay_tui.train.loss import SCORED_ROWS
 from tests.train.test_gradients import sample
 
@@ -63,11 +64,12 @@ def test_a_score_is_that_of_all_rows_at_once(model, apart):
     rows = [log_p(model, s) for s in samples]
     loss_sum = -sum(float(of_truth(p, s).sum()) for p, s in zip(rows, samples, strict=True))
     likeliest = [TOKENIZER.decode(p.argmax(dim=-1).tolist()) for p in rows]
-    said = [word_accuracy(text, s.truth) for text, s in zip(likeliest, samples, strict=True)]
+    said = mean_accuracy(accuracy_of(text, s.truth) for text, s in zip(likeliest, samples, strict=True))
     for batch_size in (1, 2, 5):
         score = scorer(model, apart=apart).score(samples, batch_size)
         assert score.loss == pytest.approx(loss_sum / 1245, rel=1e-6)
-        assert score.accuracy == pytest.approx(sum(said) / len(said), rel=1e-6)
+        assert score.accuracy.words == pytest.approx(said.words, rel=1e-6)
+        assert score.accuracy.characters is said.characters is None
         assert (score.num_samples, score.num_loss_tokens) == (5, 1245)
 
 

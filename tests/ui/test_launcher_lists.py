@@ -22,10 +22,11 @@ from lmplay_tui.ui.launch_lists import (
     estimate,
     plan_detail,
     plan_head,
+    plan_name_cells,
     plan_row,
 )
 from lmplay_tui.ui.messages import StartAsked
-from lmplay_tui.ui.run_list import RunEntry, find_runs, run_detail, run_head, run_rows
+from lmplay_tui.ui.run_list import RunEntry, find_runs, run_detail, run_table
 from lmplay_tui.ui.screens.dialogs import ChoiceDialog
 from lmplay_tui.ui.widgets.key_bar import KeyBar
 from lmplay_tui.ui.widgets.lines import Lines, Row, row_width
@@ -108,10 +109,35 @@ def test_devices_are_asked_without_torch() -> None:
 def test_columns_stand_below_their_titles(width: int) -> None:
     plan = read_plan("full")
     about = estimate(plan, [], {}, SPEED)
-    assert row_width(plan_head(width)) == row_width(plan_row("full", plan, about, width)) == max(width, 46)
-    assert row_width(run_head(width)) == row_width(run_rows([entry(step=3)], width)[0])
+    cells = plan_name_cells(["full", "a_plan_of_mine.toml"], width)
+    head, row = plan_head(width, cells), plan_row("full", plan, about, width, cells)
+    assert row_width(head) == row_width(row) == width
+    head, rows = run_table([entry(step=3)], width)
+    assert row_width(head) == row_width(rows[0]) == width
     for row in (*plan_detail(plan, about, width), *run_detail(entry(stages=[{"name": "a"}]), width)):
         assert row_width(row) <= max(width, 50)
+
+
+@pytest.mark.parametrize("width", [30, 44, 54, 74, 114])
+def test_no_age_is_cut_and_names_come_first(width: int) -> None:
+    """Of a run: its name as far as there is room, its age whole, then what else there is room for."""
+    names = ("gpt2ish_demo", "gpt2ish_wikipedia_then_finetune")
+    entries = [
+        RunEntry(RunFolder(Path(f"{name}.lmp")), "finished", {"step": 123_456, "val_loss": 3.1}, age_s=age_s)
+        for name, age_s in zip(names, (3.2 * 3600, 59 * 60), strict=True)
+    ]
+    _, rows = run_table(entries, width)
+    shown = text_of(rows)
+    assert "3 h ago" in shown and "59 min ago" in shown
+    assert all(row_width(row) == width for row in rows)
+    assert (names[1] in shown) is (width >= 54)
+    assert names[1] in shown or "step" not in text_of([run_table(entries, width)[0]])
+
+
+def test_names_of_plans_have_room_before_their_purposes() -> None:
+    plan, width, name = read_plan("full"), 74, "a_plan_with_quite_a_long_name.toml"
+    cells = plan_name_cells(["full", name], width)
+    assert name in text_of([plan_row(name, plan, estimate(plan, [], {}, SPEED), width, cells)])
 
 
 def test_a_run_in_detail() -> None:

@@ -12,10 +12,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.cells import cell_len
 
 from lmplay_tui.formats import format_elapsed, format_number
 from lmplay_tui.run.series import (
@@ -28,9 +29,10 @@ from lmplay_tui.run.series import (
     value_range,
 )
 from lmplay_tui.run.view import Mark, RunView
-from lmplay_tui.scales import LABEL_CELLS, column_of, rounded_range, ticks
+from lmplay_tui.scales import LABEL_CELLS, column_of, log_ticks, rounded_range, tick_texts, ticks, time_ticks
+from lmplay_tui.ui.legend import CURVES, MARKS, Sign
 from lmplay_tui.ui.widgets.curve_window import CurveWindow, Group
-from lmplay_tui.ui.widgets.lines import Piece, Row, fitted, spread
+from lmplay_tui.ui.widgets.lines import Piece, Row, fitted, row_width, spread
 
 _BITS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]], dtype=np.uint8)
 _HAIR = 1e-6  # of a dot: what lies between two falls on the same one, whatever the last bit of its float is
@@ -84,6 +86,8 @@ def _join(least: Floats, greatest: Floats) -> None:
     least[between], greatest[between] = low, high
 
 
+_X_LABEL_CELLS = 14
+_DISTANCE = 2  # cells between signs of what comes often
 STYLES = ("", "ghost", "raw", "train", "val", "eval", "accent", "axis", "label", "dim", "good", "warn", "bad")
 _COLOUR = re.compile(r"\x1b\[([0-9;]*)m")
 
@@ -100,12 +104,17 @@ class Trace:
 
 @dataclass(frozen=True)
 class Note:
-    """Something at an x: a sign below the axis and, where `line`, a dotted line through the chart."""
+    """Something at an x: a sign below the axis and, where `line`, a dotted line through the chart.
+
+    Where signs crowd, that of the lower `rank` stands, and those that come `often` keep their distance.
+    """
 
     x: float
     sign: str
     style: str
     line: bool = False
+    rank: int = 0
+    often: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,13 +197,18 @@ def _row(line: str, styles: list[int], changes: list[int]) -> Row:
 def _framed(chart: Drawing, width: int, height: int) -> Grid:
     """Axes and labels, nothing drawn yet."""
     low, high = chart.y_range
-    first, last = chart.x_range
-    y_ticks = ticks(low, high, max((height - 2) // 2, 3)) or [low]
-    x_ticks = ticks(first, last, max((width - LABEL_CELLS) // 14, 2), whole=not chart.time_axis)
+    y_most, x_most = max((height - 2) // 2, 3), max((width - LABEL_CELLS) // _X_LABEL_CELLS, 2)
+    if chart.log:
+        values = log_ticks(10.0**low, 10.0**high, y_most)
+        y_texts = [(math.log10(value), text) for value, text in tick_texts(values, format_number, LABEL_CELLS)]
+    else:
+        y_texts = tick_texts(ticks(low, high, y_most), format_number, LABEL_CELLS)
+    x_ticks = time_ticks(*chart.x_range, x_most) if chart.time_axis else ticks(*chart.x_range, x_most, whole=True)
+    form = format_elapsed if chart.time_axis else format_number
     return _frame(
         width, height, chart.x_range, chart.y_range,
-        tuple((x, format_elapsed(x) if chart.time_axis else format_number(x)) for x in x_ticks),
-        tuple((y, _y_label(y, chart.log).rjust(LABEL_CELLS)) for y in y_ticks),
+        tuple(tick_texts(x_ticks, form, _X_LABEL_CELLS - 1)),
+        tuple((y, text.rjust(LABEL_CELLS)) for y, text in y_texts) or ((low, " " * LABEL_CELLS),),
     ).copy()  # fmt: skip
 
 
@@ -248,10 +262,6 @@ def _paint(canvas: Grid, chart: Drawing) -> None:
         canvas.put((rows, columns), "●" if curve.marker == "line" else curve.marker, curve.style)
 
 
-def _y_label(value: float, log: bool) -> str:
-    return format_number(float(10.0**value) if log else value)
-
-
 def _lay_reference(canvas: Grid, y_range: tuple[float, float], y: float, label: str) -> None:
     low, high = y_range
     if not low <= y <= high:
@@ -276,34 +286,35 @@ def _free(signs: NDArray[np.str_]) -> NDArray[np.bool_]:
 
 
 def _note_signs(chart: Drawing, canvas_width: int) -> list[Row]:
+    """The signs below the axis, the most important first: each where one still has room."""
     grid = Grid.blank(1, LABEL_CELLS + 1 + canvas_width)
-    for note in chart.notes:
+    taken = bytearray(canvas_width)
+    for note in sorted(chart.notes, key=lambda note: note.rank):
         column = column_of(note.x, chart.x_range, canvas_width)
-        if column is not None:
+        if column is None:
+            continue
+        reach = _DISTANCE if note.often else 0
+        if not any(taken[max(column - reach, 0) : column + reach + 1]):
+            taken[column] = 1
             grid.put((0, LABEL_CELLS + 1 + column), note.sign, note.style)
     return grid.rows()
 
 
-MARKS = {  # kind -> sign below the axis, style, whether a line is drawn through the chart
-    "stage": ("▶", "accent", True),
-    "save": ("▪", "dim", False),
-    "lr": ("λ", "warn", False),
-    "plan": ("✎", "accent", False),
-    "resume": ("↻", "dim", False),
-    "warning": ("!", "warn", False),
-    "spike": ("▲", "bad", False),
-    "bookmark": ("⚑", "good", False),
-}
-_LEGEND = {"train": "━", "val": "•", "eval": "◆"}
+_RANKS = list(MARKS)
+_UNKNOWN = Sign("·", "dim", "")  # of a journal that is newer than this program
 _GHOST_SPAN = 20  # values: two lines that are not smoothed hide one another
+_VAL_SPAN = 3  # validations that their line is smoothed over
+_VAL_DOTS = 3  # columns that share a dot beside that line
 
 
 def notes_of(places: Sequence[tuple[float, Mark]]) -> list[Note]:
     """The marks, at their places on the axis, as they are drawn."""
     notes = []
     for x, mark in places:
-        sign, style, line = MARKS.get(mark.kind, ("·", "dim", False))
-        notes.append(Note(x, sign, style, line))
+        sign = MARKS.get(mark.kind, _UNKNOWN)
+        rank = _RANKS.index(mark.kind) if mark.kind in MARKS else len(_RANKS)
+        line, often = mark.kind == "stage", mark.kind == "save"
+        notes.append(Note(x, sign.sign, sign.style, line=line, rank=rank, often=often))
     return notes
 
 
@@ -322,25 +333,24 @@ class ChartBuilder:
     def rows(self, group: Group, height: int, *, selected: bool, signs: bool, right: Sequence[Piece]) -> list[Row]:
         """A title, which ends with `right`, and the chart. `signs`: those of the marks, below it."""
         curves: list[Trace] = []
-        legend: list[Piece] = []
+        legend: list[_Figure] = []
         if self.ghost is not None:
             self._add_ghost(*self.ghost, group.metrics[0], curves, legend)
         for metric in group.metrics:
             series = self.view.history.get(metric)
             if series is None or not len(series):
                 continue
-            style, sign = _look(metric, group)
+            look = _look(metric)
             points = series.points(self.window.axis)
-            if sign == "━":
-                self._add_line(points, style, curves)
+            if look == "train":
+                self._add_line(points, look, curves)
             else:
-                curves.append(Trace(*_dots(points, *self.x_range, self._columns), style, sign))
-            name = f"{metric.split('/', maxsplit=1)[0]} " if len(group.metrics) > 1 else ""
-            value = exponential_mean_at(points, self.window.span if sign == "━" else 1, self.window.cursor)
-            legend += [(f"{sign} ", style), (name, "dim"), (f"{format_number(value)}  ", style)]
-        title: list[Piece] = [("▸ " if selected else "  ", "accent"), (group.title, "strong"), ("  ", ""), *legend]
+                self._add_dots(points, look, curves)
+            name = metric.split("/", maxsplit=1)[0] if len(group.metrics) > 1 else ""
+            value = exponential_mean_at(points, self.window.span if look == "train" else 1, self.window.cursor)
+            legend.append(_Figure(CURVES[look].sign, look, name, format_number(value)))
         return [
-            spread(title, right, self.width),
+            _headline(group.title, legend, right, self.width, selected=selected, read=self.window.cursor is not None),
             *draw(self._assembled(group, curves, signs), self.width, height - 1),
         ]
 
@@ -361,7 +371,16 @@ class ChartBuilder:
         else:
             curves.append(Trace(*to_columns(points, first, last, columns), style))
 
-    def _add_ghost(self, name: str, ghost: RunView, metric: str, curves: list[Trace], legend: list[Piece]) -> None:
+    def _add_dots(self, points: Points, style: str, curves: list[Trace]) -> None:
+        """A dot for each validation or evaluation; through those of many validations a line that is smoothed."""
+        columns, sign = self._columns, CURVES[style].sign
+        if style == "val" and self.window.span > 1 and len(points) > _VAL_SPAN:
+            bins = in_bins(points, *self.x_range, 2 * columns, _VAL_SPAN)
+            curves.append(Trace(bins.x, exponential_mean(bins, _VAL_SPAN), style))
+            columns = max(columns // _VAL_DOTS, 1)
+        curves.append(Trace(*_dots(points, *self.x_range, columns), style, sign))
+
+    def _add_ghost(self, name: str, ghost: RunView, metric: str, curves: list[Trace], legend: "list[_Figure]") -> None:
         """The earlier run's metric, and how far we are from it at the same place."""
         theirs, ours = ghost.history.get(metric), self.view.history.get(metric)
         if theirs is None or not len(theirs):
@@ -369,13 +388,14 @@ class ChartBuilder:
         points = theirs.points(self.window.axis)
         span = max(self.window.span, _GHOST_SPAN)
         self._add_line(points, "ghost", curves, span)
-        name = f"┈ {fitted(name, min(len(name), 16))}"
         own = ours.points(self.window.axis) if ours is not None else None
+        sign = CURVES["ghost"].sign
         if own is None or not len(own):
+            legend.append(_Figure(sign, "ghost", name, ""))
             return
         x = float(own.x[-1]) if self.window.cursor is None else self.window.cursor
         difference = exponential_mean_at(own, span, x) - exponential_mean_at(points, span, x)
-        legend.append((f"{name} {difference:+.3f}  " if math.isfinite(difference) else f"{name}  ", "ghost"))
+        legend.append(_Figure(sign, "ghost", name, f"{difference:+.3f}" if math.isfinite(difference) else ""))
 
     def _assembled(self, group: Group, curves: list[Trace], signs: bool) -> Drawing:
         log = self.window.log
@@ -386,19 +406,54 @@ class ChartBuilder:
         stage = self.view.stage
         if group.title == "loss" and stage is not None and stage.unigram_entropy > 0:
             entropy = math.log10(stage.unigram_entropy) if log else stage.unigram_entropy
-            references.append((entropy, "unigram entropy"))
+            references.append((entropy, "token counts alone"))
+        bounds = (-math.inf, math.inf)
+        if span and not log and span[0] >= 0:
+            bounds = (0.0, 1.0 if group.is_share and span[1] <= 1 else math.inf)
         return Drawing(
-            curves, self.x_range, rounded_range(*span) if span else (0.0, 1.0), log=log,
+            curves, self.x_range, rounded_range(*span, bounds) if span else (0.0, 1.0), log=log,
             time_axis=self.window.axis == "time", notes=self.notes, signs=signs, references=references,
             cursor=self.window.cursor, ascii_only=self.ascii_only,
         )  # fmt: skip
 
 
-def _look(metric: str, group: Group) -> tuple[str, str]:
+class _Figure(NamedTuple):
+    """A curve in the headline: its sign, a word for it, and its newest value."""
+
+    sign: str
+    style: str
+    word: str
+    value: str
+
+
+def _headline(
+    title: str, legend: Sequence[_Figure], right: Sequence[Piece], width: int, *, selected: bool, read: bool
+) -> Row:
+    """The title, each curve's newest value, and `right`, which stays where the cursor is `read`.
+
+    Where room is short words are cut before any figure.
+    """
+    for most, end in ((16, right), (8, right), (5, right), (0, right), (0, right if read else ())):
+        room = width - row_width(end) - 4
+        figures: list[Piece] = []
+        for sign, style, word, value in legend:
+            if value or most:
+                figures.append((f"{sign} ", style))
+            if word and most:
+                figures.append((f"{fitted(word, min(cell_len(word), most))} ", "dim"))
+            if value:
+                figures.append((f"{value}  ", style))
+        title_cells = min(cell_len(title), max(room - row_width(figures), 3))
+        if title_cells == cell_len(title) or (not most and title_cells + row_width(figures) <= room):
+            break
+    head: list[Piece] = [("▸ " if selected else "  ", "accent"), (fitted(title, title_cells), "strong"), ("  ", "")]
+    return spread([*head, *figures], end, width)
+
+
+def _look(metric: str) -> str:
+    """Which of `CURVES` it is drawn as."""
     split = metric.split("/", maxsplit=1)[0]
-    if len(group.metrics) == 1 and split not in ("val", "eval"):
-        return "train", "━"
-    return (split, _LEGEND[split]) if split in _LEGEND else ("train", "━")
+    return split if split in ("val", "eval") else "train"
 
 
 def _dots(points: Points, first: float, last: float, columns: int) -> tuple[Floats, Floats]:

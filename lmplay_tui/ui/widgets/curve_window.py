@@ -7,13 +7,16 @@ from dataclasses import dataclass
 
 from lmplay_tui.run.axes import AXES, Axis
 from lmplay_tui.run.view import RunView
-from lmplay_tui.scales import rounded_up
+from lmplay_tui.scales import grown_end
 
 VIEWS = ("full", "stage", "recent")
 SPANS = (1, 20, 100, 500)  # values that the smoothing averages over; 1: off
 RECENT_STEPS = 400
 _SPLITS = ("train", "val", "eval")
-_ORDER = ("loss", "accuracy", "bits_per_byte", "lr", "grad_norm")
+_ORDER = ("loss", "accuracy", "character_accuracy", "bits_per_byte", "lr", "grad_norm")
+_FOLDERS = ("perf", "time", "memory", "sys", "data")  # of metrics that stand alone; those of other names come before
+
+_SHARES = ("accuracy", "/mfu", "/used", "device_used", "sys/cpu", "sys/gpu", "/text_shown")
 
 
 @dataclass(frozen=True)
@@ -23,9 +26,18 @@ class Group:
     title: str
     metrics: tuple[str, ...]
 
+    @property
+    def is_share(self) -> bool:
+        """Whether it measures a share of a whole, 0 to 1."""
+        return self.metrics[0].endswith(_SHARES)
+
 
 def groups_of(metrics: Iterable[str], pattern: str = "") -> list[Group]:
-    """The charts there are for these metrics: loss and accuracy first, then by name. `pattern`: words to look for."""
+    """The charts there are for these metrics; `pattern`: words to look for.
+
+    What training, validation and evaluation measure comes first, loss and accuracy before all; what the machine and the
+    data are like comes last.
+    """
     shared: dict[str, list[str]] = {"loss": [], "accuracy": []}
     alone = []
     for name in sorted(metrics):
@@ -35,10 +47,13 @@ def groups_of(metrics: Iterable[str], pattern: str = "") -> list[Group]:
         else:
             alone.append(name)
     ordered = sorted(shared, key=lambda value: (_ORDER.index(value) if value in _ORDER else len(_ORDER), value))
+    if "character_accuracy" in shared and not shared["accuracy"]:  # no text of this run is measured by words
+        ordered.remove("accuracy")
     groups = [
         Group(value.replace("_", " "), tuple(sorted(shared[value], key=lambda n: _SPLITS.index(n.split("/")[0]))))
         for value in ordered
     ]
+    alone.sort(key=lambda name: (_FOLDERS.index(folder) + 1 if (folder := name.split("/")[0]) in _FOLDERS else 0, name))
     groups += [Group(name, (name,)) for name in alone]
     return [group for group in groups if matches(pattern, (group.title, *group.metrics))]
 
@@ -96,18 +111,18 @@ class CurveWindow:
         return float(steps.x[min(int(points.x.searchsorted(self.cursor)), len(points) - 1)]) if len(points) else None
 
     def x_range(self, view: RunView) -> tuple[float, float]:
-        """The part of the axis that is shown. Its ends move in hops, so that the picture seldom shifts."""
+        """The part of the axis that is shown. It ends where the run is, in hops, so that the picture seldom shifts."""
         now = self.now(view)
-        first, last = 0.0, rounded_up(max(now, 10))
+        first, last = 0.0, grown_end(now)
         if self.view == "stage":
             starts = [mark.step for mark in view.marks if mark.kind == "stage"]
             first = view.history.locate(starts[-1], self.axis) if starts else 0.0
             first = 0.0 if math.isnan(first) else first
-            last = first + rounded_up(max(now - first, 10))
+            last = first + grown_end(now - first)
         elif self.view == "recent":
             back = view.history.locate(max(view.at.step - RECENT_STEPS, 0), self.axis)
-            width = rounded_up(max(now - (0.0 if math.isnan(back) else back), 10))
-            last = math.ceil(now / (width / 8) + 1e-9) * width / 8
+            width = grown_end(now - (0.0 if math.isnan(back) else back))
+            last = math.ceil(now / (width / 32) - 1e-9) * width / 32
             first = max(last - width, 0.0)
         return self._zoomed(first, last, now)
 

@@ -1,6 +1,7 @@
 """What the model made of samples: where its words differ from the truth, and how surely it expected each token.
 
-`align` compares word by word with as many edits as the accuracy counts.
+`align` compares word by word with as many edits as the accuracy counts. A truth that is measured by characters is
+compared by whole ones, each with its marks and joiners.
 """
 
 import math
@@ -16,6 +17,7 @@ from lmplay_tui.run.controls import Pin
 from lmplay_tui.run.events import Prediction
 from lmplay_tui.run.view import PredictionSeen, RunView
 from lmplay_tui.text import one_line, printable
+from lmplay_tui.ui.legend import SHADES, WORDS
 from lmplay_tui.ui.messages import CommandAsked
 from lmplay_tui.ui.tty.patches import set_titles
 from lmplay_tui.ui.widgets.lines import Lines, Piece, Row, fitted, labelled, right, row_width, spread
@@ -24,7 +26,7 @@ Op = Literal["equal", "replace", "insert", "delete"]
 
 
 class AlignedPiece(NamedTuple):
-    """A run of words with one fate on the way from the prediction to the truth.
+    """A run of words (or characters) with one fate on the way from the prediction to the truth.
 
     equal: the same words. replace: wrong words, as many as in the truth. insert: the prediction lacks the truth's
     words. delete: the prediction has words that the truth has not.
@@ -42,9 +44,22 @@ class AlignedPiece(NamedTuple):
 
 def align(prediction: str, truth: str) -> list[AlignedPiece]:
     """The fewest edits that make the prediction's words the truth's, in order; every word of both is in one piece."""
+    return _aligned(prediction.split(), truth.split())
+
+
+def align_characters(prediction: str, truth: str) -> list[AlignedPiece]:
+    """The same by whole characters; white space of any length is one space, and none at the ends."""
+    return _aligned(_characters(prediction), _characters(truth))
+
+
+def _characters(text: str) -> list[str]:
+    text = " ".join(text.split())
+    return [text[begin:end] for begin, end, _ in split_graphemes(text)[0]]
+
+
+def _aligned(predicted: list[str], true: list[str]) -> list[AlignedPiece]:
     from rapidfuzz.distance import Levenshtein  # not before a first frame, in which nothing is compared
 
-    predicted, true = prediction.split(), truth.split()
     return [
         AlignedPiece(cast(Op, step.tag), tuple(predicted[step.src_start : step.src_end]),
               tuple(true[step.dest_start : step.dest_end]))
@@ -58,14 +73,15 @@ def num_edits(pieces: Sequence[AlignedPiece]) -> int:
 
 
 KINDS = ("all", "validation", "pinned", "asked")
-SHADES = (0.01, 0.1, 0.4, 0.8)  # probabilities between the shades p0 to p4
 LEAST_LISTED = 4  # predictions: for fewer the space below one is left free
 MAX_SHOWN = 4000  # characters of a text
 _FIRST = {  # what makes the first prediction of a kind
     "all": "the first validation makes one", "validation": "the first validation makes one",
     "pinned": "i pins the prompt of a prediction; each evaluation answers it", "asked": "g asks the model",
 }  # fmt: skip
-_SPOKEN = {"validation": "argmax", "pinned": "says", "asked": "says"}
+# an edit's sign and style
+_MARKED = {op: (sign.removesuffix("word"), style) for op, (sign, style, _) in WORDS.items()}
+_SPOKEN = {"validation": "model", "pinned": "says", "asked": "says"}
 
 
 def shown(text: object) -> str:
@@ -100,14 +116,17 @@ def alignment_pieces(prediction: str, truth: str) -> list[Piece]:
     """The prediction's words with what is wrong marked: `≠wrong`, `+too many`, `−lacking`."""
     pieces: list[Piece] = []
     for op, predicted, true in align(prediction, truth):
-        if op == "equal":
-            pieces += [(word + " ", "good") for word in predicted]
-        elif op == "replace":
-            pieces += [(f"≠{word} ", "wrong") for word in predicted]
-        elif op == "delete":
-            pieces += [(f"+{word} ", "extra") for word in predicted]
-        else:
-            pieces += [(f"−{word} ", "missing") for word in true]
+        sign, style = _MARKED[op]
+        pieces += [(f"{sign}{word} ", style) for word in (true if op == "insert" else predicted)]
+    return pieces
+
+
+def character_pieces(prediction: str, truth: str) -> list[Piece]:
+    """The same by characters: each run of them that is wrong stands between spaces."""
+    pieces: list[Piece] = []
+    for op, predicted, true in align_characters(prediction, truth):
+        run = "".join(true if op == "insert" else predicted)
+        pieces.append((run, "good") if op == "equal" else (f" {_MARKED[op][0]}{run} ", _MARKED[op][1]))
     return pieces
 
 
@@ -122,13 +141,19 @@ def listed_rows(listed: Sequence[PredictionSeen], index: int, height: int, width
             (
                 (" ▸ " if here else "   ", "accent"),
                 (right(f"{seen.step:,}", 6), "strong" if here else ""),
-                (right(_score(made.accuracy), 10), ""),
+                (right(_listed_accuracy(made), 10), ""),
                 (right(_score(made.loss), 8), "val"),
                 (f"  {fitted(one_line(made.kind), 12)}", "dim"),
                 (prompt, "" if here else "dim"),
             )
         )
     return rows
+
+
+def _listed_accuracy(made: Prediction) -> str:
+    if made.character_accuracy is None:
+        return _score(made.accuracy)
+    return f"char {_score(made.character_accuracy)}"
 
 
 def _score(score: float | None) -> str:
@@ -212,13 +237,13 @@ class Predictions(Lines):
         rows = self._laid_out(view, listed[index])
         room = self.size.height - len(rows) - 1
         if room >= LEAST_LISTED + 1:
-            rows += [(), *listed_rows(listed, index, room, self.size.width)]
+            rows += [(), *listed_rows(listed, index, room, self.room.width)]
         self.show_rows(rows)
 
     # ---- drawing
 
     def _laid_out(self, view: RunView, seen: PredictionSeen) -> list[Row]:
-        width = self.size.width
+        width = self.room.width
         made = seen.prediction
         kind, prompt, truth = one_line(made.kind, 20), made.prompt, made.truth
         pinned = "pinned " if prompt in view.pinned else ""
@@ -238,7 +263,8 @@ class Predictions(Lines):
         rows += labelled("prompt", [(shown(prompt), "dim")], width)
         if truth and self._token is None:
             rows += labelled("truth", self._truth(made), width)
-            rows += labelled(_SPOKEN.get(kind, "says"), alignment_pieces(shown(made.prediction), shown(truth)), width)
+            compared = alignment_pieces if made.character_accuracy is None else character_pieces
+            rows += labelled(_SPOKEN.get(kind, "says"), compared(shown(made.prediction), shown(truth)), width)
         elif not truth:
             rows += labelled(_SPOKEN.get(kind, "says"), [(shown(made.prediction), "")], width)
         return rows
@@ -248,6 +274,8 @@ class Predictions(Lines):
         pieces: list[Piece] = []
         if made.accuracy is not None:
             pieces += [("accuracy ", "dim"), (f"{made.accuracy:.2f} ", "strong")]
+        if made.character_accuracy is not None:
+            pieces += [("character accuracy ", "dim"), (f"{made.character_accuracy:.2f} ", "strong")]
         if made.loss is not None:
             pieces += [(" loss ", "dim"), (f"{made.loss:.2f} ", "strong")]
         return pieces

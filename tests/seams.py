@@ -1,0 +1,91 @@
+"""The places of the product where tests put something else: each once, with what it stands for.
+
+What a test wants to happen it makes happen: by a parameter, a file, a full disk, a signal. These places are for what
+cannot be made from outside. A module that moves changes its line here; `tests.house` keeps other tests from replacing
+anything in the product.
+"""
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+SEAMS = {
+    # A disk, a hub, a memory that fails or is slow at a certain moment of a run.
+    "row": "data.rows:Rows.items",
+    "batches": "data.stage_data:batches",
+    "open a stage": "train.dataloader:open_stage",
+    "choose the run": "train.launch:choose_run",
+    "read the start": "train.launch:read_start",
+    "build the trainer": "train.launch:build_trainer",
+    "state to save": "train.state:TrainState.checkpoint",
+    "copy to save": "train.checkpointer:cpu_copy",
+    "write a checkpoint": "train.checkpointer:write_checkpoint",
+    "wait for a save": "train.checkpointer:CheckpointWriter.wait",
+    "generate": "train.evaluation:generate",
+    "predict": "train.evaluation:Scorer.predict",
+    "leave a command": "train.handoff:leave_command",
+    # A bug, at a certain moment.
+    "update": "train.gradients:Gradients.update",
+    "validate": "train.evaluation:Evaluator.validate",
+    "answer": "train.evaluation:Evaluator.answer",
+    "whole step": "train.train_step:TrainStep.is_whole",
+    # What a run makes for itself, made with other limits, for another device.
+    "feed": "train.stage_run:Feed",
+    "watch": "train.trainer:Watch",
+    "peak": "train.trainer:peak_flops",
+    "compilation": "train.trainer:Compilation",
+    "checkpoint writer": "train.checkpointer:CheckpointWriter",
+    "on done": "train.launch:run_on_done",
+    # What leaves this process.
+    "start a process": "train.launch:start_process",
+    "post": "run.notify:post",
+    "pictures": "train.launch:write_pngs",
+}
+
+
+class Seams:
+    """Puts something else in a place of `SEAMS`, until the test ends."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self._patch = patch
+
+    def put(self, name: str, value: Any) -> Any:
+        """Put `value` there; what it stands for is returned."""
+        module, _, path = SEAMS[name].partition(":")
+        owner: Any = importlib.import_module(f"lmplay_tui.{module}")
+        *outer, last = path.split(".")
+        for part in outer:
+            owner = getattr(owner, part)
+        real = getattr(owner, last, None)  # none: an attribute that each object sets
+        self._patch.setattr(owner, last, value, raising=False)
+        return real
+
+    def around(self, name: str, call: Callable[..., Any]) -> None:
+        """`call(real, *arguments)` is made instead of `real(*arguments)`."""
+        real: Callable[..., Any] = self.put(name, lambda *args, **named: call(real, *args, **named))
+
+    def watch(self, name: str, look: Callable[..., Any]) -> None:
+        """`look(*arguments)` is made before each call; what it raises ends it."""
+
+        def looked(real: Callable[..., Any], *args: Any, **named: Any) -> Any:
+            look(*args, **named)
+            return real(*args, **named)
+
+        self.around(name, looked)
+
+
+def raising(error: BaseException) -> Callable[..., Any]:
+    """What raises `error` when it is called."""
+
+    def call(*_: Any, **__: Any) -> Any:
+        raise error
+
+    return call
+
+
+@pytest.fixture
+def seams(monkeypatch: pytest.MonkeyPatch) -> Seams:
+    """Something else in one of the product's few places for it, until the test ends."""
+    return Seams(monkeypatch)
