@@ -216,7 +216,7 @@ def run_on_done(
 
 def _started(command: str, run: RunFolder, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
     try:
-        log: BinaryIO | None = run.log.open("ab")
+        log: BinaryIO | None = os.fdopen(run.files.append(run.log.name), "ab")
     except OSError:  # a full disk, a folder that is gone: the command may be what tells of it
         log = None
     try:

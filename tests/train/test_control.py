@@ -408,7 +408,7 @@ def test_a_spike_is_judged_by_its_own_stages_losses():
     watch = Watch()
 
     def step(number: int, stage: str, loss: float) -> StepDone:
-        return StepDone(number, stage, 1, 1, 1, 1, 1, 1, 0.0, 0, loss, None, 0.1, 1.0, 1.0, 0, 0, 0, 0, 0.1, 1.0)
+        return StepDone(number, stage, 1, 1, 1, 1, 1, 1, 0.0, 0, loss, loss, None, 0.1, 1.0, 1.0, 0, 0, 0, 0, 0.1, 1.0)
 
     said = [watch.step_done(step(i, "first", 1.0 + i % 3 / 100), 0) for i in range(60)]
     said += [watch.step_done(step(60 + i, "second", 5.0 + i % 3 / 100), 0) for i in range(60)]

@@ -9,6 +9,7 @@ from typing import Any
 
 from lmplay_tui.background import BackgroundCall
 from lmplay_tui.formats import format_duration, format_memory_use, format_parameters, format_percent, format_rate
+from lmplay_tui.run.metric_names import RECENT_STEPS
 from lmplay_tui.run.pace import PARTS
 from lmplay_tui.run.view import RunView
 from lmplay_tui.ui.legend import STEP_PARTS
@@ -180,7 +181,7 @@ class System(Lines):
             pieces += [("  MFU ", "dim"), (format_percent(mfu.last(), 1), "")]
         step = view.history.get("time/step_s")
         if step is not None and len(step):
-            pieces += [("  step ", "dim"), (format_duration(step.recent_mean(20)), "")]
+            pieces += [("  step ", "dim"), (format_duration(step.recent_mean(RECENT_STEPS)), "")]
         if view.text_shown < 0.9995:
             pieces += [("  text shown ", "dim"), (format_percent(view.text_shown, 1), "")]
         while row_width(pieces) > width and len(pieces) > 3:
