@@ -351,6 +351,12 @@ class SavedStatus(RunStatus):
         self.tokens_per_s = number(record.get("tokens_per_s")) if alive else math.nan
         self.eta_s = number(record.get("eta_s")) if alive else 0.0 if self.state == "finished" else math.nan
 
+    @property
+    def rows_per_s(self) -> float:
+        """As the trainer has found it over the last minutes; NaN where it has not."""
+        left = sum(stage.rows_left for stage in self.stages)
+        return left / self.eta_s if self.eta_s > 0 else math.nan
+
     def fields(self) -> dict[str, Any]:
         """The fields of `status --json` but for the name; what is not known is None."""
         places = [int(place) if self.is_placed and math.isfinite(place) else None for place in self.at[:3]]
