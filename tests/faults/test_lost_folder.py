@@ -8,9 +8,10 @@ import pytest
 
 from lmplay_tui.run import folder
 from lmplay_tui.run.controls import Controls, SaveNow, Stop
-from lmplay_tui.run.events import CheckpointSaved, Event, RunFailed, RunStopped, StepDone, Warned
+from lmplay_tui.run.events import CheckpointSaved, Event, HandedOver, RunFailed, RunStopped, StepDone, Warned
 from lmplay_tui.run.folder import RunFolder, RunHeldError, RunLock, taken
 from lmplay_tui.run.journal import read_journal
+from lmplay_tui.run.recorder import Recorder
 from lmplay_tui.train.launch import run_events
 from tests.faults.programs import saved_step, steps_in_journal
 from tests.train.runs import given, last, of
@@ -92,3 +93,15 @@ def test_a_run_that_another_process_has_taken_is_written_by_that_one_alone(long_
     assert saved_step(RunFolder(Path("m.apart.lmp"))) == end.step >= 5
     assert not [path for path in long_run.folder.iterdir() if path.name not in ("lock", "control")]
     locks[0].release()
+
+
+@pytest.mark.parametrize("written_by", [77, 1234])
+def test_the_next_processs_word_is_not_overwritten_by_a_hand_over(tmp_path, written_by):
+    """The process that goes on may have spoken before the one that started it says so."""
+    run = RunFolder(tmp_path / "m.lmp")
+    run.create()
+    recorder = Recorder(run)
+    run.write_status({"pid": written_by, "state": "running", "step": 9})
+    recorder.record(HandedOver(8, 1234))
+    recorder.close()
+    assert (run.status().get("step") == 9) == (written_by == 1234)
