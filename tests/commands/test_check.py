@@ -1,7 +1,9 @@
 """`lmplay-tui check`: what would fail in hour six, said now."""
 
 import json
+import os
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -335,7 +337,8 @@ def test_rows_that_carry_an_evaluation_text_are_counted(folder, capsys, duplicat
 def test_in_a_terminal_it_shows_what_it_is_at(folder: Path) -> None:
     """In one line, which is gone when the report comes."""
     plan = write_plan(folder, PLAN)
-    with Terminal(lambda: check(plan, *TINY)) as terminal:
+    words = [sys.executable, "-m", "lmplay_tui.cli", "check", plan, *TINY]
+    with Terminal(lambda: os.execv(sys.executable, words)) as terminal:  # torch is not for a forked process
         assert terminal.wait() == 0
     first_line, _, report = terminal.output.decode().partition("plan plan:")
     shown = [text for text in first_line.split("\r\x1b[K") if text]

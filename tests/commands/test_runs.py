@@ -16,7 +16,7 @@ from lmplay_tui.cli import main
 from lmplay_tui.commands.columns import table
 from lmplay_tui.run.folder import RunFolder, taken
 from lmplay_tui.run.upkeep import About, about, set_about
-from lmplay_tui.ui.run_list import find_runs, run_detail, run_rows
+from lmplay_tui.ui.run_list import find_runs, run_detail, run_table
 from tests.faults.terminals import until
 from tests.ui.terminal_screen import ScreenTerminal
 
@@ -115,8 +115,8 @@ def test_tags_and_a_note(folder: Path, capsys) -> None:
 
 def test_the_launchers_list_shows_them_too(folder: Path) -> None:
     entries = find_runs(None)
-    words = ["".join(text for text, _ in row) for row in run_rows(entries, 120)]
-    assert sum("b #short #baseline" in row for row in words) == 1
+    words = ["".join(text for text, _ in row) for row in run_table(entries, 120)[1]]
+    assert [row.split()[:3] for row in words if "#" in row] == [["b", "#short", "#baseline"]]
     (detail,) = [run_detail(entry, 100) for entry in entries if entry.about.tags]
     assert any(NOTE in text for row in detail for text, _ in row)
 
