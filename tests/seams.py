@@ -5,8 +5,9 @@ cannot be made from outside. A module that moves changes its line here; `tests.h
 anything in the product.
 """
 
+import contextlib
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -22,16 +23,30 @@ SEAMS = {
     "state to save": "train.state:TrainState.checkpoint",
     "copy to save": "train.checkpointer:cpu_copy",
     "write a checkpoint": "train.checkpointer:write_checkpoint",
+    "link a checkpoint": "train.checkpointer:link_whole",
+    "write statistics": "run.statistics:RunStatistics.write",
     "wait for a save": "train.checkpointer:CheckpointWriter.wait",
     "generate": "train.evaluation:generate",
     "predict": "train.evaluation:Scorer.predict",
     "leave a command": "train.handoff:leave_command",
     # A bug, at a certain moment.
+    "metrics": "train.metrics:LogWindow.take",
+    "record": "run.recorder:Recorder.record",
+    "notify": "run.notify:Notifier.hear",
+    "choose ways": "train.build:choose_ways",
+    "pack": "train.gradients:pack",
+    "packed attention": "models.gpt2ish:packed_attention",
+    "hidden": "models.gpt2ish:GPT2ish.hidden",
+    "trunk": "models.gpt2ish:GPT2ish.trunk",
     "update": "train.gradients:Gradients.update",
     "validate": "train.evaluation:Evaluator.validate",
     "answer": "train.evaluation:Evaluator.answer",
     "whole step": "train.train_step:TrainStep.is_whole",
     # What a run makes for itself, made with other limits, for another device.
+    "columns from": "run.metric_rows:FROM_BYTES",
+    "columns at least": "run.metric_columns:AT_LEAST_BYTES",
+    "export looks every": "run.export:POLL_S",
+    "proof shown": "train.stage_run:PROOF_SHOWN_S",
     "feed": "train.stage_run:Feed",
     "watch": "train.trainer:Watch",
     "peak": "train.trainer:peak_flops",
@@ -42,6 +57,27 @@ SEAMS = {
     "start a process": "train.launch:start_process",
     "post": "run.notify:post",
     "pictures": "train.launch:write_pngs",
+    "headless": "commands.train:run_headless",
+    "dashboard": "ui.run_app:run_dashboard",
+    "picture of several runs": "commands.plot:draw_combined",
+    "picture of a run": "run.plots:draw_own",
+    "run": "train.launch:run_events",
+    # What the screens stand on: a run, a disk, a machine.
+    "live source": "ui.session:LiveSource",
+    "detached source": "ui.session:detached_source",
+    "watchdog": "ui.session:end_anyway",
+    "devices": "ui.screens.launcher:devices",
+    "device speed": "ui.launch_lists:device_flops",
+    "readings": "ui.screens.dashboard:Machine",
+    "runs of the launcher": "ui.launch_lists:find_runs",
+    "runs of the dashboard": "ui.screens.runs:find_runs",
+    "follow": "run.view:RunView.follow",
+    "follow the past": "run.view:RunView.follow_past",
+    "alive": "run.folder:RunFolder.alive",
+    "status": "run.folder:RunFolder.status",
+    "tail": "run.journal:Tail.read",
+    "moment": "background:MOMENT_S",
+    "bell": "ui.app:LmplayApp.bell",
 }
 
 
@@ -49,7 +85,7 @@ class Seams:
     """Puts something else in a place of `SEAMS`, until the test ends."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
-        self._patch = patch
+        self.patch = patch
 
     def put(self, name: str, value: Any) -> Any:
         """Put `value` there; what it stands for is returned."""
@@ -59,7 +95,7 @@ class Seams:
         for part in outer:
             owner = getattr(owner, part)
         real = getattr(owner, last, None)  # none: an attribute that each object sets
-        self._patch.setattr(owner, last, value, raising=False)
+        self.patch.setattr(owner, last, value, raising=False)
         return real
 
     def around(self, name: str, call: Callable[..., Any]) -> None:
@@ -83,6 +119,13 @@ def raising(error: BaseException) -> Callable[..., Any]:
         raise error
 
     return call
+
+
+@contextlib.contextmanager
+def for_a_while() -> Iterator[Seams]:
+    """Seams that hold to the end of a `with`."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield Seams(patch)
 
 
 @pytest.fixture

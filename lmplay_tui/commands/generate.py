@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lmplay_tui.command_line import new_parser, parse_line
 from lmplay_tui.errors import EXIT_OK, UserError
 from lmplay_tui.options import check, home_path
+from lmplay_tui.process import typed
 from lmplay_tui.run.folder import find_run, output_folder
 from lmplay_tui.text import one_line, printable
 
@@ -210,7 +211,7 @@ def _checkpoint(model: str | None, out_dir: str | None) -> Path:
     run = find_run(model, out_dir)
     if not run.model.is_file():
         name = one_line(run.name)
-        raise UserError(f"{name}: no checkpoint yet; save one with: lmplay-tui ctl {name} save")
+        raise UserError(f"{name}: no checkpoint yet; save one with: {typed('lmplay-tui ctl')} {name} save")
     return run.model
 
 
@@ -283,7 +284,7 @@ def _write(writer: _Writer, prompt: str, line: argparse.Namespace) -> None:
         )  # fmt: skip
         print(shown, end="", flush=True)
         try:
-            for piece in _texts(text, tokenizer):
+            for piece in texts_of_tokens(text, tokenizer):
                 print(printable(piece), end="", flush=True)
         finally:  # an interrupted text ends its line too
             print(flush=True)
@@ -297,7 +298,7 @@ def _shown_prompt(prompt: str) -> str:
     return printable(prompt) if is_plain or not prompt else f"{_DIM}{printable(prompt)}{_PLAIN}"
 
 
-def _texts(ids: Iterable[int], tokenizer: "Tokenizer") -> Iterable[str]:
+def texts_of_tokens(ids: Iterable[int], tokenizer: "Tokenizer") -> Iterable[str]:
     """The text of tokens as they come; a character whose bytes lie in several tokens appears with the last of them."""
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     for token in ids:
