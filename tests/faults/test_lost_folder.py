@@ -10,10 +10,10 @@ from lmplay_tui.run import folder
 from lmplay_tui.run.controls import Controls, SaveNow, Stop
 from lmplay_tui.run.events import CheckpointSaved, Event, HandedOver, RunFailed, RunStopped, StepDone, Warned
 from lmplay_tui.run.folder import RunFolder, RunHeldError, RunLock, taken
-from lmplay_tui.run.journal import read_journal
 from lmplay_tui.run.recorder import Recorder
 from lmplay_tui.train.launch import run_events
 from tests.faults.programs import saved_step, steps_in_journal
+from tests.journals import read_journal
 from tests.train.runs import given, last, of
 
 MOST_STEPS = 3000  # an end, should what is waited for never come
