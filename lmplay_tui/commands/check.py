@@ -1,5 +1,6 @@
 """`lmplay-tui check PLAN`: find what is wrong before hours go into it."""
 
+import argparse
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,11 +22,7 @@ EPILOG = "Exit status: 0 all is well, 2 there are problems."
 
 def main(arguments: Sequence[str], prog: str) -> int:
     """Check a plan and print what was found. Raises `UserError` for a mistake on the line."""
-    parser = new_parser(prog, DESCRIPTION, EPILOG, usage=f"{prog} PLAN [options]")
-    parser.add_argument("plan", type=home_path, metavar="PLAN", help="a shipped plan or a .toml/.json file")
-    parser.add_argument("--json", action="store_true", default=False, help="one JSON object")
-    add_options(parser, leave_out=("training_plan", "extend", "describe", "save_datasets", *screen_options()))
-    namespace = parse_line(parser, arguments)
+    namespace = parse_line(parser(prog), arguments)
     as_json = namespace.json
     launch = Launch(given_options(namespace) | {"training_plan": namespace.plan}, prog)
     from lmplay_tui.train.check import check_plan
@@ -42,6 +39,15 @@ def main(arguments: Sequence[str], prog: str) -> int:
     else:
         print(printable(as_text(report)))
     return EXIT_OK if report["ok"] else EXIT_USAGE
+
+
+def parser(prog: str) -> argparse.ArgumentParser:
+    """The command line of `check`."""
+    made = new_parser(prog, DESCRIPTION, EPILOG, usage=f"{prog} PLAN [options]")
+    made.add_argument("plan", type=home_path, metavar="PLAN", help="a shipped plan or a .toml/.json file")
+    made.add_argument("--json", action="store_true", default=False, help="one JSON object")
+    add_options(made, leave_out=("training_plan", "extend", "describe", "save_datasets", *screen_options()))
+    return made
 
 
 def as_text(report: Mapping[str, Any]) -> str:
