@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from lmplay_tui.command_line import given_options, new_parser, parse_line
 from lmplay_tui.errors import UserError
 from lmplay_tui.options import Launch, home_path
+from lmplay_tui.process import typed
 from lmplay_tui.run.folder import find_run
 
 DESCRIPTION = """\
@@ -22,7 +23,7 @@ def main(arguments: Sequence[str], prog: str) -> int:
     launch = Launch(given_options(line), prog.partition(" ")[0])  # for what the launcher behind it may start
     run = find_run(line.run, launch.options.out_dir)
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise UserError("attach: needs a terminal; without one see: lmplay-tui status")
+        raise UserError(f"attach: needs a terminal; without one see: {typed('lmplay-tui status')}")
     gc.disable()  # until the first frame stands, as for a run of one's own
     from lmplay_tui.ui.run_app import run_dashboard
 

@@ -1,13 +1,17 @@
 """`lmplay-tui check PLAN`: find what is wrong before hours go into it."""
 
 import argparse
+import contextlib
 import json
+import shutil
+import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 from lmplay_tui.command_line import add_options, given_options, new_parser, parse_line
+from lmplay_tui.commands.columns import cut
 from lmplay_tui.errors import EXIT_OK, EXIT_USAGE, UserError
-from lmplay_tui.formats import format_bytes, format_duration, format_parameters
+from lmplay_tui.formats import format_bytes, format_duration, format_parameters, format_percent
 from lmplay_tui.options import Launch, home_path, screen_options
 from lmplay_tui.text import one_line, printable
 
@@ -15,6 +19,7 @@ DESCRIPTION = """\
 Validate a plan, open every dataset, show real samples after cutting, and try two mini-batches of the longest samples,
 one validation and one save and load. Figures from a sample of rows are called estimates. Nothing is trained."""
 LINE_BREAK = "⏎"
+CLEAR = "\r\x1b[K"  # the line of a terminal
 END_OF_TEXT = "<|endoftext|>"
 SEEN_CHARACTERS = 320  # of a prompt, of a truth
 EPILOG = "Exit status: 0 all is well, 2 there are problems."
@@ -28,7 +33,8 @@ def main(arguments: Sequence[str], prog: str) -> int:
     from lmplay_tui.train.check import check_plan
 
     try:
-        report = check_plan(launch)
+        with Progress() as progress:
+            report = check_plan(launch, progress.report)
     except UserError as error:
         if as_json:
             print(json.dumps({"ok": False, "problems": str(error).splitlines()}))
@@ -48,6 +54,38 @@ def parser(prog: str) -> argparse.ArgumentParser:
     made.add_argument("--json", action="store_true", default=False, help="one JSON object")
     add_options(made, leave_out=("training_plan", "extend", "describe", "save_datasets", *screen_options()))
     return made
+
+
+class Progress:
+    """What takes time, on standard error: in a terminal a line that gives way to the next; else what is downloaded."""
+
+    def __init__(self) -> None:
+        self._is_terminal = sys.stderr.isatty()
+        self._told: set[str] = set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._is_terminal:
+            self._write(CLEAR)
+
+    def report(self, activity: str, detail: str, fraction: float | None) -> None:
+        """Say what is done now; how much is to be downloaded stays to be read."""
+        said = one_line(f"{activity} {detail}", 300)
+        is_download = activity == "downloading" and "," in said
+        if is_download and (name := said.partition(",")[0]) not in self._told:
+            self._told.add(name)
+            self._write(f"{CLEAR if self._is_terminal else ''}{said}\n")
+        if self._is_terminal:
+            share = "" if fraction is None else f" {format_percent(fraction)}"
+            self._write(f"{CLEAR}{cut(f'{said}{share} ...', shutil.get_terminal_size().columns - 1)}")
+
+    @staticmethod
+    def _write(text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):  # it has been closed
+            sys.stderr.write(text)
+            sys.stderr.flush()
 
 
 def as_text(report: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from lmplay_tui.command_line import new_parser, parse_line
 from lmplay_tui.errors import EXIT_OK, EXIT_TRAINING, EXIT_USAGE, UserError
 from lmplay_tui.options import home_path, shown_value
+from lmplay_tui.process import typed
 from lmplay_tui.run.control_files import PLAIN, leave_command
 from lmplay_tui.run.controls import Command, SaveNow, Stop
 from lmplay_tui.run.events import Answered, from_record
@@ -43,10 +44,10 @@ def main(arguments: Sequence[str], prog: str) -> int:
     if refused := run.refused():
         raise UserError(refused[0])
     if not run.alive():
-        raise UserError(f"{one_line(run.name)}: no process is training this run; see: lmplay-tui status")
+        raise UserError(f"{one_line(run.name)}: no process is training this run; see: {typed('lmplay-tui status')}")
     answer = ask(run, command)
     if answer is None:
-        raise UserError(f"{one_line(run.name)}: the run has ended without an answer; see: lmplay-tui status")
+        raise UserError(f"{one_line(run.name)}: the run has ended without an answer; see: {typed('lmplay-tui status')}")
     said = one_line(answer.message, 400)
     if answer.ok:
         print(f"saved {said}" if isinstance(command, SaveNow) else said)

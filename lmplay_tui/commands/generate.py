@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lmplay_tui.command_line import new_parser, parse_line
 from lmplay_tui.errors import EXIT_OK, UserError
 from lmplay_tui.options import check, home_path
+from lmplay_tui.process import typed
 from lmplay_tui.run.folder import find_run, output_folder
 from lmplay_tui.text import one_line, printable
 
@@ -210,7 +211,7 @@ def _checkpoint(model: str | None, out_dir: str | None) -> Path:
     run = find_run(model, out_dir)
     if not run.model.is_file():
         name = one_line(run.name)
-        raise UserError(f"{name}: no checkpoint yet; save one with: lmplay-tui ctl {name} save")
+        raise UserError(f"{name}: no checkpoint yet; save one with: {typed('lmplay-tui ctl')} {name} save")
     return run.model
 
 

@@ -17,6 +17,7 @@ from lmplay_tui.commands.lines import Lines
 from lmplay_tui.errors import EXIT_LEFT_AT_ONCE, EXIT_OK, EXIT_USAGE, UserError
 from lmplay_tui.formats import format_clock, format_cost, format_duration, format_rate, time_zone
 from lmplay_tui.options import Launch, TrainOptions
+from lmplay_tui.process import typed
 from lmplay_tui.run import events
 from lmplay_tui.run.controls import Controls, SaveNow, Stop
 from lmplay_tui.run.folder import LOCK_FROM, utc_now
@@ -123,8 +124,8 @@ def _detach(launch: Launch) -> int:
     from lmplay_tui.train.launch import start_detached
 
     run, pid = start_detached(launch, until_it_trains=True)
-    name = one_line(run.name)
-    print(f"{name}: training in process {pid}; look with: lmplay-tui attach {name}; end: lmplay-tui ctl {name} stop")
+    name, tui = one_line(run.name), typed("lmplay-tui")
+    print(f"{name}: training in process {pid}; look with: {tui} attach {name}; end: {tui} ctl {name} stop")
     return EXIT_OK
 
 
