@@ -284,7 +284,7 @@ def _write(writer: _Writer, prompt: str, line: argparse.Namespace) -> None:
         )  # fmt: skip
         print(shown, end="", flush=True)
         try:
-            for piece in _texts(text, tokenizer):
+            for piece in texts_of_tokens(text, tokenizer):
                 print(printable(piece), end="", flush=True)
         finally:  # an interrupted text ends its line too
             print(flush=True)
@@ -298,7 +298,7 @@ def _shown_prompt(prompt: str) -> str:
     return printable(prompt) if is_plain or not prompt else f"{_DIM}{printable(prompt)}{_PLAIN}"
 
 
-def _texts(ids: Iterable[int], tokenizer: "Tokenizer") -> Iterable[str]:
+def texts_of_tokens(ids: Iterable[int], tokenizer: "Tokenizer") -> Iterable[str]:
     """The text of tokens as they come; a character whose bytes lie in several tokens appears with the last of them."""
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     for token in ids:
