@@ -1,5 +1,6 @@
 """`lmplay-tui ctl`: tell a run what to do, from any shell, and wait for its answer."""
 
+import argparse
 import sys
 import time
 from collections.abc import Sequence
@@ -36,11 +37,7 @@ MOST_S = 600.0  # a step, a validation or a save may take minutes
 
 def main(arguments: Sequence[str], prog: str) -> int:
     """Send one command. Raises `UserError`."""
-    parser = new_parser(prog, DESCRIPTION, EPILOG, usage=f"{prog} [RUN] {'|'.join(PLAIN)}|lr=X|lr=*X")
-    parser.add_argument("words", type=home_path, nargs="*", default=[], metavar="RUN COMMAND",
-                        help="which run, and what")  # fmt: skip
-    parser.add_argument("--out-dir", type=home_path, default=None, metavar="DIR", help="folder to look in, too")
-    line = parse_line(parser, arguments)
+    line = parse_line(parser(prog), arguments)
     if not 1 <= len(line.words) <= 2:
         raise UserError(f"{prog}: give one command: {', '.join(PLAIN)}, lr=X or lr=*X")
     command = read_command(line.words[-1])
@@ -58,6 +55,15 @@ def main(arguments: Sequence[str], prog: str) -> int:
         return EXIT_OK
     print(said, file=sys.stderr)
     return EXIT_TRAINING if isinstance(command, SaveNow | Stop) else EXIT_USAGE
+
+
+def parser(prog: str) -> argparse.ArgumentParser:
+    """The command line of `ctl`."""
+    made = new_parser(prog, DESCRIPTION, EPILOG, usage=f"{prog} [RUN] {'|'.join(PLAIN)}|lr=X|lr=*X")
+    made.add_argument("words", type=home_path, nargs="*", default=[], metavar="RUN COMMAND",
+                        help="which run, and what")  # fmt: skip
+    made.add_argument("--out-dir", type=home_path, default=None, metavar="DIR", help="folder to look in, too")
+    return made
 
 
 def read_command(word: str) -> Command:
