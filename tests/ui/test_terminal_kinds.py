@@ -8,6 +8,7 @@ import pyte
 import pytest
 from pyte.screens import Char
 from rich.color import ColorSystem
+from rich.color_triplet import ColorTriplet
 from rich.style import Style
 from textual.app import App
 from textual.pilot import Pilot
@@ -191,6 +192,59 @@ async def test_without_colours_what_they_would_tell_is_told_by_the_letters(
         assert len({letters[name] for name in ("p0", "p1", "p2", "p4")}) == 4
         assert letters["label"] != letters["strong"]
         assert letters["label"] == (False, False, True)
+
+
+# ---- 256 colours: what ssh gives, which hands no COLORTERM on
+
+
+def pairs_sent(output: bytes) -> dict[tuple[str, str], set[str]]:
+    """The letters and digits that were sent, by the codes of their colour and of their ground."""
+    pairs: dict[tuple[str, str], set[str]] = {}
+    for codes, text in re.findall("\x1b\\[([0-9;]*)m([^\x1b]*)", output.decode("utf-8", "ignore")):
+        letters, ground = (re.search(rf"(?:^|;){kind};([\d;]+?)(?=;[34]8;|$)", codes) for kind in ("38", "48"))
+        if re.search(r"\w", text):
+            pair = (letters[1] if letters else codes, ground[1] if ground else codes)
+            pairs.setdefault(pair, set()).add(text.strip())
+    return pairs
+
+
+def of_256(code: str) -> ColorTriplet:
+    """A colour of xterm's 256 by its code, `5;N`: of the cube or of the greys, which no terminal shows otherwise."""
+    found = re.match(r"5;(\d+)(?:;[1-9])*$", code)
+    assert found, f"no colour of the 256: {code!r}"
+    number = int(found[1])
+    assert 16 <= number <= 255
+    if number >= 232:
+        return ColorTriplet(*[8 + 10 * (number - 232)] * 3)
+    levels = (0, 95, 135, 175, 215, 255)
+    return ColorTriplet(*(levels[(number - 16) // base % 6] for base in (36, 6, 1)))
+
+
+def contrast(a: ColorTriplet, b: ColorTriplet) -> float:
+    """The contrast ratio of WCAG 2."""
+
+    def luminance(colour: ColorTriplet) -> float:
+        parts = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour.normalized]
+        return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
+
+    light, dark = sorted((luminance(a), luminance(b)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.long
+@MUCH_TIME
+@pytest.mark.parametrize("theme", ["lmplay", "lmplay-light", "nord"])
+def test_in_256_colours_every_letter_can_be_read_on_its_ground(theme: str) -> None:
+    with toured({"TERM": "xterm-256color", "COLORTERM": "", "TEXTUAL_THEME": theme}) as terminal:
+        terminal.tour(stop for stop in MORE if stop[0] != "t")
+    assert not re.search(rb"[34]8;2;", terminal.output), "none that the terminal would have to guess"
+    pairs = pairs_sent(terminal.output)
+    assert len(pairs) > 20
+    faint = {
+        pair: (round(contrast(of_256(pair[0]), of_256(pair[1])), 2), sorted(texts)[:5]) for pair, texts in pairs.items()
+        if contrast(of_256(pair[0]), of_256(pair[1])) < (4.5 if theme != "nord" else 2)
+    }  # fmt: skip
+    assert not faint
 
 
 # ---- sixteen colours
