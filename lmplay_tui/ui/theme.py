@@ -84,7 +84,7 @@ _DARK_256 = _Palette(
 _LIGHT_256 = _Palette(
     primary="#005faf", secondary="#5f5faf", accent="#005f5f", warning="#875f00", error="#af0000", success="#005f00",
     foreground="#262626", background="#eeeeee", surface="#ffffff", panel="#e4e4e4", boost="#dadada",
-    quiet="#585858", faint="#b2b2b2", cursor_line="#d7d7ff", curve_raw="#afd7ff", frame="#bcbcbc",
+    quiet="#585858", faint="#b2b2b2", cursor_line="#e4e4e4", curve_raw="#afd7ff", frame="#bcbcbc",
     p2="#585858", p3="#444444",
 )  # fmt: skip
 
