@@ -348,6 +348,12 @@ class Launch:
         """The checkpoint that `--resume` names."""
         return None if self.options.resume in ("auto", "none") else Path(self.options.resume)
 
+    @property
+    def names_a_run(self) -> bool:
+        """Whether the line says what to train: a plan, a model, or the checkpoint to go on from."""
+        options = self.options
+        return options.training_plan is not None or options.model is not None or self.resumes_from is not None
+
     def with_options(self, **options: Any) -> "Launch":
         """The same, with these options besides."""
         return Launch({**self.line, **options}, self.prog)

@@ -12,7 +12,36 @@ from typing import Any
 import pytest
 
 SEAMS = {
-    "row": "data.rows:Rows.items",  # a disk that is slow, or does not give a row
+    # A disk, a hub, a memory that fails or is slow at a certain moment of a run.
+    "row": "data.rows:Rows.items",
+    "batches": "data.stage_data:batches",
+    "open a stage": "train.dataloader:open_stage",
+    "choose the run": "train.launch:choose_run",
+    "read the start": "train.launch:read_start",
+    "build the trainer": "train.launch:build_trainer",
+    "state to save": "train.state:TrainState.checkpoint",
+    "copy to save": "train.checkpointer:cpu_copy",
+    "write a checkpoint": "train.checkpointer:write_checkpoint",
+    "wait for a save": "train.checkpointer:CheckpointWriter.wait",
+    "generate": "train.evaluation:generate",
+    "predict": "train.evaluation:Scorer.predict",
+    "leave a command": "train.handoff:leave_command",
+    # A bug, at a certain moment.
+    "update": "train.gradients:Gradients.update",
+    "validate": "train.evaluation:Evaluator.validate",
+    "answer": "train.evaluation:Evaluator.answer",
+    "whole step": "train.train_step:TrainStep.is_whole",
+    # What a run makes for itself, made with other limits, for another device.
+    "feed": "train.stage_run:Feed",
+    "watch": "train.trainer:Watch",
+    "peak": "train.trainer:peak_flops",
+    "compilation": "train.trainer:Compilation",
+    "checkpoint writer": "train.checkpointer:CheckpointWriter",
+    "on done": "train.launch:run_on_done",
+    # What leaves this process.
+    "start a process": "train.launch:start_process",
+    "post": "run.notify:post",
+    "pictures": "train.launch:write_pngs",
 }
 
 
@@ -29,8 +58,8 @@ class Seams:
         *outer, last = path.split(".")
         for part in outer:
             owner = getattr(owner, part)
-        real = getattr(owner, last)
-        self._patch.setattr(owner, last, value)
+        real = getattr(owner, last, None)  # none: an attribute that each object sets
+        self._patch.setattr(owner, last, value, raising=False)
         return real
 
     def around(self, name: str, call: Callable[..., Any]) -> None:
@@ -45,6 +74,15 @@ class Seams:
             return real(*args, **named)
 
         self.around(name, looked)
+
+
+def raising(error: BaseException) -> Callable[..., Any]:
+    """What raises `error` when it is called."""
+
+    def call(*_: Any, **__: Any) -> Any:
+        raise error
+
+    return call
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 GAP = 2  # cells between two columns
-LEAST_CELLS = 8  # of a column that gives way to the others
+LEAST_CELLS = 12  # of a column that gives way to the others
 
 
 def line_width() -> int | None:
@@ -41,18 +41,26 @@ def cut(text: str, width: int | None) -> str:
 def table(
     rows: Sequence[Sequence[str]], width: int | None, *, gives_way: Sequence[int], right: Sequence[int]
 ) -> list[str]:
-    """Rows as lines, their columns aligned; empty columns are left out.
+    """Rows as lines, their columns aligned; of the header (the first row) columns without a word below are left out.
 
-    `gives_way`: the columns that are cut, the last of them first, where a line would be longer than `width` cells.
-    `right`: the columns that are aligned at their right. The first row is the header, and does not count as content.
+    `gives_way`: where a line would be longer than `width` cells, these columns are cut, the last of them first; and
+    where that is not enough they go, the last of them first, but the first of them stays.
+    `right`: the columns that are aligned at their right.
     """
     shown = [number for number in range(len(rows[0])) if any(row[number] for row in rows[1:])]
     widths = {number: max(cells_in(row[number]) for row in rows) for number in shown}
-    if width is not None:
-        for number in reversed(gives_way):
-            over = sum(widths.values()) + GAP * (len(widths) - 1) - width
-            if over > 0 and number in widths:
-                widths[number] = max(widths[number] - over, min(widths[number], LEAST_CELLS))
+
+    def over() -> int:
+        return 0 if width is None else sum(widths.values()) + GAP * (len(widths) - 1) - width
+
+    for number in reversed([number for number in gives_way if number in widths]):
+        widths[number] -= max(min(over(), widths[number] - LEAST_CELLS), 0)
+    for number in reversed(gives_way[1:]):
+        if over() > 0:
+            widths.pop(number, None)
+    if gives_way[0] in widths:  # it takes what has become free
+        longest = max(cells_in(row[gives_way[0]]) for row in rows)
+        widths[gives_way[0]] += min(max(-over(), 0), longest - widths[gives_way[0]])
     lines = []
     for row in rows:
         cells = []

@@ -1,53 +1,132 @@
 """`lmplay-tui` without a command: the dashboard, or headless where there is no terminal for it."""
 
 import gc
+import json
 import os
+import select
+import signal
 import sys
+import threading
+import time
 from collections.abc import Sequence
+from importlib import import_module
+from typing import NoReturn
 
+from lmplay_tui.errors import EXIT_BUG, EXIT_OK, UserError
 from lmplay_tui.options import Launch, TrainOptions
+
+WAITS_S = 2.0  # for the preflight, behind the imports of the screen
 
 DESCRIPTION = """\
 Train small language models under a dashboard in the terminal.
 
 Without options it opens the launcher. With --training-plan, --model, --resume FILE or --start it starts at once.
 Without a terminal it trains headless.
-Commands: attach, ctl, status, runs, check, plot, generate, export; each has --help."""
+
+commands, each with --help:
+"""
 EPILOG = "Try: lmplay-tui --training-plan demo"
 
 
 def main(arguments: Sequence[str], prog: str) -> int:
-    """Parse the line, choose between dashboard and headless, run. Raises `UserError`."""
+    """Parse the line, choose between dashboard and headless, run.
+
+    Raises `UserError` with all that is wrong with the start, as far as it is known before the screen opens.
+    """
     launch = _parsed(arguments, prog) if arguments else Launch(prog=prog)
     dashboard = wants_dashboard(launch.options)
-    launcher = dashboard and not names_a_run(launch) and not launch.options.start
-    if not launcher and not names_a_run(launch):
+    launcher = dashboard and not launch.names_a_run and not launch.options.start
+    if not launcher and not launch.names_a_run:
         launch = launch.with_options(training_plan="demo")
     if not dashboard:
         from lmplay_tui.commands.train import run_headless
 
         return run_headless(launch)
     gc.disable()  # what is imported stays; searching it for garbage takes a tenth of the time to the first frame
+    if launcher:
+        from lmplay_tui.ui.run_app import run_dashboard
+
+        return run_dashboard(launch, launcher=True)
+    preflight = _Preflight(launch)
+    for module in ("textual.app", "lmplay_tui.ui.run_app", "lmplay_tui.ui.screens.dashboard"):
+        import_module(module)
+        preflight.refuse(wait_s=0)
+    preflight.refuse(wait_s=WAITS_S)
     from lmplay_tui.ui.run_app import run_dashboard
 
-    if launch.options.detach and not launcher:
+    if launch.options.detach:
         from lmplay_tui.train.launch import start_detached
 
         return run_dashboard(launch, attach=start_detached(launch)[0])
-    return run_dashboard(launch, launcher=launcher)
+    return run_dashboard(launch)
+
+
+class _Preflight:
+    """What is wrong with a start, found by a child process while this one imports the screen.
+
+    The child imports what a first frame must not wait for (pydantic, and pyarrow where the data are files). It is
+    waited for before the screen opens, but not for ever: a disk may hang. Then the run says what is wrong.
+    """
+
+    def __init__(self, launch: Launch) -> None:
+        self._pid, self._said = 0, b""
+        if threading.active_count() > 1:  # a lock that another thread holds would never be free in the child
+            self._said = _encoded_problems(launch)
+            return
+        self._pipe, write = os.pipe()
+        self._pid = os.fork()
+        if self._pid == 0:
+            self._look(launch, write)
+        os.close(write)
+
+    @staticmethod
+    def _look(launch: Launch, pipe: int) -> NoReturn:
+        """In the child: it ends here, whatever happens, and prints nothing."""
+        try:
+            for stream in (1, 2):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+            left = _encoded_problems(launch)
+            while left:
+                left = left[os.write(pipe, left) :]
+        except BaseException:  # a bug of the check's is no reason not to start
+            os._exit(EXIT_BUG)
+        os._exit(EXIT_OK)
+
+    def refuse(self, *, wait_s: float) -> None:
+        """Raise `UserError` with what has been found, a line a problem. Nothing after `wait_s`: the run says it."""
+        deadline = time.monotonic() + wait_s
+        while self._pid and select.select([self._pipe], [], [], max(deadline - time.monotonic(), 0))[0]:
+            more = os.read(self._pipe, 1 << 16)
+            self._said += more
+            if not more:
+                self._end()
+        if self._pid and wait_s:
+            os.kill(self._pid, signal.SIGKILL)  # it hangs
+            self._end()
+        if self._said and not self._pid:
+            raise UserError("\n".join(json.loads(self._said)))
+
+    def _end(self) -> None:
+        os.close(self._pipe)
+        if os.waitpid(self._pid, 0)[1] != 0:  # it was killed, or failed: what it has said may be cut
+            self._said = b""
+        self._pid = 0
+
+
+def _encoded_problems(launch: Launch) -> bytes:
+    """What is wrong with the start; empty where nothing is."""
+    from lmplay_tui.train.preflight import problems_of
+
+    problems = problems_of(launch)
+    return json.dumps(problems).encode() if problems else b""
 
 
 def _parsed(arguments: Sequence[str], prog: str) -> Launch:
     """Only where there is something to parse: the bare launcher needs nothing of a run before its first frame."""
+    from lmplay_tui.command_line import command_list
     from lmplay_tui.commands.train import parse
 
-    return parse(arguments, prog, DESCRIPTION, EPILOG)
-
-
-def names_a_run(launch: Launch) -> bool:
-    """Whether the line says what to train: a plan, a model, or the checkpoint to go on from."""
-    options = launch.options
-    return options.training_plan is not None or options.model is not None or launch.resumes_from is not None
+    return parse(arguments, prog, DESCRIPTION + command_list(), EPILOG)
 
 
 def wants_dashboard(options: TrainOptions) -> bool:

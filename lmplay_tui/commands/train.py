@@ -10,17 +10,17 @@ from datetime import date, datetime, tzinfo
 from types import FrameType
 from typing import Any
 
-from lmplay_tui.command_line import add_options, given_options, new_parser, parse_line
+from lmplay_tui.command_line import add_options, checked_options, new_parser, read_line
 from lmplay_tui.commands.columns import cells_in, cut, line_width
 from lmplay_tui.commands.lines import Lines
-from lmplay_tui.errors import EXIT_LEFT_AT_ONCE, EXIT_OK
+from lmplay_tui.errors import EXIT_LEFT_AT_ONCE, EXIT_OK, EXIT_USAGE, UserError
 from lmplay_tui.formats import format_clock, format_cost, format_duration, format_rate, time_zone
 from lmplay_tui.options import Launch, TrainOptions
 from lmplay_tui.run import events
 from lmplay_tui.run.controls import Controls, SaveNow, Stop
 from lmplay_tui.run.folder import LOCK_FROM, utc_now
-from lmplay_tui.run.journal import encode
-from lmplay_tui.run.metric_names import OF_STEPS
+from lmplay_tui.run.journal import encode, number
+from lmplay_tui.run.metric_names import OF_STEPS, RECENT_LOSS
 from lmplay_tui.run.sentences import sentence_of, sentences_of
 from lmplay_tui.text import one_line, printable
 
@@ -43,10 +43,22 @@ def main(arguments: Sequence[str], prog: str) -> int:
 
 
 def parse(arguments: Sequence[str], prog: str, description: str, epilog: str) -> Launch:
-    """What a command line of the trainer asks for. Raises `UserError`."""
+    """What a command line of the trainer asks for.
+
+    Raises `UserError` with all that is wrong with it: its words, and what they name.
+    """
     parser = new_parser(prog, description, epilog, usage=f"{prog} [options]")
     add_options(parser)
-    return Launch(given_options(parse_line(parser, arguments)), prog)
+    namespace, problems = read_line(parser, arguments)
+    given, more = checked_options(namespace)
+    launch = Launch(given, prog)
+    if problems := [*problems, *more]:
+        if launch.names_a_run:
+            from lmplay_tui.train.preflight import problems_of
+
+            problems += problems_of(launch)
+        raise UserError("\n".join(problems))
+    return launch
 
 
 def run_headless(launch: Launch) -> int:
@@ -74,9 +86,14 @@ def _train(launch: Launch, controls: Controls, out: Lines, zone: tzinfo | None) 
     quiet = LOCK_FROM in os.environ  # handed over: the log has every line already
     gc.disable()  # what torch brings stays: searching it for garbage took a tenth to a sixth of its import
     try:
+        printer = JsonLines(out) if launch.options.json_lines else Headless(out, launch.options, zone)
+        from lmplay_tui.train.preflight import problems_of
+
+        if problems := problems_of(launch):  # said before torch comes
+            printer.say(events.RunFailed("\n".join(problems), EXIT_USAGE, 0, None))
+            return EXIT_USAGE
         from lmplay_tui.train.launch import draw_pictures, exit_status, run_events
 
-        printer = JsonLines(out) if launch.options.json_lines else Headless(out, launch.options, zone)
         last: events.Event | None = None
         say = (lambda _: None) if quiet else printer.say
         for event in run_events(launch, controls, tell=say):
@@ -93,6 +110,10 @@ def _train(launch: Launch, controls: Controls, out: Lines, zone: tzinfo | None) 
 
 def _detach(launch: Launch) -> int:
     """Start the run in a process of its own and say where to look."""
+    from lmplay_tui.train.preflight import problems_of
+
+    if problems := problems_of(launch):
+        raise UserError("\n".join(problems))
     from lmplay_tui.train.launch import start_detached
 
     run, pid = start_detached(launch, until_it_trains=True)
@@ -212,7 +233,7 @@ class Headless:
             "stage": f"{'' if is_narrow else 'stage '}{view.stage_index + 1}/{len(view.stages)} {values['stage']}",
             "done": f"{100 * view.stage.fraction:.0f} %" if view.stage else "",
             "step": f"step {values['step']}",
-            "loss": f"loss {values['train/loss']:.3f}",
+            "loss": f"loss {number(values[RECENT_LOSS]):.3f}",
             "accuracy": f"acc {accuracy:.3f}" if accuracy is not None else "",
             "by characters": f"char acc {of_characters:.3f}" if of_characters is not None else "",
             "rate": f"{format_rate(values['perf/tokens_per_s'])} tok/s",

@@ -47,7 +47,7 @@ def read(spec: DatasetSpec, report: Report) -> Splits:
         raise UserError(f"dataset {spec.name}: there is no file or folder {shown}")
     if spec.revision is not None:
         raise UserError(f"dataset {spec.name}: revision is nothing that {shown} has: it lies on this machine")
-    if path.is_dir() and _is_saved(path):
+    if path.is_dir() and is_saved(path):
         _refuse_config(spec)
         return _opened(spec, lambda: choose(spec, of_saved(spec, quiet_datasets().load_from_disk(str(path)))))
     work = Work()
@@ -61,7 +61,7 @@ def read(spec: DatasetSpec, report: Report) -> Splits:
         work.stopped = True  # where `report` has ended the waiting
 
 
-def _is_saved(folder: Path) -> bool:
+def is_saved(folder: Path) -> bool:
     """Whether `datasets.save_to_disk` wrote the folder: its state names data files, or its list names such folders."""
     match _json_of(folder / "state.json"), _json_of(folder / "dataset_dict.json"):
         case ({"_data_files": list()}, _):

@@ -21,6 +21,12 @@ _SPREAD_BLOCKS = 32  # and then over all the rows
 _BLOCK = 16  # rows
 
 
+def title_prompt(title: str) -> str:
+    """The prompt of a text with a title: a line of its own, whatever the title's; nothing without words."""
+    words = " ".join(title.split())
+    return f"Title: {words}\n" if words else ""
+
+
 @dataclass(frozen=True)
 class Columns:
     """The columns that are read: `text` (and `title`), or `truth` (and `prompt`, `system`), or `messages`.
@@ -108,8 +114,8 @@ class Columns:
 
     def _items(self, cells: Mapping[str, Any]) -> list[Item]:
         if self.text is not None:
-            title = " ".join(self._said(self.title, cells).split()) if self.title else ""
-            return [Item(f"Title: {title}\n" if title else "", self._said(self.text, cells), keep_start=True)]
+            title = title_prompt(self._said(self.title, cells)) if self.title else ""
+            return [Item(title, self._said(self.text, cells), keep_start=True)]
         if self.messages or self.transcript or self.history:
             return chat.items(self.turns(cells))
         assert self.truth is not None

@@ -4,6 +4,7 @@ And how many rows a stage will read, before it is opened, where that costs next 
 """
 
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,6 +21,7 @@ from lmplay_tui.options import TrainOptions
 from lmplay_tui.plan.schema import DatasetSpec, Stage
 from lmplay_tui.text import one_line
 
+FEW_FILES, MOMENT_BYTES = 100, 4 << 20  # of local files: as many are read in a tenth of a second
 SMALL_BYTES = 64 << 20  # of local files: as much is converted beside the training without being noticed
 
 
@@ -137,6 +139,17 @@ def is_here(spec: DatasetSpec, datasets_folder: Path) -> bool:
 def is_at_hand(stage: Stage, datasets_folder: Path) -> bool:
     """Whether a stage is opened in next to no time: from this machine's disk, without converting large files."""
     return all(is_here(spec, datasets_folder) and not _is_large(spec, datasets_folder) for spec in stage.datasets)
+
+
+def opens_in_a_moment(spec: DatasetSpec, datasets_folder: Path) -> bool:
+    """Whether a dataset is a file or a folder of a few megabytes, which is opened while its user waits."""
+    if not local.is_local(spec.path) or saved.find(spec, datasets_folder) is not None:
+        return False
+    path = Path(spec.path)
+    if local.is_saved(path):  # by `datasets`, which is imported for it: a second
+        return False
+    files = [path] if path.is_file() else list(islice(path.rglob("*"), FEW_FILES + 1))
+    return len(files) <= FEW_FILES and sum(file.stat().st_size for file in files) <= MOMENT_BYTES
 
 
 def _is_large(spec: DatasetSpec, datasets_folder: Path, small_bytes: int = SMALL_BYTES) -> bool:

@@ -16,6 +16,7 @@ from lmplay_tui.text import one_line
 
 DOWNLOAD_S = 120.0  # a table has a few megabytes; tiktoken itself would wait for ever
 END_OF_TEXT = "<|endoftext|>"
+_USUAL = ("cl100k_base", "o200k_base")  # of tiktoken's: known without asking it
 GPT2_RANKS = 50256
 GPT2_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"  # as tiktoken checks vocab.bpe
 # How GPT-2 splits a text into words before it joins bytes: tiktoken's own spelling (tiktoken_ext/openai_public.py).
@@ -95,6 +96,24 @@ class _Bytes:
         return list(text.encode("utf-8", "replace"))
 
 
+def check_tokenizer(name: str) -> None:
+    """Refuse a name that no tokenizer bears; nothing is loaded. Raises `UserError`."""
+    base, _, size = name.partition(":")
+    if base == "gpt2":
+        _gpt2_size(name, size)
+    elif size:
+        raise UserError(f"tokenizer {one_line(name, 60)}: only gpt2 can be cut, as gpt2:N")
+    elif base not in ("bytes", *_USUAL):
+        import tiktoken
+
+        known = tiktoken.list_encoding_names()
+        if name not in known:
+            ours = ["gpt2", "bytes", *known]
+            raise UserError(
+                f"tokenizer {one_line(name, 60)} is unknown{nearest(name, ours)}; known: {', '.join(sorted(set(ours)))}"
+            )
+
+
 @cache
 def load_tokenizer(name: str, answer_within_s: float = DOWNLOAD_S) -> Tokenizer:
     """The tokenizer called `name`: `gpt2`, `gpt2:N`, one of tiktoken's, or `bytes`. Loaded once a process.
@@ -102,11 +121,10 @@ def load_tokenizer(name: str, answer_within_s: float = DOWNLOAD_S) -> Tokenizer:
     Raises `UserError` for an unknown name, and where tiktoken cannot download its table
     or has no answer for `answer_within_s` seconds.
     """
+    check_tokenizer(name)
     base, _, size = name.partition(":")
     if base == "gpt2":
         return _gpt2(name, _gpt2_size(name, size))
-    if size:
-        raise UserError(f"tokenizer {one_line(name, 60)}: only gpt2 can be cut, as gpt2:N")
     if base == "bytes":
         return Tokenizer(name, _Bytes(), [bytes([i]) for i in range(256)] + [b""], eot=256)
     return _tiktoken(name, answer_within_s)
@@ -167,12 +185,6 @@ def _deadline(seconds: float) -> Callable[[], None]:
 def _tiktoken(name: str, answer_within_s: float) -> Tokenizer:
     import tiktoken
 
-    known = tiktoken.list_encoding_names()
-    if name not in known:
-        ours = ["gpt2", "bytes", *known]
-        raise UserError(
-            f"tokenizer {one_line(name, 60)} is unknown{nearest(name, ours)}; known: {', '.join(sorted(set(ours)))}"
-        )
     try:
         encoding = call_with_ticks(lambda: tiktoken.get_encoding(name), _deadline(answer_within_s))
     except Exception as error:  # requests', the socket's, the disk's: whatever kept the table away

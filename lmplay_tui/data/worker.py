@@ -78,11 +78,11 @@ class WorkerLostError(Exception):
 class Worker:
     """The process. Its messages are read in another thread than their user's, so that a user need not wait for one."""
 
-    def __init__(self, job: Job) -> None:
-        """Start it; it takes seconds to open its data. Raises `WorkerLostError`."""
+    def __init__(self, job: Job, program: str = _PROGRAM) -> None:
+        """Start it, the module `program`; it takes seconds to open its data. Raises `WorkerLostError`."""
         try:
             self._process = subprocess.Popen(
-                own_command(_PROGRAM), env=own_environment(),
+                own_command(program), env=own_environment(),
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             )  # fmt: skip
         except OSError as error:

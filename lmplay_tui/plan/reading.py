@@ -9,10 +9,11 @@ from typing import Any
 
 import tomli_w
 
+from lmplay_tui.files import open_given
 from lmplay_tui.options import nearest
 from lmplay_tui.plan.builtin import shipped_folder, shipped_plans
 from lmplay_tui.plan.dataset_specs import Shelf
-from lmplay_tui.plan.problems import Form, PlanError, Problem, Report, locate
+from lmplay_tui.plan.problems import Form, KeyPath, PlanError, Problem, Report, locate
 from lmplay_tui.plan.schema import DatasetSpec, Plan, Stage
 from lmplay_tui.text import one_line
 
@@ -31,10 +32,7 @@ def read_plan(name_or_path: str) -> Plan:
 
     Raises `PlanError` with all problems.
     """
-    if name_or_path in shipped_plans():
-        path = shipped_folder() / f"{name_or_path}.toml"
-    else:
-        path = Path(name_or_path)
+    path = plan_path(name_or_path)
     report = Report(str(path))
     data = _file_bytes(path, name_or_path)
     text = decoded(data, report)
@@ -42,6 +40,11 @@ def read_plan(name_or_path: str) -> Plan:
         raise PlanError(report.problems())
     form: Form = "json" if path.suffix.lower() == ".json" else "toml"
     return parse_plan(text, name=plan_name(path), file=str(path), folder=path.parent, form=form)
+
+
+def plan_path(name_or_path: str) -> Path:
+    """The file of a shipped plan, or the one that is named."""
+    return shipped_folder() / f"{name_or_path}.toml" if name_or_path in shipped_plans() else Path(name_or_path)
 
 
 def parse_plan(text: str, *, name: str, file: str, folder: Path, form: Form = "toml") -> Plan:
@@ -73,7 +76,7 @@ def _file_bytes(path: Path, asked: str) -> bytes:
         hint = nearest(asked, plans) or f": neither a shipped plan ({', '.join(plans)}) nor a .toml or .json file"
         raise PlanError([Problem(one_line(asked, 300), 0, "", f"unknown plan{hint}")])
     try:
-        with path.open("rb") as file:
+        with open_given(path) as file:
             return file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
@@ -105,6 +108,42 @@ def _purpose(text: str) -> str:
             break
         words.append(line.lstrip("#"))
     return one_line(" ".join(words), 500)
+
+
+_IN_PLAN = re.compile(r"(?P<file>[^:]+):(?P<line>\d+): (?:(?P<key>[^\s:]+): )?(?P<sentence>.+)")
+_OF_DATASET = re.compile(r"(?:stage [^:]+: )?dataset (?P<name>[^\s:]+)[: ]")
+
+
+def failure_problems(message: str, text: str, *, file: str, form: Form = "toml") -> list[Problem]:
+    """The lines of a start's failure as problems of the plan with this text, as far as they are: 0 is no line of it.
+
+    A dataset's problem stands where the plan first speaks of it: at its own table, else in the stage that names it.
+    """
+    found = []
+    for line in message.splitlines():
+        if (place := _IN_PLAN.fullmatch(line)) is not None:
+            found.append(Problem(file, int(place["line"]), place["key"] or "", place["sentence"]))
+        elif (dataset := _OF_DATASET.match(line)) is not None:
+            found.append(Problem(file, _dataset_line(text, dataset["name"], form), "", line))
+        else:
+            found.append(Problem(file, 0, "", line))
+    return found
+
+
+def _dataset_line(text: str, name: str, form: Form) -> int:
+    report = Report("")
+    document = parsed(text, form, report) or {}
+    places = report.places
+    if ("datasets", name) in places.lines:
+        return places.lines["datasets", name]
+    is_inside = isinstance(document.get("stages"), dict)
+    for stage, table in (document["stages"] if is_inside else document).items():
+        path: KeyPath = ("stages", stage) if is_inside else (stage,)
+        if isinstance(table, dict) and table.get("dataset") == name:
+            return places.line((*path, "dataset"))
+        if isinstance(table, dict) and isinstance(named := table.get("datasets"), list) and name in named:
+            return places.line((*path, "datasets", named.index(name)))
+    return 0
 
 
 # ---- from bytes to a document

@@ -8,11 +8,12 @@ import contextlib
 import json
 import math
 import os
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from lmplay_tui.files import replacing
+from lmplay_tui.files import Folder
 
 LATEST_S = 2.0**33  # the year 2242: far from where `datetime` ends, in any time zone
 _DIGITS = 9  # a float32 has as many; all others would be a third of a journal, and of the time in which it opens
@@ -64,6 +65,7 @@ class Journal:
 
     def __init__(self, path: Path, limit_bytes: int | None = None) -> None:
         self.path = path
+        self._folder = Folder(path.parent)
         self.failed = 0
         self.last_error = ""
         self._limit_bytes = limit_bytes
@@ -108,28 +110,23 @@ class Journal:
 
     def _open(self) -> int:
         if self._descriptor is None:
-            self._descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self._descriptor = self._folder.append(self.path.name)
             size = os.fstat(self._descriptor).st_size
             # A process that was killed may have left half a line: end it, so that ours stands alone.
             self._torn = size > 0 and os.pread(self._descriptor, 1, size - 1) != b"\n"
             if self._limit_bytes is not None:
-                self._temporary.unlink(missing_ok=True)  # it may have been killed while it thinned
+                self._folder.sweep(re.compile(re.escape(self.path.name)))  # it may have been killed while it thinned
         return self._descriptor
-
-    @property
-    def _temporary(self) -> Path:
-        return self.path.with_name(self.path.name + ".tmp")
 
     def _thin(self) -> None:
         """Leave out every other record. The file is replaced whole, once the new bytes are on the disk, or stays."""
-        lines = self.path.read_bytes().splitlines(keepends=True)
+        with os.fdopen(self._folder.open(self.path.name), "rb") as journal:
+            lines = journal.readlines()
         kept = [line for i, line in enumerate(lines) if i % 2 == 0 or i == len(lines) - 1 or b'"resumed_from"' in line]
-        with replacing(self.path, self._temporary) as temporary:
-            temporary.unlink(missing_ok=True)
-            with temporary.open("xb") as file:  # new, so that no link is followed
-                file.write(b"".join(kept))
-                file.flush()
-                os.fsync(file.fileno())  # some disks say only now that they are full
+        with self._folder.replacing(self.path.name) as file:
+            file.write(b"".join(kept))
+            file.flush()
+            os.fsync(file.fileno())  # some disks say only now that they are full
         self.close()
 
 
@@ -145,6 +142,7 @@ class Tail:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._folder = Folder(path.parent)
         self.behind = False  # the last read left something in the file
         self._offset = 0
         self._rest = b""
@@ -161,7 +159,7 @@ class Tail:
         """The whole lines of the file's next `limit_bytes`, and of what was left the last time."""
         self.behind = False
         try:
-            with self.path.open("rb") as file:
+            with os.fdopen(self._folder.open(self.path.name), "rb") as file:
                 status = os.fstat(file.fileno())
                 if self._inode is not None and (status.st_ino != self._inode or status.st_size < self._offset):
                     begun_anew = self._first_line != _first_line(file)

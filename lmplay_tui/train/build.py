@@ -1,10 +1,10 @@
 """From a command line and a checkpoint to a trainer that stands where it should.
 
-In order: which run is meant (`choose_run`), what is known of it before anything large is loaded (`read_start`), the
-trainer with its model and state (`build_trainer`), and the weights that a model takes (`load_weights`, `load_initial`).
+In order: what is known of the run before anything large is loaded (`read_start`), the trainer with its model and state
+(`build_trainer`), and the weights that a model takes (`load_weights`, `load_initial`).
 """
 
-import re
+import math
 import shlex
 import shutil
 import time
@@ -18,64 +18,40 @@ import torch
 
 from lmplay_tui.data.tokenizer import Tokenizer, load_tokenizer
 from lmplay_tui.errors import UserError
+from lmplay_tui.files import Folder
 from lmplay_tui.models.lmplay_weights import TOKENIZER as LMPLAYS_TOKENIZER
 from lmplay_tui.models.lmplay_weights import convert_lmplay
 from lmplay_tui.models.registry import build_model, load_experiment
-from lmplay_tui.options import OPTIONS, Launch, OnResume, Part, TrainOptions, resolve, shown_value
-from lmplay_tui.plan.builtin import DEFAULT_PLAN
+from lmplay_tui.options import OPTIONS, Launch, OnResume, Part, TrainOptions, recorded
 from lmplay_tui.plan.editing import extend_plan, list_changes
 from lmplay_tui.plan.problems import PlanError
 from lmplay_tui.plan.reading import parse_plan, read_plan
-from lmplay_tui.plan.schema import NAME_PATTERN, Plan, check_name
+from lmplay_tui.plan.schema import Plan
 from lmplay_tui.run.controls import Controls
 from lmplay_tui.run.events import ActivityChanged, Event, OptionChanged, Warned
-from lmplay_tui.run.folder import RunFolder, datasets_folder, keep_plan, output_folder, statistics_folder
+from lmplay_tui.run.folder import RunFolder, datasets_folder, keep_plan, statistics_folder
 from lmplay_tui.run.statistics import RunStatistics
+from lmplay_tui.run.upkeep import files_of
 from lmplay_tui.text import one_line
 from lmplay_tui.train.checkpoint import load_archive, load_checkpoint, newest_checkpoint
+from lmplay_tui.train.checkpoint_fields import problem_of_model, problem_of_tensors
 from lmplay_tui.train.checkpointer import CheckpointWriter
 from lmplay_tui.train.dataloader import LoadedData, patiently
 from lmplay_tui.train.device import choose_device, choose_precision, hardware_note, speed_choices
 from lmplay_tui.train.gradients import Gradients
 from lmplay_tui.train.handoff import resume_command
 from lmplay_tui.train.model_body import choose_ways
+from lmplay_tui.train.preflight import nothing_to_extend, plan_to_begin_with
 from lmplay_tui.train.progress import Progress
 from lmplay_tui.train.settings import Settings, check_fixed, describe_changes, overruled_of, rate_jumps, without_effect
 from lmplay_tui.train.state import TrainState, said_of_warm_up
 from lmplay_tui.train.trainer import Trainer
 
-_NO_NAME = re.compile(r"[^A-Za-z0-9_-]+")
-
-
-def choose_run(launch: Launch) -> RunFolder:
-    """The run that a command line speaks of. Raises `UserError` for a plan that cannot be read or a bad name."""
-    options = launch.options
-    if options.model is not None:
-        model = Path(options.model)
-        stem = model.stem if model.suffix == ".lmp" else model.name
-        if (problem := check_name("model", stem)) is not None:
-            raise UserError(f"--model: {shown_value(stem)} {problem}")
-    elif (path := launch.resumes_from) is not None:
-        stem, dot, kind = path.stem.partition(".")  # neither a run's nor a stage's name has a dot
-        if check_name("model", stem) is not None or (dot and NAME_PATTERN.match(kind) is None):
-            raise UserError(f"--resume: {shown_value(path.name)} does not tell the run's name; give it with --model")
-        model = path.with_name(f"{stem}.lmp")
-    else:
-        plan = read_plan(options.training_plan or DEFAULT_PLAN)
-        exp = resolve(launch.line, plan.train).exp.rpartition(":")[2]
-        name = _NO_NAME.sub("_", f"{exp}_{plan.name}").strip("_-")[:40].rstrip("_-")
-        model = output_folder(options.out_dir) / f"{name}.lmp"
-    return RunFolder(model)
-
 
 def set_aside(run: RunFolder, statistics: Path) -> Path | None:
     """Move what earlier training left to `NAME.past/<time>/`; where it went, or None if there was nothing."""
-    own = re.compile(re.escape(run.name) + r"(\.[A-Za-z0-9_-]+)?\.lmp")
-    files = [path for path in run.model.parent.glob(f"{run.name}*") if own.fullmatch(path.name)]
-    figures = re.compile(re.escape(run.name) + r"(_step_[A-Za-z0-9_-]+)?_(train|validate)_stats\.(json|png)")
-    if statistics.is_dir():
-        files += [path for path in statistics.glob(f"{run.name}_*") if figures.fullmatch(path.name)]
-    if run.folder.is_dir() and run.events.exists():
+    files = files_of(run, statistics)
+    if run.folder.is_dir() and run.files.has(run.events.name):
         files.append(run.folder)
     if not files:
         return None
@@ -84,7 +60,8 @@ def set_aside(run: RunFolder, statistics: Path) -> Path | None:
     while target.exists():
         number += 1
         target = target.with_name(f"{target.name.partition('-')[0]}-{number}")
-    target.mkdir(parents=True)
+    Folder(run.past).make()
+    Folder(target, own=2).make()
     for path in files:
         shutil.move(path, target / path.name)  # statistics may lie on another disk
     return target
@@ -135,8 +112,8 @@ def read_start(run: RunFolder, launch: Launch, warnings: list[str]) -> Start:
         checkpoint, is_newest = (found[0], found[1] == run.model) if found else (None, False)
     if checkpoint is None:
         if options.extend is not None:
-            raise UserError(f"--extend: {one_line(run.model)} is not there: there is nothing to go on with")
-        plan = _plan_to_begin_with(run, options, warnings)
+            raise UserError(nothing_to_extend(run))
+        plan = plan_to_begin_with(run, options, warnings)
         return Start(run, launch, Settings(plan, launch.line, plan_as_given=plan.text), None)
     curriculum = checkpoint["curriculum"]["state_args"]
     try:
@@ -154,7 +131,7 @@ def read_start(run: RunFolder, launch: Launch, warnings: list[str]) -> Start:
     if options.extend is not None:
         plan = extend_plan(plan, options.extend)
     of_run = checkpoint["runner"]["state_args"]
-    before = Settings(plan_before, launch.line, of_run["options"], overruled_of(of_run), as_given)
+    before = Settings(plan_before, launch.line, recorded(of_run["options"]), overruled_of(of_run), as_given)
     settings = before.with_plan(plan)
     check_fixed(settings, checkpoint["model"]["state_args"])
     start = Start(run, launch, settings, checkpoint, is_newest, before)
@@ -163,21 +140,6 @@ def read_start(run: RunFolder, launch: Launch, warnings: list[str]) -> Start:
         warnings += [f"changed plan: {line}" for line in describe_changes(plan_before, plan, start.progress)]
         warnings += [*without_effect(before, settings, progress), *rate_jumps(before, settings, progress)]
     return start
-
-
-def _plan_to_begin_with(run: RunFolder, options: TrainOptions, warnings: list[str]) -> Plan:
-    """The plan that was asked for, else the one that this run had, else the default. Raises `PlanError`."""
-    if options.training_plan is not None or options.model is None:
-        return read_plan(options.training_plan or DEFAULT_PLAN)
-    try:
-        text = run.plan.read_text(encoding="utf-8")
-    except (OSError, ValueError):
-        if not options.initial_model:
-            warnings.append(f"{one_line(run.model)} is not there yet: training anew with plan {DEFAULT_PLAN}")
-        return read_plan(DEFAULT_PLAN)
-    folder = run.status().get("plan_folder")
-    start = Path(folder) if isinstance(folder, str) and folder else run.model.parent
-    return parse_plan(text, name=run.name, file=str(run.plan), folder=start)
 
 
 def choose_plan(own: Plan, file: Plan, as_given: str, warnings: list[str]) -> Plan:
@@ -212,13 +174,14 @@ def build_trainer(
     precision = choose_precision(options, device)
     chosen = speed_choices(options, precision)
     model_args = start.checkpoint["model"]["state_args"] if start.checkpoint else None
+    weights = start.checkpoint["model"]["state"] if start.checkpoint else None
     tokenizer = yield from _load_tokenizer(model_args["tokenizer"] if model_args else options.tokenizer, controls)
     yield ActivityChanged("loading", "the model")
     shape = model_args or vars(options)
     exp = allowed_experiment(launch.line.get("exp"), shape["exp"])
-    model, built_with = model_of_shape(exp, shape, tokenizer, options)
-    if start.checkpoint is not None:
-        load_weights(model, start.checkpoint["model"]["state"], run.model)
+    model, built_with = model_of_shape(exp, shape, tokenizer, options, weights)
+    if weights is not None:
+        load_weights(model, weights, run.model, resumes=True)
     elif options.initial_model is not None:
         path = Path(options.initial_model)
         for line in load_initial(model, built_with, path, tokenizer, ignore_tokenizer=options.ignore_tokenizer):
@@ -256,16 +219,17 @@ def _load_tokenizer(name: str, controls: Controls) -> Generator[Event, None, Tok
 
 
 def model_of_shape(
-    exp: str, shape: Mapping[str, Any], tokenizer: Tokenizer, options: TrainOptions
-) -> tuple[torch.nn.Module, dict[str, Any]]:
+    exp: str, shape: Mapping[str, Any], tokenizer: Tokenizer, options: TrainOptions,
+    weights: Mapping[str, torch.Tensor] | None = None,
+) -> tuple[torch.nn.Module, dict[str, Any]]:  # fmt: skip
     """An experiment's model with weights by chance, and the arguments that it was built with.
 
-    `shape`: a checkpoint's record of its model, or the options themselves.
+    `shape`: a checkpoint's record of its model, or the options themselves. `weights`: the checkpoint's.
     """
     return build_model(
         load_experiment(exp), vocab_size=tokenizer.vocab_size, context_len=shape["context_len"],
         num_blocks=shape["num_blocks"], embed_dim=shape["embed_dim"], num_heads=shape["num_heads"],
-        dropout=options.dropout, seed=options.seed,
+        dropout=options.dropout, seed=options.seed, weights=weights,
     )  # fmt: skip
 
 
@@ -334,25 +298,65 @@ def _write_plan(start: Start, step: int) -> Iterator[Event]:
         return
     if kept is None or start.checkpoint is None:
         return
-    if kept.read_bytes() != start.checkpoint["curriculum"]["state_args"]["plan"].encode("utf-8"):
+    if run.history.read(kept.name, 1 << 22) != start.checkpoint["curriculum"]["state_args"]["plan"].encode("utf-8"):
         said = f"{one_line(run.plan)} was another plan than the checkpoint's, which holds; it is kept: "
         yield Warned(f"{said}--training-plan {one_line(kept)} takes it", step)
 
 
-def load_weights(model: torch.nn.Module, weights: Mapping[str, Any], path: Path) -> None:
-    """Put weights into a model. `UserError` that names the first that does not fit."""
-    own = model.state_dict()
+def load_weights(model: torch.nn.Module, weights: Mapping[str, Any], path: Path, *, resumes: bool = False) -> None:
+    """Put weights into a model. `UserError` that names the first that does not fit.
+
+    `resumes`: training goes on with them, so they are of the model's own number format, and finite.
+    """
+    own, where = model.state_dict(), one_line(path)
     for name, tensor in own.items():
         if name not in weights:
-            raise UserError(f"{one_line(path)}: has no weights called {name}; it is of another model")
-        if weights[name].shape != tensor.shape:
+            raise UserError(f"{where}: has no weights called {name}; it is of another model")
+        given = weights[name]
+        if given.shape != tensor.shape:
             raise UserError(
-                f"{one_line(path)}: {name} has shape {tuple(weights[name].shape)}, "
+                f"{where}: {name} has shape {one_line(tuple(given.shape), 60)}, "
                 f"the model {tuple(tensor.shape)}; give the shape that it was trained with"
             )
+        same = given.dtype == tensor.dtype if resumes else given.is_floating_point() == tensor.is_floating_point()
+        if not same or given.is_complex() != tensor.is_complex():
+            raise UserError(f"{where}: {name} is of {given.dtype}, the model's of {tensor.dtype}")
     if extra := [name for name in weights if name not in own]:
-        raise UserError(f"{one_line(path)}: has weights that the model has not: {one_line(extra[0])}")
+        raise UserError(f"{where}: has weights that the model has not: {one_line(extra[0], 60)}")
+    if resumes:
+        for name, _ in model.named_parameters():
+            if weights[name].numel() and not all(map(math.isfinite, torch.aminmax(weights[name]))):
+                raise UserError(f"{where}: {name} holds numbers that are not finite: nothing can be trained from them")
     model.load_state_dict(dict(weights))
+
+
+def weights_in(archive: Mapping[str, Any], path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any], bool]:
+    """The weights in what `load_archive` gave, the arguments of their model, and whether the file is LMPlay's own.
+
+    Each argument that is there is of its kind. Raises `UserError` where the file holds no model, or a wrong one.
+    """
+    component = archive.get("model")
+    table = component.get("state", component) if isinstance(component, dict) else None
+    if not isinstance(component, dict) or not isinstance(table, dict):
+        raise UserError(f"{one_line(path)}: holds no model")
+    if problem := problem_of_tensors(table):
+        raise UserError(f"{one_line(path)}: {problem}")
+    try:
+        converted = convert_lmplay(archive)
+    except (
+        RuntimeError,
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+    ) as error:  # parts that do not fit together
+        raise UserError(f"{one_line(path)}: its weights do not fit together ({one_line(error, 80)})") from None
+    if converted is None and "state" not in component:
+        raise UserError(f"{one_line(path)}: holds no model")
+    weights, arguments = converted or (table, component.get("state_args"))
+    if problem := problem_of_model(weights, arguments):
+        raise UserError(f"{one_line(path)}: {problem}")
+    return weights, dict(arguments or {}), converted is not None
 
 
 def load_initial(
@@ -363,15 +367,7 @@ def load_initial(
     Raises `UserError` where they do not fit or, unless `ignore_tokenizer`, their tokens were another tokenizer's.
     """
     archive = load_archive(path)
-    converted = convert_lmplay(archive)
-    if converted is not None:
-        weights, theirs = converted
-    else:
-        component = archive.get("model")
-        if not isinstance(component, dict) or not isinstance(component.get("state"), dict):
-            raise UserError(f"{one_line(path)}: holds no model")
-        arguments = component.get("state_args")
-        weights, theirs = component["state"], arguments if isinstance(arguments, dict) else {}
+    weights, theirs, is_lmplays = weights_in(archive, path)
     # No weight's shape shows the number of heads: with another one the model would compute something else.
     if "num_heads" in theirs and theirs["num_heads"] != model_args["num_heads"]:
         raise UserError(
@@ -379,14 +375,14 @@ def load_initial(
             f"give --num-heads {one_line(theirs['num_heads'])}"
         )
     said = []
-    if (problem := _other_tokenizer(archive, theirs, tokenizer, is_lmplays=converted is not None)) is not None:
+    if (problem := _other_tokenizer(archive, theirs, tokenizer, is_lmplays=is_lmplays)) is not None:
         if not ignore_tokenizer:
             raise UserError(
                 f"{one_line(path)}: {problem}: the same number means another text there; "
                 "--ignore-tokenizer takes its weights all the same"
             )
         said.append(f"{one_line(path)}: {problem}; its weights are taken all the same (--ignore-tokenizer)")
-    elif converted is not None:
+    elif is_lmplays:
         said.append(f"{one_line(path)}: LMPlay's files do not say their tokenizer: taken for gpt2's by its vocabulary")
     load_weights(model, weights, path)
     return said

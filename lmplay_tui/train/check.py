@@ -36,7 +36,6 @@ from lmplay_tui.text import one_line
 from lmplay_tui.train.build import (
     Start,
     allowed_experiment,
-    choose_run,
     load_initial,
     model_of_shape,
     read_start,
@@ -50,6 +49,7 @@ from lmplay_tui.train.evaluation import Scorer
 from lmplay_tui.train.gradients import Gradients, StepConfig
 from lmplay_tui.train.model_body import choose_ways
 from lmplay_tui.train.optim import build_optimizer, decay_of, freeze, parameter_groups
+from lmplay_tui.train.preflight import choose_run
 from lmplay_tui.train.settings import Settings
 from lmplay_tui.train.state import TrainState
 

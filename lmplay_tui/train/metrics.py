@@ -18,7 +18,8 @@ from lmplay_tui.train.device import matmul_parameters
 from lmplay_tui.train.progress import Progress
 
 READ_EVERY_S = 1.0  # a driver may take a millisecond to answer
-_MEANS = {name: key for name, key in STEP_METRICS.items() if name not in ("train/loss", "train/lr")}
+_OF_ALL_OR_LAST = ("train/loss", "train/recent_loss", "train/lr")
+_MEANS = {name: key for name, key in STEP_METRICS.items() if name not in _OF_ALL_OR_LAST}
 # Seconds that decoding, splitting and the edit distance take a truth token, and what a device of a kind computes a
 # second when it trains: rough on purpose. A measured time would make the statistics depend on the machine's mood.
 _ACCURACY_S = 0.6e-6
@@ -123,7 +124,9 @@ class LogWindow:
         loss_tokens = sum(s.loss_tokens for s in steps)
         flops = sum(self.flops.of(s.step_tokens, s.loss_tokens, s.step_tokens / s.samples) for s in steps)
         values: dict[str, Any] = {
+            "steps": len(steps),
             "train/loss": math.fsum(s.loss * s.loss_tokens for s in steps) / max(loss_tokens, 1),
+            "train/recent_loss": last.recent_loss,
             "train/lr": last.lr,
             "perf/tokens_per_s": tokens / seconds if seconds else 0.0,
             "perf/samples_per_s": rows / seconds if seconds else 0.0,

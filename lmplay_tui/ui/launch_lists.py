@@ -9,6 +9,7 @@ second: a figure to tell minutes from days by.
 
 import contextlib
 import math
+import os
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -17,26 +18,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.cells import cell_len
 
 from lmplay_tui.errors import UserError
+from lmplay_tui.files import open_given
 from lmplay_tui.formats import format_count, format_rough_duration
 from lmplay_tui.options import Part, TrainOptions, names_of
 from lmplay_tui.plan.reading import MAX_BYTES, read_plan
 from lmplay_tui.plan.schema import DatasetSpec, Plan, Stage
 from lmplay_tui.run.device_peaks import vendor_peak
-from lmplay_tui.run.folder import stages_of
-from lmplay_tui.run.journal import number
 from lmplay_tui.text import one_line, printable
-from lmplay_tui.ui.run_list import RunEntry, find_runs, run_detail, run_head, run_rows
+from lmplay_tui.ui.run_list import RunEntry, find_runs, run_detail, run_table
 from lmplay_tui.ui.widgets.lines import Row, fitted, right, wrapped
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Rows and seconds of a plan, NaN where they cannot be guessed. `measured`: by an earlier run of it here."""
+    """Rows and seconds of a plan, NaN where they cannot be guessed; on what that rests.
+
+    `measured`: on an earlier run of it here.
+    """
 
     rows: float
     seconds: float
+    rests_on: str
     measured: bool = False
 
 
@@ -73,13 +78,14 @@ class LaunchLists:
     def plan_rows(self, names: Sequence[str], options: Mapping[str, Any], width: int) -> tuple[Row, list[Row]]:
         """The columns' titles and a row for each plan, under these `options`."""
         rows = []
+        name_cells = plan_name_cells(names, width)
         for name in names:
             plan, problem = self._plans[name]
             if plan is None:
-                rows.append(broken_row(name, problem, width))
+                rows.append(broken_row(name, problem, width, name_cells))
             else:
-                rows.append(plan_row(name, plan, self._estimate(plan, options), width))
-        return plan_head(width), rows
+                rows.append(plan_row(name, plan, self._estimate(plan, options), width, name_cells))
+        return plan_head(width, name_cells), rows
 
     def plan_rows_in_full(self, name: str, options: Mapping[str, Any], width: int) -> list[Row]:
         """One plan in detail, or what is wrong with it."""
@@ -90,7 +96,7 @@ class LaunchLists:
 
     def run_rows(self, width: int) -> tuple[Row, list[Row]]:
         """The columns' titles and a row for each run."""
-        return run_head(width), run_rows(self.runs, width)
+        return run_table(self.runs, width)
 
     def run_rows_in_full(self, index: int, width: int) -> list[Row]:
         """One run in detail."""
@@ -118,7 +124,7 @@ def _own_plans(folder: Path) -> dict[str, tuple[Plan | None, str]]:
 
 def _looks_like_a_plan(path: Path) -> bool:
     try:
-        with path.open("rb") as file:
+        with open_given(path) as file:
             return _LOOKS_LIKE_STAGES.search(file.read(MAX_BYTES)) is not None
     except OSError:
         return False
@@ -126,38 +132,47 @@ def _looks_like_a_plan(path: Path) -> bool:
 
 # ---- as rows
 
-NAME_CELLS = 18
 _COLUMNS = {"stages": 8, "rows": 9, "time here": 11}
 
 
-def _purpose_cells(width: int) -> int:
-    return max(width - NAME_CELLS - sum(_COLUMNS.values()), 0)
+def plan_name_cells(names: Sequence[str], width: int) -> int:
+    """How wide names of plans may be: they have their whole length before there is room for purposes."""
+    longest = max((cell_len(one_line(name, 80)) for name in names), default=0)
+    return max(min(longest + 2, width - sum(_COLUMNS.values())), 8)
 
 
-def plan_head(width: int) -> Row:
+def _purpose_cells(width: int, name_cells: int) -> int:
+    return max(width - name_cells - sum(_COLUMNS.values()), 0)
+
+
+def plan_head(width: int, name_cells: int) -> Row:
     """The titles of `plan_row`'s columns."""
     titles = "".join(right(title, cells) for title, cells in _COLUMNS.items())
-    return ((fitted("plan", NAME_CELLS), "label"), (fitted("", _purpose_cells(width)), ""), (titles, "label"))
+    return (
+        (fitted("plan", name_cells), "label"),
+        (fitted("", _purpose_cells(width, name_cells)), ""),
+        (titles, "label"),
+    )
 
 
-def plan_row(name: str, plan: Plan, about: Estimate, width: int) -> Row:
+def plan_row(name: str, plan: Plan, about: Estimate, width: int, name_cells: int) -> Row:
     """Name, purpose, stages, rows and time."""
     took = ("" if about.measured or not math.isfinite(about.seconds) else "~") + format_rough_duration(about.seconds)
     cells = (str(len(plan.stages)), format_count(about.rows, guessed=not about.measured), took)
     figures = "".join(right(text, wide) for text, wide in zip(cells, _COLUMNS.values(), strict=True))
     return (
-        (fitted(one_line(name, 40), NAME_CELLS), "strong"),
-        (fitted(plan.title or plan.purpose, _purpose_cells(width)), "dim"),
+        (fitted(one_line(name, 80), name_cells), "strong"),
+        (fitted(plan.title or plan.purpose, _purpose_cells(width, name_cells)), "dim"),
         (figures, ""),
     )
 
 
-def broken_row(name: str, problem: str, width: int) -> Row:
+def broken_row(name: str, problem: str, width: int, name_cells: int) -> Row:
     """A plan that cannot be read, and why."""
     return (
-        (fitted(one_line(name, 40), NAME_CELLS), ""),
+        (fitted(one_line(name, 80), name_cells), ""),
         (" ✗ ", "bad"),
-        (fitted(one_line(problem), max(width - NAME_CELLS - 3, 0)), "bad"),
+        (fitted(one_line(problem), max(width - name_cells - 3, 0)), "bad"),
     )
 
 
@@ -176,11 +191,9 @@ def plan_detail(plan: Plan, about: Estimate, width: int) -> list[Row]:
             )
         )
     if math.isfinite(about.seconds):
-        said = "as an earlier run of it took" if about.measured else "guessed by the device's speed"
-        rows += [
-            (),
-            ((" time here  ", "label"), (format_rough_duration(about.seconds), "strong"), (f", {said}", "dim")),
-        ]
+        took = ("" if about.measured else "~") + format_rough_duration(about.seconds)
+        rows += [(), ((" time here  ", "label"), (took, "strong"))]
+        rows += [((f" {line}", "dim"),) for line in wrapped(f"rests on {about.rests_on}", width - 1)]
     return rows
 
 
@@ -239,8 +252,13 @@ def estimate(plan: Plan, entries: Sequence[RunEntry], options: Mapping[str, Any]
     settings = {**plan.train, **options}
     rows = [about_rows(stage) for stage in plan.stages]
     tokens = sum(count * _tokens_per_row(stage) for count, stage in zip(rows, plan.stages, strict=True))
-    flops = tokens * _tokens_per_gpt2_token(settings) * _flops_per_token(settings)
-    return Estimate(sum(rows), flops / (_UTILISATION * flops_per_s))
+    tokens *= _tokens_per_gpt2_token(settings)
+    flops = tokens * _flops_per_token(settings)
+    rests_on = (
+        f"a guess: about {format_count(tokens)} tokens, and {100 * _UTILISATION:.0f} % of the "
+        f"{flops_per_s / 1e12:.2g} TFLOP/s that the device has when nothing else uses it"
+    )
+    return Estimate(sum(rows), flops / (_UTILISATION * flops_per_s), rests_on)
 
 
 def _by_earlier_run(plan: Plan, entries: Sequence[RunEntry], options: Mapping[str, Any]) -> Estimate | None:
@@ -251,26 +269,22 @@ def _by_earlier_run(plan: Plan, entries: Sequence[RunEntry], options: Mapping[st
     name = f"{str({**plan.train, **options}.get('exp', 'gpt2ish')).rpartition(':')[2]}_{plan.name}"
     device = options.get("device")
     for entry in entries:
-        if device is not None and _kind(entry.status.get("device")) != _kind(device):
+        if device is not None and _kind(entry.status.device) != _kind(device):
             continue
-        stages = stages_of(entry.status)
-        rows = [total for total in (stage.get("rows_total") for stage in stages) if isinstance(total, int)]
-        same = [stage.get("name") for stage in stages] == names and entry.folder.name == name
+        stages, at = entry.status.stages, entry.status.at
+        rows = [stage.rows_total for stage in stages if stage.rows_total is not None]
+        same = [stage.plan_name for stage in stages] == names and entry.folder.name == name
         if same and len(rows) == len(names):
-            return Estimate(float(sum(rows)), sum(rows) / _rows_per_s(entry), measured=True)
+            # Over all of its training: the last moment's speed says what else the machine was doing then.
+            per_s = at.rows / at.time if entry.status.is_placed and at.time > 0 and at.rows > 0 else math.nan
+            so_far = f"{format_count(at.rows)} rows in {format_rough_duration(at.time)} of training"
+            return Estimate(float(sum(rows)), sum(rows) / per_s, f"an earlier run of it: {so_far}", measured=True)
     return None
 
 
 def _kind(device: object) -> str:
     """`cuda` of `cuda:1`."""
     return str(device).partition(":")[0]
-
-
-def _rows_per_s(entry: RunEntry) -> float:
-    tokens, samples = number(entry.status.get("tokens")), number(entry.status.get("samples"))
-    speed = number(entry.status.get("tokens_per_s"))
-    rate = speed * samples / tokens if tokens and tokens > 0 else math.nan
-    return rate if rate > 0 else math.nan
 
 
 def _vocabulary(settings: Mapping[str, Any]) -> float:
@@ -295,7 +309,8 @@ def _flops_per_token(settings: Mapping[str, Any]) -> float:
 def device_flops(device: str, *, half: bool) -> float:
     """Peak FLOP/s of the device that `--device` names, without torch; NaN where it cannot be found.
 
-    A processor is asked to multiply for some hundredths of a second.
+    A processor is asked to multiply for some hundredths of a second of its own time: what other programs take of the
+    machine meanwhile does not count.
     """
     if device.startswith("cuda"):
         return _gpu_flops(device, half=half)
@@ -316,7 +331,8 @@ def _processor_flops(size: int = 768) -> float:
     a = np.ones((size, size), np.float32)
     seconds = []
     for _ in range(5):
-        begun = time.perf_counter()
+        begun = time.process_time()
         a @ a
-        seconds.append(time.perf_counter() - begun)
-    return 2 * size**3 / min(seconds)
+        seconds.append(time.process_time() - begun)  # of all threads together
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores * 2 * size**3 / max(min(seconds), 1e-6)

@@ -91,7 +91,7 @@ SURENESS = (
     Sign("█", "done", "how likely the model held a token, at the cursor"),
 )
 
-PARTS: Mapping[str, Sign] = {  # of a step's time; they differ by their filling as well as by their colour
+STEP_PARTS: Mapping[str, Sign] = {  # of a step's time; they differ by their filling as well as by their colour
     "data": Sign("░", "data", "waiting for the next batch"),
     "forward": Sign("█", "forward", "the model computes its predictions"),
     "backward": Sign("▓", "backward", "gradients: how each weight should move"),
@@ -145,7 +145,7 @@ def sections() -> Iterator[tuple[str, list[Sign]]]:
     yield "curves", [*CURVES.values(), *LINES]
     yield "below the curves", list(MARKS.values())
     yield "predictions", [*WORDS.values(), *SURENESS]
-    yield "where a step's time goes", list(PARTS.values())
+    yield "where a step's time goes", list(STEP_PARTS.values())
     yield "log", list(LEVELS.values())[1:]
     yield "letters", list(LOOKS)
     yield "terms", [Sign(term, "label", means) for term, means in TERMS.items()]

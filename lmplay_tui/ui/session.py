@@ -177,8 +177,8 @@ class LiveSource:
             return self._events(self._launch, self.controls)
         self._put(ActivityChanged("loading", "torch"))
         from lmplay_tui.errors import UserError
-        from lmplay_tui.train.build import choose_run
         from lmplay_tui.train.launch import run_events
+        from lmplay_tui.train.preflight import choose_run
 
         with contextlib.suppress(UserError):  # run_events says it as its last event
             self.folder = choose_run(self._launch)

@@ -34,6 +34,10 @@ print(json.dumps({"status": status, "modules": sorted({name.split(".")[0] for na
         ("main", ["status", "--line"], 0),
         ("main", ["runs"], 0),
         ("main", ["runs", "--json"], 0),
+        ("main", ["runs", "tag", "m", "short"], 0),
+        ("main", ["runs", "rename", "m", "later"], 0),
+        ("main", ["runs", "remove", "m"], 2),  # no terminal to ask at
+        ("main", ["status", "--watch"], 0),
         ("main", ["ctl", "save"], 2),  # no process trains it
         ("main", ["attach"], 2),  # no terminal
         ("main", ["--help"], 0),

@@ -340,8 +340,8 @@ def test_garbage_is_searched_for_once_the_run_has_begun(folder, monkeypatch):
 
     monkeypatch.setattr(launch, "run_events", watched)
     line = ["--training-plan", "local.toml", "--model", "m.lmp", *TINY]
-    assert trainer(*line) == 2, "there is no such plan"
-    assert (seen["before"], gc.isenabled()) == (False, True)
     (folder / "local.toml").write_text('[stages.one]\ndataset = "local.jsonl"\nepochs = 0.3\n', encoding="utf-8")
+    assert trainer(*line, "--num-heads", "3") == 2, "three heads do not share a width of 16"
+    assert (seen["before"], gc.isenabled()) == (False, True)
     assert trainer(*line) == 0
     assert (seen["before"], seen["RunStarted"], seen["StepDone"], gc.isenabled()) == (False, True, True, True)

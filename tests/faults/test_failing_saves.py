@@ -83,6 +83,7 @@ class Calls:
 
 def save(run: RunFolder, checkpoint, step: int):
     checkpoint["runner"]["state"]["progress"] |= {"step": step, "best_step": step}
+    checkpoint["lr_schedulers"]["state"]["step"] = step
     saver = CheckpointWriter(run, run.model.parent / "statistics")
     saver.start(lambda: checkpoint, SaveRequest(step, step, "stories", "interval", keep=2, is_best=True))
     return saver.wait()

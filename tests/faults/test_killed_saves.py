@@ -26,7 +26,7 @@ from tests.train.runs import differences, given, last, state_of, statistics_of, 
 
 def mark(checkpoint, step: int) -> None:
     """Make it the checkpoint of a step: a file made of two saves would show it."""
-    checkpoint["runner"]["state"]["progress"]["step"] = step
+    checkpoint["runner"]["state"]["progress"]["step"] = checkpoint["lr_schedulers"]["state"]["step"] = step
     for tensor in checkpoint["model"]["state"].values():
         tensor.fill_(step)
 

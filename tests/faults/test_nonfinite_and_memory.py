@@ -271,7 +271,7 @@ def test_a_checkpoint_that_has_one_mini_batch_size_for_the_run_is_read(place):
     checkpoint = load_checkpoint(Path("m.lmp"))
     progress = checkpoint["runner"]["state"]["progress"]
     progress["mini_batch_size"] = 1
-    for stage in progress["stages"].values():
+    for stage in (*progress["stages"].values(), *checkpoint["curriculum"]["state"].values()):
         del stage["mini_batch_size"]
     torch.save(checkpoint, "m.lmp")
     stop_after(4, model="m.lmp", mini_batch_size=4)

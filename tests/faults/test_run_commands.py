@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -28,7 +29,7 @@ def test_commands_on_a_run_that_is_over(place, capsys):
     assert main(["status", "--line"]) == 0
     assert capsys.readouterr().out.startswith("m stopped ")
     assert main(["runs"]) == 0
-    assert "m.lmp stopped" in capsys.readouterr().out
+    assert re.search(r"^m +stopped +\d+ % +3 ", capsys.readouterr().out, re.MULTILINE)
     assert main(["ctl", "m", "save"]) == 2
     assert "no process is training this run" in capsys.readouterr().err
     assert main(["ctl", "m", "fly"]) == 2

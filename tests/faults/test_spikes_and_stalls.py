@@ -24,8 +24,8 @@ from tests.train.runs import given, last, losses, write_plan
 def step(number: int, loss: float, seconds: float = 0.1) -> StepDone:
     return StepDone(
         step=number, stage="a", rows=number * 4, stage_rows=number * 4, tokens=1, loss_tokens=1, step_tokens=1,
-        samples=1, epoch=0.0, row=0, loss=loss, accuracy=None, lr=0.1, grad_norm=1.0, elapsed_s=0.0, data_s=0.0,
-        forward_s=0.0, backward_s=0.0, optimizer_s=0.0, step_s=seconds, text_shown=1.0,
+        samples=1, epoch=0.0, row=0, loss=loss, recent_loss=loss, accuracy=None, lr=0.1, grad_norm=1.0, elapsed_s=0.0,
+        data_s=0.0, forward_s=0.0, backward_s=0.0, optimizer_s=0.0, step_s=seconds, text_shown=1.0,
     )  # fmt: skip
 
 

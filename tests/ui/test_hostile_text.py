@@ -10,7 +10,7 @@ from textual.app import App
 from lmplay_tui.run import events as happened
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.ui.ending import ending_lines
-from lmplay_tui.ui.run_list import find_runs, run_rows
+from lmplay_tui.ui.run_list import find_runs, run_table
 from tests.ui.conftest import Open, text_of, tick
 from tests.ui.fake import FakeSource, fed, prediction
 
@@ -94,5 +94,5 @@ def test_the_last_lines_and_lists_of_runs_are_clean(payload: str, tmp_path: Path
         assert not OBEYED.search(line)
     name = payload.replace("/", "_").replace("\x00", "")
     (tmp_path / f"{name}.run").mkdir()
-    for row in run_rows(find_runs(None), 100):
+    for row in run_table(find_runs(None), 100)[1]:
         assert not OBEYED.search("".join(text for text, _ in row))

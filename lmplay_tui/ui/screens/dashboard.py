@@ -76,7 +76,7 @@ class Dashboard(Screen[None]):
         Binding("g", "ask", "ask", tooltip="ask the model"),
         Binding("r", "runs", "runs", tooltip="other runs: one as a ghost"),
         Binding("slash", "filter", "filter", show=False, key_display="/", tooltip="filter the curves or the log"),
-        Binding("z", "zoom", "max", show=False, tooltip="the focused pane alone, or all"),
+        Binding("z,f5", "zoom", "max", show=False, tooltip="the focused pane alone, or all"),
         Binding("escape", "back", "back", show=False),
         Binding("1", "pane(1)", "curriculum", show=False, tooltip="show the curriculum"),
         Binding("2", "pane(2)", "curves", show=False, tooltip="show the curves"),
@@ -263,8 +263,9 @@ class Dashboard(Screen[None]):
         self.call_after_refresh(self.refresh_now)
 
     def _lay_rows(self, view: RunView) -> None:
-        """The grid's rows: the curriculum as high as its stages, the rest shared."""
-        stages = min(max(len(view.stages), 1), 8) + 3
+        """The grid's rows: the curriculum as high as its stages, where these leave room; the rest shared."""
+        height = self._cells[1] - 2
+        stages = min(max(len(view.stages), 1) + 3, max(height // 4, 6), 11)
         body = self.query_one("#body")
         if self.has_class("-single") or self.has_class("-zoomed"):
             beside = self._shown_pane != 1 and not self.has_class("-zoomed") and self._cells[1] >= 22
@@ -273,7 +274,9 @@ class Dashboard(Screen[None]):
         elif self.has_class("-large"):
             rows = f"{stages} 3fr 2fr 14"
         else:
-            rows = f"{stages} 1fr 12 {max(min(self._cells[1] // 5, 9), 6)}"
+            log = max(min(self._cells[1] // 5, 9), 6)
+            right = height - stages - log  # predictions above the system, which gets what they can spare
+            rows = f"{stages} 1fr {min(max(right - 12, 4), 12)} {log}"
         if rows != self._rows_now:
             self._rows_now = rows
             body.styles.grid_rows = rows

@@ -152,10 +152,10 @@ class Launcher(Screen[None]):
             return
         self._draw_title()
         plans = self.query_one("#plans", Picker)
-        head, rows = self._lists.plan_rows(self._names, self._wanted(), plans.size.width - 4)
+        head, rows = self._lists.plan_rows(self._names, self._wanted(), plans.room.width - 3)
         plans.show_items(rows, head=head)
         runs = self.query_one("#runs", Picker)
-        head, rows = self._lists.run_rows(runs.size.width - 4)
+        head, rows = self._lists.run_rows(runs.room.width - 3)
         runs.show_items(rows, head=head)
         runs.can_focus = bool(self._lists.runs)
         self._draw_detail()
@@ -181,7 +181,7 @@ class Launcher(Screen[None]):
         if self._lists is None:
             return
         detail = self.query_one("#detail", Lines)
-        width = max(detail.size.width - 2, 20)
+        width = max(detail.room.width - 1, 20)
         index = self._chosen_run()
         if index is not None:
             set_titles(detail, one_line(self._lists.runs[index].folder.name, 40))

@@ -10,7 +10,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 
 from lmplay_tui.background import BackgroundCall
-from lmplay_tui.ui.run_list import RunEntry, find_runs, run_rows
+from lmplay_tui.ui.run_list import RunEntry, find_runs, run_table
 from lmplay_tui.ui.screens.dialogs import Dialog
 from lmplay_tui.ui.tty.patches import in_background, set_titles
 from lmplay_tui.ui.widgets.picker import Picker
@@ -54,7 +54,7 @@ class Runs(Dialog[str]):
 
     def _draw(self) -> None:
         picker = self.query_one(Picker)
-        picker.show_items(run_rows(self._entries, picker.size.width - 4))
+        picker.show_items(run_table(self._entries, picker.room.width - 3)[1])
 
     @on(Picker.Picked)
     def _picked(self, message: Picker.Picked) -> None:

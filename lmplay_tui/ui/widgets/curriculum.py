@@ -12,15 +12,18 @@ from lmplay_tui.formats import format_clock, format_count, format_duration, form
 from lmplay_tui.run.sentences import LEAST_TEXT_SHOWN
 from lmplay_tui.run.status import StageView
 from lmplay_tui.run.view import RunView
+from lmplay_tui.ui.legend import STAGES, STATES
 from lmplay_tui.ui.messages import StageAsked
 from lmplay_tui.ui.tty.patches import set_titles
 from lmplay_tui.ui.widgets.lines import Lines, Piece, Row, bar, fitted, right
 
-_SIGNS = {"waiting": ("·", "dim"), "running": ("▸", "accent"), "done": ("✓", "good")}
+LEAST_DATASETS = 6  # cells: in fewer nothing is read
 
 
 class Curriculum(Lines):
-    """One row a stage; the running one is marked and always in sight."""
+    """One row a stage below the columns' titles; the running one is marked, and in sight unless one looks around."""
+
+    num_fixed = 1
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up", "move(-1)", "stage", key_display="↑↓", tooltip="the stage above"),
@@ -38,13 +41,21 @@ class Curriculum(Lines):
 
     def show(self, view: RunView) -> None:
         self._view = view
-        width = self.size.width
+        width = self.room.width
         self.show_rows(self._table(view, width) if view.stages else [((" the plan is being read", "dim"),)])
         whole = view.fraction_done
         set_titles(self, subtitle=f"{format_percent(whole)} of the plan" if view.stages else "")
         if view.stage_index != self._shown_stage:
             self._shown_stage = self.chosen = view.stage_index
-            self.scroll_to(y=max(view.stage_index + 2 - self.size.height, 0), animate=False)
+            self._show_running()
+        elif not self.has_focus and not self.mouse_hover:
+            self._show_running()
+
+    def _show_running(self) -> None:
+        """The running stage, and the one that follows where there is room."""
+        if self._view is not None and self._shown_stage >= 0:
+            self.keep_in_sight(min(self._shown_stage + 2, len(self._view.stages)))
+            self.keep_in_sight(self._shown_stage + 1)
 
     def on_focus(self) -> None:
         self._again()
@@ -60,15 +71,14 @@ class Curriculum(Lines):
         if self._view is not None and self._view.stages:
             self.chosen = min(max(self.chosen + by, 0), len(self._view.stages) - 1)
             self.show(self._view)
-            self.scroll_to(y=max(self.chosen + 2 - self.size.height, 0), animate=False)
+            self.keep_in_sight(self.chosen + 1)
 
     def action_take(self) -> None:
         if self._view is not None and self.chosen < len(self._view.stages):
             self.post_message(StageAsked(self.chosen))
 
     def on_click(self, event: events.Click) -> None:
-        offset = event.get_content_offset(self)
-        index = offset.y + self.scroll_offset.y - 1 if offset is not None else -1
+        index = self.row_at(event) - 1
         if self._view is not None and 0 <= index < len(self._view.stages):
             self.chosen = index
             self.show(self._view)
@@ -115,11 +125,12 @@ class Curriculum(Lines):
         return "  " + " + ".join(stage.datasets) + (f" ×{stage.epochs:g}" if stage.epochs != 1 else "")
 
     def _start(self, view: RunView, stage: StageView, name_width: int, bar_width: int, *, chosen: bool) -> list[Piece]:
-        sign, style = _SIGNS[stage.state]
+        sign, style, _ = STAGES[stage.state]
         running = stage.state == "running"
         if running and view.state == "paused":
-            sign, style = "‖", "warn"
-        text = fitted(stage.name + self._datasets(stage), name_width - 1) + " "
+            sign, style, _ = STATES["paused"]
+        datasets = self._datasets(stage) if name_width - 1 - cell_len(stage.name) >= LEAST_DATASETS else ""
+        text = fitted(stage.name + datasets, name_width - 1) + " "
         shown = min(len(stage.name), name_width - 1)
         here = " cursor" if chosen else ""
         filled, left = bar(stage.fraction, bar_width - 1)

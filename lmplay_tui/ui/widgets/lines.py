@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from rich.cells import cell_len, set_cell_size, split_graphemes
 from rich.segment import Segment
 from rich.style import Style
+from textual import events
 from textual.geometry import Region, Size
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
@@ -20,7 +21,12 @@ Row = tuple[Piece, ...]
 
 
 class Lines(ScrollView, can_focus=True):
-    """Shows rows; `show_rows` repaints the spans that differ from what stands there."""
+    """Shows rows; `show_rows` repaints the spans that differ from what stands there.
+
+    Rows that scroll leave the cells at the right to their scrollbar, whether or not it is there: `room`.
+    """
+
+    num_fixed = 0  # rows that stay at the top
 
     def __init__(self, *, id: str | None = None, classes: str | None = None) -> None:
         super().__init__(id=id, classes=classes)
@@ -36,10 +42,11 @@ class Lines(ScrollView, can_focus=True):
         top = self.scroll_offset.y
         regions = []
         for y in range(max(len(old), len(self._rows))):
-            if 0 <= y - top < self.size.height:
+            place = y if y < self.num_fixed else y - top
+            if min(y, self.num_fixed) <= place < self.size.height:
                 before = old[y] if y < len(old) else ()
                 after = self._rows[y] if y < len(self._rows) else ()
-                regions += [Region(x, y - top, end - x, 1) for x, end in changed_spans(before, after)]
+                regions += [Region(x, place, end - x, 1) for x, end in changed_spans(before, after)]
         if regions:
             self.refresh(*regions)
 
@@ -47,6 +54,27 @@ class Lines(ScrollView, can_focus=True):
     def rows(self) -> list[Row]:
         """What is shown, row by row."""
         return self._rows
+
+    @property
+    def room(self) -> Size:
+        """The cells that rows can have."""
+        return self.scrollable_content_region.size
+
+    def keep_in_sight(self, index: int) -> None:
+        """Scroll no further than to where this row is seen."""
+        top, height = self.scroll_offset.y, self.size.height
+        if index < top + self.num_fixed:
+            self.scroll_to(y=max(index - self.num_fixed, 0), animate=False)
+        elif index >= top + height > top:
+            self.scroll_to(y=index - height + 1, animate=False)
+
+    def row_at(self, event: events.MouseEvent) -> int:
+        """The number of the row under the mouse; -1 beside all rows."""
+        offset = event.get_content_offset(self)
+        if offset is None:
+            return -1
+        index = offset.y if offset.y < self.num_fixed else offset.y + self.scroll_offset.y
+        return index if index < len(self._rows) else -1
 
     def notify_style_update(self) -> None:
         """The theme may be another."""
@@ -64,7 +92,7 @@ class Lines(ScrollView, can_focus=True):
         return style
 
     def render_line(self, y: int) -> Strip:
-        index = y + self.scroll_offset.y
+        index = y if y < self.num_fixed else y + self.scroll_offset.y
         row = self._rows[index] if index < len(self._rows) else ()
         segments = [Segment(text, self._style(names)) for text, names in row]
         fill = "cursor" if row and "cursor" in row[-1][1].split() else ""

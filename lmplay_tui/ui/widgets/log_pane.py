@@ -5,11 +5,11 @@ from functools import lru_cache
 
 from lmplay_tui.run.view import LogEntry, RunView
 from lmplay_tui.text import one_line
+from lmplay_tui.ui.legend import LEVELS
 from lmplay_tui.ui.tty.patches import set_titles
 from lmplay_tui.ui.widgets.curve_window import matches
 from lmplay_tui.ui.widgets.lines import Lines, Row, wrapped
 
-_SIGNS = {"info": (" ", ""), "good": ("✓", "good"), "warning": ("!", "warn"), "error": ("✗", "bad")}
 SHOWN = 500  # entries that are laid out; more are in log.txt
 
 
@@ -29,7 +29,7 @@ class LogPane(Lines):
 
     def show(self, view: RunView) -> None:
         self._view = view
-        shown = (view, view.log_count, self.size.width, self.pattern)
+        shown = (view, view.log_count, self.room.width, self.pattern)
         if shown == self._shown:
             return
         self._shown = shown
@@ -47,7 +47,7 @@ class LogPane(Lines):
             self.show(self._view)
 
     def _laid_out(self, view: RunView) -> list[Row]:
-        room = max(self.size.width - 12, 10)
+        room = max(self.room.width - 12, 10)
         entries = [entry for entry in view.log if matches(self.pattern, (entry.text,))] if self.pattern else view.log
         return [row for entry in list(entries)[-SHOWN:] for row in _entry_rows(entry, room, self._zone)]
 
@@ -55,7 +55,7 @@ class LogPane(Lines):
 @lru_cache(maxsize=2 * SHOWN)
 def _entry_rows(entry: LogEntry, room: int, zone: tzinfo | None) -> tuple[Row, ...]:
     """Remembered: at a new line the others are what they were."""
-    sign, style = _SIGNS[entry.level]
+    sign, style, _ = LEVELS[entry.level]
     at = datetime.fromtimestamp(entry.at).astimezone(zone)
     first, *rest = wrapped(entry.text, room)
     text_style = style if entry.level in ("warning", "error") else ""

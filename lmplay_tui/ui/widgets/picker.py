@@ -69,9 +69,8 @@ class Picker(Lines):
             sign = "▸ " if i == self.index else "  "
             rows.append(((" " + sign, f"accent{here}"), *((text, (style + here).strip()) for text, style in item)))
         self.show_rows(rows or [((f" {self._empty}", "dim"),)])
-        row, top = self.index + len(self._head), self.scroll_offset.y
-        if not top <= row < top + self.size.height:
-            self.scroll_to(y=max(row - self.size.height // 2, 0), animate=False)
+        self.num_fixed = len(self._head)
+        self.keep_in_sight(self.index + self.num_fixed)
 
     def action_move(self, by: int) -> None:
         if self._items:
@@ -88,8 +87,7 @@ class Picker(Lines):
             self.post_message(self.Picked(self, self.index))
 
     def on_click(self, event: events.Click) -> None:
-        offset = event.get_content_offset(self)
-        index = offset.y + self.scroll_offset.y - len(self._head) if offset is not None else -1
+        index = self.row_at(event) - len(self._head)
         if 0 <= index < len(self._items):
             if index == self.index:
                 self.action_pick()

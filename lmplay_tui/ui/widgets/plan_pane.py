@@ -37,7 +37,7 @@ class PlanNotes(Lines, can_focus=False):
         for problem in problems:
             place = f"{problem.line:>4} " if problem.line else "   · "
             said = f"{problem.key}: {problem.sentence}" if problem.key else problem.sentence
-            for i, line in enumerate(wrapped(one_line(said, 400), max(self.size.width - 8, 10))):
+            for i, line in enumerate(wrapped(one_line(said, 400), max(self.room.width - 8, 10))):
                 rows.append(((" ✗ " if i == 0 else "   ", "bad"), (place if i == 0 else "     ", "accent"), (line, "")))
                 self._lines.append(problem.line)
         self.show_rows(rows)
@@ -47,8 +47,7 @@ class PlanNotes(Lines, can_focus=False):
         self.show_rows(list(rows))
 
     def on_click(self, event: events.Click) -> None:
-        offset = event.get_content_offset(self)
-        index = offset.y + self.scroll_offset.y if offset is not None else -1
+        index = self.row_at(event)
         if 0 <= index < len(self._lines) and self._lines[index]:
             self.post_message(PlanNotes.LineAsked(self._lines[index]))
 
@@ -143,7 +142,7 @@ class PlanPane(Vertical):
     @property
     def notes_width(self) -> int:
         """How wide what `show_effect` shows may be."""
-        return self.query_one(PlanNotes).size.width
+        return self.query_one(PlanNotes).room.width
 
     def load(self, text: str) -> bool:
         """Another plan holds now. What the user has typed stays; whether the editor shows the new one."""

@@ -17,6 +17,7 @@ from lmplay_tui.run.controls import Pin
 from lmplay_tui.run.events import Prediction
 from lmplay_tui.run.view import PredictionSeen, RunView
 from lmplay_tui.text import one_line, printable
+from lmplay_tui.ui.legend import SHADES, WORDS
 from lmplay_tui.ui.messages import CommandAsked
 from lmplay_tui.ui.tty.patches import set_titles
 from lmplay_tui.ui.widgets.lines import Lines, Piece, Row, fitted, labelled, right, row_width, spread
@@ -72,7 +73,6 @@ def num_edits(pieces: Sequence[AlignedPiece]) -> int:
 
 
 KINDS = ("all", "validation", "pinned", "asked")
-SHADES = (0.01, 0.1, 0.4, 0.8)  # probabilities between the shades p0 to p4
 LEAST_LISTED = 4  # predictions: for fewer the space below one is left free
 MAX_SHOWN = 4000  # characters of a text
 _FIRST = {  # what makes the first prediction of a kind
@@ -80,10 +80,8 @@ _FIRST = {  # what makes the first prediction of a kind
     "pinned": "i pins the prompt of a prediction; each evaluation answers it", "asked": "g asks the model",
 }  # fmt: skip
 # an edit's sign and style
-_MARKED: dict[Op, tuple[str, str]] = {
-    "equal": ("", "good"), "replace": ("≠", "wrong"), "delete": ("+", "extra"), "insert": ("−", "missing"),
-}  # fmt: skip
-_SPOKEN = {"validation": "argmax", "pinned": "says", "asked": "says"}
+_MARKED = {op: (sign.removesuffix("word"), style) for op, (sign, style, _) in WORDS.items()}
+_SPOKEN = {"validation": "model", "pinned": "says", "asked": "says"}
 
 
 def shown(text: object) -> str:
@@ -239,13 +237,13 @@ class Predictions(Lines):
         rows = self._laid_out(view, listed[index])
         room = self.size.height - len(rows) - 1
         if room >= LEAST_LISTED + 1:
-            rows += [(), *listed_rows(listed, index, room, self.size.width)]
+            rows += [(), *listed_rows(listed, index, room, self.room.width)]
         self.show_rows(rows)
 
     # ---- drawing
 
     def _laid_out(self, view: RunView, seen: PredictionSeen) -> list[Row]:
-        width = self.size.width
+        width = self.room.width
         made = seen.prediction
         kind, prompt, truth = one_line(made.kind, 20), made.prompt, made.truth
         pinned = "pinned " if prompt in view.pinned else ""

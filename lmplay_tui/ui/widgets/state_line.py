@@ -9,20 +9,11 @@ from textual import events
 
 from lmplay_tui.formats import format_clock, format_cost, format_duration, format_loss, format_percent, format_rate
 from lmplay_tui.run.view import RunView
+from lmplay_tui.ui.legend import STATES
 from lmplay_tui.ui.messages import PaneAsked
 from lmplay_tui.ui.widgets.lines import Lines, Piece, Row, bar, fitted, row_width, spread
 
 SHORTEST_DETAIL = 8  # cells; less says nothing
-_SIGNS = {  # state -> sign, style: colour is never the only difference
-    "starting": ("◌", "warn"),
-    "running": ("●", "good"),
-    "paused": ("‖", "warn"),
-    "stopping": ("◐", "warn"),
-    "stopped": ("■", "accent"),
-    "finished": ("✓", "good"),
-    "failed": ("✗", "bad"),
-    "dead": ("✗", "bad"),
-}
 
 
 class StateLine(Lines, can_focus=False):
@@ -39,7 +30,7 @@ class StateLine(Lines, can_focus=False):
 
     def show(self, view: RunView) -> None:
         state = view.state
-        sign, style = _SIGNS.get(state, ("●", "good"))
+        sign, style, _ = STATES.get(state, STATES["running"])
         doing = view.activity if state in ("running", "starting") else state
         begin: list[Piece] = [(f" {sign} ", style), (doing, f"{style} strong")]
         if view.fraction is not None:

@@ -9,8 +9,10 @@ from typing import Any
 
 from lmplay_tui.background import BackgroundCall
 from lmplay_tui.formats import format_duration, format_memory_use, format_parameters, format_percent, format_rate
+from lmplay_tui.run.metric_names import RECENT_STEPS
 from lmplay_tui.run.pace import PARTS
 from lmplay_tui.run.view import RunView
+from lmplay_tui.ui.legend import STEP_PARTS
 from lmplay_tui.ui.tty.patches import set_titles
 from lmplay_tui.ui.widgets.lines import Lines, Piece, Row, bar, fitted, row_width, wrapped
 
@@ -125,9 +127,6 @@ class Machine:
             return None
 
 
-_FILLS = {  # parts differ by their filling as well as by their colour
-    "data": "░", "forward": "█", "backward": "▓", "optimizer": "▒", "other": "·", "validate": "▚", "save": "▞",
-}  # fmt: skip
 _LABEL = 11
 
 
@@ -144,17 +143,19 @@ class System(Lines):
         self._view = view
         if readings is not None:
             self._readings = readings
-        width = self.size.width
+        width = self.room.width
         if width < 12:
             return
         rows: list[Row] = [((" " + fitted("device", _LABEL - 1), "label"), (view.device or "–", ""))]
         if view.num_parameters:
             rows[0] += ((f", {format_parameters(view.num_parameters)}", "dim"),)
-        rows += [self._meter(reading, width) for reading in self._readings]
         rows.append(self._speed(view, width))
+        rows += [self._meter(reading, width) for reading in self._readings]
         rows += self._step_time(view, width)
         if view.note:
             rows += [((f" {line}", "dim"),) for line in wrapped(view.note, width - 2)]
+        if len(rows) > self.size.height:  # what stays as it is is missed least
+            rows = [*rows[1:], rows[0]]
         self.show_rows(rows)
 
     def on_resize(self) -> None:
@@ -180,7 +181,7 @@ class System(Lines):
             pieces += [("  MFU ", "dim"), (format_percent(mfu.last(), 1), "")]
         step = view.history.get("time/step_s")
         if step is not None and len(step):
-            pieces += [("  step ", "dim"), (format_duration(step.recent_mean(20)), "")]
+            pieces += [("  step ", "dim"), (format_duration(step.recent_mean(RECENT_STEPS)), "")]
         if view.text_shown < 0.9995:
             pieces += [("  text shown ", "dim"), (format_percent(view.text_shown, 1), "")]
         while row_width(pieces) > width and len(pieces) > 3:
@@ -200,7 +201,7 @@ class System(Lines):
             count = round(end) - round(done)
             done = end
             if count:
-                pieces.append((_FILLS[name] * count, name))
+                pieces.append((STEP_PARTS[name].sign * count, name))
         legend: list[Piece] = [(" ", "")]
         used = 1
         rows: list[Row] = [tuple(pieces)]
@@ -211,7 +212,7 @@ class System(Lines):
             if used + len(text) > width:
                 rows.append(tuple(legend))
                 legend, used = [(" ", "")], 1
-            legend += [(_FILLS[name], name), (text, "dim")]
+            legend += [(STEP_PARTS[name].sign, name), (text, "dim")]
             used += len(text) + 1
         rows.append(tuple(legend))
         return rows + [((f" {line}", ""),) for line in wrapped(view.step_time.sentence(), width - 2)]

@@ -1,0 +1,256 @@
+"""A mistake is met at the shell: all of them, a line each, before a screen opens and before torch is imported."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from lmplay_tui import cli
+from lmplay_tui.options import Launch
+from lmplay_tui.run.folder import RunFolder, RunLock
+from lmplay_tui.train.preflight import problems_of
+from tests.faults.terminals import Terminal
+
+SHIPPED = "demo, curriculum_demo, default, fineweb, full, tinystories, wikitext3"
+OWN = "[datasets.mine]\npath = 'rows.jsonl'\n[stages.one]\ndataset = 'mine'\n"
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with rows, plans and a run that is held."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"body": "The mill stood by the river."}) + "\n", encoding="utf-8")
+    (tmp_path / "good.toml").write_text(OWN.replace("'mine'", "'rows.jsonl'"), encoding="utf-8")
+    (tmp_path / "three.toml").write_text(
+        "[train]\nlrr = 3\n[stages.one]\ndataset = 'nowhere.jsonl'\nepochs = -1\n", encoding="utf-8"
+    )
+    (tmp_path / "column.toml").write_text(OWN.replace("\n[stages", "\ntext = 'txt'\n[stages"), encoding="utf-8")
+    (tmp_path / "empty.toml").write_text(OWN.replace("rows", "empty"), encoding="utf-8")
+    (tmp_path / "empty.jsonl").touch()
+    (tmp_path / "names.toml").write_text("[train]\nexp = 'gpt3ish'\ntokenizer = 'gpt5'\n" + OWN, encoding="utf-8")
+    (tmp_path / "column.json").write_text(
+        json.dumps({"one": {"dataset": "d"}, "datasets": {"d": {"path": "rows.jsonl", "text": "txt"}}}, indent=1),
+        encoding="utf-8",
+    )
+    (tmp_path / "mine.py").write_text("class Mine:\n    pass\n", encoding="utf-8")
+    (tmp_path / "broken.py").write_text("def f(:\n", encoding="utf-8")
+    return tmp_path
+
+
+THREE = [
+    "three.toml:2: train.lrr: unknown key; did you mean lr?",
+    "three.toml:4: stages.one.dataset: no such file or folder: 'nowhere.jsonl'",
+    "three.toml:5: stages.one.epochs: must be above 0, got -1",
+]
+NO_COLUMN = "dataset {}: there is no column txt; it has body"
+NEEDS = "see lmp_trainer --help"
+
+# A kind of mistake: its words, and all the lines that are said.
+MISTAKES: dict[str, tuple[str, list[str]]] = {
+    "unknown option": (
+        "--training-plan good.toml --lrr 3",
+        ["lmp_trainer: unknown option '--lrr'; did you mean --lr?"],
+    ),
+    "option without value": (
+        "--training-plan good.toml --lr",
+        [f"lmp_trainer: argument --lr: expected one argument; {NEEDS}"],
+    ),
+    "value for a switch": (
+        "--amp=1 --headless",
+        [f"lmp_trainer: argument --amp: ignored explicit argument '1'; {NEEDS}"],
+    ),
+    "word that belongs nowhere": ("good.toml", ["lmp_trainer: unknown argument 'good.toml'"]),
+    "value that is no number": ("--lr fast", ["--lr: must be a number, got fast"]),
+    "value out of bounds": ("--batch-size 0", ["--batch-size: must be at least 1, got 0"]),
+    "value that is none of a few": (
+        "--optimizer adm",
+        ["--optimizer: must be one of 'adamw', 'adam', 'adagrad', 'sgd' or 'rmsprop', got adm"],
+    ),
+    "time zone": (
+        "--training-plan demo --tz Mars",
+        ["--tz: unknown time zone 'Mars'; for example Europe/Berlin or UTC"],
+    ),
+    "no such plan": ("--training-plan dmo", ["dmo: unknown plan; did you mean demo?"]),
+    "no such file of a plan": ("--training-plan no.toml", ["no.toml: cannot be read: No such file or directory"]),
+    "plan of another kind": (
+        "--training-plan rows.jsonl",
+        [f"rows.jsonl: unknown plan: neither a shipped plan ({SHIPPED}) nor a .toml or .json file"],
+    ),
+    "plan with three problems": ("--training-plan three.toml", THREE),
+    "the same, with a name for the run": ("--training-plan three.toml --model m", THREE),
+    "wrong column": ("--training-plan column.toml", ["column.toml:1: " + NO_COLUMN.format("mine")]),
+    "wrong column, in JSON": ("--training-plan column.json", ["column.json:6: " + NO_COLUMN.format("d")]),
+    "file without rows": ("--training-plan empty.toml", ["empty.toml:1: dataset mine: {here}/empty.jsonl is empty"]),
+    "names in the plan": (
+        "--training-plan names.toml",
+        [
+            "names.toml:2: train.exp: unknown experiment gpt3ish; did you mean gpt2ish?; see --exp list",
+            "names.toml:3: train.tokenizer: tokenizer gpt5 is unknown; did you mean gpt2?; known: {tokenizers}",
+        ],
+    ),
+    "experiment": (
+        "--training-plan demo --exp gpt2is",
+        ["unknown experiment gpt2is; did you mean gpt2ish?; see --exp list"],
+    ),
+    "experiment without a class": (
+        "--training-plan demo --exp mine.py",
+        ["--exp mine.py: say which class of the file, as file.py:Name"],
+    ),
+    "experiment in no file": ("--training-plan demo --exp its.py:Mine", ["--exp its.py:Mine: no such file: its.py"]),
+    "experiment that is not there": (
+        "--training-plan demo --exp mine.py:Min",
+        ["--exp mine.py:Min: the file has no Min; did you mean Mine?"],
+    ),
+    "experiment that is no Python": (
+        "--training-plan demo --exp broken.py:Mine",
+        ["--exp broken.py:Mine: the file does not run: SyntaxError: invalid syntax (broken.py, line 1)"],
+    ),
+    "tokenizer of a size": (
+        "--training-plan demo --tokenizer gpt2:9",
+        ["tokenizer gpt2:9: N of gpt2:N must be between 256 and 50256"],
+    ),
+    "name of a run": (
+        "--training-plan demo --model a.b",
+        ["--model: 'a.b' is no model name: 1 to 40 letters A-Z, digits, _ and -, the first a letter or digit"],
+    ),
+    "place of a run": (
+        "--training-plan demo --out-dir rows.jsonl",
+        [
+            "rows.jsonl/gpt2ish_demo.run: the run's folder cannot be made (rows.jsonl: not a "
+            "directory); choose another place with --model or --out-dir"
+        ],
+    ),
+    "no checkpoint to go on from": ("--resume no.lmp", ["--resume: no.lmp: no such file"]),
+    "checkpoint that tells no name": (
+        "--resume a.b.c.lmp",
+        ["--resume: 'a.b.c.lmp' does not tell the run's name; give it with --model"],
+    ),
+    "no weights to begin with": (
+        "--training-plan demo --initial-model no.lmp",
+        ["--initial-model: no.lmp: no such file"],
+    ),
+    "nothing to extend": ("--model m --extend 2", ["--extend: m.lmp is not there: there is nothing to go on with"]),
+    "a busy run": (
+        "--training-plan demo --model busy",
+        [
+            "busy: process {pid} on here is training this run; look with: lmplay-tui attach busy, or "
+            "choose another --model"
+        ],
+    ),
+    "two sources": (
+        "--training-plan three.toml --batch-size 0 --exp its.py:Mine --tz Mars",
+        [
+            "--batch-size: must be at least 1, got 0",
+            "--tz: unknown time zone 'Mars'; for example Europe/Berlin or UTC",
+            *THREE,
+            "--exp its.py:Mine: no such file: its.py",
+        ],
+    ),
+    "all of the line": (
+        "--lrr 3 --hedless --amp=1 --lr 0 --model",
+        [
+            f"lmp_trainer: argument --amp: ignored explicit argument '1'; {NEEDS}",
+            f"lmp_trainer: argument --model: expected one argument; {NEEDS}",
+            "lmp_trainer: unknown option '--lrr'; did you mean --lr?",
+            "lmp_trainer: unknown option '--hedless'; did you mean --headless?",
+            "--lr: must be above 0, got 0",
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", MISTAKES)
+def test_a_mistake_is_a_line_at_the_shell(here: Path, capfd: pytest.CaptureFixture[str], kind: str) -> None:
+    import tiktoken
+
+    words, lines = MISTAKES[kind]
+    held = _held(here / "busy.lmp")
+    tokenizers = ", ".join(sorted({"gpt2", "bytes", *tiktoken.list_encoding_names()}))
+    before = sorted(here.rglob("*"))
+    status = cli.trainer_main(words.split())
+    said = capfd.readouterr()
+    assert said.err.splitlines() == [line.format(here=here, pid=os.getpid(), tokenizers=tokenizers) for line in lines]
+    assert (status, said.out) == (2, "")
+    assert sorted(here.rglob("*")) == before, "nothing is made before all is well"
+    held.release()
+
+
+@pytest.fixture(autouse=True)
+def _signals_stay() -> Iterator[None]:
+    before = {
+        number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+    }
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def _held(model: Path) -> RunLock:
+    run = RunFolder(model)
+    run.create()
+    run.write_status({"pid": os.getpid(), "host": "here", "state": "running"})
+    lock = RunLock(run)
+    lock.take()
+    return lock
+
+
+@pytest.mark.parametrize("words", ["--training-plan three.toml", "--training-plan column.toml --lr 0"])
+def test_no_screen_opens_on_a_mistake(here: Path, words: str) -> None:
+    """The dashboard's start looks in a process beside: it says the same, and the terminal stays as it was."""
+    with Terminal(lambda: cli.main(words.split())) as terminal:
+        assert terminal.wait() == 2
+    said = terminal.output.decode()
+    assert "\x1b" not in said
+    assert said.splitlines() == ["--lr: must be above 0, got 0"] * ("--lr" in words) + (
+        THREE if "three" in words else ["column.toml:1: " + NO_COLUMN.format("mine")]
+    )
+    assert not list(here.glob("*.run")) + list(here.glob("out_gpt"))
+
+
+def test_neither_torch_nor_the_hub_s_library_is_imported_for_it() -> None:
+    program = (
+        "import sys; from lmplay_tui import cli; status = cli.trainer_main(sys.argv[1:]); "
+        "print(status, [name for name in ('torch', 'datasets', 'textual') if name in sys.modules])"
+    )
+    words = ["--training-plan", "column.toml", "--exp", "its.py:Mine"]
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=True)
+    assert (done.stdout, len(done.stderr.splitlines())) == ("2 []\n", 2)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"training_plan": "good.toml"}, {"training_plan": "demo", "model": "m"}, {"model": "m"}, {},
+        {"training_plan": "good.toml", "tokenizer": "o200k_base", "exp": "mine.py:Mine", "tz": "Europe/Berlin"},
+    ],
+    ids=lambda line: " ".join(line) or "nothing",
+)  # fmt: skip
+def test_nothing_is_said_of_a_start_that_may_begin(here: Path, line: dict[str, str]) -> None:
+    before = sorted(here.rglob("*"))
+    assert problems_of(Launch(line)) == []
+    assert sorted(here.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda folder: folder.mkdir(), "--resume: m.lmp: is a folder"),
+        (lambda folder: folder.write_bytes(b"no checkpoint"), None),  # found when torch loads it
+    ],
+    ids=["a folder", "a file"],
+)
+def test_a_checkpoint_is_looked_for(here: Path, make: Callable[[Path], None], said: str | None) -> None:
+    make(here / "m.lmp")
+    assert problems_of(Launch({"resume": "m.lmp"})) == ([] if said is None else [said])
+
+
+def test_large_files_are_left_to_the_run(here: Path) -> None:
+    with (here / "rows.jsonl").open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps({"body": "mill " * 200}) + "\n" for _ in range(5000))
+    assert problems_of(Launch({"training_plan": "column.toml"})) == []
