@@ -108,7 +108,7 @@ def variables(theme: Theme) -> dict[str, str]:
             "cursor-line": "ansi_bright_black",
             "curve-raw": "ansi_bright_black",
             "frame": "ansi_bright_black",
-            "frame-focus": "ansi_cyan",
+            "frame-focus": "ansi_cyan" if theme.dark else "ansi_blue",
         } | {
             f"p{i}": colour
             for i, colour in enumerate(("ansi_red", "ansi_yellow", "ansi_default", "ansi_default", "ansi_green"))
