@@ -26,6 +26,7 @@ COMMANDS = {
     "ctl": "save, stop, pause, resume, validate or change the learning rate of a run",
     "status": "how a run is, once or until it ends",
     "runs": "the runs here; rename, tag, note down, remove one",
+    "new": "write a plan from data files, and check it",
     "check": "validate a plan and open all that it needs, before hours go into it",
     "plot": "draw the statistics of runs as PNG files, or in the terminal",
     "generate": "let a model write",

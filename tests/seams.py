@@ -5,8 +5,9 @@ cannot be made from outside. A module that moves changes its line here; `tests.h
 anything in the product.
 """
 
+import contextlib
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -22,16 +23,25 @@ SEAMS = {
     "state to save": "train.state:TrainState.checkpoint",
     "copy to save": "train.checkpointer:cpu_copy",
     "write a checkpoint": "train.checkpointer:write_checkpoint",
+    "link a checkpoint": "train.checkpointer:link_whole",
+    "write statistics": "run.statistics:RunStatistics.write",
     "wait for a save": "train.checkpointer:CheckpointWriter.wait",
     "generate": "train.evaluation:generate",
     "predict": "train.evaluation:Scorer.predict",
     "leave a command": "train.handoff:leave_command",
     # A bug, at a certain moment.
+    "metrics": "train.metrics:LogWindow.take",
+    "record": "run.recorder:Recorder.record",
+    "notify": "run.notify:Notifier.hear",
+    "choose ways": "train.build:choose_ways",
+    "hidden": "models.gpt2ish:GPT2ish.hidden",
+    "trunk": "models.gpt2ish:GPT2ish.trunk",
     "update": "train.gradients:Gradients.update",
     "validate": "train.evaluation:Evaluator.validate",
     "answer": "train.evaluation:Evaluator.answer",
     "whole step": "train.train_step:TrainStep.is_whole",
     # What a run makes for itself, made with other limits, for another device.
+    "proof shown": "train.stage_run:PROOF_SHOWN_S",
     "feed": "train.stage_run:Feed",
     "watch": "train.trainer:Watch",
     "peak": "train.trainer:peak_flops",
@@ -49,7 +59,7 @@ class Seams:
     """Puts something else in a place of `SEAMS`, until the test ends."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
-        self._patch = patch
+        self.patch = patch
 
     def put(self, name: str, value: Any) -> Any:
         """Put `value` there; what it stands for is returned."""
@@ -59,7 +69,7 @@ class Seams:
         for part in outer:
             owner = getattr(owner, part)
         real = getattr(owner, last, None)  # none: an attribute that each object sets
-        self._patch.setattr(owner, last, value, raising=False)
+        self.patch.setattr(owner, last, value, raising=False)
         return real
 
     def around(self, name: str, call: Callable[..., Any]) -> None:
@@ -83,6 +93,13 @@ def raising(error: BaseException) -> Callable[..., Any]:
         raise error
 
     return call
+
+
+@contextlib.contextmanager
+def for_a_while() -> Iterator[Seams]:
+    """Seams that hold to the end of a `with`."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield Seams(patch)
 
 
 @pytest.fixture
