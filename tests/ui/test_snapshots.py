@@ -204,6 +204,7 @@ class FixedMachine(Machine):
 @pytest.fixture(autouse=True)
 def _same_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lmplay_tui.ui.screens.dashboard.Machine", FixedMachine)
+    monkeypatch.setenv("COLORTERM", "truecolor")  # the names are of its colours
     monkeypatch.setattr("lmplay_tui.ui.launch_lists.device_flops", lambda device, half: 1.1e11)
     monkeypatch.setattr("lmplay_tui.ui.screens.launcher.devices", lambda: ["auto", "cpu", "cuda"])
 
