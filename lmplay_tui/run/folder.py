@@ -18,7 +18,7 @@ from typing import Any
 
 from lmplay_tui.errors import UserError, os_error
 from lmplay_tui.files import Folder
-from lmplay_tui.process import is_alive
+from lmplay_tui.process import is_alive, typed
 from lmplay_tui.run.journal import utc_time
 from lmplay_tui.run.status import SavedStatus
 from lmplay_tui.text import one_line
@@ -275,7 +275,7 @@ class RunLock:
         name = one_line(self._run.name)
         return (
             f"{name}: {one_line(who)} is training this run; "
-            f"look with: lmplay-tui attach {name}, or choose another --model"
+            f"look with: {typed('lmplay-tui attach')} {name}, or choose another --model"
         )
 
     def release(self) -> None:
@@ -335,7 +335,7 @@ def find_run(text: str | None, out_dir: str | None = None) -> RunFolder:
     if text is None:
         runs = [run for run in list_runs(*places) if not run.folder.is_symlink()]
         if not runs:
-            raise UserError(f"no run in this folder or in {one_line(places[1])}; start one with: lmplay-tui")
+            raise UserError(f"no run in this folder or in {one_line(places[1])}; start one with: {typed('lmplay-tui')}")
         return runs[0]
     given = Path(text)
     candidates = [given.with_suffix(".lmp")] if given.suffix in (".run", ".lmp") else []
@@ -346,7 +346,8 @@ def find_run(text: str | None, out_dir: str | None = None) -> RunFolder:
             run = RunFolder(candidate.with_name(stem + ".lmp"))
             if run.folder.is_dir() or run.model.is_file():
                 return run
-    raise UserError(f"no run called {one_line(text)} in this folder or in {one_line(places[1])}; see: lmplay-tui runs")
+    where = f"in this folder or in {one_line(places[1])}"
+    raise UserError(f"no run called {one_line(text)} {where}; see: {typed('lmplay-tui runs')}")
 
 
 def keep_plan(run: RunFolder, text: str, step: int) -> Path | None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from lmplay_tui.errors import EXIT_BUG, TrainingError, UserError, os_error
 from lmplay_tui.options import Launch
-from lmplay_tui.process import is_child_alive
+from lmplay_tui.process import is_child_alive, typed
 from lmplay_tui.run.control_files import ControlFiles
 from lmplay_tui.run.controls import Controls, HandOver, SaveNow, Stop, StopRequested
 from lmplay_tui.run.events import (
@@ -212,7 +212,7 @@ def _train_to_an_end(held: _HeldRun, step: int) -> Iterator[Event]:
 
 def _train(held: _HeldRun) -> Iterator[Event]:
     """Read the plan and the checkpoint, build the trainer, run it."""
-    run, prog = held.run, held.launch.prog
+    run, prog = held.run, typed(held.launch.prog)
     warnings: list[str] = []
     yield ActivityChanged("loading", "the plan and the checkpoint")
     start = read_start(run, held.launch, warnings)
@@ -221,8 +221,8 @@ def _train(held: _HeldRun) -> Iterator[Event]:
     if start.checkpoint is not None and start.finished():
         name, model = one_line(run.name), f"--model {shlex.quote(one_line(run.model))}"
         yield LogLine(
-            f"{name} is finished: its plan is done. Look at it: lmplay-tui attach {name}; train on: {prog} {model} "
-            f"--extend EPOCHS, or a longer --training-plan; start anew: {prog} {model} --reset-history"
+            f"{name} is finished: its plan is done. Look at it: {typed('lmplay-tui attach')} {name}; train on: "
+            f"{prog} {model} --extend EPOCHS, or a longer --training-plan; start anew: {prog} {model} --reset-history"
         )
         yield RunDone(start.progress.step, str(run.model), start.progress.elapsed_s, already=True)
         return
