@@ -7,6 +7,8 @@ fails a test.
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+from lmplay_tui.run.metric_names import METRICS
+
 
 class Sign(NamedTuple):
     """What is drawn, in which style, and what it says."""
@@ -149,3 +151,4 @@ def sections() -> Iterator[tuple[str, list[Sign]]]:
     yield "log", list(LEVELS.values())[1:]
     yield "letters", list(LOOKS)
     yield "terms", [Sign(term, "label", means) for term, means in TERMS.items()]
+    yield "curves by name", [Sign(name, "strong", means) for name, means in METRICS.items()]

@@ -173,8 +173,12 @@ STORIES: dict[str, list[Case]] = {
     ],
     "TypingDialog": [("b h escape", lambda s: isinstance(s.screen, Dashboard) and s.source.sent == [])],
     "Help": [
-        (f"question_mark {key}", lambda s: isinstance(s.screen, Dashboard))
-        for key in ("escape", "q", "question_mark", "f1", "enter")
+        (f"question_mark {key}", lambda s: isinstance(s.screen, Dashboard)) for key in ("escape", "q", "f1", "enter")
+    ]
+    + [
+        ("question_mark question_mark", lambda s: s.asks(Help, "how to read the screen")),
+        ("question_mark", lambda s: s.asks(Help, "save a checkpoint now")),
+        ("tab", lambda s: s.asks(Help, "how to read the screen")),
     ],
 }
 
