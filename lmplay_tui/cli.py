@@ -13,22 +13,13 @@ from lmplay_tui.text import printable
 
 TUI, TRAINER, PLOTSTATS, GENERATOR = "lmplay-tui", "lmp_trainer", "lmp_plotstats", "lmp_generator"
 
-COMMANDS = {
-    "attach": "the dashboard on a run of another process",
-    "ctl": "save, stop, pause, resume, validate or change the learning rate of a run",
-    "status": "how a run is, once",
-    "runs": "the runs here",
-    "check": "validate a plan and open all that it needs, before hours go into it",
-    "plot": "draw the statistics of runs as PNG files, or in the terminal",
-    "generate": "let a model write",
-    "export": "a run as safetensors, CSV or TensorBoard files",
-}
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """`lmplay-tui`: a command, or options for the dashboard."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words and not words[0].startswith("-"):
+        from lmplay_tui.command_line import COMMANDS  # here: the launcher waits for no parser
+
         prog = f"{TUI} {words[0]}" if words[0] in COMMANDS else TUI
         return _guarded(prog, words[1:], lambda: _run_command(_known(words[0]), words[1:], prog))
     return _guarded(TUI, words, lambda: import_module("lmplay_tui.commands.dashboard").main(words, TUI))
@@ -54,6 +45,8 @@ def generator_main(arguments: Sequence[str] | None = None) -> int:
 
 def _known(name: str) -> str:
     """The command's name. `UserError` with the nearest where there is none."""
+    from lmplay_tui.command_line import COMMANDS
+
     if name in COMMANDS:
         return name
     from lmplay_tui.options import nearest, shown_value

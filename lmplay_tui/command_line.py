@@ -1,9 +1,14 @@
 """Command lines made from the declared options, and back: a parser, and what a line gives, checked."""
 
 import argparse
+import re
+import shutil
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from typing import Any, NoReturn
 
+import lmplay_tui
 from lmplay_tui.errors import UserError
 from lmplay_tui.options import OPTIONS, Option, Where, check, home_path, nearest, shown_value
 from lmplay_tui.text import one_line
@@ -16,16 +21,54 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{self.prog}: {one_line(message)}; see {self.prog} --help")
 
 
+COMMANDS = {
+    "attach": "the dashboard on a run of another process",
+    "ctl": "save, stop, pause, resume, validate or change the learning rate of a run",
+    "status": "how a run is, once or until it ends",
+    "runs": "the runs here; rename, tag, note down, remove one",
+    "new": "write a plan from data files, and check it",
+    "check": "validate a plan and open all that it needs, before hours go into it",
+    "plot": "draw the statistics of runs as PNG files, or in the terminal",
+    "generate": "let a model write",
+    "export": "a run as safetensors, CSV or TensorBoard files",
+}
+MOST_CELLS, PIPED_CELLS = 120, 100  # of a line of help, in a terminal however wide, and where there is none
+_TWO_COLUMNS = re.compile(r"(\s+\S+(?: \S+)*\s{2,})\S")
+
+
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Help as wide as the terminal: paragraphs are filled, indented lines stay lines."""
+
     def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=34, width=100)
+        width = min(shutil.get_terminal_size((PIPED_CELLS, 24)).columns, MOST_CELLS)
+        super().__init__(prog, max_help_position=min(34, width * 2 // 5), width=width)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        filled: list[str] = []
+        for is_indented, lines in groupby(text.splitlines(), key=lambda line: not line.strip() or line[0] == " "):
+            if not is_indented:
+                filled += textwrap.wrap(" ".join(lines), width)
+                continue
+            for (
+                line
+            ) in lines:  # of two columns the second one goes on below itself; an example stays one line, to be typed
+                column = _TWO_COLUMNS.match(line)
+                filled += (
+                    [line] if column is None else textwrap.wrap(line, width, subsequent_indent=" " * len(column[1]))
+                )
+        return "\n".join(filled)
+
+
+def command_list(cells: int = 10) -> str:
+    """The commands, a line each, as a help shows them."""
+    return "\n".join(f"  {name:<{cells}}  {summary}" for name, summary in COMMANDS.items())
 
 
 def new_parser(
     prog: str, description: str, epilog: str | None = None, usage: str | None = None
 ) -> argparse.ArgumentParser:
     """An argument parser whose mistakes are `UserError`s of one line."""
-    return _Parser(
+    parser = _Parser(
         prog=prog,
         usage=usage,
         description=description,
@@ -35,6 +78,9 @@ def new_parser(
         argument_default=argparse.SUPPRESS,
         exit_on_error=False,
     )
+    version = f"{prog} {lmplay_tui.__version__}"
+    parser.add_argument("-V", "--version", action="version", version=version, help="show the version and exit")
+    return parser
 
 
 def add_options(parser: argparse.ArgumentParser, leave_out: Iterable[str] = ()) -> None:

@@ -1,9 +1,10 @@
 """This process and others: what native libraries need of one before they are used, how one of our own is started (the
-same interpreter, the same code, nothing of the user's folder), and whether one is alive.
+same interpreter, the same code, nothing of the user's folder), whether one is alive, and how busy the cores are.
 
 Imported first of all, so it imports nothing that costs time.
 """
 
+import math
 import os
 import sys
 from functools import cache
@@ -87,3 +88,33 @@ def is_child_alive(pid: int) -> bool:
         return os.waitpid(pid, os.WNOHANG)[0] == 0
     except ChildProcessError:
         return False
+
+
+class ProcessorLoad:
+    """The share of all cores that was busy, by whomever, between one look and the next.
+
+    psutil's own remembers the last look of each thread: one from a thread that is new says 0 on a full machine.
+    """
+
+    LEAST_S = 0.05  # of all cores' time together; in less the system's clock has hardly ticked
+
+    def __init__(self) -> None:
+        self._busy_s, self._all_s = self._times()
+        self._share = math.nan
+
+    def __call__(self) -> float:
+        """0 to 1, from any thread; as it was last where too little time has passed, NaN where nothing is known yet."""
+        busy_s, all_s = self._times()
+        if all_s - self._all_s >= self.LEAST_S:
+            self._share = min(max((busy_s - self._busy_s) / (all_s - self._all_s), 0.0), 1.0)
+            self._busy_s, self._all_s = busy_s, all_s
+        return self._share
+
+    @staticmethod
+    def _times() -> tuple[float, float]:
+        """Seconds that the cores were busy, and all of their seconds, since the machine began."""
+        import psutil
+
+        times = psutil.cpu_times()._asdict()
+        whole = sum(times.values()) - times.get("guest", 0.0) - times.get("guest_nice", 0.0)  # counted as user's too
+        return whole - times["idle"] - times.get("iowait", 0.0), whole

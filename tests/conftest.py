@@ -4,6 +4,7 @@ import contextlib
 import gc
 import os
 import shutil
+import signal
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -86,6 +87,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("LMP_DATASETS", "NO_COLOR", "COLORTERM", "SSH_CONNECTION"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def own_signals() -> Iterator[None]:
+    """A command that runs here may catch signals: pytest's own handlers are put back."""
+    caught = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+    before = [signal.getsignal(number) for number in caught]
+    yield
+    for number, handler in zip(caught, before, strict=True):
+        signal.signal(number, handler)
 
 
 @pytest.fixture

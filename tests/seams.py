@@ -5,14 +5,53 @@ cannot be made from outside. A module that moves changes its line here; `tests.h
 anything in the product.
 """
 
+import contextlib
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 SEAMS = {
-    "row": "data.rows:Rows.items",  # a disk that is slow, or does not give a row
+    # A disk, a hub, a memory that fails or is slow at a certain moment of a run.
+    "row": "data.rows:Rows.items",
+    "batches": "data.stage_data:batches",
+    "open a stage": "train.dataloader:open_stage",
+    "choose the run": "train.launch:choose_run",
+    "read the start": "train.launch:read_start",
+    "build the trainer": "train.launch:build_trainer",
+    "state to save": "train.state:TrainState.checkpoint",
+    "copy to save": "train.checkpointer:cpu_copy",
+    "write a checkpoint": "train.checkpointer:write_checkpoint",
+    "link a checkpoint": "train.checkpointer:link_whole",
+    "write statistics": "run.statistics:RunStatistics.write",
+    "wait for a save": "train.checkpointer:CheckpointWriter.wait",
+    "generate": "train.evaluation:generate",
+    "predict": "train.evaluation:Scorer.predict",
+    "leave a command": "train.handoff:leave_command",
+    # A bug, at a certain moment.
+    "metrics": "train.metrics:LogWindow.take",
+    "record": "run.recorder:Recorder.record",
+    "notify": "run.notify:Notifier.hear",
+    "choose ways": "train.build:choose_ways",
+    "hidden": "models.gpt2ish:GPT2ish.hidden",
+    "trunk": "models.gpt2ish:GPT2ish.trunk",
+    "update": "train.gradients:Gradients.update",
+    "validate": "train.evaluation:Evaluator.validate",
+    "answer": "train.evaluation:Evaluator.answer",
+    "whole step": "train.train_step:TrainStep.is_whole",
+    # What a run makes for itself, made with other limits, for another device.
+    "proof shown": "train.stage_run:PROOF_SHOWN_S",
+    "feed": "train.stage_run:Feed",
+    "watch": "train.trainer:Watch",
+    "peak": "train.trainer:peak_flops",
+    "compilation": "train.trainer:Compilation",
+    "checkpoint writer": "train.checkpointer:CheckpointWriter",
+    "on done": "train.launch:run_on_done",
+    # What leaves this process.
+    "start a process": "train.launch:start_process",
+    "post": "run.notify:post",
+    "pictures": "train.launch:write_pngs",
 }
 
 
@@ -20,7 +59,7 @@ class Seams:
     """Puts something else in a place of `SEAMS`, until the test ends."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
-        self._patch = patch
+        self.patch = patch
 
     def put(self, name: str, value: Any) -> Any:
         """Put `value` there; what it stands for is returned."""
@@ -29,8 +68,8 @@ class Seams:
         *outer, last = path.split(".")
         for part in outer:
             owner = getattr(owner, part)
-        real = getattr(owner, last)
-        self._patch.setattr(owner, last, value)
+        real = getattr(owner, last, None)  # none: an attribute that each object sets
+        self.patch.setattr(owner, last, value, raising=False)
         return real
 
     def around(self, name: str, call: Callable[..., Any]) -> None:
@@ -45,6 +84,22 @@ class Seams:
             return real(*args, **named)
 
         self.around(name, looked)
+
+
+def raising(error: BaseException) -> Callable[..., Any]:
+    """What raises `error` when it is called."""
+
+    def call(*_: Any, **__: Any) -> Any:
+        raise error
+
+    return call
+
+
+@contextlib.contextmanager
+def for_a_while() -> Iterator[Seams]:
+    """Seams that hold to the end of a `with`."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield Seams(patch)
 
 
 @pytest.fixture

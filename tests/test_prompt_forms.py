@@ -2,12 +2,15 @@
 
 import json
 import re
+import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
+from lmplay_tui.command_line import parse_line
 from lmplay_tui.commands.check import sample_lines
+from lmplay_tui.commands.generate import assign_words, parser, prompt_of
 from lmplay_tui.data.stage_data import StageData, open_stage
 from lmplay_tui.data.tokenizer import load_tokenizer
 from lmplay_tui.options import TrainOptions
@@ -17,6 +20,7 @@ from lmplay_tui.train.gradients import num_loss_tokens
 from tests.data.conftest import _own_caches as _own_caches  # noqa: PLC0414  (a fixture)
 
 PAGE = Path(__file__).parent.parent / "docs/prompt-forms.md"
+PROMPTS = PAGE.with_name("prompts.md")
 _EXAMPLE = re.compile(r"```json(?: context_len=(\d+))?\n(.*?)```\n\n```text\n(.*?)```", re.DOTALL)
 
 
@@ -75,3 +79,21 @@ def test_the_loss_is_where_the_page_says(tmp_path: Path) -> None:
             truth, prompt = len(sample.truth.encode()) + 1, max(len(sample.prompt.encode()), 1)
             assert num_loss_tokens([sample], include_prompts=False) == truth
             assert num_loss_tokens([sample], include_prompts=True) == truth + prompt - 1
+
+
+def test_the_page_of_prompts_types_what_the_model_has_seen() -> None:
+    """Each command of docs/prompts.md, read by a shell, gives the prompt beside it; the forms' own page has it too."""
+    seen = PAGE.read_text(encoding="utf-8")
+    rows = re.findall(
+        r"^\| (.+?) \| `(lmplay-tui generate .+?)` \| (.+?) \|$", PROMPTS.read_text("utf-8"), re.MULTILINE
+    )
+    assert len(rows) == 9
+    for name, command, given in rows:
+        words = subprocess.run(
+            ["bash", "-c", command.replace("lmplay-tui generate", r"printf '%s\0'")], capture_output=True, check=True
+        ).stdout.decode().split("\0")[:-1]  # fmt: skip
+        line = parse_line(parser("generate"), words)
+        assign_words(line)
+        prompt = prompt_of(line).replace("\n", "⏎")
+        assert f"`{prompt}`" == given or (prompt, given) == ("", "the end-of-text mark"), name
+        assert name == "texts" or f'prompt: "{prompt}"' in seen or not prompt, f"{name}: {prompt}"

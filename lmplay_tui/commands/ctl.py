@@ -18,11 +18,15 @@ from lmplay_tui.text import one_line
 DESCRIPTION = """\
 Tell a run what to do and wait until it has.
 
-  save        a checkpoint now           stop        save and end
-  pause       stay between two steps     resume      go on
-  validate    score validation samples   lr=X lr=*X  learning rate X, or times X
+  save        a checkpoint now
+  stop        save and end
+  pause       stay between two steps
+  resume      go on
+  validate    score validation samples
+  lr=X lr=*X  learning rate X, or times X
 
 RUN: a name, a .lmp file, or a run folder; the newest run where left out.
+
 Exit status: 0 done, 2 no such command or run, or the run is not alive, 3 it could not save."""
 EPILOG = "Without this command: an empty file NAME.run/control/save (stop, pause, resume, validate) does the same."
 PATIENCE_S = 2.0  # then say what is waited for
@@ -39,6 +43,8 @@ def main(arguments: Sequence[str], prog: str) -> int:
         raise UserError(f"{prog}: give one command: {', '.join(PLAIN)}, lr=X or lr=*X")
     command = read_command(line.words[-1])
     run = find_run(line.words[0] if len(line.words) == 2 else None, line.out_dir)
+    if refused := run.refused():
+        raise UserError(refused[0])
     if not run.alive():
         raise UserError(f"{one_line(run.name)}: no process is training this run; see: lmplay-tui status")
     answer = ask(run, command)

@@ -22,7 +22,9 @@ Train small language models under a dashboard in the terminal.
 
 Without options it opens the launcher. With --training-plan, --model, --resume FILE or --start it starts at once.
 Without a terminal it trains headless.
-Commands: attach, ctl, status, runs, check, plot, generate, export; each has --help."""
+
+commands, each with --help:
+"""
 EPILOG = "Try: lmplay-tui --training-plan demo"
 
 
@@ -121,9 +123,10 @@ def _encoded_problems(launch: Launch) -> bytes:
 
 def _parsed(arguments: Sequence[str], prog: str) -> Launch:
     """Only where there is something to parse: the bare launcher needs nothing of a run before its first frame."""
+    from lmplay_tui.command_line import command_list
     from lmplay_tui.commands.train import parse
 
-    return parse(arguments, prog, DESCRIPTION, EPILOG)
+    return parse(arguments, prog, DESCRIPTION + command_list(), EPILOG)
 
 
 def wants_dashboard(options: TrainOptions) -> bool:

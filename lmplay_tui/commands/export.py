@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from lmplay_tui.run.export import (
     write_safetensors,
 )
 from lmplay_tui.run.folder import RunFolder, find_run
-from lmplay_tui.text import one_line
+from lmplay_tui.text import one_line, printable
 
 DESCRIPTION = """\
 Export a run for other programs; a run that is being trained is only read.
@@ -51,6 +52,8 @@ def main(arguments: list[str], prog: str) -> int:
     target = Path(line.output) if line.output else stem.with_name(stem.stem + _TARGETS[line.to])
     if target.suffix == ".lmp":
         raise UserError(f"--output: {one_line(target)} would be taken for a checkpoint; give it another ending")
+    for refused in run.refused():
+        print(refused, file=sys.stderr)
     try:
         if line.to == "safetensors":
             return _export_weights(checkpoint, target)
@@ -95,9 +98,12 @@ def _export_weights(checkpoint_path: Path, target: Path) -> int:
 
 def _export_metrics(run: RunFolder, target: Path, line: argparse.Namespace) -> int:
     check_metrics(run, follow=line.follow)  # before an earlier export makes way
-    table = CsvTable()
-    to_stdout = line.output == "-"
-    sink: MetricsSink = table if to_stdout else CsvFile(target) if line.to == "csv" else TensorBoardFolder(target)
+    table = _CsvToStandardOutput() if line.output == "-" else None
+    sink: MetricsSink
+    if table is not None:
+        sink = table
+    else:
+        sink = CsvFile(target) if line.to == "csv" else TensorBoardFolder(target)
     if line.follow:
         print(f"following {one_line(run.name)} into {one_line(target)}; ctrl+c ends it", flush=True)
     try:
@@ -105,8 +111,24 @@ def _export_metrics(run: RunFolder, target: Path, line: argparse.Namespace) -> i
     except KeyboardInterrupt:
         sink.close()
         return EXIT_LEFT_AT_ONCE
-    if to_stdout:
-        print(table.text(), end="", flush=True)
+    if table is not None:
+        table.show()
     else:
         print(f"{one_line(target)}: {num_rows} rows")
     return EXIT_OK
+
+
+class _CsvToStandardOutput(CsvTable):
+    """Written when all is read, so that what another process rewound is not in it."""
+
+    def close(self) -> None:
+        pass
+
+    def show(self) -> None:
+        """Print it; what a terminal would act on is made harmless where there is one."""
+        on_terminal = sys.stdout.isatty()
+        for part in self.parts():
+            text = part.decode("utf-8")
+            sys.stdout.write(printable(text) if on_terminal else text)
+        sys.stdout.flush()
+        super().close()

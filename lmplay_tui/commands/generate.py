@@ -2,6 +2,7 @@
 
 import argparse
 import codecs
+import os
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -22,17 +23,22 @@ if TYPE_CHECKING:
 DESCRIPTION = """\
 Let a model go on with a text.
 
-The prompt is an argument, a file (--file), or what comes from standard input. Without --do-sample
-the likeliest token is taken each time; with it tokens are drawn, and --seed makes that repeatable.
+MODEL: a checkpoint (.lmp) or a run's name; the newest run where left out. A word alone is the prompt, but for a .lmp
+file. The prompt is an argument, a file (--file), a form that the model was trained on (--title, --message), or what
+comes from standard input. Tokens are drawn; --greedy takes the likeliest each time, --seed makes a draw repeatable.
 """
 EPILOG = """\
 examples:
   {prog} "Once upon a time"
-  {prog} --model my_model.lmp --do-sample --temperature 0.8 --top-k 40 --seed 1 "The sea"
-  {prog} --model my_model.best --file prompt.txt --max-len 100 > continued.txt
-  echo "Title: Python" | {prog} --num-samples 3 --do-sample
+  {prog} my_model --title "The mill" --num-samples 3
+  {prog} my_model.best.lmp --greedy --message "Which river?"
+  {prog} my_model --file prompt.txt --seed 1 --max-len 100 > continued.txt
+
+What a model was trained on decides what it answers to: docs/prompts.md.
 """
+TEMPERATURE, TOP_K = 0.8, 50  # where none is given
 _ONLY_SAMPLING = ("temperature", "top_k", "top_p", "seed")
+_DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
 
 
 @dataclass(frozen=True)
@@ -47,9 +53,10 @@ class _Writer:
 
 def main(arguments: list[str], prog: str) -> int:
     """Generate as `arguments` say and return the exit status. Raises `UserError`."""
-    line = parse_line(_parser(prog), arguments)
+    line = parse_line(parser(prog), arguments)
+    assign_words(line)
     _warn_of_idle_options(line)
-    prompt = _prompt(line)
+    prompt = prompt_of(line)
     writer = _load(_checkpoint(line.model, line.out_dir), line)
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # a terminal without UTF-8 gets question marks, not an exception
@@ -57,11 +64,17 @@ def main(arguments: list[str], prog: str) -> int:
     return EXIT_OK
 
 
-def _parser(prog: str) -> argparse.ArgumentParser:
-    parser = new_parser(prog, DESCRIPTION, EPILOG.format(prog=prog))
-    parser.add_argument("prompt", nargs="?", default=None, metavar="PROMPT",
-                        help="text to go on with; - reads standard input")  # fmt: skip
-    parser.add_argument("--file", type=home_path, default=None, metavar="FILE", help="take the prompt from a text file")
+def parser(prog: str) -> argparse.ArgumentParser:
+    """The command line of `generate`."""
+    parser = new_parser(prog, DESCRIPTION, EPILOG.format(prog=prog), usage=f"{prog} [MODEL] [PROMPT] [options]")
+    parser.add_argument("words", nargs="*", default=[], metavar="[MODEL] [PROMPT]",
+                        help="what writes, and the text to go on with; - reads standard input")  # fmt: skip
+    prompt = parser.add_argument_group("prompt")
+    prompt.add_argument("--file", type=home_path, default=None, metavar="FILE", help="take it from a text file")
+    prompt.add_argument("--title", default=None, metavar="TEXT",
+                        help="as texts with a title are trained: Title: TEXT, and a line break")  # fmt: skip
+    prompt.add_argument("--message", action="append", default=None, metavar="TEXT",
+                        help="as conversations are trained: a turn and a line break; again: the next turn")  # fmt: skip
     model = parser.add_argument_group("model")
     model.add_argument("--model", type=home_path, default=None, metavar="MODEL",
                        help="checkpoint (.lmp), or a run's name [the newest run]")  # fmt: skip
@@ -83,12 +96,14 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     text.add_argument("--repetition-penalty", type=_number(above=0, at_most=100), default=1.0, metavar="X",
                       help="above 1: what was said before becomes less likely [1]")  # fmt: skip
     sampling = parser.add_argument_group("sampling")
+    sampling.add_argument("--greedy", action="store_true", default=False,
+                          help="take the likeliest token each time instead of drawing")  # fmt: skip
     sampling.add_argument("--do-sample", action="store_true", default=False,
-                          help="draw tokens instead of taking the likeliest")  # fmt: skip
+                          help="draw tokens, as it does without being told")  # fmt: skip
     sampling.add_argument("--temperature", type=_number(above=0, at_most=100), default=None, metavar="X",
-                          help="below 1: safer, above 1: bolder [1]")  # fmt: skip
+                          help=f"below 1: safer, above 1: bolder [{TEMPERATURE:g}]")  # fmt: skip
     sampling.add_argument("--top-k", type=_whole(0), default=None, metavar="N",
-                          help="draw among the N likeliest; 0: all [all]")  # fmt: skip
+                          help=f"draw among the N likeliest; 0: all [{TOP_K}]")  # fmt: skip
     sampling.add_argument("--top-p", type=_number(above=0, at_most=1), default=None, metavar="P",
                           help="draw among the fewest that together have probability P [1]")  # fmt: skip
     sampling.add_argument("--seed", type=_whole(0, 2**63 - 1), default=None, metavar="N",
@@ -127,20 +142,47 @@ def _device(text: str) -> str:
     return str(value)
 
 
+def assign_words(line: argparse.Namespace) -> None:
+    """Which of the words is the model, and which the prompt. Raises `UserError` where that is said twice."""
+    if len(line.words) > 2:
+        raise UserError(f"give the prompt as one argument, in quotes, not as {len(line.words)} words")
+    forms = {"--file": line.file, "--title": line.title, "--message": line.message}
+    given = [name for name, value in forms.items() if value is not None]
+    if len(given) > 1:
+        raise UserError(f"give the prompt once, not with {' and with '.join(given)}")
+    words = list(line.words)
+    is_model = len(words) == 2 or (
+        len(words) == 1 and (given or (words[0].endswith(".lmp") and Path(words[0]).is_file()))
+    )
+    if is_model and (line.model is None or len(words) == 2):
+        if line.model is not None:
+            raise UserError("give the model as an argument or with --model, not both")
+        line.model = home_path(words.pop(0))
+    if words and given:
+        raise UserError(f"give the prompt as an argument or with {given[0]}, not both")
+    line.prompt = words[0] if words else None
+    if line.greedy and line.do_sample:
+        raise UserError("--greedy and --do-sample: one of them")
+
+
 def _warn_of_idle_options(line: argparse.Namespace) -> None:
-    if line.do_sample:
+    if not line.greedy:
         return
     idle = [f"--{name.replace('_', '-')}" for name in _ONLY_SAMPLING if getattr(line, name) is not None]
     idle += ["--num-samples"] if line.num_samples > 1 else []
     if idle:
-        print(f"without --do-sample no token is drawn: {', '.join(idle)} changes nothing", file=sys.stderr)
+        print(f"with --greedy no token is drawn: {', '.join(idle)} changes nothing", file=sys.stderr)
 
 
-def _prompt(line: argparse.Namespace) -> str:
-    """The text to go on with. A last line's end is not part of it: editors and `echo` put it there."""
+def prompt_of(line: argparse.Namespace) -> str:
+    """The text to go on with. The end of a file's last line is not part of it: editors and `echo` put it there."""
+    if line.title is not None:
+        from lmplay_tui.data.rows import title_prompt
+
+        return title_prompt(line.title)
+    if line.message is not None:
+        return "".join(f"{turn}\n" for turn in line.message)
     if line.file is not None:
-        if line.prompt is not None:
-            raise UserError("give the prompt as an argument or with --file, not both")
         try:
             return Path(line.file).read_text(encoding="utf-8").removesuffix("\n")
         except OSError as error:
@@ -175,18 +217,18 @@ def _checkpoint(model: str | None, out_dir: str | None) -> Path:
 def _load(path: Path, line: argparse.Namespace) -> _Writer:
     """The model and the tokenizer of a checkpoint, ours or LMPlay's own. Raises `UserError`."""
     from lmplay_tui.data.tokenizer import load_tokenizer
-    from lmplay_tui.models.lmplay_weights import convert_lmplay
     from lmplay_tui.models.registry import build_model, load_experiment
-    from lmplay_tui.train.build import allowed_experiment, load_weights
+    from lmplay_tui.train.build import allowed_experiment, load_weights, weights_in
     from lmplay_tui.train.checkpoint import load_archive
     from lmplay_tui.train.device import choose_device
 
     device = choose_device(line.device)
     archive = load_archive(path)
-    converted = convert_lmplay(archive)
-    state, built_with = converted if converted is not None else _model_of(archive, path)
+    state, built_with, is_lmplays = weights_in(archive, path)
+    if missing := [key for key in ("exp", "tokenizer", "vocab_size", "context_len") if key not in built_with]:
+        raise UserError(f"{one_line(path)}: does not say its model's {', '.join(missing)}")
     tokenizer = load_tokenizer(built_with["tokenizer"])
-    if converted is None:
+    if not is_lmplays:
         _check_tokenizer(archive, tokenizer)
     exp = allowed_experiment(line.exp, built_with["exp"])
     if line.exp not in (None, exp):
@@ -194,21 +236,10 @@ def _load(path: Path, line: argparse.Namespace) -> _Writer:
     model, _ = build_model(
         load_experiment(exp), vocab_size=built_with["vocab_size"], context_len=built_with["context_len"],
         num_blocks=built_with.get("num_blocks"), embed_dim=built_with.get("embed_dim"),
-        num_heads=built_with.get("num_heads"), dropout=0.0,
+        num_heads=built_with.get("num_heads"), dropout=0.0, weights=state,
     )  # fmt: skip
     load_weights(model, state, path)
-    return _Writer(model.to(device), tokenizer, built_with["context_len"], converted is not None)
-
-
-def _model_of(archive: dict[str, Any], path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    component = archive.get("model")
-    state, built_with = (component.get("state"), component.get("state_args")) if isinstance(component, dict) else (0, 0)
-    if not isinstance(state, dict) or not isinstance(built_with, dict):
-        raise UserError(f"{one_line(path)}: holds no model")
-    kinds = {"exp": str, "tokenizer": str, "vocab_size": int, "context_len": int}
-    if missing := [key for key, kind in kinds.items() if not isinstance(built_with.get(key), kind)]:
-        raise UserError(f"{one_line(path)}: does not say its model's {', '.join(missing)}")
-    return state, built_with
+    return _Writer(model.to(device), tokenizer, built_with["context_len"], is_lmplays)
 
 
 def _check_tokenizer(archive: dict[str, Any], tokenizer: "Tokenizer") -> None:
@@ -237,6 +268,9 @@ def _write(writer: _Writer, prompt: str, line: argparse.Namespace) -> None:
     reading, difference = choose_reading(writer.model, writer.context_len)
     if difference is not None:
         print(f"generation is slower, {reading.value}: {one_line(difference)}", file=sys.stderr)
+    shown = _shown_prompt(prompt)
+    temperature = 0.0 if line.greedy else TEMPERATURE if line.temperature is None else line.temperature
+    top_k = TOP_K if line.top_k is None else line.top_k
     generator = torch.Generator()
     generator.seed() if line.seed is None else generator.manual_seed(line.seed)
     for number in range(1, line.num_samples + 1):
@@ -244,15 +278,23 @@ def _write(writer: _Writer, prompt: str, line: argparse.Namespace) -> None:
             print(f"--- {number} of {line.num_samples} ---")
         text = generate(
             writer.model, ids, max_tokens=line.max_len or writer.context_len, context_len=writer.context_len,
-            eot=tokenizer.eot, temperature=(line.temperature or 1.0) if line.do_sample else 0.0,
-            top_k=line.top_k or None, top_p=line.top_p, repetition_penalty=line.repetition_penalty,
-            generator=generator, reading=reading,
+            eot=tokenizer.eot, temperature=temperature, top_k=top_k or None, top_p=line.top_p,
+            repetition_penalty=line.repetition_penalty, generator=generator, reading=reading,
         )  # fmt: skip
+        print(shown, end="", flush=True)
         try:
             for piece in _texts(text, tokenizer):
                 print(printable(piece), end="", flush=True)
         finally:  # an interrupted text ends its line too
             print(flush=True)
+
+
+def _shown_prompt(prompt: str) -> str:
+    """The prompt as a terminal shows it before what the model adds, line breaks and all; nothing elsewhere."""
+    if not sys.stdout.isatty():
+        return ""
+    is_plain = os.environ.get("NO_COLOR") or os.environ.get("TERM", "dumb") == "dumb"
+    return printable(prompt) if is_plain or not prompt else f"{_DIM}{printable(prompt)}{_PLAIN}"
 
 
 def _texts(ids: Iterable[int], tokenizer: "Tokenizer") -> Iterable[str]:

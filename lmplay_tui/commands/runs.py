@@ -26,9 +26,9 @@ from lmplay_tui.options import home_path
 from lmplay_tui.run.folder import (
     RunFolder,
     find_run,
-    fraction_done,
     list_runs,
     output_folder,
+    saved_status,
     statistics_folder,
     status_of,
 )
@@ -46,6 +46,9 @@ def main(arguments: Sequence[str], prog: str) -> int:
         return action.work(parse_line(action.parser(f"{prog} {arguments[0]}"), arguments[1:]))
     line = parse_line(parser(prog), arguments)
     found = list_runs(Path(), output_folder(line.out_dir))
+    for run in found:
+        for refused in run.refused():
+            print(refused, file=sys.stderr)
     if line.json:
         for run in found:
             print(json.dumps(status_of(run) | {"model": str(run.model)} | asdict(about(run))))
@@ -70,20 +73,19 @@ def _add_folder(made: argparse.ArgumentParser) -> None:
     made.add_argument("--out-dir", type=home_path, default=None, metavar="DIR", help="the output folder [out_gpt]")
 
 
-HEADER = ("run", "state", "done", "step", "loss", "val loss", "left", "last word", "tags", "note")
+HEADER = ("run", "state", "done", "step", "train loss", "val loss", "left", "last word", "tags", "note")
 
 
 def _row(run: RunFolder, out_dir: str | None) -> tuple[str, ...]:
-    status, said, done = status_of(run), about(run), fraction_done(run)
-    step, left = number(status["step"]), number(status["eta_s"])
-    losses = (number(status[name]) for name in ("train_loss", "val_loss"))
+    status, said = saved_status(run), about(run)
+    losses = (number(loss) for loss in (status.train_loss, status.val_loss))
     return (
         _called(run, out_dir),
-        status["state"],
-        format_percent(done) if done is not None else "",
-        format_count(step) if math.isfinite(step) else "",
+        status.state,
+        format_percent(status.fraction_done) if status.stages else "",
+        format_count(status.at.step) if status.is_placed else "",
         *(format_loss(loss) if math.isfinite(loss) else "" for loss in losses),
-        format_rough_duration(left) if status["state"] == "running" and math.isfinite(left) else "",
+        format_rough_duration(status.eta_s) if status.state == "running" and math.isfinite(status.eta_s) else "",
         _last_word(run),
         said.words,
         said.note,
@@ -102,7 +104,7 @@ def _called(run: RunFolder, out_dir: str | None) -> str:
 def _last_word(run: RunFolder) -> str:
     """`5 min ago`: when the run last said anything."""
     try:
-        return format_age(max(0.0, time.time() - run.run_json.stat().st_mtime))
+        return format_age(max(0.0, time.time() - run.files.status(run.run_json.name).st_mtime))
     except OSError:
         return "–"
 

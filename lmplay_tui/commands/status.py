@@ -4,18 +4,19 @@ import argparse
 import json
 import math
 import os
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
 
 from lmplay_tui.command_line import new_parser, parse_line
 from lmplay_tui.commands.columns import cut, line_width
 from lmplay_tui.errors import EXIT_OK
-from lmplay_tui.formats import format_duration, format_lr, format_rate
+from lmplay_tui.formats import format_duration, format_lr, format_percent, format_rate
 from lmplay_tui.options import home_path
-from lmplay_tui.run.folder import RunFolder, find_run, fraction_done, status_of
+from lmplay_tui.run.folder import RunFolder, find_run, saved_status
 from lmplay_tui.run.journal import number
+from lmplay_tui.run.status import SavedStatus
 from lmplay_tui.run.upkeep import about
 from lmplay_tui.text import one_line
 
@@ -33,9 +34,11 @@ def main(arguments: Sequence[str], prog: str) -> int:
     """Print the state of a run. Raises `UserError` if there is none."""
     line = parse_line(parser(prog), arguments)
     run = find_run(line.run, line.out_dir)
+    for refused in run.refused():
+        print(refused, file=sys.stderr)
     if line.watch:
         return _watch(run, line)
-    print(_said(run, status_of(run), line))
+    print(_said(run, saved_status(run), line))
     return EXIT_OK
 
 
@@ -55,11 +58,11 @@ def parser(prog: str) -> argparse.ArgumentParser:
     return made
 
 
-def _said(run: RunFolder, status: Mapping[str, Any], line: argparse.Namespace) -> str:
+def _said(run: RunFolder, status: SavedStatus, line: argparse.Namespace) -> str:
     """How the run is, in the form that was asked for."""
     if line.json:
-        return json.dumps(status)
-    return short_line(status, fraction_done(run)) if line.line else "\n".join(full_lines(run, status))
+        return json.dumps({"name": run.name, **status.fields()})
+    return short_line(run.name, status) if line.line else "\n".join(full_lines(run, status))
 
 
 def _watch(run: RunFolder, line: argparse.Namespace) -> int:
@@ -69,7 +72,7 @@ def _watch(run: RunFolder, line: argparse.Namespace) -> int:
     line.line = line.line or not in_place
     before, looks_dead = "", 0
     while True:
-        status = status_of(run)
+        status = saved_status(run)
         said = _said(run, status, line)
         if said != before:
             if in_place:
@@ -79,61 +82,56 @@ def _watch(run: RunFolder, line: argparse.Namespace) -> int:
             else:
                 print(said if line.json else f"{datetime.now().astimezone():%H:%M:%S}  {said}", flush=True)
         before = said
-        looks_dead = looks_dead + 1 if status["state"] == "dead" else 0  # for an instant, where a run is handed over
-        if status["state"] in ("stopped", "finished", "failed") or looks_dead > HANDED_OVER_S / WATCH_EVERY_S:
+        looks_dead = looks_dead + 1 if status.state == "dead" else 0  # for an instant, where a run is handed over
+        if status.state in ("stopped", "finished", "failed") or looks_dead > HANDED_OVER_S / WATCH_EVERY_S:
             return EXIT_OK
         time.sleep(WATCH_EVERY_S)
 
 
-def short_line(status: Mapping[str, Any], fraction: float | None) -> str:
+def short_line(name: str, status: SavedStatus) -> str:
     """`demo 41 % step 1,200 loss 3.41 9.1k tok/s 3 min 05 s left`; the state instead of the pace where it stands."""
-    state = status["state"]
     parts = [
-        one_line(status["name"], 40),
-        "" if state == "running" else state,
-        f"{100 * fraction:.0f} %" if fraction is not None else "",
-        f"step {status['step']:,}" if _known(status["step"]) else "",
-        f"loss {status['train_loss']:.2f}" if _known(status["train_loss"]) else "",
+        one_line(name, 40),
+        "" if status.state == "running" else status.state,
+        format_percent(status.fraction_done) if status.stages else "",
+        f"step {status.at.step:,.0f}" if status.is_placed else "",
+        f"loss {status.train_loss:.2f}" if _known(status.train_loss) else "",
     ]
-    if state == "running":
-        rate, left = status["tokens_per_s"], status["eta_s"]
-        parts.append(f"{format_rate(rate)} tok/s" if _known(rate) else one_line(status["activity"] or "", 40))
+    if status.state == "running":
+        rate, left = status.tokens_per_s, status.eta_s
+        parts.append(f"{format_rate(rate)} tok/s" if _known(rate) else status.activity)
         parts.append(f"{format_duration(left)} left" if _known(left) else "")
     return " ".join(part for part in parts if part)
 
 
-def full_lines(run: RunFolder, status: Mapping[str, Any]) -> list[str]:
+def full_lines(run: RunFolder, status: SavedStatus) -> list[str]:
     """One line a figure that is known."""
-    fraction = fraction_done(run)
-    saved = status["checkpoint"] if isinstance(status["checkpoint"], dict) else {}
-    saved_at = one_line(saved.get("step", "?"), 20)
-    said, own = run.status(), about(run)
-    heartbeat = number(said.get("heartbeat"))
-    silent_s = time.time() - heartbeat if status["state"] == "running" and heartbeat > 0 else 0.0
+    own = about(run)
+    saved, places = status.checkpoint, status.at._asdict() if status.is_placed else {}
+    silent_s = time.time() - status.heartbeat if status.state == "running" and status.heartbeat > 0 else 0.0
     figures = {
-        "state": f"{status['state']} ({one_line(status['activity'])})" if status["activity"] else status["state"],
-        "process": f"{status['pid']} on {one_line(said.get('host') or '?')}" if _known(status["pid"]) else None,
+        "state": f"{status.state} ({status.activity})" if status.activity else status.state,
+        "process": f"{status.pid} on {status.host}" if status.pid is not None else None,
         "last word": f"{format_duration(silent_s)} ago" if silent_s > QUIET_S else None,
-        "why": one_line(said["message"], 400) if status["state"] == "failed" and said.get("message") else None,
-        "done": f"{100 * fraction:.1f} %" if fraction is not None else None,
-        "stage": one_line(status["stage"]) if status["stage"] else None,
-        "step": f"{status['step']:,}" if _known(status["step"]) else None,
-        "rows": f"{status['samples']:,}" if _known(status["samples"]) else None,
-        "tokens": f"{status['tokens']:,}" if _known(status["tokens"]) else None,
-        "train loss": f"{status['train_loss']:.4f}" if _known(status["train_loss"]) else None,
-        "val loss": f"{status['val_loss']:.4f}" if _known(status["val_loss"]) else None,
-        "learning rate": format_lr(status["lr"]) if _known(status["lr"]) else None,
-        "tokens/s": format_rate(status["tokens_per_s"]) if _known(status["tokens_per_s"]) else None,
-        "left": format_duration(status["eta_s"]) if _known(status["eta_s"]) else None,
-        "checkpoint": f"{one_line(saved.get('path', '?'), 400)}, step {saved_at}" if saved else None,
+        "why": status.message or None,
+        "done": format_percent(status.fraction_done, 1) if status.stages else None,
+        "stage": status.stage.name if status.stage else None,
+        **{place: f"{places[place]:,.0f}" for place in ("step", "rows", "tokens") if _known(places.get(place))},
+        "train loss": f"{status.train_loss:.4f}" if _known(status.train_loss) else None,
+        "val loss": f"{status.val_loss:.4f}" if _known(status.val_loss) else None,
+        "learning rate": format_lr(status.lr) if _known(status.lr) else None,
+        "tokens/s": format_rate(status.tokens_per_s) if _known(status.tokens_per_s) else None,
+        "left": format_duration(status.eta_s) if _known(status.eta_s) else None,
+        "checkpoint": f"{one_line(saved.path, 400)}, step {saved.step:,}" if saved is not None else None,
         "tags": own.words or None,
         "note": own.note or None,
     }
-    width = max(len(name) for name in figures)
-    lines = [f"{name:<{width}}  {value}" for name, value in figures.items() if value is not None]
-    return [one_line(status["name"]), *lines]
+    width = max(len(label) for label in figures)
+    return [
+        one_line(run.name),
+        *(f"{label:<{width}}  {value}" for label, value in figures.items() if value is not None),
+    ]
 
 
 def _known(value: object) -> bool:
-    """A number: `run.json` may have been written by any program."""
     return math.isfinite(number(value))

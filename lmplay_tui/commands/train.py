@@ -19,8 +19,8 @@ from lmplay_tui.options import Launch, TrainOptions
 from lmplay_tui.run import events
 from lmplay_tui.run.controls import Controls, SaveNow, Stop
 from lmplay_tui.run.folder import LOCK_FROM, utc_now
-from lmplay_tui.run.journal import encode
-from lmplay_tui.run.metric_names import OF_STEPS
+from lmplay_tui.run.journal import encode, number
+from lmplay_tui.run.metric_names import OF_STEPS, RECENT_LOSS
 from lmplay_tui.run.sentences import sentence_of, sentences_of
 from lmplay_tui.text import one_line, printable
 
@@ -233,7 +233,7 @@ class Headless:
             "stage": f"{'' if is_narrow else 'stage '}{view.stage_index + 1}/{len(view.stages)} {values['stage']}",
             "done": f"{100 * view.stage.fraction:.0f} %" if view.stage else "",
             "step": f"step {values['step']}",
-            "loss": f"loss {values['train/loss']:.3f}",
+            "loss": f"loss {number(values[RECENT_LOSS]):.3f}",
             "accuracy": f"acc {accuracy:.3f}" if accuracy is not None else "",
             "by characters": f"char acc {of_characters:.3f}" if of_characters is not None else "",
             "rate": f"{format_rate(values['perf/tokens_per_s'])} tok/s",

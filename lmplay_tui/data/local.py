@@ -49,7 +49,7 @@ def read(spec: DatasetSpec, report: Report) -> Splits:
         raise UserError(f"dataset {spec.name}: revision is nothing that {shown} has: it lies on this machine")
     if path.is_dir() and is_saved(path):
         _refuse_config(spec)
-        return _opened(spec, lambda: choose(spec, of_saved(spec, quiet_datasets().load_from_disk(str(path)))))
+        return _opened(spec, lambda: choose(spec, of_saved(spec, _from_disk(spec, path))))
     work = Work()
 
     def tick() -> None:
@@ -80,7 +80,28 @@ def _json_of(path: Path) -> Any:
 
 def read_saved(spec: DatasetSpec, folder: Path) -> SplitRows:
     """The rows of one split of `spec`, as `datasets.save_to_disk` wrote it."""
-    return _opened(spec, lambda: of_dataset(quiet_datasets().load_from_disk(str(folder))))
+    return _opened(spec, lambda: of_dataset(_from_disk(spec, folder)))
+
+
+def _from_disk(spec: DatasetSpec, folder: Path) -> Any:
+    """What `datasets` gives of a folder that it has saved, once none of its lists leads out of it."""
+    shown = one_line(folder, 120)
+    if "::" in str(folder):
+        said = "`datasets` would take the :: in it for an address; give it another name"
+        raise UserError(f"dataset {spec.name}: {shown} cannot be opened: {said}")
+    match _json_of(folder / "dataset_dict.json"):
+        case {"splits": [*splits]}:
+            names = [str(split) for split in splits]
+        case _:
+            names = []
+    for part in (folder, *(folder / name for name in names)):
+        match _json_of(part / "state.json"):
+            case {"_data_files": [*files]}:
+                names += [str(file.get("filename")) for file in files if isinstance(file, dict)]
+    for name in names:
+        if name in ("", ".", "..") or "/" in name or "::" in name:
+            raise UserError(f"dataset {spec.name}: {shown}: {one_line(name, 100)} leads out of it, and is not read")
+    return quiet_datasets().load_from_disk(str(folder))
 
 
 def _refuse_config(spec: DatasetSpec) -> None:

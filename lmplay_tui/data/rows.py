@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from lmplay_tui.data import messages as chat
 from lmplay_tui.data.cells import Decode, NestedCellError, Spell, text_of
+from lmplay_tui.data.mapped_files import MappedRows
 from lmplay_tui.data.messages import Turn
 from lmplay_tui.data.samples import Item
 from lmplay_tui.errors import DataError, UserError
@@ -19,6 +20,12 @@ _SAMPLED_ROWS = 64
 _LOOKED_AT_ROWS = 1000  # at the beginning, for a sample
 _SPREAD_BLOCKS = 32  # and then over all the rows
 _BLOCK = 16  # rows
+
+
+def title_prompt(title: str) -> str:
+    """The prompt of a text with a title: a line of its own, whatever the title's; nothing without words."""
+    words = " ".join(title.split())
+    return f"Title: {words}\n" if words else ""
 
 
 @dataclass(frozen=True)
@@ -108,8 +115,8 @@ class Columns:
 
     def _items(self, cells: Mapping[str, Any]) -> list[Item]:
         if self.text is not None:
-            title = " ".join(self._said(self.title, cells).split()) if self.title else ""
-            return [Item(f"Title: {title}\n" if title else "", self._said(self.text, cells), keep_start=True)]
+            title = title_prompt(self._said(self.title, cells)) if self.title else ""
+            return [Item(title, self._said(self.text, cells), keep_start=True)]
         if self.messages or self.transcript or self.history:
             return chat.items(self.turns(cells))
         assert self.truth is not None
@@ -146,9 +153,11 @@ class Rows:
         # One cell through its column costs 2 us, a slice of the table 14, a row of `datasets` 40.
         self._cells = {column: table.column(table.schema.names.index(column)) for column in columns.used()}
         self._decoding = columns.decoding
+        self._files = MappedRows(list(self._cells.values()))
 
     def items(self, row: int) -> list[Item]:
         """The texts of a row. Raises `DataError` if the disk no longer gives it."""
+        self._look_at_files(row)
         try:
             cells = {name: column[row].as_py() for name, column in self._cells.items()}
             for name, decode in self._decoding.items():
@@ -156,6 +165,10 @@ class Rows:
             return self.columns.items(cells)
         except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
             raise DataError(f"dataset {self._name}: row {row} cannot be read ({one_line(error, 120)})") from error
+
+    def _look_at_files(self, row: int | None = None) -> None:
+        if (problem := self._files.problem(row)) is not None:
+            raise DataError(f"dataset {self._name}: {problem}")
 
     def check_samples(self) -> None:
         """Raise `UserError` that names what was found where no row gives a sample, of the first and others between."""
@@ -179,6 +192,7 @@ class Rows:
 
     def _block(self, start: int, stop: int) -> list[dict[str, Any]]:
         """Rows read at once, decoded."""
+        self._look_at_files()
         try:
             cells = {name: column.slice(start, stop - start).to_pylist() for name, column in self._cells.items()}
         except (OSError, pa.ArrowException, UnicodeDecodeError) as error:

@@ -27,13 +27,16 @@ from typing import Any, BinaryIO
 from lmplay_tui.data.batches import Position
 from lmplay_tui.data.stage_data import StageData, open_stage
 from lmplay_tui.data.tokenizer import load_tokenizer
+from lmplay_tui.errors import DataError
 from lmplay_tui.options import TrainOptions
 from lmplay_tui.plan.schema import Stage
 from lmplay_tui.process import own_command, own_environment
 
 _PROGRAM = "lmplay_tui.data.worker"
 # A stop is the trainer's business: it must come to its checkpoint, and may need batches until then.
-_IGNORED_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")
+_IGNORED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+# What reading itself brings about: a page that a disk no longer gives, a fault in a library. It would do so again here.
+_BY_READING = (signal.SIGBUS, signal.SIGSEGV, signal.SIGILL, signal.SIGFPE, signal.SIGABRT)
 
 
 @dataclass(frozen=True)
@@ -78,15 +81,19 @@ class WorkerLostError(Exception):
 class Worker:
     """The process. Its messages are read in another thread than their user's, so that a user need not wait for one."""
 
-    def __init__(self, job: Job) -> None:
-        """Start it; it takes seconds to open its data. Raises `WorkerLostError`."""
+    def __init__(self, job: Job, program: str = _PROGRAM) -> None:
+        """Start it, the module `program`; it takes seconds to open its data. Raises `WorkerLostError`."""
+        # A Ctrl+C in its first second, before its own code runs, is not for it either: it begins with this mask.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _IGNORED_SIGNALS)
         try:
             self._process = subprocess.Popen(
-                own_command(_PROGRAM), env=own_environment(),
+                own_command(program), env=own_environment(),
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             )  # fmt: skip
         except OSError as error:
             raise WorkerLostError(f"no process could be started ({error.strerror})") from None
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self._say(job)
 
     @property
@@ -100,14 +107,14 @@ class Worker:
     def messages(self) -> Iterator[Any]:
         """`Opened`, then the batches from where `begin` has it start, to the stage's end.
 
-        Raises what reading raises there, and `WorkerLostError`.
+        Raises what reading raises there, `DataError` where reading has ended the process, and `WorkerLostError`.
         """
         assert self._process.stdout is not None
         while True:
             try:
                 said = pickle.load(self._process.stdout)  # noqa: S301 - from our own program, by our own pipe
             except (EOFError, pickle.UnpicklingError, OSError, ValueError):
-                raise WorkerLostError(self._how_it_ended()) from None
+                raise self._lost() from None
             if said is None:
                 return
             if isinstance(said, Failed):
@@ -136,12 +143,18 @@ class Worker:
         except OSError:  # it is gone: `messages` will say how
             return
 
-    def _how_it_ended(self) -> str:
+    def _lost(self) -> WorkerLostError | DataError:
         try:
             status = self._process.wait(1.0)
         except subprocess.TimeoutExpired:
-            return "it has stopped talking"
-        return f"it was ended by {_signal_name(-status)}" if status < 0 else f"it ended with status {status}"
+            return WorkerLostError("it has stopped talking")
+        if -status in _BY_READING:
+            return DataError(
+                f"reading the data has ended their reader ({_signal_name(-status)}): a file was cut short, or its disk "
+                "fails; look at the dataset's files"
+            )
+        said = f"it was ended by {_signal_name(-status)}" if status < 0 else f"it ended with status {status}"
+        return WorkerLostError(said)
 
 
 def _signal_name(number: int) -> str:
@@ -156,9 +169,8 @@ def _signal_name(number: int) -> str:
 
 def main() -> None:
     """Serve one trainer until it is gone or the stage is over."""
-    for name in _IGNORED_SIGNALS:
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    for number in _IGNORED_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as trainer:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # a library's print is no message
         try:

@@ -31,7 +31,7 @@ def convert_lmplay(checkpoint: Mapping[str, Any]) -> tuple[dict[str, Tensor], di
     and `model_args`. Raises `UserError` for another of its experiments, whose parameters we have no place for.
     """
     state, arguments = _weights_of(checkpoint)
-    state = {name.removeprefix("_orig_mod."): value for name, value in state.items()}
+    state = {name.removeprefix("_orig_mod."): value for name, value in state.items() if isinstance(name, str)}
     if not {"tok_embed.weight", "pos_embed", "fc.weight"} <= state.keys():
         return None
     converted = {"position_embed.weight": _take(state, "pos_embed").squeeze(0)}

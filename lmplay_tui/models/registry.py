@@ -4,11 +4,12 @@ Their names are known before torch is imported: a command line is checked first.
 """
 
 import ast
+import contextlib
 import importlib.util
 import inspect
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -20,7 +21,7 @@ from lmplay_tui.process import settle_vector_functions
 from lmplay_tui.text import one_line
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 SHAPE = ("num_blocks", "embed_dim", "num_heads")
 
@@ -200,11 +201,13 @@ def _what(error: Exception, file: Path | None) -> str:
 def build_model(
     experiment: Experiment, *, vocab_size: int, context_len: int, num_blocks: int | None = None,
     embed_dim: int | None = None, num_heads: int | None = None, dropout: float = 0.1, seed: int = 0,
+    weights: "Mapping[str, Tensor] | None" = None,
 ) -> tuple["nn.Module", dict[str, Any]]:  # fmt: skip
     """The model on the CPU, and what it was built with as plain values, `exp` included.
 
     A shape of None is the experiment's own. The same seed gives the same weights; the global random state is not
-    touched. A constructor of the user's is given the arguments that it names.
+    touched. A constructor of the user's is given the arguments that it names. `weights`: what the model will take from
+    a file; the sizes are then the file's too, and nothing is built that is out of all proportion to them.
     Raises `UserError` if the shape is impossible or the constructor fails.
     """
     asked = {"num_blocks": num_blocks, "embed_dim": embed_dim, "num_heads": num_heads}
@@ -220,8 +223,38 @@ def build_model(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # not `torch.manual_seed`, which would reseed GPUs too
         try:
-            model = experiment.build(**{key: value for key, value in arguments.items() if key in accepted})
+            with _in_proportion(weights):
+                model = experiment.build(**{key: value for key, value in arguments.items() if key in accepted})
         except Exception as error:
             what = error if experiment.file is None else _what(error, experiment.file)
             raise UserError(f"experiment {one_line(experiment.name)}: {one_line(what)}") from error
     return model, {"exp": experiment.name, **arguments}
+
+
+_SLACK = 1 << 20  # numbers; a constructor may make what it then replaces, as where weights are tied
+
+
+@contextlib.contextmanager
+def _in_proportion(weights: "Mapping[str, Tensor] | None") -> Iterator[None]:
+    """Raise `ValueError` from a constructor once its parameters are several times as many as `weights`.
+
+    Memory of a parameter that has just been made has not been touched: a hostile size costs nothing up to here.
+    """
+    if weights is None:
+        yield
+        return
+    most, made = 4 * sum(tensor.numel() for tensor in weights.values()) + _SLACK, 0
+
+    from torch.nn.modules.module import register_module_parameter_registration_hook
+
+    def count(_: "nn.Module", __: str, parameter: "nn.Parameter | None") -> None:
+        nonlocal made
+        made += 0 if parameter is None else parameter.numel()
+        if made > most:
+            raise ValueError("the sizes that the file gives are not those of its weights")
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()

@@ -82,8 +82,10 @@ class Shelf:
 
     def _on_disk(self, place: str) -> Path | None:
         try:
-            path = Path(place).expanduser()
             starts = [self._folder, Path.cwd()]
+            path = Path(place).expanduser()
+            if not place.startswith("~/") and any((start / place).exists() for start in starts):
+                path = Path(place)  # a file of that name is nearer than another user's home
         except (RuntimeError, OSError):  # no such user; the working folder is gone
             path, starts = Path(place), [self._folder]
         for start in starts:

@@ -9,6 +9,7 @@ from typing import Any
 
 import tomli_w
 
+from lmplay_tui.files import open_given
 from lmplay_tui.options import nearest
 from lmplay_tui.plan.builtin import shipped_folder, shipped_plans
 from lmplay_tui.plan.dataset_specs import Shelf
@@ -75,7 +76,7 @@ def _file_bytes(path: Path, asked: str) -> bytes:
         hint = nearest(asked, plans) or f": neither a shipped plan ({', '.join(plans)}) nor a .toml or .json file"
         raise PlanError([Problem(one_line(asked, 300), 0, "", f"unknown plan{hint}")])
     try:
-        with path.open("rb") as file:
+        with open_given(path) as file:
             return file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)

@@ -3,7 +3,7 @@
 It is made of recorded curves: arrays that are read from statistics files, named apart and smoothed.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -41,6 +41,7 @@ class Curve:
     loss: Array
     accuracy: Array
     character_accuracy: Array
+    figures: Mapping[str, float] = field(default_factory=dict)  # by metric: where the run stands, as all screens say it
 
     def values(self, metric: Metric) -> Array:
         """The column of that name."""
@@ -52,7 +53,7 @@ def statistics_in(folder: Path) -> list[Path]:
     """The statistics files in `folder`, newest first. Raises `UserError` if it cannot be read."""
     try:
         paths = [path for path in folder.iterdir() if path.name.endswith(SUFFIX) and not path.name.startswith(".")]
-        return sorted(paths, key=lambda path: (-path.stat().st_mtime, path.name))
+        return sorted(paths, key=lambda path: (-path.lstat().st_mtime, path.name))
     except OSError as error:
         raise UserError(f"{one_line(folder)}: cannot be read: {error.strerror}") from error
 
@@ -90,7 +91,17 @@ def _curve(path: Path, content: StatisticsFile) -> Curve:
         loss=rows[:, COLUMNS.index("loss")],
         accuracy=rows[:, COLUMNS.index("accuracy")],
         character_accuracy=rows[:, len(COLUMNS)],
+        figures=_figures(content),
     )
+
+
+def _figures(content: StatisticsFile) -> dict[str, float]:
+    """What the statistics say of the end: the train loss over the last steps, and of validations the newest alone."""
+    said = {
+        "loss": content.averages.get("loss" if content.split == "train" else "last_loss"),
+        "accuracy": content.averages.get("accuracy") if content.split == "train" else None,
+    }
+    return {name: value for name, value in said.items() if value is not None and np.isfinite(value)}
 
 
 def _named_apart(curves: Sequence[Curve]) -> list[Curve]:
@@ -182,6 +193,7 @@ class Line:
     tokens: Array
     trend: Array
     raw: Array
+    figure: float | None = None  # where the run stands, as all screens say it; None: not known, or a difference
 
     def last(self) -> float:
         """The trend's last known value; NaN if there is none."""
@@ -214,9 +226,14 @@ class Chart:
         """What stands behind a line's name: where it ended."""
         if line.label == self.reference:
             return "(compared with)"
-        value = line.last()
-        outside = "" if self.y_limits[0] <= value <= self.y_limits[1] else ", off the scale"
-        return self.value_text(value) + outside
+        trend = line.last()
+        if not self.y_limits[0] <= trend <= self.y_limits[1]:
+            return f"{self.figure_text(line)}, off the scale"
+        return self.figure_text(line) + (f" (trend {self.value_text(trend)})" if line.figure is not None else "")
+
+    def figure_text(self, line: Line) -> str:
+        """Where a run stands: the figure that every screen shows, or where its line ends."""
+        return self.value_text(line.last() if line.figure is None else line.figure)
 
     def tick_text(self, value: float) -> str:
         """A value on the axis."""
@@ -236,7 +253,8 @@ def level_chart(curves: Sequence[Curve], metric: Metric, options: PlotOptions) -
     lines = []
     for index, curve in enumerate(curves):
         values = curve.values(metric)
-        lines.append(Line(curve.label, index, curve.tokens, trend_of(values, options.average_count), values))
+        trend = trend_of(values, options.average_count)
+        lines.append(Line(curve.label, index, curve.tokens, trend, values, curve.figures.get(metric)))
     lines = _drawable(lines)
     if not lines:
         return None

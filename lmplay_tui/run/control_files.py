@@ -5,19 +5,15 @@ A file in `NAME.run/control/` is a command (`{"command": "SetLearningRate", "fac
 name (without `.json`) as `id`.
 """
 
-import contextlib
 import json
 import os
-import stat
 import time
 import uuid
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmplay_tui.files import write_whole
 from lmplay_tui.run.controls import (
     Ask,
     Bookmark,
@@ -76,23 +72,27 @@ def leave_command(run: RunFolder, command: Command) -> str:
     """
     identity = command.id or f"{time.time_ns():020d}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     values = {"command": type(command).__name__} | asdict(command) | {"id": identity}
-    write_whole(run.control / f"{identity}.json", json.dumps(values).encode("utf-8"))
+    run.commands.write(f"{identity}.json", json.dumps(values).encode("utf-8"))
     return identity
 
 
 class ControlFiles:
-    """The commands that lie in a run's control folder, taken out of it: a source of `Controls`."""
+    """The commands that lie in a run's control folder, taken out of it: a source of `Controls`.
+
+    Plain files alone are taken out, by the names that commands have. Another that is not empty stays.
+    """
 
     def __init__(self, run: RunFolder, clock: Callable[[], float] = time.monotonic) -> None:
         self._folder = run.control
+        self._files = run.commands
         self._clock = clock
         self._looked_at = -POLL_S
         self._stuck: set[str] = set()  # files that cannot be removed: read once
 
     def sweep(self) -> None:
         """Remove what was meant for a process that is no more."""
-        for entry in self._entries():
-            self._remove(entry)
+        for name in self._names():
+            self._remove(name)
 
     def __call__(self) -> list[Command]:
         """The new commands, oldest first; looks at most twice a second."""
@@ -100,50 +100,39 @@ class ControlFiles:
         if now - self._looked_at < POLL_S:
             return []
         self._looked_at = now
-        return [self._take(entry) for entry in self._entries() if not self._is_unfinished(entry)]
+        return [self._take(name) for name in self._names() if not _is_unfinished(name)]
 
-    def _entries(self) -> list[Path]:
+    def _names(self) -> list[str]:
         try:
-            with os.scandir(self._folder) as entries:
-                names = [entry.name for _, entry in zip(range(MAX_FILES), entries, strict=False)]
+            names = self._files.names(MAX_FILES + len(self._stuck))
         except OSError:
             return []
-        return [self._folder / name for name in sorted(names) if name not in self._stuck]
+        return sorted(name for name in names if name not in self._stuck)[:MAX_FILES]
 
-    def _is_unfinished(self, path: Path) -> bool:
-        return path.name.endswith(".tmp") or path.name.startswith(".")
-
-    def _take(self, path: Path) -> Command:
-        identity = path.name.removesuffix(".json")
+    def _take(self, name: str) -> Command:
+        identity = name.removesuffix(".json")
         try:
-            data = _content(path)
-            command = _parsed(path.name, data, identity)
+            command = _parsed(name, self._files.read(name, MAX_BYTES), identity)
         except (OSError, ValueError, RecursionError) as error:
             said = error.strerror if isinstance(error, OSError) else error
-            command = Refused(f"control/{one_line(path.name, 80)}: {one_line(said)}", id=identity)
-        self._remove(path)
+            command = Refused(f"control/{one_line(name, 80)}: {one_line(said)}", id=identity)
+        self._remove(name)
         return command
 
-    def _remove(self, path: Path) -> None:
+    def _remove(self, name: str) -> None:
         try:
-            if path.is_dir() and not path.is_symlink():
-                path.rmdir()
+            if name in PLAIN or name.endswith((".json", ".tmp")) or not self._files.status(name).st_size:
+                self._files.remove(name)
             else:
-                path.unlink(missing_ok=True)
+                self._stuck.add(name)
+        except FileNotFoundError:
+            return
         except OSError:
-            self._stuck.add(path.name)
+            self._stuck.add(name)
 
 
-def _content(path: Path) -> bytes:
-    """The bytes of a plain file: nothing else that a folder may hold is opened for good."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-    with contextlib.closing(os.fdopen(descriptor, "rb")) as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ValueError("is not a plain file")
-        data = file.read(MAX_BYTES + 1)
-    if len(data) > MAX_BYTES:
-        raise ValueError(f"is larger than {MAX_BYTES // 1024} KiB")
-    return data
+def _is_unfinished(name: str) -> bool:
+    return name.endswith(".tmp") or name.startswith(".")
 
 
 def _parsed(name: str, data: bytes, identity: str) -> Command:

@@ -60,6 +60,8 @@ class RunStarted(Event):
     plan_text: str = ""  # the plan that holds now
     plan_file: str = ""  # absolute: the file that it was given with; empty for a shipped plan, and where none was given
     on_line: Mapping[str, str] = field(default_factory=dict)  # a plan's options that the command line gives, as words
+    train_loss: float | None = None  # over the last steps before `step`; None: none, or a journal that does not say it
+    val_loss: float | None = None  # of the last validation before
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,7 @@ class StepDone(Event):
     epoch: float
     row: int  # of the epoch, next to read
     loss: float
+    recent_loss: float  # mean over the loss tokens of the run's last steps: what screens call the train loss
     accuracy: float | None
     lr: float
     grad_norm: float

@@ -5,14 +5,17 @@ Metrics come from the journal, so that a run can be exported while another proce
 
 import csv
 import io
+import os
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from array import array
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lmplay_tui.errors import UserError
-from lmplay_tui.files import replacing, write_whole
+from lmplay_tui.files import Folder, replacing
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.run.journal import Tail, number
 from lmplay_tui.text import one_line
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 
 POLL_S = 1.0
 _GONE_POLLS = 10  # a run that is handed over has no process for a moment
+_MOST_COLUMNS = 2000  # a journal that invents names shall not fill the disk
+_ROWS_AT_A_TIME = 1 << 13
 _ENDED = ("finished", "failed", "stopped")
 _SUFFIX = ".lmplay-tui"  # of our TensorBoard files: those, and no others, are replaced by the next export
 
@@ -41,7 +46,7 @@ class MetricsSink(Protocol):
 
 def check_metrics(run: RunFolder, *, follow: bool) -> None:
     """Raise `UserError` if there is nothing to export, and with `follow` nothing to wait for either."""
-    if not run.metrics.exists() and not (follow and run.alive()):
+    if not run.files.has(run.metrics.name) and not (follow and run.alive()):
         raise UserError(f"{one_line(run.name)}: no metrics yet; they are written every --log-interval steps")
 
 
@@ -82,52 +87,94 @@ def _give(records: list[dict[str, Any]], sink: MetricsSink) -> int:
 
 
 class CsvTable:
-    """Metrics as CSV: a column each, `step` first, in the order they came up; empty where a row does not know one."""
+    """Metrics as CSV: a column each, `step` first, in the order they came up; empty where a row does not know one.
 
-    def __init__(self) -> None:
+    The rows lie in a file without a name, in `spool` (None: the system's temporary folder), so a long run takes no
+    memory to speak of: 26 bytes a row.
+    """
+
+    def __init__(self, spool: Path | None = None) -> None:
         self.columns = {"step": 0}
-        self.rows: list[list[Any]] = []  # in the order of the columns; short where these came later
+        self._lines = tempfile.TemporaryFile(dir=spool)  # noqa: SIM115  (for the life of this object)
+        self._size = 0
+        # Of each row that holds: its step, where its line ends, and how many columns were known when it was written.
+        self._steps, self._begins, self._ends = array("d"), array("q"), array("q")
+        self._widths = array("H")
+
+    def __len__(self) -> int:
+        return len(self._steps)
 
     def add(self, rows: list[dict[str, Any]]) -> None:
         for row in rows:
             for name in row:
-                self.columns.setdefault(name, len(self.columns))
-            self.rows.append([row.get(name) for name in self.columns])
+                if len(self.columns) < _MOST_COLUMNS:
+                    self.columns.setdefault(name, len(self.columns))
+            line = _csv_line([row.get(name) for name in self.columns])
+            self._lines.write(line)
+            self._steps.append(number(row["step"]))
+            self._begins.append(self._size)
+            self._size += len(line)
+            self._ends.append(self._size)
+            self._widths.append(len(self.columns))
 
     def rewind(self, step: int) -> None:
-        self.rows = [row for row in self.rows if row[0] <= step]
+        kept = [i for i, at in enumerate(self._steps) if at <= step]
+        if len(kept) < len(self):
+            self._steps = array("d", (self._steps[i] for i in kept))
+            for of_rows in (self._begins, self._ends, self._widths):
+                of_rows[:] = array(of_rows.typecode, (of_rows[i] for i in kept))
+            self._size = self._ends[-1] if kept else 0
+            self._lines.seek(self._size)
+            self._lines.truncate()
 
     def close(self) -> None:
-        pass
+        self._lines.close()
 
-    def text(self, begin: int | None = None) -> str:
-        """The rows from `begin` on; all of them below a line of names where it is None."""
-        file = io.StringIO()
-        writer = csv.writer(file, lineterminator="\n")
+    def parts(self, begin: int | None = None) -> Iterator[bytes]:
+        """The rows from `begin` on, some at a time; all of them below a line of names where it is None."""
         if begin is None:
-            writer.writerow(self.columns)
+            yield _csv_line(list(self.columns))
+        self._lines.flush()
         width = len(self.columns)
-        writer.writerows([*row, *[None] * (width - len(row))] for row in self.rows[begin:])
-        return file.getvalue()
+        descriptor = self._lines.fileno()
+        for first in range(begin or 0, len(self), _ROWS_AT_A_TIME):
+            last = min(first + _ROWS_AT_A_TIME, len(self))
+            where = self._begins[first]
+            data = os.pread(descriptor, self._ends[last - 1] - where, where)
+            yield b"".join(
+                data[self._begins[i] - where : self._ends[i] - where - 1] + b"," * (width - self._widths[i]) + b"\n"
+                for i in range(first, last)
+            )
+
+
+def _csv_line(cells: list[Any]) -> bytes:
+    file = io.StringIO()
+    csv.writer(file, lineterminator="\n").writerow(cells)
+    return file.getvalue().encode("utf-8", errors="replace")
 
 
 class CsvFile(CsvTable):
     """The same in a file. Rows are appended while the columns stay; a new metric or a resume rewrites it."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__()
-        self._path = path
+        super().__init__(path.parent)
+        self._folder, self._name = Folder(path.parent, own=0), path.name
         self._written = (0, 0)  # columns and rows on the disk
 
     def add(self, rows: list[dict[str, Any]]) -> None:
         super().add(rows)
         columns, num_rows = self._written
-        if columns != len(self.columns):
-            write_whole(self._path, self.text().encode("utf-8", errors="replace"))
-        elif num_rows < len(self.rows):
-            with self._path.open("a", encoding="utf-8", errors="replace", newline="") as file:
-                file.write(self.text(num_rows))
-        self._written = (len(self.columns), len(self.rows))
+        try:
+            if columns != len(self.columns):
+                with self._folder.replacing(self._name) as file:
+                    file.writelines(self.parts())
+            elif num_rows < len(self):
+                with os.fdopen(self._folder.append(self._name), "ab") as file:
+                    file.writelines(self.parts(num_rows))
+        except OSError:
+            self.close()
+            raise
+        self._written = (len(self.columns), len(self))
 
     def rewind(self, step: int) -> None:
         super().rewind(step)
@@ -149,9 +196,12 @@ class TensorBoardFolder:
                 "--to tensorboard: TensorBoard is not installed; install it with: pip install 'lmplay-tui[tensorboard]'"
             ) from error
         self._events, self._summaries = event_pb2, summary_pb2
-        folder.mkdir(parents=True, exist_ok=True)
-        for earlier in folder.glob(f"events.out.tfevents.*{_SUFFIX}"):
-            earlier.unlink()
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        earlier = Folder(folder)
+        earlier.make()
+        for name in earlier.names():
+            if name.startswith("events.out.tfevents.") and name.endswith(_SUFFIX):
+                earlier.remove(name)
         self._writer = EventFileWriter(str(folder), filename_suffix=_SUFFIX)
 
     def add(self, rows: list[dict[str, Any]]) -> None:
@@ -207,7 +257,6 @@ def write_safetensors(path: Path, tensors: Mapping[str, "torch.Tensor"], metadat
         seen.add(memory)
     try:
         with replacing(path) as temporary:
-            temporary.touch()
             mode = temporary.stat().st_mode
             save_file(separate, temporary, dict(metadata))
             temporary.chmod(mode)  # the library makes files that only their owner may read

@@ -7,20 +7,20 @@ import contextlib
 import errno
 import fcntl
 import json
-import math
 import os
 import re
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from lmplay_tui.errors import UserError, os_error
-from lmplay_tui.files import write_whole
+from lmplay_tui.files import Folder
 from lmplay_tui.process import is_alive
-from lmplay_tui.run.journal import number, utc_time
+from lmplay_tui.run.journal import utc_time
+from lmplay_tui.run.status import SavedStatus
 from lmplay_tui.text import one_line
 
 DEFAULT_OUT = "out_gpt"
@@ -28,6 +28,11 @@ HEARTBEAT_S = 3.0
 HEARTBEAT_STALE_S = 30.0
 LOCK_FROM = "LMPLAY_TUI_LOCK"  # environment: `descriptor:path` of a lock that a process was started with
 _CANNOT_LOCK = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+_MOST_BYTES = 1 << 22  # of `run.json` or a plan: ours have some kilobytes
+_FILES = (
+    "run.json", "plan.toml", "metrics.jsonl", "events.jsonl", "predictions.jsonl", "log.txt", "log.1.txt", "lock",
+    "about.json", "renaming.json",
+)  # fmt: skip
 _OTHER_CHECKPOINT = re.compile(r"\.[A-Za-z0-9_-]+$")  # NAME.prev, NAME.STAGE, ...: no name of a run has a dot
 
 
@@ -64,7 +69,11 @@ def _from_environment() -> Path | None:
 
 
 class RunFolder:
-    """The files of the run whose newest checkpoint is `model` (`.lmp` is added if missing)."""
+    """The files of the run whose newest checkpoint is `model` (`.lmp` is added if missing).
+
+    Its folder may come from another hand. What is read or written in it goes through `files`, `commands` (control/) and
+    `history` (plan.history/), which follow no link; the paths are for words to a user.
+    """
 
     def __init__(self, model: Path) -> None:
         if model.suffix != ".lmp":
@@ -82,6 +91,9 @@ class RunFolder:
         self.lock_path = self.folder / "lock"
         self.control = self.folder / "control"
         self.past = model.with_name(f"{self.name}.past")
+        self.files = Folder(self.folder)
+        self.commands = Folder(self.control, own=2)
+        self.history = Folder(self.plan_history, own=2)
 
     def checkpoint(self, kind: str) -> Path:
         """The path of another checkpoint of this run: `prev`, `best`, `corrupted`, or a stage's name."""
@@ -94,39 +106,75 @@ class RunFolder:
         """The numbered checkpoints there are, by their steps."""
         found = re.compile(re.escape(self.name) + r"\.step-(\d{8,})\.lmp")
         try:
-            matches = [(found.fullmatch(path.name), path) for path in self.model.parent.iterdir()]
+            plain = [path for path in self.model.parent.iterdir() if path.is_file() and not path.is_symlink()]
+            matches = [(found.fullmatch(path.name), path) for path in plain]
         except OSError:
             return []
         return [path for _, path in sorted((int(match[1]), path) for match, path in matches if match is not None)]
 
     def create(self) -> None:
-        """Make the run's folders. `UserError` if they cannot be made."""
+        """Make the run's folders. `UserError` if they cannot be made, or hold links in place of files."""
         try:
             self.model.parent.mkdir(parents=True, exist_ok=True)
-            self.folder.mkdir(exist_ok=True)
-            self.control.mkdir(exist_ok=True)
+            self.files.make()
+            self.commands.make()
         except OSError as error:
+            where = self.control if error.filename == str(self.control) else self.folder
             raise type(os_error(error))(
-                f"{one_line(self.folder)}: the run's folder cannot be made ({error.strerror}); "
+                f"{one_line(where)}: the run's folder cannot be made ({error.strerror}); "
                 "choose another place with --model or --out-dir"
             ) from None
+        for refusal in self._refusals():
+            if not isinstance(refusal, IsADirectoryError):  # that costs no more than the one file
+                said = f"{one_line(refusal.filename)}: {refusal.strerror}; remove it, or choose another --model"
+                raise UserError(said)
+
+    def refused(self) -> list[str]:
+        """What in the run's folder is not what it should be and so is not read: a line each, for who looks on."""
+        return [f"{one_line(error.filename)}: {error.strerror}; it is passed over" for error in self._refusals()]
+
+    def _refusals(self) -> Iterator[OSError]:
+        for folder in (self.files, self.commands, self.history, Folder(self.past)):
+            try:
+                with folder.held():
+                    pass
+            except OSError as error:
+                if not isinstance(error, FileNotFoundError) and error.errno != errno.EACCES:
+                    yield error
+                if folder is self.files:
+                    return
+        for name in _FILES:
+            try:
+                self.files.status(name)
+            except OSError as error:
+                if not isinstance(error, FileNotFoundError) and error.errno != errno.EACCES:
+                    yield error
 
     def status(self) -> dict[str, Any]:
         """What the run last said of itself; empty if it never did."""
         try:
-            value = json.loads(self.run_json.read_bytes())
+            value = json.loads(self.files.read("run.json", _MOST_BYTES))
         except (OSError, ValueError, RecursionError):
             return {}
         return value if isinstance(value, dict) else {}
 
     def write_status(self, status: dict[str, Any]) -> None:
         """Replace `run.json`. Raises `OSError`."""
-        write_whole(self.run_json, json.dumps(status, ensure_ascii=False, indent=1).encode("utf-8", "replace"))
+        self.files.write("run.json", json.dumps(status, ensure_ascii=False, indent=1).encode("utf-8", "replace"))
+
+    def plan_text(self) -> bytes | None:
+        """The plan that it was last trained by, as its folder has it; None where there is none. Raises `OSError`."""
+        try:
+            return self.files.read("plan.toml", _MOST_BYTES)
+        except FileNotFoundError:
+            return None
 
     def alive(self) -> bool:
         """Whether a process holds this run. A lock cannot be stale; where there are none, the heartbeat tells."""
         try:
-            descriptor = os.open(self.lock_path, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = self.files.open("lock")
+        except PermissionError:  # another user's: its lock is for that user alone
+            return self._heart_beats()
         except OSError:
             return False
         try:
@@ -169,7 +217,11 @@ class RunLock:
         if self._inherit():
             return
         try:
-            descriptor = os.open(self._run.lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            descriptor = self._run.files.open("lock", os.O_RDWR | os.O_CREAT, 0o600)
+            found = os.fstat(descriptor)
+            if found.st_mode & 0o077 and found.st_nlink == 1:  # who can open it can hold it for ever
+                with contextlib.suppress(OSError):
+                    os.fchmod(descriptor, 0o600)
         except OSError as error:
             where = one_line(self._run.lock_path)
             said = f"{where}: cannot be opened ({error.strerror}); is the folder yours to write?"
@@ -196,7 +248,7 @@ class RunLock:
         """Show other machines that the run is held, however long a step takes."""
         while self._descriptor is not None:
             with contextlib.suppress(OSError):
-                os.utime(self._run.lock_path)
+                os.utime(self._descriptor)
             time.sleep(HEARTBEAT_S)
 
     def _inherit(self) -> bool:
@@ -205,7 +257,7 @@ class RunLock:
         if not number.isdecimal() or path != str(self._run.lock_path.resolve()):
             return False
         try:
-            same = os.path.samestat(os.fstat(int(number)), self._run.lock_path.stat())
+            same = os.path.samestat(os.fstat(int(number)), self._run.lock_path.lstat())
             os.set_inheritable(int(number), False)
         except OSError:
             return False
@@ -216,7 +268,10 @@ class RunLock:
 
     def _held(self) -> str:
         holder = self._run.status()
-        who = f"process {holder.get('pid', '?')} on {holder.get('host', '?')}"
+        there = holder.get("host") != socket.gethostname()  # of another machine's process nothing can be known
+        lives = there or (holder.get("boot") == boot_id() and is_alive(holder.get("pid")))
+        named = lives and "pid" in holder and "host" in holder
+        who = f"process {holder['pid']} on {holder['host']}" if named else "a process"
         name = one_line(self._run.name)
         return (
             f"{name}: {one_line(who)} is training this run; "
@@ -234,6 +289,9 @@ def taken(run: RunFolder) -> RunLock:
     run.create()
     lock = RunLock(run)
     lock.take()
+    for folder in (run.files, run.history):  # what a killed process left half written
+        with contextlib.suppress(OSError):
+            folder.sweep()
     return lock
 
 
@@ -263,7 +321,7 @@ def list_runs(*folders: Path) -> list[RunFolder]:
 
 def _modified(path: Path) -> float:
     try:
-        return path.stat().st_mtime
+        return path.lstat().st_mtime
     except OSError:
         return 0.0
 
@@ -275,7 +333,7 @@ def find_run(text: str | None, out_dir: str | None = None) -> RunFolder:
     """
     places = (Path(), output_folder(out_dir))
     if text is None:
-        runs = list_runs(*places)
+        runs = [run for run in list_runs(*places) if not run.folder.is_symlink()]
         if not runs:
             raise UserError(f"no run in this folder or in {one_line(places[1])}; start one with: lmplay-tui")
         return runs[0]
@@ -297,57 +355,21 @@ def keep_plan(run: RunFolder, text: str, step: int) -> Path | None:
     Raises `OSError`.
     """
     new, kept = text.encode("utf-8"), None
-    if run.plan.exists() and (before := run.plan.read_bytes()) != new:
-        run.plan_history.mkdir(exist_ok=True)
+    before = run.plan_text()
+    if before not in (None, new):
         stamp = utc_now().replace(":", "").replace("-", "")
         kept = run.plan_history / f"{stamp}-before-step-{step:08d}.toml"
-        write_whole(kept, before)
-    write_whole(run.plan, new)
+        run.history.make()
+        run.history.write(kept.name, before)
+    run.files.write("plan.toml", new)
     return kept
 
 
-FIELDS = (
-    "name", "state", "activity", "pid", "stage", "step", "samples", "tokens", "train_loss", "val_loss", "lr",
-    "tokens_per_s", "eta_s", "checkpoint",
-)  # fmt: skip
-
-
-def state_of(said: Mapping[str, Any], *, alive: bool) -> str:
-    """How a run is, by its `run.json` and whether a process holds it.
-
-    running, paused, stopped, finished, failed, or dead where a process ended without saying so.
-    """
-    state = said.get("state")
-    if alive:
-        return "paused" if state == "paused" else "running"
-    return state if state in ("stopped", "finished", "failed") else "dead"
+def saved_status(run: RunFolder) -> SavedStatus:
+    """How a run is, by its files alone."""
+    return SavedStatus(run.status(), alive=run.alive())
 
 
 def status_of(run: RunFolder) -> dict[str, Any]:
-    """The fields of `status --json`; what is not known is None. `state`: as `state_of` says."""
-    said = run.status()
-    alive = run.alive()
-    status: dict[str, Any] = {name: said.get(name) for name in FIELDS}
-    status |= {"name": run.name, "state": state_of(said, alive=alive)}
-    if alive and said.get("state") not in (
-        "running",
-        "paused",
-    ):  # it has just begun: what stands there is of the time before
-        status |= {"activity": "starting", "pid": None}
-    elif not alive:
-        status |= {"activity": None, "pid": None, "tokens_per_s": None}
-        status["eta_s"] = 0.0 if status["state"] == "finished" else None
-    return status
-
-
-def fraction_done(run: RunFolder) -> float | None:
-    """The share of the plan's rows that has been read; None where not all stages' rows are known."""
-    stages = stages_of(run.status())
-    done, total = (sum(number(stage.get(key)) for stage in stages) for key in ("rows_done", "rows_total"))
-    return done / total if done >= 0 and 0 < total < math.inf else None
-
-
-def stages_of(status: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The stages that stand in a `run.json`, which any program may have written."""
-    stages = status.get("stages")
-    return [stage for stage in stages if isinstance(stage, dict)] if isinstance(stages, list) else []
+    """The fields of `status --json`; what is not known is None."""
+    return {"name": run.name, **saved_status(run).fields()}

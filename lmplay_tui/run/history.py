@@ -4,7 +4,7 @@ NumPy comes with the first point (`series`), not before: a first frame has none.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from lmplay_tui.run.series import Floats, Series
 
+MOST_STEPS = 1e9  # of a line: what more it says is no count of ours
 MAX_METRICS = 300  # a journal that invents names shall not fill the memory
 
 
@@ -26,17 +27,18 @@ class History:
         self.series: dict[str, Series] = {}
         self.version = 0
 
-    def add(self, metric: str, at: At, value: float) -> None:
+    def add(self, metric: str, at: At, value: float, steps: float = 1) -> None:
+        """Append a point that stands for so many steps."""
         series = self._series(metric)
         if series is not None:
-            series.add(at, value)
+            series.add(at, value, steps)
             self.version += 1
 
-    def add_many(self, metric: str, at: "Floats", values: "Floats") -> None:
-        """`add` for each row of `at` and its value; NaN where there is none."""
+    def add_many(self, metric: str, at: "Floats", values: "Floats", steps: "Floats") -> None:
+        """`add` for each row of `at`, its value and its steps; NaN where there is no value."""
         series = self._series(metric)
         if series is not None:
-            series.add_many(at, values)
+            series.add_many(at, values, steps)
             self.version += 1
 
     def _series(self, metric: str) -> "Series | None":
@@ -54,6 +56,12 @@ class History:
             if scores is None or scores == name.startswith(("val/", "eval/")):
                 series.drop_beyond(step)
         self.version += 1
+
+    def replace_beyond(self, step: float, metrics: Iterable[str]) -> None:
+        """Forget these metrics' points after `step`: one that stands for all of them comes next."""
+        for name in metrics:
+            if (series := self.series.get(name)) is not None:
+                series.drop_beyond(step)
 
     def __contains__(self, metric: object) -> bool:
         return metric in self.series
@@ -83,12 +91,25 @@ class MetricRows:
     """Lines in a row, all of one stage. Arrays are as long as there are lines."""
 
     at: "Floats"  # lines x (step, rows, tokens, seconds), all finite
+    steps: "Floats"  # that a line says it stands for; NaN where it does not, as in older journals
     of_steps: "NDArray[np.bool_]"  # which of them stand for steps; the others hold scores alone
     metrics: Mapping[str, "tuple[Floats, int]"]  # values, NaN where there is none, and how many lines have one
     last: Mapping[str, Any] | None  # the last line that stands for steps; None: none does
 
     def __len__(self) -> int:
         return len(self.at)
+
+    def steps_since(self, step_before: float) -> "Floats":
+        """How many steps each line stands for, as `steps_of` says of one; 1 where it holds scores alone."""
+        import numpy as np
+
+        steps = np.ones(len(self.at))
+        at = self.at[self.of_steps, 0]
+        since = np.trunc(np.diff(at, prepend=step_before))
+        said = np.where(np.isfinite(self.steps), self.steps, 0.0)[self.of_steps]
+        found = np.where((said >= 1) & (said <= MOST_STEPS), said, since)
+        steps[self.of_steps] = np.where((found >= 1) & (found <= MOST_STEPS), found, 1.0)
+        return steps
 
     def values(self, metric: str) -> "Floats":
         """The metric of each line of steps; 0 where no line knows it, as a line says it that is read alone."""

@@ -8,11 +8,12 @@ import contextlib
 import json
 import math
 import os
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from lmplay_tui.files import replacing
+from lmplay_tui.files import Folder
 
 LATEST_S = 2.0**33  # the year 2242: far from where `datetime` ends, in any time zone
 _DIGITS = 9  # a float32 has as many; all others would be a third of a journal, and of the time in which it opens
@@ -64,6 +65,7 @@ class Journal:
 
     def __init__(self, path: Path, limit_bytes: int | None = None) -> None:
         self.path = path
+        self._folder = Folder(path.parent)
         self.failed = 0
         self.last_error = ""
         self._limit_bytes = limit_bytes
@@ -108,28 +110,23 @@ class Journal:
 
     def _open(self) -> int:
         if self._descriptor is None:
-            self._descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self._descriptor = self._folder.append(self.path.name)
             size = os.fstat(self._descriptor).st_size
             # A process that was killed may have left half a line: end it, so that ours stands alone.
             self._torn = size > 0 and os.pread(self._descriptor, 1, size - 1) != b"\n"
             if self._limit_bytes is not None:
-                self._temporary.unlink(missing_ok=True)  # it may have been killed while it thinned
+                self._folder.sweep(re.compile(re.escape(self.path.name)))  # it may have been killed while it thinned
         return self._descriptor
-
-    @property
-    def _temporary(self) -> Path:
-        return self.path.with_name(self.path.name + ".tmp")
 
     def _thin(self) -> None:
         """Leave out every other record. The file is replaced whole, once the new bytes are on the disk, or stays."""
-        lines = self.path.read_bytes().splitlines(keepends=True)
+        with os.fdopen(self._folder.open(self.path.name), "rb") as journal:
+            lines = journal.readlines()
         kept = [line for i, line in enumerate(lines) if i % 2 == 0 or i == len(lines) - 1 or b'"resumed_from"' in line]
-        with replacing(self.path, self._temporary) as temporary:
-            temporary.unlink(missing_ok=True)
-            with temporary.open("xb") as file:  # new, so that no link is followed
-                file.write(b"".join(kept))
-                file.flush()
-                os.fsync(file.fileno())  # some disks say only now that they are full
+        with self._folder.replacing(self.path.name) as file:
+            file.write(b"".join(kept))
+            file.flush()
+            os.fsync(file.fileno())  # some disks say only now that they are full
         self.close()
 
 
@@ -138,13 +135,14 @@ class Tail:
 
     `read` gives the whole objects that are new. A torn last line waits for its rest; a line that is no JSON object is
     passed over. `{"resumed_from": STEP}` is given too, with the file's name as `journal`: what it means for what that
-    file has told is the reader's to do (`drop_beyond` does it for a list). A file that was thinned is read again from
+    file has told is the reader's to do. A file that was thinned is read again from
     its start, without the rows up to the last step seen. One that begins with another line is that of a run that was
     started anew: a `resumed_from` of -1, before its first step, comes before its lines.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._folder = Folder(path.parent)
         self.behind = False  # the last read left something in the file
         self._offset = 0
         self._rest = b""
@@ -161,7 +159,7 @@ class Tail:
         """The whole lines of the file's next `limit_bytes`, and of what was left the last time."""
         self.behind = False
         try:
-            with self.path.open("rb") as file:
+            with os.fdopen(self._folder.open(self.path.name), "rb") as file:
                 status = os.fstat(file.fileno())
                 if self._inode is not None and (status.st_ino != self._inode or status.st_size < self._offset):
                     begun_anew = self._first_line != _first_line(file)
@@ -226,24 +224,6 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None
-
-
-def drop_beyond(records: list[dict[str, Any]], step: int) -> list[dict[str, Any]]:
-    """The records up to `step`: what a resume from there leaves of them."""
-    return [record for record in records if not isinstance(record.get("step"), int) or record["step"] <= step]
-
-
-def read_journal(path: Path) -> list[dict[str, Any]]:
-    """Every record of the file that still holds, in order."""
-    tail = Tail(path)
-    records: list[dict[str, Any]] = []
-    while new := tail.read():
-        for record in new:
-            if isinstance(record.get("resumed_from"), int) and "event" not in record:
-                records = drop_beyond(records, record["resumed_from"])
-            else:
-                records.append(record)
-    return records
 
 
 def stamp(text: object) -> float | None:

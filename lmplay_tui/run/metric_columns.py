@@ -70,6 +70,10 @@ def _columns(data: bytes) -> list[MetricRows] | None:
     of_steps = np.zeros(len(at), np.bool_)
     if OF_STEPS in table.column_names and table[OF_STEPS].null_count < len(at):
         of_steps = _known(table[OF_STEPS])
+    steps = np.full(len(at), np.nan)
+    if "steps" in table.column_names and table["steps"].null_count < len(at):
+        known = _known(table["steps"])
+        steps[known] = _values(table["steps"])[known]
     metrics = _metrics(table, of_steps)
     if metrics is None or not (np.isfinite(at).all() and np.isfinite(_values(place[4])).all()):
         return None
@@ -77,7 +81,7 @@ def _columns(data: bytes) -> list[MetricRows] | None:
     begins = [0, *(i for i in range(1, len(stages)) if stages[i] != stages[i - 1])]
     return [
         MetricRows(
-            at[begin:end], of_steps[begin:end],
+            at[begin:end], steps[begin:end], of_steps[begin:end],
             {name: found for name, column in metrics.items() if (found := _part(column, begin, end))[1]},
             _last(data, ends, begin + np.flatnonzero(of_steps[begin:end])),
         )
@@ -98,8 +102,9 @@ def _table(data: bytes) -> Any:
     import pyarrow as pa
     from pyarrow import json as pa_json
 
+    whole = [(name, pa.int64()) for name in ("step", "steps")]
     place = [(name, pa.float64()) for name in (*_PLACE[1:], "stage_samples")]
-    schema = pa.schema([("step", pa.int64()), *place, ("stage", pa.string()), ("time", pa.string())])
+    schema = pa.schema([*whole, *place, ("stage", pa.string()), ("time", pa.string())])
     options = pa_json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="infer")
     try:
         data.decode()

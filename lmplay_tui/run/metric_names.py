@@ -1,6 +1,6 @@
-"""The names in `metrics.jsonl`: the one list that documents and tests are made from.
+"""The names in `metrics.jsonl`, and the figures that every screen shows: what documents and tests are made from.
 
-`PLACE` says where a line stands, `METRICS` what was measured there.
+`PLACE` says where a line stands, `METRICS` what was measured there, `FIGURES` what a screen or a command calls by name.
 """
 
 from collections.abc import Mapping
@@ -9,6 +9,7 @@ PLACE: Mapping[str, str] = {
     "time": "when the line was written, UTC, ISO 8601",
     "elapsed_s": "seconds of training over the run, resumes included, pauses and validation not",
     "step": "optimizer updates over the run",
+    "steps": "updates that the line stands for: it weighs as much where lines are averaged (only in lines of steps)",
     "samples": "dataset rows read over the run (`total_train_samples` of the statistics)",
     "stage_samples": "dataset rows read in this stage",
     "tokens": "positions that the model read over the run, without padding",
@@ -19,6 +20,7 @@ PLACE: Mapping[str, str] = {
 
 METRICS: Mapping[str, str] = {
     "train/loss": "nats a token, mean over the loss tokens of the interval",
+    "train/recent_loss": 'nats a token, mean over the loss tokens of the last 50 steps: the figure "train loss"',
     "train/accuracy": "word accuracy of training batches, 0 to 1; of truths with spaces between words",
     "train/character_accuracy": "character accuracy of training batches, 0 to 1; of truths without",
     "train/lr": "learning rate of the last step",
@@ -58,10 +60,31 @@ METRICS: Mapping[str, str] = {
 }
 
 OF_STEPS = "train/loss"  # each line that stands for steps has it; one without holds scores alone
+RECENT_LOSS = "train/recent_loss"
+RECENT_STEPS = 50  # that a figure "of the last steps" is a mean over, fewer where there are no more
+
+# Figures that stand in several places: each is found once, by the trainer, and read from there by all of them.
+FIGURES: Mapping[str, str] = {
+    "train loss": f"mean over the loss tokens of the run's last {RECENT_STEPS} steps, across stages and resumes "
+    "(`train/recent_loss`). The curves' legend where it smooths over as many steps, the curriculum (of a stage that is "
+    "done: at its last step), the terminal's title, `status`, `runs`, the launcher, headless lines, `averages` of the "
+    "statistics file, and behind a run's name in plots",
+    "val loss": "of the newest validation alone, mean over its truth tokens (`val/loss`): the same places",
+    "eval loss": "of the newest evaluation of the stage's fixed set (`eval/loss`)",
+    "learning rate": "of the last step (`train/lr`)",
+}
+
+# Curves that are averaged over the chosen number of steps. All others (rates, memory, shares, counts) are drawn as they
+# are, and their legend names the newest value.
+SMOOTHED = (
+    "train/loss", "train/accuracy", "train/character_accuracy", "train/grad_norm", "perf/tokens_per_s",
+    "perf/samples_per_s", "time/step_s", "time/data_s", "time/forward_s", "time/backward_s", "time/optimizer_s",
+)  # fmt: skip
 
 # Which of them a step says itself: the attribute of `StepDone`, the metric's mean over the interval.
 STEP_METRICS: Mapping[str, str] = {
     "train/loss": "loss",
+    "train/recent_loss": "recent_loss",
     "train/accuracy": "accuracy",
     "train/character_accuracy": "character_accuracy",
     "train/lr": "lr",

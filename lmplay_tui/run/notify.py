@@ -6,12 +6,14 @@ anywhere; messages name its host alone.
 """
 
 import base64
+import math
 import os
 import queue
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from http.client import HTTPMessage
 from typing import IO, BinaryIO
 from urllib.error import HTTPError, URLError
@@ -36,8 +38,6 @@ from lmplay_tui.text import one_line
 
 NOTIFY_URL = "LMPLAY_TUI_NOTIFY_URL"  # environment: the address that a process which hands over passes on
 ANSWER_WITHIN_S = 10.0
-LAST_WORDS_S = 10.0  # the end of a run waits no longer for what is still to be sent
-WARNINGS_EVERY_S = 300.0  # spikes and stalls in between are counted, not sent
 MAX_WAITING = 20
 _URL_SIGNS = "%/:?#[]@!$&'()*+,;=~"
 
@@ -60,17 +60,27 @@ class _NoRedirect(HTTPRedirectHandler):
         return None
 
 
+@dataclass(frozen=True)
+class Patience:
+    """How long an address is waited for."""
+
+    answer_s: float = ANSWER_WITHIN_S
+    last_words_s: float = 10.0  # the end of a run waits no longer for what is still to be sent
+    warnings_every_s: float = 300.0  # spikes and stalls in between are counted, not sent
+
+
 class Notifier:
     """Posts a run's news to an address; `url` None: it does nothing."""
 
-    def __init__(self, url: str | None, name: str) -> None:
+    def __init__(self, url: str | None, name: str, patience: Patience = Patience()) -> None:
+        self._patience = patience
         self._url = url
         self._name = name
         self._queue: queue.Queue[tuple[str, str, bool] | None] = queue.Queue(MAX_WAITING)
         self._thread: threading.Thread | None = None
         self._problem: str | None = None
         self._complained = False
-        self._warned_at = -WARNINGS_EVERY_S
+        self._warned_at = -math.inf
         self._left_out = 0
 
     def hear(self, event: Event) -> None:
@@ -79,7 +89,7 @@ class Notifier:
         if self._url is None or title is None:
             return
         warning = isinstance(event, LossSpiked | Stalled)
-        if warning and time.monotonic() - self._warned_at < WARNINGS_EVERY_S:
+        if warning and time.monotonic() - self._warned_at < self._patience.warnings_every_s:
             self._left_out += 1
             return
         sentence = sentence_of(event)
@@ -111,7 +121,7 @@ class Notifier:
             self._queue.put_nowait(None)
         except queue.Full:
             return
-        self._thread.join(LAST_WORDS_S)
+        self._thread.join(self._patience.last_words_s)
         if self._thread.is_alive():
             self._problem = self._problem or "took longer than the end of the run waits"
 
@@ -120,11 +130,11 @@ class Notifier:
     def _send_all(self) -> None:
         assert self._url is not None
         while (message := self._queue.get()) is not None:
-            problem = post(self._url, *message)
+            problem = post(self._url, *message, self._patience.answer_s)
             self._problem = self._problem or problem
 
 
-def post(url: str, title: str, text: str, urgent: bool) -> str | None:
+def post(url: str, title: str, text: str, urgent: bool, answer_s: float = ANSWER_WITHIN_S) -> str | None:
     """Post a message; gives what hindered it, in words that do not hold the address, None if it was taken."""
     host = "the address"
     try:
@@ -141,21 +151,21 @@ def post(url: str, title: str, text: str, urgent: bool) -> str | None:
             headers["Authorization"] = "Basic " + base64.b64encode(who).decode("ascii")
             parts = parts._replace(netloc=parts.netloc.rpartition("@")[2])
         request = Request(parts.geturl(), text.encode("utf-8", "replace"), headers, method="POST")  # noqa: S310
-        with build_opener(_NoRedirect).open(request, timeout=ANSWER_WITHIN_S):
+        with build_opener(_NoRedirect).open(request, timeout=answer_s):
             return None
     except HTTPError as error:
         error.close()
         return f"{host} answered with {error.code}"
     except URLError as error:
-        return f"{host}: {_in_our_words(error.reason)}"
+        return f"{host}: {_in_our_words(error.reason, answer_s)}"
     except Exception as error:
-        return f"{host}: {_in_our_words(error)}"
+        return f"{host}: {_in_our_words(error, answer_s)}"
 
 
-def _in_our_words(error: object) -> str:
+def _in_our_words(error: object, answer_s: float) -> str:
     """What went wrong, without the error's own words: they may hold the address."""
     if isinstance(error, TimeoutError):
-        return f"no answer in {ANSWER_WITHIN_S:.0f} s"
+        return f"no answer in {answer_s:.0f} s"
     said = getattr(error, "strerror", None)
     return one_line(said if isinstance(said, str) else type(error).__name__, 80)
 
@@ -177,10 +187,12 @@ def facts(run: RunFolder, end: RunDone | RunStopped | RunFailed) -> dict[str, st
     }
 
 
-def run_on_done(command: str, run: RunFolder, end: RunDone | RunStopped | RunFailed) -> Iterator[Event]:
+def run_on_done(
+    command: str, run: RunFolder, end: RunDone | RunStopped | RunFailed, wait_s: float = WAIT_S
+) -> Iterator[Event]:
     """Run the command in a session of its own, its output at the end of `log.txt`; a failure is one warning.
 
-    Its end is waited for a few seconds. An upload that takes an hour is neither waited for nor ended.
+    Its end is waited for `wait_s` seconds. An upload that takes an hour is neither waited for nor ended.
     """
     yield ActivityChanged("ending", "--on-done")
     yield LogLine("--on-done begins")
@@ -190,7 +202,7 @@ def run_on_done(command: str, run: RunFolder, end: RunDone | RunStopped | RunFai
         yield Warned(f"--on-done: could not be started ({one_line(error)})", end.step)
         return
     try:
-        status = process.wait(WAIT_S)
+        status = process.wait(wait_s)
     except subprocess.TimeoutExpired:
         yield LogLine(f"--on-done goes on by itself in process {process.pid}")
         process.returncode = 0  # it outlives us: not a forgotten child in the eyes of `subprocess`
@@ -204,7 +216,7 @@ def run_on_done(command: str, run: RunFolder, end: RunDone | RunStopped | RunFai
 
 def _started(command: str, run: RunFolder, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
     try:
-        log: BinaryIO | None = run.log.open("ab")
+        log: BinaryIO | None = os.fdopen(run.files.append(run.log.name), "ab")
     except OSError:  # a full disk, a folder that is gone: the command may be what tells of it
         log = None
     try:

@@ -81,7 +81,7 @@ def draw_own(curve: Curve, options: PlotOptions, path: Path) -> bool:
         line = chart.lines[0]
         _draw_raw(axes, line, COLOURS[4])
         axes.plot(line.tokens, line.trend, color=COLOURS[0], linewidth=1.8, zorder=3)
-        _label_ends(axes, chart, [chart.value_text(line.last())])
+        _label_ends(axes, chart, [chart.figure_text(line)])
     _head(figure, curve_title(curve), charts[0].note.partition(" · ")[2], width, height)
     _save(figure, path)
     return True

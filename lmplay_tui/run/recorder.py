@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from lmplay_tui.errors import EXIT_USAGE
+from lmplay_tui.files import Folder
 from lmplay_tui.formats import format_lr, format_rate
 from lmplay_tui.run import events
 from lmplay_tui.run.folder import RunFolder, boot_id, utc_now
 from lmplay_tui.run.journal import Journal, number
-from lmplay_tui.run.metric_names import OF_STEPS
+from lmplay_tui.run.metric_names import OF_STEPS, RECENT_LOSS
 from lmplay_tui.run.sentences import sentences_of
 from lmplay_tui.run.status import RunStatus
 from lmplay_tui.text import one_line, printable
@@ -42,7 +43,8 @@ def _figures(values: Mapping[str, Any]) -> str:
         "train/grad_norm": lambda v: f"gradient norm {v:.3g}",
         "perf/tokens_per_s": lambda v: f"{format_rate(v)} tok/s",
     }
-    parts = [f"step {values['step']}, row {values['row']} of stage {values['stage']}: loss {values['train/loss']:.3f}"]
+    place = f"step {values['step']}, row {values['row']} of stage {values['stage']}"
+    parts = [f"{place}: loss {number(values[RECENT_LOSS]):.3f}"]
     parts += [form(number(values[name])) for name, form in forms.items() if values.get(name) is not None]
     times = {name: number(value) for name, value in values.items() if name.startswith("time/") and value is not None}
     spent = " ".join(f"{name[len('time/') : -len('_s')]} {1000 * seconds:.0f}" for name, seconds in times.items())
@@ -185,7 +187,7 @@ class Recorder:
 
 def _has_lines(path: Path) -> bool:
     try:
-        return path.stat().st_size > 0
+        return Folder(path.parent).status(path.name).st_size > 0
     except OSError:
         return False
 
@@ -199,16 +201,16 @@ class LogFile:
     _turning_over = threading.Lock()
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._folder, self._name = Folder(path.parent), path.name
 
     def write(self, line: str) -> None:
         """Append a line; a disk that is full costs the line, never the run."""
         with contextlib.suppress(OSError), self._turning_over:
-            with self._path.open("a", encoding="utf-8", errors="replace", newline="\n") as file:
-                file.write(line + "\n")
+            with os.fdopen(self._folder.append(self._name), "ab") as file:
+                file.write((line + "\n").encode("utf-8", errors="replace"))
                 size = file.tell()
             if size > LOG_LIMIT_BYTES:
-                self._path.replace(self._path.with_name("log.1.txt"))
+                self._folder.rename(self._name, "log.1.txt")
 
     def write_traceback(self, time: str, traceback: str) -> None:
         """Append a bug's traceback, a line for each of its own, so that it can be read and pasted."""

@@ -18,12 +18,13 @@ Floats = NDArray[np.float64]
 RECENT = 2048  # points that are kept exactly, at least
 BUCKETS = 4096
 
+# Columns behind a point's places. An exact point ends with its count; a bucket goes on.
 _VALUE, _COUNT, _LEAST, _GREATEST = len(AXES), len(AXES) + 1, len(AXES) + 2, len(AXES) + 3
 
 
 @dataclass(frozen=True, eq=False)
 class Points:
-    """A metric as arrays of one length, `x` rising: mean, least and greatest of `count` values each."""
+    """A metric as arrays of one length, `x` rising: mean, least and greatest over `count` steps each."""
 
     x: Floats
     mean: Floats
@@ -49,9 +50,9 @@ class Series:
     """One metric over the run. Adding a point is O(1) on average; memory is fixed."""
 
     def __init__(self) -> None:
-        self._recent = np.empty((2 * RECENT, len(AXES) + 1))
+        self._recent = np.empty((2 * RECENT, _COUNT + 1))
         self._num_recent = 0
-        self._old = np.empty((BUCKETS, len(AXES) + 4))
+        self._old = np.empty((BUCKETS, _GREATEST + 1))
         self._num_old = 0
         self._width = 1  # points a new bucket takes
         self.version = 0
@@ -59,28 +60,29 @@ class Series:
     def __len__(self) -> int:
         return self._num_recent + self._num_old
 
-    def add(self, at: At, value: float) -> None:
-        """Append a point; what is not finite leaves a gap."""
+    def add(self, at: At, value: float, count: float = 1) -> None:
+        """Append a point that stands for `count` steps; what is not finite leaves a gap."""
         if not math.isfinite(value):
             return
         if self._num_recent == len(self._recent):
             self._fold()
-        self._recent[self._num_recent] = (*at, value)
+        self._recent[self._num_recent] = (*at, value, count)
         self._num_recent += 1
         self.version += 1
 
-    def add_many(self, at: Floats, values: Floats) -> None:
-        """`add` for each row of `at` and its value, with the same result."""
+    def add_many(self, at: Floats, values: Floats, counts: Floats) -> None:
+        """`add` for each row of `at`, its value and its count, with the same result."""
         finite = np.isfinite(values)
         if not finite.all():
-            at, values = at[finite], values[finite]
+            at, values, counts = at[finite], values[finite], counts[finite]
         begin = 0
         while begin < len(values):
             if self._num_recent == len(self._recent):
                 self._fold()
             count = min(len(values) - begin, len(self._recent) - self._num_recent)
             free = self._recent[self._num_recent : self._num_recent + count]
-            free[:, :-1], free[:, -1] = at[begin : begin + count], values[begin : begin + count]
+            part = slice(begin, begin + count)
+            free[:, :_VALUE], free[:, _VALUE], free[:, _COUNT] = at[part], values[part], counts[part]
             self._num_recent += count
             begin += count
         self.version += len(values)
@@ -89,19 +91,15 @@ class Series:
         """Move the older half of the exact points into buckets."""
         while self._num_old + RECENT // self._width > BUCKETS:
             self._merge_pairs()
-        groups = self._recent[:RECENT].reshape(-1, self._width, len(AXES) + 1)
-        values = groups[:, :, -1]
-        self._append_buckets(
-            np.column_stack((groups[:, -1], np.full(len(groups), self._width), values.min(axis=1), values.max(axis=1))),
-            means=values.mean(axis=1),
-        )
-        self._recent[:RECENT] = self._recent[RECENT:]
-        self._num_recent = RECENT
-
-    def _append_buckets(self, buckets: Floats, means: Floats) -> None:
-        buckets[:, _VALUE] = means
+        groups = self._recent[:RECENT].reshape(-1, self._width, _COUNT + 1)
+        values, counts = groups[:, :, _VALUE], groups[:, :, _COUNT]
+        total = counts.sum(axis=1)
+        buckets = np.column_stack((groups[:, -1, :_VALUE], (values * counts).sum(axis=1) / total, total,
+                                   values.min(axis=1), values.max(axis=1)))  # fmt: skip
         self._old[self._num_old : self._num_old + len(buckets)] = buckets
         self._num_old += len(buckets)
+        self._recent[:RECENT] = self._recent[RECENT:]
+        self._num_recent = RECENT
 
     def _merge_pairs(self) -> None:
         paired = self._num_old // 2 * 2
@@ -128,76 +126,76 @@ class Series:
         """The whole metric: old buckets, then exact points."""
         column = AXES.index(axis)
         old, recent = self._old[: self._num_old], self._recent[: self._num_recent]
-        values = recent[:, -1]
+        values = recent[:, _VALUE]
         return Points(
             np.concatenate((old[:, column], recent[:, column])),
             np.concatenate((old[:, _VALUE], values)),
             np.concatenate((old[:, _LEAST], values)),
             np.concatenate((old[:, _GREATEST], values)),
-            np.concatenate((old[:, _COUNT], np.ones(len(values)))),
+            np.concatenate((old[:, _COUNT], recent[:, _COUNT])),
         )
 
     def last(self) -> float:
         """The newest value; NaN without any."""
-        return float(self._recent[self._num_recent - 1, -1]) if self._num_recent else math.nan
+        if self._num_recent:
+            return float(self._recent[self._num_recent - 1, _VALUE])
+        return float(self._old[self._num_old - 1, _VALUE]) if self._num_old else math.nan
 
-    def last_at(self, axis: Axis) -> float:
-        """Where the newest value stands; NaN without any."""
-        return float(self._recent[self._num_recent - 1, AXES.index(axis)]) if self._num_recent else math.nan
-
-    def recent_mean(self, count: int) -> float:
-        """The mean of the last `count` values; NaN without any."""
-        values = self._recent[max(self._num_recent - count, 0) : self._num_recent, -1]
-        return float(values.mean()) if len(values) else math.nan
+    def recent_mean(self, steps: float) -> float:
+        """The mean over the last `steps` steps; NaN without any. A point stands for at least one."""
+        recent = self._recent[max(self._num_recent - math.ceil(steps), 0) : self._num_recent]
+        return _last_mean(recent[:, _VALUE], recent[:, _COUNT], steps)
 
 
-_FORGOTTEN_SPANS = 64  # so many spans ago a value weighs e^-64: nothing, in a sum of floats
+def moving_mean(points: Points, steps: float) -> Floats:
+    """The mean over the last `steps` steps, fewer where there are no more, at each point.
 
-
-def exponential_mean(points: Points, span: float) -> Floats:
-    """The debiased exponential mean over about `span` values, at each point.
-
-    `m = b*m + (1-b)*y`, divided by `1 - b^n` so that the first values are not pulled to zero (Kingma & Ba 2015,
-    section 3); a point that stands for `k` values counts `k` times.
+    A point stands for `count` steps, all of its mean; the window may begin inside one. Up to one step: as it is.
     """
-    if span <= 1 or not len(points):
+    if steps <= 1 or not len(points):
         return points.mean.copy()
-    keep = 1.0 - 1.0 / span
-    result = np.empty(len(points))
-    total = weight = 0.0
-    for i, (value, kept) in enumerate(zip(points.mean.tolist(), (keep**points.count).tolist(), strict=True)):
-        total = kept * total + (1.0 - kept) * value
-        weight = kept * weight + (1.0 - kept)
-        result[i] = total / weight
+    end = np.cumsum(points.count)
+    begin = np.maximum(end - steps, 0.0)
+    first = np.searchsorted(end, begin, "right")  # the point in which the window begins; the rest lie in it as a whole
+    here = np.arange(len(points))
+    partly = np.where(first < here, end[first] - begin, np.minimum(points.count, steps))
+    # Each window is summed by itself: running sums would carry one huge value's rounding into all that follow.
+    total = np.append(points.mean * points.count, 0.0)
+    edges = np.column_stack((first + 1, np.maximum(here, first) + 1)).ravel()
+    whole = np.where(first < here, np.add.reduceat(total, edges)[::2], 0.0)
+    result: Floats = (points.mean[first] * partly + whole) / np.minimum(end, steps)
     return result
 
 
-def exponential_mean_at(points: Points, span: float, x: float | None = None) -> float:
-    """`exponential_mean` at `x` alone, or at the newest point. NaN before the first point or beyond the last."""
+def moving_mean_at(points: Points, steps: float, x: float | None = None) -> float:
+    """`moving_mean` at `x` alone, or at the newest point. NaN before the first point or beyond the last."""
     end = len(points) if x is None else int(np.searchsorted(points.x, x, "right"))
     if end == 0 or (x is not None and x > points.x[-1]):
         return math.nan
-    if span <= 1:
-        return float(points.mean[end - 1])
-    keep = 1.0 - 1.0 / span
-    begin = max(end - math.ceil(_FORGOTTEN_SPANS * span), 0)
-    count = points.count[begin:end]
-    after = np.cumsum(count[::-1])[::-1] - count  # values that came later
-    weight = (1.0 - keep**count) * keep**after
-    return float((weight * points.mean[begin:end]).sum() / weight.sum())
+    part = slice(max(end - max(math.ceil(steps), 1), 0), end)
+    return _last_mean(points.mean[part], points.count[part], steps)
 
 
-def in_bins(points: Points, first: float, last: float, bins: int, span: float) -> Points:
+def _last_mean(values: Floats, counts: Floats, steps: float) -> float:
+    """The mean over the last `steps` steps of points in their order; the last value where that is up to one step."""
+    if not len(values) or steps <= 1:
+        return float(values[-1]) if len(values) else math.nan
+    later = np.cumsum(counts[::-1])[::-1] - counts  # steps after each point
+    weight = np.clip(steps - later, 0.0, counts)
+    return float(values @ weight / weight.sum())
+
+
+def in_bins(points: Points, first: float, last: float, bins: int, steps: float) -> Points:
     """The points from `first` to `last` in at most about `bins` equal parts, means weighed by count.
 
-    Enough parts lie before `first` for a smoothing over `span` values to have forgotten how it began.
+    Enough parts lie before `first` for a mean over the last `steps` steps.
     """
     if not len(points) or last <= first:
         return points.between(1, 0)
     shown = points.part_between(first, last)
     start = shown.start
     before = np.cumsum(points.count[:start][::-1])
-    start -= min(int(np.searchsorted(before, 8 * span)) + 1, start) if span > 1 else 0
+    start -= min(int(np.searchsorted(before, steps)) + 1, start) if steps > 1 else 0
     part = slice(start, shown.stop)
     x, count = points.x[part], points.count[part]
     column = np.floor((x - first) / (last - first) * bins)

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from lmplay_tui.errors import UserError
-from lmplay_tui.files import write_whole
+from lmplay_tui.files import Folder, write_whole
 from lmplay_tui.run.journal import encode
+from lmplay_tui.run.metric_names import RECENT_STEPS
 from lmplay_tui.text import one_line
 
 COLUMNS = ("samples", "accuracy", "loss", "tokens")
@@ -64,9 +65,7 @@ def write_statistics(path: Path, content: StatisticsFile) -> None:
 def read_statistics(path: Path) -> StatisticsFile:
     """The statistics in a file. Raises `UserError` of one line if it cannot be read or is not such a file."""
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ValueError(f"larger than {MAX_BYTES // 2**20} MB")
-        return _parsed(json.loads(path.read_text(encoding="utf-8")))
+        return _parsed(json.loads(Folder(path.parent, own=0).read(path.name, MAX_BYTES)))
     except OSError as error:
         raise UserError(f"{one_line(path)}: cannot be read: {error.strerror}") from error
     except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RecursionError) as error:
@@ -121,7 +120,7 @@ Split = Literal["train", "validate"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 MAX_POINTS = 10_000  # of one history; even, so that neighbours can be joined
-AVERAGED = 100  # updates in a running average
+AVERAGED = RECENT_STEPS  # updates in a running average
 
 # Of one update, or of several joined ones: rows and tokens trained on by then, the loss summed over its tokens, the
 # accuracy summed in the same weights, and these weights; the same by characters.
@@ -190,14 +189,24 @@ class Series:
             for samples, tokens, loss_total, loss_tokens, accuracy_total, counted, by_total, by in points
         ]
 
+    def recent_loss(self) -> float | None:
+        """Mean over the loss tokens of the last updates."""
+        return _mean(
+            sum(loss * tokens for loss, tokens, *_ in self._recent), sum(tokens for _, tokens, *_ in self._recent)
+        )
+
+    def last_loss(self) -> float | None:
+        """Of the newest update."""
+        return self._recent[-1][0] if self._recent else None
+
     def averages(self) -> dict[str, float | None]:
-        """Loss and accuracy over the last updates, weighted like the history, and how many these were."""
-        loss_total = sum(loss * tokens for loss, tokens, *_ in self._recent)
+        """Loss and accuracy over the last updates, weighted like the history; how many these were; the last loss."""
         counted = [(accuracy, tokens) for _, tokens, accuracy, _ in self._recent if accuracy is not None]
         averages = {
-            "loss": _mean(loss_total, sum(tokens for _, tokens, *_ in self._recent)),
+            "loss": self.recent_loss(),
             "accuracy": _mean(sum(a * tokens for a, tokens in counted), sum(tokens for _, tokens in counted)),
             "updates": len(self._recent),
+            "last_loss": self.last_loss(),
         }
         counted = [(accuracy, tokens) for _, tokens, _, accuracy in self._recent if accuracy is not None]
         if counted:
@@ -305,6 +314,16 @@ class RunStatistics:
         """So many of the rows read, counted already, gave no sample."""
         for record in self._records(stage):
             record.totals["train_rows_without_sample"] += rows
+
+    @property
+    def recent_loss(self) -> float | None:
+        """The figure "train loss": mean over the loss tokens of the run's last steps; None before the first."""
+        return self.run.series["train"].recent_loss()
+
+    @property
+    def last_val_loss(self) -> float | None:
+        """The figure "val loss": of the newest validation; None before the first."""
+        return self.run.series["validate"].last_loss()
 
     def _records(self, stage: str) -> tuple[Record, Record]:
         return self.run, self.stages.setdefault(stage, Record())

@@ -8,8 +8,9 @@ from typing import Any
 
 from lmplay_tui.run import events
 from lmplay_tui.run.axes import At
+from lmplay_tui.run.history import MOST_STEPS
 from lmplay_tui.run.journal import number, stamp, utc_time
-from lmplay_tui.run.metric_names import OF_STEPS
+from lmplay_tui.run.metric_names import OF_STEPS, RECENT_LOSS
 from lmplay_tui.run.pace import Pace
 from lmplay_tui.text import one_line
 
@@ -27,7 +28,7 @@ class StageView:
     rows_done: int = 0
     rows_per_epoch: int | None = None
     state: str = "waiting"  # waiting, running, done
-    loss: float = math.nan
+    loss: float = math.nan  # the run's train loss at the stage's last step so far
     eval_at_end: float = math.nan  # its own evaluation set, when it was done
     eval_now: float = math.nan  # the same set, when last scored
     unigram_entropy: float = math.nan
@@ -86,7 +87,7 @@ class RunStatus:
         self.at = At(0, 0, 0, 0)
         self.is_placed = False  # `at` is known
         self.has_begun = False  # a stage has, since this start
-        self.train_loss: float | None = None  # the newest
+        self.train_loss: float | None = None  # this and the next as `metric_names.FIGURES` says
         self.val_loss: float | None = None
         self.lr = math.nan  # of the last step
         self.text_shown = math.nan  # as its stage's, when the last step was done
@@ -104,6 +105,15 @@ class RunStatus:
     @property
     def over(self) -> bool:
         return self.state in ("stopped", "finished", "failed", "dead")
+
+    @property
+    def fraction_done(self) -> float:
+        """The share of the plan that is done: by rows where all are known, else each stage counts the same."""
+        totals: list[int] = [stage.rows_total for stage in self.stages if stage.rows_total is not None]
+        total: int = sum(totals)
+        if total and len(totals) == len(self.stages):
+            return min(sum(stage.rows_done for stage in self.stages) / total, 1.0)
+        return sum(stage.fraction for stage in self.stages) / max(len(self.stages), 1)
 
     def seconds_left(self, stage: StageView | None = None) -> float:
         """Until the stage, or the whole plan, is done, at the pace of the last minutes; NaN where not known."""
@@ -127,9 +137,9 @@ class RunStatus:
         self._take_stages(events.read_stages(record.get("stages")))
         names = [stage.plan_name for stage in self.stages]
         self.stage_index = names.index(record["stage"]) if record.get("stage") in names else -1
-        step, rows, tokens = (number(record.get(key)) for key in ("step", "samples", "tokens"))
+        step, rows, tokens, seconds = (number(record.get(key)) for key in ("step", "samples", "tokens", "elapsed_s"))
         if math.isfinite(step):
-            self.at, self.is_placed = At(step, rows, tokens, 0), True
+            self.at, self.is_placed = At(step, rows, tokens, seconds), True
         self.train_loss, self.val_loss = (
             number(record[key]) if key in record else None for key in ("train_loss", "val_loss")
         )
@@ -151,9 +161,8 @@ class RunStatus:
         if self.is_placed:
             places = zip(("step", "samples", "tokens"), self.at[:3], strict=True)
             fields |= {name: int(place) for name, place in places if math.isfinite(place)}
-        if self.checkpoint is not None:
-            time = None if self.saved_at is None else utc_time(self.saved_at)
-            fields["checkpoint"] = {"path": self.checkpoint.path, "step": self.checkpoint.step, "time": time}
+            fields["elapsed_s"] = _known(self.at.time)
+        fields["checkpoint"] = self._checkpoint_record()
         if self.lives_by_steps:
             fields |= {"tokens_per_s": _known(self.pace.tokens_per_s), "eta_s": _known(self.seconds_left())}
         match self.result:
@@ -164,6 +173,12 @@ class RunStatus:
             case events.RunDone():
                 fields["eta_s"] = 0.0
         return {name: value for name, value in fields.items() if value is not None or name in _NULLABLE}
+
+    def _checkpoint_record(self) -> dict[str, Any] | None:
+        if self.checkpoint is None:
+            return None
+        time = None if self.saved_at is None else utc_time(self.saved_at)
+        return {"path": self.checkpoint.path, "step": self.checkpoint.step, "time": time}
 
     def follow(self, event: events.Event, at: float | None = None) -> None:  # noqa: PLR0912  (one case an event)
         """Take in an event. `at`: when it happened, seconds since 1970, where that is not now."""
@@ -213,8 +228,9 @@ class RunStatus:
         self.device, self.plan_folder, self.is_placed = event.device, event.plan_folder, True
         self.at = self.at._replace(step=float(event.step), rows=float(event.rows), tokens=float(event.tokens))
         if event.resumed_from is None:  # nothing of a run before holds
-            self.train_loss = self.val_loss = None
             self.lr, self.stage_index, self.checkpoint = math.nan, -1, None
+        if event.resumed_from is None or event.train_loss is not None:  # else an older journal
+            self.train_loss, self.val_loss = event.train_loss, event.val_loss
         self.state, self.result, self.handed_over = "running", None, None
         self._take_stages(event.stages)
         self.pace.clear()
@@ -262,12 +278,13 @@ class RunStatus:
     def _step_done(self, event: events.StepDone) -> None:
         self.at = At(float(event.step), float(event.rows), float(event.tokens), event.elapsed_s)
         self.lives_by_steps = self.is_placed = True
-        self.train_loss, self.lr, self.text_shown = event.loss, event.lr, event.text_shown
+        self.train_loss, self.lr, self.text_shown = event.recent_loss, event.lr, event.text_shown
         if self.activity != "training":
             self.set_activity("training")
         stage = self.find_stage(event.stage)
         if stage is not None:
             self.pace.mark(self._steady_clock(), self.at.rows, self.at.tokens)
+            stage.loss = event.recent_loss
             stage.follow_text(event.text_shown, event.rows_without_sample)
             self._move_on(stage, event.stage_rows)
 
@@ -282,10 +299,11 @@ class RunStatus:
 
     def _after_steps(self, row: Mapping[str, object]) -> StageView | None:
         """Take from the last line of steps what is no curve; the stage that it is of."""
-        self.train_loss, self.lr = number(row.get(OF_STEPS)), number(row.get("train/lr"))
+        self.train_loss, self.lr = number(row.get(RECENT_LOSS)), number(row.get("train/lr"))
         self.text_shown = number(row.get("data/text_shown"))
         stage = self.find_stage(str(row.get("stage", "")))
         if stage is not None:
+            stage.loss = self.train_loss
             stage.follow_text(row.get("data/text_shown"), row.get("data/rows_without_sample"))
         return stage
 
@@ -308,6 +326,44 @@ class RunStatus:
                     stage.eval_at_end = scores.loss
 
 
+class SavedStatus(RunStatus):
+    """How a run is by its `run.json`, which any program may have written, and by whether a process holds it."""
+
+    def __init__(self, record: Mapping[str, Any], *, alive: bool) -> None:
+        super().__init__()
+        self.carry_over(record)
+        said, ended = record.get("state"), ("stopped", "finished", "failed")
+        if alive:
+            self.state = "paused" if said == "paused" else "running"
+        else:
+            self.state = said if isinstance(said, str) and said in ended else "dead"
+        # A process that has just begun: what stands there is of the time before.
+        self.has_said = alive and said in ("running", "paused")
+        self.activity = one_line(record.get("activity") or "", 40) if self.has_said else "starting" if alive else ""
+        self.detail = one_line(record.get("detail") or "", 200) if self.has_said else ""
+        fraction = number(record.get("fraction")) if self.has_said else math.nan
+        self.fraction = fraction if math.isfinite(fraction) else None
+        self.activity_since = number(record.get("activity_since"))
+        self.pid: int | None = pid if self.has_said and isinstance(pid := record.get("pid"), int) else None
+        self.host = one_line(record.get("host") or "?", 80)
+        self.heartbeat = number(record.get("heartbeat"))  # when it last wrote, seconds since 1970
+        self.message = one_line(record.get("message") or "", 400) if self.state == "failed" else ""
+        self.tokens_per_s = number(record.get("tokens_per_s")) if alive else math.nan
+        self.eta_s = number(record.get("eta_s")) if alive else 0.0 if self.state == "finished" else math.nan
+
+    def fields(self) -> dict[str, Any]:
+        """The fields of `status --json` but for the name; what is not known is None."""
+        places = [int(place) if self.is_placed and math.isfinite(place) else None for place in self.at[:3]]
+        return {
+            "state": self.state, "activity": self.activity or None, "pid": self.pid,
+            "stage": self.stage.plan_name if self.stage else None,
+            **dict(zip(("step", "samples", "tokens"), places, strict=True)),
+            "train_loss": _known(number(self.train_loss)), "val_loss": _known(number(self.val_loss)),
+            "lr": _known(self.lr), "tokens_per_s": _known(self.tokens_per_s), "eta_s": _known(self.eta_s),
+            "checkpoint": self._checkpoint_record(),
+        }  # fmt: skip
+
+
 ENDS: dict[type[events.Event], str] = {
     events.RunStopped: "stopped", events.RunFailed: "failed", events.RunDone: "finished",
 }  # fmt: skip
@@ -320,6 +376,15 @@ _SAVED = {"event": "CheckpointSaved", "rows": 0, "size_bytes": 0}  # what `run.j
 def _known(value: float) -> float | None:
     """JSON has no NaN: what is not known is null."""
     return value if math.isfinite(value) else None
+
+
+def steps_of(row: Mapping[str, object], step_before: float) -> float:
+    """How many steps a line stands for. An older journal does not say it: then all since the line before."""
+    steps = row.get("steps")
+    said = number(steps) if isinstance(steps, int) else math.nan
+    if not 1 <= said <= MOST_STEPS:
+        said = number(row.get("step")) - step_before
+    return float(int(said)) if 1 <= said <= MOST_STEPS else 1.0
 
 
 def place_of(row: Mapping[str, object]) -> At:

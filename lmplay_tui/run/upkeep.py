@@ -16,7 +16,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from lmplay_tui.errors import UserError, os_error
-from lmplay_tui.files import sync, write_whole
+from lmplay_tui.files import Folder, sync
 from lmplay_tui.options import shown_value
 from lmplay_tui.plan.schema import check_name
 from lmplay_tui.run.folder import RunFolder, taken
@@ -49,8 +49,7 @@ class About:
 def about(run: RunFolder) -> About:
     """The run's tags and note, fit for a terminal; nothing where there are none, or the file is none of ours."""
     try:
-        with (run.folder / _ABOUT).open("rb") as file:
-            said = json.loads(file.read(_ABOUT_BYTES))
+        said = json.loads(run.files.read(_ABOUT, _ABOUT_BYTES))
     except (OSError, ValueError, RecursionError):
         return About()
     tags, note = (said.get("tags"), said.get("note")) if isinstance(said, dict) else (None, None)
@@ -68,8 +67,8 @@ def set_about(run: RunFolder, said: About) -> None:
     if len(said.note) > MAX_NOTE:
         raise UserError(f"{one_line(run.name)}: a note has at most {MAX_NOTE} characters, not {len(said.note)}")
     try:
-        run.folder.mkdir(exist_ok=True)
-        write_whole(run.folder / _ABOUT, json.dumps(asdict(said), ensure_ascii=False).encode("utf-8", "replace"))
+        run.files.make()
+        run.files.write(_ABOUT, json.dumps(asdict(said), ensure_ascii=False).encode("utf-8", "replace"))
     except OSError as error:
         raise os_error(error) from None
 
@@ -81,7 +80,8 @@ def files_of(run: RunFolder, statistics: Path) -> list[Path]:
     """The run's files beside its folders: checkpoints of every kind, and in `statistics` its figures and pictures."""
     own = re.compile(r"\.?" + re.escape(run.name) + r"(\.[A-Za-z0-9_-]+)?\.lmp(\.tmp)?")
     figures = re.compile(re.escape(run.name) + r"(_step_[A-Za-z0-9_-]+)?_(train|validate)_stats\.(json|png)")
-    files = [path for path in _entries(run.model.parent) if own.fullmatch(path.name)]
+    found = [path for path in _entries(run.model.parent) if own.fullmatch(path.name)]
+    files = [path for path in found if path.is_symlink() or path.is_file()]
     files += [path for path in _entries(statistics) if figures.fullmatch(path.name) and _is_of(path, run.name)]
     return files
 
@@ -135,7 +135,7 @@ def rename(run: RunFolder, name: str, statistics: Path) -> RunFolder:
     with _held(run):
         if _being_renamed(run) != name:
             _check_free(new, files)
-            write_whole(run.folder / _RENAMING, json.dumps({"from": run.name, "to": name}).encode())
+            run.files.write(_RENAMING, json.dumps({"from": run.name, "to": name}).encode())
         for path, target in files.items():
             _name_too(path, target, name)
         if run.past.exists():
@@ -148,7 +148,7 @@ def rename(run: RunFolder, name: str, statistics: Path) -> RunFolder:
 def _being_renamed(run: RunFolder) -> str | None:
     """The other name of a run whose rename was interrupted."""
     try:
-        said = json.loads((run.folder / _RENAMING).read_bytes()[:_ABOUT_BYTES])
+        said = json.loads(run.files.read(_RENAMING, _ABOUT_BYTES))
     except (OSError, ValueError, RecursionError):
         return None
     names = {said.get("from"), said.get("to")} - {run.name} if isinstance(said, dict) else ()
@@ -162,7 +162,8 @@ def _finish(run: RunFolder, new: RunFolder, files: dict[Path, Path]) -> None:
     sync(new.model.parent)
     for path in sorted(files, key=lambda path: path == run.model):
         path.unlink(missing_ok=True)
-    (new.folder / _RENAMING).unlink(missing_ok=True)
+    if new.files.has(_RENAMING):
+        new.files.remove(_RENAMING)
 
 
 def _check_free(new: RunFolder, files: dict[Path, Path]) -> None:
@@ -217,7 +218,7 @@ def remove(run: RunFolder, statistics: Path) -> Path:
 
 
 def _new_folder(parent: Path, name: str) -> Path:
-    parent.mkdir(exist_ok=True)
+    Folder(parent).make()
     for number in range(1, 1000):
         folder = parent / (name if number == 1 else f"{name}-{number}")
         with contextlib.suppress(FileExistsError):

@@ -12,10 +12,10 @@ from lmplay_tui.run import events
 from lmplay_tui.run.axes import At
 from lmplay_tui.run.history import History
 from lmplay_tui.run.journal import number
-from lmplay_tui.run.metric_names import OF_STEPS, STEP_METRICS
+from lmplay_tui.run.metric_names import OF_STEPS, RECENT_STEPS, STEP_METRICS
 from lmplay_tui.run.pace import StepTime
 from lmplay_tui.run.sentences import Level, mark_of, sentences_of
-from lmplay_tui.run.status import RunStatus, StageView, place_of
+from lmplay_tui.run.status import RunStatus, StageView, place_of, steps_of
 from lmplay_tui.text import one_line
 
 if TYPE_CHECKING:
@@ -90,15 +90,6 @@ class RunView(RunStatus):
     # ---- what the panes ask
 
     @property
-    def fraction_done(self) -> float:
-        """The share of the plan that is done: by rows where all are known, else each stage counts the same."""
-        totals: list[int] = [stage.rows_total for stage in self.stages if stage.rows_total is not None]
-        total: int = sum(totals)
-        if total and len(totals) == len(self.stages):
-            return sum(stage.rows_done for stage in self.stages) / total
-        return sum(stage.fraction for stage in self.stages) / max(len(self.stages), 1)
-
-    @property
     def spent_s(self) -> float:
         """What a machine that is paid by the hour is paid for: earlier starts' training, and all of this one."""
         if self.state == "dead":  # since when is not known
@@ -128,20 +119,17 @@ class RunView(RunStatus):
 
     def follow_rows(self, rows: "MetricRows") -> None:
         """Take many lines of `metrics.jsonl`: the same as each of them alone."""
+        steps = rows.steps_since(self.at.step)
         for name, (values, _) in rows.metrics.items():
-            if not (self.lives_by_steps and name in STEP_METRICS):
-                self.history.add_many(name, rows.at, values)
+            self.history.add_many(name, rows.at, values, steps)
         if self.lives_by_steps or rows.last is None:
             return
-        import numpy as np
-
-        at = rows.at[rows.of_steps]
-        steps = np.maximum(np.trunc(np.diff(at[:, 0], prepend=self.at.step)), 1.0)
+        at, steps = rows.at[rows.of_steps], steps[rows.of_steps]
         self.at = At(*at[-1].tolist())
         if stage := self._after_steps(rows.last):
             self.pace.mark_many(at[:, 3].tolist(), at[:, 1].tolist(), at[:, 2].tolist())
             self._move_on(stage, rows.last.get("stage_samples", 0))
-            self._average_loss(stage)
+        self._average_loss(stage)
         self.step_time.step_many(
             rows.values("time/step_s"), {part: rows.values(f"time/{part}_s") for part in _PARTS}, steps
         )
@@ -213,28 +201,32 @@ class RunView(RunStatus):
             value = getattr(event, name)
             if value is not None:
                 self.history.add(metric, self.at, value)
-        self._average_loss(self.find_stage(event.stage))
         self.step_time.step(event.step_s, {part: getattr(event, f"{part}_s") for part in _PARTS})
 
     def _remember_metrics(self, row: Mapping[str, object], before: At) -> None:
-        """A line of `metrics.jsonl`."""
-        at = place_of(row)
+        """A line of `metrics.jsonl`. Live, it takes the place of the steps that it stands for: so a run looks the same
+        to all who see it, and after a resume as before."""
+        at, of_steps = place_of(row), row.get(OF_STEPS) is not None
+        steps = steps_of(row, before.step) if of_steps else 1.0
+        if self.lives_by_steps and of_steps:
+            self.history.replace_beyond(at.step - steps, STEP_METRICS)
         for name, value in row.items():
             if "/" not in name or value is None or name.startswith(("val/", "eval/")):
                 continue  # validation and evaluation come as events, with their own step
-            if not (self.lives_by_steps and name in STEP_METRICS):
-                self.history.add(_metric_name(name, 60), at, number(value))
-        if self.lives_by_steps or row.get(OF_STEPS) is None:
+            self.history.add(_metric_name(name, 60), at, number(value), steps)
+        if self.lives_by_steps or not of_steps:
             return
         self._average_loss(self.find_stage(str(row.get("stage", ""))))
         parts = {part: number(row.get(f"time/{part}_s", 0)) for part in _PARTS}
-        steps = at.step - before.step
-        self.step_time.step(number(row.get("time/step_s", 0)), parts, int(steps) if 1 <= steps < math.inf else 1)
+        self.step_time.step(number(row.get("time/step_s", 0)), parts, int(steps))
 
     def _average_loss(self, stage: StageView | None) -> None:
-        loss = self.history.get("train/loss")
-        if stage is not None:
-            stage.loss = loss.recent_mean(50) if loss else math.nan
+        """An older journal does not say the train loss: it is found by its points, each weighing as its steps."""
+        loss = self.history.get(OF_STEPS)
+        if loss and not math.isfinite(number(self.train_loss)):
+            self.train_loss = loss.recent_mean(RECENT_STEPS)
+            if stage is not None:
+                stage.loss = self.train_loss
 
     def _score(
         self,

@@ -11,12 +11,18 @@ from dataclasses import dataclass
 from lmplay_tui.run.events import ActivityChanged, Event, LossSpiked, Stalled, StepDone
 
 STALL_FACTOR = 10  # of the time of the last steps
-LEAST_STALL_S = 5.0  # shorter ones are not worth a line
 LOOK_EVERY_S = 1.0  # at a step that has not ended
 REMEMBERED = 100  # steps
-ENOUGH = 30  # steps, before a loss can be called unusual
-SPIKE_Z = 8.0  # robust z-score of a loss that is called a spike
 _MAD_OF_NORMAL = 0.6745  # the median absolute deviation of a normal distribution, in standard deviations
+
+
+@dataclass(frozen=True)
+class Unusual:
+    """From where on something is worth a line."""
+
+    stall_s: float = 5.0  # of a step or a wait, at least
+    steps: int = 30  # before a loss can be called unusual
+    spike_z: float = 8.0  # robust z-score of a loss that is called a spike
 
 
 def robust_z(value: float, values: list[float]) -> float:
@@ -33,8 +39,9 @@ def robust_z(value: float, values: list[float]) -> float:
 class Watch:
     """Looks at each step and at each wait for data. Knows nothing that a resume would need."""
 
-    def __init__(self) -> None:
-        self._hangs = HangDetector()
+    def __init__(self, unusual: Unusual = Unusual(), look_every_s: float = LOOK_EVERY_S) -> None:
+        self._unusual = unusual
+        self._hangs = HangDetector(look_every_s)
         self._losses: deque[float] = deque(maxlen=REMEMBERED)
         self._seconds: deque[float] = deque(maxlen=REMEMBERED)
         self._usual_s: float | None = None  # their median
@@ -50,7 +57,7 @@ class Watch:
         """Within it, step number `step` is done."""
         if self._usual_s is None:
             return contextlib.nullcontext()
-        return self._hangs.step(step, _stall_s(self._usual_s), self._usual_s)
+        return self._hangs.step(step, self._stall_s(self._usual_s), self._usual_s)
 
     def step_done(self, step: StepDone, first_row: int) -> list[Event]:
         """What is unusual about the step. `first_row`: of the stage, where its batch began."""
@@ -59,16 +66,16 @@ class Watch:
             self._hangs.has_reported = False
             events.append(ActivityChanged("training"))
         seconds = step.step_s - step.data_s
-        if self._usual_s is not None and seconds > _stall_s(self._usual_s):
+        if self._usual_s is not None and seconds > self._stall_s(self._usual_s):
             events.append(Stalled("step", seconds, self._usual_s, step.step))
         if step.stage != self._stage:
             self._stage, self._spiking = step.stage, False
             self._losses.clear()
-        z = robust_z(step.loss, list(self._losses)) if len(self._losses) >= ENOUGH else 0.0
-        if z > SPIKE_Z and not self._spiking:
+        z = robust_z(step.loss, list(self._losses)) if len(self._losses) >= self._unusual.steps else 0.0
+        if z > self._unusual.spike_z and not self._spiking:
             usual = statistics.median(self._losses)
             events.append(LossSpiked(step.step, step.stage, step.loss, usual, z, first_row, step.stage_rows - 1))
-        self._spiking = z > SPIKE_Z
+        self._spiking = z > self._unusual.spike_z
         self._losses.append(step.loss)
         self._seconds.append(seconds)
         self._usual_s = statistics.median(self._seconds)
@@ -77,14 +84,13 @@ class Watch:
 
     def data_waited(self, seconds: float, step: int) -> list[Event]:
         """Say once a wait that no batch has come for so long."""
-        if self._has_reported_wait or seconds < (60.0 if self._usual_s is None else _stall_s(self._usual_s)):
+        if self._has_reported_wait or seconds < (60.0 if self._usual_s is None else self._stall_s(self._usual_s)):
             return []
         self._has_reported_wait = self._hangs.has_reported = True
         return [ActivityChanged("training", "waits for data"), Stalled("data", seconds, self._usual_s, step)]
 
-
-def _stall_s(usual_s: float) -> float:
-    return max(LEAST_STALL_S, STALL_FACTOR * usual_s)
+    def _stall_s(self, usual_s: float) -> float:
+        return max(self._unusual.stall_s, STALL_FACTOR * usual_s)
 
 
 @dataclass(frozen=True)
@@ -102,14 +108,15 @@ class HangDetector:
     step does not end meanwhile.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, look_every_s: float = LOOK_EVERY_S) -> None:
+        self._look_every_s = look_every_s
         self._step: _Step | None = None
         self._lock = threading.Lock()
         self.has_reported = False  # since it was last set to False
 
     @contextlib.contextmanager
     def reporting(self, tell: Callable[[Event], None]) -> Iterator[None]:
-        """A thread looks every second."""
+        """A thread looks every so often."""
         over = threading.Event()
         thread = threading.Thread(target=self._look, args=(tell, over), name="hanging steps", daemon=True)
         thread.start()
@@ -130,7 +137,7 @@ class HangDetector:
 
     def _look(self, tell: Callable[[Event], None], over: threading.Event) -> None:
         reported: _Step | None = None
-        while not over.wait(LOOK_EVERY_S):
+        while not over.wait(self._look_every_s):
             with self._lock:
                 step = self._step
                 if step is None or step is reported or (seconds := time.monotonic() - step.begun) <= step.limit_s:

@@ -4,6 +4,7 @@ In order: what is known of the run before anything large is loaded (`read_start`
 (`build_trainer`), and the weights that a model takes (`load_weights`, `load_initial`).
 """
 
+import math
 import shlex
 import shutil
 import time
@@ -17,10 +18,11 @@ import torch
 
 from lmplay_tui.data.tokenizer import Tokenizer, load_tokenizer
 from lmplay_tui.errors import UserError
+from lmplay_tui.files import Folder
 from lmplay_tui.models.lmplay_weights import TOKENIZER as LMPLAYS_TOKENIZER
 from lmplay_tui.models.lmplay_weights import convert_lmplay
 from lmplay_tui.models.registry import build_model, load_experiment
-from lmplay_tui.options import OPTIONS, Launch, OnResume, Part, TrainOptions
+from lmplay_tui.options import OPTIONS, Launch, OnResume, Part, TrainOptions, recorded
 from lmplay_tui.plan.editing import extend_plan, list_changes
 from lmplay_tui.plan.problems import PlanError
 from lmplay_tui.plan.reading import parse_plan, read_plan
@@ -32,6 +34,7 @@ from lmplay_tui.run.statistics import RunStatistics
 from lmplay_tui.run.upkeep import files_of
 from lmplay_tui.text import one_line
 from lmplay_tui.train.checkpoint import load_archive, load_checkpoint, newest_checkpoint
+from lmplay_tui.train.checkpoint_fields import problem_of_model, problem_of_tensors
 from lmplay_tui.train.checkpointer import CheckpointWriter
 from lmplay_tui.train.dataloader import LoadedData, patiently
 from lmplay_tui.train.device import choose_device, choose_precision, hardware_note, speed_choices
@@ -48,7 +51,7 @@ from lmplay_tui.train.trainer import Trainer
 def set_aside(run: RunFolder, statistics: Path) -> Path | None:
     """Move what earlier training left to `NAME.past/<time>/`; where it went, or None if there was nothing."""
     files = files_of(run, statistics)
-    if run.folder.is_dir() and run.events.exists():
+    if run.folder.is_dir() and run.files.has(run.events.name):
         files.append(run.folder)
     if not files:
         return None
@@ -57,7 +60,8 @@ def set_aside(run: RunFolder, statistics: Path) -> Path | None:
     while target.exists():
         number += 1
         target = target.with_name(f"{target.name.partition('-')[0]}-{number}")
-    target.mkdir(parents=True)
+    Folder(run.past).make()
+    Folder(target, own=2).make()
     for path in files:
         shutil.move(path, target / path.name)  # statistics may lie on another disk
     return target
@@ -127,7 +131,7 @@ def read_start(run: RunFolder, launch: Launch, warnings: list[str]) -> Start:
     if options.extend is not None:
         plan = extend_plan(plan, options.extend)
     of_run = checkpoint["runner"]["state_args"]
-    before = Settings(plan_before, launch.line, of_run["options"], overruled_of(of_run), as_given)
+    before = Settings(plan_before, launch.line, recorded(of_run["options"]), overruled_of(of_run), as_given)
     settings = before.with_plan(plan)
     check_fixed(settings, checkpoint["model"]["state_args"])
     start = Start(run, launch, settings, checkpoint, is_newest, before)
@@ -170,13 +174,14 @@ def build_trainer(
     precision = choose_precision(options, device)
     chosen = speed_choices(options, precision)
     model_args = start.checkpoint["model"]["state_args"] if start.checkpoint else None
+    weights = start.checkpoint["model"]["state"] if start.checkpoint else None
     tokenizer = yield from _load_tokenizer(model_args["tokenizer"] if model_args else options.tokenizer, controls)
     yield ActivityChanged("loading", "the model")
     shape = model_args or vars(options)
     exp = allowed_experiment(launch.line.get("exp"), shape["exp"])
-    model, built_with = model_of_shape(exp, shape, tokenizer, options)
-    if start.checkpoint is not None:
-        load_weights(model, start.checkpoint["model"]["state"], run.model)
+    model, built_with = model_of_shape(exp, shape, tokenizer, options, weights)
+    if weights is not None:
+        load_weights(model, weights, run.model, resumes=True)
     elif options.initial_model is not None:
         path = Path(options.initial_model)
         for line in load_initial(model, built_with, path, tokenizer, ignore_tokenizer=options.ignore_tokenizer):
@@ -214,16 +219,17 @@ def _load_tokenizer(name: str, controls: Controls) -> Generator[Event, None, Tok
 
 
 def model_of_shape(
-    exp: str, shape: Mapping[str, Any], tokenizer: Tokenizer, options: TrainOptions
-) -> tuple[torch.nn.Module, dict[str, Any]]:
+    exp: str, shape: Mapping[str, Any], tokenizer: Tokenizer, options: TrainOptions,
+    weights: Mapping[str, torch.Tensor] | None = None,
+) -> tuple[torch.nn.Module, dict[str, Any]]:  # fmt: skip
     """An experiment's model with weights by chance, and the arguments that it was built with.
 
-    `shape`: a checkpoint's record of its model, or the options themselves.
+    `shape`: a checkpoint's record of its model, or the options themselves. `weights`: the checkpoint's.
     """
     return build_model(
         load_experiment(exp), vocab_size=tokenizer.vocab_size, context_len=shape["context_len"],
         num_blocks=shape["num_blocks"], embed_dim=shape["embed_dim"], num_heads=shape["num_heads"],
-        dropout=options.dropout, seed=options.seed,
+        dropout=options.dropout, seed=options.seed, weights=weights,
     )  # fmt: skip
 
 
@@ -292,25 +298,65 @@ def _write_plan(start: Start, step: int) -> Iterator[Event]:
         return
     if kept is None or start.checkpoint is None:
         return
-    if kept.read_bytes() != start.checkpoint["curriculum"]["state_args"]["plan"].encode("utf-8"):
+    if run.history.read(kept.name, 1 << 22) != start.checkpoint["curriculum"]["state_args"]["plan"].encode("utf-8"):
         said = f"{one_line(run.plan)} was another plan than the checkpoint's, which holds; it is kept: "
         yield Warned(f"{said}--training-plan {one_line(kept)} takes it", step)
 
 
-def load_weights(model: torch.nn.Module, weights: Mapping[str, Any], path: Path) -> None:
-    """Put weights into a model. `UserError` that names the first that does not fit."""
-    own = model.state_dict()
+def load_weights(model: torch.nn.Module, weights: Mapping[str, Any], path: Path, *, resumes: bool = False) -> None:
+    """Put weights into a model. `UserError` that names the first that does not fit.
+
+    `resumes`: training goes on with them, so they are of the model's own number format, and finite.
+    """
+    own, where = model.state_dict(), one_line(path)
     for name, tensor in own.items():
         if name not in weights:
-            raise UserError(f"{one_line(path)}: has no weights called {name}; it is of another model")
-        if weights[name].shape != tensor.shape:
+            raise UserError(f"{where}: has no weights called {name}; it is of another model")
+        given = weights[name]
+        if given.shape != tensor.shape:
             raise UserError(
-                f"{one_line(path)}: {name} has shape {tuple(weights[name].shape)}, "
+                f"{where}: {name} has shape {one_line(tuple(given.shape), 60)}, "
                 f"the model {tuple(tensor.shape)}; give the shape that it was trained with"
             )
+        same = given.dtype == tensor.dtype if resumes else given.is_floating_point() == tensor.is_floating_point()
+        if not same or given.is_complex() != tensor.is_complex():
+            raise UserError(f"{where}: {name} is of {given.dtype}, the model's of {tensor.dtype}")
     if extra := [name for name in weights if name not in own]:
-        raise UserError(f"{one_line(path)}: has weights that the model has not: {one_line(extra[0])}")
+        raise UserError(f"{where}: has weights that the model has not: {one_line(extra[0], 60)}")
+    if resumes:
+        for name, _ in model.named_parameters():
+            if weights[name].numel() and not all(map(math.isfinite, torch.aminmax(weights[name]))):
+                raise UserError(f"{where}: {name} holds numbers that are not finite: nothing can be trained from them")
     model.load_state_dict(dict(weights))
+
+
+def weights_in(archive: Mapping[str, Any], path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any], bool]:
+    """The weights in what `load_archive` gave, the arguments of their model, and whether the file is LMPlay's own.
+
+    Each argument that is there is of its kind. Raises `UserError` where the file holds no model, or a wrong one.
+    """
+    component = archive.get("model")
+    table = component.get("state", component) if isinstance(component, dict) else None
+    if not isinstance(component, dict) or not isinstance(table, dict):
+        raise UserError(f"{one_line(path)}: holds no model")
+    if problem := problem_of_tensors(table):
+        raise UserError(f"{one_line(path)}: {problem}")
+    try:
+        converted = convert_lmplay(archive)
+    except (
+        RuntimeError,
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+    ) as error:  # parts that do not fit together
+        raise UserError(f"{one_line(path)}: its weights do not fit together ({one_line(error, 80)})") from None
+    if converted is None and "state" not in component:
+        raise UserError(f"{one_line(path)}: holds no model")
+    weights, arguments = converted or (table, component.get("state_args"))
+    if problem := problem_of_model(weights, arguments):
+        raise UserError(f"{one_line(path)}: {problem}")
+    return weights, dict(arguments or {}), converted is not None
 
 
 def load_initial(
@@ -321,15 +367,7 @@ def load_initial(
     Raises `UserError` where they do not fit or, unless `ignore_tokenizer`, their tokens were another tokenizer's.
     """
     archive = load_archive(path)
-    converted = convert_lmplay(archive)
-    if converted is not None:
-        weights, theirs = converted
-    else:
-        component = archive.get("model")
-        if not isinstance(component, dict) or not isinstance(component.get("state"), dict):
-            raise UserError(f"{one_line(path)}: holds no model")
-        arguments = component.get("state_args")
-        weights, theirs = component["state"], arguments if isinstance(arguments, dict) else {}
+    weights, theirs, is_lmplays = weights_in(archive, path)
     # No weight's shape shows the number of heads: with another one the model would compute something else.
     if "num_heads" in theirs and theirs["num_heads"] != model_args["num_heads"]:
         raise UserError(
@@ -337,14 +375,14 @@ def load_initial(
             f"give --num-heads {one_line(theirs['num_heads'])}"
         )
     said = []
-    if (problem := _other_tokenizer(archive, theirs, tokenizer, is_lmplays=converted is not None)) is not None:
+    if (problem := _other_tokenizer(archive, theirs, tokenizer, is_lmplays=is_lmplays)) is not None:
         if not ignore_tokenizer:
             raise UserError(
                 f"{one_line(path)}: {problem}: the same number means another text there; "
                 "--ignore-tokenizer takes its weights all the same"
             )
         said.append(f"{one_line(path)}: {problem}; its weights are taken all the same (--ignore-tokenizer)")
-    elif converted is not None:
+    elif is_lmplays:
         said.append(f"{one_line(path)}: LMPlay's files do not say their tokenizer: taken for gpt2's by its vocabulary")
     load_weights(model, weights, path)
     return said

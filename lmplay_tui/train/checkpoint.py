@@ -16,15 +16,14 @@ from typing import Any
 import torch
 
 from lmplay_tui.errors import DamagedFileError, OutOfMemoryError, UserError, unchain
-from lmplay_tui.files import sync
+from lmplay_tui.files import create, mode_of, sync
 from lmplay_tui.formats import format_megabytes
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.text import one_line
+from lmplay_tui.train.checkpoint_fields import FORMAT, problem_of, shown
 from lmplay_tui.train.device import is_out_of_memory
-from lmplay_tui.train.progress import Progress
 
 COMPONENTS = ("curriculum", "model", "runner", "optimizers", "lr_schedulers")
-FORMAT = 1
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _DOS_FOLDER = 0x10
 _NO_MEMORY_TO_LOAD = "no memory to load it; close other programs"
@@ -46,8 +45,9 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path, previous: Path | No
         path.parent.mkdir(parents=True, exist_ok=True)  # it may have been removed under a run of many hours
         check_room(checkpoint, path.parent)
         temporary.unlink(missing_ok=True)
-        # New, so that no link is followed. A file object: torch then lets other threads run while it writes.
-        with temporary.open("xb") as file:
+        # New, so that no link is followed, and as private as the one before it. A file object: torch then lets other
+        # threads run while it writes.
+        with create(temporary, mode_of(path)) as file:
             torch.save(checkpoint, file)
             file.flush()
             os.fsync(file.fileno())
@@ -122,7 +122,8 @@ def link_whole(source: Path, target: Path) -> None:
         try:
             os.link(source, temporary)
         except OSError:  # a file system without hard links
-            shutil.copyfile(source, temporary)
+            with source.open("rb") as whole, create(temporary, mode_of(source)) as copy:
+                shutil.copyfileobj(whole, copy, 1 << 20)
         temporary.replace(target)
     finally:
         # Also after the rename: renaming one name of a file over another of the same file does nothing.
@@ -157,7 +158,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read and verify a checkpoint, tensors on the CPU.
 
     Raises `UserError` if there is no such file, `DamagedFileError` if it is not a whole checkpoint of a format
-    that we know.
+    that we know, or one of its fields is not what `checkpoint_fields` declares.
     """
     checkpoint = load_archive(path)
     missing = [name for name in COMPONENTS if not isinstance(checkpoint.get(name), dict)]
@@ -166,46 +167,15 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise DamagedFileError(f"{one_line(path)}: not a checkpoint of this program (no {lacks})")
     state = checkpoint["runner"]["state"]
     number = state.get("format") if isinstance(state, dict) else None
-    if number != FORMAT:
+    if type(number) is not int or number != FORMAT:
+        said = number[:60] if isinstance(number, str) else shown(number)
         raise DamagedFileError(
-            f"{one_line(path)}: checkpoint format {one_line(number)}, this version reads {FORMAT}"
+            f"{one_line(path)}: checkpoint format {one_line(said)}, this version reads {FORMAT}"
             "; weights alone can be taken with --initial-model"
         )
-    if lacking := _lacking(checkpoint):
-        raise DamagedFileError(f"{one_line(path)}: not a whole checkpoint ({lacking})")
+    if problem := problem_of(checkpoint):
+        raise DamagedFileError(f"{one_line(path)}: not a checkpoint that a run can go on with: {problem}")
     return checkpoint
-
-
-_PARTS: dict[str, dict[str, type]] = {
-    "curriculum/state_args": {"plan": str, "plan_name": str, "plan_folder": str},
-    "model/state_args": {"exp": str, "tokenizer": str, "context_len": int},
-    "runner/state_args": {"options": dict},
-    "runner/state": {
-        "tokenizer_fingerprint": str, "hardware": dict, "progress": dict, "rng": dict, "scaler": dict, "stats": dict,
-        "step_stats": dict,
-    },
-    "optimizers/state_args": {"name": str},
-    "optimizers/state": {},
-}  # fmt: skip
-
-
-def _lacking(checkpoint: dict[str, Any]) -> str | None:
-    """What a resume would miss or stumble over, in words; None if all is there."""
-    for place, members in _PARTS.items():
-        component, half = place.split("/")
-        part = checkpoint[component][half]
-        if not isinstance(part, dict):
-            return f"{place} is not a table"
-        for name, kind in members.items():
-            if not isinstance(part.get(name), kind):
-                return f"no {place}/{name}"
-    if not all(isinstance(tensor, torch.Tensor) for tensor in checkpoint["model"]["state"].values()):
-        return "model/state holds other things than weights"
-    try:
-        Progress.from_state(checkpoint["runner"]["state"]["progress"])
-    except (TypeError, KeyError, AttributeError, ValueError) as error:
-        return f"its position cannot be read: {one_line(error, 80)}"
-    return None
 
 
 def load_archive(path: Path) -> dict[str, Any]:
@@ -245,6 +215,8 @@ def newest_checkpoint(run: RunFolder, warn: Callable[[str], None]) -> tuple[dict
     for path in (run.model, run.checkpoint("prev")):
         if not path.exists():
             continue
+        if path.is_symlink():
+            warn(f"{one_line(path)} is a link: it is read where it leads, and stays as it is there; saves go beside it")
         try:
             checkpoint = load_checkpoint(path)
         except DamagedFileError as error:

@@ -70,7 +70,7 @@ def collate(
     rows = max(len(samples), least_rows)
     begins = [b * width for b in range(len(samples))]
     arrays, truth_rows = _laid_out(samples, begins, rows * width, include_prompts=include_prompts)
-    ids, index_N, targets_N = _on(device, *arrays)
+    ids, index_N, targets_N = on_device(device, *arrays)
     return MiniBatch(
         samples=tuple(samples),
         ids=ids.view(rows, width),
@@ -118,16 +118,16 @@ def pack(
     last[: len(lengths)] = np.array(lengths) - 1
     arrays, truth_rows = _laid_out(samples, begins[:-1].tolist(), P, include_prompts=include_prompts)
     starts = offsets if device.type == "cpu" else offsets.astype(np.int32)
-    on_device = _on(device, starts, *arrays, np.minimum(positions_P, np.repeat(last, sizes)))
+    placed = on_device(device, starts, *arrays, np.minimum(positions_P, np.repeat(last, sizes)))
     return MiniBatch(
         samples=tuple(samples),
-        ids=on_device[1],
-        index_N=on_device[2],
-        targets_N=on_device[3],
+        ids=placed[1],
+        index_N=placed[2],
+        targets_N=placed[3],
         truth_rows=truth_rows,
         num_tokens=sum(lengths),
-        offsets=on_device[0],
-        positions_P=on_device[4],
+        offsets=placed[0],
+        positions_P=placed[4],
     )
 
 
@@ -156,7 +156,7 @@ def _laid_out(
     return (ids, np.concatenate(index), np.concatenate(targets).astype(np.int64)), tuple(truth_rows)
 
 
-def _on(device: torch.device, *arrays: np.ndarray) -> list[Tensor]:
+def on_device(device: torch.device, *arrays: np.ndarray) -> list[Tensor]:
     """Flat arrays on the device; where a copy has to be begun for each, side by side in one pinned buffer."""
     if device.type in ("cpu", "mps"):
         return [torch.from_numpy(array).to(device) for array in arrays]

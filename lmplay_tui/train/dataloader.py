@@ -9,6 +9,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,10 +35,6 @@ T = TypeVar("T")
 
 PREVIEWED_STEPS = 20  # that a warning of text left out is made from
 PREVIEW_S = 0.3  # and the time for them, all but the first
-LATE_S = 2.0  # a save waits no longer for a name of the next batch
-MOST_WAITING = 0.01  # of the steps' time
-WINDOW_S = 30.0  # a process that takes seconds to start is for runs that last
-WINDOW_STEPS = 20
 _TURN_S = 1.0
 
 
@@ -175,11 +172,26 @@ def patiently(work: Callable[[Report], T], controls: Controls) -> Generator[Acti
         yield report
 
 
+@dataclass(frozen=True)
+class Patience:
+    """How long batches are waited for."""
+
+    late_s: float = 2.0  # a save waits no longer for a name of the next batch
+    most_waiting: float = 0.01  # of the steps' time, before a process is started
+    window_s: float = 30.0  # that this share is taken of: a process that takes seconds to start is for runs that last
+    window_steps: int = 20
+
+
 class Feed:
     """Hands out a stage's batches from `start` on. What has been read ahead never counts as trained."""
 
-    def __init__(self, data: StageData, start: Position, batch_size: int, job: Job | None = None) -> None:
-        """`job`: what a process needs to read the same data; None: they stay in a thread."""
+    def __init__(
+        self, data: StageData, start: Position, batch_size: int, job: Job | None = None, *,
+        patience: Patience = Patience(), worker: Callable[[Job], Worker] = Worker,
+    ) -> None:  # fmt: skip
+        """`job`: what a process needs to read the same data; None: they stay in a thread. `worker` starts it."""
+        self._patience = patience
+        self._worker = worker
         self._data = data
         self._job = job
         self._batches: Prefetch[Batch] = data.batches(start)
@@ -235,7 +247,7 @@ class Feed:
 
     def _is_there(self) -> bool:
         """Whether `take` would give a batch or the stage's end now, or after a moment."""
-        return self.ready(LATE_S) and (bool(self._waiting) or self._batches.failure is None)
+        return self.ready(self._patience.late_s) and (bool(self._waiting) or self._batches.failure is None)
 
     def compare(self, recorded: str) -> tuple[bool, str] | None:
         """Whether the next batch is the one that the checkpoint recorded, and a sentence; None: nothing to compare."""
@@ -258,10 +270,10 @@ class Feed:
         if self._steps > 0:
             self._steps_s += step.step_s
             self._waited_s += step.data_s
-        if self._steps >= WINDOW_STEPS and self._steps_s >= WINDOW_S:
+        if self._steps >= self._patience.window_steps and self._steps_s >= self._patience.window_s:
             share = self._waited_s / self._steps_s
             self._steps, self._steps_s, self._waited_s = 0, 0.0, 0.0
-            if share > MOST_WAITING and self._job is not None:
+            if share > self._patience.most_waiting and self._job is not None:
                 # Once a stage: what does not work now will not work later.
                 job, self._job = self._job, None
                 yield LogLine(f"waiting for data takes {100 * share:.1f} % of the time: a process is started for them")
@@ -271,7 +283,7 @@ class Feed:
 
     def _start_process(self, job: Job) -> None:
         try:
-            self._process = Worker(job)
+            self._process = self._worker(job)
         except WorkerLostError as error:
             self._stay(error)
             return

@@ -14,7 +14,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TypeVar
@@ -156,23 +156,27 @@ def has_fast_bfloat16() -> bool:
 
 
 @cache
-def use_fast_products() -> bool:
+def use_fast_products(is_intel: bool | None = None, error_of_products: Callable[[], float] | None = None) -> bool:
     """Let oneDNN do the float32 matrix products where its are exact and faster than MKL's; whether it does now.
 
     MKL's float32 kernels use half the width of processors with AVX-512 that are not Intel's. oneDNN's are reached
     through a switch that *allows* bfloat16 inside: without the hardware (AMX) for that it computes in float32, and
     twice as fast. With it, the products would be coarse: so their error decides, against float64.
+    None: as it is on this machine.
     """
-    if not torch.backends.cpu.get_cpu_capability().startswith("AVX512") or _is_intel():
+    error = error_of_products or _error_of_products
+    if not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
+        return False
+    if _is_intel() if is_intel is None else is_intel:
         return False
     switch = getattr(torch.backends.mkldnn, "matmul", None)
     before = getattr(switch, "fp32_precision", None)
     if switch is None or before is None:  # torch before 2.9
         return False
-    error_before = _error_of_products()
+    error_before = error()
     try:
         switch.fp32_precision = "bf16"
-        if _error_of_products() <= 4 * error_before:
+        if error() <= 4 * error_before:
             return True
     except RuntimeError:
         pass
@@ -224,16 +228,21 @@ def peak_flops(device: torch.device, dtype: torch.dtype | None) -> tuple[float, 
         known = vendor_peak(torch.cuda.get_device_name(device), number_format)
         if known is not None:
             return known, "data sheet"
-    return _measured_peak(device, dtype or torch.float32), "measured here"
+    return measured_peak(device, dtype or torch.float32), "measured here"
 
 
 # The side of the matrices, and products begun before the device is waited for: a GPU is busy with less only in part.
 _MEASURED_BY = {"cpu": ((1024, 1),), "cuda": ((8192, 8), (4096, 8), (2048, 16)), "mps": ((4096, 4), (2048, 8))}
 
 
-def _measured_peak(device: torch.device, dtype: torch.dtype, seconds: float = 0.15) -> float:
-    """The rate of square matrix products, best of what fits in `seconds` after the first; 0 where there are none."""
-    for size, at_a_time in _MEASURED_BY.get(device.type, _MEASURED_BY["cpu"]):
+def measured_peak(
+    device: torch.device, dtype: torch.dtype, seconds: float = 0.15, by: Sequence[tuple[int, int]] | None = None
+) -> float:
+    """The rate of square matrix products, best of what fits in `seconds` after the first; 0 where there are none.
+
+    `by`: the sides of the matrices, the first that memory holds, each with the products begun at a time.
+    """
+    for size, at_a_time in by or _MEASURED_BY.get(device.type, _MEASURED_BY["cpu"]):
         with torch.no_grad(), contextlib.suppress(RuntimeError):  # no memory: smaller ones; no such products: none
             a = torch.ones(size, size, dtype=dtype, device=device)
             product = torch.empty_like(a)

@@ -103,14 +103,15 @@ class StepClock:
     (`waited`); what it does of the optimizer falls into the next step's `backward`.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, now: Callable[[], float] = time.perf_counter) -> None:
         self._device = device
+        self._now = now
         self.reset()
 
     def reset(self) -> None:
         """Forget what was measured."""
         self._seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
+        self._last = self._now()
         self._marks: list[tuple[str, torch.cuda.Event]] = []
 
     def mark(self, part: str = "") -> None:
@@ -120,7 +121,7 @@ class StepClock:
             event.record(torch.cuda.current_stream(self._device))
             self._marks.append((part, event))
             return
-        now = time.perf_counter()
+        now = self._now()
         self._add(part, now - self._last)
         self._last = now
 
@@ -213,7 +214,7 @@ class Gradients:
                 ]
                 begin += len(argmax_N)
         if argmaxes:
-            result.argmax_N = _to_processor(torch.cat(argmaxes))
+            result.argmax_N = self.to_processor(torch.cat(argmaxes))
         result.loss_on_device = loss
         return result
 
@@ -291,7 +292,7 @@ class Gradients:
         # Without a limit the norm is still wanted: it is shown, and it guards the update.
         limit = grad_clip if grad_clip is not None else float("inf")
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        _wait_for_numbers(result, norm)
+        self.wait_for_numbers(result, norm)
         clock.waited()
         finite = np.isfinite(result.loss) and np.isfinite(result.grad_norm)
         for group in optimizer.param_groups:
@@ -307,6 +308,25 @@ class Gradients:
             scaler.update()
         clock.mark("optimizer")
         result.seconds = clock.read()
+
+    @staticmethod
+    def to_processor(tensor: Tensor) -> Tensor:
+        """The tensor on the processor, there when the device has been waited for."""
+        if tensor.device.type != "cuda":
+            return tensor.cpu()
+        return torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor, non_blocking=True)
+
+    @staticmethod
+    def wait_for_numbers(result: StepResult, norm: Tensor) -> None:
+        """Read loss and gradient norm together: the one time in a step that the program waits for the device."""
+        if isinstance(result.loss_on_device, Tensor):
+            exact = result.loss_on_device.dtype
+            norm = norm.to(
+                result.loss_on_device.device, exact
+            )  # where no parameter has a gradient it is on the processor
+            result.loss, result.grad_norm = torch.stack((result.loss_on_device, norm)).tolist()
+        else:
+            result.grad_norm = float(norm)
 
 
 class _KnownGradient(torch.autograd.Function):
@@ -326,20 +346,3 @@ class _KnownGradient(torch.autograd.Function):
 def _backward_from(x: Tensor, grad_x: Tensor) -> None:
     """`torch.autograd.backward(x, grad_x)`, which would import sympy (half a second) to compare the two shapes."""
     _KnownGradient.apply(x, grad_x).backward()  # type: ignore[no-untyped-call]
-
-
-def _to_processor(tensor: Tensor) -> Tensor:
-    """The tensor on the processor, there when the device has been waited for."""
-    if tensor.device.type != "cuda":
-        return tensor.cpu()
-    return torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor, non_blocking=True)
-
-
-def _wait_for_numbers(result: StepResult, norm: Tensor) -> None:
-    """Read loss and gradient norm together: the one time in a step that the program waits for the device."""
-    if isinstance(result.loss_on_device, Tensor):
-        exact = result.loss_on_device.dtype
-        norm = norm.to(result.loss_on_device.device, exact)  # where no parameter has a gradient it is on the processor
-        result.loss, result.grad_norm = torch.stack((result.loss_on_device, norm)).tolist()
-    else:
-        result.grad_norm = float(norm)

@@ -87,7 +87,7 @@ def start_process(run: RunFolder, launch: Launch, lock: RunLock, *, resumes: boo
     environment = own_environment() | {LOCK_FROM: f"{descriptor}:{run.lock_path.resolve()}", SPENT: f"{spent_s:.3f}"}
     if (url := launch.options.notify_url) is not None:
         environment[NOTIFY_URL] = url
-    with run.log.open("ab") as log:
+    with os.fdopen(run.files.append(run.log.name), "ab") as log:
         process = subprocess.Popen(
             command_of(run, launch, resumes=resumes), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             start_new_session=True, pass_fds=[descriptor], env=environment,

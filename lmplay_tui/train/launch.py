@@ -14,7 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from lmplay_tui.errors import EXIT_BUG, TrainingError, UserError, os_error
-from lmplay_tui.files import write_whole
 from lmplay_tui.options import Launch
 from lmplay_tui.process import is_child_alive
 from lmplay_tui.run.control_files import ControlFiles
@@ -89,13 +88,13 @@ def _with_notify_url(launch: Launch, lock: RunLock) -> Launch:
 
 def _start_anew(run: RunFolder, lock: RunLock, launch: Launch) -> RunLock:
     """Move what there is out of the way, the run's folder with its lock included; its plan holds without another."""
-    plan = run.plan.read_bytes() if run.plan.is_file() else None
+    plan = run.plan_text() if run.files.has(run.plan.name) else None
     folder = run.status().get("plan_folder", "")
     set_aside(run, statistics_folder(launch.options.out_dir))
     lock.release()
     fresh = taken(run)
     if plan is not None:
-        write_whole(run.plan, plan)
+        run.files.write(run.plan.name, plan)
         run.write_status({"name": run.name, "plan_folder": folder})
     return fresh
 

@@ -104,8 +104,10 @@ class HeadLoss:
     give to the head's parameters is added where it belongs, without a copy of the size of the head.
     """
 
-    def __init__(self, kernel: Kernel = softmax_gradient) -> None:
+    def __init__(self, kernel: Kernel = softmax_gradient, chunk_bytes: int | None = None) -> None:
+        """`chunk_bytes`: of the logits computed at a time; None: as the device has room for them."""
         self.kernel = kernel
+        self._chunk_bytes = chunk_bytes
         self._memory: dict[str, Tensor] = {}
         self._converted: Tensor | None = None  # the weight whose copy in another format holds for this step
 
@@ -149,7 +151,8 @@ class HeadLoss:
     def chunks(self, x_NC: Tensor, weight_VC: Tensor, bias_V: Tensor | None) -> Iterator[tuple[slice, Tensor]]:
         """The logits of some rows at a time, about as many each time, in memory that the next chunk overwrites."""
         N, V = len(x_NC), weight_VC.shape[0]
-        most = max(_CHUNK_BYTES.get(x_NC.device.type, 1 << 26) // (V * x_NC.element_size()), _ROW_MULTIPLE)
+        chunk_bytes = self._chunk_bytes or _CHUNK_BYTES.get(x_NC.device.type, 1 << 26)
+        most = max(chunk_bytes // (V * x_NC.element_size()), _ROW_MULTIPLE)
         rows = -(-N // -(-N // most))
         rows = min(-(-rows // _ROW_MULTIPLE) * _ROW_MULTIPLE, N)
         memory = self._kept("logits", rows * V, x_NC.dtype, x_NC.device)

@@ -11,6 +11,7 @@ import psutil
 import torch
 from torch import nn
 
+from lmplay_tui.process import ProcessorLoad
 from lmplay_tui.run.events import Event, MetricsLogged, StepDone, Warned
 from lmplay_tui.run.journal import rounded
 from lmplay_tui.run.metric_names import STEP_METRICS
@@ -18,7 +19,8 @@ from lmplay_tui.train.device import matmul_parameters
 from lmplay_tui.train.progress import Progress
 
 READ_EVERY_S = 1.0  # a driver may take a millisecond to answer
-_MEANS = {name: key for name, key in STEP_METRICS.items() if name not in ("train/loss", "train/lr")}
+_OF_ALL_OR_LAST = ("train/loss", "train/recent_loss", "train/lr")
+_MEANS = {name: key for name, key in STEP_METRICS.items() if name not in _OF_ALL_OR_LAST}
 # Seconds that decoding, splitting and the edit distance take a truth token, and what a device of a kind computes a
 # second when it trains: rough on purpose. A measured time would make the statistics depend on the machine's mood.
 _ACCURACY_S = 0.6e-6
@@ -123,7 +125,9 @@ class LogWindow:
         loss_tokens = sum(s.loss_tokens for s in steps)
         flops = sum(self.flops.of(s.step_tokens, s.loss_tokens, s.step_tokens / s.samples) for s in steps)
         values: dict[str, Any] = {
+            "steps": len(steps),
             "train/loss": math.fsum(s.loss * s.loss_tokens for s in steps) / max(loss_tokens, 1),
+            "train/recent_loss": last.recent_loss,
             "train/lr": last.lr,
             "perf/tokens_per_s": tokens / seconds if seconds else 0.0,
             "perf/samples_per_s": rows / seconds if seconds else 0.0,
@@ -171,7 +175,7 @@ class MachineMetrics:
         self._clock = clock
         self._read_at = -READ_EVERY_S
         self._process = psutil.Process()
-        psutil.cpu_percent()  # what it gives is since the last time that this thread asked
+        self._load = ProcessorLoad()
 
     def __call__(self) -> dict[str, float]:
         """`memory/...` and `sys/...`; nothing where the last reading is younger than a second."""
@@ -182,14 +186,14 @@ class MachineMetrics:
         asked: dict[str, Callable[[], float]] = {
             "memory/process_bytes": lambda: self._process.memory_info().rss,
             "memory/used": lambda: psutil.virtual_memory().percent / 100,
-            "sys/cpu": lambda: psutil.cpu_percent() / 100,
+            "sys/cpu": self._load,
         }
         asked |= self._of_the_device()
         values = {}
         for name, ask in asked.items():
             with contextlib.suppress(Exception):  # no such counter here, no driver, no rights: left out
                 values[name] = float(ask())
-        return values
+        return {name: value for name, value in values.items() if math.isfinite(value)}
 
     def _of_the_device(self) -> dict[str, Callable[[], float]]:
         device = self._device

@@ -68,16 +68,18 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
 
 def build_optimizer(
-    name: str, model: nn.Module, *, lr: float, weight_decay: float | None, device_type: str
+    name: str, model: nn.Module, *, lr: float, weight_decay: float | None, device_type: str, fused: bool = True
 ) -> Optimizer:
     """The optimizer called `name` over all of the model's parameters, in one kernel a group where the device has it.
+
+    `fused`: False: also where it has one, as torch computes it everywhere.
 
     `weight_decay` None: the optimizer's own default (the document's table: adamw 0.01, the others 0).
     """
     decay = decay_of(name, weight_decay)
     settings = dict(_SETTINGS.get(name, {}))
     dtypes = {parameter.dtype for parameter in model.parameters()}
-    if all(_has_fused(name, device_type, dtype) for dtype in dtypes):
+    if fused and all(_has_fused(name, device_type, dtype) for dtype in dtypes):
         settings["fused"] = True
     return _BUILDERS[name](parameter_groups(model, decay), lr=lr, **settings)
 

@@ -219,8 +219,11 @@ def plan_to_begin_with(run: RunFolder, options: TrainOptions, warnings: list[str
     if options.training_plan is not None or options.model is None:
         return read_plan(options.training_plan or DEFAULT_PLAN)
     try:
-        text = run.plan.read_text(encoding="utf-8")
+        own = run.plan_text()
+        text = None if own is None else own.decode("utf-8")
     except (OSError, ValueError):
+        text = None
+    if text is None:
         if not options.initial_model:
             warnings.append(f"{one_line(run.model)} is not there yet: training anew with plan {DEFAULT_PLAN}")
         return read_plan(DEFAULT_PLAN)

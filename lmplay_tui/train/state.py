@@ -14,7 +14,7 @@ from lmplay_tui.plan.schema import Stage
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.run.learning_rate import schedule, warmup
 from lmplay_tui.run.statistics import RunStatistics
-from lmplay_tui.train.checkpoint import FORMAT
+from lmplay_tui.train.checkpoint_fields import FORMAT
 from lmplay_tui.train.device import Precision, hardware_note, restore_rng, rng_state
 from lmplay_tui.train.gradients import Gradients
 from lmplay_tui.train.optim import build_optimizer, freeze
@@ -99,6 +99,7 @@ class TrainState:
         """
         plan, scaler = self.settings.plan, self.gradients.scaler
         statistics = self.statistics.state()
+        optimizer_state = state_by_name(self.optimizer, self.model) if self.optimizer is not None else {}
         return {
             "curriculum": {
                 "state_args": {
@@ -129,8 +130,8 @@ class TrainState:
                 },
             },
             "optimizers": {
-                "state_args": {"name": self.optimizer_name},
-                "state": state_by_name(self.optimizer, self.model) if self.optimizer is not None else {},
+                "state_args": {"name": self.optimizer_name, "num_parameters": len(optimizer_state)},
+                "state": optimizer_state,
             },
             "lr_schedulers": {
                 "state_args": asdict(self.progress.warm_up) if self.progress.warm_up else {},

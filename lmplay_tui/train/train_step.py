@@ -180,6 +180,7 @@ class TrainStep:
             epoch=of_stage.position.row / max(run.data.rows_per_epoch, 1),
             row=batch.row_in_epoch,
             loss=result.loss,
+            recent_loss=result.loss if (recent := state.statistics.recent_loss) is None else recent,
             accuracy=accuracy.words,
             lr=lr,
             grad_norm=result.grad_norm,

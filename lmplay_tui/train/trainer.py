@@ -486,4 +486,6 @@ class Trainer:
             plan_text=state.settings.plan.text,
             plan_file=state.settings.plan_file,
             on_line=state.settings.on_line,
+            train_loss=state.statistics.recent_loss,
+            val_loss=state.statistics.last_val_loss,
         )

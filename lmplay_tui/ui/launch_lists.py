@@ -9,6 +9,7 @@ second: a figure to tell minutes from days by.
 
 import contextlib
 import math
+import os
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -20,13 +21,12 @@ import numpy as np
 from rich.cells import cell_len
 
 from lmplay_tui.errors import UserError
+from lmplay_tui.files import open_given
 from lmplay_tui.formats import format_count, format_rough_duration
 from lmplay_tui.options import Part, TrainOptions, names_of
 from lmplay_tui.plan.reading import MAX_BYTES, read_plan
 from lmplay_tui.plan.schema import DatasetSpec, Plan, Stage
 from lmplay_tui.run.device_peaks import vendor_peak
-from lmplay_tui.run.folder import stages_of
-from lmplay_tui.run.journal import number
 from lmplay_tui.text import one_line, printable
 from lmplay_tui.ui.run_list import RunEntry, find_runs, run_detail, run_table
 from lmplay_tui.ui.widgets.lines import Row, fitted, right, wrapped
@@ -34,10 +34,14 @@ from lmplay_tui.ui.widgets.lines import Row, fitted, right, wrapped
 
 @dataclass(frozen=True)
 class Estimate:
-    """Rows and seconds of a plan, NaN where they cannot be guessed. `measured`: by an earlier run of it here."""
+    """Rows and seconds of a plan, NaN where they cannot be guessed; on what that rests.
+
+    `measured`: on an earlier run of it here.
+    """
 
     rows: float
     seconds: float
+    rests_on: str
     measured: bool = False
 
 
@@ -120,7 +124,7 @@ def _own_plans(folder: Path) -> dict[str, tuple[Plan | None, str]]:
 
 def _looks_like_a_plan(path: Path) -> bool:
     try:
-        with path.open("rb") as file:
+        with open_given(path) as file:
             return _LOOKS_LIKE_STAGES.search(file.read(MAX_BYTES)) is not None
     except OSError:
         return False
@@ -187,11 +191,9 @@ def plan_detail(plan: Plan, about: Estimate, width: int) -> list[Row]:
             )
         )
     if math.isfinite(about.seconds):
-        said = "as an earlier run of it took" if about.measured else "guessed by the device's speed"
-        rows += [
-            (),
-            ((" time here  ", "label"), (format_rough_duration(about.seconds), "strong"), (f", {said}", "dim")),
-        ]
+        took = ("" if about.measured else "~") + format_rough_duration(about.seconds)
+        rows += [(), ((" time here  ", "label"), (took, "strong"))]
+        rows += [((f" {line}", "dim"),) for line in wrapped(f"rests on {about.rests_on}", width - 1)]
     return rows
 
 
@@ -250,8 +252,13 @@ def estimate(plan: Plan, entries: Sequence[RunEntry], options: Mapping[str, Any]
     settings = {**plan.train, **options}
     rows = [about_rows(stage) for stage in plan.stages]
     tokens = sum(count * _tokens_per_row(stage) for count, stage in zip(rows, plan.stages, strict=True))
-    flops = tokens * _tokens_per_gpt2_token(settings) * _flops_per_token(settings)
-    return Estimate(sum(rows), flops / (_UTILISATION * flops_per_s))
+    tokens *= _tokens_per_gpt2_token(settings)
+    flops = tokens * _flops_per_token(settings)
+    rests_on = (
+        f"a guess: {format_count(tokens, guessed=True)} tokens, and {100 * _UTILISATION:.0f} % of the "
+        f"{flops_per_s / 1e12:.2g} TFLOP/s that the device has when nothing else uses it"
+    )
+    return Estimate(sum(rows), flops / (_UTILISATION * flops_per_s), rests_on)
 
 
 def _by_earlier_run(plan: Plan, entries: Sequence[RunEntry], options: Mapping[str, Any]) -> Estimate | None:
@@ -262,26 +269,22 @@ def _by_earlier_run(plan: Plan, entries: Sequence[RunEntry], options: Mapping[st
     name = f"{str({**plan.train, **options}.get('exp', 'gpt2ish')).rpartition(':')[2]}_{plan.name}"
     device = options.get("device")
     for entry in entries:
-        if device is not None and _kind(entry.status.get("device")) != _kind(device):
+        if device is not None and _kind(entry.status.device) != _kind(device):
             continue
-        stages = stages_of(entry.status)
-        rows = [total for total in (stage.get("rows_total") for stage in stages) if isinstance(total, int)]
-        same = [stage.get("name") for stage in stages] == names and entry.folder.name == name
+        stages, at = entry.status.stages, entry.status.at
+        rows = [stage.rows_total for stage in stages if stage.rows_total is not None]
+        same = [stage.plan_name for stage in stages] == names and entry.folder.name == name
         if same and len(rows) == len(names):
-            return Estimate(float(sum(rows)), sum(rows) / _rows_per_s(entry), measured=True)
+            # Over all of its training: the last moment's speed says what else the machine was doing then.
+            per_s = at.rows / at.time if entry.status.is_placed and at.time > 0 and at.rows > 0 else math.nan
+            so_far = f"{format_count(at.rows)} rows in {format_rough_duration(at.time)} of training"
+            return Estimate(float(sum(rows)), sum(rows) / per_s, f"an earlier run of it: {so_far}", measured=True)
     return None
 
 
 def _kind(device: object) -> str:
     """`cuda` of `cuda:1`."""
     return str(device).partition(":")[0]
-
-
-def _rows_per_s(entry: RunEntry) -> float:
-    tokens, samples = number(entry.status.get("tokens")), number(entry.status.get("samples"))
-    speed = number(entry.status.get("tokens_per_s"))
-    rate = speed * samples / tokens if tokens and tokens > 0 else math.nan
-    return rate if rate > 0 else math.nan
 
 
 def _vocabulary(settings: Mapping[str, Any]) -> float:
@@ -306,7 +309,8 @@ def _flops_per_token(settings: Mapping[str, Any]) -> float:
 def device_flops(device: str, *, half: bool) -> float:
     """Peak FLOP/s of the device that `--device` names, without torch; NaN where it cannot be found.
 
-    A processor is asked to multiply for some hundredths of a second.
+    A processor is asked to multiply for some hundredths of a second of its own time: what other programs take of the
+    machine meanwhile does not count.
     """
     if device.startswith("cuda"):
         return _gpu_flops(device, half=half)
@@ -327,7 +331,8 @@ def _processor_flops(size: int = 768) -> float:
     a = np.ones((size, size), np.float32)
     seconds = []
     for _ in range(5):
-        begun = time.perf_counter()
+        begun = time.process_time()
         a @ a
-        seconds.append(time.perf_counter() - begun)
-    return 2 * size**3 / min(seconds)
+        seconds.append(time.process_time() - begun)  # of all threads together
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores * 2 * size**3 / max(min(seconds), 1e-6)

@@ -7,8 +7,6 @@ fails a test.
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from lmplay_tui.run.metric_names import METRICS
-
 
 class Sign(NamedTuple):
     """What is drawn, in which style, and what it says."""
@@ -142,6 +140,8 @@ TERMS: Mapping[str, str] = {
 
 def sections() -> Iterator[tuple[str, list[Sign]]]:
     """The legend: what a part of it is about, and its signs."""
+    from lmplay_tui.run.metric_names import METRICS  # not before a launcher's first frame, which knows no run
+
     yield "a run", list(STATES.values())
     yield "curriculum", [*STAGES.values(), *BARS]
     yield "curves", [*CURVES.values(), *LINES]

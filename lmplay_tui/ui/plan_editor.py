@@ -9,12 +9,12 @@ import re
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 from textual.screen import Screen
 
 from lmplay_tui.background import BackgroundCall
-from lmplay_tui.files import write_whole
+from lmplay_tui.files import Folder, open_given, write_whole
 from lmplay_tui.plan.builtin import shipped_folder
 from lmplay_tui.plan.editing import rounded_epochs, stage_tables
 from lmplay_tui.plan.problems import PlanError, Problem
@@ -48,7 +48,7 @@ class PlanEditor:
         self._send = send
         self._price_per_hour = price_per_hour
         self._run_plan = ""  # the text of the plan that the run has
-        self._files = [PlanFile(), PlanFile()]  # the run's own, and the one that it was given with
+        self._files = [PlanFile(_open_own), PlanFile()]  # the run's own, and the one that it was given with
 
     @property
     def _pane(self) -> PlanPane:
@@ -237,12 +237,20 @@ _Stamp = tuple[int, int]
 _Seen = tuple[_Stamp, str] | Literal[False]  # another stamp and the text; False: it is as it was, or not there
 
 
-def _read(path: Path, known: _Stamp | None) -> _Seen:
+def _open_own(path: Path) -> BinaryIO:
+    """A file in a run's folder, which may come from another hand."""
+    return os.fdopen(Folder(path.parent).open(path.name), "rb")
+
+
+def _read(path: Path, known: _Stamp | None, opened: Callable[[Path], BinaryIO] = open_given) -> _Seen:
     """In a thread: what the file holds, where it is not as it was."""
     try:
         status = path.stat()
         stamp = (status.st_mtime_ns, status.st_size)
-        return stamp != known and (stamp, path.read_text(encoding="utf-8", errors="replace"))
+        if stamp == known:
+            return False
+        with opened(path) as file:
+            return stamp, file.read().decode("utf-8", errors="replace")
     except OSError:
         return False
 
@@ -250,7 +258,8 @@ def _read(path: Path, known: _Stamp | None) -> _Seen:
 class PlanFile:
     """What a file holds, read only when it has changed."""
 
-    def __init__(self) -> None:
+    def __init__(self, opened: Callable[[Path], BinaryIO] = open_given) -> None:
+        self._opened = opened
         self.path: Path | None = None
         self.text: str | None = None  # as last read; None while it could not be
         self._stamp: _Stamp | None = None
@@ -264,7 +273,7 @@ class PlanFile:
             self.path, self.text, self._stamp, self._is_news, self._asked = path, None, None, False, None
         if path is None:
             return
-        self._asked = self._asked or BackgroundCall(partial(_read, path, self._stamp))
+        self._asked = self._asked or BackgroundCall(partial(_read, path, self._stamp, self._opened))
         seen = self._asked.poll()
         if seen is None:
             return

@@ -6,17 +6,18 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from lmplay_tui.background import BackgroundCall
 from lmplay_tui.errors import EXIT_OK, EXIT_TRAINING
 from lmplay_tui.run import controls
 from lmplay_tui.run.control_files import leave_command
 from lmplay_tui.run.events import Event, RunFailed, from_record
-from lmplay_tui.run.folder import RunFolder, state_of
+from lmplay_tui.run.folder import RunFolder, saved_status
 from lmplay_tui.run.history import MetricRows
-from lmplay_tui.run.journal import Tail, number, stamp
+from lmplay_tui.run.journal import Tail, stamp
 from lmplay_tui.run.metric_rows import MetricsTail
+from lmplay_tui.run.status import SavedStatus
 from lmplay_tui.run.view import RunView
 from lmplay_tui.text import one_line
 
@@ -69,11 +70,11 @@ class _Piece:
 
     items: Sequence[Written]
     behind: bool  # there is more
-    alive: bool
-    status: dict[str, Any] | None  # None: not looked at
+    status: SavedStatus | None  # None: not looked at
+    refused: Sequence[str] = ()  # what in the run's folder is not read, and why
 
 
-def _read_piece(tails: Sequence[Tail], limit_bytes: int, look_at: RunFolder | None) -> _Piece:
+def _read_piece(tails: Sequence[Tail], limit_bytes: int, look_at: RunFolder | None, *, is_first: bool) -> _Piece:
     """In a thread: what is new in each journal, up to the first that has more, and how its process does."""
     items: list[Written] = []
     for tail in tails:
@@ -81,8 +82,8 @@ def _read_piece(tails: Sequence[Tail], limit_bytes: int, look_at: RunFolder | No
         if tail.behind:
             break
     if look_at is None:
-        return _Piece(items, tail.behind, alive=False, status=None)
-    return _Piece(items, tail.behind, look_at.alive(), look_at.status())
+        return _Piece(items, tail.behind, None)
+    return _Piece(items, tail.behind, saved_status(look_at), look_at.refused() if is_first else ())
 
 
 class FolderSource:
@@ -112,15 +113,13 @@ class FolderSource:
         self._behind = True  # nothing is read yet
         self._bad = 0
         self._looked_at = -10.0
-        self._alive = False
-        self._status: dict[str, Any] = {}
+        self._status: SavedStatus | None = None  # not known yet
         self._activity_begun = 0.0  # by the trainer's clock
 
     @property
     def pid(self) -> int | None:
-        pid = self._status.get("pid")
-        here = self._alive and self._status.get("host") == socket.gethostname()
-        return pid if here and isinstance(pid, int) else None
+        status = self._status
+        return status.pid if status is not None and status.host == socket.gethostname() else None
 
     @property
     def done(self) -> int | None:
@@ -150,13 +149,14 @@ class FolderSource:
 
     def _next_piece(self) -> BackgroundCall[_Piece]:
         """Asked for; once a second also whether the run lives, and what its `run.json` says."""
-        limit, self._first = self.FIRST_BYTES if self._first else self.CHUNK_BYTES, False
+        is_first, self._first = self._first, False
+        limit = self.FIRST_BYTES if is_first else self.CHUNK_BYTES
         now = self._clock()
         look = abs(now - self._looked_at) >= 1.0
         if look:
             self._looked_at = now
         self._asked_at = time.perf_counter()
-        return BackgroundCall(partial(_read_piece, self._tails, limit, self._run if look else None))
+        return BackgroundCall(partial(_read_piece, self._tails, limit, self._run if look else None, is_first=is_first))
 
     def _take(self, piece: _Piece) -> bool:
         self._behind = piece.behind
@@ -167,9 +167,11 @@ class FolderSource:
                 self.view.follow(event, at)
             else:
                 self._pass_over()
+        for line in piece.refused:
+            self.view.say("warning", line)
         self.view.name = one_line(self._run.name, 80)  # its journal may be of a time when it was called otherwise
         changed = bool(piece.items)
-        return changed if piece.status is None else self._see(piece.alive, piece.status) or changed
+        return changed if piece.status is None else self._see(piece.status) or changed
 
     def _pass_over(self) -> None:
         """A line is none of ours, or spoilt: that is said once."""
@@ -179,23 +181,18 @@ class FolderSource:
                 "warning", f"{one_line(self._run.folder)}: a journal holds lines that are none of ours; passed over"
             )
 
-    def _see(self, alive: bool, status: dict[str, Any]) -> bool:
+    def _see(self, status: SavedStatus) -> bool:
         view = self.view
         before = (view.state, view.activity, view.detail, view.fraction)
-        self._alive, self._status = alive, status
-        state = state_of(status, alive=alive)
-        if self._alive:
-            fraction = self._status.get("fraction")
-            begun = number(self._status.get("activity_since"))
+        self._status = status
+        if not status.over:
+            begun = status.activity_since
             if begun > self._activity_begun:  # the same again, and anew: between two looks it was over
                 self._activity_begun, view.activity_since = begun, view.now()
-            view.set_activity(
-                str(self._status.get("activity") or "training"), str(self._status.get("detail") or ""),
-                number(fraction) if isinstance(fraction, int | float) else None,
-            )  # fmt: skip
-            view.state = state
+            view.set_activity(status.activity or "training", status.detail, status.fraction)
+            view.state = status.state
         elif not view.over:
-            view.state = state
+            view.state = status.state
             view.activity, view.detail, view.fraction = view.state, "", None
             if view.state == "dead":
                 view.say("error", f"its process has ended without a word; {_resume_command(self._run)}", event="Died")

@@ -119,7 +119,6 @@ _WITHOUT_COLOURS = {
     "dim": "dim", "label": "dim", "axis": "dim", "todo": "dim", "raw": "dim", "other": "dim",
     "p0": "bold underline", "p1": "underline", "p4": "dim",
 }  # fmt: skip
-NAMES = frozenset(_LOOKS) | {"cursor"}
 
 
 def styles_of(variables: Mapping[str, str], *, colours: bool = True) -> dict[str, Style]:

@@ -54,7 +54,7 @@ def run_trainer(setting: Setting, asked: dict[str, Any]) -> dict[str, Any]:
     shape = {"num_blocks": setting.num_blocks, "embed_dim": setting.embed_dim}
     model, _ = build_model(
         load_experiment("gpt2ish"), vocab_size=50257, context_len=setting.context_len, num_heads=setting.num_heads,
-        dropout=0.0, **shape,
+        num_blocks=setting.num_blocks, embed_dim=setting.embed_dim, dropout=0.0,
     )  # fmt: skip
     count = FlopCount.of_model(model, shape)
     worked = math.fsum(s.forward_s + s.backward_s + s.optimizer_s for s in steps)

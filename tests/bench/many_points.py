@@ -59,8 +59,8 @@ class Run:
         )  # fmt: skip
         self._done = happened.StepDone(
             step=0, stage="pretraining", rows=0, stage_rows=0, tokens=0, loss_tokens=800, step_tokens=900, samples=10,
-            epoch=0.5, row=0, loss=0.0, accuracy=0.4, lr=6e-4, grad_norm=1.1, elapsed_s=0.0, data_s=0.012,
-            forward_s=0.08, backward_s=0.12, optimizer_s=0.02, step_s=0.25, text_shown=0.972,
+            epoch=0.5, row=0, loss=0.0, recent_loss=0.0, accuracy=0.4, lr=6e-4, grad_norm=1.1, elapsed_s=0.0,
+            data_s=0.012, forward_s=0.08, backward_s=0.12, optimizer_s=0.02, step_s=0.25, text_shown=0.972,
         )  # fmt: skip
 
     def _put(self, *events: happened.Event) -> None:
@@ -74,16 +74,17 @@ class Run:
             loss = 2.6 + 5.7 * math.exp(-step / 2e5) + 0.2 * math.sin(step * 1.7)
             done = replace(
                 self._done, step=step, rows=10 * step, stage_rows=10 * step, tokens=900 * step, loss=loss,
-                elapsed_s=step * 0.25,
+                recent_loss=loss, elapsed_s=step * 0.25,
             )  # fmt: skip
             self._put(done)
             if step % 10 == 0:
                 self._rest(step, loss)
 
     def _rest(self, step: int, loss: float) -> None:
-        at = {"step": step, "samples": 10 * step, "tokens": 900 * step, "elapsed_s": step * 0.25}
+        at = {"step": step, "steps": 10, "samples": 10 * step, "tokens": 900 * step, "elapsed_s": step * 0.25}
         values: dict[str, Any] = at | {
-            "perf/tokens_per_s": 3600.0 + step % 7, "perf/samples_per_s": 40.0, "perf/mfu": 0.31,
+            "train/loss": loss, "train/recent_loss": loss, "train/lr": 6e-4, "train/grad_norm": 1.1,
+            "time/step_s": 0.25, "perf/tokens_per_s": 3600.0 + step % 7, "perf/samples_per_s": 40.0, "perf/mfu": 0.31,
             "memory/rss_mb": 900.0, "sys/cpu": 0.97,
         }  # fmt: skip
         self._put(happened.MetricsLogged(values))

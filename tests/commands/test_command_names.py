@@ -4,7 +4,9 @@ import pytest
 
 import lmplay_tui
 from lmplay_tui import cli
+from lmplay_tui.command_line import COMMANDS
 from lmplay_tui.commands.ctl import read_command
+from lmplay_tui.commands.runs import ACTIONS
 from lmplay_tui.errors import UserError
 from lmplay_tui.options import Launch
 from lmplay_tui.run.controls import SetLearningRate
@@ -21,6 +23,29 @@ from lmplay_tui.run.learning_rate import parse_lr
 def test_the_version_names_the_program_that_was_asked(program, name, word, capsys):
     assert program([word]) == 0
     assert capsys.readouterr().out == f"{name} {lmplay_tui.__version__}\n"
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120, 300])
+@pytest.mark.parametrize("words", [[], *([name] for name in COMMANDS), *(["runs", name] for name in ACTIONS)])
+def test_help_is_as_wide_as_the_terminal(words, columns, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    with pytest.raises(SystemExit) as left:
+        cli.main([*words, "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert left.value.code == 0
+    examples = [line for line in lines if line.startswith(("  lmplay-tui", "  echo"))]  # to be typed as they stand
+    examples += [line for line in lines if line.startswith("  --") and "|" in line]  # an option's words are not broken
+    told = [line for line in lines if line not in examples and "usage:" not in line and "#(lmplay-tui" not in line]
+    assert max(map(len, told)) <= min(columns, 120) and any("--version" in line for line in told), told
+    assert max(map(len, told)) > 30
+
+
+def test_the_first_help_has_each_command_with_a_line(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    lines = capsys.readouterr().out.splitlines()
+    for name, summary in COMMANDS.items():
+        assert any(line.split(maxsplit=1) == [name, summary] for line in lines), name
 
 
 def test_a_misspelt_command_is_answered_with_the_nearest(capsys):

@@ -73,7 +73,7 @@ class Said:
 
 
 def test_the_same_seed_gives_the_same_text(model: str, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ("--model", model, "--do-sample", "Once upon")
+    words = ("--model", model, "Once upon")
     first = Said(capsys, *words, "--seed", "1")
     assert (first.status, first.err) == (0, "")
     assert len(first.out) > 10
@@ -101,18 +101,22 @@ def plain(text: str) -> str:
 
 
 def test_greedy_text_and_the_options_that_shape_it(model: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert Said(capsys, "--model", model, "Hello").out == plain(expected(model, "Hello"))
-    assert Said(capsys, "--model", model, "Hello", "--max-len", "3").out == plain(expected(model, "Hello", 3))
-    penalized = Said(capsys, "--model", model, "Hello", "--repetition-penalty", "5").out
+    greedy = ("--model", model, "--greedy", "Hello")
+    assert Said(capsys, *greedy).out == plain(expected(model, "Hello"))
+    assert Said(capsys, *greedy, "--max-len", "3").out == plain(expected(model, "Hello", 3))
+    penalized = Said(capsys, *greedy, "--repetition-penalty", "5").out
     assert penalized == plain(expected(model, "Hello", repetition_penalty=5.0)) != plain(expected(model, "Hello"))
     for words, changes in (
+        ((), {}),
+        (("--do-sample",), {}),
         (("--temperature", "0.5"), {"temperature": 0.5}),
-        (("--top-k", "2"), {"temperature": 1.0, "top_k": 2}),
-        (("--top-k", "0"), {"temperature": 1.0}),
-        (("--top-p", "0.6"), {"temperature": 1.0, "top_p": 0.6}),
+        (("--temperature", "1", "--top-k", "2"), {"temperature": 1.0, "top_k": 2}),
+        (("--top-k", "0"), {"top_k": None}),
+        (("--top-p", "0.6"), {"top_p": 0.6}),
     ):
-        said = Said(capsys, "--model", model, "Hello", "--do-sample", "--seed", "7", *words)
-        settings: dict[str, Any] = {**changes, "generator": torch.Generator().manual_seed(7)}
+        said = Said(capsys, "--model", model, "Hello", "--seed", "7", *words)
+        settings: dict[str, Any] = {"temperature": 0.8, "top_k": 50, **changes}
+        settings["generator"] = torch.Generator().manual_seed(7)
         assert said.out == plain(expected(model, "Hello", **settings)), words
 
 
@@ -120,13 +124,13 @@ def test_prompts_from_everywhere(
     model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = plain(expected(model, "Grüße\n\nan"))
-    assert Said(capsys, "--model", model, "Grüße\n\nan").out == wanted
+    assert Said(capsys, "--model", model, "Grüße\n\nan", "--greedy").out == wanted
     Path("prompt.txt").write_text("Grüße\n\nan\n", encoding="utf-8")
-    assert Said(capsys, "--model", model, "--file", "prompt.txt").out == wanted
+    assert Said(capsys, "--model", model, "--file", "prompt.txt", "--greedy").out == wanted
     for words in ((), ("-",)):
         monkeypatch.setattr(sys, "stdin", io.StringIO("Grüße\n\nan\n"))
-        assert Said(capsys, "--model", model, *words).out == wanted
-    assert Said(capsys, "--model", model, "").out == plain(expected(model, ""))
+        assert Said(capsys, "--model", model, *words, "--greedy").out == wanted
+    assert Said(capsys, "--model", model, "", "--greedy").out == plain(expected(model, ""))
 
 
 def test_no_prompt_at_a_terminal(
@@ -141,7 +145,7 @@ def test_no_prompt_at_a_terminal(
 def test_characters_come_whole_and_nothing_that_a_terminal_obeys(capsys: pytest.CaptureFixture[str]) -> None:
     Path("own.py").write_text(SCRIPTED, encoding="utf-8")
     save(Path("own.lmp"), "own.py:Scripted")
-    said = Said(capsys, "--model", "own", "--exp", "own.py:Scripted", "xy")
+    said = Said(capsys, "--model", "own", "--exp", "own.py:Scripted", "xy", "--greedy")
     assert said.out == "é 日本 😀    ␛[31mred\ufffd\n"
 
 
@@ -162,21 +166,21 @@ def test_a_wrong_experiment_is_refused(model: str, capsys: pytest.CaptureFixture
 
 
 def test_several_texts(model: str, capsys: pytest.CaptureFixture[str]) -> None:
-    one = Said(capsys, "--model", model, "--do-sample", "--seed", "1", "Once").out
-    said = Said(capsys, "--model", model, "--do-sample", "--seed", "1", "--num-samples", "2", "Once")
+    one = Said(capsys, "--model", model, "--seed", "1", "Once").out
+    said = Said(capsys, "--model", model, "--seed", "1", "--num-samples", "2", "Once")
     first, _, second = said.out.removeprefix("--- 1 of 2 ---\n").partition("--- 2 of 2 ---\n")
     assert first == one
     assert second not in ("", first)
 
 
 def test_options_that_change_nothing_are_said(model: str, capsys: pytest.CaptureFixture[str]) -> None:
-    said = Said(capsys, "--model", model, "x", "--temperature", "0.5", "--seed", "1", "--num-samples", "2")
+    said = Said(capsys, "--model", model, "x", "--greedy", "--temperature", "0.5", "--seed", "1", "--num-samples", "2")
     assert said.status == 0
-    assert said.err == "without --do-sample no token is drawn: --temperature, --seed, --num-samples changes nothing\n"
+    assert said.err == "with --greedy no token is drawn: --temperature, --seed, --num-samples changes nothing\n"
 
 
 def test_a_prompt_longer_than_the_context(model: str, capsys: pytest.CaptureFixture[str]) -> None:
-    said = Said(capsys, "--model", model, "x" * 100)
+    said = Said(capsys, "--model", model, "x" * 100, "--greedy")
     assert said.out == plain(expected(model, "x" * 100))
     assert said.err == "the prompt has 100 tokens; the model reads the last of them, at most 31\n"
 
@@ -188,15 +192,52 @@ def test_which_checkpoint_is_meant(capsys: pytest.CaptureFixture[str]) -> None:
     archive["model"]["state"]["head.bias"][65] = 1e6
     torch.save(archive, best)
     Path("out_gpt/tiny.run").mkdir()
-    newest = Said(capsys, "x").out
+    newest = Said(capsys, "x", "--greedy").out
     assert newest == plain(expected("out_gpt/tiny.lmp", "x"))
     for name in ("tiny", "tiny.lmp", "out_gpt/tiny.lmp", "out_gpt/tiny", "out_gpt/tiny.run"):
-        assert Said(capsys, "--model", name, "x").out == newest, name
+        assert Said(capsys, "--model", name, "x", "--greedy").out == newest, name
     for name in ("tiny.best", "tiny.best.lmp", "out_gpt/tiny.best.lmp"):
-        assert Said(capsys, "--model", name, "x", "--max-len", "4").out == "AAAA\n", name
+        assert Said(capsys, "--model", name, "x", "--max-len", "4", "--greedy").out == "AAAA\n", name
     os.renames("out_gpt", "elsewhere")
-    assert Said(capsys, "--out-dir", "elsewhere", "--model", "tiny", "x").out == newest
-    assert Said(capsys, "--out-dir", "elsewhere", "x").out == newest
+    assert Said(capsys, "--out-dir", "elsewhere", "--model", "tiny", "x", "--greedy").out == newest
+    assert Said(capsys, "--out-dir", "elsewhere", "x", "--greedy").out == newest
+
+
+def test_the_model_may_be_the_first_word(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    save(Path("out_gpt/tiny.lmp"))
+    other = save(Path("other.lmp"))
+    archive = torch.load(other, weights_only=True)
+    archive["model"]["state"]["head.bias"][65] = 1e6
+    torch.save(archive, other)
+    Path("out_gpt/tiny.run").mkdir()
+    wanted = plain(expected("out_gpt/tiny.lmp", "x"))
+    for words in (("x",), ("tiny", "x"), ("out_gpt/tiny.lmp", "x"), ("--model", "tiny", "x")):
+        assert Said(capsys, *words, "--greedy").out == wanted, words
+    assert Said(capsys, "other.lmp", "x", "--max-len", "4").out == "AAAA\n"
+    monkeypatch.setattr(sys, "stdin", io.StringIO("x\n"))
+    assert Said(capsys, "other.lmp", "--max-len", "4").out == "AAAA\n", "a .lmp file alone is no prompt"
+    assert Said(capsys, "tiny", "--title", "a\nb", "--greedy").out == plain(
+        expected("out_gpt/tiny.lmp", "Title: a b\n")
+    )
+    said = Said(capsys, "tiny", "--message", "Which river?", "--message", "The Esk.", "--greedy")
+    assert said.out == plain(expected("out_gpt/tiny.lmp", "Which river?\nThe Esk.\n"))
+
+
+@pytest.mark.parametrize("colours", [True, False])
+def test_a_terminal_shows_the_prompt_before_what_the_model_adds(
+    colours: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("own.py").write_text(SCRIPTED.replace("é", "é\\n\\n"), encoding="utf-8")
+    save(Path("own.lmp"), "own.py:Scripted")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", "" if colours else "1")
+    said = Said(capsys, "--model", "own", "--exp", "own.py:Scripted", "--greedy", "x\x1b\n")
+    prompt = "\x1b[2mx␛\n\x1b[0m" if colours else "x␛\n"
+    assert said.out.startswith(prompt), "and its line breaks"
+    assert "\n\n" in said.out.removeprefix(prompt)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: False)
+    assert "x␛" not in Said(capsys, "--model", "own", "--exp", "own.py:Scripted", "--greedy", "x\x1b\n").out
 
 
 def test_lmplays_own_file_begins_with_the_end_of_text_mark(capsys: pytest.CaptureFixture[str]) -> None:
@@ -216,7 +257,7 @@ def test_lmplays_own_file_begins_with_the_end_of_text_mark(capsys: pytest.Captur
         tokenizer.decode(generate(model, ids, max_tokens=6, context_len=12, eot=tokenizer.eot))
         for ids in ([tokenizer.eot, *prompt], prompt)
     ]
-    said = Said(capsys, "--model", "theirs.lmp", "The sea", "--max-len", "6")
+    said = Said(capsys, "--model", "theirs.lmp", "The sea", "--max-len", "6", "--greedy")
     assert (said.status, said.err) == (0, "")
     assert said.out == plain(texts[0]) != plain(texts[1])
 
@@ -263,6 +304,10 @@ def test_a_damaged_file(model: str, capsys: pytest.CaptureFixture[str]) -> None:
         (["--model", "nowhere"], "no run called nowhere in this folder or in out_gpt"),
         (["--file", "nowhere.txt", "--model", "x"], "--file nowhere.txt: No such file or directory"),
         (["hello", "--file", "x"], "give the prompt as an argument or with --file, not both"),
+        (["a", "b", "c", "--model", "x"], "give the prompt as one argument, in quotes, not as 3 words"),
+        (["a", "b", "--model", "x"], "give the model as an argument or with --model, not both"),
+        (["--title", "a", "--message", "b"], "give the prompt once, not with --title and with --message"),
+        (["x", "--greedy", "--do-sample"], "--greedy and --do-sample: one of them"),
         (["--device", "zebra", "x"], "argument --device: must be auto, cpu, cuda, cuda:1 or mps, got zebra"),
     ],
 )
@@ -290,7 +335,7 @@ def test_a_terminal_without_utf8_gets_question_marks(monkeypatch: pytest.MonkeyP
     save(Path("own.lmp"), "own.py:Scripted")
     terminal = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(terminal, encoding="ascii"))
-    assert generator_main(["--model", "own", "--exp", "own.py:Scripted", "xy", "--device", "cpu"]) == 0
+    assert generator_main(["--model", "own", "--exp", "own.py:Scripted", "xy", "--device", "cpu", "--greedy"]) == 0
     assert terminal.getvalue() == b"? ?? ?    ?[31mred?\n"
 
 

@@ -104,6 +104,26 @@ def test_a_process_that_is_killed_is_lost(tmp_path: Path, started) -> None:
     process.begin(Position())  # to nobody: no error of its own
 
 
+@pytest.mark.parametrize("number", [signal.SIGBUS, signal.SIGSEGV])
+def test_a_process_that_reading_has_ended_is_an_error_of_the_data(tmp_path: Path, started, number) -> None:
+    """What a page that the disk does not give does to it: read here, it would end the training."""
+    process = started(a_job(tmp_path))
+    messages = process.messages()
+    next(messages)
+    os.kill(process.pid, number)
+    with pytest.raises(DataError, match=f"{number.name}.*a file was cut short, or its disk fails"):
+        next(messages)
+
+
+def test_a_stop_in_its_first_moments_is_the_trainers_business(tmp_path: Path, started) -> None:
+    """A Ctrl+C reaches every process of a terminal, also one whose own code does not run yet."""
+    process = started(a_job(tmp_path))
+    messages = process.messages()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        os.kill(process.pid, number)
+    assert isinstance(next(messages), Opened)
+
+
 def test_signals_that_ask_to_stop_are_the_trainers_business(tmp_path: Path, started) -> None:
     process = started(a_job(tmp_path))
     messages = process.messages()

@@ -5,7 +5,6 @@ import fcntl
 import os
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import given as given_any
@@ -23,10 +22,10 @@ from lmplay_tui.run.events import (
     Warned,
 )
 from lmplay_tui.run.folder import RunFolder, status_of
-from lmplay_tui.run.journal import read_journal
 from lmplay_tui.train.launch import run_events
 from tests.examples import examples
-from tests.faults.forks import Child
+from tests.faults.forks import Child, limit_file_size
+from tests.journals import read_journal
 from tests.train.runs import answers, given, last, statistics_of, train, write_plan
 
 
@@ -108,12 +107,13 @@ def test_no_strange_file_holds_the_run_up(files):
 
 @given_any(st.binary(max_size=200))
 @examples(200)
-def test_any_bytes_are_a_command_or_refused(content):
-    try:
-        command = control_files._parsed("a.json", content, "a")
-    except (ValueError, RecursionError):
-        return
+def test_any_bytes_are_a_command_or_refused(tmp_path_factory, content):
+    run = RunFolder(tmp_path_factory.getbasetemp() / "any.lmp")
+    run.create()
+    (run.control / "a.json").write_bytes(content)
+    [command] = ControlFiles(run)()
     assert isinstance(command, controls.Command)
+    assert not list(run.control.iterdir())
 
 
 def test_a_file_under_way_is_left_until_it_is_whole(files):
@@ -123,9 +123,8 @@ def test_a_file_under_way_is_left_until_it_is_whole(files):
     assert files()
 
 
-def test_every_command_is_answered(place, monkeypatch):
+def test_every_command_is_answered(place):
     """Also those that ask for what cannot be, and those that come when the run is over."""
-    monkeypatch.setattr(control_files, "POLL_S", 0.0)
     plan = write_plan(place)
     run = RunFolder(place / "m.lmp")
     asked: dict[str, str] = {}
@@ -139,8 +138,10 @@ def test_every_command_is_answered(place, monkeypatch):
             asked["bad lr"] = leave_command(run, SetLearningRate(factor=-1.0))
             asked["bad plan"] = leave_command(run, controls.ChangePlan("= 3"))
             (run.control / "nonsense").touch()
+            time.sleep(control_files.POLL_S)
         if isinstance(event, StepDone) and event.step == 4:
             asked["Stop"] = leave_command(run, Stop())
+            time.sleep(control_files.POLL_S)
     assert isinstance(last(events), RunStopped)
     said = answers(events)
     assert {name: said[identity].ok for name, identity in asked.items()} == {
@@ -197,8 +198,7 @@ def no_locks(*_: object) -> None:
 
 
 def test_where_the_file_system_cannot_lock_the_heartbeat_tells(place, monkeypatch):
-    without = SimpleNamespace(**{**vars(fcntl), "flock": no_locks})
-    monkeypatch.setattr("lmplay_tui.run.folder.fcntl", without)
+    monkeypatch.setattr(fcntl, "flock", no_locks)
     plan = write_plan(place)
     run = RunFolder(place / "m.lmp")
     with Child(lambda report: hold(plan, report)) as child:
@@ -219,6 +219,17 @@ def test_where_the_file_system_cannot_lock_the_heartbeat_tells(place, monkeypatc
     assert isinstance(last(events), RunDone)
 
 
+FULL_AT_BYTES = 1 << 22
+
+
+def train_on_a_full_disk(plan: str, report) -> None:
+    """Train where no file grows beyond a size that one of the run's own has already."""
+    limit_file_size(FULL_AT_BYTES)
+    for event in train(training_plan=plan, model="m.lmp"):
+        if isinstance(event, Warned | RunDone | RunFailed):
+            report(event)
+
+
 @pytest.mark.parametrize("name", ["metrics.jsonl", "events.jsonl", "log.txt", "run.json"])
 def test_a_journal_that_cannot_be_written_costs_lines_only(place, name):
     plan = write_plan(place)
@@ -227,8 +238,9 @@ def test_a_journal_that_cannot_be_written_costs_lines_only(place, name):
     if name == "run.json":
         (run.folder / name).mkdir()
     else:
-        (run.folder / name).symlink_to("/dev/full")
-    events = train(training_plan=plan, model="m.lmp")
+        (run.folder / name).write_bytes(b"\n" * FULL_AT_BYTES)
+    with Child(lambda report: train_on_a_full_disk(plan, report)) as child:
+        events = list(child.reports())
     assert isinstance(last(events), RunDone)
     said = [e.message for e in events if isinstance(e, Warned)]
     assert len([m for m in said if "cannot be written" in m]) <= 1, "once"

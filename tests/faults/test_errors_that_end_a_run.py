@@ -1,6 +1,7 @@
 """Whatever ends a run, a bug included: finished steps are saved, and the first error is the one that is reported."""
 
 import re
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -8,15 +9,10 @@ import pytest
 from lmplay_tui.errors import EXIT_BUG, EXIT_TRAINING
 from lmplay_tui.run.events import Event, LogLine, RunDone, RunFailed, StepDone, Warned
 from lmplay_tui.run.folder import RunFolder
-from lmplay_tui.run.notify import Notifier
-from lmplay_tui.run.recorder import Recorder
 from lmplay_tui.train.checkpoint import load_checkpoint
-from lmplay_tui.train.evaluation import Evaluator
-from lmplay_tui.train.gradients import Gradients
-from lmplay_tui.train.metrics import LogWindow
-from lmplay_tui.train.state import TrainState
 from tests.faults.test_failing_saves import failing
 from tests.faults.test_nonfinite_and_memory import Steps
+from tests.seams import Seams, for_a_while, raising
 from tests.train.runs import differences, last, losses, state_of, statistics_of, stop_after, train, write_plan
 
 
@@ -24,19 +20,19 @@ def bug(*_: object, **__: object):
     raise KeyError("no such thing")
 
 
-def in_a_mini_batch(patch: pytest.MonkeyPatch) -> None:
+def in_a_mini_batch(seams: Seams) -> None:
     def wrong(x, _, number):
         return bug() if number == 11 else x
 
-    Steps(patch, "packed", wrong)
+    Steps(seams, "packed", wrong)
 
 
-def in_validation(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Evaluator, "validate", bug)
+def in_validation(seams: Seams) -> None:
+    seams.put("validate", bug)
 
 
-def in_the_metrics(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(LogWindow, "_of_steps", bug)
+def in_the_metrics(seams: Seams) -> None:
+    seams.put("metrics", bug)
 
 
 def saved_step(path: Path) -> int:
@@ -56,8 +52,8 @@ def test_a_bug_loses_no_finished_step(place, place_of_bug):
     """... and the run goes on from there as if nothing had been."""
     plan = write_plan(place)
     whole = train(training_plan=plan, model="whole/m.lmp", out_dir="whole")
-    with pytest.MonkeyPatch.context() as patch:
-        place_of_bug(patch)
+    with for_a_while() as seams:
+        place_of_bug(seams)
         events = train(training_plan=plan, model="run/m.lmp", out_dir="run")
     assert_a_bug_is_reported(events)
     assert saved_step(place / "run/m.lmp") == losses(events)[-1][0] > 0
@@ -69,23 +65,21 @@ def test_a_bug_loses_no_finished_step(place, place_of_bug):
     assert statistics_of(place / "whole") == statistics_of(place / "run")
 
 
-@pytest.mark.parametrize("books", [Recorder, Notifier])
+@pytest.mark.parametrize("books", ["record", "notify"])
 @pytest.mark.parametrize("lasts", [False, True], ids=["once", "from then on"])
 @pytest.mark.long_after(1)
-def test_a_bug_in_what_is_written_down_or_sent_loses_no_step(place, monkeypatch, books, lasts):
+def test_a_bug_in_what_is_written_down_or_sent_loses_no_step(place, books, lasts):
     """The trainer is whole: it stops in order, saved; one traceback is told, and the run can go on."""
-    name = "record" if books is Recorder else "hear"
-    real, steps = getattr(books, name), []
+    steps = []
 
-    def wrong(self, event):
+    def wrong(_, event):
         steps.extend([event] * isinstance(event, StepDone))
         if len(steps) == 2 and (lasts or isinstance(event, StepDone)):
             bug()
-        return real(self, event)
 
     plan = write_plan(place)
-    with monkeypatch.context() as patch:
-        patch.setattr(books, name, wrong)
+    with for_a_while() as seams:
+        seams.watch(books, wrong)
         events = train(training_plan=plan, model="m.lmp")
     assert_a_bug_is_reported(events)
     assert saved_step(place / "m.lmp") == steps[-1].step >= 2
@@ -96,40 +90,40 @@ def test_a_bug_in_what_is_written_down_or_sent_loses_no_step(place, monkeypatch,
     assert isinstance(last(train(model="m.lmp")), RunDone)
 
 
-def test_an_update_that_was_broken_off_is_not_saved(place, monkeypatch):
+def test_an_update_that_was_broken_off_is_not_saved(place, seams):
     """Some weights may have moved: the checkpoint before it stays."""
-    real, updates = Gradients.update, []
+    updates = []
 
-    def update(*args, **kwargs):
+    def update(real, *args, **kwargs):
         real(*args, **kwargs)
         updates.append(args)
         return bug() if len(updates) == 3 else None
 
     plan = write_plan(place)
     stop_after(2, training_plan=plan, model="m.lmp", optimizer="adamw")
-    monkeypatch.setattr(Gradients, "update", update)
+    seams.around("update", update)
     events = train(model="m.lmp", optimizer="adamw")
     assert_a_bug_is_reported(events)
     assert losses(events)[-1][0] == 4
     assert saved_step(place / "m.lmp") == 2
 
 
-def cannot_be_written(_: pytest.MonkeyPatch):
+def cannot_be_written(_: Seams):
     return failing(99)
 
 
-def cannot_be_copied(patch: pytest.MonkeyPatch):
-    patch.setattr(TrainState, "checkpoint", lambda _: (_ for _ in ()).throw(RuntimeError("the device has failed")))
-    return patch.context()
+def cannot_be_copied(seams: Seams):
+    seams.put("state to save", raising(RuntimeError("the device has failed")))
+    return nullcontext()
 
 
 @pytest.mark.parametrize(
     ("trouble", "why"), [(cannot_be_written, "disk full"), (cannot_be_copied, "the device has failed")]
 )
-def test_where_that_save_fails_too_it_is_told_and_the_first_error_is_the_reason(place, monkeypatch, trouble, why):
+def test_where_that_save_fails_too_it_is_told_and_the_first_error_is_the_reason(place, seams, trouble, why):
     plan = write_plan(place)
-    in_validation(monkeypatch)
-    with trouble(monkeypatch):
+    in_validation(seams)
+    with trouble(seams):
         events = train(training_plan=plan, model="m.lmp")
     assert_a_bug_is_reported(events)
     said = [e.message for e in events if isinstance(e, Warned)]

@@ -6,6 +6,7 @@ import itertools
 import os
 import shutil
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -17,8 +18,7 @@ import pytest
 from lmplay_tui.run.controls import Controls, SaveNow
 from lmplay_tui.run.events import Answered, CheckpointSaved, Event, RunDone, RunFailed, StepDone, Warned
 from lmplay_tui.run.folder import RunFolder
-from lmplay_tui.train import checkpoint as checkpoints
-from lmplay_tui.train.checkpoint import SaveError, load_checkpoint, newest_checkpoint, write_checkpoint
+from lmplay_tui.train.checkpoint import SaveError, load_checkpoint, newest_checkpoint, temporary_path, write_checkpoint
 from lmplay_tui.train.checkpointer import CheckpointWriter, SaveRequest, strays
 from lmplay_tui.train.launch import run_events
 from tests.examples import some
@@ -83,6 +83,7 @@ class Calls:
 
 def save(run: RunFolder, checkpoint, step: int):
     checkpoint["runner"]["state"]["progress"] |= {"step": step, "best_step": step}
+    checkpoint["lr_schedulers"]["state"]["step"] = step
     saver = CheckpointWriter(run, run.model.parent / "statistics")
     saver.start(lambda: checkpoint, SaveRequest(step, step, "stories", "interval", keep=2, is_best=True))
     return saver.wait()
@@ -99,7 +100,7 @@ def test_the_bytes_are_safe_before_the_name(run):
         write_checkpoint(checkpoint, run.model, previous=run.checkpoint("prev"))
     made = [call for call in calls.made if not call.startswith("write")]
     temporary = ".m.lmp.tmp"
-    assert checkpoints.temporary_path(run.model).parent == run.model.parent
+    assert temporary_path(run.model).parent == run.model.parent
     written, renamed = made.index(f"open {temporary}"), made.index(f"replace {temporary}")
     syncs = [i for i, call in enumerate(made) if call.startswith("fsync")]
     assert any(written < i < renamed for i in syncs), made
@@ -228,18 +229,17 @@ def test_a_disk_that_stays_full_ends_the_run_in_order(place, count):
 
 
 @contextmanager
-def failing(times: int, why: int = errno.ENOSPC) -> Iterator[list[int]]:
-    """The next `times` checkpoints cannot be written."""
-    failures: list[int] = []
+def failing(times: int) -> Iterator[None]:
+    """The disk is full when the next `times` checkpoints are to be written."""
+    left, real = iter(range(times)), shutil.disk_usage
 
-    def check(checkpoint, folder) -> None:
-        if len(failures) < times:
-            failures.append(why)
-            raise OSError(why, os.strerror(why))
+    def usage(path):
+        found, is_save = real(path), threading.current_thread().name == "checkpoint"
+        return found._replace(free=0) if is_save and next(left, None) is not None else found
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoints, "check_room", check)
-        yield failures
+        patch.setattr(shutil, "disk_usage", usage)
+        yield
 
 
 @pytest.mark.long

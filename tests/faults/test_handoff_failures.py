@@ -18,10 +18,10 @@ from lmplay_tui.run.events import (
     Warned,
 )
 from lmplay_tui.run.folder import RunFolder, RunLock, status_of
-from lmplay_tui.train import launch
 from lmplay_tui.train.handoff import command_of
 from lmplay_tui.train.launch import run_events
 from tests.faults.forks import Child
+from tests.seams import Seams, for_a_while
 from tests.train.runs import answers, given, last, losses, stop_after, train, write_plan
 
 
@@ -80,8 +80,8 @@ def test_the_process_that_goes_on_is_told_what_the_checkpoint_does_not_know(tmp_
     assert not fresh & {"--detach", "--start", "--ascii"}
 
 
-def hand_over_at(step: int, plan: str, monkeypatch, start) -> list:
-    monkeypatch.setattr(launch, "start_process", start)
+def hand_over_at(step: int, plan: str, seams: Seams, start) -> list:
+    seams.put("start a process", start)
     bus, events = Controls(), []
     for event in run_events(given(training_plan=plan, model="m.lmp"), bus):
         events.append(event)
@@ -90,27 +90,26 @@ def hand_over_at(step: int, plan: str, monkeypatch, start) -> list:
     return events
 
 
-def test_handing_over_saves_first(place, monkeypatch):
-    events = hand_over_at(3, write_plan(place), monkeypatch, lambda *_, **__: 4711)
+def test_handing_over_saves_first(place):
+    with for_a_while() as seams:
+        events = hand_over_at(3, write_plan(place), seams, lambda *_, **__: 4711)
     assert last(events) == HandedOver(3, 4711)
     assert answers(events)["h"].ok
     assert status_of(RunFolder(place / "m.lmp"))["state"] == "dead", "nobody took it: this test's process is none"
-    monkeypatch.undo()
-    monkeypatch.chdir(place)
     assert isinstance(last(train(model="m.lmp")), RunDone)
 
 
-def test_a_hand_over_while_a_run_is_loaded_says_the_step_it_stands_at(place, monkeypatch):
+def test_a_hand_over_while_a_run_is_loaded_says_the_step_it_stands_at(place, seams):
     stop_after(3, training_plan=write_plan(place), model="m.lmp")
-    monkeypatch.setattr(launch, "start_process", lambda *_, **__: 4711)
+    seams.put("start a process", lambda *_, **__: 4711)
     bus = Controls()
     bus.send(HandOver())
     assert list(run_events(given(model="m.lmp"), bus))[-1] == HandedOver(3, 4711)
 
 
-def test_a_save_asked_for_before_a_step_is_handed_over(place, monkeypatch):
+def test_a_save_asked_for_before_a_step_is_handed_over(place, seams):
     """There is nothing to save yet: the process that goes on answers it."""
-    monkeypatch.setattr(launch, "start_process", lambda *_, **__: 4711)
+    seams.put("start a process", lambda *_, **__: 4711)
     bus, events = Controls(), []
     for event in run_events(given(training_plan=write_plan(place), model="m.lmp"), bus):
         events.append(event)
@@ -123,7 +122,7 @@ def test_a_save_asked_for_before_a_step_is_handed_over(place, monkeypatch):
 
 
 @pytest.mark.parametrize("fails", ["save", "start"])
-def test_where_handing_over_fails_this_process_goes_on(place, monkeypatch, fails):
+def test_where_handing_over_fails_this_process_goes_on(place, seams, fails):
     """Nothing is lost and nothing changes: the losses are those of an undisturbed run."""
     plan = write_plan(place)
     whole = train(training_plan=plan, model="whole.lmp")
@@ -135,9 +134,9 @@ def test_where_handing_over_fails_this_process_goes_on(place, monkeypatch, fails
         from tests.faults.test_failing_saves import failing
 
         with failing(1):
-            events = hand_over_at(3, plan, monkeypatch, lambda *_, **__: pytest.fail("nothing is saved"))
+            events = hand_over_at(3, plan, seams, lambda *_, **__: pytest.fail("nothing is saved"))
     else:
-        events = hand_over_at(3, plan, monkeypatch, start)
+        events = hand_over_at(3, plan, seams, start)
     assert isinstance(last(events), RunDone)
     assert losses(events) == losses(whole)
     assert [e for e in events if isinstance(e, Warned) and "goes on in this process" in e.message]

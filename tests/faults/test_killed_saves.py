@@ -14,19 +14,19 @@ import pytest
 from lmplay_tui.run.controls import Controls
 from lmplay_tui.run.events import CheckpointSaved, RunDone
 from lmplay_tui.run.folder import RunFolder
-from lmplay_tui.run.journal import read_journal
-from lmplay_tui.train import checkpointer
 from lmplay_tui.train.checkpoint import load_checkpoint, newest_checkpoint, write_checkpoint
 from lmplay_tui.train.checkpointer import CheckpointWriter, SaveRequest, strays
 from lmplay_tui.train.launch import run_events
 from tests.examples import some
 from tests.faults.forks import Child
+from tests.journals import read_journal
+from tests.seams import Seams
 from tests.train.runs import differences, given, last, state_of, statistics_of, train, write_plan
 
 
 def mark(checkpoint, step: int) -> None:
     """Make it the checkpoint of a step: a file made of two saves would show it."""
-    checkpoint["runner"]["state"]["progress"]["step"] = step
+    checkpoint["runner"]["state"]["progress"]["step"] = checkpoint["lr_schedulers"]["state"]["step"] = step
     for tensor in checkpoint["model"]["state"].values():
         tensor.fill_(step)
 
@@ -183,18 +183,11 @@ def die_before(what: str, number: int) -> None:
     """In a child: be killed when a save is about to do `what` for the n-th time."""
     left = itertools.count(number, -1)
 
-    def doomed(real):
-        def call(first, *rest):
-            if (what == "statistics" or rest[0].name == f"m.{what}.lmp") and next(left) == 1:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return real(first, *rest)
+    def doomed(first, *rest, **_):
+        if (what == "statistics" or rest[0].name == f"m.{what}.lmp") and next(left) == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
 
-        return call
-
-    if what == "statistics":
-        setattr(CheckpointWriter, "_write_statistics", doomed(CheckpointWriter._write_statistics))  # noqa: B010
-    else:
-        setattr(checkpointer, "link_whole", doomed(getattr(checkpointer, "link_whole")))  # noqa: B009, B010
+    Seams(pytest.MonkeyPatch()).watch("write statistics" if what == "statistics" else "link a checkpoint", doomed)
 
 
 def killed_after_the_rename(folder: str, plan: str, what: str, number: int, report) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from lmplay_tui.models.gpt2ish import GPT2ish
 from lmplay_tui.run.controls import Controls, Stop
 from lmplay_tui.run.events import (
     CheckpointSaved,
@@ -18,11 +17,10 @@ from lmplay_tui.run.events import (
     Validated,
     Warned,
 )
-from lmplay_tui.train import build, checkpointer, train_step
+from lmplay_tui.train import train_step
 from lmplay_tui.train.checkpoint import load_checkpoint
-from lmplay_tui.train.compile import Compilation
 from lmplay_tui.train.launch import run_events
-from lmplay_tui.train.model_body import choose_ways
+from tests.seams import Seams, for_a_while
 from tests.train.runs import PLAN, differences, given, last, losses, stop_after, train, write_plan
 
 # What torch's compiler warns of in its own code.
@@ -35,29 +33,26 @@ WAYS = ["packed", "padded", pytest.param("compiled", marks=pytest.mark.slow)]
 class Steps:
     """Counts the training passes of a model and lets one of them go wrong: `wrong(x, samples, number of the pass)`."""
 
-    def __init__(self, patch: pytest.MonkeyPatch, way: str, wrong=lambda x, *_: x) -> None:
+    def __init__(self, seams: Seams, way: str, wrong=lambda x, *_: x) -> None:
         self.passes = 0
         self.options = {"compile_model": True, "compile_backend": "aot_eager"} if way == "compiled" else {}
         self._wrong = wrong
         self._is_choosing = False  # while the ways are compared before training nothing goes wrong, nothing is counted
-        self._leave_choice_alone(patch)
+        seams.around("choose ways", self._choose)
         if way == "padded":
-            patch.setattr(GPT2ish, "trunk", None)
+            seams.put("trunk", None)
         elif way == "packed":
-            self._break_trunk(patch)
+            seams.around("trunk", lambda real, *args: self._packed(real(*args), args[-1]))
         else:
-            self._break_compiled(patch)
-        self._break_hidden(patch)
+            self._break_compiled(seams)
+        seams.around("hidden", self._hidden)
 
-    def _leave_choice_alone(self, patch: pytest.MonkeyPatch) -> None:
-        def choose(*args, **kwargs):
-            self._is_choosing = True
-            try:
-                return choose_ways(*args, **kwargs)
-            finally:
-                self._is_choosing = False
-
-        patch.setattr(build, "choose_ways", choose)
+    def _choose(self, real, *args, **kwargs):
+        self._is_choosing = True
+        try:
+            return real(*args, **kwargs)
+        finally:
+            self._is_choosing = False
 
     def _trained(self, x, samples: int):
         if self._is_choosing:
@@ -65,35 +60,29 @@ class Steps:
         self.passes += 1
         return self._wrong(x, samples, self.passes)
 
-    def _break_hidden(self, patch: pytest.MonkeyPatch) -> None:
-        steps, real = self, GPT2ish.hidden
+    def _packed(self, x_PC, offsets):
+        return self._trained(x_PC, len(offsets) - 1)
 
-        def hidden(model, ids_BT, cache=None):
-            x_BTC = real(model, ids_BT, cache)
-            if steps._is_choosing:
-                return x_BTC
-            if not model.training or cache is not None:
-                return steps._wrong(x_BTC, len(ids_BT), None)
-            return steps._trained(x_BTC, len(ids_BT))
+    def _hidden(self, real, model, ids_BT, cache=None):
+        x_BTC = real(model, ids_BT, cache)
+        if self._is_choosing:
+            return x_BTC
+        if not model.training or cache is not None:
+            return self._wrong(x_BTC, len(ids_BT), None)
+        return self._trained(x_BTC, len(ids_BT))
 
-        patch.setattr(GPT2ish, "hidden", hidden)
-
-    def _break_trunk(self, patch: pytest.MonkeyPatch) -> None:
-        steps, real = self, GPT2ish.trunk
-        patch.setattr(
-            GPT2ish, "trunk", lambda model, x_PC, offsets: steps._trained(real(model, x_PC, offsets), len(offsets) - 1)
-        )
-
-    def _break_compiled(self, patch: pytest.MonkeyPatch) -> None:
+    def _break_compiled(self, seams: Seams) -> None:
         """The fault is around the compiled code: inside it would become a part of the program."""
-        steps, real = self, Compilation._compile
 
-        def compile_and_break(compilation, gradients):
-            real(compilation, gradients)
-            compiled = gradients.trunk
-            gradients.trunk = lambda x_PC, offsets: steps._trained(compiled(x_PC, offsets), len(offsets) - 1)
+        real = torch.compile
 
-        patch.setattr(Compilation, "_compile", compile_and_break)
+        def compiled(function, **how):
+            program = real(function, **how)
+            if getattr(function, "__name__", "") != "trunk":
+                return program
+            return lambda x_PC, offsets: self._packed(program(x_PC, offsets), offsets)
+
+        seams.patch.setattr(torch, "compile", compiled)
 
 
 def bad_loss(x, _, number):
@@ -109,11 +98,11 @@ def bad_gradient(x, _, number):
 @pytest.mark.long_after(2)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(("wrong", "what"), [(bad_loss, "loss"), (bad_gradient, "gradient norm")])
-def test_numbers_that_are_not_finite(place, monkeypatch, wrong, what, way):
+def test_numbers_that_are_not_finite(place, seams, wrong, what, way):
     """No update is made, the last checkpoint stays, the state goes apart, the end names stage, step and rows."""
     plan = write_plan(place)
-    with pytest.MonkeyPatch.context() as patch:
-        steps = Steps(patch, way, wrong)
+    with for_a_while() as wrongly:
+        steps = Steps(wrongly, way, wrong)
         events = train(training_plan=plan, model="m.lmp", save_interval=6, **steps.options)
     done = losses(events)[-1][0]
     end = last(events)
@@ -126,7 +115,7 @@ def test_numbers_that_are_not_finite(place, monkeypatch, wrong, what, way):
     assert "before the end" not in {e.reason for e in saved}
     assert load_checkpoint(Path("m.lmp"))["runner"]["state"]["progress"]["step"] == saved[-1].step
     corrupted = load_checkpoint(Path("m.corrupted.lmp"))
-    Steps(monkeypatch, way)
+    Steps(seams, way)
     stop_after(done, training_plan=plan, model="good.lmp", **steps.options)
     assert not list(differences(load_checkpoint(Path("good.lmp"))["model"]["state"], corrupted["model"]["state"]))
     assert isinstance(last(train(model="m.lmp", **steps.options)), RunDone), "it goes on from its last good checkpoint"
@@ -151,8 +140,8 @@ def overflowing(first: int, last_one: float):
 def test_float16_gradients_that_always_overflow_end_the_run(place):
     """Each step is left out, at any scale: it is said once, and ends like numbers that are not finite."""
     plan = write_plan(place, MANY)
-    with pytest.MonkeyPatch.context() as patch:
-        Steps(patch, "packed", overflowing(7, float("inf")))
+    with for_a_while() as seams:
+        Steps(seams, "packed", overflowing(7, float("inf")))
         events = train(training_plan=plan, model="m.lmp", mini_batch_size=6, **HALF)
     end = last(events)
     assert isinstance(end, RunFailed), end
@@ -178,8 +167,8 @@ def test_float16_gradients_that_overflow_for_a_while_cost_their_steps_only(place
     """The usual search for a scale is not spoken of; a long one is, once each time."""
     plan = write_plan(place, MANY)
     for number in (19, 20, 25):
-        with pytest.MonkeyPatch.context() as patch:
-            Steps(patch, "packed", overflowing(4, 3 + number))
+        with for_a_while() as seams:
+            Steps(seams, "packed", overflowing(4, 3 + number))
             events = stop_after(30, training_plan=plan, model=f"{number}.lmp", mini_batch_size=6, **HALF)
         assert isinstance(last(events), RunStopped), last(events)
         skipped = [e.step for e in events if isinstance(e, StepDone) and not math.isfinite(e.grad_norm)]
@@ -210,13 +199,13 @@ def lacking(limit: int, error: BaseException, *, training: bool = True, validati
 @pytest.mark.parametrize(("way", "error"), [*((way, error) for way in ("packed", "padded") for error in KINDS),
                                             ("compiled", KINDS[1]),
                                             pytest.param("compiled", KINDS[0], marks=pytest.mark.slow)])  # fmt: skip
-def test_a_lack_of_memory_halves_the_mini_batch(place, monkeypatch, way, error, count):
+def test_a_lack_of_memory_halves_the_mini_batch(place, seams, way, error, count):
     """The same batch is tried again: no row is lost or repeated, and the weights are those of the small mini-batch."""
     plan = write_plan(place)
-    with pytest.MonkeyPatch.context() as patch:
-        steps = Steps(patch, way)
+    with for_a_while() as undisturbed:
+        steps = Steps(undisturbed, way)
         small = train(training_plan=plan, model="small.lmp", mini_batch_size=1, **steps.options)
-    Steps(monkeypatch, way, lacking(1, error, validation=False))
+    Steps(seams, way, lacking(1, error, validation=False))
     events = train(training_plan=plan, model="m.lmp", mini_batch_size=4, **steps.options)
     said = [e.message for e in events if isinstance(e, Warned)]
     stages = ("stories", "pairs", "both")
@@ -236,7 +225,7 @@ def lowered(stage: str) -> int | None:
 
 
 @pytest.mark.long
-def test_a_smaller_mini_batch_holds_for_its_stage_also_after_a_resume(place, monkeypatch):
+def test_a_smaller_mini_batch_holds_for_its_stage_also_after_a_resume(place, seams):
     """The next stage begins with what was asked for."""
     plan, sizes = write_plan(place), []
 
@@ -246,7 +235,7 @@ def test_a_smaller_mini_batch_holds_for_its_stage_also_after_a_resume(place, mon
             raise KINDS[0]
         return x
 
-    Steps(monkeypatch, "padded", lacks_at_first)
+    Steps(seams, "padded", lacks_at_first)
     first = stop_after(3, training_plan=plan, model="m.lmp", mini_batch_size=4)
     assert [e.message for e in first if isinstance(e, Warned)]
     assert lowered("stories") == 2
@@ -271,7 +260,7 @@ def test_a_checkpoint_that_has_one_mini_batch_size_for_the_run_is_read(place):
     checkpoint = load_checkpoint(Path("m.lmp"))
     progress = checkpoint["runner"]["state"]["progress"]
     progress["mini_batch_size"] = 1
-    for stage in progress["stages"].values():
+    for stage in (*progress["stages"].values(), *checkpoint["curriculum"]["state"].values()):
         del stage["mini_batch_size"]
     torch.save(checkpoint, "m.lmp")
     stop_after(4, model="m.lmp", mini_batch_size=4)
@@ -282,11 +271,11 @@ def test_a_checkpoint_that_has_one_mini_batch_size_for_the_run_is_read(place):
 
 @pytest.mark.long_after(1)
 @pytest.mark.parametrize("way", WAYS)
-def test_memory_for_not_even_one_sample(place, monkeypatch, way):
+def test_memory_for_not_even_one_sample(place, seams, way):
     plan = write_plan(place)
     stop_after(3, training_plan=plan, model="m.lmp")
     before = Path("m.lmp").read_bytes()
-    steps = Steps(monkeypatch, way, lacking(0, KINDS[0]))
+    steps = Steps(seams, way, lacking(0, KINDS[0]))
     end = last(train(model="m.lmp", **steps.options))
     assert isinstance(end, RunFailed)
     assert end.exit_code == 3
@@ -297,7 +286,7 @@ def test_memory_for_not_even_one_sample(place, monkeypatch, way):
 
 @pytest.mark.long_after(1)
 @pytest.mark.parametrize("way", WAYS)
-def test_steps_before_the_lack_of_memory_are_saved(place, monkeypatch, way):
+def test_steps_before_the_lack_of_memory_are_saved(place, seams, way):
     plan = write_plan(place)
 
     def wrong(x, _, number):
@@ -305,7 +294,7 @@ def test_steps_before_the_lack_of_memory_are_saved(place, monkeypatch, way):
             raise KINDS[0]
         return x
 
-    steps = Steps(monkeypatch, way, wrong)
+    steps = Steps(seams, way, wrong)
     events = train(training_plan=plan, model="m.lmp", **steps.options)
     assert isinstance(last(events), RunFailed)
     assert load_checkpoint(Path("m.lmp"))["runner"]["state"]["progress"]["step"] == losses(events)[-1][0] > 0
@@ -313,16 +302,16 @@ def test_steps_before_the_lack_of_memory_are_saved(place, monkeypatch, way):
 
 @pytest.mark.long_after(1)
 @pytest.mark.parametrize("error", KINDS)
-def test_auto_finds_the_largest_mini_batch_that_fits(place, monkeypatch, error):
+def test_auto_finds_the_largest_mini_batch_that_fits(place, seams, error):
     plan = write_plan(place)
-    Steps(monkeypatch, "packed", lacking(2, error, validation=False))
+    Steps(seams, "packed", lacking(2, error, validation=False))
     events = train(training_plan=plan, model="m.lmp", mini_batch_size="auto")
     assert isinstance(last(events), RunDone), last(events)
     found = [e.message for e in events if isinstance(e, LogLine) and "--mini-batch-size auto:" in e.message]
     assert found[0].split()[2] in ("1,", "2,")
 
 
-def test_a_stop_while_the_mini_batch_size_is_looked_for(place, monkeypatch):
+def test_a_stop_while_the_mini_batch_size_is_looked_for(place, seams):
     """It does not wait for the sizes that are left."""
     plan = write_plan(place)
     controls, tried = Controls(), set()
@@ -333,7 +322,7 @@ def test_a_stop_while_the_mini_batch_size_is_looked_for(place, monkeypatch):
             controls.send(Stop())
         return x
 
-    Steps(monkeypatch, "packed", stop_at_two)
+    Steps(seams, "packed", stop_at_two)
     end = list(run_events(given(training_plan=plan, model="m.lmp", mini_batch_size="auto"), controls))[-1]
     assert isinstance(end, RunStopped)
     assert end.path is None
@@ -341,18 +330,17 @@ def test_a_stop_while_the_mini_batch_size_is_looked_for(place, monkeypatch):
 
 
 @pytest.mark.long
-def test_a_save_that_finds_no_memory_for_its_copy(place, monkeypatch):
+def test_a_save_that_finds_no_memory_for_its_copy(place, seams):
     """Training goes on, and the next save tries again."""
     plan = write_plan(place)
     whole = train(training_plan=plan, model="whole.lmp", save_interval=6)
-    real, lacks = checkpointer.cpu_copy, iter([True])
+    lacks = iter([True])
 
-    def copy(tree, buffers, path):
+    def copy(*_):
         if next(lacks, False):
             raise KINDS[1]
-        return real(tree, buffers, path)
 
-    monkeypatch.setattr(checkpointer, "cpu_copy", copy)
+    seams.watch("copy to save", copy)
     events = train(training_plan=plan, model="m.lmp", save_interval=6)
     assert isinstance(last(events), RunDone), last(events)
     assert losses(events) == losses(whole)
@@ -380,10 +368,10 @@ def test_a_whole_checkpoint_that_memory_cannot_hold_is_not_called_damaged(place,
 
 
 @pytest.mark.long
-def test_validation_has_its_own_limit(place, monkeypatch):
+def test_validation_has_its_own_limit(place, seams):
     plan = write_plan(place)
     whole = train(training_plan=plan, model="whole.lmp", validation_batch_size=4)
-    Steps(monkeypatch, "packed", lacking(1, KINDS[1], training=False))
+    Steps(seams, "packed", lacking(1, KINDS[1], training=False))
     events = train(training_plan=plan, model="m.lmp", validation_batch_size=4)
     said = [e.message for e in events if isinstance(e, Warned)]
     assert said == [

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from lmplay_tui.data import stage_data
 from lmplay_tui.errors import DataError
 from lmplay_tui.run.controls import ChangePlan, Controls, Stop
 from lmplay_tui.run.events import (
@@ -22,10 +21,9 @@ from lmplay_tui.run.events import (
     Warned,
 )
 from lmplay_tui.run.folder import RunFolder
-from lmplay_tui.train import build, device, stage_run
 from lmplay_tui.train.checkpoint import load_checkpoint
-from lmplay_tui.train.evaluation import Evaluator
 from lmplay_tui.train.launch import run_events
+from tests.seams import Seams, for_a_while, raising
 from tests.train.runs import PLAN, given, last, stop_after, train, write_plan
 
 
@@ -50,22 +48,21 @@ def test_log_and_state_line_say_where_it_goes_on_and_that_the_next_batch_is_the_
     assert "the next batch is the one the checkpoint names" in RunFolder(place / "m.lmp").log.read_text("utf-8")
 
 
-def unreadable_after(patch: pytest.MonkeyPatch, batches: int) -> None:
+def unreadable_after(seams: Seams, batches: int) -> None:
     """The disk gives so many batches of a stage and then an error."""
-    real = getattr(stage_data, "batches")  # noqa: B009  (a name that it imports)
 
-    def source(*args, **kwargs):
+    def source(real, *args, **kwargs):
         yield from itertools.islice(real(*args, **kwargs), batches)
         raise DataError("row 7 cannot be read")
 
-    patch.setattr(stage_data, "batches", source)
+    seams.around("batches", source)
 
 
 def test_a_stop_needs_no_next_batch(place):
     """The batch after it cannot be read: whoever goes on will hear of it; the stop saves."""
     plan = write_plan(place)
-    with pytest.MonkeyPatch.context() as patch:
-        unreadable_after(patch, 3)
+    with for_a_while() as seams:
+        unreadable_after(seams, 3)
         end = last(stop_after(3, training_plan=plan, model="m.lmp"))
     assert isinstance(end, RunStopped), end
     assert end.saved
@@ -78,8 +75,8 @@ def test_data_that_cannot_be_read_end_the_run_with_their_own_error(place, resume
     plan = write_plan(place)
     if resumed:
         stop_after(1, training_plan=plan, model="m.lmp")
-    with pytest.MonkeyPatch.context() as patch:
-        unreadable_after(patch, 0 if resumed else 3)
+    with for_a_while() as seams:
+        unreadable_after(seams, 0 if resumed else 3)
         events = train(training_plan=plan, model="m.lmp", save_interval=1)
     end = last(events)
     assert isinstance(end, RunFailed)
@@ -92,8 +89,8 @@ def test_data_that_cannot_be_read_end_the_run_with_their_own_error(place, resume
 def test_after_an_error_the_checkpoint_names_the_batch_that_comes(place):
     """... and not the one that came after the save before it."""
     plan = write_plan(place)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Evaluator, "validate", lambda *_: (_ for _ in ()).throw(KeyError("a bug")))
+    with for_a_while() as seams:
+        seams.put("validate", raising(KeyError("a bug")))
         events = train(training_plan=plan, model="m.lmp", save_interval=4)
     assert isinstance(last(events), RunFailed)
     steps = [e.step for e in events if isinstance(e, CheckpointSaved)]
@@ -102,10 +99,10 @@ def test_after_an_error_the_checkpoint_names_the_batch_that_comes(place):
     assert "the next batch is the one the checkpoint names" in said[0]
 
 
-def test_the_state_line_does_not_say_it_for_ever(place, monkeypatch):
+def test_the_state_line_does_not_say_it_for_ever(place, seams):
     plan = write_plan(place)
     stop_after(3, training_plan=plan, model="m.lmp")
-    monkeypatch.setattr(stage_run, "PROOF_SHOWN_S", 0.0)
+    seams.put("proof shown", 0.0)
     events = stop_after(4, model="m.lmp")
     shown = next(i for i, e in enumerate(events) if isinstance(e, ActivityChanged) and "recorded" in e.detail)
     assert ActivityChanged("training") in events[shown:]
@@ -125,16 +122,19 @@ def test_another_next_batch_is_said(place):
     assert [e for e in events if isinstance(e, ActivityChanged) and "NOT as recorded" in e.detail]
 
 
-def test_another_machine_is_named_with_what_it_means(place, monkeypatch):
+def test_another_machine_is_named_with_what_it_means(place):
     """Thread count, torch and device: the same numbers but for rounding."""
     plan = write_plan(place)
     stop_after(3, training_plan=plan, model="m.lmp")
-    note = device.hardware_note()
-    monkeypatch.setattr(build, "hardware_note", lambda: note | {"threads": 7, "torch": "9.9.9"})
+    checkpoint = load_checkpoint(Path("m.lmp"))
+    note = checkpoint["runner"]["state"]["hardware"]
+    here = dict(note)
+    note |= {"threads": 7, "torch": "9.9.9"}
+    torch.save(checkpoint, "m.lmp")
     events = stop_after(4, model="m.lmp")
     [said] = [e.message for e in events if isinstance(e, Warned)]
-    assert f"threads {note['threads']} -> 7" in said
-    assert f"torch {note['torch']} -> 9.9.9" in said
+    assert f"threads 7 -> {here['threads']}" in said
+    assert f"torch 9.9.9 -> {here['torch']}" in said
     assert said.endswith("results agree but for rounding")
 
 

@@ -2,11 +2,11 @@
 
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from lmplay_tui.data import stage_data
 from lmplay_tui.run.controls import Controls, Stop
 from lmplay_tui.run.events import (
     RunStopped,
@@ -14,18 +14,19 @@ from lmplay_tui.run.events import (
     StepDone,
 )
 from lmplay_tui.run.sentences import sentence_of
-from lmplay_tui.train import alerts, dataloader
-from lmplay_tui.train.alerts import Watch, robust_z
+from lmplay_tui.train.alerts import Unusual, Watch, robust_z
 from lmplay_tui.train.checkpoint import load_checkpoint
+from lmplay_tui.train.dataloader import Feed, Patience
 from lmplay_tui.train.launch import run_events
+from tests.seams import Seams
 from tests.train.runs import given, last, losses, write_plan
 
 
 def step(number: int, loss: float, seconds: float = 0.1) -> StepDone:
     return StepDone(
         step=number, stage="a", rows=number * 4, stage_rows=number * 4, tokens=1, loss_tokens=1, step_tokens=1,
-        samples=1, epoch=0.0, row=0, loss=loss, accuracy=None, lr=0.1, grad_norm=1.0, elapsed_s=0.0, data_s=0.0,
-        forward_s=0.0, backward_s=0.0, optimizer_s=0.0, step_s=seconds, text_shown=1.0,
+        samples=1, epoch=0.0, row=0, loss=loss, recent_loss=loss, accuracy=None, lr=0.1, grad_norm=1.0, elapsed_s=0.0,
+        data_s=0.0, forward_s=0.0, backward_s=0.0, optimizer_s=0.0, step_s=seconds, text_shown=1.0,
     )  # fmt: skip
 
 
@@ -41,7 +42,7 @@ def test_a_spike_is_marked_once_with_its_rows():
     spike = said[3]
     assert (spike.stage, spike.loss, spike.first_row, spike.last_row) == ("a", 9.0, 596, 599)
     assert spike.usual_loss == pytest.approx(2.1, abs=0.1)
-    assert spike.z > alerts.SPIKE_Z
+    assert spike.z > Unusual().spike_z
     assert "rows 596 to 599 of stage a" in sentence_of(spike)[1]
 
 
@@ -62,33 +63,33 @@ def test_a_stalled_step_is_said():
     assert not watch.step_done(step(21, 2.0), 0)
 
 
-def stuck_after(monkeypatch, batches: int) -> threading.Event:
+def stuck_after(seams: Seams, batches: int) -> threading.Event:
     """The disk gives so many batches and then nothing more, until the event is set."""
-    real, goes_on = getattr(stage_data, "batches"), threading.Event()  # noqa: B009  (a name that it imports)
+    goes_on = threading.Event()
 
-    def source(*args, **kwargs):
+    def source(real, *args, **kwargs):
         for number, batch in enumerate(real(*args, **kwargs)):
             if number == batches:
                 goes_on.wait(600)
             yield batch
 
-    monkeypatch.setattr(stage_data, "batches", source)
+    seams.around("batches", source)
     return goes_on
 
 
-def test_data_that_stall_are_said_and_a_stop_does_not_wait_for_them(place, monkeypatch):
+def test_data_that_stall_are_said_and_a_stop_does_not_wait_for_them(place, seams):
     plan = write_plan(place)
-    monkeypatch.setattr(alerts, "LEAST_STALL_S", 0.3)
-    monkeypatch.setattr("lmplay_tui.data.prefetch._JOIN_S", 0.1)
-    monkeypatch.setattr("lmplay_tui.train.dataloader.LATE_S", 0.1)
-    goes_on = stuck_after(monkeypatch, 3)
+    seams.put("watch", partial(Watch, Unusual(stall_s=0.3)))
+    seams.put("feed", partial(Feed, patience=Patience(late_s=0.1)))
+    goes_on = stuck_after(seams, 3)
     controls, events, begun = Controls(), [], 0.0
     for event in run_events(given(training_plan=plan, model="m.lmp"), controls):
         events.append(event)
+        if begun:  # the loop waits no more
+            goes_on.set()
         if isinstance(event, Stalled):
             controls.send(Stop())
             begun = time.monotonic()
-    goes_on.set()
     assert time.monotonic() - begun < 200
     assert len(losses(events)) == 3
     late = next(e for e in events if isinstance(e, Stalled))
@@ -98,10 +99,10 @@ def test_data_that_stall_are_said_and_a_stop_does_not_wait_for_them(place, monke
     assert load_checkpoint(Path("m.lmp"))["runner"]["state"]["progress"]["step"] == 3
 
 
-def test_a_stop_does_not_wait_for_a_silent_hub(place, monkeypatch):
+def test_a_stop_does_not_wait_for_a_silent_hub(place, seams):
     plan = write_plan(place)
     silent = threading.Event()
-    monkeypatch.setattr(dataloader, "open_stage", lambda *_, **__: silent.wait(600))
+    seams.put("open a stage", lambda *_, **__: silent.wait(600))
     controls, events = Controls(), []
     begun = time.monotonic()
     for event in run_events(given(training_plan=plan, model="m.lmp"), controls):

@@ -14,9 +14,9 @@ from lmplay_tui.run.series import (
     RECENT,
     Points,
     Series,
-    exponential_mean,
-    exponential_mean_at,
     in_bins,
+    moving_mean,
+    moving_mean_at,
     to_columns,
 )
 from tests.examples import examples
@@ -103,25 +103,52 @@ def test_invented_metrics_do_not_fill_the_memory() -> None:
     assert len(history.series) == MAX_METRICS
 
 
-def test_smoothing_is_debiased_and_weighs_buckets_by_their_count() -> None:
-    flat = Points(*(np.arange(5.0), np.full(5, 3.0), np.full(5, 3.0), np.full(5, 3.0), np.ones(5)))
-    assert exponential_mean(flat, 50) == pytest.approx([3.0] * 5)
-    one_by_one = filled(np.array([1.0, 2.0, 2.0, 2.0])).points()
-    bucket = Points(
-        np.array([1.0, 4.0]), np.array([1.0, 2.0]), np.array([1.0, 2.0]), np.array([1.0, 2.0]), np.array([1.0, 3.0])
-    )
-    assert exponential_mean(bucket, 10)[-1] == pytest.approx(exponential_mean(one_by_one, 10)[-1])
+def as_points(means: list[float], counts: list[int]) -> Points:
+    mean, count = np.array(means), np.array(counts, dtype=float)
+    return Points(np.cumsum(count), mean, mean, mean, count)
 
 
-@pytest.mark.parametrize("span", [1, 20, 500])
-def test_the_smoothed_value_at_one_place_is_the_curves(span: int) -> None:
+@examples(60)
+@given(st.lists(st.tuples(st.floats(-1e3, 1e3), st.integers(1, 30)), min_size=1, max_size=60), st.integers(2, 90))
+def test_a_point_counts_the_steps_that_it_stands_for(blocks: list[tuple[float, int]], steps: int) -> None:
+    """A mean over lines of many steps is that over the steps themselves; the window may begin inside a line."""
+    points = as_points([value for value, _ in blocks], [count for _, count in blocks])
+    one_by_one = [value for value, count in blocks for _ in range(count)]
+    smooth = moving_mean(points, steps)
+    for i, end in enumerate(np.cumsum(points.count).astype(int).tolist()):
+        expected = np.mean(one_by_one[max(end - steps, 0) : end])
+        assert smooth[i] == pytest.approx(expected, abs=1e-9)
+        assert moving_mean_at(points, steps, float(end)) == pytest.approx(expected, abs=1e-9)
+
+
+def test_a_huge_value_does_not_touch_what_comes_after_it() -> None:
+    points = as_points([1.0, 1e30, *[1.0] * 200], [1] * 202)
+    assert moving_mean(points, 50)[-1] == 1.0
+
+
+def test_a_series_weighs_its_points_by_their_steps() -> None:
+    """Before and after they are joined to buckets."""
+    series = Series()
+    series.add(At(10, 1, 1, 1), 1.0, 10)
+    series.add(At(12, 1, 1, 1), 4.0, 2)
+    assert series.recent_mean(12) == pytest.approx((10 * 1.0 + 2 * 4.0) / 12)
+    assert series.recent_mean(4) == pytest.approx((2 * 1.0 + 2 * 4.0) / 4)
+    for step in range(13, 9 * RECENT):
+        series.add(At(step, 1, 1, 1), 0.0)
+    points = series.points()
+    assert points.count.sum() == 9 * RECENT - 1 and points.count[0] > 2
+    assert (points.mean * points.count).sum() == pytest.approx(18)
+
+
+@pytest.mark.parametrize("steps", [1, 50, 1000])
+def test_the_smoothed_value_at_one_place_is_the_curves(steps: int) -> None:
     points = filled(np.random.default_rng(3).normal(size=5 * RECENT)).points()
-    whole = exponential_mean(points, span)
+    whole = moving_mean(points, steps)
     for i in (0, 100, len(points) - 1):
-        assert exponential_mean_at(points, span, float(points.x[i])) == pytest.approx(whole[i])
-    assert exponential_mean_at(points, span) == pytest.approx(whole[-1])
-    assert math.isnan(exponential_mean_at(points, span, 0.5))
-    assert math.isnan(exponential_mean_at(points, span, 5 * RECENT + 1))
+        assert moving_mean_at(points, steps, float(points.x[i])) == pytest.approx(whole[i])
+    assert moving_mean_at(points, steps) == pytest.approx(whole[-1])
+    assert math.isnan(moving_mean_at(points, steps, 0.5))
+    assert math.isnan(moving_mean_at(points, steps, 5 * RECENT + 1))
 
 
 @pytest.mark.parametrize(("first", "last"), [(0, 5000), (4000, 4100), (4990, 5000)])
@@ -129,9 +156,9 @@ def test_smoothing_bins_is_nearly_smoothing_all(first: float, last: float) -> No
     noise = np.random.default_rng(4).normal(size=5000)
     points = filled(5 * np.exp(-np.arange(5000) / 1500) + noise).points()
     bins = in_bins(points, first, last, 140, 100)
-    values = exponential_mean(bins, 100)
+    values = moving_mean(bins, 100)
     seen = bins.x >= max(first, 300)
-    exact = np.interp(bins.x, points.x, exponential_mean(points, 100))
+    exact = np.interp(bins.x, points.x, moving_mean(points, 100))
     assert np.abs(values - exact)[seen].max() < 0.25
     assert len(bins) <= 140 + 5000 / ((last - first) / 140) + 2
     assert bins.least.min() <= points.between(first, last).least[1:-1].min()

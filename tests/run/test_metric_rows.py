@@ -120,8 +120,8 @@ def test_many_points_at_once_are_those_points_one_by_one(parts: list[tuple[int, 
         values = dice.normal(size=count)
         values[dice.random(count) < 0.1] = math.nan
         for place_, value in zip(at.tolist(), values.tolist(), strict=True):
-            one.add(At(*place_), value)
-        many.add_many(at, values)
+            one.add(At(*place_), value, place_[0] % 3 + 1)
+        many.add_many(at, values, at[:, 0] % 3 + 1)
         step += count
         if kept is not None:
             step = int(step * kept)
@@ -144,7 +144,7 @@ def test_a_real_run_with_a_resume_and_three_stages(place: Path) -> None:  # noqa
     bulk, columns = in_bulk(RunView(Clock()), *paths)
     same(bulk, line_by_line(RunView(Clock()), *paths))
     assert columns > 10
-    assert bulk.history.series["train/loss"].last_at("step") == bulk.at.step > 9
+    assert bulk.history.series["train/loss"].points().x[-1] == bulk.at.step > 9
     source = LiveSource(Launch({"model": "a.lmp"}))
     source._remember(run)
     while source.poll():
@@ -164,6 +164,7 @@ odd_values = st.fixed_dictionaries({}, optional={
     "eval/a/loss": st.just(2.0), "data/new": st.integers(),
     "a/\x1b[1m": st.just(1.0), "b/" + "x" * 70: st.just(2.0), "no slash": st.just({"a": 1}),
     "a/time": st.just("2026-11-25"), "stage": st.sampled_from(["topics", "?", "", None, 'a "b"', "NaN"]),
+    "steps": st.sampled_from([None, 1, 10, 0, -3, True, 2.5, "x", 10**12, 10**20]),
     "step": st.sampled_from([0, 7, True, 5.0, None, "7", 10**20]), "samples": st.sampled_from([None, math.nan, 2.5]),
     "stage_samples": st.sampled_from([None, 2.5, "x"]), "elapsed_s": st.sampled_from([0, -5, 1e300, None]),
 })  # fmt: skip
@@ -232,12 +233,13 @@ def test_a_file_that_was_replaced_gives_no_row_twice(tmp_path: Path) -> None:
     assert view.history.series["train/loss"].points().x.tolist() == list(range(150))
 
 
-def test_a_live_run_takes_from_lines_what_its_steps_do_not_tell(tmp_path: Path) -> None:
-    path = write(tmp_path / "metrics.jsonl", [row(i) for i in range(100)])
+def test_a_live_run_takes_its_curves_from_lines_and_its_place_from_steps(tmp_path: Path) -> None:
+    path = write(tmp_path / "metrics.jsonl", [row(i, steps=1) for i in range(100)])
     views = fresh(), fresh()
     for view in views:
         view.lives_by_steps = True
     bulk, columns = in_bulk(views[0], path)
     same(bulk, line_by_line(views[1], path))
     assert columns == 100
-    assert "train/loss" not in bulk.history and len(bulk.history.series["sys/ram"]) == 100
+    assert len(bulk.history.series["train/loss"]) == len(bulk.history.series["sys/ram"]) == 100
+    assert bulk.at.step == 0 and not bulk.step_time.shares()

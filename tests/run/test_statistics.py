@@ -1,6 +1,8 @@
 import json
 import math
 import pickle
+import resource
+import signal
 from pathlib import Path
 
 import pytest
@@ -145,7 +147,7 @@ def test_a_running_average_forgets():
     for step in range(3 * AVERAGED):
         loss = 9.0 if step < 2 * AVERAGED else 1.0
         series.add(samples=step, tokens=step, loss_tokens=5, loss=loss, accuracy=0.5)
-    assert series.averages() == {"loss": 1.0, "accuracy": 0.5, "updates": AVERAGED}
+    assert series.averages() == {"loss": 1.0, "accuracy": 0.5, "updates": AVERAGED, "last_loss": 1.0}
 
 
 def test_numbers_that_are_not_finite_are_written_as_strings_and_read_back(tmp_path):
@@ -163,21 +165,21 @@ def test_numbers_that_are_not_finite_are_written_as_strings_and_read_back(tmp_pa
     assert [str(row[2]) for row in read_statistics(path).history] == ["nan", "inf"]
 
 
-def test_a_file_is_replaced_whole_or_left_as_it_was(tmp_path, monkeypatch):
+def test_a_file_is_replaced_whole_or_left_as_it_was(tmp_path):
     statistics = RunStatistics("m")
     statistics.trained("a", rows=1, tokens=1, loss_tokens=1, loss=1.0, accuracy=None)
     before = files(statistics, tmp_path)
     statistics.trained("a", rows=1, tokens=1, loss_tokens=1, loss=2.0, accuracy=None)
 
-    def full_disk(self: Path, data: bytes) -> int:
-        with self.open("wb") as file:
-            file.write(data[: len(data) // 2])
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", full_disk)
-        with pytest.raises(OSError, match="No space"):
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, unlimited[1]))  # as on a full disk: its first bytes are taken
+        with pytest.raises(OSError, match="File too large"):
             statistics.write(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+        signal.signal(signal.SIGXFSZ, ignored)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     assert files(statistics, tmp_path) != before  # and the next save brings it up to date
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 
 from lmplay_tui.options import Launch
-from lmplay_tui.run.controls import Command, Controls, Stop
+from lmplay_tui.run.controls import Bookmark, Command, Controls, Stop
 from lmplay_tui.run.events import Answered, Event, RunStopped, StepDone
 from lmplay_tui.train.checkpoint import load_checkpoint
 from lmplay_tui.train.launch import run_events
@@ -111,6 +111,15 @@ class StopsAtLook(Controls):
         pass
 
 
+class Broken(Bookmark):
+    """A command that leads to a bug: `KeyError: 'a bug'` where it is carried out."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "note":
+            raise KeyError("a bug")
+        return super().__getattribute__(name)
+
+
 def losses(events: list[Event]) -> list[tuple[int, str, float, float | None]]:
     return [(e.step, e.stage, e.loss, e.accuracy) for e in events if isinstance(e, StepDone)]
 
@@ -164,11 +173,11 @@ def progress_of(path: str) -> dict:
     return load_checkpoint(Path(path))["runner"]["state"]["progress"]
 
 
-def ask_at(step: int, *commands: Command, **options: Any) -> list[Event]:
-    """Train, and send the commands once `step` is done."""
+def ask_at(step: int, *commands: Command, launch: Launch | None = None, **options: Any) -> list[Event]:
+    """Train as `launch` says, or with these options, and send the commands once `step` is done."""
     controls = Controls()
     events: list[Event] = []
-    for event in run_events(given(**options), controls):
+    for event in run_events(launch or given(**options), controls):
         events.append(event)
         if isinstance(event, StepDone) and event.step == step:
             for command in commands:

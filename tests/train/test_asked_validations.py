@@ -7,11 +7,9 @@ from lmplay_tui.run import controls as asked
 from lmplay_tui.run.controls import Controls
 from lmplay_tui.run.events import Answered, Predicted, RunDone, RunFailed, RunStopped, StepDone, Validated, Warned
 from lmplay_tui.text import one_line
-from lmplay_tui.train import evaluation
-from lmplay_tui.train.control import CommandHandler
-from lmplay_tui.train.evaluation import Evaluator
 from lmplay_tui.train.launch import run_events
-from tests.train.runs import PLAN, ask_at, given, last, of, train, write_plan
+from tests.seams import raising
+from tests.train.runs import PLAN, Broken, ask_at, given, last, of, train, write_plan
 
 QUIET = PLAN.replace("validation_interval = 5", "validation_interval = 100000")
 
@@ -56,26 +54,21 @@ def test_a_validation_that_cannot_be_is_refused(place):
         (MemoryError(), "no answer: not enough memory for it beside the training"),
     ],
 )
-def test_a_prompt_that_the_model_cannot_go_on_with_costs_the_answer_not_the_run(place, monkeypatch, error, said):
-    def fails(*_, **__):
-        raise error
-        yield
-
-    monkeypatch.setattr(evaluation, "generate", fails)
+def test_a_prompt_that_the_model_cannot_go_on_with_costs_the_answer_not_the_run(place, seams, error, said):
+    seams.put("generate", raising(error))
     events = ask_at(2, asked.Ask("The mill", id="a"), training_plan=write_plan(place, QUIET), model="m.lmp")
     assert [(e.id, e.ok, e.message) for e in of(Answered, events)] == [("a", False, said)]
     assert isinstance(last(events), RunDone)
 
 
 @pytest.mark.parametrize("work", ["validation", "prompt"])
-def test_what_a_stop_cuts_short_is_not_called_done(place, monkeypatch, work):
+def test_what_a_stop_cuts_short_is_not_called_done(place, seams, work):
     """Stopped while it is at it: between two mini-batches of a score, between two tokens of an answer."""
     controls, answering = Controls(), []
     controls.sources.append(lambda: [asked.Stop()] if answering else [])
     command = asked.ValidateNow(id="1") if work == "validation" else asked.Ask("The mill", id="1")
     for name in ("validate", "answer"):
-        real = getattr(Evaluator, name)
-        monkeypatch.setattr(Evaluator, name, lambda *args, real=real: answering.append(1) or real(*args))
+        seams.watch(name, lambda *_: answering.append(1))
     events = []
     for event in run_events(given(training_plan=write_plan(place, QUIET), model="m.lmp"), controls):
         events.append(event)
@@ -88,12 +81,8 @@ def test_what_a_stop_cuts_short_is_not_called_done(place, monkeypatch, work):
 
 
 @pytest.mark.parametrize("command", [asked.ValidateNow(id="1"), asked.Ask("The mill", id="1")])
-def test_what_was_asked_for_before_the_run_failed_is_answered_with_why(place, monkeypatch, command):
-    def bug(*_):
-        raise KeyError("a bug")
-
-    monkeypatch.setattr(CommandHandler, "_change", bug)
-    events = ask_at(3, command, asked.Bookmark(), training_plan=write_plan(place, QUIET), model="m.lmp")
+def test_what_was_asked_for_before_the_run_failed_is_answered_with_why(place, command):
+    events = ask_at(3, command, Broken(), training_plan=write_plan(place, QUIET), model="m.lmp")
     end = last(events)
     assert isinstance(end, RunFailed)
     assert [(e.id, e.ok, e.message) for e in of(Answered, events)] == [("1", False, end.message)]
@@ -103,12 +92,8 @@ def test_what_was_asked_for_before_the_run_failed_is_answered_with_why(place, mo
 @pytest.mark.parametrize(
     "error", [RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), MemoryError()]
 )
-def test_a_pinned_prompt_that_lacks_memory_costs_its_answer_not_the_run(place, monkeypatch, error):
-    def fails(*_, **__):
-        raise error
-        yield
-
-    monkeypatch.setattr(evaluation, "generate", fails)
+def test_a_pinned_prompt_that_lacks_memory_costs_its_answer_not_the_run(place, seams, error):
+    seams.put("generate", raising(error))
     events = ask_at(2, asked.Pin("The mill"), training_plan=write_plan(place, QUIET), model="m.lmp")
     assert isinstance(last(events), RunDone)
     said = "no answer to the pinned prompt 'The mill': not enough memory for it beside the training"
@@ -116,11 +101,8 @@ def test_a_pinned_prompt_that_lacks_memory_costs_its_answer_not_the_run(place, m
 
 
 @pytest.mark.long
-def test_a_shown_prediction_that_lacks_memory_costs_itself_not_the_validation(place, monkeypatch):
-    def fails(*_):
-        raise MemoryError
-
-    monkeypatch.setattr(evaluation.Scorer, "predict", fails)
+def test_a_shown_prediction_that_lacks_memory_costs_itself_not_the_validation(place, seams):
+    seams.put("predict", raising(MemoryError()))
     events = train(training_plan=write_plan(place), model="m.lmp")
     assert isinstance(last(events), RunDone)
     assert of(Validated, events)

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from lmplay_tui.run.events import CheckpointSaved, RunDone, Warned
-from lmplay_tui.train import checkpointer
-from lmplay_tui.train.checkpoint import cpu_copy, load_checkpoint
+from lmplay_tui.train.checkpoint import load_checkpoint
 from tests.examples import some
 from tests.train.runs import PLAN, differences, last, state_of, stop_after, train, write_plan
 from tests.train.test_own_experiments import Shaped
@@ -30,15 +29,14 @@ class CountsPasses(Shaped):
 
 
 @pytest.fixture
-def late(monkeypatch):
+def late(seams):
     """Copies that begin long after a step could have been trained."""
 
     def copied(tree, buffers, path=""):
         if path == "model":
             time.sleep(0.03)  # a step takes a few milliseconds: without waiting it would be over
-        return cpu_copy(tree, buffers, path)
 
-    monkeypatch.setattr(checkpointer, "cpu_copy", copied)
+    seams.watch("copy to save", copied)
 
 
 def assert_each_is_of_its_own_step(place: Path, **options) -> None:

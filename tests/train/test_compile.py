@@ -5,28 +5,27 @@ from typing import Any
 import pytest
 import torch
 
+from lmplay_tui.models.gpt2ish import GPT2ish
 from lmplay_tui.options import TrainOptions
 from lmplay_tui.run.events import ActivityChanged, Event, LogLine, RunDone, RunStarted, RunStopped, StepDone, Warned
-from lmplay_tui.train import compile, device, trainer
 from lmplay_tui.train.compile import Compilation
-from lmplay_tui.train.device import choose_precision, has_fast_bfloat16
-from lmplay_tui.train.gradients import Gradients, StepResult
-from tests.train.runs import differences, last, losses, state_of, stop_after, train, write_plan
+from lmplay_tui.train.device import choose_precision, has_fast_bfloat16, use_fast_products
+from lmplay_tui.train.loss import softmax_gradient, traced_softmax_gradient
+from tests.train.runs import PLAN, differences, last, losses, state_of, stop_after, train, write_plan
 
 # What torch's compiler warns of in its own code.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
 
 
 def untouched(function: Any, **_: Any) -> Any:
-    """torch.compile, in no time."""
-    return function
+    """torch.compile, in no time; a form of the loss made for it is not for Python to run."""
+    return softmax_gradient if function is traced_softmax_gradient else function
 
 
 @pytest.mark.long
 def test_rehearsing_changes_no_bit(place, monkeypatch):
     plan = write_plan(place)
     plain = train(training_plan=plan, model="plain/m.lmp", out_dir="plain", mini_batch_size=1)
-    monkeypatch.setattr(compile, "traced_softmax_gradient", compile.softmax_gradient)
     monkeypatch.setattr(torch, "compile", untouched)
     options = {"model": "compiled/m.lmp", "out_dir": "compiled", "mini_batch_size": 1}
     compiled = train(training_plan=plan, compile_model=True, **options)
@@ -64,33 +63,34 @@ def test_a_compiler_that_fails_costs_a_line(place, monkeypatch):
     assert losses(events) == losses(plain)
 
 
-def positions(monkeypatch, **options: Any) -> tuple[list[Event], int]:
+def positions(computed: list[int], **options: Any) -> tuple[list[Event], int]:
     """A run's events, and how many positions its steps have computed, padding included."""
-    computed: list[int] = []
-    real = Gradients.update
+    computed.clear()
+    return train(mini_batch_size=4, **options), sum(computed)
 
-    def counted(gradients: Gradients, optimizer: Any, result: StepResult, **how: Any) -> None:
-        computed.append(result.num_positions)
-        real(gradients, optimizer, result, **how)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Gradients, "update", counted)
-        return train(mini_batch_size=4, **options), sum(computed)
+class Padded(GPT2ish):
+    """Samples as rows of their own."""
+
+    trunk = None  # type: ignore[assignment]
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("packed", [True, False])
-def test_shapes_are_filled_up_for_graphs_and_no_more_when_compiling_fails(place, monkeypatch, packed):
-    plan = write_plan(place)
+def test_shapes_are_filled_up_for_graphs_and_no_more_when_compiling_fails(place, monkeypatch, seams, packed):
     if not packed:
-        monkeypatch.setattr("lmplay_tui.train.model_body.trunk_of", lambda *_: None)
-    plain, least = positions(monkeypatch, training_plan=plan, model="plain/m.lmp", out_dir="plain")
+        (place / "mine.py").write_text("from tests.train.test_compile import Padded\n", encoding="utf-8")
+    exp = {} if packed else {"exp": "mine.py:Padded"}
+    plan = write_plan(place, PLAN if packed else PLAN.replace('exp = "test_runner"\n', ""))
+    computed: list[int] = []
+    seams.watch("update", lambda _, __, result, **how: computed.append(result.num_positions))
+    plain, least = positions(computed, training_plan=plan, **exp, model="plain/m.lmp", out_dir="plain")
     marks: list[int] = []
     monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: marks.append(1))
-    monkeypatch.setattr(trainer, "Compilation", lambda options, _: Compilation(options, torch.device("cuda")))
-    graphs = {"training_plan": plan, "compile_model": True, "compile_mode": "reduce-overhead"}
+    seams.put("compilation", lambda options, _: Compilation(options, torch.device("cuda")))
+    graphs = {"training_plan": plan, **exp, "compile_model": True, "compile_mode": "reduce-overhead"}
     monkeypatch.setattr(torch, "compile", untouched)
-    events, filled = positions(monkeypatch, model="filled/m.lmp", out_dir="filled", **graphs)
+    events, filled = positions(computed, model="filled/m.lmp", out_dir="filled", **graphs)
     assert isinstance(last(events), RunDone), last(events)
     assert filled > 1.1 * least
     assert marks
@@ -100,9 +100,9 @@ def test_shapes_are_filled_up_for_graphs_and_no_more_when_compiling_fails(place,
         raise RuntimeError("no compiler")
 
     monkeypatch.setattr(torch, "compile", broken)
-    events, computed = positions(monkeypatch, model="broken/m.lmp", out_dir="broken", **graphs)
+    events, again = positions(computed, model="broken/m.lmp", out_dir="broken", **graphs)
     assert [e for e in events if isinstance(e, Warned) and "torch.compile failed" in e.message]
-    assert computed == least, "in every stage"
+    assert again == least, "in every stage"
     assert not marks
     assert losses(events) == losses(plain)
 
@@ -128,17 +128,21 @@ def found(events: list[Event]) -> int:
     return sum("--mini-batch-size auto" in e.message for e in events if isinstance(e, LogLine))
 
 
-@pytest.mark.parametrize(("has_instructions", "has_tiles"), [(False, False), (True, False), (False, True)])
-def test_bfloat16_is_fast_where_the_processor_computes_in_it(monkeypatch, has_instructions, has_tiles):
-    """AVX-512 alone emulates it: there oneDNN says that it is supported, too."""
+def on_a_processor(monkeypatch, *, has_instructions: bool, has_tiles: bool) -> None:
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_instructions)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_tiles)
+
+
+@pytest.mark.parametrize(("has_instructions", "has_tiles"), [(False, False), (True, False), (False, True)])
+def test_bfloat16_is_fast_where_the_processor_computes_in_it(monkeypatch, has_instructions, has_tiles):
+    """AVX-512 alone emulates it: there oneDNN says that it is supported, too."""
+    on_a_processor(monkeypatch, has_instructions=has_instructions, has_tiles=has_tiles)
     assert has_fast_bfloat16() == (has_instructions or has_tiles)
 
 
 def test_amp_is_left_out_where_it_would_be_slow_and_the_note_says_so(place, monkeypatch):
-    monkeypatch.setattr("lmplay_tui.train.device.has_fast_bfloat16", lambda: False)
+    on_a_processor(monkeypatch, has_instructions=False, has_tiles=False)
     cpu = torch.device("cpu")
     assert choose_precision(TrainOptions(amp=True), cpu).dtype is None
     assert choose_precision(TrainOptions(amp=True, amp_dtype="bfloat16"), cpu).dtype is torch.bfloat16
@@ -146,7 +150,7 @@ def test_amp_is_left_out_where_it_would_be_slow_and_the_note_says_so(place, monk
         e for e in stop_after(1, training_plan=write_plan(place), model="m.lmp", amp=True) if isinstance(e, RunStarted)
     ]
     assert "--amp is left out" in started[0].note
-    monkeypatch.setattr("lmplay_tui.train.device.has_fast_bfloat16", lambda: True)
+    on_a_processor(monkeypatch, has_instructions=True, has_tiles=True)
     assert choose_precision(TrainOptions(amp=True), cpu).dtype is torch.bfloat16
 
 
@@ -180,13 +184,8 @@ def test_products_go_to_onednn_only_where_they_stay_exact(monkeypatch, capabilit
     switch = Switch()
     monkeypatch.setattr(torch.backends.mkldnn, "matmul", switch, raising=False)  # torch 2.6 has none
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    monkeypatch.setattr(device, "_is_intel", lambda: intel)
-    monkeypatch.setattr(device, "_error_of_products", lambda: 1e-5 if switch.fp32_precision == "none" else coarse)
-    device.use_fast_products.cache_clear()
-    try:
-        assert device.use_fast_products() is used
-    finally:
-        device.use_fast_products.cache_clear()
+    error = lambda: 1e-5 if switch.fp32_precision == "none" else coarse  # noqa: E731
+    assert use_fast_products(intel, error) is used
     assert switch.fp32_precision == ("bf16" if used else "none")
 
 

@@ -3,9 +3,12 @@
 import itertools
 import json
 import threading
+from functools import partial
 
 import pytest
+from torch.nn import functional
 
+from lmplay_tui.models.gpt2ish import GPT2ish
 from lmplay_tui.options import Launch
 from lmplay_tui.run import controls as asked
 from lmplay_tui.run.controls import Controls
@@ -33,11 +36,22 @@ from lmplay_tui.run.events import (
 )
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.run.recorder import Recorder
-from lmplay_tui.train import alerts, checkpointer, state
-from lmplay_tui.train.control import CommandHandler
+from lmplay_tui.train.alerts import Unusual, Watch
 from lmplay_tui.train.launch import run_events
-from lmplay_tui.train.train_step import TrainStep
-from tests.train.runs import PLAN, ask_at, differences, given, last, losses, of, state_of, stop_after, train, write_plan
+from tests.train.runs import (
+    PLAN,
+    Broken,
+    ask_at,
+    differences,
+    given,
+    last,
+    losses,
+    of,
+    state_of,
+    stop_after,
+    train,
+    write_plan,
+)
 
 
 def test_save_now_makes_a_checkpoint_of_that_step(place):
@@ -65,17 +79,12 @@ def test_a_save_asked_for_with_a_stop_is_answered_by_the_stops_save(place, look)
 
 
 @pytest.mark.parametrize("whole", [True, False])
-def test_a_save_asked_for_just_before_an_error_is_answered(place, monkeypatch, whole):
+def test_a_save_asked_for_just_before_an_error_is_answered(place, seams, whole):
     """By the save at the end, where there is one."""
-
-    def bug(*_):
-        raise KeyError("a bug")
-
-    monkeypatch.setattr(CommandHandler, "_change", bug)
     if not whole:
-        monkeypatch.setattr(TrainStep, "is_whole", property(lambda _: False, lambda *_: None), raising=False)
+        seams.put("whole step", property(lambda _: False, lambda *_: None))
     plan = write_plan(place)
-    events = ask_at(3, asked.SaveNow(id="save"), asked.Bookmark(), training_plan=plan, model="m.lmp")
+    events = ask_at(3, asked.SaveNow(id="save"), Broken(), training_plan=plan, model="m.lmp")
     assert isinstance(last(events), RunFailed)
     answer = of(Answered, events)[0]
     assert (answer.id, answer.ok) == ("save", whole)
@@ -145,10 +154,10 @@ def test_pause_holds_and_resume_goes_on(place):
     assert [e.reason for e in of(CheckpointSaved, events[paused:resumed])] == ["asked"], "saves while paused"
 
 
-def test_a_save_that_ends_during_a_pause_is_told_then(place, monkeypatch):
+def test_a_save_that_ends_during_a_pause_is_told_then(place, seams):
     """Whoever waits for it does not wait for the pause's end."""
-    paused, real = threading.Event(), checkpointer.write_checkpoint
-    monkeypatch.setattr(checkpointer, "write_checkpoint", lambda *a, **k: paused.wait(60) and real(*a, **k))
+    paused = threading.Event()
+    seams.watch("write a checkpoint", lambda *_, **__: paused.wait(60))
     controls, events, waited = Controls(), [], 0
     for event in run_events(given(training_plan=write_plan(place), model="m.lmp"), controls):
         events.append(event)
@@ -241,11 +250,10 @@ def test_warm_up_of_a_changed_plan_begins_with_the_next_batch(place):
     assert [e.lr for e in of(StepDone, events)][:2] == pytest.approx([0.0075, 0.01]), "and ends with it"
 
 
-def test_a_mini_batch_size_of_auto_in_a_changed_plan_is_found_before_the_next_batch(place, monkeypatch):
-    # None on the command line.
-    monkeypatch.setattr("tests.train.runs.given", lambda **options: Launch({"device": "cpu", **options}))
+def test_a_mini_batch_size_of_auto_in_a_changed_plan_is_found_before_the_next_batch(place):
+    none_on_the_line = Launch({"device": "cpu", "training_plan": write_plan(place), "model": "m.lmp"})
     auto = asked.ChangePlan(PLAN.replace("[train]", '[train]\nmini_batch_size = "auto"'))
-    events = ask_at(3, auto, training_plan=write_plan(place), model="m.lmp")
+    events = ask_at(3, auto, launch=none_on_the_line)
     assert isinstance(last(events), RunDone), last(events)
     changed = next(i for i, e in enumerate(events) if isinstance(e, PlanChanged))
     trained = next(i for i, e in enumerate(events) if isinstance(e, StepDone) and e.step == 4)
@@ -254,10 +262,23 @@ def test_a_mini_batch_size_of_auto_in_a_changed_plan_is_found_before_the_next_ba
     assert len([e for e in of(LogLine, events) if "--mini-batch-size auto" in e.message]) == 1
 
 
-def test_dropout_that_cannot_be_changed_now_is_said(place, monkeypatch):
-    monkeypatch.setattr(state, "_DROPOUTS", ())
-    changed = PLAN.replace("dropout = 0.1", "dropout = 0.5")
-    events = ask_at(2, asked.ChangePlan(changed), training_plan=write_plan(place), model="m.lmp")
+class DropsOutItself(GPT2ish):
+    """By a function, whose probability nobody else can change."""
+
+    def __init__(self, *, vocab_size, context_len, num_blocks, embed_dim, num_heads, dropout) -> None:
+        super().__init__(vocab_size=vocab_size, context_len=context_len, num_blocks=num_blocks, embed_dim=embed_dim,
+                         num_heads=num_heads, dropout=0.0)  # fmt: skip
+        self.own_dropout = dropout
+
+    def hidden(self, ids_BT, cache=None):
+        return functional.dropout(super().hidden(ids_BT, cache), self.own_dropout, self.training)
+
+
+def test_dropout_that_cannot_be_changed_now_is_said(place):
+    (place / "mine.py").write_text("from tests.train.test_control import DropsOutItself\n", encoding="utf-8")
+    plan = PLAN.replace('exp = "test_runner"\n', "")
+    change = asked.ChangePlan(plan.replace("dropout = 0.1", "dropout = 0.5"))
+    events = ask_at(2, change, training_plan=write_plan(place, plan), model="m.lmp", exp="mine.py:DropsOutItself")
     assert of(PlanChanged, events)
     assert [e.message for e in of(Warned, events)] == [
         "train.dropout: this experiment's cannot be changed while it runs: it acts from the next start on"
@@ -302,10 +323,9 @@ def test_pinned_prompts_are_answered_through_the_run_and_survive_a_resume(place)
 
 
 @pytest.mark.long
-def test_a_spike_is_data_in_the_journal_and_words_in_the_log(place, monkeypatch):
+def test_a_spike_is_data_in_the_journal_and_words_in_the_log(place, seams):
     """A learning rate of a hundred times for one step: the loss jumps, and the rows are named."""
-    monkeypatch.setattr(alerts, "ENOUGH", 3)
-    monkeypatch.setattr(alerts, "SPIKE_Z", 4.0)
+    seams.put("watch", partial(Watch, Unusual(steps=3, spike_z=4.0)))
     plan = write_plan(place, PLAN.replace("lr = 0.01", "lr = 0.0001").replace("epochs = 0.4", "epochs = 2"))
     events = ask_at(4, asked.SetLearningRate(factor=5000), training_plan=plan, model="m.lmp")
     spike = of(LossSpiked, events)[0]
@@ -385,10 +405,10 @@ def test_other_epochs_in_the_middle_of_a_schedule_say_the_jump_too(place):
 
 
 def test_a_spike_is_judged_by_its_own_stages_losses():
-    watch = alerts.Watch()
+    watch = Watch()
 
     def step(number: int, stage: str, loss: float) -> StepDone:
-        return StepDone(number, stage, 1, 1, 1, 1, 1, 1, 0.0, 0, loss, None, 0.1, 1.0, 1.0, 0, 0, 0, 0, 0.1, 1.0)
+        return StepDone(number, stage, 1, 1, 1, 1, 1, 1, 0.0, 0, loss, loss, None, 0.1, 1.0, 1.0, 0, 0, 0, 0, 0.1, 1.0)
 
     said = [watch.step_done(step(i, "first", 1.0 + i % 3 / 100), 0) for i in range(60)]
     said += [watch.step_done(step(60 + i, "second", 5.0 + i % 3 / 100), 0) for i in range(60)]

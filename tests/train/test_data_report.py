@@ -1,6 +1,7 @@
 """What a run says of its data: the columns it reads, rows without a sample, text left out, and a stage of nothing."""
 
 import json
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,10 +14,10 @@ from lmplay_tui.plan.schema import DatasetSpec, Stage
 from lmplay_tui.run import events as happened
 from lmplay_tui.run.events import DatasetOpened, Event, RunDone, RunFailed, StageDone, StepDone, TextLeftOut
 from lmplay_tui.run.folder import RunFolder
-from lmplay_tui.run.journal import read_journal
 from lmplay_tui.run.sentences import sentences_of
 from lmplay_tui.run.view import RunView
 from lmplay_tui.train.dataloader import openings
+from tests.journals import read_journal
 from tests.train.runs import SENTENCES, TINY, StopsAtLook, last, of, progress_of, stop_after, train, write_plan
 from tests.ui.fake import follow_line
 
@@ -207,12 +208,14 @@ def test_text_left_out_is_warned_of_before_the_first_step_and_told_at_the_end(pl
     assert view.stages[0].text_shown == done.text_shown
 
 
-def test_a_stop_is_heard_while_the_first_batches_are_cut(place, monkeypatch):
+def test_a_stop_is_heard_while_the_first_batches_are_cut(place, seams):
     """They are cut in the thread that opens the data: a key does not wait for them."""
-    import threading
 
-    from lmplay_tui.data.stage_data import StageData
+    def opened(real, *args, **kwargs):
+        data = real(*args, **kwargs)
+        data.preview = lambda *_: threading.Event().wait(600)
+        return data
 
-    monkeypatch.setattr(StageData, "preview", lambda *_: threading.Event().wait(600))
+    seams.around("open a stage", opened)
     end = last(train(StopsAtLook(12), training_plan=plan_of(place, one='dataset = "pairs.jsonl"'), model="m.lmp"))
     assert isinstance(end, happened.RunStopped)

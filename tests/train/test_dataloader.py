@@ -4,17 +4,20 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lmplay_tui.data import worker
-from lmplay_tui.data.rows import Rows
-from lmplay_tui.data.worker import Worker
+from lmplay_tui.data.batches import Position
+from lmplay_tui.data.worker import Job, Worker
 from lmplay_tui.errors import DataError
 from lmplay_tui.run.events import Event, LogLine, RunDone, RunFailed, RunStopped, StepDone, Warned
-from lmplay_tui.train import dataloader
+from lmplay_tui.train.dataloader import Feed, Patience
+from tests.seams import Seams, raising
 from tests.train.runs import TINY, differences, last, losses, state_of, statistics_of, stop_after, train, write_plan
 
 pytestmark = pytest.mark.timeout(600)  # some seconds on a machine that does nothing else
@@ -44,63 +47,76 @@ def undisturbed(place: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[list, dic
     return losses(events), state_of(place / "whole/m.lmp"), statistics_of(place / "whole")
 
 
-@pytest.fixture
-def slow(undisturbed: tuple[list, dict, dict], monkeypatch: pytest.MonkeyPatch) -> None:
+class Source:
     """A source that each step waits for until a process is started, and a trainer that soon looks.
 
     However long a step takes on a busy machine: a row comes only after somebody has begun to wait for a batch.
     """
-    feed = dataloader.Feed
-    items, begin, start, ready = Rows.items, feed.__init__, feed._start_process, feed.ready
-    is_slow, is_waited_for = threading.Event(), threading.Event()
 
-    def slowly(self: Rows, row: int):
+    def __init__(self) -> None:
+        self.pids: list[int] = []  # of the processes that were started
+        self.process: type[Noted] = Noted
+        self.is_slow, self.is_waited_for = threading.Event(), threading.Event()
+
+    def row(self, *_: Any) -> None:
         if threading.current_thread() is not threading.main_thread():
-            while is_slow.is_set() and not is_waited_for.wait(0.01):
+            while self.is_slow.is_set() and not self.is_waited_for.wait(0.01):
                 continue
-            if is_slow.is_set():
+            if self.is_slow.is_set():
                 time.sleep(0.02)  # what a slow disk takes: far more than 1 % of a step of milliseconds
-        return items(self, row)
 
-    def and_say_so(self: dataloader.Feed, seconds: float) -> bool:
-        if ready(self, 0):
+    def feed(self, *arguments: Any) -> Feed:
+        self.is_slow.set()  # not before: opening the data reads rows too
+        return Said(self, *arguments)
+
+
+class Said(Feed):
+    """Says when a batch is waited for."""
+
+    def __init__(self, source: Source, *arguments: Any) -> None:
+        self._source = source
+        # That a batch is late is not what is asked here.
+        patience = Patience(window_s=0.01, window_steps=3, late_s=STARTS_WITHIN_S)
+        super().__init__(*arguments, patience=patience, worker=partial(source.process, source))
+
+    def ready(self, seconds: float) -> bool:
+        if super().ready(0):
             return True
-        is_waited_for.set()
+        self._source.is_waited_for.set()
         try:
-            return ready(self, seconds)
+            return super().ready(seconds)
         finally:
-            is_waited_for.clear()
+            self._source.is_waited_for.clear()
 
-    def and_be_slow(self: dataloader.Feed, *arguments: Any) -> None:
-        is_slow.set()  # not before: opening the data reads rows too
-        begin(self, *arguments)
 
-    def and_wait(self: dataloader.Feed, job: worker.Job) -> None:
-        start(self, job)  # a run of seconds would be over before the process has opened anything
-        assert self._messages is None or self._messages.ready(STARTS_WITHIN_S)
-        is_slow.clear()
+class Noted(Worker):
+    """A process that the trainer goes on with once it has opened its data: a run of seconds would be over before."""
 
-    monkeypatch.setattr(Rows, "items", slowly)
-    monkeypatch.setattr(dataloader, "WINDOW_S", 0.01)
-    monkeypatch.setattr(dataloader, "WINDOW_STEPS", 3)
-    monkeypatch.setattr(dataloader, "LATE_S", STARTS_WITHIN_S)  # that a batch is late is not what is asked here
-    monkeypatch.setattr(dataloader.Feed, "ready", and_say_so)
-    monkeypatch.setattr(dataloader.Feed, "__init__", and_be_slow)
-    monkeypatch.setattr(dataloader.Feed, "_start_process", and_wait)
+    def __init__(self, source: Source, job: Job, **how: Any) -> None:
+        super().__init__(job, **how)
+        source.pids.append(self.pid)
+        self._error: Exception | None = None
+        self._reading = super().messages()
+        self._first: list[Any] = []
+        try:
+            self._first.append(next(self._reading))
+        except Exception as error:
+            self._error = error
+        source.is_slow.clear()
+
+    def messages(self) -> Iterator[Any]:
+        if self._error is not None:
+            raise self._error
+        yield from self._first
+        yield from self._reading
 
 
 @pytest.fixture
-def pids(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The numbers of the processes that were started."""
-    started: list[int] = []
-
-    class Noted(Worker):
-        def __init__(self, job: worker.Job) -> None:
-            super().__init__(job)
-            started.append(self.pid)
-
-    monkeypatch.setattr(dataloader, "Worker", Noted)
-    return started
+def slow(undisturbed: tuple[list, dict, dict], seams: Seams) -> Source:
+    source = Source()
+    seams.watch("row", source.row)
+    seams.put("feed", source.feed)
+    return source
 
 
 def said(events: list[Event]) -> list[str]:
@@ -125,8 +141,7 @@ def taken_over_at(events: list[Event]) -> int:
     raise AssertionError(said(events))
 
 
-@pytest.mark.usefixtures("slow")
-def test_a_slow_source_gets_a_process_and_the_batches_stay_the_same(place, undisturbed, pids) -> None:
+def test_a_slow_source_gets_a_process_and_the_batches_stay_the_same(place, undisturbed, slow) -> None:
     whole, state, statistics = undisturbed
     events = train(training_plan="plan.toml", model="slow/m.lmp", out_dir="slow")
     assert isinstance(last(events), RunDone), last(events)
@@ -135,12 +150,11 @@ def test_a_slow_source_gets_a_process_and_the_batches_stay_the_same(place, undis
     assert losses(events) == whole
     assert not list(differences(state, state_of(place / "slow/m.lmp")))
     assert statistics_of(place / "slow") == statistics
-    assert len(pids) == 1 and not alive(pids[0])
+    assert len(slow.pids) == 1 and not alive(slow.pids[0])
 
 
 @pytest.mark.long
-@pytest.mark.usefixtures("slow")
-def test_a_run_stopped_under_it_resumes_exactly(place, undisturbed, pids) -> None:
+def test_a_run_stopped_under_it_resumes_exactly(place, undisturbed, slow) -> None:
     whole, state, _ = undisturbed
     first = stop_after(20, training_plan="plan.toml", model="slow/m.lmp", out_dir="slow")
     assert isinstance(last(first), RunStopped)
@@ -149,20 +163,21 @@ def test_a_run_stopped_under_it_resumes_exactly(place, undisturbed, pids) -> Non
     assert losses(first) + losses(second) == whole
     assert [e for e in second if isinstance(e, LogLine) and "the one the checkpoint names" in e.message]
     assert not list(differences(state, state_of(place / "slow/m.lmp")))
-    assert not any(map(alive, pids))
+    assert not any(map(alive, slow.pids))
+
+
+class Killed(Noted):
+    """As soon as it has heard where to begin."""
+
+    def begin(self, start: Position) -> None:
+        super().begin(start)
+        os.kill(self.pid, signal.SIGKILL)
 
 
 @pytest.mark.long
-@pytest.mark.usefixtures("slow")
-def test_where_the_process_is_killed_the_thread_goes_on(place, undisturbed, pids, monkeypatch) -> None:
+def test_where_the_process_is_killed_the_thread_goes_on(place, undisturbed, slow) -> None:
     whole, state, _ = undisturbed
-    go_on = dataloader.Feed._go_on_in_process
-
-    def and_die(self, messages) -> None:
-        go_on(self, messages)
-        os.kill(pids[0], signal.SIGKILL)
-
-    monkeypatch.setattr(dataloader.Feed, "_go_on_in_process", and_die)
+    slow.process = Killed
     events = train(training_plan="plan.toml", model="slow/m.lmp", out_dir="slow")
     warned = [e.message for e in events if isinstance(e, Warned) and e.message.startswith("data reader")]
     assert len(warned) == 1
@@ -171,34 +186,34 @@ def test_where_the_process_is_killed_the_thread_goes_on(place, undisturbed, pids
     assert not list(differences(state, state_of(place / "slow/m.lmp")))
 
 
-def other_rows(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def after_a_change(job: worker.Job):
-        (place / "pairs.jsonl").write_text('{"prompt": "New?", "truth": "Yes."}\n' * 20, encoding="utf-8")
-        return Worker(job)
-
-    monkeypatch.setattr(dataloader, "Worker", after_a_change)
+class OfOtherRows(Noted):
+    def __init__(self, source: Source, job: Job) -> None:
+        Path("pairs.jsonl").write_text('{"prompt": "New?", "truth": "Yes."}\n' * 20, encoding="utf-8")
+        super().__init__(source, job)
 
 
-def nothing_starts(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_memory(*_: object, **__: object):
-        raise OSError(12, "Cannot allocate memory")
+class NotStarted(Noted):
+    """The system has no memory for a process."""
 
-    monkeypatch.setattr("subprocess.Popen", no_memory)
+    def __init__(self, source: Source, job: Job) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("subprocess.Popen", raising(OSError(12, "Cannot allocate memory")))
+            super().__init__(source, job)
 
 
-def no_program(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "_PROGRAM", "lmplay_tui.no_such_program")
+class OfNoProgram(Noted):
+    def __init__(self, source: Source, job: Job) -> None:
+        super().__init__(source, job, program="lmplay_tui.no_such_program")
 
 
 @pytest.mark.long
-@pytest.mark.usefixtures("slow")
 @pytest.mark.parametrize(
-    ("trouble", "why"),
-    [(other_rows, "finds other data"), (nothing_starts, "Cannot allocate"), (no_program, "ended with status 1")],
+    ("process", "why"),
+    [(OfOtherRows, "finds other data"), (NotStarted, "Cannot allocate"), (OfNoProgram, "ended with status 1")],
 )
-def test_where_the_process_is_no_use_the_thread_stays(place, undisturbed, monkeypatch, trouble, why) -> None:
+def test_where_the_process_is_no_use_the_thread_stays(place, undisturbed, slow, process, why) -> None:
     whole, _, _ = undisturbed
-    trouble(place, monkeypatch)
+    slow.process = process
     events = train(training_plan="plan.toml", model="slow/m.lmp", out_dir="slow")
     warned = [e.message for e in events if isinstance(e, Warned) and e.message.startswith("data reader")]
     assert len(warned) == 1, warned
@@ -206,31 +221,33 @@ def test_where_the_process_is_no_use_the_thread_stays(place, undisturbed, monkey
     assert losses(events) == whole
 
 
-@pytest.mark.long
-@pytest.mark.usefixtures("slow")
-def test_a_damaged_row_ends_the_run_as_it_does_in_a_thread(place, undisturbed, pids, monkeypatch) -> None:
-    messages = Worker.messages
-
-    def damaged(self: Worker):
-        reading = messages(self)
-        yield next(reading)
-        yield next(reading)
+class OfADamagedRow(Noted):
+    def messages(self) -> Iterator[Any]:
+        yield from islice(super().messages(), 2)
         raise DataError("dataset pairs: row 7 cannot be read (disk)")
 
-    monkeypatch.setattr(Worker, "messages", damaged)
+
+@pytest.mark.long
+def test_a_damaged_row_ends_the_run_as_it_does_in_a_thread(place, undisturbed, slow) -> None:
+    slow.process = OfADamagedRow
     events = train(training_plan="plan.toml", model="slow/m.lmp", out_dir="slow")
     end = last(events)
     assert isinstance(end, RunFailed)
     assert (end.exit_code, end.message) == (3, "dataset pairs: row 7 cannot be read (disk)")
     assert state_of(place / "slow/m.lmp")["runner"]["state"]["progress"]["step"] == len(losses(events))
-    assert not any(map(alive, pids))
+    assert not any(map(alive, slow.pids))
 
 
 @pytest.mark.long
-def test_steps_that_do_not_wait_get_no_process(undisturbed, pids, monkeypatch) -> None:
-    monkeypatch.setattr(dataloader, "WINDOW_S", 0.0)
-    monkeypatch.setattr(dataloader, "WINDOW_STEPS", 3)
-    monkeypatch.setattr(dataloader, "MOST_WAITING", 1.0)
+def test_steps_that_do_not_wait_get_no_process(undisturbed, seams) -> None:
+    started: list[Job] = []
+
+    def start(job: Job) -> Worker:
+        started.append(job)
+        return Worker(job)
+
+    patience = Patience(window_s=0.0, window_steps=3, most_waiting=1.0)
+    seams.put("feed", partial(Feed, patience=patience, worker=start))
     events = train(training_plan="plan.toml", model="m.lmp")
     assert losses(events) == undisturbed[0]
-    assert not pids and not said(events)
+    assert not started and not said(events)

@@ -21,7 +21,7 @@ from lmplay_tui.models.gpt2ish import GPT2ish
 from lmplay_tui.options import Launch, TrainOptions
 from lmplay_tui.run.events import CheckpointSaved, RunDone, Warned
 from lmplay_tui.run.folder import RunFolder
-from lmplay_tui.train import checkpointer, collate, gradients
+from lmplay_tui.train import collate
 from lmplay_tui.train.check import check_plan
 from lmplay_tui.train.checkpoint import devices_of
 from lmplay_tui.train.checkpointer import CheckpointWriter, SaveRequest
@@ -29,6 +29,7 @@ from lmplay_tui.train.collate import pack
 from lmplay_tui.train.device import Precision, choose_device, choose_precision
 from lmplay_tui.train.gradients import Gradients, StepClock, StepResult
 from lmplay_tui.train.optim import build_optimizer
+from tests.seams import raising
 from tests.train.runs import PLAN, last, train, write_plan
 from tests.train.test_gradients import CPU, VOCAB, sample, step_config
 
@@ -88,7 +89,7 @@ def test_the_clock_marks_the_queue_of_its_own_gpu(border, monkeypatch):
     monkeypatch.setattr(torch._C, "_cuda_getCurrentStream", lambda index: asked.append(index) or (0, index, 1),
                         raising=False)  # fmt: skip
     # The classes are made in C: without CUDA they are dummies that cannot be had.
-    monkeypatch.setattr(gradients.torch.cuda.streams, "Stream", SimpleNamespace)
+    monkeypatch.setattr(torch.cuda.streams, "Stream", SimpleNamespace)
     monkeypatch.setattr("torch.cuda.Stream", SimpleNamespace)
     monkeypatch.setattr("torch.cuda.Event", lambda enable_timing: _Queue())
     clock = StepClock(SECOND)
@@ -98,11 +99,10 @@ def test_the_clock_marks_the_queue_of_its_own_gpu(border, monkeypatch):
     assert [stream.device_index for stream in event.marked] == [1]
 
 
-def test_on_mps_no_wait_is_the_optimizers(monkeypatch):
+def test_on_mps_no_wait_is_the_optimizers():
     gradients_of = Gradients(nn.Module(), Precision(CPU))
     now = iter([0.0, 0.0, 1.0, 3.0, 3.0, 103.0, 104.0])
-    monkeypatch.setattr(gradients, "time", SimpleNamespace(perf_counter=lambda: next(now)))
-    gradients_of.clock = clock = StepClock(torch.device("mps"))
+    gradients_of.clock = clock = StepClock(torch.device("mps"), now=lambda: next(now))
     clock.mark()
     clock.mark("forward")
     clock.mark("backward")
@@ -136,10 +136,8 @@ def test_no_save_fails_by_what_its_device_is_called(name, tmp_path: Path):
 
 @pytest.mark.parametrize("name", ["cuda", "cuda:1"])
 @pytest.mark.long_after(1)
-def test_a_run_whose_saver_is_told_a_gpu_saves(place: Path, monkeypatch, name):
-    monkeypatch.setattr(
-        checkpointer, "CheckpointWriter", lambda run, folder, device: CheckpointWriter(run, folder, torch.device(name))
-    )
+def test_a_run_whose_saver_is_told_a_gpu_saves(place: Path, seams, name):
+    seams.around("checkpoint writer", lambda real, run, folder, _: real(run, folder, torch.device(name)))
     plan = write_plan(place, PLAN.replace("validation_interval = 5\n", "save_interval = 1\n"))
     events = train(training_plan=plan, model="m.lmp")
     assert isinstance(last(events), RunDone), last(events)
@@ -147,14 +145,13 @@ def test_a_run_whose_saver_is_told_a_gpu_saves(place: Path, monkeypatch, name):
     assert sum(isinstance(event, CheckpointSaved) for event in events) > 3
 
 
-def test_copies_from_a_gpu_are_waited_for_on_that_gpu(border, monkeypatch, tmp_path: Path):
+def test_copies_from_a_gpu_are_waited_for_on_that_gpu(border, seams, tmp_path: Path):
     with FakeTensorMode():
         weight = torch.empty(2, device="cuda:1")
     tree = {"model": {"w": weight, "b": torch.ones(1)}, "optimizers": [weight, 3]}
     assert devices_of(tree) == {SECOND, CPU}
     saver = CheckpointWriter(RunFolder(tmp_path / "m.lmp"), tmp_path, SECOND)
-    monkeypatch.setattr(saver, "_copies", lambda checkpoint: {})
-    monkeypatch.setattr(saver, "_write", lambda *_: None)
+    seams.put("copy to save", lambda *_: {})  # tensors that no device holds cannot be copied
     saver.start(lambda: tree, SaveRequest(1, 1, "s", "asked", 0, False))
     saver.wait()
     assert border == [("on", 1), "waited"]
@@ -169,15 +166,11 @@ def test_a_save_on_the_processor_wakes_no_gpu(border, tmp_path: Path):
     assert border == []
 
 
-def test_check_saves_as_a_run_does(place: Path, monkeypatch):
+def test_check_saves_as_a_run_does(place: Path, seams):
     """By the same thread and copy: what would fail in them fails in the check."""
-
-    def refuse(self, checkpoint):
-        raise ValueError("an argument check")
-
     plan = write_plan(place, PLAN)
     assert check_plan(Launch({"training_plan": plan}))["ok"]
-    monkeypatch.setattr(CheckpointWriter, "_copies", refuse)
+    seams.put("copy to save", raising(ValueError("an argument check")))
     report = check_plan(Launch({"training_plan": plan}))
     assert not report["ok"]
     (failed,) = [step["what"] for step in report["tried"] if not step["ok"]]
@@ -210,7 +203,7 @@ WAYS = {
     ("way", "optimizer"),
     [(way, "adamw") for way in WAYS] + [("padded", name) for name in ("adam", "sgd", "adagrad", "rmsprop")],
 )
-def test_a_step_waits_nowhere_but_for_its_numbers(monkeypatch, way, optimizer, scaled):
+def test_a_step_waits_nowhere_but_for_its_numbers(way, optimizer, scaled):
     """Two mini-batches and the update where each hidden read of a tensor raises."""
     asked = {"few": False, "half": False, "packed": False, "argmax": True, "model": None, "normalization": "tokens",
              "include_prompts": False} | WAYS[way]  # fmt: skip
@@ -229,14 +222,14 @@ def test_a_step_waits_nowhere_but_for_its_numbers(monkeypatch, way, optimizer, s
     of = Gradients(model, WithoutAutocast(META), hidden=body_of(model), trunk=model.trunk if asked["packed"] else None)
     of.scaler = Scaler() if scaled else None
     # Where to the predictions go, and the one wait: both are of the device's own kind.
-    monkeypatch.setattr(gradients, "_to_processor", lambda tensor: tensor)
+    of.to_processor = lambda tensor: tensor
     waited: list[torch.device] = []
 
     def wait(result, norm) -> None:
         waited.append(torch.stack((result.loss_on_device, norm.to(torch.float64))).device)
         result.loss, result.grad_norm = 1.0, 1.0
 
-    monkeypatch.setattr(gradients, "_wait_for_numbers", wait)
+    of.wait_for_numbers = wait
     built = build_optimizer(optimizer, model, lr=0.1, weight_decay=0.01, device_type="meta")
     for _ in range(2):  # optimizers do more at their first step
         built.zero_grad(set_to_none=True)
@@ -296,7 +289,7 @@ def test_arrays_side_by_side_keep_their_numbers(monkeypatch):
     arrays = [np.arange(3, dtype=np.int32), np.arange(5), np.arange(0), np.arange(7) - 3]
     like_a_gpu: Any = SimpleNamespace(type="a GPU")
     monkeypatch.setattr(torch.Tensor, "to", lambda self, *_, **__: self)
-    for array, tensor in zip(arrays, collate._on(like_a_gpu, *arrays), strict=True):
+    for array, tensor in zip(arrays, collate.on_device(like_a_gpu, *arrays), strict=True):
         assert tensor.tolist() == array.tolist() and tensor.dtype == torch.from_numpy(array).dtype
 
 

@@ -15,7 +15,6 @@ from lmplay_tui.data.samples import Sample
 from lmplay_tui.models.body import body_of, trunk_of
 from lmplay_tui.models.gpt2ish import GPT2ish
 from lmplay_tui.run.controls import StopRequested
-from lmplay_tui.train import gradients
 from lmplay_tui.train.collate import FewShapes, collate, mini_batches, pack
 from lmplay_tui.train.device import Precision
 from lmplay_tui.train.gradients import Gradients, StepConfig, StepResult
@@ -244,20 +243,20 @@ class Reads(TorchDispatchMode):
 
 @pytest.mark.parametrize("scaled", [False, True])
 @pytest.mark.parametrize("packed", [False, True])
-def test_a_step_reads_its_numbers_once(packed, scaled, monkeypatch):
+def test_a_step_reads_its_numbers_once(packed, scaled):
     """One wait for the device, before the optimizer, where loss and gradient norm are read together."""
     model = model64()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     of = of_model(model, packed=packed)
     of.scaler = torch.amp.GradScaler("cpu") if scaled else None
     waited: list[int] = []
-    wait = gradients._wait_for_numbers
+    wait = of.wait_for_numbers
 
     def counted(*args) -> None:
         waited.append(len(reads.found))
         wait(*args)
 
-    monkeypatch.setattr(gradients, "_wait_for_numbers", counted)
+    of.wait_for_numbers = counted
     samples = [sample(2, 5, seed=i) for i in range(5)]
     with Reads() as reads:
         result = of.accumulate(samples, step_config(2))

@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from functools import partial
 
 import pytest
 
@@ -10,32 +11,28 @@ from lmplay_tui import cli
 from lmplay_tui.run.controls import Controls, StopRequested
 from lmplay_tui.run.events import ActivityChanged, Event, RunDone, Stalled, StepDone
 from lmplay_tui.run.folder import RunFolder
-from lmplay_tui.run.journal import read_journal
 from lmplay_tui.run.sentences import sentence_of
-from lmplay_tui.train import alerts
-from lmplay_tui.train.alerts import HangDetector, Watch
-from lmplay_tui.train.gradients import Gradients
+from lmplay_tui.train.alerts import HangDetector, Unusual, Watch
 from lmplay_tui.train.launch import run_events
 from lmplay_tui.ui.session import LiveSource
+from tests.journals import read_journal
 from tests.train.runs import given, last, write_plan
 
 HANGS = 6  # the step
 
 
 @pytest.fixture
-def goes_on(monkeypatch) -> threading.Event:
+def goes_on(seams) -> threading.Event:
     """Step 6 hangs until it is set; what hangs for good fails."""
-    real, calls, event = Gradients.update, [], threading.Event()
+    calls, event = [], threading.Event()
 
-    def update(*args, **kwargs):
+    def update(*_, **__) -> None:
         calls.append(1)
         if len(calls) == HANGS:
             assert event.wait(120), "nobody has said that the step hangs"
-        return real(*args, **kwargs)
 
-    monkeypatch.setattr(Gradients, "update", update)
-    monkeypatch.setattr(alerts, "LEAST_STALL_S", 0.2)
-    monkeypatch.setattr(alerts, "LOOK_EVERY_S", 0.02)
+    seams.watch("update", update)
+    seams.put("watch", partial(Watch, Unusual(stall_s=0.2), look_every_s=0.02))
     return event
 
 
@@ -66,9 +63,8 @@ def test_it_is_written_and_told_before_the_step_ends(place, goes_on):
     assert not [thread for thread in threading.enumerate() if thread.name == "hanging steps"]
 
 
-def test_headless_it_goes_to_standard_error(place, goes_on, capfd, monkeypatch):
-    monkeypatch.setattr("lmplay_tui.commands.train.catch_signals", lambda *_, **__: None)
-    monkeypatch.setattr("lmplay_tui.train.launch.write_pngs", lambda *_: None)
+def test_headless_it_goes_to_standard_error(place, goes_on, capfd, seams, own_signals):
+    seams.put("pictures", lambda *_: None)
     look = threading.Thread(target=_set_when_written, args=(RunFolder(place / "m.lmp"), goes_on))
     look.start()
     plan = write_plan(place)
@@ -103,10 +99,9 @@ def test_the_dashboard_shows_it(place, goes_on):
     assert source.exit_status == 0
 
 
-def test_a_step_that_is_dropped_hangs_no_more(monkeypatch):
-    monkeypatch.setattr(alerts, "LOOK_EVERY_S", 0.001)
+def test_a_step_that_is_dropped_hangs_no_more():
     heard: list[Event] = []
-    hanging = HangDetector()
+    hanging = HangDetector(look_every_s=0.001)
     with hanging.reporting(heard.append):
         with pytest.raises(StopRequested), hanging.step(7, limit_s=60.0, usual_s=6.0):
             raise StopRequested

@@ -59,7 +59,8 @@ def test_copies_of_a_later_stages_rows_are_warned_of_before_that_stage(files):
 def test_a_resume_of_an_older_checkpoint_says_that_other_rows_are_held_out(files):
     stop_after(3, training_plan=write_plan(files, TWO), model="m.lmp")
     checkpoint = load_checkpoint(files / "m.lmp")
-    for stage in checkpoint["runner"]["state"]["progress"]["stages"].values():
+    progress, curriculum = checkpoint["runner"]["state"]["progress"], checkpoint["curriculum"]
+    for stage in (*progress["stages"].values(), *curriculum["state"].values()):
         del stage["held_out_by"]
         stage["fingerprint"] = "of another choice"
     write_checkpoint(checkpoint, files / "m.lmp")

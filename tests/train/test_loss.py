@@ -15,7 +15,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lmplay_tui.data.samples import Sample
 from lmplay_tui.models.body import body_of, trunk_of
 from lmplay_tui.models.gpt2ish import GPT2ish
-from lmplay_tui.train import loss as loss_module
 from lmplay_tui.train.device import Precision
 from lmplay_tui.train.gradients import Gradients, StepConfig
 from lmplay_tui.train.loss import (
@@ -66,10 +65,9 @@ def test_equals_plain_cross_entropy_in_float64(rows: int, vocab: int, bias: bool
             torch.testing.assert_close(mine, expected, rtol=0, atol=1e-12)
 
 
-def test_chunks_cover_all_rows_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loss_module, "_CHUNK_BYTES", {"cpu": 64 * 30 * 8})
+def test_chunks_cover_all_rows_once() -> None:
     head, x_NC, targets_N = a_head(200, 30, torch.float64)
-    memory = HeadLoss()
+    memory = HeadLoss(chunk_bytes=64 * 30 * 8)
     parts = [part for part, _ in memory.chunks(x_NC.detach(), head.weight.detach(), None)]
     assert [(p.start, p.stop) for p in parts] == [(0, 64), (64, 128), (128, 192), (192, 200)]
     for mine, expected in zip(by_hand(memory, head, x_NC, targets_N), plain(head, x_NC, targets_N), strict=True):

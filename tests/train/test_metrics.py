@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from lmplay_tui.run.events import MetricsLogged, StepDone, Warned
-from lmplay_tui.train import device as device_module
-from lmplay_tui.train import trainer
+from lmplay_tui.train.device import measured_peak
 from tests.train.runs import PLAN, train, write_plan
 
 
@@ -29,9 +28,9 @@ def test_a_line_has_the_means_of_its_steps_in_no_more_digits_than_they_are_worth
         assert all(float(f"{v:.9g}") == v for v in line.values() if isinstance(v, float)), line
 
 
-def test_a_share_above_the_peak_is_said_once_and_shown_as_it_is(place, monkeypatch):
+def test_a_share_above_the_peak_is_said_once_and_shown_as_it_is(place, seams):
     """Whatever the device is: a peak that is too low is no silent success."""
-    monkeypatch.setattr(trainer, "peak_flops", lambda device, dtype: (1e3, "data sheet"))
+    seams.put("peak", lambda device, dtype: (1e3, "data sheet"))
     events = train(training_plan=write_plan(place, PLAN), model="m.lmp")
     said = [event.message for event in events if isinstance(event, Warned) and "MFU" in event.message]
     assert len(said) == 1
@@ -56,7 +55,7 @@ def test_an_unknown_device_is_measured_by_work_enough(monkeypatch):
         return mm(a, b, out=out)
 
     monkeypatch.setattr(torch, "mm", counted)
-    monkeypatch.setattr(device_module, "_MEASURED_BY", {"cpu": ((128, 3), (64, 3))})
-    assert device_module._measured_peak(torch.device("cpu"), torch.float32, seconds=0.0) > 0
+    sides = ((128, 3), (64, 3))
+    assert measured_peak(torch.device("cpu"), torch.float32, seconds=0.0, by=sides) > 0
     assert sizes == [128, 64, 64, 64, 64]
-    assert device_module._measured_peak(torch.device("meta"), torch.float32) == 0
+    assert measured_peak(torch.device("meta"), torch.float32) == 0

@@ -5,6 +5,7 @@ import os
 import shlex
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,6 @@ from lmplay_tui.run import notify
 from lmplay_tui.run.controls import Controls, HandOver, Pause, Stop
 from lmplay_tui.run.events import HandedOver, LogLine, RunDone, RunFailed, RunStopped, StepDone, Warned
 from lmplay_tui.run.folder import RunFolder
-from lmplay_tui.train import launch
 from lmplay_tui.train.checkpoint import load_checkpoint
 from lmplay_tui.train.handoff import SPENT, TimeLimit, command_of
 from lmplay_tui.train.launch import run_events
@@ -74,8 +74,8 @@ def test_a_command_that_fails_is_one_warning(place, command, said):
     assert isinstance(last(events), RunStopped), "the end stays the last event"
 
 
-def test_a_command_that_takes_long_is_left_alone(place, monkeypatch):
-    monkeypatch.setattr(notify, "WAIT_S", 0.3)
+def test_a_command_that_takes_long_is_left_alone(place, seams):
+    seams.put("on done", partial(notify.run_on_done, wait_s=0.3))
     command = "sleep 2; echo late >> late.txt"
     events = stop_after(1, training_plan=write_plan(place), model="m.lmp", on_done=command)
     said = [event.message for event in events if isinstance(event, LogLine)]
@@ -98,14 +98,14 @@ def test_neither_plan_nor_checkpoint_can_make_it_run(place):
             parse_plan(PLAN.replace(where, where + 'on_done = "echo ran"\n'), name="p", file="p", folder=place)
 
 
-def test_handing_over_leaves_it_to_the_process_that_goes_on(place, monkeypatch):
+def test_handing_over_leaves_it_to_the_process_that_goes_on(place, seams):
     started: list[dict[str, object]] = []
 
     def start(run, given, lock, *, resumes, spent_s):
         started.append({"words": command_of(run, given, resumes=resumes), "spent_s": spent_s})
         return 4711
 
-    monkeypatch.setattr(launch, "start_process", start)
+    seams.put("start a process", start)
     controls, events = Controls(), []
     options = {"on_done": "echo ran >> ran.txt", "max_hours": 5.0}
     for event in run_events(given(training_plan=write_plan(place), model="m.lmp", **options), controls):
@@ -138,14 +138,14 @@ def test_a_run_that_another_process_holds_runs_nothing(place):
     assert not (place / "ran.txt").exists()
 
 
-def test_the_address_for_messages_is_written_nowhere(place, monkeypatch, capsys):
+def test_the_address_for_messages_is_written_nowhere(place, seams, capsys):
     posts: list[tuple[str, str]] = []
 
-    def post(url, title, text, urgent):
+    def post(url, title, text, *_):
         posts.append((title, text))
         return "127.0.0.1 answered with 500"
 
-    monkeypatch.setattr(notify, "post", post)
+    seams.put("post", post)
     plan = write_plan(place)
     options = {"notify_url": "http://127.0.0.1:1/s3cret-topic"}
     events = stop_after(2, training_plan=plan, model="m.lmp", verbose=True, **options)

@@ -132,10 +132,8 @@ def test_an_edit_of_a_stage_that_is_done_says_that_it_changes_nothing(place):
     assert any("stage one: lr" in e.message and "changes nothing" in e.message for e in of(Warned, events))
 
 
-def test_data_read_no_option_that_does_not_open_them_anew(place, monkeypatch):
+def test_data_read_no_option_that_does_not_open_them_anew(place, seams):
     """What a stage's data depend on says so in its declaration: else an edit would be announced and not applied."""
-    from lmplay_tui.data import stage_data
-
     read: set[str] = set()
 
     class Reading:
@@ -146,11 +144,7 @@ def test_data_read_no_option_that_does_not_open_them_anew(place, monkeypatch):
             read.add(name)
             return getattr(self._options, name)
 
-    real = stage_data.StageData.__init__
-    monkeypatch.setattr(
-        stage_data.StageData, "__init__",
-        lambda self, stage, options, *rest: real(self, stage, Reading(options), *rest),
-    )  # fmt: skip
+    seams.around("open a stage", lambda real, stage, options, *rest, **how: real(stage, Reading(options), *rest, **how))
     train(training_plan=write_plan(place, BASE + STAGES), model="m.lmp")
     assert {"batch_size", "eval_samples"} <= read
     assert read <= set(names_of(Part.MODEL, Part.HELD_OUT, Part.ORDER, Part.DATA))

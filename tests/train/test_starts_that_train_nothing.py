@@ -16,11 +16,11 @@ from lmplay_tui.run.events import (
     RunStopped,
     StepDone,
 )
-from lmplay_tui.run.folder import RunFolder, find_run, fraction_done, status_of
-from lmplay_tui.run.journal import read_journal
+from lmplay_tui.run.folder import RunFolder, find_run, saved_status, status_of
 from lmplay_tui.run.sentences import sentence_of
 from lmplay_tui.train.checkpoint import load_checkpoint
 from lmplay_tui.train.launch import run_events
+from tests.journals import read_journal
 from tests.train.runs import PLAN, given, last, losses, progress_of, stop_after, train, write_plan
 
 
@@ -116,7 +116,7 @@ def test_a_finished_run_that_is_started_again_is_still_known(place):
     assert None not in before.values()
     assert isinstance(last(train(model="m.lmp")), RunDone)
     assert known(run) == before
-    assert fraction_done(run) == 1
+    assert saved_status(run).fraction_done == 1
 
 
 def test_a_stage_is_done_though_its_last_rows_gave_no_step(place):
@@ -129,7 +129,7 @@ def test_a_stage_is_done_though_its_last_rows_gave_no_step(place):
     [stage] = json.loads((place / "m.run/run.json").read_bytes())["stages"]
     assert [e for e in events if isinstance(e, StepDone)][-1].stage_rows < stage["rows_total"]
     assert stage["rows_done"] == stage["rows_total"]
-    assert fraction_done(RunFolder(place / "m.lmp")) == 1
+    assert saved_status(RunFolder(place / "m.lmp")).fraction_done == 1
 
 
 def test_a_refused_start_leaves_the_run_as_it_was(place):
@@ -174,4 +174,4 @@ def test_a_stage_whose_last_rows_have_no_words_is_whole(place):
     rows = [{"text": "The mill stood by the river."}] * 4 + [{"text": ""}] * 8
     (place / "stories.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     train(training_plan=write_plan(place, PLAN.replace("epochs = 0.4", "epochs = 1")), model="m.lmp")
-    assert fraction_done(RunFolder(place / "m.lmp")) == 1
+    assert saved_status(RunFolder(place / "m.lmp")).fraction_done == 1

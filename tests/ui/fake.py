@@ -10,6 +10,7 @@ from lmplay_tui.run import controls
 from lmplay_tui.run import events as happened
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.run.journal import stamp
+from lmplay_tui.run.metric_names import RECENT_STEPS
 from lmplay_tui.run.view import RunView
 
 START = 1_790_000_000.0  # a Monday in September 2026, UTC
@@ -99,12 +100,15 @@ def stage_started(index: int, step: int, rows: int) -> happened.StageStarted:
     return happened.StageStarted(info.name, index, len(STAGES), info.rows_total or 0, 0, step, rows, 5.61)
 
 
-def step_done(step: int, stage: str, rows: int, stage_rows: int, loss: float) -> happened.StepDone:
+def step_done(  # noqa: PLR0917
+    step: int, stage: str, rows: int, stage_rows: int, loss: float, recent_loss: float | None = None
+) -> happened.StepDone:
     return happened.StepDone(
         step=step, stage=stage, rows=rows, stage_rows=stage_rows, tokens=rows * 90, loss_tokens=800, step_tokens=900,
-        samples=10, epoch=0.5, row=stage_rows, loss=loss, accuracy=max(0.0, 0.62 - loss / 12), lr=6e-4, grad_norm=1.1,
-        elapsed_s=step * 0.25, data_s=0.012, forward_s=0.08, backward_s=0.12, optimizer_s=0.02, step_s=0.25,
-        text_shown=0.972,
+        samples=10, epoch=0.5, row=stage_rows, loss=loss,
+        recent_loss=loss if recent_loss is None else recent_loss, accuracy=max(0.0, 0.62 - loss / 12), lr=6e-4,
+        grad_norm=1.1, elapsed_s=step * 0.25, data_s=0.012, forward_s=0.08, backward_s=0.12, optimizer_s=0.02,
+        step_s=0.25, text_shown=0.972,
     )  # fmt: skip
 
 
@@ -126,6 +130,7 @@ def training(steps: int, *, seed: int = 0) -> Iterator[happened.Event]:
     noise = np.random.default_rng(seed).normal(0, 0.09, steps + 1)
     yield started()
     rows = 0
+    losses: list[float] = []
     for index, info in enumerate(STAGES):
         if rows >= steps * 10:
             return
@@ -136,7 +141,8 @@ def training(steps: int, *, seed: int = 0) -> Iterator[happened.Event]:
             step = rows // 10
             loss = 2.6 + 5.7 * math.exp(-step / 70) + 0.4 * math.exp(-stage_rows / 500) + float(noise[step])
             loss += 2.5 if step == 222 else 0
-            yield step_done(step, info.name, rows, stage_rows, loss)
+            losses = [*losses[1 - RECENT_STEPS :], loss]
+            yield step_done(step, info.name, rows, stage_rows, loss, sum(losses) / len(losses))
             if step % 10 == 0:
                 yield happened.Validated(step, info.name, rows, rows * 90, loss + 0.12, 0.5 - loss / 14, 4, 0.2)
                 yield happened.Predicted(step, info.name, prediction())

@@ -90,6 +90,8 @@ STORIES: dict[str, list[Case]] = {
         ("escape ctrl+q", lambda s: s.asks(ChoiceDialog, "Leave the dashboard?")),
         ("escape z", lambda s: not s.screen.query_one("#log").display),
         ("escape", lambda s: s.screen.query_one("#log").display),
+        ("f5", lambda s: not s.screen.query_one("#log").display),
+        ("f5", lambda s: s.screen.query_one("#log").display),
         *[(str(number), lambda s, n=number: s.focus_is_in(PANES[n - 1])) for number in (1, 2, 3, 5, 6)],
         ("4", lambda s: s.focus_is_in("plan-text")),
         ("escape e", lambda s: s.focus_is_in("plan-text")),

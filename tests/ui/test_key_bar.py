@@ -89,11 +89,11 @@ async def test_the_bar_names_what_keys_do_now(dashboard: Open, source: FakeSourc
         assert "esc all panes" in shown(pilot)
         await pilot.press("z", "4")
         await pilot.pause()
-        assert shown(pilot).split("  ")[0].strip() == "^s apply"
-        for words in ("f5 max", "f1 help", "^q quit", "esc back"):
+        assert shown(pilot).split("  ")[0].strip() == "ctrl+s apply"
+        for words in ("f5 max", "f1 help", "ctrl+q quit", "esc back"):
             assert words in shown(pilot)
         for words in ("s save ", "x stop", "p pause", "? help", " q quit"):
-            assert words not in shown(pilot).replace("^s", "").replace("^q", "").replace("f2 save as", "")
+            assert words not in shown(pilot).replace("ctrl+s", "").replace("ctrl+q", "").replace("f2 save as", "")
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,11 @@
 """What the launcher says of plans and runs before anything is opened."""
 
 import math
+import os
+import subprocess
+import sys
 import threading
+import time
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -14,6 +18,7 @@ from lmplay_tui.plan.builtin import shipped_plans
 from lmplay_tui.plan.reading import MAX_LINE, parse_plan, read_plan
 from lmplay_tui.plan.schema import Plan
 from lmplay_tui.run.folder import RunFolder
+from lmplay_tui.run.status import SavedStatus
 from lmplay_tui.ui.app import LmplayApp
 from lmplay_tui.ui.launch_lists import (
     SHAPES,
@@ -46,7 +51,13 @@ def plan_of(text: str) -> Plan:
 
 
 def entry(**status: Any) -> RunEntry:
-    return RunEntry(RunFolder(Path("gpt2ish_p.lmp")), status.get("state", "stopped"), status, age_s=60.0)
+    """A run that is over. Stages: name, rows done, rows of all."""
+    stages = [
+        {"name": name, "datasets": ["x"], "epochs": 1.0, "rows_done": done, "rows_total": total}
+        for name, done, total in status.pop("stages", ())
+    ]
+    said = SavedStatus({"state": "stopped", "stages": stages, **status}, alive=False)
+    return RunEntry(RunFolder(Path("gpt2ish_p.lmp")), said.state, said, age_s=60.0)
 
 
 def test_the_shapes_are_the_registry_s() -> None:
@@ -87,16 +98,37 @@ def test_rows_of_mixtures_end_as_the_plan_says() -> None:
 
 def test_an_earlier_run_of_the_plan_knows_better() -> None:
     plan = plan_of('[stages.a]\ndataset = "wikitext"\n')
-    stages = [{"name": "a", "rows_total": 1000, "rows_done": 500}]
-    earlier = entry(stages=stages, tokens=10_000, samples=500, tokens_per_s=200.0)
+    earlier = entry(
+        stages=[("a", 500, 1000)],
+        step=50,
+        tokens=10_000,
+        samples=500,
+        elapsed_s=50.0,
+        tokens_per_s=1.0,
+        device="cuda:0",
+    )
     about = estimate(plan, [earlier], {}, SPEED)
-    assert (about.rows, about.seconds, about.measured) == (1000, 100.0, True)  # 500 rows in 50 s
-    other = entry(stages=[{"name": "b", "rows_total": 1000}], tokens=1, samples=1, tokens_per_s=1.0)
+    assert (about.rows, about.seconds, about.measured) == (1000, 100.0, True), "not by the speed of its last moment"
+    assert "500 rows in 50 s of training" in about.rests_on
+    assert about.rests_on in " ".join(text_of(plan_detail(plan, about, 100)).split())
+    other = entry(stages=[("b", 1, 1000)], step=1, tokens=1, samples=1, elapsed_s=1.0)
     assert not estimate(plan, [other], {}, SPEED).measured
-    earlier.status["device"] = "cuda:0"
     assert estimate(plan, [earlier], {"device": "cuda", "exp": "gpt2ish"}, SPEED).measured
     for unlike in ({"device": "cpu"}, {"exp": "gpt2ish_med"}, {"exp": "test_runner"}, {"num_blocks": 2}):
         assert not estimate(plan, [earlier], unlike, SPEED).measured, unlike
+
+
+def test_a_busy_machine_does_not_change_what_the_processor_can_do() -> None:
+    """A product that has to wait for its turn takes longer by the clock, not by its own processor time."""
+    before = device_flops("cpu", half=False)
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(3 * (os.cpu_count() or 1))]
+    try:
+        time.sleep(0.2)
+        assert device_flops("cpu", half=False) > 0.4 * before
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
 
 
 def test_devices_are_asked_without_torch() -> None:
@@ -114,7 +146,7 @@ def test_columns_stand_below_their_titles(width: int) -> None:
     assert row_width(head) == row_width(row) == width
     head, rows = run_table([entry(step=3)], width)
     assert row_width(head) == row_width(rows[0]) == width
-    for row in (*plan_detail(plan, about, width), *run_detail(entry(stages=[{"name": "a"}]), width)):
+    for row in (*plan_detail(plan, about, width), *run_detail(entry(stages=[("a", 0, None)]), width)):
         assert row_width(row) <= max(width, 50)
 
 
@@ -123,7 +155,12 @@ def test_no_age_is_cut_and_names_come_first(width: int) -> None:
     """Of a run: its name as far as there is room, its age whole, then what else there is room for."""
     names = ("gpt2ish_demo", "gpt2ish_wikipedia_then_finetune")
     entries = [
-        RunEntry(RunFolder(Path(f"{name}.lmp")), "finished", {"step": 123_456, "val_loss": 3.1}, age_s=age_s)
+        RunEntry(
+            RunFolder(Path(f"{name}.lmp")),
+            "finished",
+            SavedStatus({"step": 123_456, "val_loss": 3.1}, alive=False),
+            age_s,
+        )
         for name, age_s in zip(names, (3.2 * 3600, 59 * 60), strict=True)
     ]
     _, rows = run_table(entries, width)
@@ -141,12 +178,12 @@ def test_names_of_plans_have_room_before_their_purposes() -> None:
 
 
 def test_a_run_in_detail() -> None:
-    stages = [{"name": "a", "rows_total": 200, "rows_done": 50}, {"name": "b", "rows_total": None, "rows_done": 0}]
+    stages = [("a", 50, 200), ("b", 0, None)]
     shown = text_of(
         run_detail(
             entry(
-                state="failed", message="the disk\x1b is full", stages=stages, train_loss=3.25, tokens=12_345_678,
-                checkpoint={"step": 120, "path": "/x/m.lmp"},
+                state="failed", message="the disk\x1b is full", stages=stages, train_loss=3.25, step=120,
+                tokens=12_345_678, checkpoint={"step": 120, "path": "/x/m.lmp"},
             ),
             60,
         )

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 from textual.widgets import TextArea
 
+from lmplay_tui.options import Launch
 from lmplay_tui.run.metric_names import METRICS
 from lmplay_tui.ui import hints, theme
+from lmplay_tui.ui.app import LmplayApp
 from lmplay_tui.ui.hints import HINTS
 from lmplay_tui.ui.legend import STEP_PARTS, TERMS, sections
 from lmplay_tui.ui.screens.help import legend_blocks
@@ -32,7 +34,8 @@ def declared() -> tuple[set[str], set[str]]:
 
 
 def test_every_colour_is_explained() -> None:
-    assert declared()[1] - {""} == theme.NAMES
+    app = LmplayApp(Launch(), launcher=True, timers=False)
+    assert declared()[1] - {""} == set(theme.styles_of(app.theme_variables))
 
 
 @pytest.mark.long_after(5)

@@ -17,8 +17,8 @@ from lmplay_tui.ui.app import LmplayApp
 from lmplay_tui.ui.messages import StartAsked
 from lmplay_tui.ui.notices import News, terminal_title
 from lmplay_tui.ui.screens.dashboard import Dashboard
-from lmplay_tui.ui.theme import NAMES, styles_of
-from lmplay_tui.ui.widgets.chart import Drawing, Note, Trace, _frame, draw, raster
+from lmplay_tui.ui.theme import styles_of
+from lmplay_tui.ui.widgets.chart import STYLES, Drawing, Note, Trace, _frame, draw, raster
 from lmplay_tui.ui.widgets.lines import Lines, changed_spans, fitted, flow, row_width, wrapped
 from lmplay_tui.ui.widgets.predictions import alignment_pieces
 from tests.examples import examples
@@ -187,7 +187,7 @@ async def test_the_launcher_resumes_and_starts_anew(tmp_path: Path, key: str, gi
 @pytest.mark.parametrize("ours", theme.OURS, ids=lambda ours: ours.name)
 def test_every_style_has_a_colour_in_our_themes(ours) -> None:
     variables = ours.to_color_system().generate() | theme.variables(ours)
-    assert set(styles_of(variables)) == NAMES
+    assert {*STYLES} - {""} < styles_of(variables).keys(), "those of charts are asked for by name"
 
 
 @examples(200)
@@ -305,3 +305,17 @@ def test_no_screen_imports_torch() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
     )
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("state", ["stopping", "paused"])
+async def test_what_is_told_of_an_activity_goes_with_it(dashboard: Open, state: str) -> None:
+    """Not "stopping from row 548 as recorded": the detail and the share are the training's."""
+    source = fed(60)
+    source.view.follow(happened.ActivityChanged("training", "from row 548 as recorded", 0.5))
+    async with dashboard(source, (160, 40)) as pilot:
+        line = pilot.app.screen.query_one("#state", Lines)
+        assert "training 50 % from row 548 as recorded" in "".join(text for text, _ in line.rows[0])
+        source.view.state = state
+        await tick(pilot)
+        shown = "".join(text for text, _ in line.rows[0])
+    assert state in shown and "548" not in shown and "50 %" not in shown

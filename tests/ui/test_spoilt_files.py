@@ -13,7 +13,7 @@ from lmplay_tui.commands import runs as runs_command
 from lmplay_tui.commands import status as status_command
 from lmplay_tui.errors import EXIT_BUG, EXIT_TRAINING
 from lmplay_tui.options import Launch
-from lmplay_tui.run.folder import RunFolder, fraction_done, stages_of
+from lmplay_tui.run.folder import RunFolder, saved_status
 from lmplay_tui.run.journal import Journal, number, stamp
 from lmplay_tui.ui.app import LmplayApp
 from lmplay_tui.ui.source import FolderSource
@@ -128,13 +128,13 @@ async def test_a_spoilt_run_json_breaks_neither_launcher_nor_commands(
 
 
 def test_what_is_known_of_stages() -> None:
-    assert stages_of({"stages": [{"name": "a"}, 5]}) == [{"name": "a"}]
     run = RunFolder(Path("m.lmp"))
     run.create()
-    run.write_status({"stages": [{"rows_done": 5, "rows_total": 10}, {"rows_done": 0, "rows_total": 10}]})
-    assert fraction_done(run) == 0.25
-    run.write_status({"stages": [{"rows_done": 5, "rows_total": 10}, {"rows_done": 0, "rows_total": None}]})
-    assert fraction_done(run) is None
+    first = {"name": "a", "datasets": ["x"], "epochs": 1.0, "rows_done": 5, "rows_total": 10}
+    for total, share in ((10, 0.25), (30, 0.125), (None, 0.25)):  # not known: each stage counts the same
+        run.write_status({"stages": [first, first | {"name": "b", "rows_done": 0, "rows_total": total}, 5]})
+        assert [stage.name for stage in saved_status(run).stages] == ["a", "b"]
+        assert saved_status(run).fraction_done == share
     run.run_json.write_text("[" * 100_000, encoding="utf-8")
     assert run.status() == {}
 

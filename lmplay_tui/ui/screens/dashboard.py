@@ -78,7 +78,7 @@ class Dashboard(Screen[None]):
         Binding("g", "ask", "ask", tooltip="ask the model"),
         Binding("r", "runs", "runs", tooltip="other runs: one as a ghost"),
         Binding("slash", "filter", "filter", show=False, key_display="/", tooltip="filter the curves or the log"),
-        Binding("z,f5", "zoom", "max", show=False, tooltip="the focused pane alone, or all; f5 while typing"),
+        Binding("z,f5", "zoom", "max", show=False, tooltip="one pane alone, or all; f5 in a text"),
         Binding("escape", "back", "back", show=False),
         Binding("1", "pane('curriculum')", "curriculum", show=False, tooltip="show the curriculum"),
         Binding("2", "pane('curves')", "curves", show=False, tooltip="show the curves"),

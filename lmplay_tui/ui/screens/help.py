@@ -82,8 +82,8 @@ def keys_now(focused: Widget | None, nodes: Iterable[DOMNode]) -> list[Key]:
             if free and label:
                 whole = free[0] == binding.key.split(",")[0]
                 sign = key_sign(binding) if whole else _SIGNS.get(free[0], free[0])
-                found.append(Key(sign.replace("ctrl+", "^"), label, binding.action, node))
-            taken.update(free)
+                found.append(Key(sign, label, binding.action, node))
+            taken |= set(free)
     return found
 
 

@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 from rich.cells import cell_len
 
 from lmplay_tui.formats import format_elapsed, format_number
+from lmplay_tui.run.metric_names import OF_STEPS, RECENT_LOSS, RECENT_STEPS, SMOOTHED
 from lmplay_tui.run.series import (
     Floats,
     Points,
-    exponential_mean,
-    exponential_mean_at,
     in_bins,
+    moving_mean,
+    moving_mean_at,
     to_columns,
     value_range,
 )
@@ -302,8 +303,7 @@ def _note_signs(chart: Drawing, canvas_width: int) -> list[Row]:
 
 _RANKS = list(MARKS)
 _UNKNOWN = Sign("·", "dim", "")  # of a journal that is newer than this program
-_GHOST_SPAN = 20  # values: two lines that are not smoothed hide one another
-_VAL_SPAN = 3  # validations that their line is smoothed over
+_VAL_SPAN = 5  # validations that their line is a mean over
 _VAL_DOTS = 3  # columns that share a dot beside that line
 
 
@@ -343,12 +343,12 @@ class ChartBuilder:
             look = _look(metric)
             points = series.points(self.window.axis)
             if look == "train":
-                self._add_line(points, look, curves)
+                self._add_line(points, look, curves, self._span_of(metric))
             else:
                 self._add_dots(points, look, curves)
             name = metric.split("/", maxsplit=1)[0] if len(group.metrics) > 1 else ""
-            value = exponential_mean_at(points, self.window.span if look == "train" else 1, self.window.cursor)
-            legend.append(_Figure(CURVES[look].sign, look, name, format_number(value)))
+            value = format_number(self._value(metric, points))
+            legend.append(_Figure(CURVES[look].sign, look, name, value))
         return [
             _headline(group.title, legend, right, self.width, selected=selected, read=self.window.cursor is not None),
             *draw(self._assembled(group, curves, signs), self.width, height - 1),
@@ -358,16 +358,29 @@ class ChartBuilder:
     def _columns(self) -> int:
         return max(self.width - LABEL_CELLS - 1, 1)
 
-    def _add_line(self, points: Points, style: str, curves: list[Trace], span: float = 0) -> None:
+    def _span_of(self, metric: str) -> int:
+        """Over how many steps a metric is smoothed."""
+        return self.window.span if metric in SMOOTHED else 1
+
+    def _value(self, metric: str, points: Points) -> float:
+        """What the legend says of a metric, at the cursor or now: as its line; where that is the run's train loss, the
+        figure that all others show, and not what its points would make of it."""
+        span, cursor = self._span_of(metric), self.window.cursor
+        if metric == OF_STEPS and span == RECENT_STEPS and (recorded := self.view.history.get(RECENT_LOSS)):
+            value = moving_mean_at(recorded.points(self.window.axis), 1, cursor)
+            if math.isfinite(value):  # else a journal of an older version
+                return value
+        return moving_mean_at(points, span, cursor)
+
+    def _add_line(self, points: Points, style: str, curves: list[Trace], span: float) -> None:
         """A line, smoothed; what was smoothed stands behind it."""
-        span = span or self.window.span
         first, last = self.x_range
         columns = 2 * self._columns
         if span > 1 and style != "ghost":
             curves.append(Trace(*to_columns(points, first, last, columns), "raw"))
         if span > 1:
             bins = in_bins(points, first, last, columns, span)
-            curves.append(Trace(bins.x, exponential_mean(bins, span), style))
+            curves.append(Trace(bins.x, moving_mean(bins, span), style))
         else:
             curves.append(Trace(*to_columns(points, first, last, columns), style))
 
@@ -376,7 +389,7 @@ class ChartBuilder:
         columns, sign = self._columns, CURVES[style].sign
         if style == "val" and self.window.span > 1 and len(points) > _VAL_SPAN:
             bins = in_bins(points, *self.x_range, 2 * columns, _VAL_SPAN)
-            curves.append(Trace(bins.x, exponential_mean(bins, _VAL_SPAN), style))
+            curves.append(Trace(bins.x, moving_mean(bins, _VAL_SPAN), style))
             columns = max(columns // _VAL_DOTS, 1)
         curves.append(Trace(*_dots(points, *self.x_range, columns), style, sign))
 
@@ -386,7 +399,7 @@ class ChartBuilder:
         if theirs is None or not len(theirs):
             return
         points = theirs.points(self.window.axis)
-        span = max(self.window.span, _GHOST_SPAN)
+        span = max(self._span_of(metric), RECENT_STEPS if metric in SMOOTHED else 1)  # raw lines hide one another
         self._add_line(points, "ghost", curves, span)
         own = ours.points(self.window.axis) if ours is not None else None
         sign = CURVES["ghost"].sign
@@ -394,7 +407,7 @@ class ChartBuilder:
             legend.append(_Figure(sign, "ghost", name, ""))
             return
         x = float(own.x[-1]) if self.window.cursor is None else self.window.cursor
-        difference = exponential_mean_at(own, span, x) - exponential_mean_at(points, span, x)
+        difference = moving_mean_at(own, span, x) - moving_mean_at(points, span, x)
         legend.append(_Figure(sign, "ghost", name, f"{difference:+.3f}" if math.isfinite(difference) else ""))
 
     def _assembled(self, group: Group, curves: list[Trace], signs: bool) -> Drawing:
@@ -433,13 +446,16 @@ def _headline(
 
     Where room is short words are cut before any figure.
     """
-    for most, end in ((16, right), (8, right), (5, right), (0, right), (0, right if read else ())):
+    for words, most, end in (
+        (True, 16, right), (False, 16, right), (False, 8, right), (False, 5, right), (False, 0, right),
+        (False, 0, right if read else ()),
+    ):  # fmt: skip
         room = width - row_width(end) - 4
         figures: list[Piece] = []
         for sign, style, word, value in legend:
             if value or most:
                 figures.append((f"{sign} ", style))
-            if word and most:
+            if word and (words or style == "ghost") and most:
                 figures.append((f"{fitted(word, min(cell_len(word), most))} ", "dim"))
             if value:
                 figures.append((f"{value}  ", style))

@@ -6,12 +6,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from lmplay_tui.run.axes import AXES, Axis
+from lmplay_tui.run.metric_names import RECENT_LOSS, RECENT_STEPS
 from lmplay_tui.run.view import RunView
 from lmplay_tui.scales import grown_end
 
 VIEWS = ("full", "stage", "recent")
-SPANS = (1, 20, 100, 500)  # values that the smoothing averages over; 1: off
-RECENT_STEPS = 400
+SPANS = (1, RECENT_STEPS, 200, 1000)  # steps that the smoothing averages over; 1: off
+RECENT_VIEW = 400  # steps
 _SPLITS = ("train", "val", "eval")
 _ORDER = ("loss", "accuracy", "character_accuracy", "bits_per_byte", "lr", "grad_norm")
 _FOLDERS = ("perf", "time", "memory", "sys", "data")  # of metrics that stand alone; those of other names come before
@@ -41,6 +42,8 @@ def groups_of(metrics: Iterable[str], pattern: str = "") -> list[Group]:
     shared: dict[str, list[str]] = {"loss": [], "accuracy": []}
     alone = []
     for name in sorted(metrics):
+        if name == RECENT_LOSS:  # the loss's own line, smoothed
+            continue
         split, _, value = name.partition("/")
         if split in _SPLITS:
             shared.setdefault(value, []).append(name)
@@ -78,7 +81,7 @@ class CurveWindow:
         self.view = "full"
         self.axis: Axis = "step"
         self.log = False
-        self.span = 20
+        self.span = RECENT_STEPS
         self.zoom = 0  # halvings of the window
         self.pan = 0.0  # window widths to the left
         self.cursor: float | None = None  # on the axis
@@ -120,7 +123,7 @@ class CurveWindow:
             first = 0.0 if math.isnan(first) else first
             last = first + grown_end(now - first)
         elif self.view == "recent":
-            back = view.history.locate(max(view.at.step - RECENT_STEPS, 0), self.axis)
+            back = view.history.locate(max(view.at.step - RECENT_VIEW, 0), self.axis)
             width = grown_end(now - (0.0 if math.isnan(back) else back))
             last = math.ceil(now / (width / 32) - 1e-9) * width / 32
             first = max(last - width, 0.0)

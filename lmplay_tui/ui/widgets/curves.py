@@ -149,7 +149,7 @@ class Curves(Lines):
             words.append(f"zoom ×{2**window.zoom}")
         if window.log:
             words.append("log")
-        words.append(f"smoothed over {window.span}" if window.span > 1 else "not smoothed")
+        words.append(f"smoothed over {window.span} steps" if window.span > 1 else "not smoothed")
         if window.pattern:
             words.append(f"/{one_line(window.pattern, 40)}")
         set_titles(self, subtitle=" · ".join(words))

@@ -3,12 +3,15 @@
 import contextlib
 import math
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from lmplay_tui.background import BackgroundCall
 from lmplay_tui.formats import format_duration, format_memory_use, format_parameters, format_percent, format_rate
+from lmplay_tui.process import ProcessorLoad
+from lmplay_tui.run.metric_names import RECENT_STEPS
 from lmplay_tui.run.pace import PARTS
 from lmplay_tui.run.view import RunView
 from lmplay_tui.ui.legend import STEP_PARTS
@@ -36,6 +39,7 @@ class Machine:
     def __init__(self) -> None:
         self._psutil: Any = None
         self._process: Any = None
+        self._load: ProcessorLoad | None = None
         self._nvml: Any = None
         self._gpus: list[Any] = []
         self._running: dict[str, BackgroundCall[None]] = {}
@@ -73,8 +77,7 @@ class Machine:
         return [reading for i in range(len(self._gpus)) for reading in self._gpu_readings(i)]
 
     def _own_readings(self, pid: int | None) -> list[Reading]:
-        first = self._psutil is None
-        if first:
+        if self._psutil is None:
             import psutil
 
             self._psutil = psutil
@@ -84,11 +87,17 @@ class Machine:
         own = self._memory_of(pid)
         if own is not None:
             said += f", {'ours' if pid == os.getpid() else 'the run'} {own / 2**30:.1f}"
-        busy = self._psutil.cpu_percent(FIRST_S if first else None) / 100
-        return [
-            Reading("cpu", busy, f"{format_percent(busy)} of {os.cpu_count() or 1}"),
-            Reading("memory", used / memory.total, said),
-        ]
+        readings = [Reading("memory", used / memory.total, said)]
+        busy = self._busy_share()
+        if math.isfinite(busy):
+            readings.insert(0, Reading("cpu", busy, f"{format_percent(busy)} of {os.cpu_count() or 1}"))
+        return readings
+
+    def _busy_share(self) -> float:
+        if self._load is None:
+            self._load = ProcessorLoad()
+            time.sleep(FIRST_S)
+        return self._load()
 
     def _memory_of(self, pid: int | None) -> int | None:
         """Resident bytes; None where there is no such process, or no more."""
@@ -180,7 +189,7 @@ class System(Lines):
             pieces += [("  MFU ", "dim"), (format_percent(mfu.last(), 1), "")]
         step = view.history.get("time/step_s")
         if step is not None and len(step):
-            pieces += [("  step ", "dim"), (format_duration(step.recent_mean(20)), "")]
+            pieces += [("  step ", "dim"), (format_duration(step.recent_mean(RECENT_STEPS)), "")]
         if view.text_shown < 0.9995:
             pieces += [("  text shown ", "dim"), (format_percent(view.text_shown, 1), "")]
         while row_width(pieces) > width and len(pieces) > 3:
