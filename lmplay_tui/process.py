@@ -60,6 +60,46 @@ def own_command(module: str, *words: str) -> list[str]:
     return [sys.executable, "-P", "-m", module, *words]
 
 
+# What the installed programs do, by the module that stands behind all of them.
+_BY_MODULE = {"lmplay-tui": "", "lmp_trainer": " --headless", "lmp_plotstats": " plot", "lmp_generator": " generate"}
+
+
+def typed(command: str) -> str:
+    """One of our commands as it is typed in the shell that started this process: `lmplay-tui attach`, say.
+
+    By its bare name where the shell finds this very program, else by its path, from the working folder if it lies
+    below that; where the programs are not installed at all, by the interpreter.
+    """
+    name, _, rest = command.partition(" ")
+    return " ".join(filter(None, (_typed_program(name), rest)))
+
+
+@cache
+def _typed_program(name: str) -> str:
+    import shlex
+    import shutil
+
+    begun = Path(sys.argv[0])
+    folders = [begun.parent] if begun.name in _BY_MODULE else []
+    scripts = [folder / name for folder in (*folders, Path(sys.executable).parent) if (folder / name).is_file()]
+    found = shutil.which(name)
+    if found is not None and (not scripts or scripts[0].resolve() == Path(found).resolve()):
+        return name
+    if scripts:
+        return shlex.quote(_from_here(scripts[0]))
+    return f"{shlex.quote(_from_here(Path(sys.executable)))} -m lmplay_tui.cli{_BY_MODULE[name]}"
+
+
+def _from_here(program: Path) -> str:
+    """A program's path, from the working folder where it lies below it; never a bare name, for which a shell looks."""
+    path = program.absolute()
+    try:
+        here = path.relative_to(Path.cwd())
+    except (ValueError, OSError):  # elsewhere; the working folder is gone
+        return str(path)
+    return str(here) if len(here.parts) > 1 else f"./{here}"
+
+
 def own_environment() -> dict[str, str]:
     """This process's environment, in which such a process finds the same package, also one that is not installed."""
     environment = dict(os.environ)

@@ -5,6 +5,7 @@ import gc
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,6 +20,8 @@ from lmplay_tui import process
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
 process.prepare()  # as the commands do
+# As in an activated environment: the commands that are printed are bare names there.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 
 # The machine may be busy: no test is by the clock. `tests.examples` says how a test asks for so many examples.
 settings.register_profile("all", deadline=None, suppress_health_check=[HealthCheck.too_slow])

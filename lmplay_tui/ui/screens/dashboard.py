@@ -50,7 +50,7 @@ from lmplay_tui.ui.screens.help import keys_now
 from lmplay_tui.ui.screens.runs import Runs
 from lmplay_tui.ui.source import FolderSource, Source
 from lmplay_tui.ui.tty.signals import TWICE_WITHIN_S
-from lmplay_tui.ui.widgets.curriculum import Curriculum
+from lmplay_tui.ui.widgets.curriculum import Curriculum, failure_rows
 from lmplay_tui.ui.widgets.curves import Curves, Ghost
 from lmplay_tui.ui.widgets.key_bar import KeyBar
 from lmplay_tui.ui.widgets.log_pane import LogPane
@@ -101,7 +101,9 @@ class Dashboard(Screen[None]):
         super().__init__()
         self.source = source
         self.options = options
-        self.plan_editor = PlanEditor(self, source, self._send, price_per_hour=options.price_per_hour)
+        self.plan_editor = PlanEditor(
+            self, source, self._send, price_per_hour=options.price_per_hour, asked=options.training_plan
+        )
         self.ghost: Ghost | None = None
         self.ghost_source: Source | None = None
         self._catching_up = self._was_behind = False
@@ -159,6 +161,9 @@ class Dashboard(Screen[None]):
             self.catch_up()
         self.show_news()
         self.ask_how_to_go_on()
+        if self.plan_editor.shows_new_failure():
+            self.set_focus(None)  # what is typed now was not meant for the editor
+            self._choose_pane(4, focus=False)
         if self.app.screen is self or not self.is_current:
             self.plan_editor.follow_run()
         self.draw(now)
@@ -268,14 +273,15 @@ class Dashboard(Screen[None]):
 
     def _lay_rows(self, view: RunView) -> None:
         """The grid's rows: the curriculum as high as its stages, where these leave room; the rest shared."""
+        failure = failure_rows(view, max(self._cells[0] - 4, 10))  # how wide the pane is does not hang on its rows
         hints = self.query_one(Hints)
         height = self._cells[1] - 2 - (hints.size.height if hints.display else 0)
-        stages = min(max(len(view.stages), 1) + 3, max(height // 4, 6), 11)
+        stages = min(max(len(view.stages), 1) + 3, max(height // 4, 6), 11) + min(len(failure), 6)
         body = self.query_one("#body")
         if self.has_class("-single") or self.has_class("-zoomed"):
             beside = self._shown_pane != "curriculum" and not self.has_class("-zoomed") and self._cells[1] >= 22
             self.query_one(Curriculum).set_class(beside or self._shown_pane == "curriculum", "-shown")
-            rows = f"{min(stages, 6)} 1fr" if beside else "1fr"
+            rows = f"{min(stages, 8 if failure else 6)} 1fr" if beside else "1fr"
         elif self.has_class("-large"):
             rows = f"{stages} 3fr 2fr 14"
         else:
