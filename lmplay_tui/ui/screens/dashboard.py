@@ -163,7 +163,7 @@ class Dashboard(Screen[None]):
         self.ask_how_to_go_on()
         if self.plan_editor.shows_new_failure():
             self.set_focus(None)  # what is typed now was not meant for the editor
-            self._choose_pane(4, focus=False)
+            self._choose_pane("plan", focus=False)
         if self.app.screen is self or not self.is_current:
             self.plan_editor.follow_run()
         self.draw(now)
