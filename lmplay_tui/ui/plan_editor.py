@@ -187,7 +187,7 @@ class PlanEditor:
                 self._save(text, answers[0], here)
 
         place = str((_place_beside(here) if self._view.plan_folder else Path()) / "my_plan.toml")
-        self._screen.app.push_screen(dialogs.save_plan_dialog(place, _wrong_with_name), answered)
+        self._screen.app.push_screen(dialogs.save_plan_dialog(place, wrong_with_name), answered)
 
     def _save(self, text: str, typed: str, here: Path) -> None:
         try:
@@ -247,7 +247,7 @@ def new_plan_path(typed: str) -> Path:
     return path
 
 
-def _wrong_with_name(typed: str) -> str | None:
+def wrong_with_name(typed: str) -> str | None:
     try:
         new_plan_path(typed)
     except OSError as error:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -170,8 +171,6 @@ def test_the_weights_to_begin_with_are_loaded(folder, capsys):
 
 
 def test_the_disk_must_have_room_for_what_keep_holds(folder, capsys, monkeypatch):
-    from lmplay_tui.train import check as pre_flight
-
     plan = write_plan(folder, PLAN)
     needed = {}
     for keep in (0, 3, 100_000):
@@ -180,7 +179,8 @@ def test_the_disk_must_have_room_for_what_keep_holds(folder, capsys, monkeypatch
     one = needed[0] // 5  # NAME.lmp, NAME.prev.lmp, NAME.best.lmp, and one a stage
     assert needed[3] == needed[0] + 3 * one
     assert needed[3] < needed[100_000] < needed[0] + 30 * one  # no more than will be saved
-    monkeypatch.setattr(pre_flight, "_free", lambda _options: needed[0] + one)
+    disk = shutil.disk_usage(folder)._replace(free=needed[0] + one)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _folder: disk)
     assert check(plan, *TINY, "--keep", "1") == 0
     capsys.readouterr()
     assert check(plan, *TINY, "--keep", "2", "--save-interval", "10") == 2
