@@ -32,6 +32,7 @@ COMMANDS = {
     "plot": "draw the statistics of runs as PNG files, or in the terminal",
     "generate": "let a model write",
     "export": "a run as safetensors, CSV or TensorBoard files",
+    "completion": "the script that completes these words in bash, zsh or fish",
 }
 MOST_CELLS, PIPED_CELLS = 120, 100  # of a line of help, in a terminal however wide, and where there is none
 _TWO_COLUMNS = re.compile(r"(\s+\S+(?: \S+)*\s{2,})\S")

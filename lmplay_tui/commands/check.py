@@ -1,5 +1,6 @@
 """`lmplay-tui check PLAN`: find what is wrong before hours go into it."""
 
+import argparse
 import contextlib
 import json
 import shutil
@@ -26,17 +27,13 @@ EPILOG = "Exit status: 0 all is well, 2 there are problems."
 
 def main(arguments: Sequence[str], prog: str) -> int:
     """Check a plan and print what was found. Raises `UserError` for a mistake on the line."""
-    parser = new_parser(prog, DESCRIPTION, EPILOG, usage=f"{prog} PLAN [options]")
-    parser.add_argument("plan", type=home_path, metavar="PLAN", help="a shipped plan or a .toml/.json file")
-    parser.add_argument("--json", action="store_true", default=False, help="one JSON object")
-    add_options(parser, leave_out=("training_plan", "extend", "describe", "save_datasets", *screen_options()))
-    namespace = parse_line(parser, arguments)
+    namespace = parse_line(parser(prog), arguments)
     as_json = namespace.json
     launch = Launch(given_options(namespace) | {"training_plan": namespace.plan}, prog)
     from lmplay_tui.train.check import check_plan
 
     try:
-        with _Progress() as progress:
+        with Progress() as progress:
             report = check_plan(launch, progress.report)
     except UserError as error:
         if as_json:
@@ -50,7 +47,16 @@ def main(arguments: Sequence[str], prog: str) -> int:
     return EXIT_OK if report["ok"] else EXIT_USAGE
 
 
-class _Progress:
+def parser(prog: str) -> argparse.ArgumentParser:
+    """The command line of `check`."""
+    made = new_parser(prog, DESCRIPTION, EPILOG, usage=f"{prog} PLAN [options]")
+    made.add_argument("plan", type=home_path, metavar="PLAN", help="a shipped plan or a .toml/.json file")
+    made.add_argument("--json", action="store_true", default=False, help="one JSON object")
+    add_options(made, leave_out=("training_plan", "extend", "describe", "save_datasets", *screen_options()))
+    return made
+
+
+class Progress:
     """What takes time, on standard error: in a terminal a line that gives way to the next; else what is downloaded."""
 
     def __init__(self) -> None:

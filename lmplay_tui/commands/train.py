@@ -1,5 +1,6 @@
 """`lmp_trainer`, and `lmplay-tui` without a command: train, headless or under the dashboard."""
 
+import argparse
 import gc
 import math
 import os
@@ -43,14 +44,19 @@ def main(arguments: Sequence[str], prog: str) -> int:
     return run_headless(parse(arguments, prog, DESCRIPTION, EPILOG))
 
 
+def parser(prog: str, description: str = DESCRIPTION, epilog: str = EPILOG) -> argparse.ArgumentParser:
+    """The command line of the trainer."""
+    made = new_parser(prog, description, epilog, usage=f"{prog} [options]")
+    add_options(made)
+    return made
+
+
 def parse(arguments: Sequence[str], prog: str, description: str, epilog: str) -> Launch:
     """What a command line of the trainer asks for.
 
     Raises `UserError` with all that is wrong with it: its words, and what they name.
     """
-    parser = new_parser(prog, description, epilog, usage=f"{prog} [options]")
-    add_options(parser)
-    namespace, problems = read_line(parser, arguments)
+    namespace, problems = read_line(parser(prog, description, epilog), arguments)
     given, more = checked_options(namespace)
     launch = Launch(given, prog)
     if problems := [*problems, *more]:

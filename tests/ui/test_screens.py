@@ -185,7 +185,7 @@ async def test_the_launcher_resumes_and_starts_anew(tmp_path: Path, key: str, gi
         assert asked[0].line["model"] == "mine.lmp"
 
 
-@pytest.mark.parametrize("ours", theme.OURS, ids=lambda ours: ours.name)
+@pytest.mark.parametrize("ours", [*theme.our_themes("truecolor"), *theme.our_themes("256")], ids=lambda ours: ours.name)
 def test_every_style_has_a_colour_in_our_themes(ours) -> None:
     variables = ours.to_color_system().generate() | theme.variables(ours)
     assert {*STYLES} - {""} < styles_of(variables).keys(), "those of charts are asked for by name"

@@ -203,7 +203,8 @@ class FixedMachine(Machine):
 
 
 @pytest.fixture(autouse=True)
-def _same_everywhere(seams: Seams) -> None:
+def _same_everywhere(seams: Seams, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLORTERM", "truecolor")  # the names are of its colours
     seams.put("readings", FixedMachine)
     seams.put("device speed", lambda device, half: 1.1e11)
     seams.put("devices", lambda: ["auto", "cpu", "cuda"])

@@ -12,15 +12,22 @@ from textual.containers import Horizontal, Vertical
 from textual.message import Message
 from textual.timer import Timer
 from textual.widgets import Button, TextArea
+from textual.widgets.text_area import TextAreaTheme
 
 from lmplay_tui.plan.problems import Problem
 from lmplay_tui.text import one_line, printable
 from lmplay_tui.ui.messages import PaneAsked, PlanApplied, PlanEdited, SavePlanAsked
+from lmplay_tui.ui.theme import styles_of
 from lmplay_tui.ui.tty.patches import TypedText, set_titles
 from lmplay_tui.ui.widgets.lines import Lines, Row, wrapped
 
 CHECK_AFTER_S = 0.3  # without a key
 MOST_ROWS = 9  # of the notes
+
+_SYNTAX = {  # what of TOML has which style
+    "toml.type": "train", "property": "train", "string": "good", "number": "val", "float": "val",
+    "toml.datetime": "val", "boolean": "accent", "comment": "dim", "toml.error": "p0",
+}  # fmt: skip
 
 Check = Callable[[str], Sequence[Problem]]
 
@@ -126,6 +133,15 @@ class PlanPane(Vertical):
     def on_mount(self) -> None:
         self.query_one(TextArea).load_text(self._base)
         self._show_title()
+        self.watch(self.app, "theme", self._colour_text)
+
+    def _colour_text(self, theme: str) -> None:
+        """The text in colours of the app's theme: those of Textual's editors are for a dark ground."""
+        styles = styles_of(self.app.get_css_variables(), colours=not self.app.no_color)
+        syntax = {name: styles[style] for name, style in _SYNTAX.items()}
+        text = self.query_one(TextArea)
+        text.register_theme(TextAreaTheme(f"lmplay-{theme}", syntax_styles=syntax))
+        text.theme = f"lmplay-{theme}"
 
     # ---- data
 
