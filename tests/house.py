@@ -128,7 +128,7 @@ def repetitions(files: Mapping[str, Path]) -> dict[str, str]:
 
 def product_names(tree: ast.Module) -> dict[str, str]:
     """What a test calls what it imports of the product, and the full name."""
-    found = {}
+    found: dict[str, str] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module is not None and node.module.split(".")[0] == PACKAGE:
             found |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
@@ -175,7 +175,9 @@ def past_the_doors(tree: ast.Module, room: str, modules: Set[str]) -> Iterator[s
 def of_tests(modules: Set[str]) -> Iterator[str]:
     """What the tests break."""
     replaced: dict[str, int] = defaultdict(int)
-    hidden, past, words = {}, {}, set[str]()
+    hidden: dict[str, str] = {}
+    past: dict[str, str] = {}
+    words: set[str] = set()
     for path in sorted(Path("tests").rglob("*.py")):
         tree, room = ast.parse(path.read_text()), path.parts[1]
         words |= {str(node.value) for node in ast.walk(tree) if isinstance(node, ast.Constant) and path != SEAMS_FILE}
