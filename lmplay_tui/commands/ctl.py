@@ -32,6 +32,7 @@ RUN: a name, a .lmp file, or a run folder; the newest run where left out.
 Exit status: 0 done, 2 no such command or run, or the run is not alive, 3 it could not save."""
 EPILOG = "Without this command: an empty file NAME.run/control/save (stop, pause, resume, validate) does the same."
 PATIENCE_S = 2.0  # then say what is waited for
+MOST_S = 600.0  # a step, a validation or a save may take minutes
 
 
 def main(arguments: Sequence[str], prog: str) -> int:
@@ -96,6 +97,8 @@ def ask(run: RunFolder, command: Command) -> Answered | None:
                 return event
         if not alive:
             return None
+        if time.monotonic() - begun > MOST_S:
+            raise UserError(f"{one_line(run.name)}: no answer in {MOST_S / 60:.0f} minutes; see: lmplay-tui status")
         if not told and time.monotonic() - begun > PATIENCE_S:
             told = True
             print(f"waiting: the run is {one_line(run.status().get('activity') or 'starting')} ...", file=sys.stderr)

@@ -343,6 +343,8 @@ class LmplayApp(TerminalApp):
         """What is pasted into a field loses its control characters; the plan editor shows them as signs."""
         if isinstance(event, events.Paste) and self.screen_stack and isinstance(self.focused, Input):
             event.text = printable(event.text)
+        if isinstance(event, events.Key) and self._dashboard is not None:
+            self._dashboard.note_key()
         await super().act(event)
 
     def on_resize(self) -> None:

@@ -173,7 +173,7 @@ class PlanEditor:
             said = "the plan in the editor cannot be changed like that; mend it first"
             self._screen.notify(said, severity="error", markup=False)
             return
-        self._screen.post_message(PaneAsked(4))
+        self._screen.post_message(PaneAsked("plan"))
         pane.replace_text(text)
 
     def ask_file_to_save(self, text: str) -> None:

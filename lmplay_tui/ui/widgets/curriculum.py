@@ -66,7 +66,7 @@ class Curriculum(Lines):
 
     def _show_running(self) -> None:
         """The running stage, and the one that follows where there is room."""
-        if self._view is not None and self._shown_stage >= 0:
+        if self._view is not None and self._shown_stage >= 0 and not self._view.over:
             self.keep_in_sight(min(self._shown_stage + 2, len(self._view.stages)))
             self.keep_in_sight(self._shown_stage + 1)
 

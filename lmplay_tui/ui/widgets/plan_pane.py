@@ -300,4 +300,4 @@ class PlanPane(Vertical):
 
     def action_leave(self) -> None:
         """Back to the curves; where there is room for one pane only, they have to be shown first."""
-        self.post_message(PaneAsked(2))
+        self.post_message(PaneAsked("curves"))

@@ -154,5 +154,5 @@ class PaneTabs(Lines, can_focus=False):
         row = self.rows[0]
         for i in range(len(self._names)):
             if offset.x < row_width(row[: 2 * i + 2]):
-                self.post_message(PaneAsked(i + 1))
+                self.post_message(PaneAsked(self._names[i]))
                 return
