@@ -44,7 +44,7 @@ def _figures(values: Mapping[str, Any]) -> str:
         "perf/tokens_per_s": lambda v: f"{format_rate(v)} tok/s",
     }
     place = f"step {values['step']}, row {values['row']} of stage {values['stage']}"
-    parts = [f"{place}: loss {number(values[RECENT_LOSS]):.3f}"]
+    parts = [f"{place}: loss {number(values.get(RECENT_LOSS)):.3f}"]
     parts += [form(number(values[name])) for name, form in forms.items() if values.get(name) is not None]
     times = {name: number(value) for name, value in values.items() if name.startswith("time/") and value is not None}
     spent = " ".join(f"{name[len('time/') : -len('_s')]} {1000 * seconds:.0f}" for name, seconds in times.items())
