@@ -45,7 +45,7 @@ def run_dashboard(launch: Launch, *, attach: "RunFolder | None" = None, launcher
     signals = Signals(app.stop_by_signal, app.line_lost, app.save_by_signal, settings)
     signals.install()
     with stray.caught():
-        status = app.run(mouse=not launch.options.no_mouse)
+        status = _show(app)
         app.keep_prints(stray.last_lines())
     if app.crashed is not None:
         _print_lines(_crash_lines(app.crashed, app.trainer))
@@ -66,6 +66,18 @@ def run_dashboard(launch: Launch, *, attach: "RunFolder | None" = None, launcher
             _print_lines(left_lines(app.source.view))
     signals.restore()
     return int(code or 0)
+
+
+def _show(app: LmplayApp) -> int | None:
+    """Run the app. However it fails, its run is looked after: only a user ends it."""
+    try:
+        status = app.run(mouse=not app.launch.options.no_mouse)
+    except Exception as error:
+        app.note_bug(error)
+        return None
+    if not app.leave_wanted:
+        app.note_bug(RuntimeError("the screen has ended by itself"))
+    return status
 
 
 def _source(launch: Launch, attach: "RunFolder | None") -> "Source":

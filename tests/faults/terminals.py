@@ -84,8 +84,17 @@ class Terminal:
             self.wait()
         self.hang_up()
 
-    def type(self, keys: str) -> None:
-        os.write(self._master, keys.encode())
+    def type_ahead(self, keys: bytes) -> None:
+        """What the program does not take, for it is leaving, is not typed."""
+        os.set_blocking(self._master, False)
+        with contextlib.suppress(OSError):
+            os.write(self._master, keys)
+        os.set_blocking(self._master, True)
+
+    def type(self, keys: str | bytes) -> None:
+        data = keys.encode() if isinstance(keys, str) else keys
+        while data:
+            data = data[os.write(self._master, data) :]
 
     def resize(self, rows: int, columns: int) -> None:
         fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))

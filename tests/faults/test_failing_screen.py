@@ -1,13 +1,16 @@
 """The screen fails, or cannot leave: the run, the terminal and what was typed are none the worse for it."""
 
+import asyncio
+import time
 from functools import partial
 
 import pytest
 
 from lmplay_tui.cli import main
-from lmplay_tui.run.journal import read_journal
+from lmplay_tui.errors import EXIT_BUG
 from lmplay_tui.ui import app as app_module
 from lmplay_tui.ui import session
+from lmplay_tui.ui.app import LmplayApp
 from lmplay_tui.ui.screens.dashboard import Dashboard
 from lmplay_tui.ui.widgets.state_line import StateLine
 from tests.faults.programs import (
@@ -19,6 +22,7 @@ from tests.faults.programs import (
     trains,
 )
 from tests.faults.terminals import Terminal, until
+from tests.journals import read_journal
 from tests.ui.terminal_screen import ScreenTerminal
 
 
@@ -74,6 +78,48 @@ def test_a_screen_that_fails_says_so_and_the_run_goes_on(long_run, goes_on):
         finally:
             stop_and_wait(long_run)
     assert saved_step(long_run) == steps_in_journal(long_run)
+
+
+def in_the_thread_that_reads(app: LmplayApp) -> None:
+    def fails(_: object) -> None:
+        raise ValueError("no such key")
+
+    app._driver.process_message = fails  # type: ignore[union-attr, method-assign]
+
+
+def in_a_handler_of_the_loop(app: LmplayApp) -> None:
+    asyncio.get_running_loop().call_soon(asyncio.get_running_loop().stop)
+
+
+def by_itself(app: LmplayApp) -> None:
+    app._close_messages_no_wait()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("breaks", [in_the_thread_that_reads, in_a_handler_of_the_loop, by_itself])
+def test_whatever_ends_the_screen_the_run_goes_on(long_run, breaks):
+    def work() -> int:
+        def broken(screen: Dashboard) -> None:
+            breaks(screen.app)
+
+        Dashboard.action_bookmark = broken  # type: ignore[assignment, method-assign]
+        return main([*LINE, "--refresh-hz", "10"])
+
+    try:
+        with ScreenTerminal(work, (100, 30)) as terminal:
+            until(trains(long_run))
+            terminal.shows("stories", "training")
+            terminal.type("b")
+            while not terminal.ended:  # what is read next fails
+                terminal.type_ahead(b"t")
+                time.sleep(0.2)
+            assert terminal.wait() == EXIT_BUG, terminal.output[-2000:]
+            assert b"the dashboard has failed" in terminal.output
+            assert b"goes on in process" in terminal.output
+        handed_over = next(e for e in read_journal(long_run.events) if e["event"] == "HandedOver")
+        until(trains(long_run, handed_over["step"] + 3))
+    finally:
+        stop_and_wait(long_run)
 
 
 def test_a_screen_that_cannot_leave_gives_the_terminal_back(long_run):

@@ -21,6 +21,7 @@ from textual.dom import DOMNode
 from textual.driver import Driver
 from textual.drivers import linux_driver
 from textual.drivers._writer_thread import WriterThread
+from textual.drivers.linux_driver import LinuxDriver
 from textual.message import Message
 from textual.message_pump import MessagePump
 from textual.screen import Screen
@@ -44,6 +45,7 @@ CALLED = {  # what we call or override: its parameters, and whether it is awaite
         "(self, crop: 'Region | None' = None) -> 'Iterable[tuple[Region, Region, list[Strip]]]'", False
     ),
     Compositor._regions_to_spans: ("(regions: 'Iterable[Region]') -> 'Iterable[tuple[int, int, int]]'", False),
+    LinuxDriver._get_terminal_size: ("(self) -> tuple[int, int]", False),
     Input._on_key: ("(self, event: 'events.Key') -> 'None'", True),
     TextArea._on_key: ("(self, event: 'events.Key') -> 'None'", True),
 }  # fmt: skip
@@ -54,6 +56,7 @@ KEPT = {  # attributes that we read or set
     Widget: {"_border_subtitle", "_border_title", "_styles_cache"},
     Screen: {"_compositor", "_dirty_widgets"},
     Compositor: {"_dirty_regions"},
+    LinuxDriver: {"_app", "_in_band_window_resize"},
     WriterThread: {"_file", "_queue"},
     _toast.Toast: {"_timeout"},
 }
@@ -61,12 +64,12 @@ KEPT = {  # attributes that we read or set
 REPLACED = [  # names that ours are put in the place of: who looks them up when they are called
     (_compositor, "ChopsUpdate", Compositor.render_partial_update),
     (_compositor, "LayoutUpdate", Compositor.render_full_update),
-    (linux_driver, "WriterThread", linux_driver.LinuxDriver.start_application_mode),
+    (linux_driver, "WriterThread", LinuxDriver.start_application_mode),
     (screen, "Compositor", Screen.__init__),
     (_toast, "Toast", _toast.ToastRack.show),
 ]
 
-_PRIVATE_MODULES = {"_compositor", "_toast", "_writer_thread"}
+_PRIVATE_MODULES = {"_compositor", "_toast", "_writer_thread", "_xterm_parser"}
 _UI = Path(lmplay_tui.ui.__file__).parent
 
 

@@ -18,6 +18,7 @@ from textual import events, on
 from textual.app import App
 from textual.await_remove import AwaitRemove
 from textual.content import Content
+from textual.driver import Driver
 from textual.filter import LineFilter, Monochrome, NoColor
 from textual.geometry import Region
 from textual.message import Message
@@ -32,6 +33,7 @@ from lmplay_tui.ui.messages import Rang, TitleChanged
 from lmplay_tui.ui.tty.looks import (
     AsciiFilter,
     NoColours,
+    PaletteColours,
     SixteenColours,
     notification,
     plain_signs,
@@ -40,6 +42,7 @@ from lmplay_tui.ui.tty.looks import (
     title_sequence,
 )
 from lmplay_tui.ui.tty.painting import QUESTION, Line
+from lmplay_tui.ui.tty.terminal_input import TerminalDriver
 
 LAST_ANSWER_S = 0.5  # of a terminal, before it is given back
 SHORTEST_S = 0.05  # a toast whose time is over when it is shown
@@ -62,7 +65,16 @@ class OrderedKeysApp(App[int]):
         self._held_keys: deque[events.Key | events.Paste] = deque()
         self._key_acts = False
 
+    @property
+    def message_queue_size(self) -> int:
+        """What waits, keys that are held back too."""
+        return super().message_queue_size + len(self._held_keys)
+
     async def on_event(self, event: events.Event) -> None:
+        if not self.screen_stack and isinstance(
+            event, events.InputEvent | events.AppFocus | events.AppBlur | events.Paste
+        ):
+            return  # typed ahead: the screen is being left
         stops = isinstance(event, events.Key) and event.key == "ctrl+c"  # which waits for nothing
         if stops or not isinstance(event, events.Key | events.Paste) or event.is_forwarded:
             await super().on_event(event)
@@ -155,6 +167,8 @@ class TerminalApp(OrderedKeysApp):
             filters.insert(0, NoColours())  # the first: those that make other colours of colours find none
         elif self.console.color_system == "standard":
             filters.append(SixteenColours())
+        elif self.console.color_system == "256":
+            filters.append(PaletteColours())
         return [*filters, AsciiFilter()] if self.ascii_only else filters
 
     @on(TitleChanged)
@@ -186,6 +200,9 @@ class TerminalApp(OrderedKeysApp):
 
     # ---- what Textual would do by itself
 
+    def get_driver_class(self) -> type[Driver]:
+        return TerminalDriver
+
     def take_print(self, text: str) -> bool:
         """Whether the app takes what Python code prints or warns of; Textual drops the rest."""
         return False
@@ -200,6 +217,11 @@ class TerminalApp(OrderedKeysApp):
     def _handle_exception(self, error: Exception) -> None:
         self.note_bug(error)
         super()._handle_exception(error)
+
+    def panic(self, *renderables: Any) -> None:
+        """Textual calls it where a thread of its own fails: it would leave as if the user had asked to."""
+        self.note_bug(RuntimeError("Textual has given up"))
+        self._fatal_error()
 
     def _fatal_error(self) -> None:
         """Textual would draw the traceback with all variables; ours is written by what has started the app."""
