@@ -21,26 +21,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from lmplay_tui.command_line import COMMANDS  # here: the launcher waits for no parser
 
         prog = f"{TUI} {words[0]}" if words[0] in COMMANDS else TUI
-        return _guarded(prog, words[1:], lambda: _run_command(_known(words[0]), words[1:], prog))
-    return _guarded(TUI, words, lambda: import_module("lmplay_tui.commands.dashboard").main(words, TUI))
+        return guarded(prog, words[1:], lambda: _run_command(_known(words[0]), words[1:], prog))
+    return guarded(TUI, words, lambda: import_module("lmplay_tui.commands.dashboard").main(words, TUI))
 
 
 def trainer_main(arguments: Sequence[str] | None = None) -> int:
     """`lmp_trainer`: the trainer without a dashboard."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    return _guarded(TRAINER, words, lambda: import_module("lmplay_tui.commands.train").main(words, TRAINER))
+    return guarded(TRAINER, words, lambda: import_module("lmplay_tui.commands.train").main(words, TRAINER))
 
 
 def plotstats_main(arguments: Sequence[str] | None = None) -> int:
     """`lmp_plotstats`: the document's name of `lmplay-tui plot`."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    return _guarded(PLOTSTATS, words, lambda: _run_command("plot", words, PLOTSTATS))
+    return guarded(PLOTSTATS, words, lambda: _run_command("plot", words, PLOTSTATS))
 
 
 def generator_main(arguments: Sequence[str] | None = None) -> int:
     """`lmp_generator`: the document's name of `lmplay-tui generate`."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    return _guarded(GENERATOR, words, lambda: _run_command("generate", words, GENERATOR))
+    return guarded(GENERATOR, words, lambda: _run_command("generate", words, GENERATOR))
 
 
 def _known(name: str) -> str:
@@ -73,7 +73,7 @@ def _open_standard_streams() -> None:
             setattr(sys, f"__{name}__", stream)
 
 
-def _guarded(prog: str, words: Sequence[str], work: Callable[[], int]) -> int:
+def guarded(prog: str, words: Sequence[str], work: Callable[[], int]) -> int:
     """Do the work of `prog` with `words`; turn what went wrong into one line and an exit status."""
     _open_standard_streams()
     process.prepare()

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import lmplay_tui
 from lmplay_tui.errors import UserError
 from lmplay_tui.options import OPTIONS, Option, Where, check, home_path, nearest, shown_value
+from lmplay_tui.process import typed
 from lmplay_tui.text import one_line
 
 
@@ -18,7 +19,7 @@ class _Parser(argparse.ArgumentParser):
     """An argparse that says a mistake in one line and leaves the exit to its caller."""
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{self.prog}: {one_line(message)}; see {self.prog} --help")
+        raise UserError(f"{self.prog}: {one_line(message)}; see {typed(self.prog)} --help")
 
 
 COMMANDS = {
@@ -31,6 +32,7 @@ COMMANDS = {
     "plot": "draw the statistics of runs as PNG files, or in the terminal",
     "generate": "let a model write",
     "export": "a run as safetensors, CSV or TensorBoard files",
+    "completion": "the script that completes these words in bash, zsh or fish",
 }
 MOST_CELLS, PIPED_CELLS = 120, 100  # of a line of help, in a terminal however wide, and where there is none
 _TWO_COLUMNS = re.compile(r"(\s+\S+(?: \S+)*\s{2,})\S")
@@ -135,7 +137,7 @@ def read_line(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> tupl
         try:
             namespace, unknown = parser.parse_known_args(words)
         except argparse.ArgumentError as error:
-            problems.append(f"{parser.prog}: {one_line(error)}; see {parser.prog} --help")
+            problems.append(f"{parser.prog}: {one_line(error)}; see {typed(parser.prog)} --help")
             mistaken = _mistaken(words, (error.argument_name or "").split("/"))
             if mistaken is None:
                 raise UserError("\n".join(problems)) from None

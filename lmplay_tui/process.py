@@ -1,9 +1,10 @@
 """This process and others: what native libraries need of one before they are used, how one of our own is started (the
-same interpreter, the same code, nothing of the user's folder), and whether one is alive.
+same interpreter, the same code, nothing of the user's folder), whether one is alive, and how busy the cores are.
 
 Imported first of all, so it imports nothing that costs time.
 """
 
+import math
 import os
 import sys
 from functools import cache
@@ -59,6 +60,46 @@ def own_command(module: str, *words: str) -> list[str]:
     return [sys.executable, "-P", "-m", module, *words]
 
 
+# What the installed programs do, by the module that stands behind all of them.
+_BY_MODULE = {"lmplay-tui": "", "lmp_trainer": " --headless", "lmp_plotstats": " plot", "lmp_generator": " generate"}
+
+
+def typed(command: str) -> str:
+    """One of our commands as it is typed in the shell that started this process: `lmplay-tui attach`, say.
+
+    By its bare name where the shell finds this very program, else by its path, from the working folder if it lies
+    below that; where the programs are not installed at all, by the interpreter.
+    """
+    name, _, rest = command.partition(" ")
+    return " ".join(filter(None, (_typed_program(name), rest)))
+
+
+@cache
+def _typed_program(name: str) -> str:
+    import shlex
+    import shutil
+
+    begun = Path(sys.argv[0])
+    folders = [begun.parent] if begun.name in _BY_MODULE else []
+    scripts = [folder / name for folder in (*folders, Path(sys.executable).parent) if (folder / name).is_file()]
+    found = shutil.which(name)
+    if found is not None and (not scripts or scripts[0].resolve() == Path(found).resolve()):
+        return name
+    if scripts:
+        return shlex.quote(_from_here(scripts[0]))
+    return f"{shlex.quote(_from_here(Path(sys.executable)))} -m lmplay_tui.cli{_BY_MODULE[name]}"
+
+
+def _from_here(program: Path) -> str:
+    """A program's path, from the working folder where it lies below it; never a bare name, for which a shell looks."""
+    path = program.absolute()
+    try:
+        here = path.relative_to(Path.cwd())
+    except (ValueError, OSError):  # elsewhere; the working folder is gone
+        return str(path)
+    return str(here) if len(here.parts) > 1 else f"./{here}"
+
+
 def own_environment() -> dict[str, str]:
     """This process's environment, in which such a process finds the same package, also one that is not installed."""
     environment = dict(os.environ)
@@ -87,3 +128,33 @@ def is_child_alive(pid: int) -> bool:
         return os.waitpid(pid, os.WNOHANG)[0] == 0
     except ChildProcessError:
         return False
+
+
+class ProcessorLoad:
+    """The share of all cores that was busy, by whomever, between one look and the next.
+
+    psutil's own remembers the last look of each thread: one from a thread that is new says 0 on a full machine.
+    """
+
+    LEAST_S = 0.05  # of all cores' time together; in less the system's clock has hardly ticked
+
+    def __init__(self) -> None:
+        self._busy_s, self._all_s = self._times()
+        self._share = math.nan
+
+    def __call__(self) -> float:
+        """0 to 1, from any thread; as it was last where too little time has passed, NaN where nothing is known yet."""
+        busy_s, all_s = self._times()
+        if all_s - self._all_s >= self.LEAST_S:
+            self._share = min(max((busy_s - self._busy_s) / (all_s - self._all_s), 0.0), 1.0)
+            self._busy_s, self._all_s = busy_s, all_s
+        return self._share
+
+    @staticmethod
+    def _times() -> tuple[float, float]:
+        """Seconds that the cores were busy, and all of their seconds, since the machine began."""
+        import psutil
+
+        times = psutil.cpu_times()._asdict()
+        whole = sum(times.values()) - times.get("guest", 0.0) - times.get("guest_nice", 0.0)  # counted as user's too
+        return whole - times["idle"] - times.get("iowait", 0.0), whole

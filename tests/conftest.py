@@ -5,9 +5,11 @@ import gc
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import psutil
 import pytest
@@ -18,6 +20,8 @@ from lmplay_tui import process
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
 process.prepare()  # as the commands do
+# As in an activated environment: the commands that are printed are bare names there.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 
 # The machine may be busy: no test is by the clock. `tests.examples` says how a test asks for so many examples.
 settings.register_profile("all", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -33,6 +37,11 @@ def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):  # the first process; its workers inherit the folder
         os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="lmp-tests-cache-")
         config.add_cleanup(lambda: shutil.rmtree(os.environ["XDG_CACHE_HOME"], ignore_errors=True))
+        # Nobody's home is written to, and no screen has a new user's hints where a test does not ask for them.
+        os.environ["XDG_STATE_HOME"] = os.environ["XDG_CACHE_HOME"]
+        read = Path(os.environ["XDG_STATE_HOME"], "lmplay-tui", "hints-read")
+        read.parent.mkdir()
+        read.touch()
     os.environ[STARTED_BY] = str(os.getpid())
     config.add_cleanup(end_programs)
 

@@ -10,7 +10,7 @@ from lmplay_tui.plan.dataset_specs import KINDS_SAID
 from lmplay_tui.plan.reading import read_plan
 from lmplay_tui.plan.tables import DatasetTable, StageKeys
 from lmplay_tui.run import controls, events
-from lmplay_tui.run.metric_names import METRICS, PLACE
+from lmplay_tui.run.metric_names import FIGURES, METRICS, PLACE, SMOOTHED
 
 PATH = Path(__file__).parent.parent / "docs/reference.md"
 
@@ -257,6 +257,17 @@ def text() -> str:
     ]  # fmt: skip
     lines += table(("name", "what it is"), ((f"`{k}`", v) for k, v in {**PLACE, **METRICS}.items()))
     lines += _ACCURACY.splitlines()
+    lines += [
+        "## Figures", "",
+        "What a screen, a command or a picture calls by one of these names is the same number for the same step.", "",
+    ]  # fmt: skip
+    lines += table(("name", "what it is"), FIGURES.items())
+    lines += [
+        "The curves' smoothing (`m`) is the mean over the last so many steps; a line of the log weighs as many as it "
+        "stands for (`steps`; in journals of older versions: the steps since the line before), be it live, attached or "
+        "resumed. Smoothed are " + ", ".join(f"`{name}`" for name in SMOOTHED) + "; all others are drawn as they are, "
+        "and their legend names the newest value.", "",
+    ]  # fmt: skip
     lines += ["## Events", "", "Those in `events.jsonl` carry `time` and `event` besides their fields.", ""]
     lines += table(("event", "when", "fields"), event_rows(events.Event, events))
     lines += ["## Commands to a run", ""]

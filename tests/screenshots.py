@@ -70,7 +70,7 @@ def main() -> None:
             run = RunFolder(model)
             while trainer.poll() is None and (run.status().get("step") or 0) < step:
                 time.sleep(1)
-            os.environ.setdefault("TERM", "xterm-256color")
+            os.environ |= {"TERM": "xterm-256color", "COLORTERM": "truecolor"}
             asyncio.run(take_launcher(folder, *LAUNCHER))
             for name, size, keys in SCENES:
                 asyncio.run(take(run, name, size, keys))

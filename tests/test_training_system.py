@@ -173,17 +173,9 @@ def test_each_statement_has_the_tests_that_show_it(statement, named):
         assert name in names_in(TESTS / file), f"{statement}: {test} is gone"
 
 
-def test_the_trainer_cuts_fifty_by_four(place, monkeypatch):
+def test_the_trainer_cuts_fifty_by_four(place, seams):
     sizes: list[int] = []
-    from lmplay_tui.train import gradients
-
-    pack = gradients.pack
-
-    def counted(samples, **kwargs):
-        sizes.append(len(samples))
-        return pack(samples, **kwargs)
-
-    monkeypatch.setattr(gradients, "pack", counted)
+    seams.watch("pack", lambda samples, **_: sizes.append(len(samples)))
     events = stop_after(1, training_plan=write_plan(place), model="m.lmp", batch_size=50, mini_batch_size=4)
     step = next(event for event in events if type(event).__name__ == "StepDone")
     assert step.samples == 50

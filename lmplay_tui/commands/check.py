@@ -1,12 +1,17 @@
 """`lmplay-tui check PLAN`: find what is wrong before hours go into it."""
 
+import argparse
+import contextlib
 import json
+import shutil
+import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 from lmplay_tui.command_line import add_options, given_options, new_parser, parse_line
+from lmplay_tui.commands.columns import cut
 from lmplay_tui.errors import EXIT_OK, EXIT_USAGE, UserError
-from lmplay_tui.formats import format_bytes, format_duration, format_parameters
+from lmplay_tui.formats import format_bytes, format_duration, format_parameters, format_percent
 from lmplay_tui.options import Launch, home_path, screen_options
 from lmplay_tui.text import one_line, printable
 
@@ -14,6 +19,7 @@ DESCRIPTION = """\
 Validate a plan, open every dataset, show real samples after cutting, and try two mini-batches of the longest samples,
 one validation and one save and load. Figures from a sample of rows are called estimates. Nothing is trained."""
 LINE_BREAK = "⏎"
+CLEAR = "\r\x1b[K"  # the line of a terminal
 END_OF_TEXT = "<|endoftext|>"
 SEEN_CHARACTERS = 320  # of a prompt, of a truth
 EPILOG = "Exit status: 0 all is well, 2 there are problems."
@@ -21,17 +27,14 @@ EPILOG = "Exit status: 0 all is well, 2 there are problems."
 
 def main(arguments: Sequence[str], prog: str) -> int:
     """Check a plan and print what was found. Raises `UserError` for a mistake on the line."""
-    parser = new_parser(prog, DESCRIPTION, EPILOG, usage=f"{prog} PLAN [options]")
-    parser.add_argument("plan", type=home_path, metavar="PLAN", help="a shipped plan or a .toml/.json file")
-    parser.add_argument("--json", action="store_true", default=False, help="one JSON object")
-    add_options(parser, leave_out=("training_plan", "extend", "describe", "save_datasets", *screen_options()))
-    namespace = parse_line(parser, arguments)
+    namespace = parse_line(parser(prog), arguments)
     as_json = namespace.json
     launch = Launch(given_options(namespace) | {"training_plan": namespace.plan}, prog)
     from lmplay_tui.train.check import check_plan
 
     try:
-        report = check_plan(launch)
+        with Progress() as progress:
+            report = check_plan(launch, progress.report)
     except UserError as error:
         if as_json:
             print(json.dumps({"ok": False, "problems": str(error).splitlines()}))
@@ -42,6 +45,47 @@ def main(arguments: Sequence[str], prog: str) -> int:
     else:
         print(printable(as_text(report)))
     return EXIT_OK if report["ok"] else EXIT_USAGE
+
+
+def parser(prog: str) -> argparse.ArgumentParser:
+    """The command line of `check`."""
+    made = new_parser(prog, DESCRIPTION, EPILOG, usage=f"{prog} PLAN [options]")
+    made.add_argument("plan", type=home_path, metavar="PLAN", help="a shipped plan or a .toml/.json file")
+    made.add_argument("--json", action="store_true", default=False, help="one JSON object")
+    add_options(made, leave_out=("training_plan", "extend", "describe", "save_datasets", *screen_options()))
+    return made
+
+
+class Progress:
+    """What takes time, on standard error: in a terminal a line that gives way to the next; else what is downloaded."""
+
+    def __init__(self) -> None:
+        self._is_terminal = sys.stderr.isatty()
+        self._told: set[str] = set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._is_terminal:
+            self._write(CLEAR)
+
+    def report(self, activity: str, detail: str, fraction: float | None) -> None:
+        """Say what is done now; how much is to be downloaded stays to be read."""
+        said = one_line(f"{activity} {detail}", 300)
+        is_download = activity == "downloading" and "," in said
+        if is_download and (name := said.partition(",")[0]) not in self._told:
+            self._told.add(name)
+            self._write(f"{CLEAR if self._is_terminal else ''}{said}\n")
+        if self._is_terminal:
+            share = "" if fraction is None else f" {format_percent(fraction)}"
+            self._write(f"{CLEAR}{cut(f'{said}{share} ...', shutil.get_terminal_size().columns - 1)}")
+
+    @staticmethod
+    def _write(text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):  # it has been closed
+            sys.stderr.write(text)
+            sys.stderr.flush()
 
 
 def as_text(report: Mapping[str, Any]) -> str:

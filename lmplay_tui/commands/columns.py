@@ -43,8 +43,8 @@ def table(
 ) -> list[str]:
     """Rows as lines, their columns aligned; of the header (the first row) columns without a word below are left out.
 
-    `gives_way`: where a line would be longer than `width` cells, these columns are cut, the last of them first; and
-    where that is not enough they go, the last of them first, but the first of them stays.
+    `gives_way`: where a line would be longer than `width` cells, these columns are cut and then go, the last of them
+    first; the first of them is cut last, and stays.
     `right`: the columns that are aligned at their right.
     """
     shown = [number for number in range(len(rows[0])) if any(row[number] for row in rows[1:])]
@@ -53,14 +53,13 @@ def table(
     def over() -> int:
         return 0 if width is None else sum(widths.values()) + GAP * (len(widths) - 1) - width
 
-    for number in reversed([number for number in gives_way if number in widths]):
+    first, *others = gives_way
+    for number in reversed([number for number in others if number in widths]):
         widths[number] -= max(min(over(), widths[number] - LEAST_CELLS), 0)
-    for number in reversed(gives_way[1:]):
         if over() > 0:
-            widths.pop(number, None)
-    if gives_way[0] in widths:  # it takes what has become free
-        longest = max(cells_in(row[gives_way[0]]) for row in rows)
-        widths[gives_way[0]] += min(max(-over(), 0), longest - widths[gives_way[0]])
+            del widths[number]
+    if first in widths:
+        widths[first] -= max(min(over(), widths[first] - LEAST_CELLS), 0)
     lines = []
     for row in rows:
         cells = []

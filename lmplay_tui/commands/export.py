@@ -41,7 +41,7 @@ _TARGETS = {"safetensors": ".safetensors", "csv": ".csv", "tensorboard": ".tenso
 
 def main(arguments: list[str], prog: str) -> int:
     """Export the run that `arguments` name and return the exit status. Raises `UserError`."""
-    line = parse_line(_parser(prog), arguments)
+    line = parse_line(parser(prog), arguments)
     if line.follow and line.to == "safetensors":
         raise UserError("--follow: goes with csv and tensorboard; the weights are exported as they are now")
     if line.output == "-" and (line.to != "csv" or line.follow):
@@ -64,19 +64,20 @@ def main(arguments: list[str], prog: str) -> int:
         raise UserError(f"{one_line(target)}: cannot be written: {error.strerror or one_line(error)}") from error
 
 
-def _parser(prog: str) -> argparse.ArgumentParser:
-    parser = new_parser(prog, DESCRIPTION, EPILOG.format(prog=prog))
-    parser.add_argument("run", type=home_path, nargs="?", default=None, metavar="RUN",
+def parser(prog: str) -> argparse.ArgumentParser:
+    """The command line of `export`."""
+    made = new_parser(prog, DESCRIPTION, EPILOG.format(prog=prog))
+    made.add_argument("run", type=home_path, nargs="?", default=None, metavar="RUN",
                         help="name, .lmp file or run folder [the newest run]")  # fmt: skip
-    parser.add_argument("--to", required=True, choices=tuple(_TARGETS), metavar="FORM",
+    made.add_argument("--to", required=True, choices=tuple(_TARGETS), metavar="FORM",
                         help=", ".join(_TARGETS))  # fmt: skip
-    parser.add_argument("--output", type=home_path, default=None, metavar="PATH",
+    made.add_argument("--output", type=home_path, default=None, metavar="PATH",
                         help="file, or folder for tensorboard; - for standard output [beside the model]")  # fmt: skip
-    parser.add_argument("--follow", action="store_true", default=False,
+    made.add_argument("--follow", action="store_true", default=False,
                         help="go on until the run ends (csv, tensorboard)")  # fmt: skip
-    parser.add_argument("--out-dir", type=home_path, default=None, metavar="DIR",
+    made.add_argument("--out-dir", type=home_path, default=None, metavar="DIR",
                         help="where runs are looked for [out_gpt]")  # fmt: skip
-    return parser
+    return made
 
 
 def _checkpoint(run: RunFolder, text: str | None) -> Path:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lmplay_tui.command_line import new_parser, parse_line
 from lmplay_tui.errors import EXIT_OK, UserError
 from lmplay_tui.options import check, home_path
+from lmplay_tui.process import typed
 from lmplay_tui.run.folder import find_run, output_folder
 from lmplay_tui.text import one_line, printable
 
@@ -66,16 +67,16 @@ def main(arguments: list[str], prog: str) -> int:
 
 def parser(prog: str) -> argparse.ArgumentParser:
     """The command line of `generate`."""
-    parser = new_parser(prog, DESCRIPTION, EPILOG.format(prog=prog), usage=f"{prog} [MODEL] [PROMPT] [options]")
-    parser.add_argument("words", nargs="*", default=[], metavar="[MODEL] [PROMPT]",
+    made = new_parser(prog, DESCRIPTION, EPILOG.format(prog=prog), usage=f"{prog} [MODEL] [PROMPT] [options]")
+    made.add_argument("words", nargs="*", default=[], metavar="[MODEL] [PROMPT]",
                         help="what writes, and the text to go on with; - reads standard input")  # fmt: skip
-    prompt = parser.add_argument_group("prompt")
+    prompt = made.add_argument_group("prompt")
     prompt.add_argument("--file", type=home_path, default=None, metavar="FILE", help="take it from a text file")
     prompt.add_argument("--title", default=None, metavar="TEXT",
                         help="as texts with a title are trained: Title: TEXT, and a line break")  # fmt: skip
     prompt.add_argument("--message", action="append", default=None, metavar="TEXT",
                         help="as conversations are trained: a turn and a line break; again: the next turn")  # fmt: skip
-    model = parser.add_argument_group("model")
+    model = made.add_argument_group("model")
     model.add_argument("--model", type=home_path, default=None, metavar="MODEL",
                        help="checkpoint (.lmp), or a run's name [the newest run]")  # fmt: skip
     model.add_argument("--out-dir", type=home_path, default=None, metavar="DIR",
@@ -89,13 +90,13 @@ def parser(prog: str) -> argparse.ArgumentParser:
     )
     model.add_argument("--device", type=_device, default="auto", metavar="NAME",
                        help="auto, cpu, cuda, cuda:1, mps [auto]")  # fmt: skip
-    text = parser.add_argument_group("text")
+    text = made.add_argument_group("text")
     text.add_argument("--max-len", type=_whole(1), default=None, metavar="N",
                       help="tokens to write, at most [as many as the model's context]")  # fmt: skip
     text.add_argument("--num-samples", type=_whole(1), default=1, metavar="N", help="texts to write [1]")
     text.add_argument("--repetition-penalty", type=_number(above=0, at_most=100), default=1.0, metavar="X",
                       help="above 1: what was said before becomes less likely [1]")  # fmt: skip
-    sampling = parser.add_argument_group("sampling")
+    sampling = made.add_argument_group("sampling")
     sampling.add_argument("--greedy", action="store_true", default=False,
                           help="take the likeliest token each time instead of drawing")  # fmt: skip
     sampling.add_argument("--do-sample", action="store_true", default=False,
@@ -108,7 +109,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
                           help="draw among the fewest that together have probability P [1]")  # fmt: skip
     sampling.add_argument("--seed", type=_whole(0, 2**63 - 1), default=None, metavar="N",
                           help="the same seed gives the same text [another each time]")  # fmt: skip
-    return parser
+    return made
 
 
 def _whole(at_least: int, at_most: int = 2**53) -> Callable[[str], int]:
@@ -210,7 +211,7 @@ def _checkpoint(model: str | None, out_dir: str | None) -> Path:
     run = find_run(model, out_dir)
     if not run.model.is_file():
         name = one_line(run.name)
-        raise UserError(f"{name}: no checkpoint yet; save one with: lmplay-tui ctl {name} save")
+        raise UserError(f"{name}: no checkpoint yet; save one with: {typed('lmplay-tui ctl')} {name} save")
     return run.model
 
 
@@ -283,7 +284,7 @@ def _write(writer: _Writer, prompt: str, line: argparse.Namespace) -> None:
         )  # fmt: skip
         print(shown, end="", flush=True)
         try:
-            for piece in _texts(text, tokenizer):
+            for piece in texts_of_tokens(text, tokenizer):
                 print(printable(piece), end="", flush=True)
         finally:  # an interrupted text ends its line too
             print(flush=True)
@@ -297,7 +298,7 @@ def _shown_prompt(prompt: str) -> str:
     return printable(prompt) if is_plain or not prompt else f"{_DIM}{printable(prompt)}{_PLAIN}"
 
 
-def _texts(ids: Iterable[int], tokenizer: "Tokenizer") -> Iterable[str]:
+def texts_of_tokens(ids: Iterable[int], tokenizer: "Tokenizer") -> Iterable[str]:
     """The text of tokens as they come; a character whose bytes lie in several tokens appears with the last of them."""
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     for token in ids:

@@ -5,14 +5,13 @@ import contextlib
 import math
 import re
 import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lmplay_tui.command_line import new_parser, parse_line
-from lmplay_tui.commands.columns import cut, line_width
+from lmplay_tui.commands.check import Progress, as_text
 from lmplay_tui.errors import EXIT_OK, EXIT_USAGE, UserError, os_error
 from lmplay_tui.formats import format_bytes, format_count
 from lmplay_tui.options import Launch, TrainOptions, check, home_path, resolve
@@ -20,6 +19,7 @@ from lmplay_tui.text import one_line, printable
 
 if TYPE_CHECKING:
     from lmplay_tui.data.rows import Columns
+    from lmplay_tui.data.splits import Report
     from lmplay_tui.data.tokenizer import Tokenizer
     from lmplay_tui.plan.schema import DatasetSpec
 
@@ -185,26 +185,23 @@ def _stem(path: Path) -> str:
 def _measured(specs: Sequence["DatasetSpec"], tokenizer: "Tokenizer", out_dir: str | None) -> list[Measured]:
     """Each dataset, opened and measured; what cannot be read is said, a line each. Raises `UserError`."""
     found, problems = [], []
-    for spec in specs:
-        try:
-            found.append(_measure(spec, tokenizer, out_dir))
-        except UserError as error:
-            problems.append(str(error))
-    _say("")
+    with Progress() as progress:
+        for spec in specs:
+            try:
+                found.append(_measure(spec, tokenizer, out_dir, progress.report))
+            except UserError as error:
+                problems.append(str(error))
     if problems:
         raise UserError("\n".join(dict.fromkeys(problems)))
     return found
 
 
-def _measure(spec: "DatasetSpec", tokenizer: "Tokenizer", out_dir: str | None) -> Measured:
+def _measure(spec: "DatasetSpec", tokenizer: "Tokenizer", out_dir: str | None, report: "Report") -> Measured:
     from lmplay_tui.data.local import size_bytes
     from lmplay_tui.data.sources import open_source
     from lmplay_tui.data.stage_data import open_stage
     from lmplay_tui.plan.schema import Stage
     from lmplay_tui.run.folder import datasets_folder
-
-    def report(activity: str, detail: str, fraction: float | None) -> None:
-        _say(f"{activity} {detail}" + (f" {100 * fraction:.0f} %" if fraction is not None else ""))
 
     folder = datasets_folder(out_dir)
     data = open_stage(Stage(spec.name, (spec,)), TrainOptions(), tokenizer, datasets_folder=folder, report=report)
@@ -238,12 +235,6 @@ def _named(columns: "Columns") -> dict[str, str]:
         return {}
     roles |= {"prompt": columns.prompt[0] if columns.prompt else None}
     return {role: name for role, name in roles.items() if name is not None and len(name) <= 200}
-
-
-def _say(line: str) -> None:
-    """What takes time, in one line of a terminal that is written over; nothing goes into a pipe."""
-    if sys.stderr.isatty():
-        print(f"\r\x1b[K{cut(one_line(line), (line_width() or 80) - 1)}", end="", file=sys.stderr, flush=True)
 
 
 # ---- the plan
@@ -393,10 +384,10 @@ def _write(target: Path, text: str) -> None:
 
 def _is_well(target: Path, device: str) -> bool:
     """What `check` says of the plan, printed, and whether it found no problem."""
-    from lmplay_tui.commands.check import as_text
     from lmplay_tui.train.check import check_plan
 
     given = {"training_plan": str(target), "device": device}
-    report = check_plan(Launch(given, "lmplay-tui"))
+    with Progress() as progress:
+        report = check_plan(Launch(given, "lmplay-tui"), progress.report)
     print(printable(as_text(report)))
     return bool(report["ok"])

@@ -49,7 +49,7 @@ _TERMINAL_ROWS = 20
 
 def main(arguments: list[str], prog: str) -> int:
     """Plot the runs that `arguments` name and return the exit status. Raises `UserError`."""
-    line = parse_line(_parser(prog), arguments)
+    line = parse_line(parser(prog), arguments)
     paths = [path for location in line.locations or [None] for path in _statistics(location, line.out_dir)]
     curves, problems = load_curves(dict.fromkeys(paths))
     for problem in problems:
@@ -63,42 +63,43 @@ def main(arguments: list[str], prog: str) -> int:
     return _draw(curves, compared, line)
 
 
-def _parser(prog: str) -> argparse.ArgumentParser:
-    parser = new_parser(prog, DESCRIPTION, EPILOG.format(prog=prog))
-    parser.add_argument("locations", type=home_path, nargs="*", default=[], metavar="LOCATION",
+def parser(prog: str) -> argparse.ArgumentParser:
+    """The command line of `plot`."""
+    made = new_parser(prog, DESCRIPTION, EPILOG.format(prog=prog))
+    made.add_argument("locations", type=home_path, nargs="*", default=[], metavar="LOCATION",
                         help="run (name, .lmp or run folder), folder of statistics, or a *_stats.json file "
                              "[everything in $LMP_DATASETS or out_gpt]")  # fmt: skip
-    parser.add_argument("--out-dir", type=home_path, default=None, metavar="DIR",
+    made.add_argument("--out-dir", type=home_path, default=None, metavar="DIR",
                         help="where the pictures that compare runs go, and where runs are looked for "
                              "[the folder of the statistics]")  # fmt: skip
-    parser.add_argument("--plot-train", action="store_true", default=False,
+    made.add_argument("--plot-train", action="store_true", default=False,
                         help="compare training batches instead of validation")  # fmt: skip
-    parser.add_argument(
+    made.add_argument(
         "--target",
         type=home_path,
         default=None,
         metavar="RUN",
         help="run that the others are compared with: its name or how it begins [the longest]",
     )
-    parser.add_argument(
+    made.add_argument(
         "--average-count",
         type=_whole,
         default=AVERAGE_COUNT,
         metavar="N",
         help=f"points that a smoothed value is made of, at most; 1: no smoothing [{AVERAGE_COUNT}]",
     )
-    parser.add_argument("--min-show", type=_share, default=MIN_SHOW, metavar="SHARE",
+    made.add_argument("--min-show", type=_share, default=MIN_SHOW, metavar="SHARE",
                         help="share of the shortest run that is shown, counted from its end: the first points would "
                              f"squash the rest [{MIN_SHOW}]")  # fmt: skip
-    parser.add_argument("--plot-raw", action="store_true", default=False,
+    made.add_argument("--plot-raw", action="store_true", default=False,
                         help="show the recorded points behind the smoothed curves too")  # fmt: skip
-    parser.add_argument("--max-files", type=_whole, default=20, metavar="N",
+    made.add_argument("--max-files", type=_whole, default=20, metavar="N",
                         help="runs to plot, at most; the newest of a folder [20]")  # fmt: skip
-    parser.add_argument("--out-type", choices=PICTURE_TYPES, default="png", metavar="TYPE",
+    made.add_argument("--out-type", choices=PICTURE_TYPES, default="png", metavar="TYPE",
                         help=f"kind of picture: {', '.join(PICTURE_TYPES)} [png]")  # fmt: skip
-    parser.add_argument("--terminal", action="store_true", default=False,
+    made.add_argument("--terminal", action="store_true", default=False,
                         help="draw in the terminal instead of writing pictures")  # fmt: skip
-    return parser
+    return made
 
 
 def _whole(text: str) -> int:

@@ -23,6 +23,7 @@ from lmplay_tui.formats import (
     format_rough_duration,
 )
 from lmplay_tui.options import home_path
+from lmplay_tui.process import typed
 from lmplay_tui.run.folder import (
     RunFolder,
     find_run,
@@ -190,7 +191,8 @@ def _remove(line: argparse.Namespace) -> int:
     name, files = one_line(run.name), files_of(run, statistics)
     if run.alive():
         holder = one_line(run.status().get("pid") or "?")
-        raise UserError(f"{name}: process {holder} is training this run; end it first with: lmplay-tui ctl {name} stop")
+        end = f"{typed('lmplay-tui ctl')} {name} stop"
+        raise UserError(f"{name}: process {holder} is training this run; end it first with: {end}")
     if not line.yes:
         if not (sys.stdin.isatty() and sys.stdout.isatty()):
             raise UserError(f"{name}: nothing was removed: there is no terminal to ask at; --yes removes it")

@@ -1,5 +1,6 @@
 """`lmp_trainer`, and `lmplay-tui` without a command: train, headless or under the dashboard."""
 
+import argparse
 import gc
 import math
 import os
@@ -16,6 +17,7 @@ from lmplay_tui.commands.lines import Lines
 from lmplay_tui.errors import EXIT_LEFT_AT_ONCE, EXIT_OK, EXIT_USAGE, UserError
 from lmplay_tui.formats import format_clock, format_cost, format_duration, format_rate, time_zone
 from lmplay_tui.options import Launch, TrainOptions
+from lmplay_tui.process import typed
 from lmplay_tui.run import events
 from lmplay_tui.run.controls import Controls, SaveNow, Stop
 from lmplay_tui.run.folder import LOCK_FROM, utc_now
@@ -42,14 +44,19 @@ def main(arguments: Sequence[str], prog: str) -> int:
     return run_headless(parse(arguments, prog, DESCRIPTION, EPILOG))
 
 
+def parser(prog: str, description: str = DESCRIPTION, epilog: str = EPILOG) -> argparse.ArgumentParser:
+    """The command line of the trainer."""
+    made = new_parser(prog, description, epilog, usage=f"{prog} [options]")
+    add_options(made)
+    return made
+
+
 def parse(arguments: Sequence[str], prog: str, description: str, epilog: str) -> Launch:
     """What a command line of the trainer asks for.
 
     Raises `UserError` with all that is wrong with it: its words, and what they name.
     """
-    parser = new_parser(prog, description, epilog, usage=f"{prog} [options]")
-    add_options(parser)
-    namespace, problems = read_line(parser, arguments)
+    namespace, problems = read_line(parser(prog, description, epilog), arguments)
     given, more = checked_options(namespace)
     launch = Launch(given, prog)
     if problems := [*problems, *more]:
@@ -117,8 +124,8 @@ def _detach(launch: Launch) -> int:
     from lmplay_tui.train.launch import start_detached
 
     run, pid = start_detached(launch, until_it_trains=True)
-    name = one_line(run.name)
-    print(f"{name}: training in process {pid}; look with: lmplay-tui attach {name}; end: lmplay-tui ctl {name} stop")
+    name, tui = one_line(run.name), typed("lmplay-tui")
+    print(f"{name}: training in process {pid}; look with: {tui} attach {name}; end: {tui} ctl {name} stop")
     return EXIT_OK
 
 

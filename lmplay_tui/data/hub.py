@@ -4,13 +4,15 @@ import errno
 import re
 import time
 from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from lmplay_tui.background import call_with_ticks
 from lmplay_tui.data.library import Progress, listening, quiet_datasets
 from lmplay_tui.data.splits import Report, Splits, choose, of_dataset
 from lmplay_tui.errors import DataError, UserError, unchain
-from lmplay_tui.formats import format_megabytes
+from lmplay_tui.formats import format_bytes, format_megabytes
 from lmplay_tui.options import nearest
 from lmplay_tui.plan.schema import DatasetSpec
 from lmplay_tui.text import one_line
@@ -28,11 +30,12 @@ def read(spec: DatasetSpec, report: Report, silent_s: float = SILENT_S) -> Split
     """
     report("downloading", spec.name, None)
     with listening() as progress:
-        return call_with_ticks(lambda: _load(spec), lambda: _tick(spec, progress, report, silent_s))
+        return call_with_ticks(lambda: _load(spec, progress), lambda: _tick(spec, progress, report, silent_s))
 
 
-def _load(spec: DatasetSpec) -> Splits:
+def _load(spec: DatasetSpec, progress: Progress) -> Splits:
     try:
+        progress.announced_bytes = _bytes_to_download(spec)
         try:
             found = _loaded(spec)
         except Exception as error:
@@ -50,6 +53,33 @@ def _loaded(spec: DatasetSpec, **switches: bool) -> Any:
     return quiet_datasets().load_dataset(spec.path, spec.config, revision=spec.revision, **switches)
 
 
+def _bytes_to_download(spec: DatasetSpec) -> int | None:
+    """How much the hub will send; None where it is here already, or not known: then the hub is not asked."""
+    library = quiet_datasets()
+    owner, _, name = spec.path.partition("/")
+    wanted = _plain(f"{owner}{name}")
+    try:
+        places = [place for place in Path(library.config.HF_DATASETS_CACHE).iterdir() if _plain(place.name) == wanted]
+    except OSError:  # nothing was ever downloaded here
+        places = []
+    if library.config.HF_HUB_OFFLINE or any((place / (spec.config or "default")).is_dir() for place in places):
+        return None
+    try:
+        builder = library.load_dataset_builder(spec.path, spec.config, revision=spec.revision)
+        if builder.info.download_size:
+            return int(builder.info.download_size)
+        files = {file for split in (builder.config.data_files or {}).values() for file in split}
+        system = import_module("huggingface_hub").HfFileSystem()
+        return sum(int(system.info(file)["size"]) for file in files if file.startswith("hf://")) or None
+    except Exception:  # of many libraries, without a common base; what is wrong is said when it is loaded
+        return None
+
+
+def _plain(name: str) -> str:
+    """A name as the cache may spell it: `TinyStories` is `tiny_stories` there."""
+    return name.replace("_", "").lower()
+
+
 def _tick(spec: DatasetSpec, progress: Progress, report: Report, silent_s: float) -> None:
     silent = time.monotonic() - progress.moved
     limit = STUCK_S if progress.bytes or progress.writing else silent_s
@@ -59,8 +89,12 @@ def _tick(spec: DatasetSpec, progress: Progress, report: Report, silent_s: float
         )
     if progress.writing:
         report("loading", f"{spec.name}: writing rows to the cache", progress.fraction())
+    elif progress.retry:
+        report("downloading", f"{spec.name}: {progress.retry}", None)
     else:
-        received = f", {format_megabytes(progress.bytes)}" if progress.bytes else ""
+        figures = [format_megabytes(progress.bytes)] if progress.bytes >= 1e6 else []
+        figures += [format_bytes(progress.announced_bytes)] if progress.announced_bytes is not None else []
+        received = f", {' of '.join(figures)}" if figures else ""
         report("downloading", f"{spec.name}{received}", progress.fraction())
 
 

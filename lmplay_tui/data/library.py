@@ -1,8 +1,12 @@
-"""The `datasets` library: told not to write on the terminal and not to wait for ever; how far its downloads are."""
+"""The `datasets` library: told not to write on the terminal and not to wait for ever; how far its downloads are.
+
+What it and the hub's library log is heard, never printed: that the hub does not answer and is asked again.
+"""
 
 import importlib
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +16,8 @@ from functools import cache
 from typing import Any
 
 TIMEOUT_S = 20
+RETRY_LASTS_S = 8.0 + TIMEOUT_S  # the longest pause before a new try, and the time that this one may take
+_RETRY = re.compile(r"\[(?:Retry )?(\d+)/(\d+)\]")
 
 
 @cache
@@ -22,15 +28,25 @@ def quiet_datasets() -> Any:
     # The default lock of the bars starts a process, which fails where a dashboard has taken stderr.
     importlib.import_module("tqdm.std").tqdm.set_lock(threading.RLock())
     import datasets
-    from huggingface_hub.utils import logging as hub_logging
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
     datasets.disable_progress_bars()
     disable_progress_bars()
     # What goes wrong is raised too, and said by us in one line.
-    datasets.logging.set_verbosity(logging.CRITICAL)
-    hub_logging.set_verbosity(logging.CRITICAL)
+    for name in ("datasets", "huggingface_hub"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [_Retries()], False
+        logger.setLevel(logging.WARNING)
     return datasets
+
+
+class _Retries(logging.Handler):
+    """Hears that the hub is asked once more. The libraries say it in their log alone."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if (found := _RETRY.search(record.getMessage())) is not None:
+            for listener in _listeners:
+                listener.retried(int(found[1]), int(found[2]))
 
 
 @dataclass
@@ -50,9 +66,22 @@ class Progress:
     def __init__(self) -> None:
         self.moved = time.monotonic()  # when a bar last moved
         self.bytes = 0.0  # downloaded
+        self.announced_bytes: int | None = None  # that will be, where it is known
         self.writing = False  # rows are being written to the cache: the download is over
         self._bars: dict[int, _Bar] = {}
         self._last: _Bar | None = None
+        self._retry: tuple[float, int, int] | None = None
+
+    def retried(self, number: int, of: int) -> None:
+        """The hub has not answered, and will be asked once more: for the `number`th time."""
+        self._retry = time.monotonic(), number, of
+
+    @property
+    def retry(self) -> str:
+        """That it does not answer; empty once it does."""
+        if self._retry is None or self._retry[0] < max(self.moved, time.monotonic() - RETRY_LASTS_S):
+            return ""
+        return f"the hub does not answer; trying again ({self._retry[1]} of {self._retry[2]})"
 
     def opened(self, bar: int, *, unit: str, total: float | None) -> None:
         """A bar was made; `bar` tells it from the others."""

@@ -8,6 +8,7 @@ Axes: P positions of all samples, H heads, D width of a head, S samples.
 
 import inspect
 import itertools
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -103,20 +104,22 @@ def _backward(ctx: Any, grad_y_PHD: Tensor, _grad_log_sum: Tensor) -> tuple[Tens
 torch.library.register_autograd("lmplay_tui::packed_attention", _backward, setup_context=_keep)
 
 
+Attend = Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
+
 # What tells the kernel to be causal: found at its first use, which `can_pack` makes. Asking costs as much as a layer,
 # and a cached function would not do: torch.compile looks through the cache, and warns.
-_causal: dict[str, Any] = {}
+how_causal: dict[str, Any] = {}
 
 
-def _flash(q_PHD: Tensor, k_PHD: Tensor, v_PHD: Tensor, offsets: Tensor, longest: int) -> Tensor:
+def flash(q_PHD: Tensor, k_PHD: Tensor, v_PHD: Tensor, offsets: Tensor, longest: int) -> Tensor:
     """torch's kernel for GPUs, from torch 2.10 on; which word says that it is causal differs between versions."""
     from torch.nn.attention import varlen
 
     attend: Any = varlen.varlen_attn
-    if not _causal:
+    if not how_causal:
         has_window = "window_size" in inspect.signature(attend).parameters
-        _causal.update({"window_size": (-1, 0)} if has_window else {"is_causal": True})
-    y_PHD: Tensor = attend(q_PHD, k_PHD, v_PHD, offsets, offsets, longest, longest, **_causal)
+        how_causal.update({"window_size": (-1, 0)} if has_window else {"is_causal": True})
+    y_PHD: Tensor = attend(q_PHD, k_PHD, v_PHD, offsets, offsets, longest, longest, **how_causal)
     return y_PHD
 
 
@@ -127,7 +130,7 @@ def packed_attention(q_PHD: Tensor, k_PHD: Tensor, v_PHD: Tensor, offsets: Tenso
     sample is longer.
     """
     if q_PHD.device.type != "cpu":
-        return _flash(q_PHD, k_PHD, v_PHD, offsets, longest)
+        return flash(q_PHD, k_PHD, v_PHD, offsets, longest)
     y_PHD: Tensor = torch.ops.lmplay_tui.packed_attention(q_PHD, k_PHD, v_PHD, offsets)[0]
     return y_PHD
 
@@ -149,7 +152,7 @@ def can_pack(device: torch.device, dtype: torch.dtype, head_width: int) -> bool:
         return False
 
 
-def is_right(device: torch.device, dtype: torch.dtype, head_width: int) -> bool:
+def is_right(device: torch.device, dtype: torch.dtype, head_width: int, attend: Attend = packed_attention) -> bool:
     """Whether three samples of different lengths, one of them empty, get what each gets alone, and its gradients."""
     lengths = (40, 0, 16, 72)
     ends = list(itertools.accumulate(lengths, initial=0))
@@ -159,7 +162,7 @@ def is_right(device: torch.device, dtype: torch.dtype, head_width: int) -> bool:
     qkv = numbers.to(device, dtype).requires_grad_()
     offsets = torch.tensor(ends, dtype=torch.int64 if device.type == "cpu" else torch.int32, device=device)
     q, k, v = qkv.unbind(0)
-    packed_PHD = packed_attention(q, k, v, offsets, max(lengths))
+    packed_PHD = attend(q, k, v, offsets, max(lengths))
     alone = []
     for rows in _samples(offsets):
         q1, k1, v1 = (_as_batch(x_PHD, rows) for x_PHD in (q, k, v))

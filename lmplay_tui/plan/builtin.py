@@ -94,9 +94,11 @@ def known_dataset(name: str) -> DatasetSpec | None:
     return _KNOWN.get(name)
 
 
-def shipped_folder() -> Path:
+_PACKAGE = Path(__file__).resolve().parent.parent
+
+
+def shipped_folder(package: Path = _PACKAGE) -> Path:
     """Where the shipped plans lie: inside the package once installed, beside it in a checkout."""
-    package = Path(__file__).resolve().parent.parent
     inside = package / "plans"
     return inside if inside.is_dir() else package.parent / "plans"
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 Stopping = Literal["first_exhausted", "all_exhausted"]
 
 NAME_PATTERN = re.compile(r"\A[A-Za-z0-9][A-Za-z0-9_-]{0,39}\Z")
-RESERVED_NAMES = ("prev", "best", "past", "corrupted", "damaged", "run")  # what a run's own files are called
+RESERVED_NAMES = ("prev", "best", "past", "corrupted", "damaged", "apart", "run")  # what a run's own files are called
 _NUMBERED = re.compile(r"step-\d{8,}", re.IGNORECASE)  # ... and those of `--keep`
 
 

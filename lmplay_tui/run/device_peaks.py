@@ -25,7 +25,7 @@ _V100 = _Peak(125, 15.7, bfloat16=False)  # NVIDIA V100 data sheet
 _V100_PCIE = _Peak(112, 14, bfloat16=False)
 
 # Without the `NVIDIA ` that newer drivers put before.
-_PEAKS = {
+PEAKS = {
     "B200": _Peak(2250, 1100),  # NVIDIA HGX B200 data sheet, an eighth, halved
     "H200": _H100_SXM,  # NVIDIA H200 data sheet
     "H200 NVL": _H100_NVL,
@@ -103,7 +103,7 @@ def vendor_peak(device_name: str, number_format: str) -> float | None:
 
     `number_format`: `float32` (TF32 where the GPU has that), `float16` or `bfloat16`.
     """
-    peak = _PEAKS.get(device_name.removeprefix("NVIDIA "))
+    peak = PEAKS.get(device_name.removeprefix("NVIDIA "))
     if peak is None or (number_format == "bfloat16" and not peak.bfloat16):
         return None
     tera = {"float32": peak.single, "float16": peak.half, "bfloat16": peak.half}.get(number_format)

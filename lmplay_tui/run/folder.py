@@ -18,7 +18,7 @@ from typing import Any
 
 from lmplay_tui.errors import UserError, os_error
 from lmplay_tui.files import Folder
-from lmplay_tui.process import is_alive
+from lmplay_tui.process import is_alive, typed
 from lmplay_tui.run.journal import utc_time
 from lmplay_tui.run.status import SavedStatus
 from lmplay_tui.text import one_line
@@ -29,6 +29,7 @@ HEARTBEAT_STALE_S = 30.0
 LOCK_FROM = "LMPLAY_TUI_LOCK"  # environment: `descriptor:path` of a lock that a process was started with
 _CANNOT_LOCK = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 _MOST_BYTES = 1 << 22  # of `run.json` or a plan: ours have some kilobytes
+_ROOM = 4096  # `run.json` ends in at least so many blanks: a run that ends by a full disk needs them to say why
 _FILES = (
     "run.json", "plan.toml", "metrics.jsonl", "events.jsonl", "predictions.jsonl", "log.txt", "log.1.txt", "lock",
     "about.json", "renaming.json",
@@ -159,8 +160,13 @@ class RunFolder:
         return value if isinstance(value, dict) else {}
 
     def write_status(self, status: dict[str, Any]) -> None:
-        """Replace `run.json`. Raises `OSError`."""
-        self.files.write("run.json", json.dumps(status, ensure_ascii=False, indent=1).encode("utf-8", "replace"))
+        """Replace `run.json`; on a full disk write into the room that is kept in it. Raises `OSError`."""
+        data = json.dumps(status, ensure_ascii=False, indent=1).encode("utf-8", "replace")
+        room = _ROOM * (len(data) // _ROOM + 2)
+        try:
+            self.files.write("run.json", data.ljust(room))
+        except OSError:
+            self.files.overwrite("run.json", data)
 
     def plan_text(self) -> bytes | None:
         """The plan that it was last trained by, as its folder has it; None where there is none. Raises `OSError`."""
@@ -197,14 +203,26 @@ class RunFolder:
         return f"RunFolder({str(self.model)!r})"
 
 
+class RunHeldError(UserError):
+    """Another process holds the run."""
+
+
 class RunLock:
-    """Holds a run for the life of the trainer; the kernel lets go when the process ends, however it ends."""
+    """Holds a run for the life of the trainer; the kernel lets go when the process ends, however it ends.
+
+    Held is the file that lies at the run's path: where its folder is removed or moved away, another process would find
+    no lock there. So a thread looks every few seconds, and takes the one at the path (`keep`).
+    """
 
     def __init__(self, run: RunFolder) -> None:
         self._run = run
         self._descriptor: int | None = None
+        self._released = threading.Event()
+        self._keeping = threading.Lock()
         self.by_heartbeat = False  # the file system cannot lock
         self.inherited = False  # the process before has handed it down
+        self.times_lost = 0  # and taken anew
+        self.taken_by: str | None = None  # it was lost to another process: who that is, in words
 
     @property
     def descriptor(self) -> int:
@@ -213,9 +231,12 @@ class RunLock:
         return self._descriptor
 
     def take(self, wait_s: float = 0.3) -> None:
-        """Take the run. `UserError` that names the holder if it is held for longer than `wait_s`."""
-        if self._inherit():
-            return
+        """Take the run. `RunHeldError` that names the holder if it is held for longer than `wait_s`; `UserError`."""
+        if not self._inherit():
+            self._take_at_path(wait_s)
+        threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
+
+    def _take_at_path(self, wait_s: float) -> None:
         try:
             descriptor = self._run.files.open("lock", os.O_RDWR | os.O_CREAT, 0o600)
             found = os.fstat(descriptor)
@@ -234,22 +255,59 @@ class RunLock:
             except OSError as error:
                 if error.errno in _CANNOT_LOCK:
                     self.by_heartbeat = True
-                    if not self._run.alive():
+                    if not self._run.alive() or self._is_said_to_be_held_here():
                         break
                 if time.monotonic() >= deadline:
                     os.close(descriptor)
-                    raise UserError(self._held()) from None
+                    raise RunHeldError(self._held()) from None
             time.sleep(0.02)  # a viewer that only looks holds the lock for an instant
         self._descriptor = descriptor
-        if self.by_heartbeat:
-            threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
+
+    def _is_said_to_be_held_here(self) -> bool:
+        """Whether it is this very process that `run.json` names."""
+        said = self._run.status()
+        return self.times_lost > 0 and said.get("host") == socket.gethostname() and said.get("pid") == os.getpid()
 
     def _beat(self) -> None:
-        """Show other machines that the run is held, however long a step takes."""
-        while self._descriptor is not None:
-            with contextlib.suppress(OSError):
-                os.utime(self._descriptor)
-            time.sleep(HEARTBEAT_S)
+        """Keep the run, however long a step takes; show other machines that it is held, where they see no lock."""
+        while not self._released.wait(HEARTBEAT_S):
+            if self.by_heartbeat:
+                with contextlib.suppress(OSError):
+                    os.utime(self.descriptor)
+            with contextlib.suppress(UserError, AssertionError):  # the folder cannot be made now, or it was released
+                self.keep()
+
+    def keep(self) -> bool:
+        """Whether this process holds the run, by the lock that lies at its path.
+
+        One that is not there any more is taken anew, with its folder. False for good once another process has it.
+        Raises `UserError` where there can be no lock at the path, so that no other process holds it either.
+        """
+        with self._keeping:
+            if self.taken_by is not None or self._is_at_path():
+                return self.taken_by is None
+            anew = RunLock(self._run)
+            anew.times_lost = self.times_lost + 1
+            self._run.create()
+            try:
+                anew._take_at_path(wait_s=0.3)
+            except RunHeldError as error:
+                self.taken_by = str(error)
+                return False
+            if self._released.is_set():
+                os.close(anew.descriptor)
+                return True
+            os.close(self.descriptor)
+            self._descriptor, self.by_heartbeat, self.times_lost = anew.descriptor, anew.by_heartbeat, anew.times_lost
+            return True
+
+    def _is_at_path(self) -> bool:
+        try:
+            return os.path.samestat(os.fstat(self.descriptor), self._run.lock_path.lstat())
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:  # a disk that does not answer says nothing
+            return True
 
     def _inherit(self) -> bool:
         """Whether this process was started with this run's lock in its hands."""
@@ -275,10 +333,11 @@ class RunLock:
         name = one_line(self._run.name)
         return (
             f"{name}: {one_line(who)} is training this run; "
-            f"look with: lmplay-tui attach {name}, or choose another --model"
+            f"look with: {typed('lmplay-tui attach')} {name}, or choose another --model"
         )
 
     def release(self) -> None:
+        self._released.set()
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
@@ -335,7 +394,7 @@ def find_run(text: str | None, out_dir: str | None = None) -> RunFolder:
     if text is None:
         runs = [run for run in list_runs(*places) if not run.folder.is_symlink()]
         if not runs:
-            raise UserError(f"no run in this folder or in {one_line(places[1])}; start one with: lmplay-tui")
+            raise UserError(f"no run in this folder or in {one_line(places[1])}; start one with: {typed('lmplay-tui')}")
         return runs[0]
     given = Path(text)
     candidates = [given.with_suffix(".lmp")] if given.suffix in (".run", ".lmp") else []
@@ -346,7 +405,8 @@ def find_run(text: str | None, out_dir: str | None = None) -> RunFolder:
             run = RunFolder(candidate.with_name(stem + ".lmp"))
             if run.folder.is_dir() or run.model.is_file():
                 return run
-    raise UserError(f"no run called {one_line(text)} in this folder or in {one_line(places[1])}; see: lmplay-tui runs")
+    where = f"in this folder or in {one_line(places[1])}"
+    raise UserError(f"no run called {one_line(text)} {where}; see: {typed('lmplay-tui runs')}")
 
 
 def keep_plan(run: RunFolder, text: str, step: int) -> Path | None:

@@ -135,7 +135,7 @@ class Tail:
 
     `read` gives the whole objects that are new. A torn last line waits for its rest; a line that is no JSON object is
     passed over. `{"resumed_from": STEP}` is given too, with the file's name as `journal`: what it means for what that
-    file has told is the reader's to do (`drop_beyond` does it for a list). A file that was thinned is read again from
+    file has told is the reader's to do. A file that was thinned is read again from
     its start, without the rows up to the last step seen. One that begins with another line is that of a run that was
     started anew: a `resumed_from` of -1, before its first step, comes before its lines.
     """
@@ -224,24 +224,6 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None
-
-
-def drop_beyond(records: list[dict[str, Any]], step: int) -> list[dict[str, Any]]:
-    """The records up to `step`: what a resume from there leaves of them."""
-    return [record for record in records if not isinstance(record.get("step"), int) or record["step"] <= step]
-
-
-def read_journal(path: Path) -> list[dict[str, Any]]:
-    """Every record of the file that still holds, in order."""
-    tail = Tail(path)
-    records: list[dict[str, Any]] = []
-    while new := tail.read():
-        for record in new:
-            if isinstance(record.get("resumed_from"), int) and "event" not in record:
-                records = drop_beyond(records, record["resumed_from"])
-            else:
-                records.append(record)
-    return records
 
 
 def stamp(text: object) -> float | None:

@@ -62,9 +62,10 @@ _WRITTEN_AT_ONCE = (
 class Recorder:
     """Records one start of a run. Nothing here raises into the training: what cannot be written is warned of once."""
 
-    def __init__(self, run: RunFolder, *, verbose: bool = False) -> None:
-        """`verbose`: the log says more."""
+    def __init__(self, run: RunFolder, *, verbose: bool = False, holds: Callable[[], bool] = lambda: True) -> None:
+        """`verbose`: the log says more. `holds`: whether this process has the run still, whose `run.json` it is."""
         self._run = run
+        self._holds = holds
         self._verbose = verbose
         self._metrics = Journal(run.metrics)
         self._events = Journal(run.events)
@@ -128,10 +129,14 @@ class Recorder:
         # `run.json` would say "validating" for as long as validations follow each other within `STATUS_EVERY_S`.
         at_once = isinstance(event, _WRITTEN_AT_ONCE) or self._status.activity != activity
         due = at_once or time.monotonic() - self._written_at >= STATUS_EVERY_S
-        if due and not self._ended:  # after the end another process may hold the run, and write its own
-            self._write_status()
+        if due and not self._ended and not self._is_written_by_next(event):
+            self._write_status()  # after the end another process may hold the run, and write its own
         self._ended = self._ended or isinstance(event, events.LAST_EVENTS)
         return [event, *self._complaints()]
+
+    def _is_written_by_next(self, event: events.Event) -> bool:
+        """Whether the process that goes on with the run has written its `run.json` already."""
+        return isinstance(event, events.HandedOver) and self._run.status().get("pid") == event.pid
 
     def _goes_on(self, event: events.Event) -> bool:
         """Whether it is only said again that the trainer is at what it was at: a pause says so until it ends."""
@@ -148,6 +153,12 @@ class Recorder:
     def close(self) -> None:
         for journal in self._journals:
             journal.close()
+
+    def begin_anew(self) -> None:
+        """The folder is another one than it was: the journals go on there, and `run.json` stands there at once."""
+        self.close()
+        self._to_rewind = []
+        self._write_status()
 
     def _rewind(self) -> None:
         """Tell readers to drop what earlier processes wrote beyond the checkpoint: now that it is trained anew."""
@@ -166,6 +177,8 @@ class Recorder:
 
     def _write_status(self) -> None:
         self._written_at = time.monotonic()
+        if not self._holds():
+            return
         try:
             self._run.write_status(self.status | {"heartbeat": time.time()})
         except OSError:  # the journals' complaint says it already

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 from lmplay_tui.formats import format_bytes, format_duration, format_parameters, format_percent
 from lmplay_tui.run import events
 from lmplay_tui.run.learning_rate import rate_sentence
-from lmplay_tui.text import one_line
+from lmplay_tui.text import one_line, printable
 
 Level = Literal["info", "good", "warning", "error"]
 
@@ -25,12 +25,20 @@ LEAST_TEXT_SHOWN = 0.9  # share of a text's characters: where less reaches a sam
 
 
 def sentences_of(event: events.Event) -> list[Sentence]:
-    """The event as lines of a log: one, or none, or several of a dataset of which there is more to say."""
+    """The event as lines of a log: one, or none, or several: of a dataset, of a start with several problems."""
+    if isinstance(event, events.RunFailed):
+        first, *others = reasons(event)
+        return [Sentence("error", f"failed: {first}"), *(Sentence("error", line) for line in others)]
     sentence = sentence_of(event)
     if sentence is None:
         return []
     more = _more_of_dataset(event) if isinstance(event, events.DatasetOpened) else []
     return [sentence, *(Sentence("info", line) for line in more)]
+
+
+def reasons(event: events.RunFailed) -> list[str]:
+    """Why a run has failed, a line each: one, or all that is wrong with a plan."""
+    return [one_line(line, 1000) for line in printable(event.message).splitlines()] or ["no reason was given"]
 
 
 def sentence_of(event: events.Event) -> Sentence | None:

@@ -217,7 +217,7 @@ class RunStatus:
             case events.RunStopped() | events.RunFailed() | events.RunDone():
                 self.result = event
                 self.state = ENDS[type(event)]
-                self.set_activity(self.state)
+                self.set_activity(self.state, reason_of(event))
 
     def _set_state(self, state: str, activity: str) -> None:
         self.state = state
@@ -367,6 +367,14 @@ class SavedStatus(RunStatus):
 ENDS: dict[type[events.Event], str] = {
     events.RunStopped: "stopped", events.RunFailed: "failed", events.RunDone: "finished",
 }  # fmt: skip
+
+
+def reason_of(end: events.RunStopped | events.RunFailed | events.RunDone) -> str:
+    """Why a run has failed, in one line; of several reasons the first, and how many more there are."""
+    if not isinstance(end, events.RunFailed):
+        return ""
+    first, *more = end.message.splitlines() or [""]
+    return first + (f" (and {len(more)} more)" if more else "")
 
 
 _NULLABLE = ("fraction", "tokens_per_s", "eta_s")

@@ -113,9 +113,10 @@ class RunView(RunStatus):
         if (mark := mark_of(event)) is not None:
             step = getattr(event, "step", None)
             self.marks.append(Mark(mark[0], int(self.at.step) if step is None else step, mark[1]))
-        for sentence in sentences_of(event):
+        for i, sentence in enumerate(sentences_of(event)):
             reason = getattr(event, "reason", "")
-            self.say(*sentence, at=at, event=type(event).__name__, reason=reason and one_line(reason, 40))
+            kind = "" if i else type(event).__name__  # what follows belongs to the first: one toast, one ring
+            self.say(*sentence, at=at, event=kind, reason=reason and one_line(reason, 40))
 
     def follow_rows(self, rows: "MetricRows") -> None:
         """Take many lines of `metrics.jsonl`: the same as each of them alone."""

@@ -161,11 +161,16 @@ def choose_plan(own: Plan, file: Plan, as_given: str, warnings: list[str]) -> Pl
 
 
 def build_trainer(
-    start: Start, controls: Controls, *, go_on_elsewhere: Callable[[], int], tell: Callable[[Event], None]
+    start: Start,
+    controls: Controls,
+    *,
+    go_on_elsewhere: Callable[[], int],
+    tell: Callable[[Event], None],
+    may_not_save: Callable[[], str | None],
 ) -> Generator[Event, None, Trainer]:
     """Load the tokenizer, build the model, take the checkpoint's state. Yields what it is doing.
 
-    `go_on_elsewhere`, `tell`: see `Trainer`.
+    `go_on_elsewhere`, `tell`, `may_not_save`: see `Trainer`.
     Raises `UserError`, and `StopRequested` where a stop is asked for meanwhile.
     """
     run, launch, settings = start.run, start.launch, start.settings
@@ -208,6 +213,7 @@ def build_trainer(
         resume_command=partial(resume_command, launch, run),
         go_on_elsewhere=go_on_elsewhere,
         tell=tell,
+        may_not_save=may_not_save,
         resumed_from=state.progress.step if start.checkpoint is not None else None,
         note=", ".join((*chosen, "samples padded" if ways.trunk is None else "samples packed")),
     )

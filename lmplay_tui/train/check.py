@@ -19,6 +19,7 @@ from lmplay_tui.data.batches import Position
 from lmplay_tui.data.leak_guard import look_for_leaks
 from lmplay_tui.data.preview import PartPreview
 from lmplay_tui.data.samples import Sample
+from lmplay_tui.data.splits import Report
 from lmplay_tui.data.stage_data import StageData, open_stage
 from lmplay_tui.data.tokenizer import load_tokenizer
 from lmplay_tui.errors import UserError
@@ -58,20 +59,23 @@ SHOWN_SAMPLES = 2  # a stage
 CHECKPOINTS_KEPT = 2  # NAME.lmp and NAME.prev.lmp, besides one a stage and NAME.best.lmp
 
 
-def check_plan(launch: Launch) -> dict[str, Any]:
+def check_plan(launch: Launch, report: Report = lambda *_: None) -> dict[str, Any]:
     """Check the plan that a command line names; a report of plain values, `ok` false where anything failed.
 
+    `report(activity, detail, fraction)` is told what takes time.
     Raises `UserError` where the plan itself, the tokenizer, the device or the model's shape is wrong.
     """
     plan = read_plan(launch.options.training_plan or DEFAULT_PLAN)
     settings = Settings(plan, launch.line)
     options = settings.for_run()
+    report("loading", "the tokenizer and the model", None)
     state, notes = _new_state(settings)
     problems: list[str] = []
     stages, longest = [], None
     opened: list[tuple[str, StageData]] = []
     for stage in plan.stages:
-        said, data = _open(stage, settings, state, launch.options.out_dir)
+        report("opening", f"stage {stage.name}", None)
+        said, data = _open(stage, settings, state, launch.options.out_dir, report)
         stages.append(said)
         if "problem" in said:
             problems.append(said["problem"])
@@ -81,12 +85,13 @@ def check_plan(launch: Launch) -> dict[str, Any]:
         if said["longest"] and (longest is None or said["longest"] > longest[0]):
             longest = (said["longest"], stage, data)
     not_open = [stage.name for stage in plan.stages if stage.name not in {name for name, _ in opened}]
+    report("looking", "for rows of the evaluation sets among the training rows", None)
     leaks = look_for_leaks(opened, not_open)
     tried: list[dict[str, Any]] = [{"ok": True, "what": f"the model: {line}"} for line in notes]
     if options.initial_model is not None:
         path = Path(options.initial_model)
         tried.append(_tried("--initial-model", partial(_load_initial, state, path, options.ignore_tokenizer)))
-    rate = _try_all(longest[1], longest[2], state, tried) if longest is not None else None
+    rate = _try_all(longest[1], longest[2], state, tried, report) if longest is not None else None
     for said in stages:
         if "tokens_estimate" in said:
             said["seconds_estimate"] = said["tokens_estimate"] / rate if rate else None
@@ -149,7 +154,7 @@ def _free(options: TrainOptions) -> int:
 
 
 def _open(
-    stage: Stage, settings: Settings, state: TrainState, out_dir: str | None
+    stage: Stage, settings: Settings, state: TrainState, out_dir: str | None, report: Report
 ) -> tuple[dict[str, Any], StageData | None]:
     """A stage's row of the report, from a sample of its batches."""
     said: dict[str, Any] = {
@@ -159,8 +164,9 @@ def _open(
     try:
         data = open_stage(
             stage, options, state.tokenizer, datasets_folder=datasets_folder(out_dir),
-            report=lambda *_: None, stages=state.settings.plan.stages,
+            report=report, stages=state.settings.plan.stages,
         )  # fmt: skip
+        report("cutting", f"the first rows of stage {stage.name} into samples", None)
         return said | _sampled(stage, data, options), data
     except UserError as error:
         return said | {"problem": f"stage {stage.name}: {one_line(error, 400)}"}, None
@@ -214,7 +220,9 @@ def shown_sample(sample: Sample, eot: int) -> dict[str, Any]:
     return {"row": sample.row, "prompt": sample.prompt, "truth": sample.truth, "ends": ends, "tokens": tokens}
 
 
-def _try_all(stage: Stage, data: StageData, state: TrainState, tried: list[dict[str, Any]]) -> float | None:
+def _try_all(
+    stage: Stage, data: StageData, state: TrainState, tried: list[dict[str, Any]], report: Report
+) -> float | None:
     """Two mini-batches, a validation, a save and load; the rate of training in tokens a second, if it was measured."""
     options = state.settings.for_stage(stage)
     batches = data.batches(Position())
@@ -258,7 +266,9 @@ def _try_all(stage: Stage, data: StageData, state: TrainState, tried: list[dict[
     works = [("training", train), ("validating", validate), ("saving", save)]
     if compilation is not None:
         works.insert(0, ("compiling", partial(compile_it, compilation)))
-    tried += [_tried(what, work) for what, work in works]
+    for what, work in works:
+        report("trying", what, None)
+        tried.append(_tried(what, work))
     return rates[0] if rates else None
 
 

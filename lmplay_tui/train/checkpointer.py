@@ -61,9 +61,12 @@ class Outcome:
 class Checkpointer:
     """Saves a run. A save that fails is a warning, and the next one tries again; the third in a row ends the run."""
 
-    def __init__(self, state: TrainState, statistics_folder: Path) -> None:
+    def __init__(
+        self, state: TrainState, statistics_folder: Path, may_not_save: Callable[[], str | None] = lambda: None
+    ) -> None:
+        """`may_not_save`: why the run's checkpoints must not be written any more; None: they may."""
         self._state = state
-        self._writer = CheckpointWriter(state.run, statistics_folder, state.device)
+        self._writer = CheckpointWriter(state.run, statistics_folder, state.device, may_not_save)
         self._writer.sweep()
         self.has_saved = False  # in this process
         self._failed = 0
@@ -190,8 +193,15 @@ class CheckpointWriter:
     each outcome once.
     """
 
-    def __init__(self, run: RunFolder, statistics_folder: Path, device: torch.device = _CPU) -> None:
+    def __init__(
+        self,
+        run: RunFolder,
+        statistics_folder: Path,
+        device: torch.device = _CPU,
+        may_not_save: Callable[[], str | None] = lambda: None,
+    ) -> None:
         self._run = run
+        self._may_not_save = may_not_save
         self._device = device  # where the weights lie
         self._statistics_folder = statistics_folder
         self._buffers: dict[str, torch.Tensor] = {}
@@ -306,6 +316,9 @@ class CheckpointWriter:
 
     def _write(self, checkpoint: dict[str, Any], request: SaveRequest, begun: float) -> None:
         run = self._run
+        if (why := self._may_not_save()) is not None:
+            self._put_apart(checkpoint, request, why)
+            return
         try:
             size = write_checkpoint(checkpoint, run.model, previous=run.checkpoint("prev"))
         except Exception as error:  # a thread never dies silently
@@ -318,6 +331,16 @@ class CheckpointWriter:
             seconds=time.perf_counter() - begun, blocked_s=0.0, reason=request.reason,
         )  # fmt: skip
         self._outcome = Outcome(request, saved, tuple(problems))
+
+    def _put_apart(self, checkpoint: dict[str, Any], request: SaveRequest, why: str) -> None:
+        """Another process writes the run's checkpoints: keep what this one has trained beside them."""
+        apart = self._run.checkpoint("apart")
+        try:
+            write_checkpoint(checkpoint, apart)
+        except Exception as error:
+            self._fail(request, f"{why}; nor to {apart.name}: {error}")
+            return
+        self._fail(request, f"{why}; what this process has trained is in {apart.name}")
 
     def _follow_ups(self, checkpoint: dict[str, Any], request: SaveRequest) -> Iterator[Callable[[], object]]:
         """What a new checkpoint brings: its other names, fewer old ones, the document's statistics files."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
 from lmplay_tui.options import OPTIONS, Launch, OnResume, Part, command_words
-from lmplay_tui.process import own_command, own_environment
+from lmplay_tui.process import own_command, own_environment, typed
 from lmplay_tui.run.control_files import leave_command
 from lmplay_tui.run.controls import Command, Controls, Stop
 from lmplay_tui.run.events import Answered, Event, HandedOver, Warned
@@ -57,7 +57,7 @@ def resume_command(launch: Launch, run: RunFolder, saved: bool) -> str:
     """
     chosen = {} if saved or launch.resumes_from is None else {"resume": launch.options.resume}
     words = command_words({"model": str(run.model), **chosen, **_not_remembered(launch)})
-    return shlex.join([launch.prog, *words])
+    return f"{typed(launch.prog)} {shlex.join(words)}"
 
 
 def command_of(run: RunFolder, launch: Launch, *, resumes: bool) -> list[str]:

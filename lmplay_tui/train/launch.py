@@ -15,7 +15,7 @@ from pathlib import Path
 
 from lmplay_tui.errors import EXIT_BUG, TrainingError, UserError, os_error
 from lmplay_tui.options import Launch
-from lmplay_tui.process import is_child_alive
+from lmplay_tui.process import is_child_alive, typed
 from lmplay_tui.run.control_files import ControlFiles
 from lmplay_tui.run.controls import Controls, HandOver, SaveNow, Stop, StopRequested
 from lmplay_tui.run.events import (
@@ -29,6 +29,7 @@ from lmplay_tui.run.events import (
     PlanChanged,
     RunDone,
     RunFailed,
+    RunStarted,
     RunStopped,
     StepDone,
     Warned,
@@ -110,12 +111,15 @@ class _HeldRun:
     ) -> None:
         self.run, self.lock, self.launch, self.controls = run, lock, launch, controls
         self.bug: str | None = None  # of the recording: the first one
+        self._times_lost = 0  # the run's lock, as far as that has been told
+        self._is_lost = False
+        self._plan_text = ""
         self._has_saved = False
         self._tell = tell
         self._limit = TimeLimit(launch.options.max_hours)
         self._notifier = Notifier(launch.options.notify_url, run.name)
         controls.sources += [_control_files(run, lock), self._limit]
-        self._recorder = Recorder(run, verbose=launch.options.verbose)
+        self._recorder = Recorder(run, verbose=launch.options.verbose, holds=lambda: self.may_not_save() is None)
 
     def close(self) -> None:
         self._recorder.close()
@@ -134,8 +138,39 @@ class _HeldRun:
     def record(self, event: Event) -> list[Event]:
         """Write `event` down and send it where news go; gives it back, and what else there is to tell."""
         self._has_saved = self._has_saved or isinstance(event, CheckpointSaved)
+        news = self._news_of_lock()
+        if self._is_lost:  # the run's folder is another process's
+            return [*news, event]
+        return [*news, *self._record(event)]
+
+    def _news_of_lock(self) -> list[Event]:
+        """What has become of the run's folder since the last look, while this process was training it."""
+        if self.lock.taken_by is not None and not self._is_lost:
+            self._is_lost = True
+            self.controls.send(Stop(reason="another process has the run"))
+            return [Warned(f"the run's folder was removed or moved, and {self.lock.taken_by}; this process stops")]
+        if self.lock.times_lost == self._times_lost:
+            return []
+        self._times_lost = self.lock.times_lost
+        self._recorder.begin_anew()
+        with contextlib.suppress(OSError):
+            keep_plan(self.run, self._plan_text, 0)
+        said = "its folder was removed or moved while it was training; it is made again, and its journals begin anew"
+        return self._record(Warned(f"{one_line(self.run.folder)}: {said}"))
+
+    def may_not_save(self) -> str | None:
+        """Why this process must not write the run's checkpoints any more; None: it may."""
         try:
+            return None if self.lock.keep() else self.lock.taken_by
+        except UserError:  # no lock can lie at the run's path, so no other process holds it
+            return None
+
+    def _record(self, event: Event) -> list[Event]:
+        try:
+            if isinstance(event, RunStarted):
+                self._plan_text = event.plan_text
             if isinstance(event, PlanChanged):
+                self._plan_text = event.text
                 with contextlib.suppress(OSError):
                     keep_plan(self.run, event.text, event.step)
             self._notifier.hear(event)
@@ -146,7 +181,7 @@ class _HeldRun:
     def tell(self, event: Event) -> None:
         """Record what a thread says between two events, and hand it on."""
         self._notifier.hear(event)
-        for each in self._recorder.record(event):
+        for each in [event] if self._is_lost else self._recorder.record(event):
             self._tell(each)
 
     def finish_sending(self) -> list[Event]:
@@ -212,7 +247,7 @@ def _train_to_an_end(held: _HeldRun, step: int) -> Iterator[Event]:
 
 def _train(held: _HeldRun) -> Iterator[Event]:
     """Read the plan and the checkpoint, build the trainer, run it."""
-    run, prog = held.run, held.launch.prog
+    run, prog = held.run, typed(held.launch.prog)
     warnings: list[str] = []
     yield ActivityChanged("loading", "the plan and the checkpoint")
     start = read_start(run, held.launch, warnings)
@@ -221,12 +256,14 @@ def _train(held: _HeldRun) -> Iterator[Event]:
     if start.checkpoint is not None and start.finished():
         name, model = one_line(run.name), f"--model {shlex.quote(one_line(run.model))}"
         yield LogLine(
-            f"{name} is finished: its plan is done. Look at it: lmplay-tui attach {name}; train on: {prog} {model} "
-            f"--extend EPOCHS, or a longer --training-plan; start anew: {prog} {model} --reset-history"
+            f"{name} is finished: its plan is done. Look at it: {typed('lmplay-tui attach')} {name}; train on: "
+            f"{prog} {model} --extend EPOCHS, or a longer --training-plan; start anew: {prog} {model} --reset-history"
         )
         yield RunDone(start.progress.step, str(run.model), start.progress.elapsed_s, already=True)
         return
-    trainer = yield from build_trainer(start, held.controls, go_on_elsewhere=held.go_on_elsewhere, tell=held.tell)
+    trainer = yield from build_trainer(
+        start, held.controls, go_on_elsewhere=held.go_on_elsewhere, tell=held.tell, may_not_save=held.may_not_save
+    )
     del start  # its checkpoint is as large as the model and the optimizer, which have taken what they need
     yield from trainer.run()
 

@@ -11,6 +11,7 @@ import psutil
 import torch
 from torch import nn
 
+from lmplay_tui.process import ProcessorLoad
 from lmplay_tui.run.events import Event, MetricsLogged, StepDone, Warned
 from lmplay_tui.run.journal import rounded
 from lmplay_tui.run.metric_names import STEP_METRICS
@@ -174,7 +175,7 @@ class MachineMetrics:
         self._clock = clock
         self._read_at = -READ_EVERY_S
         self._process = psutil.Process()
-        psutil.cpu_percent()  # what it gives is since the last time that this thread asked
+        self._load = ProcessorLoad()
 
     def __call__(self) -> dict[str, float]:
         """`memory/...` and `sys/...`; nothing where the last reading is younger than a second."""
@@ -185,14 +186,14 @@ class MachineMetrics:
         asked: dict[str, Callable[[], float]] = {
             "memory/process_bytes": lambda: self._process.memory_info().rss,
             "memory/used": lambda: psutil.virtual_memory().percent / 100,
-            "sys/cpu": lambda: psutil.cpu_percent() / 100,
+            "sys/cpu": self._load,
         }
         asked |= self._of_the_device()
         values = {}
         for name, ask in asked.items():
             with contextlib.suppress(Exception):  # no such counter here, no driver, no rights: left out
                 values[name] = float(ask())
-        return values
+        return {name: value for name, value in values.items() if math.isfinite(value)}
 
     def _of_the_device(self) -> dict[str, Callable[[], float]]:
         device = self._device

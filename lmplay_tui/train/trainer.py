@@ -56,6 +56,7 @@ class Trainer:
     `note`: one line on what was chosen for this device. `resumed_from`: the step of the checkpoint, if there was one.
     `resume_command`: what a user types to go on, by whether this process has saved. `go_on_elsewhere`: starts a process
     that resumes the run and gives its number. `tell`: called from a thread, with what cannot wait for a step's end.
+    `may_not_save`: why the run's checkpoints must not be written any more; None: they may.
     """
 
     def __init__(
@@ -68,13 +69,14 @@ class Trainer:
         resume_command: Callable[[bool], str],
         go_on_elsewhere: Callable[[], int],
         tell: Callable[[Event], None],
+        may_not_save: Callable[[], str | None],
         resumed_from: int | None = None,
         note: str = "",
     ) -> None:
         self.state = state
         self.data = data
         self.controls = controls
-        self.checkpointer = Checkpointer(state, statistics_folder)
+        self.checkpointer = Checkpointer(state, statistics_folder, may_not_save)
         self.row_counts = RowCounts(data.count)
         self.leak_guard = LeakGuard(data.look_for_leaks)
         self.commands = CommandHandler(state, controls, self.row_counts.of)

@@ -88,17 +88,17 @@ class LmplayApp(TerminalApp):
         self.last_lines: list[str] = []  # that say what became of it
         self.unsaved_plan: str | None = None  # what stood in the editor when the screen was left
         self._interrupted_at = -TWICE_WITHIN_S
-        for ours in theme.OURS:
+        for ours in theme.our_themes(self.console.color_system):
             self.register_theme(ours)
         # Already here, before any style sheet is read: a change has all of them read again.
-        self.set_reactive(App.theme, theme.DARK.name)
+        self.set_reactive(App.theme, theme.DARK_NAME)
         self.stylesheet.set_variables(self.get_css_variables())
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
         return theme.variables(self.current_theme)
 
     def on_mount(self) -> None:
-        self.theme = os.environ.get("TEXTUAL_THEME") or theme.DARK.name
+        self.theme = os.environ.get("TEXTUAL_THEME") or theme.DARK_NAME
         self.animation_level = "none"
         if self.source is not None:
             self.show_run(self.source)
@@ -343,6 +343,8 @@ class LmplayApp(TerminalApp):
         """What is pasted into a field loses its control characters; the plan editor shows them as signs."""
         if isinstance(event, events.Paste) and self.screen_stack and isinstance(self.focused, Input):
             event.text = printable(event.text)
+        if isinstance(event, events.Key) and self._dashboard is not None:
+            self._dashboard.note_key()
         await super().act(event)
 
     def on_resize(self) -> None:

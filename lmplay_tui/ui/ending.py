@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lmplay_tui.errors import EXIT_USAGE
 from lmplay_tui.files import write_whole
+from lmplay_tui.process import typed
 from lmplay_tui.run.events import RunFailed, RunStopped
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.run.sentences import sentence_of
@@ -38,7 +39,7 @@ def left_lines(view: RunView) -> list[str]:
 
 
 def _look(view: RunView) -> str:
-    return f"look with: lmplay-tui attach {view.name}"
+    return f"look with: {typed('lmplay-tui attach')} {view.name}"
 
 
 def _ended_without_a_word(view: RunView) -> list[str]:
@@ -60,7 +61,7 @@ def _go_on(view: RunView, path: str) -> list[str]:
     """The checkpoint, and the command that goes on from it."""
     shown = one_line(path, 400)
     step = f" (step {view.checkpoint.step:,})" if view.checkpoint and view.checkpoint.step > 0 else ""
-    return [f"last checkpoint: {shown}{step}", f"go on with: lmplay-tui --model {shlex.quote(shown)}"]
+    return [f"last checkpoint: {shown}{step}", f"go on with: {typed('lmplay-tui')} --model {shlex.quote(shown)}"]
 
 
 def keep_draft(text: str, run: RunFolder | None) -> str:

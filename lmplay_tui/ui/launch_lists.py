@@ -255,7 +255,7 @@ def estimate(plan: Plan, entries: Sequence[RunEntry], options: Mapping[str, Any]
     tokens *= _tokens_per_gpt2_token(settings)
     flops = tokens * _flops_per_token(settings)
     rests_on = (
-        f"a guess: about {format_count(tokens)} tokens, and {100 * _UTILISATION:.0f} % of the "
+        f"a guess: {format_count(tokens, guessed=True)} tokens, and {100 * _UTILISATION:.0f} % of the "
         f"{flops_per_s / 1e12:.2g} TFLOP/s that the device has when nothing else uses it"
     )
     return Estimate(sum(rows), flops / (_UTILISATION * flops_per_s), rests_on)

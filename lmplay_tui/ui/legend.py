@@ -140,6 +140,8 @@ TERMS: Mapping[str, str] = {
 
 def sections() -> Iterator[tuple[str, list[Sign]]]:
     """The legend: what a part of it is about, and its signs."""
+    from lmplay_tui.run.metric_names import METRICS  # not before a launcher's first frame, which knows no run
+
     yield "a run", list(STATES.values())
     yield "curriculum", [*STAGES.values(), *BARS]
     yield "curves", [*CURVES.values(), *LINES]
@@ -149,3 +151,4 @@ def sections() -> Iterator[tuple[str, list[Sign]]]:
     yield "log", list(LEVELS.values())[1:]
     yield "letters", list(LOOKS)
     yield "terms", [Sign(term, "label", means) for term, means in TERMS.items()]
+    yield "curves by name", [Sign(name, "strong", means) for name, means in METRICS.items()]

@@ -22,10 +22,18 @@ class CommandAsked(Message):
 
 
 @dataclass
-class PaneAsked(Message):
-    """Show and focus the pane with this number."""
+class KeysChanged(Message):
+    """Keys of the focused pane do something else than before."""
 
-    number: int
+    def can_replace(self, message: Message) -> bool:
+        return isinstance(message, KeysChanged)
+
+
+@dataclass
+class PaneAsked(Message):
+    """Show and focus this pane."""
+
+    name: str
 
 
 @dataclass

@@ -14,18 +14,18 @@ from typing import Any, BinaryIO, Literal
 from textual.screen import Screen
 
 from lmplay_tui.background import BackgroundCall
+from lmplay_tui.errors import EXIT_USAGE
 from lmplay_tui.files import Folder, open_given, write_whole
 from lmplay_tui.plan.builtin import shipped_folder
-from lmplay_tui.plan.editing import rounded_epochs, stage_tables
-from lmplay_tui.plan.problems import PlanError, Problem
-from lmplay_tui.plan.reading import parse_plan, problems_of
+from lmplay_tui.plan.problems import Form, PlanError, Problem
+from lmplay_tui.plan.reading import failure_problems, parse_plan, plan_path, problems_of
 from lmplay_tui.plan.schema import DatasetSpec
 from lmplay_tui.run.controls import ChangePlan
+from lmplay_tui.run.events import RunFailed
 from lmplay_tui.run.status import StageView
 from lmplay_tui.run.view import RunView
 from lmplay_tui.text import one_line
 from lmplay_tui.ui.messages import PaneAsked, StageChange
-from lmplay_tui.ui.plan_effect import effect_rows, refusals
 from lmplay_tui.ui.screens import dialogs
 from lmplay_tui.ui.source import Source
 from lmplay_tui.ui.widgets.plan_pane import PlanPane
@@ -41,12 +41,15 @@ class PlanEditor:
         send: Callable[[ChangePlan, str], None],
         *,
         price_per_hour: float | None,
+        asked: str | None = None,
     ) -> None:
-        """`send`: gives the run a command, with the sentence that says so."""
+        """`send`: gives the run a command, with the sentence that says so. `asked`: the plan that the start names."""
         self._screen = screen
         self._source = source
         self._send = send
         self._price_per_hour = price_per_hour
+        self._asked = None if asked is None else plan_path(asked)
+        self._failure: RunFailed | None = None  # whose problems stand in the pane
         self._run_plan = ""  # the text of the plan that the run has
         self._files = [PlanFile(_open_own), PlanFile()]  # the run's own, and the one that it was given with
 
@@ -63,6 +66,8 @@ class PlanEditor:
         """Where relative paths of the plan start: as the run's first event says; until then, beside its model."""
         if self._view.plan_folder:
             return Path(self._view.plan_folder)
+        if self._asked is not None:
+            return self._asked.parent
         return self._source.folder.model.parent if self._source.folder is not None else Path.cwd()
 
     @property
@@ -72,6 +77,8 @@ class PlanEditor:
 
     def check(self, text: str) -> Sequence[Problem]:
         """All that is wrong with a plan's text, and why the run would refuse it."""
+        from lmplay_tui.ui.plan_effect import refusals  # here, as below: for an edit alone, behind the first frame
+
         problems = problems_of(text, file="plan", folder=self.folder)
         return problems or refusals(self._run_plan, text, self._view, self.folder)
 
@@ -83,9 +90,10 @@ class PlanEditor:
         pane.locked = view.over
         own, given = self._files
         own.look(self._source.folder.plan if self._source.folder is not None else None)
-        given.look(Path(view.plan_file) if view.plan_file else None)
+        given.look(Path(view.plan_file) if view.plan_file else self._asked)
         # Until the run's first event, and for a run that never recorded its plan, the file is what there is.
-        text = view.plan_text or own.text
+        failed_plan = given.text if isinstance(view.result, RunFailed) else None
+        text = view.plan_text or failed_plan or own.text
         if text is not None and text != self._run_plan:
             is_first, self._run_plan = not self._run_plan, text
             if not pane.load(text) and not is_first:
@@ -94,6 +102,20 @@ class PlanEditor:
         if view.plan_text and view.state in ("running", "paused"):
             for file in (own, given):
                 self._offer_change_of(file)
+
+    def shows_new_failure(self) -> bool:
+        """Whether a start has failed by its plan, which the pane now shows with the problems at their lines."""
+        result, text = self._view.result, self._run_plan
+        if not isinstance(result, RunFailed) or result is self._failure or not text or result.exit_code != EXIT_USAGE:
+            return False
+        self._failure = result
+        file = self._asked if self._asked is not None else Path("plan.toml")
+        form: Form = "json" if file.suffix == ".json" else "toml"
+        problems = failure_problems(result.message, text, file="plan", form=form)
+        is_of_plan = any(problem.line for problem in problems)
+        if is_of_plan:
+            self._pane.show_failure(problems)
+        return is_of_plan
 
     def _offer_change_of(self, file: "PlanFile") -> None:
         """A file of the plan was changed from outside: what it holds can be applied, like what is typed."""
@@ -111,6 +133,8 @@ class PlanEditor:
 
     def show_effect(self, text: str) -> None:
         """Show under the text what applying it would change."""
+        from lmplay_tui.ui.plan_effect import effect_rows
+
         pane = self._pane
         pane.show_effect(
             effect_rows(self._run_plan, text, self._view, self.folder, self._price_per_hour, width=pane.notes_width)
@@ -151,7 +175,7 @@ class PlanEditor:
             said = "the plan in the editor cannot be changed like that; mend it first"
             self._screen.notify(said, severity="error", markup=False)
             return
-        self._screen.post_message(PaneAsked(4))
+        self._screen.post_message(PaneAsked("plan"))
         pane.replace_text(text)
 
     def ask_file_to_save(self, text: str) -> None:
@@ -163,7 +187,7 @@ class PlanEditor:
                 self._save(text, answers[0], here)
 
         place = str((_place_beside(here) if self._view.plan_folder else Path()) / "my_plan.toml")
-        self._screen.app.push_screen(dialogs.save_plan_dialog(place, _wrong_with_name), answered)
+        self._screen.app.push_screen(dialogs.save_plan_dialog(place, wrong_with_name), answered)
 
     def _save(self, text: str, typed: str, here: Path) -> None:
         try:
@@ -223,7 +247,7 @@ def new_plan_path(typed: str) -> Path:
     return path
 
 
-def _wrong_with_name(typed: str) -> str | None:
+def wrong_with_name(typed: str) -> str | None:
     try:
         new_plan_path(typed)
     except OSError as error:
@@ -309,6 +333,8 @@ def changed_plan(
     because it may not end before what it has read when the change arrives.
     """
     import tomlkit  # for a change alone: a run's first frame waits for none
+
+    from lmplay_tui.plan.editing import rounded_epochs, stage_tables
 
     document = tomlkit.parse(text)
     tables = stage_tables(document)

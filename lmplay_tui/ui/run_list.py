@@ -50,7 +50,7 @@ def run_table(entries: Sequence[RunEntry], width: int) -> tuple[Row, list[Row]]:
     Names have their whole length before there are other columns; of these the age is missed most.
     """
     cells = [_run_cells(entry) for entry in entries]
-    longest = max((cell_len(row["run"][0]) for row in cells), default=0)
+    longest = max((cell_len(one_line(entry.folder.name)) for entry in entries), default=0)
     needed = max((cell_len(row["age"][0]) for row in cells), default=0) + _SIGN_CELLS + 2
     widths = {"run": min(max(longest, 4), max(width - needed, 12)), "sign": _SIGN_CELLS}
     room = width - sum(widths.values())
@@ -59,10 +59,7 @@ def run_table(entries: Sequence[RunEntry], width: int) -> tuple[Row, list[Row]]:
         if wanted <= room:
             widths[column] = wanted
             room -= wanted
-    if any(row["about"][0] for row in cells):
-        widths["about"] = room
-    else:
-        widths["run"] += room
+    widths["run"] += room
     order = [column for column in _TITLES if column in widths]
     head = tuple((_placed(column, _TITLES[column], widths[column]), "label") for column in order)
     return head, [
@@ -72,20 +69,19 @@ def run_table(entries: Sequence[RunEntry], width: int) -> tuple[Row, list[Row]]:
 
 _SIGN_CELLS = 3
 _LOSSES = {"train_loss": "train loss", "val_loss": "val loss"}
-_TITLES = {"run": "run", "about": "", "sign": "", "state": "state", "step": "step", **_LOSSES, "age": ""}
+_TITLES = {"run": "run", "sign": "", "state": "state", "step": "step", **_LOSSES, "age": ""}
 
 
 def _placed(column: str, text: str, cells: int) -> str:
     """Words begin at the left of their column, figures end at its right."""
-    return fitted(text, cells) if column in ("run", "about", "sign", "state") else right(text, cells)
+    return fitted(text, cells) if column in ("run", "sign", "state") else right(text, cells)
 
 
 def _run_cells(entry: RunEntry) -> dict[str, Piece]:
     sign, style, _ = STATES.get(entry.state, STATES["stopped"])
     status = entry.status
     return {
-        "run": (one_line(entry.folder.name), "strong" if entry.alive else ""),
-        "about": (f"  {entry.about.words}" if entry.about.words else "", "dim"),
+        "run": (f"{one_line(entry.folder.name)} {entry.about.words}", "strong" if entry.alive else ""),
         "sign": (f" {sign}", style),
         "state": (entry.state, style),
         "step": (f"{status.at.step:,.0f}" if status.is_placed else "–", ""),

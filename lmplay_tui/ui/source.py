@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 
 from lmplay_tui.background import BackgroundCall
 from lmplay_tui.errors import EXIT_OK, EXIT_TRAINING
+from lmplay_tui.process import typed
 from lmplay_tui.run import controls
 from lmplay_tui.run.control_files import leave_command
 from lmplay_tui.run.events import Event, RunFailed, from_record
@@ -214,4 +215,4 @@ def _resume_command(run: RunFolder) -> str:
     """The command that resumes a run, if it has saved."""
     if not run.model.exists():
         return "nothing had been saved"
-    return f"go on with: lmplay-tui --model {shlex.quote(one_line(run.model))}"
+    return f"go on with: {typed('lmplay-tui')} --model {shlex.quote(one_line(run.model))}"

@@ -69,11 +69,15 @@ class Terminal:
         self.begun = time.perf_counter()
         self.bytes = 0
         self.shown = Shown(columns, lines)
+        state = folder / "state"  # of a user who has read the first hints
+        (state / "lmplay-tui").mkdir(parents=True, exist_ok=True)
+        (state / "lmplay-tui" / "hints-read").touch()
         self.pid, self._master = pty.fork()
         if self.pid == 0:
             os.chdir(folder)
             os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed program is not compiled at each start
             os.environ |= {"TERM": "xterm-256color", "COLORTERM": "truecolor", "HF_HUB_OFFLINE": "1"}
+            os.environ["XDG_STATE_HOME"] = str(state)
             os.execv(command[0], command)
         fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
 

@@ -1,12 +1,16 @@
 """`lmplay-tui check`: what would fail in hour six, said now."""
 
 import json
+import os
 import re
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
 from lmplay_tui import cli
+from tests.faults.terminals import Terminal
 from tests.train.runs import SENTENCES, write_plan
 
 TINY = ["--exp", "test_runner", "--num-blocks", "1", "--embed-dim", "16", "--num-heads", "2", "--context-len", "64",
@@ -167,8 +171,6 @@ def test_the_weights_to_begin_with_are_loaded(folder, capsys):
 
 
 def test_the_disk_must_have_room_for_what_keep_holds(folder, capsys, monkeypatch):
-    from lmplay_tui.train import check as pre_flight
-
     plan = write_plan(folder, PLAN)
     needed = {}
     for keep in (0, 3, 100_000):
@@ -177,7 +179,8 @@ def test_the_disk_must_have_room_for_what_keep_holds(folder, capsys, monkeypatch
     one = needed[0] // 5  # NAME.lmp, NAME.prev.lmp, NAME.best.lmp, and one a stage
     assert needed[3] == needed[0] + 3 * one
     assert needed[3] < needed[100_000] < needed[0] + 30 * one  # no more than will be saved
-    monkeypatch.setattr(pre_flight, "_free", lambda _options: needed[0] + one)
+    disk = shutil.disk_usage(folder)._replace(free=needed[0] + one)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _folder: disk)
     assert check(plan, *TINY, "--keep", "1") == 0
     capsys.readouterr()
     assert check(plan, *TINY, "--keep", "2", "--save-interval", "10") == 2
@@ -328,3 +331,31 @@ def test_rows_that_carry_an_evaluation_text_are_counted(folder, capsys, duplicat
         "no training row carries an evaluation text (37 rows looked at)"
     )  # fmt: skip
     assert f"leak guard: {said}" in capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.long
+def test_in_a_terminal_it_shows_what_it_is_at(folder: Path) -> None:
+    """In one line, which is gone when the report comes."""
+    plan = write_plan(folder, PLAN)
+    words = [sys.executable, "-m", "lmplay_tui.cli", "check", plan, *TINY]
+    with Terminal(lambda: os.execv(sys.executable, words)) as terminal:  # torch is not for a forked process
+        assert terminal.wait() == 0
+    first_line, _, report = terminal.output.decode().partition("plan plan:")
+    shown = [text for text in first_line.split("\r\x1b[K") if text]
+    wanted = [
+        "loading the tokenizer",
+        "opening stage first",
+        "opening stage second",
+        "trying training",
+        "trying saving",
+    ]
+    places = [next(i for i, text in enumerate(shown) if text.startswith(words)) for words in wanted]
+    assert places == sorted(places)
+    assert first_line.endswith("\r\x1b[K")
+    assert all(len(text) < 80 and "\n" not in text for text in shown)
+    assert "\x1b" not in report
+
+
+def test_without_a_terminal_only_the_report_is_printed(folder, capsys):
+    assert check(write_plan(folder, PLAN), *TINY) == 0
+    assert capsys.readouterr().err == ""

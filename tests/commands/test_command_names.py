@@ -60,7 +60,7 @@ def test_a_misspelt_command_is_answered_with_the_nearest(capsys):
     assert "commands: attach, ctl, status" in line
 
 
-def test_attach_takes_the_folder_and_the_refreshes(tmp_path, monkeypatch, capsys):
+def test_attach_takes_the_folder_and_the_refreshes(tmp_path, monkeypatch, seams, capsys):
     run = RunFolder(tmp_path / "out/m.lmp")
     run.create()
     run.write_status({"name": "m"})
@@ -73,7 +73,7 @@ def test_attach_takes_the_folder_and_the_refreshes(tmp_path, monkeypatch, capsys
         shown.append((launch, attach))
         return 0
 
-    monkeypatch.setattr("lmplay_tui.ui.run_app.run_dashboard", show)
+    seams.put("dashboard", show)
     line = ["attach", "m", "--out-dir", "out", "--refresh-hz", "5", "--price-per-hour", "2", "--tz", "UTC", "--ascii"]
     assert cli.main(line) == 0
     ((launch, attached),) = shown

@@ -79,7 +79,7 @@ def test_metrics_for_tensorboard(run, tmp_path):
     assert [event.step for event in reader.Scalars("train/loss")] == [10, 20, 30]
 
 
-def test_ctrl_c_ends_following_and_what_was_written_stands(run, tmp_path, monkeypatch):
+def test_ctrl_c_ends_following_and_what_was_written_stands(run, tmp_path, monkeypatch, seams):
     looks = []
 
     def interrupted_at_the_second_look(self):
@@ -88,8 +88,8 @@ def test_ctrl_c_ends_following_and_what_was_written_stands(run, tmp_path, monkey
             raise KeyboardInterrupt
         return True
 
-    monkeypatch.setattr(RunFolder, "alive", interrupted_at_the_second_look)
-    monkeypatch.setattr("lmplay_tui.run.export.POLL_S", 0.0)
+    seams.put("alive", interrupted_at_the_second_look)
+    seams.put("export looks every", 0.0)
     assert export("m", "--to", "csv", "--follow") == 130
     assert len((tmp_path / "out_gpt" / "m.csv").read_text(encoding="utf-8").splitlines()) == 4
 

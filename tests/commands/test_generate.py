@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmplay_tui.cli import generator_main
-from lmplay_tui.commands.generate import _texts
+from lmplay_tui.commands.generate import texts_of_tokens
 from lmplay_tui.data.tokenizer import load_tokenizer
 from lmplay_tui.models.generation import generate
 from lmplay_tui.models.lmplay_weights import convert_lmplay
@@ -343,7 +343,7 @@ def test_a_terminal_without_utf8_gets_question_marks(monkeypatch: pytest.MonkeyP
 def test_pieces_make_up_the_text_and_no_character_is_cut(text: str | bytes) -> None:
     tokenizer = load_tokenizer("bytes")
     ids = list(text if isinstance(text, bytes) else text.encode("utf-8", "replace"))
-    pieces = list(_texts(ids, tokenizer))
+    pieces = list(texts_of_tokens(ids, tokenizer))
     assert "".join(pieces) == tokenizer.decode(ids)
     if isinstance(text, str):
         assert pieces == list(text.encode("utf-8", "replace").decode())

@@ -15,8 +15,8 @@ from lmplay_tui.data.rows import Columns
 from lmplay_tui.plan.reading import parse_plan, read_plan
 from lmplay_tui.plan.schema import DatasetSpec
 from lmplay_tui.run.folder import RunFolder
-from lmplay_tui.run.journal import read_journal
 from tests.data.conftest import _own_caches as _own_caches  # noqa: PLC0414  (a fixture)
+from tests.journals import read_journal
 
 TEXTS = [f"The mill number {i} stood by the river. Nobody had used it for {i} years." for i in range(30)]
 

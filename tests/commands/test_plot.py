@@ -16,7 +16,7 @@ def place(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def quick(monkeypatch):
+def quick(seams):
     """Instead of pictures, what they would show: drawing takes its time."""
 
     def draw_combined(chart, path):
@@ -26,8 +26,8 @@ def quick(monkeypatch):
         path.write_text(f"{curve.label} {curve.split} {options}")
         return True
 
-    monkeypatch.setattr("lmplay_tui.commands.plot.draw_combined", draw_combined)
-    monkeypatch.setattr("lmplay_tui.run.plots.draw_own", draw_own)
+    seams.put("picture of several runs", draw_combined)
+    seams.put("picture of a run", draw_own)
 
 
 def plot(*words):

@@ -45,7 +45,8 @@ def program(*words: str) -> Callable[[], int]:
 def test_the_list_has_a_header_and_columns_that_stand_below_each_other(folder: Path, capsys) -> None:
     assert main(["runs"]) == 0
     head, *rows = capsys.readouterr().out.splitlines()
-    assert head.split() == ["run", "state", "done", "step", "loss", "val", "loss", "last", "word", "tags", "note"]
+    assert head.split() == ["run", "state", "done", "step", "train", "loss", "val", "loss", "last", "word",
+                            "tags", "note"]  # fmt: skip
     assert sorted(row.split()[:6] for row in rows) == [
         ["b", "stopped", "25", "%", "1,200", "3.400"],
         ["gpt2ish_tinystories_first_attempt", "finished", "25", "%", "1,200", "3.400"],
@@ -63,7 +64,15 @@ def test_in_a_terminal_each_run_is_one_line(folder: Path, columns: int) -> None:
     assert len(lines) == 3 and max(map(cell_len, lines)) <= columns, lines
     if columns >= 60:
         assert all(" 3.400 " in line for line in lines[1:]), "a figure goes before no word"
-    assert ("#short" in terminal.output.decode()) == (columns > 60)
+    assert ("#short" in terminal.output.decode()) == (columns >= 120)
+    assert ("gpt2ish_tinystories_first_attempt" in lines[1] + lines[2]) == (columns >= 100), "a name is cut last"
+
+
+def test_short_names_leave_room_for_tags(folder: Path) -> None:
+    main(["runs", "rename", "gpt2ish_tinystories_first_attempt", "first"])
+    with ScreenTerminal(lambda: main(["runs"]), (80, 24)) as terminal:
+        assert terminal.wait() == 0
+    assert "#short" in terminal.output.decode()
 
 
 def test_a_table_gives_way_in_order() -> None:
@@ -72,7 +81,8 @@ def test_a_table_gives_way_in_order() -> None:
     assert table(rows, 60, gives_way=(0, 3), right=(1,))[1:] == [
         f"{'a' * 30}   1  {'w' * 23}…", f"{'磨坊' * 5}            22"
     ]  # fmt: skip
-    assert table(rows, 34, gives_way=(0, 3), right=(1,))[1] == f"{'a' * 15}…   1  {'w' * 11}…"
+    assert table(rows, 50, gives_way=(0, 3), right=(1,))[1] == f"{'a' * 30}   1  {'w' * 13}…"
+    assert table(rows, 40, gives_way=(0, 3), right=(1,))[:2] == [f"{'name':<30}   n", f"{'a' * 30}   1"]
     assert table(rows, 24, gives_way=(0, 3), right=(1,))[:2] == [f"{'name':<20}   n", f"{'a' * 19}…   1"]
     assert all(cell_len(line) <= 9 for line in table(rows, 9, gives_way=(0, 3), right=(1,)))
 

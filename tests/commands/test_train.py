@@ -15,7 +15,6 @@ from lmplay_tui.commands.train import DESCRIPTION, EPILOG, Headless, parse
 from lmplay_tui.formats import time_zone
 from lmplay_tui.options import TrainOptions
 from lmplay_tui.run import events as happened
-from lmplay_tui.train import launch
 from tests.train.runs import SENTENCES, write_plan
 from tests.ui.fake import Clock, prediction, training
 from tests.ui.terminal_screen import ScreenTerminal
@@ -25,11 +24,10 @@ TINY = ["--exp", "test_runner", "--num-blocks", "1", "--embed-dim", "16", "--num
 
 
 @pytest.fixture(autouse=True)
-def drawn(monkeypatch) -> list[tuple[str, str]]:
+def drawn(seams, own_signals) -> list[tuple[str, str]]:
     """The pictures that would have been drawn; and signals stay as they are."""
     asked: list[tuple[str, str]] = []
-    monkeypatch.setattr("lmplay_tui.commands.train.catch_signals", lambda *_, **__: None)
-    monkeypatch.setattr("lmplay_tui.train.launch.write_pngs", lambda folder, name: asked.append((str(folder), name)))
+    seams.put("pictures", lambda folder, name: asked.append((str(folder), name)))
     return asked
 
 
@@ -327,18 +325,17 @@ def test_headless_clock_times_are_in_the_zone_that_was_asked_for():
         assert zone is not None or line.endswith(said)
 
 
-def test_garbage_is_searched_for_once_the_run_has_begun(folder, monkeypatch):
+def test_garbage_is_searched_for_once_the_run_has_begun(folder, seams):
     """Not while torch is imported; and whatever becomes of the start, from its end on."""
     seen: dict[str, bool] = {}
-    real = launch.run_events
 
-    def watched(*args, **kwargs):
+    def watched(real, *args, **kwargs):
         seen["before"] = gc.isenabled()
         for event in real(*args, **kwargs):
             yield event
             seen[type(event).__name__] = gc.isenabled()  # once it is recorded
 
-    monkeypatch.setattr(launch, "run_events", watched)
+    seams.around("run", watched)
     line = ["--training-plan", "local.toml", "--model", "m.lmp", *TINY]
     (folder / "local.toml").write_text('[stages.one]\ndataset = "local.jsonl"\nepochs = 0.3\n', encoding="utf-8")
     assert trainer(*line, "--num-heads", "3") == 2, "three heads do not share a width of 16"

@@ -3,10 +3,10 @@
 from lmplay_tui.cli import main
 from lmplay_tui.commands.train import main as trainer_main
 from lmplay_tui.run.folder import RunFolder
-from lmplay_tui.run.journal import read_journal
 from lmplay_tui.train.checkpoint import load_checkpoint
 from lmplay_tui.train.checkpointer import strays
 from tests.faults.terminals import Terminal, until
+from tests.journals import read_journal
 
 PLAN = """\
 [train]

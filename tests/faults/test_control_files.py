@@ -22,10 +22,10 @@ from lmplay_tui.run.events import (
     Warned,
 )
 from lmplay_tui.run.folder import RunFolder, status_of
-from lmplay_tui.run.journal import read_journal
 from lmplay_tui.train.launch import run_events
 from tests.examples import examples
 from tests.faults.forks import Child, limit_file_size
+from tests.journals import read_journal
 from tests.train.runs import answers, given, last, statistics_of, train, write_plan
 
 

@@ -20,11 +20,11 @@ import torch
 from lmplay_tui.run.controls import Controls
 from lmplay_tui.run.events import RunDone, RunFailed, StepDone, Warned
 from lmplay_tui.run.folder import RunFolder
-from lmplay_tui.run.journal import read_journal
 from lmplay_tui.train.checkpoint import load_checkpoint
 from lmplay_tui.train.launch import run_events
 from tests.faults.forks import Child
 from tests.faults.terminals import ENDS_WITHIN_S, until
+from tests.journals import read_journal
 from tests.train.runs import PLAN, differences, given, last, state_of, statistics_of, stop_after, train, write_plan
 
 LANGUAGES = {"title": "Über Wörter", "text": "Die Mühle stand am Fluß. 磨坊在河边。 Кто там? Niemand war da 🙂."}

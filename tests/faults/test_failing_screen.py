@@ -8,7 +8,6 @@ import pytest
 
 from lmplay_tui.cli import main
 from lmplay_tui.errors import EXIT_BUG
-from lmplay_tui.run.journal import read_journal
 from lmplay_tui.ui import app as app_module
 from lmplay_tui.ui import session
 from lmplay_tui.ui.app import LmplayApp
@@ -23,6 +22,7 @@ from tests.faults.programs import (
     trains,
 )
 from tests.faults.terminals import Terminal, until
+from tests.journals import read_journal
 from tests.ui.terminal_screen import ScreenTerminal
 
 

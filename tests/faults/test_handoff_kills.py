@@ -19,7 +19,6 @@ from lmplay_tui.run.control_files import leave_command
 from lmplay_tui.run.controls import Controls, HandOver
 from lmplay_tui.run.events import CheckpointSaved, StepDone
 from lmplay_tui.run.folder import RunFolder, status_of
-from lmplay_tui.run.journal import read_journal
 from lmplay_tui.train import checkpoint as checkpoints
 from lmplay_tui.train import launch
 from lmplay_tui.train.checkpoint import newest_checkpoint
@@ -28,6 +27,7 @@ from lmplay_tui.train.launch import run_events
 from tests.faults.forks import Child
 from tests.faults.programs import dashboard, saved_step, steps_in_journal, stop_and_wait, trains
 from tests.faults.terminals import Terminal, until
+from tests.journals import read_journal
 from tests.train.runs import given, stop_after
 
 

@@ -10,7 +10,6 @@ import pytest
 from lmplay_tui.cli import main
 from lmplay_tui.commands.train import main as trainer_main
 from lmplay_tui.run.folder import RunFolder, status_of
-from lmplay_tui.run.journal import read_journal
 from tests.faults.programs import (
     LINE,
     assert_stopped_in_order,
@@ -22,6 +21,7 @@ from tests.faults.programs import (
     trains,
 )  # fmt: skip
 from tests.faults.terminals import Terminal, until
+from tests.journals import read_journal
 
 SLOW = pytest.mark.slow
 

@@ -14,12 +14,12 @@ import pytest
 from lmplay_tui.run.controls import Controls
 from lmplay_tui.run.events import CheckpointSaved, RunDone
 from lmplay_tui.run.folder import RunFolder
-from lmplay_tui.run.journal import read_journal
 from lmplay_tui.train.checkpoint import load_checkpoint, newest_checkpoint, write_checkpoint
 from lmplay_tui.train.checkpointer import CheckpointWriter, SaveRequest, strays
 from lmplay_tui.train.launch import run_events
 from tests.examples import some
 from tests.faults.forks import Child
+from tests.journals import read_journal
 from tests.seams import Seams
 from tests.train.runs import differences, given, last, state_of, statistics_of, train, write_plan
 

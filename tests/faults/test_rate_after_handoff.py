@@ -9,10 +9,10 @@ from datetime import datetime
 import pytest
 
 from lmplay_tui.run.folder import RunFolder
-from lmplay_tui.run.journal import read_journal
 from tests.faults.programs import saved_step, steps_in_journal, stop_and_wait, trains
 from tests.faults.terminals import Terminal, until
 from tests.faults.test_viewers import shown_step
+from tests.journals import read_journal
 from tests.train.runs import write_plan
 from tests.ui.terminal_screen import ScreenTerminal
 

@@ -11,7 +11,6 @@ import pytest
 
 from lmplay_tui.run.controls import Command, Controls
 from lmplay_tui.run.folder import RunFolder
-from lmplay_tui.run.journal import read_journal
 from tests.faults.programs import (
     assert_stopped_in_order,
     dashboard,
@@ -22,6 +21,7 @@ from tests.faults.programs import (
     trains,
 )
 from tests.faults.terminals import Terminal, until
+from tests.journals import read_journal
 
 # What torch's compiler warns of in its own code.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")

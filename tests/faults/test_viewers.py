@@ -9,7 +9,6 @@ from lmplay_tui.cli import main
 from lmplay_tui.run.control_files import leave_command
 from lmplay_tui.run.controls import Bookmark
 from lmplay_tui.run.folder import RunFolder
-from lmplay_tui.run.journal import read_journal
 from tests.faults.programs import (
     assert_stopped_in_order,
     dashboard,
@@ -20,6 +19,7 @@ from tests.faults.programs import (
     trains,
 )
 from tests.faults.terminals import Terminal, until
+from tests.journals import read_journal
 from tests.ui.terminal_screen import ScreenTerminal
 
 

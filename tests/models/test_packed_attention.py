@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lmplay_tui.models import gpt2ish, packed_attention
-from lmplay_tui.models.packed_attention import can_pack, is_right
+from lmplay_tui.models.packed_attention import can_pack, flash, is_right
 from tests.train.test_gradients import CPU, gradients_of, model64, sample
 
 varlen = pytest.importorskip("torch.nn.attention.varlen", reason="torch 2.10 and later")
@@ -43,7 +42,7 @@ def test_a_processors_kernel_is_right(dtype) -> None:
 
 
 @pytest.mark.parametrize("kernel", [by_window, by_flag])
-def test_a_gpus_kernel_is_called_as_its_torch_wants_it(monkeypatch, kernel) -> None:
+def test_a_gpus_kernel_is_called_as_its_torch_wants_it(monkeypatch, seams, kernel) -> None:
     """The model's numbers by the GPU's way, on a processor: those of padded samples."""
     asked: list[object] = []
     signature = inspect.signature
@@ -53,9 +52,9 @@ def test_a_gpus_kernel_is_called_as_its_torch_wants_it(monkeypatch, kernel) -> N
         return signature(of)
 
     monkeypatch.setattr(varlen, "varlen_attn", kernel)
-    monkeypatch.setattr(packed_attention, "_causal", {})
+    monkeypatch.setattr("lmplay_tui.models.packed_attention.how_causal", {})
     monkeypatch.setattr(inspect, "signature", counted)
-    monkeypatch.setattr(gpt2ish, "packed_attention", packed_attention._flash)
+    seams.put("packed attention", flash)
     model = model64()
     samples = [sample(1 + i % 3, 2 + 3 * i, seed=i) for i in range(7)]
     padded, expected = gradients_of(model, samples, mini_batch_size=3)
@@ -76,9 +75,8 @@ def without_borders(q, k, v, offsets, longest):
 
 
 @pytest.mark.parametrize("wrong", [not_causal, without_borders])
-def test_a_kernel_that_is_wrong_is_found_out(monkeypatch, wrong) -> None:
-    monkeypatch.setattr(packed_attention, "packed_attention", wrong)
-    assert not is_right(CPU, torch.bfloat16, 16)
+def test_a_kernel_that_is_wrong_is_found_out(wrong) -> None:
+    assert not is_right(CPU, torch.bfloat16, 16, attend=wrong)
 
 
 def test_where_there_is_no_kernel_samples_are_padded() -> None:

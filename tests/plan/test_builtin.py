@@ -7,7 +7,6 @@ import zipfile
 
 import pytest
 
-from lmplay_tui.plan import builtin
 from lmplay_tui.plan.builtin import KNOWN_NAMES, known_dataset, shipped_folder, shipped_plans
 from lmplay_tui.plan.dataset_specs import COLUMNS, column_problems
 from lmplay_tui.plan.reading import read_plan
@@ -70,15 +69,14 @@ def test_the_demos_show_what_they_are_for():
     assert any(stage.weights is not None and len(stage.datasets) > 1 for stage in curriculum.stages)
 
 
-def test_an_installed_package_finds_the_plans_inside_it(tmp_path, monkeypatch):
+def test_an_installed_package_finds_the_plans_inside_it(tmp_path):
     package = tmp_path / "site-packages" / "lmplay_tui"
     (package / "plan").mkdir(parents=True)
     (package / "plans").mkdir()
     (tmp_path / "site-packages" / "plans").mkdir()
-    monkeypatch.setattr(builtin, "__file__", str(package / "plan" / "builtin.py"))
-    assert shipped_folder() == package / "plans"
+    assert shipped_folder(package) == package / "plans"
     (package / "plans").rmdir()
-    assert shipped_folder() == tmp_path / "site-packages" / "plans"
+    assert shipped_folder(package) == tmp_path / "site-packages" / "plans"
 
 
 @pytest.mark.slow

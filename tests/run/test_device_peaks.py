@@ -2,7 +2,7 @@
 
 import pytest
 
-from lmplay_tui.run.device_peaks import _PEAKS, vendor_peak
+from lmplay_tui.run.device_peaks import PEAKS, vendor_peak
 
 
 @pytest.mark.parametrize(
@@ -46,4 +46,4 @@ def test_no_figure_for_what_a_gpu_only_emulates() -> None:
 
 
 def test_half_precision_is_at_least_as_fast() -> None:
-    assert all(peak.single is None or 1.9 * peak.single < peak.half for peak in _PEAKS.values())
+    assert all(peak.single is None or 1.9 * peak.single < peak.half for peak in PEAKS.values())

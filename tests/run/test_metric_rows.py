@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmplay_tui.options import Launch
-from lmplay_tui.run import metric_columns, metric_rows
 from lmplay_tui.run.axes import At
 from lmplay_tui.run.events import RunStarted, StageInfo, from_record
 from lmplay_tui.run.folder import RunFolder
@@ -24,6 +23,7 @@ from lmplay_tui.run.series import RECENT, Series
 from lmplay_tui.run.view import RunView
 from lmplay_tui.ui.session import LiveSource
 from tests.examples import examples
+from tests.seams import for_a_while
 from tests.train.conftest import _one_thread, place  # noqa: F401  (fixtures)
 from tests.train.runs import stop_after, train, write_plan
 from tests.ui.fake import Clock
@@ -34,9 +34,9 @@ STAGES = tuple(StageInfo(name, ("x",), 1.0, 10_000, 0) for name in ("topics", "d
 @pytest.fixture(scope="module", autouse=True)
 def short_stretches() -> Iterator[None]:
     """Columns for some lines already, and lines alone below that."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metric_rows, "FROM_BYTES", 1)
-        patch.setattr(metric_columns, "AT_LEAST_BYTES", 600)
+    with for_a_while() as seams:
+        seams.put("columns from", 1)
+        seams.put("columns at least", 600)
         yield
 
 

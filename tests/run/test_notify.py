@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from lmplay_tui.run import notify
 from lmplay_tui.run.events import Event, LossSpiked, RunDone, RunFailed, RunStopped, StageDone, Stalled, Warned
-from lmplay_tui.run.notify import Notifier, post
+from lmplay_tui.run.notify import Notifier, Patience, post
 
 pytestmark = pytest.mark.enable_socket  # the server is in this process, on 127.0.0.1
 
@@ -150,11 +149,9 @@ def test_a_failure_is_told_once_without_the_address(server: Server, wrong: Calla
     assert all(path != "/elsewhere" for path, _, _ in server.posts), "a redirected POST would lose its text"
 
 
-def test_a_silent_server_holds_nothing_up(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(notify, "ANSWER_WITHIN_S", 0.3)
-    monkeypatch.setattr(notify, "LAST_WORDS_S", 0.2)
+def test_a_silent_server_holds_nothing_up(server: Server) -> None:
     server.holds.clear()
-    notifier = Notifier(server.url, "r")
+    notifier = Notifier(server.url, "r", Patience(answer_s=0.3, last_words_s=0.2))
     begun = time.monotonic()
     for _ in range(100):
         notifier.hear(RunDone(1, "m.lmp", 1.0))
@@ -165,29 +162,28 @@ def test_a_silent_server_holds_nothing_up(server: Server, monkeypatch: pytest.Mo
     assert complaint is not None
 
 
-def test_the_end_of_a_run_waits_for_no_answer_for_long(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(notify, "LAST_WORDS_S", 0.2)
+def test_the_end_of_a_run_waits_for_no_answer_for_long(server: Server) -> None:
     server.holds.clear()
-    notifier = Notifier(server.url, "r")
+    notifier = Notifier(server.url, "r", Patience(last_words_s=0.2))
     notifier.hear(RunDone(1, "m.lmp", 1.0))
     begun = time.monotonic()
     notifier.close()
-    assert time.monotonic() - begun < notify.ANSWER_WITHIN_S / 2
+    assert time.monotonic() - begun < Patience().answer_s / 2
     complaint = notifier.complaint()
     assert complaint is not None and "longer than the end of the run waits" in complaint.message
 
 
-def test_an_answer_that_does_not_come_is_called_so(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(notify, "ANSWER_WITHIN_S", 0.2)
+def test_an_answer_that_does_not_come_is_called_so(server: Server) -> None:
     server.holds.clear()
-    assert post(server.url, "t", "b", urgent=False) == "127.0.0.1: no answer in 0 s"
+    assert post(server.url, "t", "b", urgent=False, answer_s=0.2) == "127.0.0.1: no answer in 0 s"
 
 
 def test_warnings_are_not_a_flood(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     notifier = Notifier(server.url, "r")
     for _ in range(5):
         notifier.hear(SPIKE)
-    monkeypatch.setattr(notify, "WARNINGS_EVERY_S", 0.0)
+    later = time.monotonic() + Patience().warnings_every_s
+    monkeypatch.setattr(time, "monotonic", lambda: later)
     notifier.hear(SPIKE)
     notifier.close()
     assert len(server.posts) == 2

@@ -13,6 +13,7 @@ from lmplay_tui.run.status import RunStatus
 from lmplay_tui.run.view import RunView
 from lmplay_tui.ui.run_list import find_runs
 from lmplay_tui.ui.source import FolderSource
+from tests.seams import Seams
 from tests.ui.fake import Clock, started, training
 
 
@@ -101,10 +102,10 @@ def test_any_run_json_can_be_carried_over(run: RunFolder, value: object) -> None
 @pytest.mark.parametrize("said", ["starting", "running", "paused", "stopped", "finished", "failed", ["failed"], None])
 @pytest.mark.parametrize("alive", [True, False])
 def test_status_launcher_and_dashboard_say_the_same_state(
-    run: RunFolder, said: object, alive: bool, monkeypatch: pytest.MonkeyPatch
+    run: RunFolder, said: object, alive: bool, seams: Seams
 ) -> None:
     run.write_status({"state": said})
-    monkeypatch.setattr(RunFolder, "alive", lambda self: alive)
+    seams.put("alive", lambda self: alive)
     source = FolderSource(run, Clock())
     while source.view.state == "starting":  # the disk is read in a thread
         source.poll()

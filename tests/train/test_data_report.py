@@ -14,10 +14,10 @@ from lmplay_tui.plan.schema import DatasetSpec, Stage
 from lmplay_tui.run import events as happened
 from lmplay_tui.run.events import DatasetOpened, Event, RunDone, RunFailed, StageDone, StepDone, TextLeftOut
 from lmplay_tui.run.folder import RunFolder
-from lmplay_tui.run.journal import read_journal
 from lmplay_tui.run.sentences import sentences_of
 from lmplay_tui.run.view import RunView
 from lmplay_tui.train.dataloader import openings
+from tests.journals import read_journal
 from tests.train.runs import SENTENCES, TINY, StopsAtLook, last, of, progress_of, stop_after, train, write_plan
 from tests.ui.fake import follow_line
 

@@ -11,11 +11,11 @@ from lmplay_tui import cli
 from lmplay_tui.run.controls import Controls, StopRequested
 from lmplay_tui.run.events import ActivityChanged, Event, RunDone, Stalled, StepDone
 from lmplay_tui.run.folder import RunFolder
-from lmplay_tui.run.journal import read_journal
 from lmplay_tui.run.sentences import sentence_of
 from lmplay_tui.train.alerts import HangDetector, Unusual, Watch
 from lmplay_tui.train.launch import run_events
 from lmplay_tui.ui.session import LiveSource
+from tests.journals import read_journal
 from tests.train.runs import given, last, write_plan
 
 HANGS = 6  # the step

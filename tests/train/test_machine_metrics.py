@@ -1,5 +1,7 @@
 """What the machine tells in `metrics.jsonl`."""
 
+import time
+
 import psutil
 import torch
 
@@ -10,6 +12,7 @@ from lmplay_tui.train.metrics import MachineMetrics
 def test_memory_and_load_are_read_at_most_once_a_second():
     now = [100.0]
     machine = MachineMetrics(torch.device("cpu"), clock=lambda: now[0])
+    time.sleep(0.1)  # how busy the cores are is a share of the time since then
     first = machine()
     assert first.keys() == {"memory/process_bytes", "memory/used", "sys/cpu"}
     assert first["memory/process_bytes"] > 10_000_000, "torch alone takes more"
@@ -31,6 +34,8 @@ def test_what_does_not_tell_is_left_out(monkeypatch):
 
 
 def machine_of(device: str) -> dict[str, float]:
-    values = MachineMetrics(torch.device(device))()
+    machine = MachineMetrics(torch.device(device))
+    time.sleep(0.1)
+    values = machine()
     assert values.keys() <= METRICS.keys()
     return values

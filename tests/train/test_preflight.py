@@ -2,10 +2,9 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -165,6 +164,7 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
 }
 
 
+@pytest.mark.usefixtures("own_signals")
 @pytest.mark.parametrize("kind", MISTAKES)
 def test_a_mistake_is_a_line_at_the_shell(here: Path, capfd: pytest.CaptureFixture[str], kind: str) -> None:
     import tiktoken
@@ -179,16 +179,6 @@ def test_a_mistake_is_a_line_at_the_shell(here: Path, capfd: pytest.CaptureFixtu
     assert (status, said.out) == (2, "")
     assert sorted(here.rglob("*")) == before, "nothing is made before all is well"
     held.release()
-
-
-@pytest.fixture(autouse=True)
-def _signals_stay() -> Iterator[None]:
-    before = {
-        number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
-    }
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 def _held(model: Path) -> RunLock:

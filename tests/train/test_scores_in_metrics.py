@@ -13,8 +13,9 @@ from lmplay_tui.run.controls import Controls
 from lmplay_tui.run.events import StepDone
 from lmplay_tui.run.export import CsvFile, export_metrics
 from lmplay_tui.run.folder import RunFolder
-from lmplay_tui.run.journal import read_journal, rounded
+from lmplay_tui.run.journal import rounded
 from lmplay_tui.train.launch import run_events
+from tests.journals import read_journal
 from tests.train.runs import TINY, StopsAtLook, given, stop_after, train, was_stopped, write_plan
 
 NAMES = ("loss", "accuracy", "bits_per_byte")

@@ -17,10 +17,10 @@ from lmplay_tui.run.events import (
     StepDone,
 )
 from lmplay_tui.run.folder import RunFolder, find_run, saved_status, status_of
-from lmplay_tui.run.journal import read_journal
 from lmplay_tui.run.sentences import sentence_of
 from lmplay_tui.train.checkpoint import load_checkpoint
 from lmplay_tui.train.launch import run_events
+from tests.journals import read_journal
 from tests.train.runs import PLAN, given, last, losses, progress_of, stop_after, train, write_plan
 
 

@@ -10,8 +10,8 @@ from lmplay_tui.run.charts import PlotOptions, level_chart, load_curves
 from lmplay_tui.run.events import Predicted, Validated
 from lmplay_tui.run.export import CsvFile, export_metrics
 from lmplay_tui.run.folder import RunFolder, statistics_folder
-from lmplay_tui.run.journal import read_journal
 from lmplay_tui.run.statistics import BY_CHARACTERS, COLUMNS, read_statistics, statistics_path
+from tests.journals import read_journal
 from tests.train.runs import TINY, stop_after, train, write_plan
 
 LINES = {

@@ -16,6 +16,7 @@ from lmplay_tui.ui.app import LmplayApp
 from lmplay_tui.ui.screens.dashboard import Dashboard
 from lmplay_tui.ui.screens.launcher import Launcher
 from lmplay_tui.ui.widgets.lines import Lines
+from tests.seams import Seams
 from tests.ui.fake import FakeSource, fed
 
 Open = Callable[..., AbstractAsyncContextManager[Pilot[int]]]
@@ -42,9 +43,9 @@ def lasting_toasts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def patient_with_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+def patient_with_the_disk(seams: Seams) -> None:
     """What is read beside the screen is there when it is looked for, also on a machine that is busy."""
-    monkeypatch.setattr("lmplay_tui.background.MOMENT_S", 60.0)
+    seams.put("moment", 60.0)
 
 
 @pytest.fixture

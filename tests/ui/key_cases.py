@@ -90,6 +90,8 @@ STORIES: dict[str, list[Case]] = {
         ("escape ctrl+q", lambda s: s.asks(ChoiceDialog, "Leave the dashboard?")),
         ("escape z", lambda s: not s.screen.query_one("#log").display),
         ("escape", lambda s: s.screen.query_one("#log").display),
+        ("f5", lambda s: not s.screen.query_one("#log").display),
+        ("f5", lambda s: s.screen.query_one("#log").display),
         *[(str(number), lambda s, n=number: s.focus_is_in(PANES[n - 1])) for number in (1, 2, 3, 5, 6)],
         ("4", lambda s: s.focus_is_in("plan-text")),
         ("escape e", lambda s: s.focus_is_in("plan-text")),
@@ -173,8 +175,12 @@ STORIES: dict[str, list[Case]] = {
     ],
     "TypingDialog": [("b h escape", lambda s: isinstance(s.screen, Dashboard) and s.source.sent == [])],
     "Help": [
-        (f"question_mark {key}", lambda s: isinstance(s.screen, Dashboard))
-        for key in ("escape", "q", "question_mark", "f1", "enter")
+        (f"question_mark {key}", lambda s: isinstance(s.screen, Dashboard)) for key in ("escape", "q", "f1", "enter")
+    ]
+    + [
+        ("question_mark question_mark", lambda s: s.asks(Help, "how to read the screen")),
+        ("question_mark", lambda s: s.asks(Help, "save a checkpoint now")),
+        ("tab", lambda s: s.asks(Help, "how to read the screen")),
     ],
 }
 

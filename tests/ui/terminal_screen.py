@@ -4,9 +4,11 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from itertools import groupby
 
 import pyte
 from pyte.screens import Char
+from wcwidth import wcwidth
 
 from tests.faults.terminals import Terminal, until
 
@@ -14,12 +16,22 @@ SETTLED_S = 0.3
 
 
 class _AnsweringScreen(pyte.Screen):
-    """Answers a question for the cursor's place, as terminals do."""
+    """As terminals do, it says where the cursor is, and marks and joiners stand in the cell before them."""
 
     answer: Callable[[str], None]
 
     def write_process_input(self, data: str) -> None:
         self.answer(data)
+
+    def draw(self, data: str) -> None:
+        for mark, characters in groupby(data, key=lambda char: wcwidth(char) == 0):
+            text = "".join(characters)
+            if not mark:
+                super().draw(text)
+                continue
+            line, x = self.buffer[self.cursor.y], max(self.cursor.x - 1, 0)
+            x -= not line[x].data and x > 0  # the second cell of a wide character
+            line[x] = line[x]._replace(data=line[x].data + text)
 
 
 class ScreenTerminal(Terminal):

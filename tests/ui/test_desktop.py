@@ -10,6 +10,7 @@ from lmplay_tui.run.journal import stamp
 from lmplay_tui.ui.app import LmplayApp
 from lmplay_tui.ui.notices import News
 from lmplay_tui.ui.tty.looks import notification, title_sequence
+from tests.seams import Seams
 from tests.ui.conftest import Open, tick
 from tests.ui.fake import FakeSource, fed, started, step_done
 
@@ -63,11 +64,13 @@ QUIET = [
 
 @pytest.mark.parametrize("event", [*RINGS, *QUIET], ids=lambda event: type(event).__name__)
 @pytest.mark.long_after(2)
-async def test_what_rings(dashboard: Open, monkeypatch: pytest.MonkeyPatch, event: happened.Event) -> None:
+async def test_what_rings(
+    dashboard: Open, monkeypatch: pytest.MonkeyPatch, seams: Seams, event: happened.Event
+) -> None:
     sent: list[str] = []
     bells: list[int] = []
     monkeypatch.setattr(LmplayApp, "_to_terminal", lambda _, sequence: sent.append(sequence))
-    monkeypatch.setattr(LmplayApp, "bell", lambda _: bells.append(1))
+    seams.put("bell", lambda _: bells.append(1))
     source = fed(40)
     async with dashboard(source) as pilot:
         sent.clear()
@@ -80,9 +83,9 @@ async def test_what_rings(dashboard: Open, monkeypatch: pytest.MonkeyPatch, even
         assert len(bells) == (event in RINGS), "once"
 
 
-async def test_old_news_of_a_journal_ring_nothing(dashboard: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_old_news_of_a_journal_ring_nothing(dashboard: Open, seams: Seams) -> None:
     bells: list[int] = []
-    monkeypatch.setattr(LmplayApp, "bell", lambda _: bells.append(1))
+    seams.put("bell", lambda _: bells.append(1))
     source = FakeSource()
     source.waiting += [started(), step_done(1, "topics", 10, 10, 5.0)]
     async with dashboard(source) as pilot:

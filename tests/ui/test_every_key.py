@@ -29,6 +29,7 @@ from lmplay_tui.ui.screens.dashboard import Dashboard
 from lmplay_tui.ui.screens.dialogs import TypingDialog
 from lmplay_tui.ui.tty.painting import shown
 from lmplay_tui.ui.widgets.plan_pane import PlanPane
+from tests.seams import Seams
 from tests.ui.conftest import Open, text_of, whole_launcher
 from tests.ui.fake import PLAN, FakeSource, fed
 from tests.ui.key_cases import BUTTONS, CLICKS, IN_A_TERMINAL, LEAVING, ON_LAUNCHER, STORIES, Seen
@@ -131,9 +132,9 @@ class Launching(LmplayApp):
 
 
 @pytest.fixture
-def launched(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Launching]:
-    monkeypatch.setattr("lmplay_tui.ui.screens.launcher.devices", lambda: ["auto", "cpu"])
-    monkeypatch.setattr("lmplay_tui.ui.launch_lists.device_flops", lambda device, half: 1e11)
+def launched(seams: Seams) -> Callable[[], Launching]:
+    seams.put("devices", lambda: ["auto", "cpu"])
+    seams.put("device speed", lambda device, half: 1e11)
     return lambda: Launching(Launch(), launcher=True, timers=False)
 
 

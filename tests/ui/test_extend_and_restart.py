@@ -15,6 +15,7 @@ from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.ui.app import LmplayApp
 from lmplay_tui.ui.messages import StartAsked
 from lmplay_tui.ui.screens.dashboard import Dashboard
+from tests.seams import Seams
 from tests.ui.conftest import text_of, tick, whole_launcher
 from tests.ui.fake import FakeSource
 
@@ -84,7 +85,7 @@ async def test_the_launcher_extends_a_finished_run(tmp_path: Path) -> None:
         assert app.asked[0].line == {"model": "mine.lmp", "device": "auto", "extend": 3.0}
 
 
-async def test_another_start_takes_the_screen_of_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_another_start_takes_the_screen_of_the_one_before(seams: Seams) -> None:
     """And what was chosen for that one alone is not asked again."""
     started: list[dict[str, Any]] = []
 
@@ -95,7 +96,7 @@ async def test_another_start_takes_the_screen_of_the_one_before(monkeypatch: pyt
             super().__init__()
             started.append(dict(launch.line))
 
-    monkeypatch.setattr("lmplay_tui.ui.session.LiveSource", Started)
+    seams.put("live source", Started)
     before = finished(already=False)
     before.exit_code = 0
     before.poll()
@@ -109,7 +110,7 @@ async def test_another_start_takes_the_screen_of_the_one_before(monkeypatch: pyt
 
 
 @pytest.mark.long
-async def test_detach_holds_for_what_the_launcher_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_detach_holds_for_what_the_launcher_starts(seams: Seams) -> None:
     other = FakeSource(live=False)
     launches: list[Launch] = []
     may_start = threading.Event()
@@ -121,7 +122,7 @@ async def test_detach_holds_for_what_the_launcher_starts(monkeypatch: pytest.Mon
             raise UserError("no room [b]here")
         return other
 
-    monkeypatch.setattr("lmplay_tui.ui.session.detached_source", start)
+    seams.put("detached source", start)
     app = LmplayApp(Launch({"detach": True}), launcher=True, timers=False)
     async with app.run_test(size=(100, 30)) as pilot:
         await pilot.pause()
@@ -151,7 +152,7 @@ async def test_detach_holds_for_what_the_launcher_starts(monkeypatch: pytest.Mon
     ],
 )
 def test_what_starts_at_once(
-    monkeypatch: pytest.MonkeyPatch, words: list[str], launcher: bool, plan: str | None
+    monkeypatch: pytest.MonkeyPatch, seams: Seams, words: list[str], launcher: bool, plan: str | None
 ) -> None:
     seen: list[tuple[bool, object]] = []
     monkeypatch.setattr(command, "wants_dashboard", lambda options: True)
@@ -160,19 +161,19 @@ def test_what_starts_at_once(
         seen.append((launcher, launch.options.training_plan))
         return 0
 
-    monkeypatch.setattr("lmplay_tui.ui.run_app.run_dashboard", shown)
+    seams.put("dashboard", shown)
     assert command.main(words, "lmplay-tui") == 0
     assert seen == [(launcher, plan)]
 
 
 @pytest.mark.parametrize("words", [[], ["--resume", "auto"]])
-def test_headless_without_plan_and_model_trains_the_demo(monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
+def test_headless_without_plan_and_model_trains_the_demo(seams: Seams, words: list[str]) -> None:
     plans: list[object] = []
 
     def trained(launch: Launch) -> int:
         plans.append(launch.options.training_plan)
         return 0
 
-    monkeypatch.setattr("lmplay_tui.commands.train.run_headless", trained)
+    seams.put("headless", trained)
     assert command.main(["--headless", *words], "lmplay-tui") == 0
     assert plans == ["demo"]

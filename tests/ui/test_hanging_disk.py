@@ -9,12 +9,11 @@ import pytest
 from textual.pilot import Pilot
 
 from lmplay_tui.run.folder import RunFolder, RunLock
-from lmplay_tui.run.journal import Tail
-from lmplay_tui.ui import plan_editor, run_list
-from lmplay_tui.ui.screens import runs
+from lmplay_tui.ui import run_list
 from lmplay_tui.ui.source import FolderSource
 from lmplay_tui.ui.tty.patches import in_background
 from lmplay_tui.ui.widgets.plan_pane import PlanPane
+from tests.seams import Seams
 from tests.ui.conftest import Open, text_of, tick, until
 from tests.ui.fake import PLAN, Clock, fed
 from tests.ui.test_plan_editor import say_plan
@@ -36,25 +35,28 @@ class Disk:
     def answer(self) -> None:
         self._answers.set()
 
+    def wait(self, *_: Any, **__: Any) -> None:
+        self.waiting += 1
+        self.most_waiting = max(self.most_waiting, self.waiting)
+        assert self._answers.wait(60)
+        self.waiting -= 1
+
     def behind(self, work: Callable[..., Any], suffix: str | None = None) -> Callable[..., Any]:
         """`work`, which needs this disk; `suffix`: only for paths that end so."""
 
         def slow(*args: Any, **kwargs: Any) -> Any:
             if suffix is not None and args[0].suffix != suffix:
                 return work(*args, **kwargs)
-            self.waiting += 1
-            self.most_waiting = max(self.most_waiting, self.waiting)
-            assert self._answers.wait(60)
-            self.waiting -= 1
+            self.wait()
             return work(*args, **kwargs)
 
         return slow
 
 
 @pytest.fixture
-def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
+def disk(seams: Seams) -> Iterator[Disk]:
     disk = Disk()
-    monkeypatch.setattr("lmplay_tui.background.MOMENT_S", 0.01)
+    seams.put("moment", 0.01)
     yield disk
     disk.answer()
 
@@ -67,13 +69,13 @@ def run(tmp_path: Path) -> RunFolder:
 
 
 def test_journals_on_a_disk_that_hangs_are_read_in_order_once_it_answers(
-    run: RunFolder, disk: Disk, monkeypatch: pytest.MonkeyPatch
+    run: RunFolder, disk: Disk, seams: Seams
 ) -> None:
-    monkeypatch.setattr(Tail, "_take", disk.behind(Tail._take))
-    monkeypatch.setattr(FolderSource, "OVERDUE_S", 0.0)
+    seams.watch("tail", disk.wait)
     write(run, 150)
     disk.hang()
     source = FolderSource(run, Clock())
+    source.OVERDUE_S = 0.0
     for _ in range(5):
         assert not source.poll()
         assert not source.behind, "or the screen would look for it without a pause"
@@ -87,10 +89,10 @@ def test_journals_on_a_disk_that_hangs_are_read_in_order_once_it_answers(
 
 
 async def test_a_viewer_of_a_run_on_a_disk_that_hangs_can_be_used_and_left(
-    dashboard: Open, run: RunFolder, disk: Disk, monkeypatch: pytest.MonkeyPatch
+    dashboard: Open, run: RunFolder, disk: Disk, monkeypatch: pytest.MonkeyPatch, seams: Seams
 ) -> None:
-    for of, name in ((Tail, "_take"), (RunFolder, "alive"), (RunFolder, "status")):
-        monkeypatch.setattr(of, name, disk.behind(getattr(of, name)))
+    for name in ("tail", "alive", "status"):
+        seams.watch(name, disk.wait)
     monkeypatch.setattr(Path, "stat", disk.behind(Path.stat, ".toml"))
     write(run, 30)
     lock = RunLock(run)
@@ -122,9 +124,9 @@ def _step(pilot: Pilot[Any]) -> float:
 
 @pytest.mark.long
 async def test_the_list_of_runs_comes_when_the_disk_answers(
-    dashboard: Open, disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dashboard: Open, disk: Disk, tmp_path: Path, seams: Seams
 ) -> None:
-    monkeypatch.setattr(runs, "find_runs", disk.behind(run_list.find_runs))
+    seams.put("runs of the dashboard", disk.behind(run_list.find_runs))
     other = RunFolder(tmp_path / "out_gpt" / "other.lmp")
     other.create()
     disk.hang()
@@ -149,7 +151,7 @@ async def test_a_plan_file_on_a_disk_that_hangs_is_seen_later(
     run.plan.write_text(PLAN, encoding="utf-8", newline="\n")
     source = fed(30, folder=run)
     say_plan(source, PLAN)
-    monkeypatch.setattr("lmplay_tui.ui.plan_editor._read", disk.behind(plan_editor._read))
+    monkeypatch.setattr(Path, "stat", disk.behind(Path.stat, ".toml"))
     async with dashboard(source) as pilot:
         await until(pilot, lambda: _known_plan(pilot) == PLAN)
         run.plan.write_text(PLAN + "# two\n", encoding="utf-8", newline="\n")

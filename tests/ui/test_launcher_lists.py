@@ -36,6 +36,7 @@ from lmplay_tui.ui.screens.dialogs import ChoiceDialog
 from lmplay_tui.ui.widgets.key_bar import KeyBar
 from lmplay_tui.ui.widgets.lines import Lines, Row, row_width
 from lmplay_tui.ui.widgets.picker import Picker
+from tests.seams import Seams
 from tests.ui.conftest import until, whole_launcher
 from tests.ui.fake import FakeSource
 
@@ -213,7 +214,9 @@ async def test_the_detail_is_that_of_the_list_with_the_focus(tmp_path: Path, mon
         assert "Spanish" in text_of(detail.rows)  # type: ignore[attr-defined]
 
 
-async def test_times_come_with_the_device_s_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_times_come_with_the_device_s_speed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seams: Seams
+) -> None:
     monkeypatch.chdir(tmp_path)
     asked: list[str] = []
 
@@ -221,8 +224,8 @@ async def test_times_come_with_the_device_s_speed(tmp_path: Path, monkeypatch: p
         asked.append(device)
         return SPEED
 
-    monkeypatch.setattr("lmplay_tui.ui.screens.launcher.devices", lambda: ["auto", "cpu"])
-    monkeypatch.setattr("lmplay_tui.ui.launch_lists.device_flops", speed)
+    seams.put("devices", lambda: ["auto", "cpu"])
+    seams.put("device speed", speed)
     app = LmplayApp(Launch(), launcher=True, timers=False)
     async with app.run_test(size=(120, 40)) as pilot:
         await whole_launcher(pilot)
@@ -267,7 +270,9 @@ async def test_an_empty_list_of_runs_takes_no_focus(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.long
-async def test_a_start_that_is_asked_for_twice_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_start_that_is_asked_for_twice_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seams: Seams
+) -> None:
     monkeypatch.chdir(tmp_path)
     made: list[FakeSource] = []
 
@@ -278,7 +283,7 @@ async def test_a_start_that_is_asked_for_twice_is_one(tmp_path: Path, monkeypatc
             super().__init__()
             made.append(self)
 
-    monkeypatch.setattr("lmplay_tui.ui.session.LiveSource", Live)
+    seams.put("live source", Live)
     app = LmplayApp(Launch(), launcher=True, timers=False)
     async with app.run_test(size=(120, 40)) as pilot:
         await pilot.pause()
@@ -291,7 +296,7 @@ async def test_a_start_that_is_asked_for_twice_is_one(tmp_path: Path, monkeypatc
 
 @pytest.mark.long
 async def test_the_command_line_s_options_count_and_a_late_answer_is_its_device_s(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seams: Seams
 ) -> None:
     monkeypatch.chdir(tmp_path)
     asked: list[str] = []
@@ -302,8 +307,8 @@ async def test_the_command_line_s_options_count_and_a_late_answer_is_its_device_
         assert may_answer.wait(60)
         return {"cpu": SPEED, "cuda": 1000 * SPEED}[device]
 
-    monkeypatch.setattr("lmplay_tui.ui.screens.launcher.devices", lambda: ["cpu", "cuda"])
-    monkeypatch.setattr("lmplay_tui.ui.launch_lists.device_flops", speed)
+    seams.put("devices", lambda: ["cpu", "cuda"])
+    seams.put("device speed", speed)
     shown = {}
     for given in ({}, {"num_blocks": 24, "embed_dim": 1024, "tokenizer": "gpt2"}):
         may_answer.clear()
@@ -319,7 +324,7 @@ async def test_the_command_line_s_options_count_and_a_late_answer_is_its_device_
 
 
 @pytest.mark.long
-async def test_a_disk_that_hangs_freezes_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_disk_that_hangs_freezes_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seams: Seams) -> None:
     monkeypatch.chdir(tmp_path)
     may_read = threading.Event()
 
@@ -327,7 +332,7 @@ async def test_a_disk_that_hangs_freezes_no_key(tmp_path: Path, monkeypatch: pyt
         assert may_read.wait(120)
         return find_runs(out_dir)
 
-    monkeypatch.setattr("lmplay_tui.ui.launch_lists.find_runs", slow)
+    seams.put("runs of the launcher", slow)
     app = LmplayApp(Launch(), launcher=True, timers=False)
     started: list[dict[str, object]] = []
     monkeypatch.setattr(app, "show_run", lambda source: started.append(source._launch.line))

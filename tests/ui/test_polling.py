@@ -19,6 +19,7 @@ from lmplay_tui.run.view import RunView
 from lmplay_tui.ui import session
 from lmplay_tui.ui.session import LiveSource
 from lmplay_tui.ui.source import FolderSource
+from tests.seams import Seams
 from tests.ui.fake import Clock, training
 from tests.ui.test_sources import STOPPED, drained, write
 
@@ -31,7 +32,7 @@ def folder(tmp_path: Path) -> RunFolder:
 
 
 @pytest.fixture
-def slow_view(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+def slow_view(seams: Seams) -> list[object]:
     """Each event takes longer to take in than a poll may; what was taken in."""
     taken: list[object] = []
 
@@ -39,8 +40,8 @@ def slow_view(monkeypatch: pytest.MonkeyPatch) -> list[object]:
         taken.append(event)
         time.sleep(0.02)
 
-    monkeypatch.setattr(RunView, "follow", follow)
-    monkeypatch.setattr(RunView, "follow_past", follow)
+    seams.put("follow", follow)
+    seams.put("follow the past", follow)
     return taken
 
 
@@ -135,13 +136,12 @@ def test_prints_before_there_is_a_folder_are_in_the_log_once_there_is(folder: Ru
 def test_a_poll_of_a_folder_begins_no_piece_after_its_time(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch, slow_view: list[object]
 ) -> None:
-    monkeypatch.setattr(FolderSource, "CHUNK_BYTES", 100)
-    monkeypatch.setattr(FolderSource, "FIRST_BYTES", 100)
-    monkeypatch.setattr(FolderSource, "POLL_BUDGET_S", 0.01)
     with closing(Journal(folder.events)) as journal:
         for step in range(20):
             journal.write({"event": "Bookmarked", "step": step, "note": "x" * 90})
     source = FolderSource(folder, Clock())
+    source.CHUNK_BYTES = source.FIRST_BYTES = 100
+    source.POLL_BUDGET_S = 0.01
     polls = 0
     while source.behind:
         source.poll()
@@ -151,14 +151,14 @@ def test_a_poll_of_a_folder_begins_no_piece_after_its_time(
     assert [event.step for event in slow_view if isinstance(event, happened.Bookmarked)] == list(range(20))
 
 
-def test_whether_a_run_lives_is_looked_at_once_a_second(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whether_a_run_lives_is_looked_at_once_a_second(folder: RunFolder, seams: Seams) -> None:
     looks: list[RunFolder] = []
 
     def looked(run: RunFolder) -> bool:
         looks.append(run)
         return False
 
-    monkeypatch.setattr(RunFolder, "alive", looked)
+    seams.put("alive", looked)
     write(folder, 5)
     clock = Clock()
     source = FolderSource(folder, clock)

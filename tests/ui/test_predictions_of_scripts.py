@@ -1,15 +1,24 @@
 """The truth in the predictions pane: whole characters of every script, however many tokens they are made of."""
 
 import dataclasses
+from collections.abc import Callable
+from unicodedata import normalize
 
 import pytest
+from pyte.screens import Char
+from rich.cells import cell_len, split_graphemes
 
 from lmplay_tui.data.tokenizer import load_tokenizer
+from lmplay_tui.options import Launch
 from lmplay_tui.run import events as happened
+from lmplay_tui.ui.app import LmplayApp
+from lmplay_tui.ui.tty.painting import use_our_output
 from lmplay_tui.ui.widgets.lines import changed_spans, flow
 from lmplay_tui.ui.widgets.predictions import Predictions, shade, whole_characters
+from tests.faults.terminals import until
 from tests.ui.conftest import Open, text_of, tick
-from tests.ui.fake import fed, prediction
+from tests.ui.fake import FakeSource, fed, prediction
+from tests.ui.terminal_screen import ScreenTerminal
 
 MARKS = "\u200d\ufe0f\u0301\u064e\u0e35\u0e48\u094d\u093f🏽"
 FAMILY = "👨‍👩‍👧"
@@ -18,6 +27,14 @@ SCRIPTS = {
     "joined": f"a {FAMILY} b 👍🏽 ❤️",
     "marks": "e\u0301te\u0301", "indic": "क्षि",
 }  # fmt: skip
+LONG = {  # of no width that a row of a pane could hold
+    "chinese": "村里的老船夫昨天修好了木船，孩子们在河边数着石头，然后回家吃饭。老师把「铁钥匙」放在桌子上。" * 4,
+    "arabic": "أَصلح الملاح العجوز القارب الخشبي أمس. هل رأيتَ المفتاح الحديدي؟ عاد الأطفال إلى البيت. " * 4,
+    "hebrew": "הַמַּלָּח הַזָּקֵן תִּקֵּן אֶת הַסִּירָה אֶתְמוֹל וְהַיְלָדִים חָזְרוּ הַבַּיְתָה. " * 4,
+    "thai": "ที่นี่ไม่มีใครอยู่ในบ้านเลยเด็กเด็กนับก้อนหินอยู่ริมแม่น้ำแล้วกลับบ้านไปกินข้าว" * 4,
+    "emoji": f"{FAMILY} went 👍🏽 home 🇩🇪🇫🇷 with ❤️ and 🦊🦊 " * 8,
+    "english": "The internationalisation of a straightforward characterisation notwithstanding, she went home. " * 4,
+}
 
 
 def predicted(truth: str, tokenizer: str, low: int | None = None) -> happened.Prediction:
@@ -115,3 +132,75 @@ def test_lines_are_never_cut_inside_a_character(script: str) -> None:
 
 def test_cells_behind_a_joined_character_are_counted_as_the_terminal_counts_them() -> None:
     assert changed_spans(((FAMILY + "ab", ""),), ((FAMILY + "aX", ""),)) == [(3, 4)]
+
+
+def characters_of(text: str) -> list[str]:
+    return [text[begin:end] for begin, end, _ in split_graphemes(text)[0]]
+
+
+@pytest.mark.parametrize("script", LONG)
+@pytest.mark.parametrize("width", [40, 68, 110])
+def test_lines_break_between_words_or_where_words_are_not_told_between_characters(script: str, width: int) -> None:
+    """The pieces are a tokenizer's, whatever they cut; what closes begins no line."""
+    known = load_tokenizer("gpt2")
+    made = predicted(LONG[script], "gpt2")
+    assert len(known.encode(LONG[script])) == len(made.truth_tokens)
+    rows = ["".join(text for text, _ in row) for row in flow(Predictions()._truth(made), width)]
+    assert all(cell_len(row) <= width for row in rows)
+    assert "".join(rows).replace(" ", "") == LONG[script].replace(" ", "")
+    assert [char for row in rows for char in characters_of(row) if char != " "] == [
+        char for char in characters_of(LONG[script]) if char != " "
+    ], "no row begins inside a character"
+    if script in ("chinese", "thai"):
+        assert all(cell_len(row) >= width - 3 for row in rows[:-1]), "rows are filled"
+        assert not [row for row in rows if row[0] in "，。」"]
+    else:
+        assert [word for row in rows for word in row.split()] == LONG[script].split(), "no word is cut"
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40)], ids=str)
+def test_a_real_terminal_shows_every_script_in_its_cells(size: tuple[int, int]) -> None:
+    """What each cell holds, and in which colour: the least sure character's is another than the others'."""
+    source = fed(12)
+    truths = [SCRIPTS["chinese"], SCRIPTS["arabic"], SCRIPTS["thai"], "a 🦊 b 👍🏽 ❤️ c"]
+    for i, truth in enumerate(truths):
+        made = dataclasses.replace(predicted(truth, "bytes", low=0), prompt=f"prompt {i}")
+        source.waiting.append(happened.Predicted(13 + i, "docstrings", made))
+    with ScreenTerminal(shown_in_terminal(source), size, {"TERM": "xterm-256color", "COLORTERM": ""}) as terminal:
+        terminal.shows("1 curriculum")
+        terminal.tour((("3", "same prompt"), ("z", "prompt 3")))
+        for truth in reversed(truths):
+            until(lambda: truth_cells(terminal)[0].data.startswith(truth[0]))  # noqa: B023  (called at once)
+            assert_cells(truth_cells(terminal), truth)
+            terminal.type("\x1b[D")  # the one before
+
+
+def truth_cells(terminal: ScreenTerminal) -> list[Char]:
+    """The cells behind the label of the truth's first row."""
+    y = next(y for y, line in enumerate(terminal.screen.split("\n")) if "│ truth " in line)
+    return terminal.cells[y][10:]
+
+
+def assert_cells(cells: list[Char], truth: str) -> None:
+    """Each character in cells of its own, as many as it is wide; the first one, least sure, in its own colour."""
+    x, colours = 0, []
+    for begin, end, width in split_graphemes(truth)[0]:
+        char = truth[begin:end]
+        assert normalize("NFC", cells[x].data)[:1] == normalize("NFC", char)[:1]
+        if not char.startswith("👍"):  # this emulator gives the skin tone a cell of its own, and ours is put over it
+            assert normalize("NFC", cells[x].data) == normalize("NFC", char)
+        if width == 2 and not char.startswith("❤"):  # which it takes to be narrow
+            assert not cells[x + 1].data
+        if char != " ":
+            colours.append(cells[x].fg)
+        x += width
+    assert colours[0] != colours[1]
+    assert len(set(colours[1:])) == 1
+
+
+def shown_in_terminal(source: FakeSource) -> Callable[[], int]:
+    def work() -> int:
+        line = use_our_output()
+        return LmplayApp(Launch({"tz": "UTC", "refresh_hz": 10}), source=source, line=line).run() or 0
+
+    return work

@@ -17,11 +17,12 @@ from lmplay_tui.ui.app import LmplayApp
 from lmplay_tui.ui.messages import StartAsked
 from lmplay_tui.ui.notices import News, terminal_title
 from lmplay_tui.ui.screens.dashboard import Dashboard
-from lmplay_tui.ui.theme import NAMES, styles_of
-from lmplay_tui.ui.widgets.chart import Drawing, Note, Trace, _frame, draw, raster
+from lmplay_tui.ui.theme import styles_of
+from lmplay_tui.ui.widgets.chart import STYLES, Drawing, Note, Trace, draw, raster
 from lmplay_tui.ui.widgets.lines import Lines, changed_spans, fitted, flow, row_width, wrapped
 from lmplay_tui.ui.widgets.predictions import alignment_pieces
 from tests.examples import examples
+from tests.seams import Seams
 from tests.ui.conftest import Open, text_of, tick, whole_launcher
 from tests.ui.fake import FakeSource, fed, step_done
 
@@ -133,7 +134,7 @@ def test_the_terminals_title_says_how_far_how_good_how_long() -> None:
     assert terminal_title(fed(330).view).startswith("39 % 2.67 ETA ")
 
 
-async def test_the_launcher_starts_the_demo(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_launcher_starts_the_demo(seams: Seams) -> None:
     class Started(FakeSource):
         def __init__(self, launch: Launch) -> None:
             super().__init__()
@@ -145,8 +146,8 @@ async def test_the_launcher_starts_the_demo(monkeypatch: pytest.MonkeyPatch) -> 
             started.append(self)
 
     started: list[Started] = []
-    monkeypatch.setattr("lmplay_tui.ui.session.LiveSource", Started)
-    monkeypatch.setattr("lmplay_tui.ui.session.end_anyway", lambda *_: None)
+    seams.put("live source", Started)
+    seams.put("watchdog", lambda *_: None)
     app = LmplayApp(Launch(), launcher=True, timers=False)
     async with app.run_test(size=(100, 30)) as pilot:
         await whole_launcher(pilot)
@@ -184,10 +185,10 @@ async def test_the_launcher_resumes_and_starts_anew(tmp_path: Path, key: str, gi
         assert asked[0].line["model"] == "mine.lmp"
 
 
-@pytest.mark.parametrize("ours", theme.OURS, ids=lambda ours: ours.name)
+@pytest.mark.parametrize("ours", [*theme.our_themes("truecolor"), *theme.our_themes("256")], ids=lambda ours: ours.name)
 def test_every_style_has_a_colour_in_our_themes(ours) -> None:
     variables = ours.to_color_system().generate() | theme.variables(ours)
-    assert set(styles_of(variables)) == NAMES
+    assert {*STYLES} - {""} < styles_of(variables).keys(), "those of charts are asked for by name"
 
 
 @examples(200)
@@ -251,9 +252,7 @@ def test_a_chart_is_as_wide_as_it_shall_be_whatever_the_shell_says(monkeypatch: 
     monkeypatch.setenv("LINES", "10")
     x = np.arange(0.0, 150.0)
     curves = [Trace(x, np.sin(x / 9), "train"), Trace(x[::3], np.cos(x[::3] / 9), "val", "•")]
-    _frame.cache_clear()
     rows = draw(Drawing(curves, (0.0, 149.0), (-1.0, 1.0)), 158, 20)
-    _frame.cache_clear()
     assert {row_width(row) for row in rows} == {158}
     axis, labels = ("".join(text for text, _ in row) for row in rows[-2:])
     assert axis.strip().startswith("└┬") and axis.count("┬") == 8 and len(axis.rstrip()) > 150
@@ -305,3 +304,17 @@ def test_no_screen_imports_torch() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
     )
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("state", ["stopping", "paused"])
+async def test_what_is_told_of_an_activity_goes_with_it(dashboard: Open, state: str) -> None:
+    """Not "stopping from row 548 as recorded": the detail and the share are the training's."""
+    source = fed(60)
+    source.view.follow(happened.ActivityChanged("training", "from row 548 as recorded", 0.5))
+    async with dashboard(source, (160, 40)) as pilot:
+        line = pilot.app.screen.query_one("#state", Lines)
+        assert "training 50 % from row 548 as recorded" in "".join(text for text, _ in line.rows[0])
+        source.view.state = state
+        await tick(pilot)
+        shown = "".join(text for text, _ in line.rows[0])
+    assert state in shown and "548" not in shown and "50 %" not in shown

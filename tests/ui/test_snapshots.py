@@ -24,6 +24,7 @@ from lmplay_tui.run.journal import Journal
 from lmplay_tui.ui.app import LmplayApp
 from lmplay_tui.ui.widgets.plan_pane import PlanPane
 from lmplay_tui.ui.widgets.system import Machine, Reading
+from tests.seams import Seams
 from tests.ui.conftest import tick, whole_launcher
 from tests.ui.fake import PLAN, FakeSource, fed, follow_line, step_done, training
 from tests.ui.snapshot import dump, hold_still
@@ -202,10 +203,11 @@ class FixedMachine(Machine):
 
 
 @pytest.fixture(autouse=True)
-def _same_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lmplay_tui.ui.screens.dashboard.Machine", FixedMachine)
-    monkeypatch.setattr("lmplay_tui.ui.launch_lists.device_flops", lambda device, half: 1.1e11)
-    monkeypatch.setattr("lmplay_tui.ui.screens.launcher.devices", lambda: ["auto", "cpu", "cuda"])
+def _same_everywhere(seams: Seams, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLORTERM", "truecolor")  # the names are of its colours
+    seams.put("readings", FixedMachine)
+    seams.put("device speed", lambda device, half: 1.1e11)
+    seams.put("devices", lambda: ["auto", "cpu", "cuda"])
 
 
 @asynccontextmanager

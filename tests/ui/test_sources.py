@@ -312,7 +312,7 @@ async def test_keys_are_answered_while_a_long_journal_is_read(dashboard: Open) -
         screen = pilot.app.screen
         assert isinstance(screen, Dashboard)
         await pilot.press("6")
-        assert screen._shown_pane == 6
+        assert screen._shown_pane == "log"
         before = source.looks
         await until(pilot, lambda: source.looks > before + 5)  # one behind the other: nothing ticks here
         source.behind = False

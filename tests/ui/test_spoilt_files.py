@@ -148,6 +148,6 @@ def test_a_bugs_traceback_is_printable(capsys: pytest.CaptureFixture[str]) -> No
     def fails() -> int:
         raise ValueError("a\x1b[31mb")
 
-    assert cli._guarded("lmplay-tui", [], fails) == EXIT_BUG
+    assert cli.guarded("lmplay-tui", [], fails) == EXIT_BUG
     said = capsys.readouterr().err
     assert "Traceback" in said and "ValueError: a␛[31mb\n" in said and "\x1b" not in said

@@ -1,8 +1,10 @@
 """Meters: of the run's process, without holding up the screen, and without one that a GPU does not have."""
 
 import os
+import subprocess
 import sys
 import threading
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -38,6 +40,26 @@ def test_memory_is_that_of_the_run() -> None:
     assert ", the run " in meters(told(machine, "cpu", os.getppid()))["memory"]
     for pid in (None, 2**22 + 1, -5, 10**30):
         assert "," not in meters(told(machine, "cpu", pid))["memory"]
+
+
+def test_a_full_machine_is_full_whichever_thread_looks() -> None:
+    """psutil's own share is 0 in a thread that has not looked before, and each reading has a thread of its own."""
+    ends = time.monotonic() + 60
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
+    try:
+        time.sleep(0.3)
+        machine = Machine()
+        shares: list[float | None] = []
+        while len(shares) < 4 and time.monotonic() < ends:
+            readings = machine.read("cpu", None)
+            answered(machine)
+            shares += [reading.fraction for reading in readings if reading.label == "cpu"]
+            time.sleep(0.1)
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+    assert len(shares) == 4 and min(share or 0.0 for share in shares) > 0.5, shares
 
 
 class _Error(Exception):

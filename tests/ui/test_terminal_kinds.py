@@ -193,6 +193,74 @@ async def test_without_colours_what_they_would_tell_is_told_by_the_letters(
         assert letters["label"] == (False, False, True)
 
 
+# ---- 256 colours: what ssh gives, which hands no COLORTERM on
+
+
+def contrast(a: str, b: str) -> float:
+    """The contrast ratio of WCAG 2."""
+
+    def luminance(colour: str) -> float:
+        shares = [int(colour[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+        parts = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in shares]
+        return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
+
+    light, dark = sorted((luminance(a), luminance(b)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def faint_letters(terminal: ScreenTerminal, dialog: str = "") -> set[tuple[str, str, str]]:
+    """(letter, its colour, its ground) where these are too near; of the dialog of this title alone, where one is given.
+
+    What lies behind a dialog stands back.
+    """
+    rows = terminal.cells
+    if dialog:
+        y = next(y for y, line in enumerate(terminal.screen.split("\n")) if re.search(f"╭.*{re.escape(dialog)}", line))
+        line = "".join(cell.data or " " for cell in rows[y])
+        middle = line.index(dialog)
+        left, right = line.rindex("╭", 0, middle), line.index("╮", middle)
+        bottom = next(below for below in range(y, len(rows)) if rows[below][left].data == "╰")
+        rows = [row[left : right + 1] for row in rows[y : bottom + 1]]
+    letters = {(cell.data, cell.fg, cell.bg) for row in rows for cell in row if cell.data.isalnum()}
+    assert len(letters) > 10
+    return {(char, fg, bg) for char, fg, bg in letters if contrast(fg, bg) < 4.5}
+
+
+PANES = (("1", "change stage"), ("2", "metric"), ("3", "same prompt"), ("\r", "true"), (ESCAPE, "!true"),
+         ("4", "f8 next"), ("x", "edited"), (ESCAPE, "metric"), ("5", "log"), ("6", "log"))  # fmt: skip
+DIALOGS = (("x", "Stop training?"), ("l", "Learning rate"), ("q", "Leave the dashboard?"), ("?", "keys"))
+
+
+@MUCH_TIME
+@pytest.mark.parametrize("theme", ["lmplay", "lmplay-light"])
+def test_in_256_colours_every_letter_can_be_read_on_its_ground(theme: str) -> None:
+    environment = {"TERM": "xterm-256color", "COLORTERM": "", "TEXTUAL_THEME": theme}
+    with ScreenTerminal(shown(planned()), (120, 40), environment) as terminal:
+        terminal.shows("2 curves", "6 log")
+        for stop in PANES:
+            terminal.tour([stop])
+            assert not faint_letters(terminal), stop
+        for key, title in DIALOGS:
+            terminal.tour([(key, title)])
+            assert not faint_letters(terminal, title), title
+            terminal.tour([(ESCAPE, f"!{title}")])
+    assert not re.search(rb"[34]8;2;", terminal.output), "none that the terminal would have to guess"
+    numbers = {int(number) for number in re.findall(rb"[34]8;5;(\d+)", terminal.output)}
+    assert min(numbers) >= 16, "of the cube or of the greys: the sixteen are the user's own"
+
+
+@MUCH_TIME
+@pytest.mark.parametrize(("theme", "quiet"), [("lmplay", "9e9e9e"), ("lmplay-light", "585858")])
+def test_in_256_colours_a_button_that_does_nothing_can_be_read_and_stands_back(theme: str, quiet: str) -> None:
+    environment = {"TERM": "xterm-256color", "COLORTERM": "", "TEXTUAL_THEME": theme}
+    source = planned()
+    source.waiting.append(happened.RunDone(340, "out_gpt/run.lmp", 9.0))
+    with ScreenTerminal(shown(source), (120, 40), environment) as terminal:
+        terminal.shows("the plan is done")
+        until(lambda: all(cell.fg == quiet for cell in row_of(terminal, "Pause")))
+        assert not faint_letters(terminal)
+
+
 # ---- sixteen colours
 
 

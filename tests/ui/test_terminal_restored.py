@@ -13,9 +13,8 @@ from tests.faults.terminals import ENDS_WITHIN_S, Terminal, until
 PICTURE = b"\x1b[?1049h" + b"a picture that is on its way " * 100
 
 
-def test_a_terminal_in_the_middle_of_a_picture_is_restored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_in_the_middle_of_a_picture_is_restored(tmp_path: Path) -> None:
     """A hang-up that only the process was told of, while the terminal has not yet taken all of a picture."""
-    monkeypatch.setattr(ours, "PICTURE_S", ENDS_WITHIN_S)
     begins, full = tmp_path / "begins", tmp_path / "full"
 
     def work() -> int:
@@ -25,7 +24,7 @@ def test_a_terminal_in_the_middle_of_a_picture_is_restored(tmp_path: Path, monke
             while True:
                 os.write(screen, PICTURE)
         full.touch()
-        ours.let_go_of_terminal(ours.terminal_settings())
+        ours.let_go_of_terminal(ours.terminal_settings(), ENDS_WITHIN_S)
         return 0
 
     with Terminal(work) as terminal:
@@ -54,15 +53,14 @@ def test_every_read_that_is_under_way_is_freed() -> None:
         assert terminal.wait() == 4
 
 
-def test_a_terminal_that_takes_nothing_more_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ours, "PICTURE_S", 0.1)
+def test_a_terminal_that_takes_nothing_more_is_left() -> None:
 
     def work() -> int:
         screen = os.open(os.ttyname(1), os.O_WRONLY | os.O_NONBLOCK)
         with pytest.raises(BlockingIOError):
             while True:
                 os.write(screen, PICTURE)
-        ours.let_go_of_terminal(ours.terminal_settings())
+        ours.let_go_of_terminal(ours.terminal_settings(), 0.1)
         return 3
 
     with Terminal(work) as terminal:

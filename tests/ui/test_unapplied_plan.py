@@ -17,13 +17,14 @@ from lmplay_tui.run.folder import RunFolder, RunLock
 from lmplay_tui.ui.app import LmplayApp
 from lmplay_tui.ui.ending import keep_draft
 from lmplay_tui.ui.messages import StartAsked
-from lmplay_tui.ui.plan_editor import _wrong_with_name, new_plan_path
+from lmplay_tui.ui.plan_editor import new_plan_path, wrong_with_name
 from lmplay_tui.ui.run_app import run_dashboard
 from lmplay_tui.ui.screens.dashboard import Dashboard
 from lmplay_tui.ui.screens.launcher import Launcher
 from lmplay_tui.ui.session import LiveSource, end_anyway
 from lmplay_tui.ui.source import FolderSource
 from lmplay_tui.ui.widgets.plan_pane import PlanPane
+from tests.seams import Seams
 from tests.ui.conftest import Open, text_of, whole_launcher
 from tests.ui.fake import FakeSource, fed
 from tests.ui.test_sources import write
@@ -205,7 +206,7 @@ def test_a_plans_name_may_begin_with_home(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(Path, "exists", lambda _: raised(PermissionError(13, "Permission denied")))
     with pytest.raises(PermissionError):
         new_plan_path("mine")
-    assert _wrong_with_name("mine") == "Permission denied"
+    assert wrong_with_name("mine") == "Permission denied"
 
 
 def raised(error: Exception) -> bool:
@@ -270,7 +271,7 @@ async def test_from_a_run_of_the_launcher_the_way_leads_back_to_it(tmp_path: Pat
 
 
 @pytest.mark.long
-async def test_a_second_run_of_the_launcher_has_nothing_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_second_run_of_the_launcher_has_nothing_of_the_first(seams: Seams) -> None:
     made: list[Launch] = []
 
     class Failed(FakeSource):
@@ -282,7 +283,7 @@ async def test_a_second_run_of_the_launcher_has_nothing_of_the_first(monkeypatch
             made.append(launch)
             self.view.follow(RunFailed("no memory", 3, 0, None))
 
-    monkeypatch.setattr("lmplay_tui.ui.session.LiveSource", Failed)
+    seams.put("live source", Failed)
     app = LmplayApp(Launch({"seed": 7}), launcher=True, timers=False)
     async with app.run_test(size=(120, 40)) as pilot:
         await pilot.pause()

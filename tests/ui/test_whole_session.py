@@ -9,9 +9,9 @@ import pytest
 
 from lmplay_tui.cli import main
 from lmplay_tui.run.folder import RunFolder
-from lmplay_tui.run.journal import read_journal
 from lmplay_tui.train.checkpoint import load_checkpoint
 from tests.faults.terminals import until
+from tests.journals import read_journal
 from tests.train.conftest import _one_thread, place  # noqa: F401  (fixtures)
 from tests.train.runs import write_plan
 from tests.ui.terminal_screen import ScreenTerminal

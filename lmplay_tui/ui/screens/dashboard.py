@@ -3,7 +3,7 @@
 import asyncio
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,10 +27,12 @@ from lmplay_tui.run.learning_rate import parse_lr
 from lmplay_tui.run.view import RunView
 from lmplay_tui.text import one_line
 from lmplay_tui.ui import notices
+from lmplay_tui.ui.hints import Hints
 from lmplay_tui.ui.messages import (
     ActionAsked,
     CommandAsked,
     GhostAsked,
+    KeysChanged,
     LeaveAsked,
     PaneAsked,
     PlanApplied,
@@ -44,13 +46,12 @@ from lmplay_tui.ui.messages import (
 )
 from lmplay_tui.ui.plan_editor import PlanEditor
 from lmplay_tui.ui.screens import dialogs
-from lmplay_tui.ui.screens.help import bindings_of, key_sign
-from lmplay_tui.ui.screens.runs import Runs
+from lmplay_tui.ui.screens.help import keys_now
 from lmplay_tui.ui.source import FolderSource, Source
 from lmplay_tui.ui.tty.signals import TWICE_WITHIN_S
-from lmplay_tui.ui.widgets.curriculum import Curriculum
+from lmplay_tui.ui.widgets.curriculum import Curriculum, failure_rows
 from lmplay_tui.ui.widgets.curves import Curves, Ghost
-from lmplay_tui.ui.widgets.key_bar import Key, KeyBar
+from lmplay_tui.ui.widgets.key_bar import KeyBar
 from lmplay_tui.ui.widgets.log_pane import LogPane
 from lmplay_tui.ui.widgets.plan_pane import PlanPane
 from lmplay_tui.ui.widgets.predictions import Predictions
@@ -71,19 +72,19 @@ class Dashboard(Screen[None]):
         Binding("p", "pause", "pause", tooltip="pause, or go on"),
         Binding("v", "validate", "validate", show=False, tooltip="validate now"),
         Binding("l", "learning_rate", "lr", tooltip="change the learning rate"),
-        Binding("e", "pane(4)", "plan", tooltip="edit the plan"),
+        Binding("e", "pane('plan')", "plan", tooltip="edit the plan"),
         Binding("b", "bookmark", "bookmark", show=False, tooltip="bookmark this step, with a note"),
         Binding("g", "ask", "ask", tooltip="ask the model"),
         Binding("r", "runs", "runs", tooltip="other runs: one as a ghost"),
         Binding("slash", "filter", "filter", show=False, key_display="/", tooltip="filter the curves or the log"),
-        Binding("z,f5", "zoom", "max", show=False, tooltip="the focused pane alone, or all"),
+        Binding("z,f5", "zoom", "max", show=False, tooltip="one pane alone, or all; f5 in a text"),
         Binding("escape", "back", "back", show=False),
-        Binding("1", "pane(1)", "curriculum", show=False, tooltip="show the curriculum"),
-        Binding("2", "pane(2)", "curves", show=False, tooltip="show the curves"),
-        Binding("3", "pane(3)", "predictions", show=False, tooltip="show the predictions"),
-        Binding("4", "pane(4)", "plan", show=False, tooltip="show the plan editor"),
-        Binding("5", "pane(5)", "system", show=False, tooltip="show the system"),
-        Binding("6", "pane(6)", "log", show=False, tooltip="show the log"),
+        Binding("1", "pane('curriculum')", "curriculum", show=False, tooltip="show the curriculum"),
+        Binding("2", "pane('curves')", "curves", show=False, tooltip="show the curves"),
+        Binding("3", "pane('predictions')", "predictions", show=False, tooltip="show the predictions"),
+        Binding("4", "pane('plan')", "plan", show=False, tooltip="show the plan editor"),
+        Binding("5", "pane('system')", "system", show=False, tooltip="show the system"),
+        Binding("6", "pane('log')", "log", show=False, tooltip="show the log"),
         Binding("ctrl+s", "save", "save", show=False, tooltip="save what has the focus"),
         Binding("question_mark,f1", "help", "help", key_display="?", tooltip="these keys"),
         Binding("q,ctrl+q", "leave", "quit", key_display="q", tooltip="leave: stop, detach or stay"),
@@ -99,7 +100,9 @@ class Dashboard(Screen[None]):
         super().__init__()
         self.source = source
         self.options = options
-        self.plan_editor = PlanEditor(self, source, self._send, price_per_hour=options.price_per_hour)
+        self.plan_editor = PlanEditor(
+            self, source, self._send, price_per_hour=options.price_per_hour, asked=options.training_plan
+        )
         self.ghost: Ghost | None = None
         self.ghost_source: Source | None = None
         self._catching_up = self._was_behind = False
@@ -112,7 +115,7 @@ class Dashboard(Screen[None]):
         self._machine = Machine()
         self._readings: Sequence[Reading] = ()
         self._curves_at = self._machine_at = -1e9
-        self._shown_pane = 1
+        self._shown_pane = "curriculum"
         self._cells: tuple[int, int] = (0, 0)
         self._layout = "-medium"
         self._zoomed = False
@@ -135,6 +138,7 @@ class Dashboard(Screen[None]):
             yield PlanPane(self.plan_editor.check)
             yield System()
             yield LogPane(zone=self._zone)
+        yield Hints(self._lay_out)
         yield KeyBar()
 
     @property
@@ -156,6 +160,9 @@ class Dashboard(Screen[None]):
             self.catch_up()
         self.show_news()
         self.ask_how_to_go_on()
+        if self.plan_editor.shows_new_failure():
+            self.set_focus(None)  # what is typed now was not meant for the editor
+            self._choose_pane("plan", focus=False)
         if self.app.screen is self or not self.is_current:
             self.plan_editor.follow_run()
         self.draw(now)
@@ -183,6 +190,7 @@ class Dashboard(Screen[None]):
         view = self.view
         self.query_one(StateLine).show(view)
         self._draw_buttons(view)
+        self._show_keys()
         if self.has_class("-tiny"):
             self.query_one(Compact).show(view)
             return
@@ -237,7 +245,7 @@ class Dashboard(Screen[None]):
     def on_mount(self) -> None:
         if not self.children:  # the app was left before it was composed
             return
-        self._choose_pane(2, focus=False)
+        self._choose_pane("curves", focus=False)
         if self.source.behind:
             self.call_after_refresh(self.catch_up)
 
@@ -264,13 +272,15 @@ class Dashboard(Screen[None]):
 
     def _lay_rows(self, view: RunView) -> None:
         """The grid's rows: the curriculum as high as its stages, where these leave room; the rest shared."""
-        height = self._cells[1] - 2
-        stages = min(max(len(view.stages), 1) + 3, max(height // 4, 6), 11)
+        failure = failure_rows(view, max(self._cells[0] - 4, 10))  # how wide the pane is does not hang on its rows
+        hints = self.query_one(Hints)
+        height = self._cells[1] - 2 - (hints.size.height if hints.display else 0)
+        stages = min(max(len(view.stages), 1) + 3, max(height // 4, 6), 11) + min(len(failure), 6)
         body = self.query_one("#body")
         if self.has_class("-single") or self.has_class("-zoomed"):
-            beside = self._shown_pane != 1 and not self.has_class("-zoomed") and self._cells[1] >= 22
-            self.query_one(Curriculum).set_class(beside or self._shown_pane == 1, "-shown")
-            rows = f"{min(stages, 6)} 1fr" if beside else "1fr"
+            beside = self._shown_pane != "curriculum" and not self.has_class("-zoomed") and self._cells[1] >= 22
+            self.query_one(Curriculum).set_class(beside or self._shown_pane == "curriculum", "-shown")
+            rows = f"{min(stages, 8 if failure else 6)} 1fr" if beside else "1fr"
         elif self.has_class("-large"):
             rows = f"{stages} 3fr 2fr 14"
         else:
@@ -281,43 +291,49 @@ class Dashboard(Screen[None]):
             self._rows_now = rows
             body.styles.grid_rows = rows
 
-    def _choose_pane(self, number: int, *, focus: bool = True) -> None:
+    def _choose_pane(self, name: str, *, focus: bool = True) -> None:
         if focus:  # else the pane that is hidden hands its focus to the next one, and that one would be chosen
             self.set_focus(None)
-        self._shown_pane = number
-        self.query_one(PaneTabs).choose(number - 1)
-        for i, name in enumerate(PANES, start=1):
-            self.query_one(f"#{name}").set_class(i == number, "-shown")
-        self.set_class(number == 4, "-planning")
+        self._shown_pane = name
+        self.query_one(PaneTabs).choose(PANES.index(name))
+        for each in PANES:
+            self.query_one(f"#{each}").set_class(each == name, "-shown")
+        self.set_class(name == "plan", "-planning")
         self._lay_rows(self.view)
         if focus:
-            target: Widget = self.query_one("#plan-text" if number == 4 else f"#{PANES[number - 1]}")
+            target: Widget = self.query_one("#plan-text" if name == "plan" else f"#{name}")
             self.set_focus(target)  # at once: `target.focus()` would wait behind the keys that follow
         self.call_after_refresh(self.refresh_now)
 
-    def action_pane(self, number: int) -> None:
-        self._choose_pane(number)
+    def action_pane(self, name: str) -> None:
+        self._choose_pane(name)
 
     @on(PaneAsked)
     def _pane_asked(self, message: PaneAsked) -> None:
-        self._choose_pane(message.number)
+        self._choose_pane(message.name)
 
     @on(PredictionsAsked)
     def _predictions_asked(self, message: PredictionsAsked) -> None:
         """An answer shall not be gone with the next validation."""
         self.query_one(Predictions).choose_kind(message.kind)
-        self._choose_pane(3)
+        self._choose_pane("predictions")
 
     def action_zoom(self) -> None:
         """The chosen pane alone, or all of them again."""
         self._zoomed = not self._zoomed
         self._lay_out()
+        self._show_keys()
+
+    def note_key(self) -> None:
+        """A key was pressed, whatever it does."""
+        if self.composed:
+            self.query_one(Hints).put_away()
 
     def action_back(self) -> None:
         if self._zoomed:
             self.action_zoom()
-        elif self._shown_pane == 4:
-            self._choose_pane(2)
+        elif self._shown_pane == "plan":
+            self._choose_pane("curves")
 
     # ---- keys
 
@@ -325,26 +341,52 @@ class Dashboard(Screen[None]):
         """The pane with the focus is the one that is shown where there is room for one."""
         if event.widget is not self.focused:  # keys in quick succession: the focus has gone on meanwhile
             return
-        pane = next((node for node in (event.widget, *event.widget.ancestors) if node.id in PANES), None)
-        if pane is not None and pane.id is not None and PANES.index(pane.id) + 1 != self._shown_pane:
-            self._choose_pane(PANES.index(pane.id) + 1, focus=False)
-        self._show_keys(pane)
+        pane = self._pane_of(event.widget)
+        if pane is not None and pane.id is not None and pane.id != self._shown_pane:
+            self._choose_pane(pane.id, focus=False)
+        self._show_keys()
 
     def on_descendant_blur(self) -> None:
         if self.focused is None:  # the keys of the pane that had it mean nothing any more
-            self._show_keys(None)
+            self._show_keys()
 
-    def _show_keys(self, pane: DOMNode | None) -> None:
-        """The pane's keys, then the screen's; help and leaving always."""
-        nodes = (self,) if pane is None else (pane, self)
-        keys = [
-            Key(key_sign(binding), binding.description, binding.action, node)
-            for node in nodes
-            for binding in bindings_of(node)
-            if binding.show
-        ]
-        last = [key for key in keys if key.action in ("help", "leave")]
-        self.query_one(KeyBar).show([key for key in keys if key not in last], last)
+    @on(KeysChanged)
+    def _keys_changed(self) -> None:
+        self._show_keys()
+
+    def on_screen_suspend(self) -> None:
+        """A dialog has the keys now."""
+        self._show_keys()
+
+    def on_screen_resume(self) -> None:
+        self._show_keys()
+
+    @staticmethod
+    def _pane_of(widget: Widget | None) -> DOMNode | None:
+        nodes = () if widget is None else (widget, *widget.ancestors)
+        return next((node for node in nodes if node.id in PANES), None)
+
+    def keys_now(self) -> Mapping[str, str]:
+        """What the screen's keys do that depends on the run, and on what is shown."""
+        said: dict[str, str] = {"back": "all panes"} if self._zoomed else {}
+        if self._shown_pane == "plan":
+            said["zoom"] = "all panes" if self._zoomed else "max"
+        if self.view.state == "paused":
+            said["pause"] = "go on"
+        return said | (dict.fromkeys(("save", "stop", "pause", "learning_rate", "ask"), "") if self.view.over else {})
+
+    def _show_keys(self) -> None:
+        """What keys do now: the dialog's that is open; else the pane's, then the screen's, help and leaving always."""
+        if not self.composed or not self.app.screen_stack:
+            return
+        bar, screen = self.query_one(KeyBar), self.app.screen
+        if screen is not self:
+            bar.show(keys_now(screen.focused, [screen]), [])
+            return
+        pane = self._pane_of(self.focused)
+        keys = keys_now(self.focused, [node for node in (pane, self) if node is not None])
+        last = [key for key in keys if key.action in ("help", "leave") and key.owner is self]
+        bar.show([key for key in keys if key not in last], last)
 
     @on(ActionAsked)
     async def _action_asked(self, message: ActionAsked) -> None:
@@ -372,6 +414,8 @@ class Dashboard(Screen[None]):
         self.refresh_now()
 
     def action_runs(self) -> None:
+        from lmplay_tui.ui.screens.runs import Runs  # here: no first frame waits for it
+
         def answered(path: str | None) -> None:
             if path is not None:
                 self.post_message(GhostAsked(path or None))
@@ -380,7 +424,7 @@ class Dashboard(Screen[None]):
 
     def action_filter(self) -> None:
         """Filter the log where it has the focus, else the curves."""
-        in_log = self._shown_pane == 6
+        in_log = self._shown_pane == "log"
         pane = self.query_one(LogPane) if in_log else self.query_one(Curves)
 
         def answered(answers: list[str] | None) -> None:

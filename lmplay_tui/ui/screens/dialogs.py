@@ -94,8 +94,8 @@ class ChoiceDialog(Dialog[Value], Generic[Value]):
     """Asks for one of a few choices: by its letter, or arrows and Enter (which takes the first), or the mouse."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("up,k", "move(-1)", "up"),
-        Binding("down,j,tab", "move(1)", "down"),
+        Binding("up,k", "move(-1)", "choose", key_display="↑↓"),
+        Binding("down,j,tab", "move(1)", "down", show=False),
         Binding("enter", "take", "take"),
         Binding("escape", "dismiss_none", "stay"),
     ]

@@ -1,4 +1,4 @@
-"""What this terminal can show: plain signs for ASCII alone, few colours or none, and commands outside its screen.
+"""What this terminal can show: plain signs for ASCII, 256 colours, sixteen or none, and commands outside its screen.
 
 For the console of a server, for fonts without our signs, for `NO_COLOR`. What colour says is also said by a sign or by
 the look of the letters. A title and a notification on the desktop are sent only where they would not be shown as text;
@@ -11,6 +11,7 @@ from functools import lru_cache
 
 from rich.color import Color as RichColor
 from rich.color import ColorSystem
+from rich.color_triplet import ColorTriplet
 from rich.segment import Segment
 from rich.style import Style
 from textual.color import Color
@@ -91,6 +92,75 @@ def _plain(style: Style, ground: RichColor) -> Style:
         plain += Style.from_meta(style.meta)
     stands_out = style.bgcolor is not None and not style.bgcolor.is_default and style.bgcolor != ground
     return plain + _REVERSE if stands_out and not style.reverse else plain
+
+
+LEAST_CONTRAST = 4.5  # of letters to their ground (WCAG 2, AA)
+_LEVELS = (0, 95, 135, 175, 215, 255)  # of red, green and blue in xterm's 256 colours
+_PALETTE = {16 + 36 * r + 6 * g + b: ColorTriplet(_LEVELS[r], _LEVELS[g], _LEVELS[b])
+            for r in range(6) for g in range(6) for b in range(6)}  # fmt: skip
+_PALETTE |= {232 + i: ColorTriplet(8 + 10 * i, 8 + 10 * i, 8 + 10 * i) for i in range(24)}
+
+
+class PaletteColours(LineFilter):
+    """For 256 colours: each one is the nearest of them, and letters that can be read in all colours still can.
+
+    Rich's own way down takes dark grey for black. Our themes are made of these colours; Textual's mixtures are not.
+    """
+
+    def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
+        return [
+            segment if segment.style is None else Segment(segment.text, _of_palette(segment.style), segment.control)
+            for segment in segments
+        ]
+
+
+@lru_cache(1024)
+def _of_palette(style: Style) -> Style:
+    letters, ground = _triplet(style.color), _triplet(style.bgcolor)
+    if letters is None and ground is None:
+        return style
+    below = None if ground is None else _nearest(ground)
+    above = None if letters is None else _nearest(letters)
+    if letters is not None and ground is not None and above is not None and below is not None:
+        wanted = min(contrast(letters, ground), LEAST_CONTRAST)
+        if contrast(_PALETTE[above], _PALETTE[below]) < wanted:
+            above = _nearest(letters, _PALETTE[below], wanted)
+    return style + Style(
+        color=None if above is None else RichColor.from_ansi(above),
+        bgcolor=None if below is None else RichColor.from_ansi(below),
+    )
+
+
+def _triplet(colour: RichColor | None) -> ColorTriplet | None:
+    return None if colour is None else colour.triplet
+
+
+@lru_cache(1024)
+def _nearest(colour: ColorTriplet, ground: ColorTriplet | None = None, least: float = 0.0) -> int:
+    """The colour's number among the 256; of those that have this contrast to the ground, where one is given."""
+    able = [n for n, each in _PALETTE.items() if ground is None or contrast(each, ground) >= least] or list(_PALETTE)
+    return min(able, key=lambda n: _distance(_PALETTE[n], colour))
+
+
+def _distance(a: ColorTriplet, b: ColorTriplet) -> float:
+    """How different two colours look: the differences weighted by how red they are ("redmean")."""
+    red, green, blue = (x - y for x, y in zip(a, b, strict=True))
+    mean = (a.red + b.red) / 2
+    return (2 + mean / 256) * red**2 + 4 * green**2 + (2 + (255 - mean) / 256) * blue**2
+
+
+def contrast(a: ColorTriplet, b: ColorTriplet) -> float:
+    """The contrast ratio of two colours, 1 to 21 (WCAG 2)."""
+    light, dark = sorted((_luminance(a), _luminance(b)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+@lru_cache(1024)
+def _luminance(colour: ColorTriplet) -> float:
+    red, green, blue = (
+        share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in colour.normalized
+    )
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
 class SixteenColours(LineFilter):

@@ -33,6 +33,7 @@ from lmplay_tui.ui.messages import Rang, TitleChanged
 from lmplay_tui.ui.tty.looks import (
     AsciiFilter,
     NoColours,
+    PaletteColours,
     SixteenColours,
     notification,
     plain_signs,
@@ -166,6 +167,8 @@ class TerminalApp(OrderedKeysApp):
             filters.insert(0, NoColours())  # the first: those that make other colours of colours find none
         elif self.console.color_system == "standard":
             filters.append(SixteenColours())
+        elif self.console.color_system == "256":
+            filters.append(PaletteColours())
         return [*filters, AsciiFilter()] if self.ascii_only else filters
 
     @on(TitleChanged)

@@ -43,17 +43,17 @@ def terminal_settings() -> list[Any] | None:
         return None
 
 
-def give_back_terminal(settings: list[Any] | None) -> None:
-    """The terminal as it was, should it still be there; never waits long for one that is not."""
+def give_back_terminal(settings: list[Any] | None, picture_s: float = PICTURE_S) -> None:
+    """The terminal as it was, should it still be there; waits no longer than `picture_s` for one that is not."""
     with contextlib.suppress(OSError, ValueError, termios.error):
         screen = sys.__stderr__.fileno() if sys.__stderr__ else 2
         if settings is not None:
             termios.tcsetattr(0, termios.TCSANOW, settings)
         if os.isatty(screen):
-            _write_soon(os.ttyname(screen), _AS_BEFORE)
+            _write_soon(os.ttyname(screen), _AS_BEFORE, picture_s)
 
 
-def let_go_of_terminal(settings: list[Any] | None) -> None:
+def let_go_of_terminal(settings: list[Any] | None, picture_s: float = PICTURE_S) -> None:
     """The line is lost: the terminal is given back.
 
     From then on input is a socket that stays silent, and output goes nowhere.
@@ -61,7 +61,7 @@ def let_go_of_terminal(settings: list[Any] | None) -> None:
     There may be two: the SIGCONT of a hang-up can come before we ignore it, and Textual then starts a second thread
     that reads keys. Of a pipe the first read would take all the NULs, of a datagram socket each read takes one.
     """
-    give_back_terminal(settings)
+    give_back_terminal(settings, picture_s)
     reader, writer = (end.detach() for end in socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM))
     _kept_open.append(writer)
     os.dup2(reader, 0)
@@ -75,14 +75,14 @@ def let_go_of_terminal(settings: list[Any] | None) -> None:
     os.close(null)
 
 
-def _write_soon(terminal: str, data: bytes) -> None:
+def _write_soon(terminal: str, data: bytes, seconds: float) -> None:
     """Write to a terminal that may be in the middle of a picture; given up where it does not go on reading.
 
     By a descriptor of its own: one that other threads write on would make us wait as long as they do.
     """
     descriptor = os.open(terminal, os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
     try:
-        end = time.monotonic() + PICTURE_S
+        end = time.monotonic() + seconds
         while data and time.monotonic() < end:
             try:
                 data = data[os.write(descriptor, data) :]

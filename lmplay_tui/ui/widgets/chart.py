@@ -446,13 +446,16 @@ def _headline(
 
     Where room is short words are cut before any figure.
     """
-    for most, end in ((16, right), (8, right), (5, right), (0, right), (0, right if read else ())):
+    for words, most, end in (
+        (True, 16, right), (False, 16, right), (False, 8, right), (False, 5, right), (False, 0, right),
+        (False, 0, right if read else ()),
+    ):  # fmt: skip
         room = width - row_width(end) - 4
         figures: list[Piece] = []
         for sign, style, word, value in legend:
             if value or most:
                 figures.append((f"{sign} ", style))
-            if word and most:
+            if word and (words or style == "ghost") and most:
                 figures.append((f"{fitted(word, min(cell_len(word), most))} ", "dim"))
             if value:
                 figures.append((f"{value}  ", style))

@@ -9,15 +9,27 @@ from textual import events
 from textual.binding import Binding, BindingType
 
 from lmplay_tui.formats import format_clock, format_count, format_duration, format_loss, format_percent, format_rate
-from lmplay_tui.run.sentences import LEAST_TEXT_SHOWN
+from lmplay_tui.run.events import RunFailed
+from lmplay_tui.run.sentences import LEAST_TEXT_SHOWN, reasons
 from lmplay_tui.run.status import StageView
 from lmplay_tui.run.view import RunView
 from lmplay_tui.ui.legend import STAGES, STATES
 from lmplay_tui.ui.messages import StageAsked
 from lmplay_tui.ui.tty.patches import set_titles
-from lmplay_tui.ui.widgets.lines import Lines, Piece, Row, bar, fitted, right
+from lmplay_tui.ui.widgets.lines import Lines, Piece, Row, bar, fitted, right, wrapped
 
 LEAST_DATASETS = 6  # cells: in fewer nothing is read
+
+
+def failure_rows(view: RunView, width: int) -> list[Row]:
+    """Why the run has failed, each reason in rows of its own; nothing where it has not, or is over otherwise."""
+    if not isinstance(view.result, RunFailed):
+        return [] if view.stages or not view.over else [((f" {view.state} before the plan was read", "dim"),)]
+    rows: list[Row] = []
+    for reason in reasons(view.result):
+        first, *rest = wrapped(reason, max(width - 4, 10))
+        rows += [((" ✗ ", "bad"), (first, "bad")), *((("   ", ""), (line, "bad")) for line in rest)]
+    return rows
 
 
 class Curriculum(Lines):
@@ -42,7 +54,8 @@ class Curriculum(Lines):
     def show(self, view: RunView) -> None:
         self._view = view
         width = self.room.width
-        self.show_rows(self._table(view, width) if view.stages else [((" the plan is being read", "dim"),)])
+        table = self._table(view, width) if view.stages else []
+        self.show_rows([*table, *failure_rows(view, width)] or [((" the plan is being read", "dim"),)])
         whole = view.fraction_done
         set_titles(self, subtitle=f"{format_percent(whole)} of the plan" if view.stages else "")
         if view.stage_index != self._shown_stage:
@@ -53,7 +66,7 @@ class Curriculum(Lines):
 
     def _show_running(self) -> None:
         """The running stage, and the one that follows where there is room."""
-        if self._view is not None and self._shown_stage >= 0:
+        if self._view is not None and self._shown_stage >= 0 and not self._view.over:
             self.keep_in_sight(min(self._shown_stage + 2, len(self._view.stages)))
             self.keep_in_sight(self._shown_stage + 1)
 

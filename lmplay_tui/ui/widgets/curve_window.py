@@ -30,7 +30,7 @@ class Group:
     @property
     def is_share(self) -> bool:
         """Whether it measures a share of a whole, 0 to 1."""
-        return self.metrics[0].endswith(_SHARES)
+        return any(metric.endswith(_SHARES) for metric in self.metrics)
 
 
 def groups_of(metrics: Iterable[str], pattern: str = "") -> list[Group]:

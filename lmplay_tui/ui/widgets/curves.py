@@ -1,6 +1,7 @@
 """The curves: every metric of the run, with marks, a cursor, and an earlier run as a ghost."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,6 +14,7 @@ from lmplay_tui.formats import format_elapsed
 from lmplay_tui.run.view import Mark, RunView
 from lmplay_tui.scales import LABEL_CELLS, x_of
 from lmplay_tui.text import one_line
+from lmplay_tui.ui.messages import KeysChanged
 from lmplay_tui.ui.tty.patches import set_titles
 from lmplay_tui.ui.widgets.curve_window import CurveWindow, Group, groups_of
 from lmplay_tui.ui.widgets.lines import Lines, Piece, Row, fitted, row_width
@@ -172,6 +174,11 @@ class Curves(Lines):
 
     # ---- keys
 
+    def keys_now(self) -> Mapping[str, str]:
+        if self.window.cursor is None:
+            return {"leave_cursor": ""}
+        return {"sideways(-1)": "move", "cursor": "no cursor", "leave_cursor": "back"}
+
     def action_sideways(self, by: int) -> None:
         view = self._view
         if view is None:
@@ -219,12 +226,14 @@ class Curves(Lines):
         elif self._view is not None:
             self._set_cursor(min(self.window.now(self._view), self._x_range[1]))
             self._redraw()
+            self.post_message(KeysChanged())
 
     def action_leave_cursor(self) -> None:
         if self.window.cursor is None:
             raise SkipAction  # the screen's own way back
         self.window.cursor = self._mark = None
         self._redraw()
+        self.post_message(KeysChanged())
 
     def action_event(self, by: int) -> None:
         """Put the cursor at the next mark."""
@@ -247,6 +256,7 @@ class Curves(Lines):
         if not first <= x <= last:
             self.window.view, self.window.zoom, self.window.pan = "full", 0, 0.0
         self._redraw()
+        self.post_message(KeysChanged())
 
     def _set_cursor(self, x: float) -> None:
         self.window.cursor, self._mark = x, None

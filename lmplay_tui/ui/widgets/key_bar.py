@@ -1,7 +1,8 @@
 """The keys that matter now, in one row: those of the focused pane, then those of the whole screen."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 from textual import events
 
@@ -23,6 +24,14 @@ class Key:
         return len(self.sign) + len(self.label) + 3
 
 
+@runtime_checkable
+class KeysByState(Protocol):
+    """Something whose keys do now this, now that."""
+
+    def keys_now(self) -> Mapping[str, str]:
+        """Actions whose keys do something else now than their bindings say, and what; "": nothing."""
+
+
 class KeyBar(Lines, can_focus=False):
     """What does not fit is left out from the middle: `last` always stands at the end."""
 
@@ -33,8 +42,9 @@ class KeyBar(Lines, can_focus=False):
         self._places: list[tuple[int, Key]] = []  # end of each key on the row
 
     def show(self, keys: Sequence[Key], last: Sequence[Key]) -> None:
-        self._keys, self._last = keys, last
-        self._draw()
+        if (keys, last) != (self._keys, self._last):
+            self._keys, self._last = keys, last
+            self._draw()
 
     def on_resize(self) -> None:
         self._draw()

@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich.cells import cell_len, set_cell_size, split_graphemes
 from rich.segment import Segment
@@ -27,6 +27,10 @@ class Lines(ScrollView, can_focus=True):
     """
 
     num_fixed = 0  # rows that stay at the top
+
+    def keys_now(self) -> Mapping[str, str]:
+        """Actions whose keys do something else now than their bindings say, and what; "": nothing."""
+        return {}
 
     def __init__(self, *, id: str | None = None, classes: str | None = None) -> None:
         super().__init__(id=id, classes=classes)

@@ -12,14 +12,22 @@ from textual.containers import Horizontal, Vertical
 from textual.message import Message
 from textual.timer import Timer
 from textual.widgets import Button, TextArea
+from textual.widgets.text_area import TextAreaTheme
 
 from lmplay_tui.plan.problems import Problem
 from lmplay_tui.text import one_line, printable
 from lmplay_tui.ui.messages import PaneAsked, PlanApplied, PlanEdited, SavePlanAsked
+from lmplay_tui.ui.theme import styles_of
 from lmplay_tui.ui.tty.patches import TypedText, set_titles
 from lmplay_tui.ui.widgets.lines import Lines, Row, wrapped
 
 CHECK_AFTER_S = 0.3  # without a key
+MOST_ROWS = 9  # of the notes
+
+_SYNTAX = {  # what of TOML has which style
+    "toml.type": "train", "property": "train", "string": "good", "number": "val", "float": "val",
+    "toml.datetime": "val", "boolean": "accent", "comment": "dim", "toml.error": "p0",
+}  # fmt: skip
 
 Check = Callable[[str], Sequence[Problem]]
 
@@ -30,21 +38,28 @@ class PlanNotes(Lines, can_focus=False):
     def __init__(self) -> None:
         super().__init__(id="plan-notes")
         self._lines: list[int] = []  # the plan's line behind each row; 0: none
+        self._problems: Sequence[Problem] = ()
 
     def show_problems(self, problems: Sequence[Problem]) -> None:
         rows: list[Row] = []
-        self._lines = []
+        self._problems, self._lines = problems, []
         for problem in problems:
             place = f"{problem.line:>4} " if problem.line else "   · "
             said = f"{problem.key}: {problem.sentence}" if problem.key else problem.sentence
             for i, line in enumerate(wrapped(one_line(said, 400), max(self.room.width - 8, 10))):
                 rows.append(((" ✗ " if i == 0 else "   ", "bad"), (place if i == 0 else "     ", "accent"), (line, "")))
                 self._lines.append(problem.line)
+        self.styles.height = min(len(rows) + 1, MOST_ROWS)
         self.show_rows(rows)
 
     def show_effect(self, rows: Sequence[Row]) -> None:
-        self._lines = []
+        self._problems, self._lines = (), []
         self.show_rows(list(rows))
+
+    def on_resize(self) -> None:
+        """A pane that has just come into sight had no width before."""
+        if self._problems:
+            self.show_problems(self._problems)
 
     def on_click(self, event: events.Click) -> None:
         index = self.row_at(event)
@@ -100,6 +115,7 @@ class PlanPane(Vertical):
         self._saved: str | None = None  # the text that lies on disk under another name
         self._offered: str | None = None  # another text for the editor, from a file that has changed
         self._problems: Sequence[Problem] = ()
+        self._failure: Sequence[Problem] = ()  # why the run could not begin with the text that holds
         self._timer: Timer | None = None
         self.locked = False  # nothing can be applied: the run is over
 
@@ -117,6 +133,15 @@ class PlanPane(Vertical):
     def on_mount(self) -> None:
         self.query_one(TextArea).load_text(self._base)
         self._show_title()
+        self.watch(self.app, "theme", self._colour_text)
+
+    def _colour_text(self, theme: str) -> None:
+        """The text in colours of the app's theme: those of Textual's editors are for a dark ground."""
+        styles = styles_of(self.app.get_css_variables(), colours=not self.app.no_color)
+        syntax = {name: styles[style] for name, style in _SYNTAX.items()}
+        text = self.query_one(TextArea)
+        text.register_theme(TextAreaTheme(f"lmplay-{theme}", syntax_styles=syntax))
+        text.theme = f"lmplay-{theme}"
 
     # ---- data
 
@@ -162,6 +187,13 @@ class PlanPane(Vertical):
         """This text lies on disk under another name: nothing is lost by leaving it."""
         self._saved = text
 
+    def show_failure(self, problems: Sequence[Problem]) -> None:
+        """The run could not begin with this plan: show why, and the first line that is at fault."""
+        self._failure = problems
+        self.check_now()
+        first = min(problem.line for problem in problems if problem.line)
+        self.query_one(TextArea).move_cursor((first - 1, 0), center=True)  # without the focus: `q` is still a key
+
     def offer(self, text: str) -> bool:
         """A file has another text: take it in as an edit where nothing was typed; whether it was."""
         self._offered = text
@@ -203,17 +235,16 @@ class PlanPane(Vertical):
             self._timer.stop()
             self._timer = None
         text = self.text
-        self._problems = self._check(text) if self.edited else ()
+        self._problems = self._check(text) if self.edited else self._failure
         self._show_title()
         notes = self.query_one(PlanNotes)
         if self._problems:
-            self._notes(len(self._problems))
             notes.show_problems(self._problems)
         else:
             self.post_message(PlanEdited(text))
 
     def _notes(self, count: int) -> None:
-        self.query_one(PlanNotes).styles.height = min(max(count, 1) + 1, 9) if count else 0
+        self.query_one(PlanNotes).styles.height = min(max(count, 1) + 1, MOST_ROWS) if count else 0
 
     def _show_title(self) -> None:
         title = "4 plan" + (" · edited" if self.edited else "")
@@ -269,4 +300,4 @@ class PlanPane(Vertical):
 
     def action_leave(self) -> None:
         """Back to the curves; where there is room for one pane only, they have to be shown first."""
-        self.post_message(PaneAsked(2))
+        self.post_message(PaneAsked("curves"))

@@ -5,7 +5,7 @@ compared by whole ones, each with its marks and joiners.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal, NamedTuple, cast
 
 from rich.cells import split_graphemes
@@ -18,7 +18,7 @@ from lmplay_tui.run.events import Prediction
 from lmplay_tui.run.view import PredictionSeen, RunView
 from lmplay_tui.text import one_line, printable
 from lmplay_tui.ui.legend import SHADES, WORDS
-from lmplay_tui.ui.messages import CommandAsked
+from lmplay_tui.ui.messages import CommandAsked, KeysChanged
 from lmplay_tui.ui.tty.patches import set_titles
 from lmplay_tui.ui.widgets.lines import Lines, Piece, Row, fitted, labelled, right, row_width, spread
 
@@ -330,6 +330,11 @@ class Predictions(Lines):
 
     # ---- keys
 
+    def keys_now(self) -> Mapping[str, str]:
+        if self._token is None:
+            return {"leave_cursor": ""}
+        return {"sideways(-1)": "token", "cursor": "no cursor", "leave_cursor": "back"}
+
     def _looked_at(self) -> tuple[list[PredictionSeen], int]:
         listed = self._listed(self._view) if self._view is not None else []
         return listed, self._index(listed)
@@ -390,12 +395,14 @@ class Predictions(Lines):
         else:
             self._token = None
         self._update()
+        self.post_message(KeysChanged())
 
     def action_leave_cursor(self) -> None:
         if self._token is None:
             raise SkipAction  # the screen's own way back
         self._token = None
         self._update()
+        self.post_message(KeysChanged())
 
     def action_pin(self) -> None:
         """Answer this prompt at each evaluation from now on, or no longer."""

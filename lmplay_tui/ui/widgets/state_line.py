@@ -33,11 +33,12 @@ class StateLine(Lines, can_focus=False):
         sign, style, _ = STATES.get(state, STATES["running"])
         doing = view.activity if state in ("running", "starting") else state
         begin: list[Piece] = [(f" {sign} ", style), (doing, f"{style} strong")]
-        if view.fraction is not None:
+        own = doing == view.activity  # else what is told of the activity is of another one
+        if own and view.fraction is not None:
             begin.append((f" {format_percent(view.fraction)}", style))
         place: list[Piece] = []
         since = view.now() - view.activity_since
-        if not view.over and (doing != "training" or state == "paused"):
+        if own and not view.over and (doing != "training" or state == "paused"):
             place.append((f" {format_duration(max(since, 0) // 1)}", "dim"))
         stage = view.stage
         if stage is not None:
@@ -48,7 +49,7 @@ class StateLine(Lines, can_focus=False):
         if self._attached and not view.over:
             rest.append(("  attached", "accent"))
         end = [*self._cost(view), *self._end(view)]
-        detail: list[Piece] = [(f" {view.detail}", "dim")] if view.detail else []
+        detail: list[Piece] = [(f" {view.detail}", "dim")] if own and view.detail else []
         whole = row_width([*begin, *detail, *place, *rest])
         if whole + row_width(end) > self.size.width:  # when it ends is missed more than what it costs
             end = self._end(view) if self.size.width >= 36 else []
@@ -153,5 +154,5 @@ class PaneTabs(Lines, can_focus=False):
         row = self.rows[0]
         for i in range(len(self._names)):
             if offset.x < row_width(row[: 2 * i + 2]):
-                self.post_message(PaneAsked(i + 1))
+                self.post_message(PaneAsked(self._names[i]))
                 return

@@ -3,12 +3,14 @@
 import contextlib
 import math
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from lmplay_tui.background import BackgroundCall
 from lmplay_tui.formats import format_duration, format_memory_use, format_parameters, format_percent, format_rate
+from lmplay_tui.process import ProcessorLoad
 from lmplay_tui.run.metric_names import RECENT_STEPS
 from lmplay_tui.run.pace import PARTS
 from lmplay_tui.run.view import RunView
@@ -37,6 +39,7 @@ class Machine:
     def __init__(self) -> None:
         self._psutil: Any = None
         self._process: Any = None
+        self._load: ProcessorLoad | None = None
         self._nvml: Any = None
         self._gpus: list[Any] = []
         self._running: dict[str, BackgroundCall[None]] = {}
@@ -74,8 +77,7 @@ class Machine:
         return [reading for i in range(len(self._gpus)) for reading in self._gpu_readings(i)]
 
     def _own_readings(self, pid: int | None) -> list[Reading]:
-        first = self._psutil is None
-        if first:
+        if self._psutil is None:
             import psutil
 
             self._psutil = psutil
@@ -85,11 +87,17 @@ class Machine:
         own = self._memory_of(pid)
         if own is not None:
             said += f", {'ours' if pid == os.getpid() else 'the run'} {own / 2**30:.1f}"
-        busy = self._psutil.cpu_percent(FIRST_S if first else None) / 100
-        return [
-            Reading("cpu", busy, f"{format_percent(busy)} of {os.cpu_count() or 1}"),
-            Reading("memory", used / memory.total, said),
-        ]
+        readings = [Reading("memory", used / memory.total, said)]
+        busy = self._busy_share()
+        if math.isfinite(busy):
+            readings.insert(0, Reading("cpu", busy, f"{format_percent(busy)} of {os.cpu_count() or 1}"))
+        return readings
+
+    def _busy_share(self) -> float:
+        if self._load is None:
+            self._load = ProcessorLoad()
+            time.sleep(FIRST_S)
+        return self._load()
 
     def _memory_of(self, pid: int | None) -> int | None:
         """Resident bytes; None where there is no such process, or no more."""
