@@ -8,7 +8,7 @@ from importlib import import_module
 
 import lmplay_tui
 from lmplay_tui import process
-from lmplay_tui.errors import EXIT_BUG, EXIT_LEFT_AT_ONCE, EXIT_OK, EXIT_TRAINING, UserError
+from lmplay_tui.errors import EXIT_BUG, EXIT_LEFT_AT_ONCE, EXIT_OK, EXIT_TRAINING, EXIT_USAGE, UserError
 from lmplay_tui.text import printable
 
 TUI, TRAINER, PLOTSTATS, GENERATOR = "lmplay-tui", "lmp_trainer", "lmp_plotstats", "lmp_generator"
@@ -87,7 +87,10 @@ def guarded(prog: str, words: Sequence[str], work: Callable[[], int]) -> int:
     except BrokenPipeError:  # the reader of our output has left: `| head`
         _write_no_more()
         return EXIT_OK
-    except BaseException:  # native libraries raise what is no Exception
+    except BaseException as error:  # native libraries raise what is no Exception
+        if isinstance(error, FileNotFoundError) and _is_folder_gone():
+            print("the folder in which this was started is no longer there: cd to another one", file=sys.stderr)
+            return EXIT_USAGE
         print(printable(traceback.format_exc()), end="", file=sys.stderr)
         return EXIT_BUG
 
@@ -114,6 +117,14 @@ def _written(status: int) -> int:
         print(f"what was printed could not be written: {error.strerror}", file=sys.stderr)
         return status or EXIT_TRAINING
     return status
+
+
+def _is_folder_gone() -> bool:
+    try:
+        os.getcwd()  # noqa: PTH109  (the call whose failure is meant)
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def _write_no_more() -> None:
