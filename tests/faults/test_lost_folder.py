@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lmplay_tui.commands import ctl
+from lmplay_tui.commands.ctl import main as ctl
 from lmplay_tui.errors import UserError
-from lmplay_tui.run import folder
 from lmplay_tui.run.controls import Controls, SaveNow, Stop
 from lmplay_tui.run.events import CheckpointSaved, Event, HandedOver, RunFailed, RunStopped, StepDone, Warned
 from lmplay_tui.run.folder import RunFolder, RunHeldError, RunLock, taken
@@ -50,8 +49,8 @@ def train_until(end: Callable[[Event], bool], then: Stop | SaveNow, at_step_3: C
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_the_folder_is_made_again_and_the_run_is_held(long_run, monkeypatch, loss):
-    monkeypatch.setattr(folder, "HEARTBEAT_S", 0.05)
+def test_the_folder_is_made_again_and_the_run_is_held(long_run, seams, loss):
+    seams.put("heartbeat", 0.05)
     refused = []
 
     def made_again(event: Event) -> bool:
@@ -74,9 +73,9 @@ def test_the_folder_is_made_again_and_the_run_is_held(long_run, monkeypatch, los
     assert not long_run.alive()
 
 
-def test_a_run_that_another_process_has_taken_is_written_by_that_one_alone(long_run, monkeypatch):
+def test_a_run_that_another_process_has_taken_is_written_by_that_one_alone(long_run, seams):
     """Taken between two heartbeats: it is the save that finds it."""
-    monkeypatch.setattr(folder, "HEARTBEAT_S", 3600.0)
+    seams.put("heartbeat", 3600.0)
     locks: list[RunLock] = []
 
     def take_it() -> None:
@@ -109,12 +108,12 @@ def test_the_next_processs_word_is_not_overwritten_by_a_hand_over(tmp_path, writ
     assert (run.status().get("step") == 9) == (written_by == 1234)
 
 
-def test_a_command_is_not_waited_for_for_ever(tmp_path, monkeypatch):
+def test_a_command_is_not_waited_for_for_ever(tmp_path, seams):
     """What holds the run takes no commands: another program, or a process whose folder was replaced."""
-    monkeypatch.setattr(ctl, "MOST_S", 0.3)
+    seams.put("an answer takes at most", 0.3)
     lock = taken(RunFolder(tmp_path / "m.lmp"))
     try:
         with pytest.raises(UserError, match=r"m: no answer in .* minutes"):
-            ctl.main([str(tmp_path / "m.lmp"), "save"], "lmplay-tui ctl")
+            ctl([str(tmp_path / "m.lmp"), "save"], "lmplay-tui ctl")
     finally:
         lock.release()
