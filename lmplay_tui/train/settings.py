@@ -114,13 +114,20 @@ def _united(one: Overruled, other: Overruled) -> dict[str, list[str]]:
     return {stage: sorted({*one.get(stage, ()), *other.get(stage, ())}) for stage in {**one, **other}}
 
 
-def check_fixed(settings: Settings, model_args: Mapping[str, Any]) -> None:
+def check_fixed(settings: Settings, plan_before: Plan, model_args: Mapping[str, Any]) -> None:
     """Compare what the command line and the plan say of the model's shape with the checkpoint's.
+
+    What `plan_before`, the checkpoint's, says as well is no difference: a command line has overruled it then.
 
     Raises `UserError`, one line a difference, naming both.
     """
     problems = []
-    for layer, place in ((settings.line, "the command line"), (settings.plan.train, "the plan")):
+    of_plan = {
+        name: value
+        for name, value in settings.plan.train.items()
+        if name not in settings.line and name in _changed(plan_before.train, settings.plan.train)
+    }
+    for layer, place in ((settings.line, "the command line"), (of_plan, "the plan")):
         for name, value in layer.items():
             if OPTIONS[name].on_resume is OnResume.FIXED and name in model_args and model_args[name] != value:
                 problems.append(
