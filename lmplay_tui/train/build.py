@@ -133,7 +133,7 @@ def read_start(run: RunFolder, launch: Launch, warnings: list[str]) -> Start:
     of_run = checkpoint["runner"]["state_args"]
     before = Settings(plan_before, launch.line, recorded(of_run["options"]), overruled_of(of_run), as_given)
     settings = before.with_plan(plan)
-    check_fixed(settings, plan_before, checkpoint["model"]["state_args"])
+    check_fixed(settings, checkpoint["model"]["state_args"])
     start = Start(run, launch, settings, checkpoint, is_newest, before)
     if plan is not plan_before:
         progress = Progress.from_state(checkpoint["runner"]["state"]["progress"])

@@ -402,18 +402,3 @@ def test_a_plan_that_another_hand_edited_while_nothing_ran_is_kept(place):
     events = stop_after(6, model="m.lmp", training_plan=other)
     assert len(list(history.iterdir())) == 2, "the plan that was before"
     assert not [event for event in events if isinstance(event, Warned) and "was another" in event.message]
-
-
-def test_a_shape_that_the_line_gave_over_the_plan_s_is_no_difference_later(place: Path) -> None:
-    """`--model` alone goes on, and so does the same line once more; a plan that now says another shape does not."""
-    text = Path(write_plan(place)).read_text("utf-8").replace("epochs = 1.2", "epochs = 0.1")
-    plan = write_plan(place, text)
-    assert isinstance(last(train(training_plan=plan, model="m.lmp", num_blocks=3)), RunDone)
-    for line in ({}, {"training_plan": plan, "num_blocks": 3}, {"training_plan": plan}):
-        end = last(train(model="m.lmp", **line))
-        assert isinstance(end, RunDone), end
-        assert end.already
-    write_plan(place, text.replace("num_blocks = 2", "num_blocks = 4"))
-    end = last(train(model="m.lmp", training_plan=plan))
-    assert isinstance(end, RunFailed)
-    assert end.message.startswith("--num-blocks: the checkpoint has 3, the plan says 4;")
