@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 GROUND := pyproject.toml constraints.txt
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
@@ -25,7 +25,7 @@ test-all: check  ## both of them at once
 
 test-oldest: $(GROUND)  ## the fast tests of models and training on the oldest torch that pyproject.toml admits
 	$(PYTHON) -m venv $(VENV)-oldest
-	$(VENV)-oldest/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' \
+	$(VENV)-oldest/bin/python -m pip install --disable-pip-version-check --editable '.[dev]' \
 		"$$(sed -n 's/^ *"torch>=\([0-9.]*\)".*/torch==\1.0/p' pyproject.toml)"
 	$(VENV)-oldest/bin/python -m pytest --numprocesses 2 tests/train tests/models
 
@@ -52,11 +52,12 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: $(GROUND) | $(BIN)/python
-	@echo "Installing lmplay-tui into $(VENV) (once; a few minutes) ..."
+	@echo "Installing lmplay-tui into $(VENV), once. torch is most of it: up to 3 GB with its libraries for a GPU."
 	@$(PIP) --editable .
+	@echo "The commands are in $(BIN): type $(BIN)/lmplay-tui, or first: . $(BIN)/activate"
 	@touch $@
 
 $(VENV)/.installed-dev: $(GROUND) | $(BIN)/python
-	@echo "Installing lmplay-tui and its test tools into $(VENV) (once; a few minutes) ..."
+	@echo "Installing lmplay-tui and its test tools into $(VENV), once ..."
 	@$(PIP) --editable '.[dev]'
 	@touch $@ $(VENV)/.installed

@@ -140,6 +140,17 @@ class Folder:
         with self.replacing(name) as file:
             file.write(data)
 
+    def overwrite(self, name: str, data: bytes) -> None:
+        """Put other bytes into the room that a small text file has already, blanks behind them: a full disk allows it.
+
+        A reader may see half of it for a moment. `OSError` where they do not fit, or the file has other names.
+        """
+        with os.fdopen(self.open(name, os.O_WRONLY), "wb", buffering=0) as file:
+            found = os.fstat(file.fileno())
+            if found.st_nlink > 1 or len(data) > found.st_size:
+                raise OSError(errno.ENOSPC, "has no room for it", str(self.path / name))
+            file.write(data.ljust(found.st_size))
+
     def _mode_before(self, name: str, handle: int) -> int | None:
         try:
             found = os.stat(name, dir_fd=handle, follow_symlinks=False)

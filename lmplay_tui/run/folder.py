@@ -29,6 +29,7 @@ HEARTBEAT_STALE_S = 30.0
 LOCK_FROM = "LMPLAY_TUI_LOCK"  # environment: `descriptor:path` of a lock that a process was started with
 _CANNOT_LOCK = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 _MOST_BYTES = 1 << 22  # of `run.json` or a plan: ours have some kilobytes
+_ROOM = 4096  # `run.json` ends in at least so many blanks: a run that ends by a full disk needs them to say why
 _FILES = (
     "run.json", "plan.toml", "metrics.jsonl", "events.jsonl", "predictions.jsonl", "log.txt", "log.1.txt", "lock",
     "about.json", "renaming.json",
@@ -159,8 +160,13 @@ class RunFolder:
         return value if isinstance(value, dict) else {}
 
     def write_status(self, status: dict[str, Any]) -> None:
-        """Replace `run.json`. Raises `OSError`."""
-        self.files.write("run.json", json.dumps(status, ensure_ascii=False, indent=1).encode("utf-8", "replace"))
+        """Replace `run.json`; on a full disk write into the room that is kept in it. Raises `OSError`."""
+        data = json.dumps(status, ensure_ascii=False, indent=1).encode("utf-8", "replace")
+        room = _ROOM * (len(data) // _ROOM + 2)
+        try:
+            self.files.write("run.json", data.ljust(room))
+        except OSError:
+            self.files.overwrite("run.json", data)
 
     def plan_text(self) -> bytes | None:
         """The plan that it was last trained by, as its folder has it; None where there is none. Raises `OSError`."""

@@ -17,7 +17,6 @@ from lmplay_tui.background import BackgroundCall
 from lmplay_tui.errors import EXIT_USAGE
 from lmplay_tui.files import Folder, open_given, write_whole
 from lmplay_tui.plan.builtin import shipped_folder
-from lmplay_tui.plan.editing import rounded_epochs, stage_tables
 from lmplay_tui.plan.problems import Form, PlanError, Problem
 from lmplay_tui.plan.reading import failure_problems, parse_plan, plan_path, problems_of
 from lmplay_tui.plan.schema import DatasetSpec
@@ -27,7 +26,6 @@ from lmplay_tui.run.status import StageView
 from lmplay_tui.run.view import RunView
 from lmplay_tui.text import one_line
 from lmplay_tui.ui.messages import PaneAsked, StageChange
-from lmplay_tui.ui.plan_effect import effect_rows, refusals
 from lmplay_tui.ui.screens import dialogs
 from lmplay_tui.ui.source import Source
 from lmplay_tui.ui.widgets.plan_pane import PlanPane
@@ -79,6 +77,8 @@ class PlanEditor:
 
     def check(self, text: str) -> Sequence[Problem]:
         """All that is wrong with a plan's text, and why the run would refuse it."""
+        from lmplay_tui.ui.plan_effect import refusals  # here, as below: for an edit alone, behind the first frame
+
         problems = problems_of(text, file="plan", folder=self.folder)
         return problems or refusals(self._run_plan, text, self._view, self.folder)
 
@@ -133,6 +133,8 @@ class PlanEditor:
 
     def show_effect(self, text: str) -> None:
         """Show under the text what applying it would change."""
+        from lmplay_tui.ui.plan_effect import effect_rows
+
         pane = self._pane
         pane.show_effect(
             effect_rows(self._run_plan, text, self._view, self.folder, self._price_per_hour, width=pane.notes_width)
@@ -331,6 +333,8 @@ def changed_plan(
     because it may not end before what it has read when the change arrives.
     """
     import tomlkit  # for a change alone: a run's first frame waits for none
+
+    from lmplay_tui.plan.editing import rounded_epochs, stage_tables
 
     document = tomlkit.parse(text)
     tables = stage_tables(document)

@@ -47,7 +47,6 @@ from lmplay_tui.ui.messages import (
 from lmplay_tui.ui.plan_editor import PlanEditor
 from lmplay_tui.ui.screens import dialogs
 from lmplay_tui.ui.screens.help import keys_now
-from lmplay_tui.ui.screens.runs import Runs
 from lmplay_tui.ui.source import FolderSource, Source
 from lmplay_tui.ui.tty.signals import TWICE_WITHIN_S
 from lmplay_tui.ui.widgets.curriculum import Curriculum, failure_rows
@@ -415,6 +414,8 @@ class Dashboard(Screen[None]):
         self.refresh_now()
 
     def action_runs(self) -> None:
+        from lmplay_tui.ui.screens.runs import Runs  # here: no first frame waits for it
+
         def answered(path: str | None) -> None:
             if path is not None:
                 self.post_message(GhostAsked(path or None))

@@ -1,0 +1,74 @@
+"""A real file system that is full while a run trains on it."""
+
+import ctypes
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmplay_tui.run.controls import Controls
+from lmplay_tui.run.events import LAST_EVENTS, StepDone
+from lmplay_tui.run.folder import RunFolder
+from lmplay_tui.train.launch import run_events
+from tests.faults.forks import Child
+from tests.train.runs import given, write_plan
+
+_NEW_USER, _NEW_MOUNTS = 0x10000000, 0x00020000  # sched.h
+_PRIVATE = 0x4000 | 0x40000  # sys/mount.h: MS_REC, MS_PRIVATE
+
+
+def mount(folder: Path, size_kb: int) -> bool:
+    """Mount a small disk that only this process sees; False where this machine does not allow that."""
+    libc, user, group = ctypes.CDLL(None, use_errno=True), os.getuid(), os.getgid()
+    if libc.unshare(_NEW_USER | _NEW_MOUNTS):
+        return False
+    try:
+        Path("/proc/self/setgroups").write_text("deny", encoding="ascii")
+        Path("/proc/self/uid_map").write_text(f"0 {user} 1", encoding="ascii")
+        Path("/proc/self/gid_map").write_text(f"0 {group} 1", encoding="ascii")
+    except OSError:
+        return False
+    folder.mkdir()
+    libc.mount(None, b"/", None, _PRIVATE, None)
+    return not libc.mount(b"tmpfs", str(folder).encode(), b"tmpfs", 0, f"size={size_kb}k".encode())
+
+
+def fill(folder: Path) -> None:
+    with (folder / "others").open("wb", buffering=0) as file:
+        try:
+            while file.write(bytes(4096)):
+                pass
+        except OSError:
+            return
+
+
+def train_on_a_small_disk(plan: str, report: Callable[[Any], None]) -> None:
+    if not mount(Path("small"), 1024):
+        report("not allowed")
+        return
+    run = RunFolder(Path("small/m.lmp"))
+    for event in run_events(given(training_plan=plan, model=str(run.model), save_interval=6), Controls()):
+        if isinstance(event, StepDone) and event.step == 2:
+            fill(Path("small"))
+        if isinstance(event, LAST_EVENTS):
+            report(event)
+    report(run.status())
+    report(os.statvfs("small").f_bavail)
+
+
+def test_a_run_that_a_full_disk_ends_says_so(place):
+    plan = write_plan(place)
+    with Child(lambda report: train_on_a_small_disk(plan, report)) as child:
+        said = list(child.reports())
+        assert child.wait() == 0
+    if said == ["not allowed"]:
+        pytest.skip("no file system can be mounted here")
+    end, status, free = said
+    assert free == 0
+    assert end.exit_code == 3
+    assert "saves in a row have failed" in end.message
+    assert status["state"] == "failed"
+    assert status["message"] == end.message
+    assert status["step"] == end.step > 2
