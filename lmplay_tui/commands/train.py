@@ -234,7 +234,7 @@ class Headless:
         """
         view = self._view
         accuracy, of_characters = values.get("train/accuracy"), values.get("train/character_accuracy")
-        left = view.seconds_left()
+        left, rate = view.seconds_left(), view.pace.tokens_per_s  # of its first moments the line alone knows
         is_narrow = width is not None and width < NARROW
         parts = {
             "stage": f"{'' if is_narrow else 'stage '}{view.stage_index + 1}/{len(view.stages)} {values['stage']}",
@@ -243,7 +243,7 @@ class Headless:
             "loss": f"loss {number(values[RECENT_LOSS]):.3f}",
             "accuracy": f"acc {accuracy:.3f}" if accuracy is not None else "",
             "by characters": f"char acc {of_characters:.3f}" if of_characters is not None else "",
-            "rate": f"{format_rate(values['perf/tokens_per_s'])} tok/s",
+            "rate": f"{format_rate(rate if math.isfinite(rate) else values['perf/tokens_per_s'])} tok/s",
             "left": f"ETA {format_duration(left)}{self._clock(left)}" if math.isfinite(left) else "",
             "cost": f"cost {format_cost(self._price_per_hour, view.spent_s)}"
             if self._price_per_hour is not None

@@ -72,6 +72,10 @@ FIGURES: Mapping[str, str] = {
     "val loss": "of the newest validation alone, mean over its truth tokens (`val/loss`): the same places",
     "eval loss": "of the newest evaluation of the stage's fixed set (`eval/loss`)",
     "learning rate": "of the last step (`train/lr`)",
+    "tok/s": "tokens over the last 20 seconds by the clock, all that happens between steps included: the system pane, "
+    "the curriculum, `status`, `runs`, the launcher, headless lines (`perf/tokens_per_s` counts the steps alone)",
+    "ends, left, ETA": "the rows that are left, at the pace of the last ten minutes by the clock, all included: the "
+    "same places",
 }
 
 # Curves that are averaged over the chosen number of steps. All others (rates, memory, shares, counts) are drawn as they

@@ -19,11 +19,16 @@ class Pace:
         self._window_s = window_s
         self._short_s = short_s
         self._last: tuple[float, float, float] | None = None
+        self._told: tuple[float, float] | None = None
 
     def clear(self) -> None:
         """Forget the past: a pause, a new stage or a resume would falsify the rates."""
         self._marks.clear()
-        self._last = None
+        self._last = self._told = None
+
+    def tell(self, rows_per_s: float, tokens_per_s: float) -> None:
+        """What the trainer itself has measured: it holds before what a reader of its journals can. NaN: not known."""
+        self._told = (rows_per_s, tokens_per_s)
 
     def mark(self, at_s: float, rows: float, tokens: float) -> None:
         """Note how far the run is at `at_s`."""
@@ -44,6 +49,8 @@ class Pace:
             self.mark(at_s[-1], rows[-1], tokens[-1])
 
     def _rate(self, column: int, window_s: float) -> float:
+        if self._told is not None and math.isfinite(told := self._told[column - 1]):
+            return told
         if self._last is None or not self._marks:
             return math.nan
         since = self._last[0] - window_s

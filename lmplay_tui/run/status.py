@@ -226,10 +226,12 @@ class RunStatus:
 
     def _run_started(self, event: events.RunStarted) -> None:
         self.device, self.plan_folder, self.is_placed = event.device, event.plan_folder, True
-        self.at = self.at._replace(step=float(event.step), rows=float(event.rows), tokens=float(event.tokens))
-        if event.resumed_from is None:  # nothing of a run before holds
+        is_anew = event.resumed_from is None
+        seconds = event.elapsed_s if is_anew or event.elapsed_s else self.at.time  # an older journal does not say it
+        self.at = At(float(event.step), float(event.rows), float(event.tokens), seconds)
+        if is_anew:  # nothing of a run before holds
             self.lr, self.stage_index, self.checkpoint = math.nan, -1, None
-        if event.resumed_from is None or event.train_loss is not None:  # else an older journal
+        if is_anew or event.train_loss is not None:  # else an older journal
             self.train_loss, self.val_loss = event.train_loss, event.val_loss
         self.state, self.result, self.handed_over = "running", None, None
         self._take_stages(event.stages)
@@ -350,6 +352,12 @@ class SavedStatus(RunStatus):
         self.message = one_line(record.get("message") or "", 400) if self.state == "failed" else ""
         self.tokens_per_s = number(record.get("tokens_per_s")) if alive else math.nan
         self.eta_s = number(record.get("eta_s")) if alive else 0.0 if self.state == "finished" else math.nan
+
+    @property
+    def rows_per_s(self) -> float:
+        """As the trainer has found it over the last minutes; NaN where it has not."""
+        left = sum(stage.rows_left for stage in self.stages)
+        return left / self.eta_s if self.eta_s > 0 else math.nan
 
     def fields(self) -> dict[str, Any]:
         """The fields of `status --json` but for the name; what is not known is None."""

@@ -191,6 +191,7 @@ class FolderSource:
             if begun > self._activity_begun:  # the same again, and anew: between two looks it was over
                 self._activity_begun, view.activity_since = begun, view.now()
             view.set_activity(status.activity or "training", status.detail, status.fraction)
+            view.pace.tell(status.rows_per_s, status.tokens_per_s)
             view.state = status.state
         elif not view.over:
             view.state = status.state

@@ -25,10 +25,12 @@ from lmplay_tui.ui.notices import terminal_title
 from lmplay_tui.ui.run_list import find_runs, run_detail, run_table
 from lmplay_tui.ui.session import LiveSource
 from lmplay_tui.ui.source import FolderSource
+from lmplay_tui.ui.widgets.chart import ChartBuilder
+from lmplay_tui.ui.widgets.curve_window import CurveWindow, Group
 from lmplay_tui.ui.widgets.lines import Lines, Row
 from tests.train.conftest import _one_thread, place  # noqa: F401
 from tests.train.runs import given, write_plan
-from tests.ui.fake import Clock, FakeSource
+from tests.ui.fake import Clock, FakeSource, started
 
 PLAN = """\
 [train]
@@ -192,6 +194,27 @@ async def test_a_loss_is_the_same_wherever_it_is_shown(place: Path, capsys: pyte
         one_value(losses)
 
 
+def drawn(view: RunView, *metrics: str) -> str:
+    """A chart of it, with its title: the raw points and the smoothed line."""
+    charts = ChartBuilder(view, CurveWindow(), (0.0, 60.0), 90, [])
+    group = Group("chart", metrics or (OF_STEPS,))
+    return text_of(charts.rows(group, 14, selected=False, signs=False, right=[]))
+
+
+def test_rates_memory_and_shares_are_drawn_as_they_are() -> None:
+    """Their legend names the newest value; that of a metric which scatters, the mean over the steps of the frame."""
+    view = RunView(Clock())
+    view.follow(started())
+    names = ("train/lr", "memory/used", "perf/mfu", "data/text_shown", "sys/cpu", "train/grad_norm")
+    for step in range(10, 70, 10):
+        values = dict.fromkeys(names, 0.25 if step < 60 else 0.75)
+        line = {"step": step, "steps": 10, "samples": step, "tokens": step, "elapsed_s": step, "stage": "topics"}
+        view.follow(MetricsLogged({**line, OF_STEPS: 3.0, RECENT_LOSS: 3.0, **values}))
+    shown = {name: drawn(view, name).splitlines()[0] for name in names}
+    assert "0.35" in shown.pop("train/grad_norm"), "five lines of ten steps: 0.25 four times, 0.75 once"
+    assert all("0.75" in title for title in shown.values()), shown
+
+
 def test_a_resume_leaves_the_curves_as_they_were(place: Path) -> None:  # noqa: F811
     """The raw points beside the smoothed line, too: those of steps give way to their line's, live as for viewers."""
     plan = write_plan(place, PLAN)
@@ -201,6 +224,11 @@ def test_a_resume_leaves_the_curves_as_they_were(place: Path) -> None:  # noqa: 
         ours, theirs = live.history.series[name].points(), seen.history.series[name].points()
         for part in ("x", "mean", "least", "greatest", "count"):
             assert getattr(ours, part).tolist() == getattr(theirs, part).tolist(), (name, part)
+    again = LiveSource(Launch({"model": "m.lmp"}))
+    again._remember(RunFolder(Path("m.lmp")))
+    while again.poll():
+        pass
+    assert drawn(live) == drawn(seen) == drawn(again.view)
     points = live.history.series[OF_STEPS].points()
     assert points.x.tolist() == [10, 20, 30, 35, 40, STOPS_AT], "a line at the first stage's end, and at the stop"
     assert points.count.tolist() == [10, 10, 10, 5, 5, 8]

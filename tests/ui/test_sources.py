@@ -26,7 +26,7 @@ from lmplay_tui.ui.source import FolderSource
 from lmplay_tui.ui.tty.signals import StrayPrints
 from tests.run.test_view import journals
 from tests.ui.conftest import Open, until
-from tests.ui.fake import Clock, FakeSource, fed, started, step_done, training
+from tests.ui.fake import STAGES, Clock, FakeSource, fed, started, step_done, training
 
 STOPPED = happened.RunStopped(20, "a.lmp", "lmplay-tui --model a.lmp", "asked")
 
@@ -182,6 +182,29 @@ def test_what_a_run_does_is_never_older_than_its_last_end(folder: RunFolder) -> 
     clock.now += 2
     source.poll()
     assert source.view.activity == "training"
+    lock.release()
+
+
+def test_speed_and_end_are_the_trainers_own(folder: RunFolder) -> None:
+    """A reader of lines cannot know how long the validations between them took."""
+    write(folder, 30)
+    stages = [
+        {"name": info.name, "datasets": info.datasets, "epochs": info.epochs, "rows_total": info.rows_total,
+         "rows_done": 300 if info is STAGES[0] else 0} for info in STAGES
+    ]  # fmt: skip
+    lock = RunLock(folder)
+    lock.take()
+    folder.write_status({"state": "running", "stages": stages, "tokens_per_s": 1234.0, "eta_s": 5000.0})
+    clock = Clock()
+    source = FolderSource(folder, clock)
+    while source.poll() or source.behind:
+        pass
+    assert source.view.pace.tokens_per_s == 1234.0
+    assert source.view.seconds_left() == pytest.approx(5000.0)
+    folder.write_status({"state": "running", "stages": stages, "tokens_per_s": None, "eta_s": None})
+    clock.now += 2
+    source.poll()
+    assert source.view.pace.tokens_per_s != 1234.0, "what is not told is measured"
     lock.release()
 
 
