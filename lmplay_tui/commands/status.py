@@ -121,7 +121,7 @@ def full_lines(run: RunFolder, status: SavedStatus) -> list[str]:
         "val loss": f"{status.val_loss:.4f}" if _known(status.val_loss) else None,
         "learning rate": format_lr(status.lr) if _known(status.lr) else None,
         "tokens/s": format_rate(status.tokens_per_s) if _known(status.tokens_per_s) else None,
-        "left": format_duration(status.eta_s) if _known(status.eta_s) else None,
+        "left": format_duration(status.eta_s) if status.state == "running" and _known(status.eta_s) else None,
         "checkpoint": f"{one_line(saved.path, 400)}, step {saved.step:,}" if saved is not None else None,
         "tags": own.words or None,
         "note": own.note or None,

@@ -45,9 +45,14 @@ class Settings:
     overruled: Overruled = field(default_factory=dict)
     plan_as_given: str = ""
 
+    @property
+    def given_before(self) -> Mapping[str, Any]:
+        """What earlier command lines gave of the whole run, as far as it holds still."""
+        return self._remembered_for(WHOLE_RUN)
+
     def for_run(self) -> TrainOptions:
         """The options that do not belong to a stage."""
-        return resolve(self.line, self._remembered_for(WHOLE_RUN), self.plan.train)
+        return resolve(self.line, self.given_before, self.plan.train)
 
     def for_stage(self, stage: Stage) -> TrainOptions:
         """The options that hold while `stage` runs."""
@@ -117,10 +122,13 @@ def _united(one: Overruled, other: Overruled) -> dict[str, list[str]]:
 def check_fixed(settings: Settings, model_args: Mapping[str, Any]) -> None:
     """Compare what the command line and the plan say of the model's shape with the checkpoint's.
 
+    What a plan says that an earlier command line has overruled was never so: the run goes on as it was.
     Raises `UserError`, one line a difference, naming both.
     """
     problems = []
-    for layer, place in ((settings.line, "the command line"), (settings.plan.train, "the plan")):
+    before = settings.given_before
+    plan = {name: value for name, value in settings.plan.train.items() if name not in before}
+    for layer, place in ((settings.line, "the command line"), (plan, "the plan")):
         for name, value in layer.items():
             if OPTIONS[name].on_resume is OnResume.FIXED and name in model_args and model_args[name] != value:
                 problems.append(

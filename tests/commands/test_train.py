@@ -234,6 +234,19 @@ def test_what_the_command_line_gave_holds_on_a_resume(folder):
     assert set(rates) == {0.002}
 
 
+def test_a_shape_that_the_line_gave_instead_of_the_plan_is_resumed(folder, capfd):
+    """The command that is printed goes on, whatever the plan says of the shape; a plan that changes it is refused."""
+    text = '[train]\nembed_dim = 32\n[stages.s]\ndataset = "local.jsonl"\n'
+    plan = write_plan(folder, text)
+    assert trainer("--training-plan", plan, "--model", "m.lmp", *TINY) == 0
+    for words in (["--model", "m.lmp"], ["--model", "m.lmp", "--training-plan", plan]):
+        assert trainer(*words) == 0
+    capfd.readouterr()
+    write_plan(folder, text.replace("32", "48"))
+    assert trainer("--training-plan", plan, "--model", "m.lmp") == 2
+    assert re.search("--embed-dim: the checkpoint has 16, the plan says 48", capfd.readouterr().err)
+
+
 def test_a_changed_plan_beats_what_the_command_line_gave_before(folder):
     plan = write_plan(folder, '[stages.stories]\ndataset = "local.jsonl"\nlr = 0.5\n')
     assert trainer("--training-plan", plan, "--model", "m.lmp", "--lr", "0.002", *TINY) == 0
