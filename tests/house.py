@@ -1,8 +1,9 @@
 """How the package is built, checked by `make check`: `python -m tests.house` names what breaks a rule, or nothing.
 
 The rules: no circle of imports between modules; a file holds one idea, so it is neither a splinter of its only importer
-nor longer than a reader can hold; nothing is written twice. An exception stands here with its reason, and one
-that is no longer needed is an error too.
+nor longer than a reader can hold; nothing is written twice. Tests import no name that begins with an underscore, come
+to another room by its doors, and replace what is the product's in `tests/seams.py` alone, so that a move of a module
+touches few of them. An exception stands here with its reason, and one that is no longer needed is an error too.
 """
 
 import ast
@@ -13,6 +14,8 @@ from pathlib import Path
 
 import grimp
 
+from tests.seams import SEAMS
+
 PACKAGE = "lmplay_tui"
 MOST_LINES = 650
 FEWEST_LINES = 60  # a shorter file with one importer is a part of that importer
@@ -22,6 +25,27 @@ CIRCLES: dict[str, str] = {}
 SMALL: dict[str, str] = {}
 LONG: dict[str, str] = {}
 REPEATED: dict[str, str] = {}
+
+# What tests of other rooms may import of a room; of a room that is not here, all. `tests/bench` and `tests/gpu` measure
+# parts, and what lies beside the rooms is for all of them.
+DOORS = {
+    "data": {"batches", "rows", "samples", "stage_data", "tokenizer", "worker"},
+    "models": {"body", "generation", "gpt2ish", "lmplay_weights", "registry"},
+    "plan": {"builtin", "reading", "schema"},
+    "run": {"axes", "charts", "control_files", "controls", "events", "export", "folder", "journal", "learning_rate",
+            "metric_names", "notify", "recorder", "sentences", "statistics", "status", "upkeep", "view"},
+    "train": {"check", "checkpoint", "launch", "progress", "settings"},
+    "ui": {"app", "run_list", "screens.dashboard", "session", "source"},
+}  # fmt: skip
+OF_ROOM = {"faults": "train"}  # tests of a room under another name
+SEAMS_FILE = Path("tests/seams.py")
+BY_THE_WALL: dict[str, str] = {
+    "tests/models/test_describe.py train.optim": "what is described is what the optimizer decays",
+    "tests/faults/test_failing_screen.py ui.widgets.state_line": "the widget that is made to fail",
+    "tests/faults/test_terminal_noise.py ui.tty.terminal_input": "the one reader of what a terminal sends",
+}
+# How often tests of a room still replace something of the product themselves. It may only become less.
+REPLACED = {"models": 1, "ui": 14}
 
 
 def short(module: str) -> str:
@@ -102,6 +126,76 @@ def repetitions(files: Mapping[str, Path]) -> dict[str, str]:
     }  # fmt: skip
 
 
+def product_names(tree: ast.Module) -> dict[str, str]:
+    """What a test calls what it imports of the product, and the full name."""
+    found: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module is not None and node.module.split(".")[0] == PACKAGE:
+            found |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def _base(node: ast.AST) -> str:
+    """The name that an expression begins with, or the text that it is."""
+    while isinstance(node, ast.Attribute):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else str(getattr(node, "value", ""))
+
+
+def hidden_names(tree: ast.Module) -> Iterator[str]:
+    """The names with an underscore that a test takes from the product."""
+    names = product_names(tree)
+    yield from (name for name in names.values() if name.rpartition(".")[2].startswith("_"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
+            owner = node.value.id if isinstance(node.value, ast.Name) else ""
+            if owner in names:
+                yield f"{names[owner]}.{node.attr}"
+
+
+def replacements(tree: ast.Module) -> int:
+    """How often a test puts something in a place of the product."""
+    names = product_names(tree)
+    return sum(
+        _base(node.args[0]) in names or _base(node.args[0]).startswith(f"{PACKAGE}.")
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in ("setattr", "setitem") and node.args
+    )
+
+
+def past_the_doors(tree: ast.Module, room: str, modules: Set[str]) -> Iterator[str]:
+    """The modules of other rooms that a test imports though they are no doors."""
+    for name in product_names(tree).values():
+        module = short(name if name in modules else name.rpartition(".")[0])
+        other, _, inside = module.partition(".")
+        if inside and other in DOORS and other not in (room, OF_ROOM.get(room)) and inside not in DOORS[other]:
+            yield module
+
+
+def of_tests(modules: Set[str]) -> Iterator[str]:
+    """What the tests break."""
+    replaced: dict[str, int] = defaultdict(int)
+    hidden: dict[str, str] = {}
+    past: dict[str, str] = {}
+    words: set[str] = set()
+    for path in sorted(Path("tests").rglob("*.py")):
+        tree, room = ast.parse(path.read_text()), path.parts[1]
+        words |= {str(node.value) for node in ast.walk(tree) if isinstance(node, ast.Constant) and path != SEAMS_FILE}
+        hidden |= {f"{path} {name}": "" for name in hidden_names(tree)}
+        replaced[room] += replacements(tree) if path != SEAMS_FILE else 0
+        if len(path.parts) > 2 and room not in ("bench", "gpu"):
+            past |= {f"{path} {module}": "" for module in past_the_doors(tree, room, modules)}
+    yield from (f"no test puts anything in the place {name!r} of {SEAMS_FILE}" for name in SEAMS if name not in words)
+    yield from judged("a test takes a hidden name", hidden, {})
+    yield from judged("a test comes to another room by no door of it", past, BY_THE_WALL)
+    for room in sorted(replaced.keys() | REPLACED.keys()):
+        count, most = replaced[room], REPLACED.get(room, 0)
+        if count > most:
+            yield f"tests/{room} replaces what is the product's {count} times, {most} at most: see tests/seams.py"
+        elif count < most:
+            yield f"tests/{room} replaces what is the product's {count} times: let REPLACED say so"
+
+
 def judged(kind: str, found: Mapping[str, str], allowed: Mapping[str, str]) -> Iterator[str]:
     yield from (f"{kind}: {key} {text}" for key, text in found.items() if key not in allowed)
     yield from (f"{kind}: {key} is no longer an exception: take it off the list" for key in allowed if key not in found)
@@ -124,6 +218,7 @@ def main() -> int:
         *judged("splinter", small, SMALL),
         *judged("too long", long, LONG),
         *judged("written twice", repetitions(files), REPEATED),
+        *of_tests(set(files)),
     ]
     print("\n".join(said) or f"{len(files)} modules keep the rules of the house")
     return bool(said)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from lmplay_tui.run import folder
 from lmplay_tui.run.controls import Controls, SaveNow, Stop
 from lmplay_tui.run.events import CheckpointSaved, Event, HandedOver, RunFailed, RunStopped, StepDone, Warned
 from lmplay_tui.run.folder import RunFolder, RunHeldError, RunLock, taken
@@ -48,8 +47,8 @@ def train_until(end: Callable[[Event], bool], then: Stop | SaveNow, at_step_3: C
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_the_folder_is_made_again_and_the_run_is_held(long_run, monkeypatch, loss):
-    monkeypatch.setattr(folder, "HEARTBEAT_S", 0.05)
+def test_the_folder_is_made_again_and_the_run_is_held(long_run, seams, loss):
+    seams.put("heartbeat", 0.05)
     refused = []
 
     def made_again(event: Event) -> bool:
@@ -72,9 +71,9 @@ def test_the_folder_is_made_again_and_the_run_is_held(long_run, monkeypatch, los
     assert not long_run.alive()
 
 
-def test_a_run_that_another_process_has_taken_is_written_by_that_one_alone(long_run, monkeypatch):
+def test_a_run_that_another_process_has_taken_is_written_by_that_one_alone(long_run, seams):
     """Taken between two heartbeats: it is the save that finds it."""
-    monkeypatch.setattr(folder, "HEARTBEAT_S", 3600.0)
+    seams.put("heartbeat", 3600.0)
     locks: list[RunLock] = []
 
     def take_it() -> None:
