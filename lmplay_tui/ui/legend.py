@@ -122,7 +122,7 @@ TERMS: Mapping[str, str] = {
     "rows": "rows of the stage's datasets, read of all",
     "empty": "rows that hold no words to train on",
     "text shown": "share of the text read that fits the context, and is trained on",
-    "eval": "loss of the stage's own evaluation set: at its end → now, once others have trained over it",
+    "eval": "loss of the stage's own evaluation set: at its end -> now, once others have trained over it",
     "ends": "when it is done, at the pace of the last minutes",
     "tok/s": "tokens a second that training reads",
     "MFU": "model FLOP utilisation: share of what the device could compute at most",

@@ -110,10 +110,10 @@ def _both(old_text: str, new_text: str, folder: Path) -> tuple[Plan, Plan] | Non
 
 
 def _said(change: Change) -> list[Piece]:
-    """`~ docstrings  epochs 1 → 2`."""
+    """`~ docstrings  epochs 1 -> 2`."""
     sign, style = {"removed": ("−", "warn"), "new": ("+", "good")}.get(change.what.partition(",")[0], ("~", "accent"))
     place = change.place.removeprefix("stage ")
-    return [(f" {sign} ", style), (place, "strong"), (f" {change.what.replace(' -> ', ' → ')}  ", "dim")]
+    return [(f" {sign} ", style), (place, "strong"), (f" {change.what}  ", "dim")]
 
 
 def _added_rows(name: str, old: Plan, new: Plan, view: RunView) -> float:

@@ -12,6 +12,7 @@ from lmplay_tui.formats import time_zone
 from lmplay_tui.options import Launch
 from lmplay_tui.text import one_line, printable
 from lmplay_tui.ui.app import LmplayApp
+from lmplay_tui.ui.tty.looks import plain_signs
 from lmplay_tui.ui.tty.painting import use_our_output
 from lmplay_tui.ui.tty.signals import Signals, StrayPrints, give_back_terminal, terminal_settings
 
@@ -48,22 +49,22 @@ def run_dashboard(launch: Launch, *, attach: "RunFolder | None" = None, launcher
         status = _show(app)
         app.keep_prints(stray.last_lines())
     if app.crashed is not None:
-        _print_lines(_crash_lines(app.crashed, app.trainer))
+        _print_lines(_crash_lines(app.crashed, app.trainer), app)
     if app.unsaved_plan is not None:
         from lmplay_tui.ui.ending import keep_draft
 
-        _print_lines([keep_draft(app.unsaved_plan, app.source.folder if app.source is not None else None)])
+        _print_lines([keep_draft(app.unsaved_plan, app.source.folder if app.source is not None else None)], app)
     code = app.return_code if status is None else status
     if app.crashed is not None:
         code = EXIT_BUG
     if app.trainer is not None:
         code = _end_of_run(app, app.trainer) or code
     else:
-        _print_lines(app.last_lines)
+        _print_lines(app.last_lines, app)
         if app.source is not None:
             from lmplay_tui.ui.ending import left_lines
 
-            _print_lines(left_lines(app.source.view))
+            _print_lines(left_lines(app.source.view), app)
     signals.restore()
     return int(code or 0)
 
@@ -92,23 +93,23 @@ def _end_of_run(app: LmplayApp, source: "LiveSource") -> int:
     from lmplay_tui.ui.ending import ending_lines
 
     if app.left_at_once:
-        _print_lines(["left at once; the last checkpoint stands", *ending_lines(source.view)])
+        _print_lines(["left at once; the last checkpoint stands", *ending_lines(source.view)], app)
         os._exit(EXIT_LEFT_AT_ONCE)
     if source.alive:  # the screen ended before the trainer: nothing that was trained shall be lost
-        _let_go(source, goes_on=app.crashed is not None and app.launch.options.on_hangup != "stop")
+        _let_go(app, source, goes_on=app.crashed is not None and app.launch.options.on_hangup != "stop")
     while source.poll():
         pass
-    _print_lines(ending_lines(source.view))
+    _print_lines(ending_lines(source.view), app)
     return source.exit_status
 
 
-def _let_go(source: "LiveSource", *, goes_on: bool) -> None:
+def _let_go(app: LmplayApp, source: "LiveSource", *, goes_on: bool) -> None:
     """Have the run saved, and wait for that. `goes_on`: in a process of its own, as after a hang-up."""
     if goes_on:
         source.hand_over("the dashboard has failed")
     else:
         source.stop("the dashboard has ended")
-    _print_lines(["saving what has been trained ..." + (" the run then goes on by itself" if goes_on else "")])
+    _print_lines(["saving what has been trained ..." + (" the run then goes on by itself" if goes_on else "")], app)
     while not source.wait(0.5):
         if not source.controls.stop_now:  # it could not be handed over
             source.stop("the dashboard has ended")
@@ -129,8 +130,9 @@ def _crash_lines(error: Exception, source: "LiveSource | None") -> list[str]:
     return [f"{said}; traceback in {one_line(source.folder.log, 400)}"]
 
 
-def _print_lines(lines: list[str]) -> None:
+def _print_lines(lines: list[str], app: LmplayApp) -> None:
+    """To the shell, in the signs that the screen had."""
     with contextlib.suppress(OSError, ValueError):  # the line may be gone
         for line in lines:
-            sys.stdout.write(line + "\n")
+            sys.stdout.write((plain_signs(line) if app.ascii_only else line) + "\n")
         sys.stdout.flush()

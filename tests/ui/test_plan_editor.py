@@ -55,7 +55,7 @@ async def test_the_effect_is_shown_before_ctrl_s_applies_it(dashboard: Open, pla
         pane.replace_text(PLAN.replace("epochs = 1.5", "epochs = 2"))
         await pilot.pause()
         notes = joined(pilot.app.screen.query_one(PlanNotes).rows)
-        assert "docstrings epochs 1.5 → 2  +1,600 rows" in notes
+        assert "docstrings epochs 1.5 -> 2  +1,600 rows" in notes
         assert "+40 s" in notes
         assert planned.sent == []
         await pilot.press("ctrl+s")

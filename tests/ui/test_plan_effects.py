@@ -21,8 +21,8 @@ def joined(rows: object) -> str:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (("epochs = 0.5", "epochs = 0.5\nlr = 0.1"), "finetune lr (not set) → 0.1"),
-        (("[stages.topics]", "[train]\nlr = 6e-3\n[stages.topics]"), "train lr (not set) → 0.006"),
+        (("epochs = 0.5", "epochs = 0.5\nlr = 0.1"), "finetune lr (not set) -> 0.1"),
+        (("[stages.topics]", "[train]\nlr = 6e-3\n[stages.topics]"), "train lr (not set) -> 0.006"),
         (("# What it is for.", "# Else."), "nothing that trains changes"),
     ],
 )
@@ -37,8 +37,8 @@ def test_several_effects_are_summed() -> None:
     rows = effect_rows(PLAN, PLAN.replace("1.5", "2").replace("0.5", "0.25"), fed(330).view, Path.cwd(), 2.0)
     said = [" ".join(line.split()) for line in joined(rows).splitlines()]
     assert said == [
-        "~ docstrings epochs 1.5 → 2 +1,600 rows +40 s +0.02",
-        "~ finetune epochs 0.5 → 0.25 -1,200 rows −30 s −0.02",
+        "~ docstrings epochs 1.5 -> 2 +1,600 rows +40 s +0.02",
+        "~ finetune epochs 0.5 -> 0.25 -1,200 rows −30 s −0.02",
         "all together +400 rows +10 s +0.01",
     ]
     same = effect_rows(
@@ -57,7 +57,7 @@ ON_LINE = {"lr": "--lr 0.0003", "mini_batch_size": "--mini-batch-size 4"}
         (("epochs = 0.5", "epochs = 0.5\nlr = 1e-4"),
          [" nothing that trains changes", f" ! lr: the command line's --lr 0.0003 {KEPT}"]),
         (("epochs = 0.5", "epochs = 1\nmini_batch_size = 8"),
-         [" ~ finetune epochs 0.5 → 1  +2,400 rows", " ! mini_batch_size: the command line's --mini-batch-size 4 "
+         [" ~ finetune epochs 0.5 -> 1  +2,400 rows", " ! mini_batch_size: the command line's --mini-batch-size 4 "
           "holds; this edit changes nothing until a start without it"]),
         (("epochs = 0.5", 'epochs = 0.5\n[stages.new]\ndataset = "pydocs"\nlr = 1e-4'),
          [" + new new, 1 epochs  rows are counted when it is applied",

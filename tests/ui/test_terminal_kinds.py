@@ -8,8 +8,10 @@ import pyte
 import pytest
 from pyte.screens import Char
 from rich.color import ColorSystem
+from rich.segment import Segment
 from rich.style import Style
 from textual.app import App
+from textual.color import Color
 from textual.pilot import Pilot
 from textual.strip import Strip
 
@@ -17,7 +19,10 @@ from lmplay_tui.options import Launch
 from lmplay_tui.run import events as happened
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.ui.app import LmplayApp
+from lmplay_tui.ui.run_app import run_dashboard
+from lmplay_tui.ui.tty.looks import AsciiFilter
 from lmplay_tui.ui.tty.painting import use_our_output
+from lmplay_tui.ui.widgets.lines import bar
 from lmplay_tui.ui.widgets.predictions import Predictions
 from tests.faults.terminals import until
 from tests.ui.conftest import Open, tick
@@ -381,6 +386,39 @@ def with_foreign_text() -> FakeSource:
         happened.CheckpointSaved("out/a.lmp", 330, 3300, 5, 0.1, 0.1, "asked"),
     ]
     return source
+
+
+@pytest.mark.parametrize(("share", "shown"), [(0.0, "------------"), (0.77, "#########---"), (1.0, "############")])
+def test_a_bar_in_ascii_tells_how_full_it_is_without_colours(share: float, shown: str) -> None:
+    filled, left = bar(share, 12)
+    segments = [Segment(filled, Style(color="blue")), Segment(left, Style())]
+    plain = AsciiFilter().apply(segments, Color(0, 0, 0))
+    assert "".join(segment.text for segment in plain) == shown
+
+
+def test_a_line_break_in_ascii_is_that_of_strings_in_as_many_cells() -> None:
+    said = ["one↵ two", "↵", " three", "four↵", "", "five"]
+    plain = AsciiFilter().apply([Segment(text) for text in said], Color(0, 0, 0))
+    assert "".join(segment.text for segment in plain) == "one\\ntwo\\nthreefour\\five"
+
+
+@MUCH_TIME
+@pytest.mark.parametrize("ascii_only", [True, False])
+def test_what_the_shell_is_told_at_the_end_is_in_the_signs_of_the_screen(ascii_only: bool) -> None:
+    """A control character in a name is shown by a sign of ours."""
+    run = RunFolder(Path("r\x1bun.lmp"))
+    run.create()
+    with ScreenTerminal(
+        lambda: run_dashboard(Launch({"ascii": ascii_only, "tz": "UTC"}), attach=run),
+        (100, 30),
+        {"TERM": "xterm-256color"},
+    ) as terminal:
+        terminal.shows("curriculum")
+        terminal.type("q")
+        until(lambda: b"has ended at step" in terminal.output)
+    text = SEQUENCE.sub("", CUT_OFF.sub("", terminal.output.decode("utf-8")))
+    assert text.isascii() is ascii_only, set(re.sub("[ -~]", "", text))
+    assert ("r?un: its process has ended" in text) is ascii_only
 
 
 @pytest.mark.long

@@ -74,7 +74,7 @@ def test_a_whole_session(warm: Path) -> None:
         terminal.type("\x1b[B" * 14 + "\x1b[F")  # down to the last line, and to its end
         until(lambda: "epochs" in terminal.cursor_line)
         terminal.type("0")
-        terminal.shows("edited", "epochs = 10000", "epochs 1000 → 10000")
+        terminal.shows("edited", "epochs = 10000", "epochs 1000 -> 10000")
         terminal.type("\x13")  # ctrl+s: in the editor it applies
         until(lambda: events(run, "PlanChanged"))
         assert not [e for e in events(run, "CheckpointSaved") if e["reason"] == "asked"]

@@ -21,13 +21,13 @@ from lmplay_tui.text import one_line
 
 _SIGNS = {
     "●": "*", "◌": "o", "‖": "=", "◐": "~", "■": "#", "✓": "+", "✗": "x", "▸": ">", "▶": ">", "▪": ".", "λ": "l",
-    "✎": "e", "↻": "r", "⚑": "b", "━": "-", "•": "o", "◆": "#", "┈": ":", "┄": ".", "┊": ":", "…": "~", "–": "-",
+    "✎": "e", "↻": "r", "⚑": "b", "━": "#", "•": "o", "◆": "@", "┈": ":", "┄": ".", "┊": ":", "…": "~", "–": "-",
     "—": "-", "·": ".", "→": ">", "←": "<", "↑": "^", "↓": "v", "↵": "/", "≠": "!", "−": "-", "×": "x", "░": ".",
     "▒": "%", "▓": "=", "█": "#", "▚": "v", "▞": "s", "▔": "-", "▁": "_", "▂": "_", "▃": "-", "▅": "-", "▆": "=",
     "▇": "=", "▎": "|", "▌": "|", "▐": "|", "▊": "|", "▍": "|", "▋": "|", "▏": "|", "▕": "|", "▉": "#", "°": "'",
     "▀": "#", "▄": "#", "╸": "-", "╺": "-", "❭": ">", "⌃": "^", "⭘": "o", "◉": "*", "○": "o", "▼": "v", "▲": "^",
     "²": "2", "¹": "1", "’": "'", "⏎": "~", "‘": "'", "“": '"', "”": '"',
-    "🔎": "/ ",  # of two cells
+    "�": "?", "🔎": "/ ",  # of two cells
 }  # fmt: skip
 
 
@@ -39,6 +39,8 @@ def _table() -> dict[int, str]:
         table[code] = "|"
     for code in range(0x2580, 0x25A0):  # blocks
         table.setdefault(code, "#")
+    for code in range(0x2400, 0x2427):  # pictures of control characters
+        table[code] = "?"
     for code in range(0x2800, 0x2900):  # braille
         table[code] = " " if code == 0x2800 else "*"
     return table
@@ -49,17 +51,21 @@ _TABLE = _table()
 
 def plain_signs(text: str) -> str:
     """`text` with a plain sign in the place of each that we draw with."""
-    return text if text.isascii() else text.translate(_TABLE)
+    return text if text.isascii() else text.replace("↵ ", "\\n").translate(_TABLE)
 
 
 class AsciiFilter(LineFilter):
     """Replaces each sign that we draw with by a plain one of as many cells; the letters of texts stay."""
 
     def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
-        return [
-            segment if segment.text.isascii() else Segment(plain_signs(segment.text), segment.style, segment.control)
-            for segment in segments
-        ]
+        plain: list[Segment] = []
+        rest = ""  # of a sign of two cells, whose second is the blank that the next segment begins with
+        for segment in segments:
+            text = rest + segment.text[1:] if rest and segment.text.startswith(" ") else segment.text
+            rest = "n" if text.endswith("↵") else ""
+            text = text[:-1] + "\\" if rest else text
+            plain.append(Segment(plain_signs(text), segment.style, segment.control))
+        return plain
 
 
 def terminal_needs_ascii() -> bool:

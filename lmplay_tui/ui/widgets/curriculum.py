@@ -190,7 +190,7 @@ class Curriculum(Lines):
             return "–", "dim"
         if math.isfinite(stage.eval_at_end) and abs(stage.eval_now - stage.eval_at_end) >= 5e-4:
             worse = stage.eval_now > stage.eval_at_end
-            return f"{stage.eval_at_end:.2f} → {stage.eval_now:.2f}", "warn" if worse else "good"
+            return f"{stage.eval_at_end:.2f} -> {stage.eval_now:.2f}", "warn" if worse else "good"
         return f"{stage.eval_now:.3f}", "eval"
 
     def _eta(self, view: RunView, index: int, stage: StageView) -> Piece:

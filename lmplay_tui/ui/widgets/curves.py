@@ -261,6 +261,17 @@ class Curves(Lines):
     def _set_cursor(self, x: float) -> None:
         self.window.cursor, self._mark = x, None
 
+    def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
+        """Zoom in, whichever pane has the focus."""
+        event.stop()
+        event.prevent_default()
+        self.action_zoom(1)
+
+    def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
+        event.stop()
+        event.prevent_default()
+        self.action_zoom(-1)
+
     def on_click(self, event: events.Click) -> None:
         """Put the cursor where the mouse is."""
         if self._chart_width:

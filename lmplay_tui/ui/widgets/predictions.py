@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal, NamedTuple, cast
 
 from rich.cells import split_graphemes
+from textual import events
 from textual.actions import SkipAction
 from textual.binding import Binding, BindingType
 
@@ -357,6 +358,19 @@ class Predictions(Lines):
             self._update()
         else:
             self._look_at(listed, index + by)
+
+    def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
+        """To the prediction before, in the list too; where the pane has more rows than room they are scrolled."""
+        self._wheel(event, -1)
+
+    def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
+        self._wheel(event, 1)
+
+    def _wheel(self, event: events.MouseEvent, by: int) -> None:
+        if not self.max_scroll_y:
+            event.stop()
+            event.prevent_default()
+            self.action_sideways(by)
 
     def action_edge(self, index: int) -> None:
         listed, _ = self._looked_at()
