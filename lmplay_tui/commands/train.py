@@ -15,14 +15,14 @@ from lmplay_tui.command_line import add_options, checked_options, new_parser, re
 from lmplay_tui.commands.columns import cells_in, cut, line_width
 from lmplay_tui.commands.lines import Lines
 from lmplay_tui.errors import EXIT_LEFT_AT_ONCE, EXIT_OK, EXIT_USAGE, UserError
-from lmplay_tui.formats import format_clock, format_cost, format_duration, format_rate, time_zone
+from lmplay_tui.formats import format_clock, format_cost, format_duration, format_loss, format_rate, time_zone
 from lmplay_tui.options import Launch, TrainOptions
 from lmplay_tui.process import typed
 from lmplay_tui.run import events
 from lmplay_tui.run.controls import Controls, SaveNow, Stop
 from lmplay_tui.run.folder import LOCK_FROM, utc_now
 from lmplay_tui.run.journal import encode, number
-from lmplay_tui.run.metric_names import OF_STEPS, RECENT_LOSS
+from lmplay_tui.run.metric_names import OF_STEPS
 from lmplay_tui.run.sentences import sentence_of, sentences_of
 from lmplay_tui.text import one_line, printable
 
@@ -240,7 +240,7 @@ class Headless:
             "stage": f"{'' if is_narrow else 'stage '}{view.stage_index + 1}/{len(view.stages)} {values['stage']}",
             "done": f"{100 * view.stage.fraction:.0f} %" if view.stage else "",
             "step": f"step {values['step']}",
-            "loss": f"loss {number(values[RECENT_LOSS]):.3f}",
+            "loss": f"loss {format_loss(number(view.train_loss))}",
             "accuracy": f"acc {accuracy:.3f}" if accuracy is not None else "",
             "by characters": f"char acc {of_characters:.3f}" if of_characters is not None else "",
             "rate": f"{format_rate(rate if math.isfinite(rate) else values['perf/tokens_per_s'])} tok/s",

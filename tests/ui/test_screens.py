@@ -20,6 +20,7 @@ from lmplay_tui.ui.screens.dashboard import Dashboard
 from lmplay_tui.ui.theme import styles_of
 from lmplay_tui.ui.widgets.chart import STYLES, Drawing, Note, Trace, draw, raster
 from lmplay_tui.ui.widgets.lines import Lines, changed_spans, fitted, flow, row_width, wrapped
+from lmplay_tui.ui.widgets.log_pane import LogPane
 from lmplay_tui.ui.widgets.predictions import alignment_pieces
 from tests.examples import examples
 from tests.seams import Seams
@@ -318,3 +319,17 @@ async def test_what_is_told_of_an_activity_goes_with_it(dashboard: Open, state: 
         await tick(pilot)
         shown = "".join(text for text, _ in line.rows[0])
     assert state in shown and "548" not in shown and "50 %" not in shown
+
+
+async def test_the_log_has_a_date_above_the_first_line_of_another_day(dashboard: Open) -> None:
+    source = fed(30)
+    source.view.log.clear()
+    day = 24 * 3600.0
+    for back in (2 * day, 2 * day - 60, day, 0.0):
+        source.view.say("info", f"said {back:.0f} s ago", at=source.clock.now - back)
+    async with dashboard(source, (120, 40)) as pilot:
+        rows = ["".join(text for text, _ in row).strip() for row in pilot.app.screen.query_one(LogPane).rows]
+    assert [row.split("  ")[0].split(" i ")[0] for row in rows if "20" in row[:25] and ":" not in row] == [
+        "Saturday 2026-09-19", "Sunday 2026-09-20", "Monday 2026-09-21",
+    ]  # fmt: skip
+    assert rows[0].startswith("Saturday") and "said 172800 s ago" in rows[1] and "said 172740 s ago" in rows[2]

@@ -1,6 +1,6 @@
 """The log: what happened, newest at the bottom."""
 
-from datetime import datetime, tzinfo
+from datetime import date, datetime, tzinfo
 from functools import lru_cache
 
 from lmplay_tui.run.view import LogEntry, RunView
@@ -49,17 +49,24 @@ class LogPane(Lines):
     def _laid_out(self, view: RunView) -> list[Row]:
         room = max(self.room.width - 12, 10)
         entries = [entry for entry in view.log if matches(self.pattern, (entry.text,))] if self.pattern else view.log
-        return [row for entry in list(entries)[-SHOWN:] for row in _entry_rows(entry, room, self._zone)]
+        day, rows = datetime.fromtimestamp(view.now()).astimezone(self._zone).date(), list[Row]()
+        for entry in list(entries)[-SHOWN:]:
+            of_day, lines = _entry_rows(entry, room, self._zone)
+            if of_day != day:  # its date stands above the first line of another day
+                day = of_day
+                rows.append(((f" {day:%A %Y-%m-%d}", "label"),))
+            rows += lines
+        return rows
 
 
 @lru_cache(maxsize=2 * SHOWN)
-def _entry_rows(entry: LogEntry, room: int, zone: tzinfo | None) -> tuple[Row, ...]:
-    """Remembered: at a new line the others are what they were."""
+def _entry_rows(entry: LogEntry, room: int, zone: tzinfo | None) -> tuple[date, tuple[Row, ...]]:
+    """Its day, and its rows. Remembered: at a new line the others are what they were."""
     sign, style, _ = LEVELS[entry.level]
     at = datetime.fromtimestamp(entry.at).astimezone(zone)
     first, *rest = wrapped(entry.text, room)
     text_style = style if entry.level in ("warning", "error") else ""
-    return (
+    return at.date(), (
         ((f" {at:%H:%M:%S}", "dim"), (f" {sign} ", style), (first, text_style)),
         *(((" " * 12, ""), (line, text_style)) for line in rest),
     )
