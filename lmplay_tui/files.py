@@ -269,8 +269,11 @@ def replacing(path: Path, temporary: Path | None = None) -> Iterator[Path]:
     block syncs it.
     """
     if temporary is None:
+        folder = Folder(path.parent, own=0)
+        with folder.held() as handle:
+            mode = folder._mode_before(path.name, handle)
         temporary = path.with_name(_temporary_name(path.name))
-        create(temporary, mode_of(path)).close()
+        create(temporary, mode).close()
     try:
         yield temporary
         temporary.replace(path)

@@ -12,6 +12,7 @@ from array import array
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lmplay_tui.errors import UserError
@@ -105,17 +106,22 @@ class CsvTable:
         return len(self._steps)
 
     def add(self, rows: list[dict[str, Any]]) -> None:
+        written: list[str] = []  # a line each: the writer gives each row at once
+        writer = csv.writer(SimpleNamespace(write=written.append), lineterminator="\n")
         for row in rows:
-            for name in row:
-                if len(self.columns) < _MOST_COLUMNS:
-                    self.columns.setdefault(name, len(self.columns))
-            line = _csv_line([row.get(name) for name in self.columns])
-            self._lines.write(line)
+            if not row.keys() <= self.columns.keys():
+                for name in row:
+                    if len(self.columns) < _MOST_COLUMNS:
+                        self.columns.setdefault(name, len(self.columns))
+            writer.writerow([row.get(name) for name in self.columns])
             self._steps.append(number(row["step"]))
+            self._widths.append(len(self.columns))
+        lines = [line.encode("utf-8", errors="replace") for line in written]
+        self._lines.writelines(lines)
+        for line in lines:
             self._begins.append(self._size)
             self._size += len(line)
             self._ends.append(self._size)
-            self._widths.append(len(self.columns))
 
     def rewind(self, step: int) -> None:
         kept = [i for i, at in enumerate(self._steps) if at <= step]

@@ -3,6 +3,7 @@
 import os
 import shutil
 import socket
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -200,6 +201,7 @@ def test_nothing_is_written_through_what_lies_beside_the_model(ground, name, kin
         assert said_by(words) in (0, 2), words
     train(model="m.lmp", out_dir=".")
     assert ground.seen() == ground.before
+    assert not stat.S_ISREG(kind_at.lstat().st_mode), "what the product did not make is not replaced"
     capfd.readouterr()
 
 

@@ -1,5 +1,6 @@
 import csv
 import math
+import subprocess
 import sys
 
 import pytest
@@ -225,3 +226,29 @@ class TestSafetensors:
             write_safetensors(path, {"a": torch.zeros(2)}, {})
         assert path.read_bytes() == before
         assert list(tmp_path.iterdir()) == [path]
+
+
+MILLION = """\
+import resource, sys
+from lmplay_tui.cli import main
+
+status = main(sys.argv[1:])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+sys.exit(status)
+"""
+
+
+@pytest.mark.long
+def test_a_million_lines_take_little_memory(run, tmp_path):
+    """What it takes does not grow with the rows: they lie in a file without a name."""
+    row = '{"step":%d,"stage":"a","samples":%d,"train/loss":3.25,"lr":0.001,"perf/tokens_per_s":12345.678}\n'
+    run.create()
+    with run.metrics.open("w", encoding="utf-8") as file:
+        file.writelines(row % (step, 8 * step) for step in range(1, 1_000_001))
+    done = subprocess.run(
+        [sys.executable, "-c", MILLION, "export", str(run.model), "--to", "csv"], capture_output=True, text=True,
+        check=True, cwd=tmp_path,
+    )  # fmt: skip
+    assert int(done.stdout.splitlines()[-1]) < 300 << 20
+    with run.model.with_suffix(".csv").open("rb") as file:
+        assert sum(1 for _ in file) == 1_000_001
