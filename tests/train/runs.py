@@ -1,7 +1,10 @@
 """Helpers to run the real trainer in a test and to compare what it leaves."""
 
+import contextlib
 import itertools
+import json
 import math
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,7 +13,7 @@ import torch
 
 from lmplay_tui.options import Launch
 from lmplay_tui.run.controls import Bookmark, Command, Controls, Stop
-from lmplay_tui.run.events import Answered, Event, RunStopped, StepDone
+from lmplay_tui.run.events import Answered, Event, RunDone, RunStopped, StepDone
 from lmplay_tui.train.checkpoint import load_checkpoint
 from lmplay_tui.train.launch import run_events
 
@@ -73,6 +76,15 @@ def given(**options: Any) -> Launch:
     return launch
 
 
+def write_rows(folder: Path) -> None:
+    """Two small datasets: `stories.jsonl` (title, text) and `pairs.jsonl` (prompt, truth)."""
+    rows = [{"title": f"Story {i}", "text": " ".join(SENTENCES[i % 7 :] * (1 + i % 3))} for i in range(40)]
+    rows[5]["text"] = ""
+    (folder / "stories.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    pairs = [{"prompt": f"What is {i} and {i}?", "truth": f"It is {2 * i}. Of course."} for i in range(20)]
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs), encoding="utf-8")
+
+
 def write_plan(folder: Path, text: str = PLAN, name: str = "plan.toml") -> str:
     path = folder / name
     path.write_text(text, encoding="utf-8")
@@ -81,6 +93,32 @@ def write_plan(folder: Path, text: str = PLAN, name: str = "plan.toml") -> str:
 
 def train(controls: Controls | None = None, **options: Any) -> list[Event]:
     return list(run_events(given(**options), controls or Controls()))
+
+
+class Undisturbed:
+    """A run of a plan to its end, in `whole/` of a folder with the datasets: trained once, read by many tests.
+
+    Each test finds the folder at the same place as it was after the training: `again()`.
+    """
+
+    def __init__(self, folder: Path, plan: str) -> None:
+        self.place = folder / "place"
+        self._kept = folder / "kept"
+        self.place.mkdir()
+        write_rows(self.place)
+        self.plan = write_plan(self.place, plan)
+        with contextlib.chdir(self.place):
+            self.events = train(training_plan=self.plan, model="whole/m.lmp", out_dir="whole")
+        assert isinstance(self.events[-1], RunDone), self.events[-1]
+        self.losses = losses(self.events)
+        self.state = state_of(self.place / "whole/m.lmp")
+        self.statistics = statistics_of(self.place / "whole")
+        self.place.rename(self._kept)
+
+    def again(self) -> Path:
+        shutil.rmtree(self.place, ignore_errors=True)
+        shutil.copytree(self._kept, self.place)
+        return self.place
 
 
 def stop_after(step: int, **options: Any) -> list[Event]:

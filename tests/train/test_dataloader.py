@@ -18,7 +18,17 @@ from lmplay_tui.errors import DataError
 from lmplay_tui.run.events import Event, LogLine, RunDone, RunFailed, RunStopped, StepDone, Warned
 from lmplay_tui.train.dataloader import Feed, Patience
 from tests.seams import Seams, raising
-from tests.train.runs import TINY, differences, last, losses, state_of, statistics_of, stop_after, train, write_plan
+from tests.train.runs import (
+    TINY,
+    Undisturbed,
+    differences,
+    last,
+    losses,
+    state_of,
+    statistics_of,
+    stop_after,
+    train,
+)
 
 pytestmark = pytest.mark.timeout(600)  # some seconds on a machine that does nothing else
 STARTS_WITHIN_S = 240.0
@@ -37,14 +47,24 @@ continue_rows = true
 """
 
 
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, _one_thread: None) -> Undisturbed:
+    run = Undisturbed(tmp_path_factory.mktemp("undisturbed"), PLAN)
+    assert not said(run.events)
+    return run
+
+
 @pytest.fixture
-def undisturbed(place: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[list, dict, dict]:
-    monkeypatch.setenv("HF_HOME", str(place / "hf"))
-    plan = write_plan(place, PLAN)
-    events = train(training_plan=plan, model="whole/m.lmp", out_dir="whole")
-    assert isinstance(last(events), RunDone), last(events)
-    assert not said(events)
-    return losses(events), state_of(place / "whole/m.lmp"), statistics_of(place / "whole")
+def place(run: Undisturbed, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder in which the run was trained to its end."""
+    monkeypatch.chdir(run.again())
+    monkeypatch.setenv("HF_HOME", str(run.place / "hf"))
+    return run.place
+
+
+@pytest.fixture
+def undisturbed(run: Undisturbed, place: Path) -> tuple[list, dict, dict]:
+    return run.losses, run.state, run.statistics
 
 
 class Source:

@@ -23,6 +23,7 @@ from lmplay_tui.train.launch import run_events
 from tests.train.runs import (
     PLAN,
     StopsAtLook,
+    Undisturbed,
     differences,
     given,
     last,
@@ -58,13 +59,22 @@ def test_what_was_loaded_is_not_kept(place, monkeypatch):
     assert not alive
 
 
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, _one_thread: None) -> Undisturbed:
+    return Undisturbed(tmp_path_factory.mktemp("undisturbed"), PLAN)
+
+
 @pytest.fixture
-def undisturbed(place: Path):
+def place(run: Undisturbed, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder in which the run was trained to its end."""
+    monkeypatch.chdir(run.again())
+    return run.place
+
+
+@pytest.fixture
+def undisturbed(run: Undisturbed):
     """A run to its end: its steps, its checkpoint, its statistics."""
-    plan = write_plan(place)
-    events = train(training_plan=plan, model="whole/m.lmp", out_dir="whole")
-    assert isinstance(last(events), RunDone), last(events)
-    return plan, losses(events), state_of(place / "whole/m.lmp"), statistics_of(place / "whole")
+    return run.plan, run.losses, run.state, run.statistics
 
 
 def assert_same_end(place: Path, folder: str, undisturbed) -> None:
