@@ -34,7 +34,7 @@ from lmplay_tui.run.statistics import RunStatistics
 from lmplay_tui.run.upkeep import files_of
 from lmplay_tui.text import one_line
 from lmplay_tui.train.checkpoint import load_archive, load_checkpoint, newest_checkpoint
-from lmplay_tui.train.checkpoint_fields import problem_of_model, problem_of_tensors
+from lmplay_tui.train.checkpoint_fields import bounds_of, problem_of_model, problem_of_tensors
 from lmplay_tui.train.checkpointer import CheckpointWriter
 from lmplay_tui.train.dataloader import LoadedData, patiently
 from lmplay_tui.train.device import choose_device, choose_precision, hardware_note, speed_choices
@@ -331,7 +331,7 @@ def load_weights(model: torch.nn.Module, weights: Mapping[str, Any], path: Path,
         raise UserError(f"{where}: has weights that the model has not: {one_line(extra[0], 60)}")
     if resumes:
         for name, _ in model.named_parameters():
-            if weights[name].numel() and not all(map(math.isfinite, torch.aminmax(weights[name]))):
+            if not all(map(math.isfinite, bounds_of(weights[name]) or ())):
                 raise UserError(f"{where}: {name} holds numbers that are not finite: nothing can be trained from them")
     model.load_state_dict(dict(weights))
 

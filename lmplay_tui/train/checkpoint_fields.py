@@ -346,6 +346,7 @@ _MOMENTS: Mapping[str, Mapping[str, bool]] = {
     "sgd": {"momentum_buffer": True},
     "rmsprop": {"square_avg": False},
 }
+_COMPARED = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _COUNTS_STEPS = {"adamw", "adam", "adagrad", "rmsprop"}
 _MOMENT = TensorKind(alone=True)
 
@@ -543,6 +544,15 @@ def _optimizer_problems(checkpoint: Mapping[str, Any]) -> Iterator[str]:
             seen.add(value.data_ptr())
 
 
+def bounds_of(tensor: torch.Tensor) -> tuple[float, float] | None:
+    """The least and the largest number in a tensor, NaN where it holds one; None for an empty or an exotic one."""
+    numbers = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+    if not numbers.numel() or numbers.dtype not in _COMPARED:
+        return None
+    least, most = torch.aminmax(numbers)
+    return float(least), float(most)
+
+
 def _step_problem(value: torch.Tensor) -> str | None:
     if value.shape != () or not (value.is_floating_point() or value.dtype == torch.int64):
         return f"must be a single number, not {shown(value)}"
@@ -551,11 +561,12 @@ def _step_problem(value: torch.Tensor) -> str | None:
 
 
 def _moment_problem(value: torch.Tensor, weight: torch.Tensor, is_signed: bool) -> str | None:
-    if value.shape != weight.shape or value.dtype != weight.dtype or not value.is_floating_point():
+    if value.shape != weight.shape or value.dtype != weight.dtype:
         return f"is {shown(value)}, the weights are {shown(weight)}"
-    if not value.numel():
+    bounds = bounds_of(value)
+    if bounds is None:
         return None
-    least, most = (float(bound) for bound in torch.aminmax(value))
+    least, most = bounds
     # A square may have become infinite; it then holds its weight still, as it did before.
     if math.isnan(least) or math.isnan(most) or (is_signed and not (math.isfinite(least) and math.isfinite(most))):
         return "holds numbers that are not finite"

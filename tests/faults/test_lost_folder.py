@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from lmplay_tui.commands.ctl import main as ctl
+from lmplay_tui.errors import UserError
 from lmplay_tui.run.controls import Controls, SaveNow, Stop
 from lmplay_tui.run.events import CheckpointSaved, Event, HandedOver, RunFailed, RunStopped, StepDone, Warned
 from lmplay_tui.run.folder import RunFolder, RunHeldError, RunLock, taken
@@ -104,3 +106,14 @@ def test_the_next_processs_word_is_not_overwritten_by_a_hand_over(tmp_path, writ
     recorder.record(HandedOver(8, 1234))
     recorder.close()
     assert (run.status().get("step") == 9) == (written_by == 1234)
+
+
+def test_a_command_is_not_waited_for_for_ever(tmp_path, seams):
+    """What holds the run takes no commands: another program, or a process whose folder was replaced."""
+    seams.put("an answer takes at most", 0.3)
+    lock = taken(RunFolder(tmp_path / "m.lmp"))
+    try:
+        with pytest.raises(UserError, match=r"m: no answer in .* minutes"):
+            ctl([str(tmp_path / "m.lmp"), "save"], "lmplay-tui ctl")
+    finally:
+        lock.release()
