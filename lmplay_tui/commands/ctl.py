@@ -98,7 +98,9 @@ def ask(run: RunFolder, command: Command) -> Answered | None:
         if not alive:
             return None
         if time.monotonic() - begun > MOST_S:
-            raise UserError(f"{one_line(run.name)}: no answer in {MOST_S / 60:.0f} minutes; see: lmplay-tui status")
+            raise UserError(
+                f"{one_line(run.name)}: no answer in {MOST_S / 60:.0f} minutes; see: {typed('lmplay-tui status')}"
+            )
         if not told and time.monotonic() - begun > PATIENCE_S:
             told = True
             print(f"waiting: the run is {one_line(run.status().get('activity') or 'starting')} ...", file=sys.stderr)

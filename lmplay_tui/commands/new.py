@@ -15,6 +15,7 @@ from lmplay_tui.commands.check import Progress, as_text
 from lmplay_tui.errors import EXIT_OK, EXIT_USAGE, UserError, os_error
 from lmplay_tui.formats import format_bytes, format_count
 from lmplay_tui.options import Launch, TrainOptions, check, home_path, resolve
+from lmplay_tui.process import typed
 from lmplay_tui.text import one_line, printable
 
 if TYPE_CHECKING:
@@ -114,9 +115,9 @@ def main(arguments: Sequence[str], prog: str) -> int:
     _write(target, text)
     print(f"wrote {one_line(target, 400)}")
     launch = [] if line.device == "auto" else ["--device", line.device]
-    train = shlex.join(["lmplay-tui", "--training-plan", str(target), *launch])
+    train = " ".join([typed("lmplay-tui"), shlex.join(["--training-plan", str(target), *launch])])
     if line.check and not _is_well(target, line.device):
-        again = shlex.join(["lmplay-tui", "check", str(target)])
+        again = f"{typed('lmplay-tui check')} {shlex.quote(str(target))}"
         print(f"there are problems: change {one_line(target, 400)}, then: {printable(again)}")
         return EXIT_USAGE
     print(f"train it with: {printable(train)}")

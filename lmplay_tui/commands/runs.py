@@ -57,7 +57,8 @@ def main(arguments: Sequence[str], prog: str) -> int:
         rows = [_row(run, line.out_dir) for run in found]
         print("\n".join(table([HEADER, *rows], line_width(), gives_way=(0, 8, 9), right=(2, 3, 4, 5, 6))))
     else:
-        print(f"no run in this folder or in {one_line(output_folder(line.out_dir))}; start one with: lmplay-tui")
+        where = f"in this folder or in {one_line(output_folder(line.out_dir))}"
+        print(f"no run {where}; start one with: {typed('lmplay-tui')}")
     return EXIT_OK
 
 
@@ -129,7 +130,8 @@ def _rename_parser(prog: str) -> argparse.ArgumentParser:
 def _rename(line: argparse.Namespace) -> int:
     run = find_run(line.run, line.out_dir)
     new = rename(run, line.name, statistics_folder(line.out_dir))
-    print(f"{one_line(run.name)} is called {new.name} now; go on with: lmp_trainer --model {one_line(new.model)}")
+    go_on = f"{typed('lmp_trainer')} --model {one_line(new.model)}"
+    print(f"{one_line(run.name)} is called {new.name} now; go on with: {go_on}")
     return EXIT_OK
 
 
