@@ -15,18 +15,22 @@ from pathlib import Path
 from lmplay_tui.options import Launch
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.ui.app import LmplayApp
+from lmplay_tui.ui.hints import remember
 from lmplay_tui.ui.screens.dashboard import Dashboard
 from lmplay_tui.ui.source import FolderSource
+from lmplay_tui.ui.widgets.plan_pane import PlanPane
 from tests.ui.conftest import whole_launcher
 
 DOCS = Path(__file__).parent.parent / "docs"
+# The last stage twice as long: the editor alone, its last `epochs`, another number.
+EDIT = ("4", "f5", "ctrl+end", "up", "up", "end", *3 * ("backspace",), *"1.4")
 SCENES: tuple[tuple[str, tuple[int, int], tuple[str, ...]], ...] = (
     ("dashboard", (120, 40), ()),
     ("dashboard-80x24", (80, 24), ()),
     ("dashboard-200x60", (200, 60), ()),
     ("curves", (120, 40), ("2", "z")),
     ("predictions", (120, 40), ("3", "z")),
-    ("plan", (120, 40), ("4", "z")),
+    ("plan", (120, 40), EDIT),
 )
 LAUNCHER = ("launcher", (120, 40), ())
 
@@ -37,6 +41,9 @@ async def take(run: RunFolder, name: str, size: tuple[int, int], keys: tuple[str
     async with app.run_test(size=size) as pilot:
         await pilot.pause()
         await pilot.press(*keys)
+        if keys == EDIT:
+            app.screen.query_one(PlanPane).check_now()  # it would after a while without a key
+            await pilot.pause()
         for _ in range(3):  # one look reads a chunk of each journal
             app.tick()
             for screen in app.screen_stack:
@@ -71,6 +78,8 @@ def main() -> None:
             while trainer.poll() is None and (run.status().get("step") or 0) < step:
                 time.sleep(1)
             os.environ |= {"TERM": "xterm-256color", "COLORTERM": "truecolor"}
+            os.environ["XDG_STATE_HOME"] = folder  # of a user who has read the first hints
+            remember()
             asyncio.run(take_launcher(folder, *LAUNCHER))
             for name, size, keys in SCENES:
                 asyncio.run(take(run, name, size, keys))

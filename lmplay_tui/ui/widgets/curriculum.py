@@ -65,8 +65,10 @@ class Curriculum(Lines):
             self._show_running()
 
     def _show_running(self) -> None:
-        """The running stage, and the one that follows where there is room."""
-        if self._view is not None and self._shown_stage >= 0 and not self._view.over:
+        """The running stage, and the one that follows where there is room; why the run has failed, where it has."""
+        if self._view is not None and self._view.over:
+            self.keep_in_sight(len(self.rows) - 1)
+        if self._view is not None and self._shown_stage >= 0 and self._view.state != "failed":
             self.keep_in_sight(min(self._shown_stage + 2, len(self._view.stages)))
             self.keep_in_sight(self._shown_stage + 1)
 
