@@ -8,7 +8,7 @@ from importlib import import_module
 
 import lmplay_tui
 from lmplay_tui import process
-from lmplay_tui.errors import EXIT_BUG, EXIT_LEFT_AT_ONCE, EXIT_OK, UserError
+from lmplay_tui.errors import EXIT_BUG, EXIT_LEFT_AT_ONCE, EXIT_OK, EXIT_TRAINING, EXIT_USAGE, UserError
 from lmplay_tui.text import printable
 
 TUI, TRAINER, PLOTSTATS, GENERATOR = "lmplay-tui", "lmp_trainer", "lmp_plotstats", "lmp_generator"
@@ -78,21 +78,58 @@ def guarded(prog: str, words: Sequence[str], work: Callable[[], int]) -> int:
     _open_standard_streams()
     process.prepare()
     try:
-        if words and words[0] in ("-V", "--version"):
-            print(f"{prog} {lmplay_tui.__version__}")
-            return EXIT_OK
-        return work()
+        return _written(_done(prog, words, work))
     except UserError as error:
         print(printable(error), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return EXIT_LEFT_AT_ONCE
     except BrokenPipeError:  # the reader of our output has left: `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _write_no_more()
         return EXIT_OK
-    except Exception:
+    except BaseException as error:  # native libraries raise what is no Exception
+        if isinstance(error, FileNotFoundError) and _is_folder_gone():
+            print("the folder in which this was started is no longer there: cd to another one", file=sys.stderr)
+            return EXIT_USAGE
         print(printable(traceback.format_exc()), end="", file=sys.stderr)
         return EXIT_BUG
+
+
+def _done(prog: str, words: Sequence[str], work: Callable[[], int]) -> int:
+    """The status with which the work ends; argparse raises it once it has shown its help."""
+    if words and words[0] in ("-V", "--version"):
+        print(f"{prog} {lmplay_tui.__version__}")
+        return EXIT_OK
+    try:
+        return work()
+    except SystemExit as end:
+        return int(end.code or EXIT_OK)
+
+
+def _written(status: int) -> int:
+    """The exit status, once what was printed is written. Raises `BrokenPipeError` where its reader has left."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _write_no_more()
+        print(f"what was printed could not be written: {error.strerror}", file=sys.stderr)
+        return status or EXIT_TRAINING
+    return status
+
+
+def _is_folder_gone() -> bool:
+    try:
+        os.getcwd()  # noqa: PTH109  (the call whose failure is meant)
+    except FileNotFoundError:
+        return True
+    return False
+
+
+def _write_no_more() -> None:
+    """Python would try again when it ends, and complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":  # how a run's own process is started

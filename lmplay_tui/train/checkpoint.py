@@ -11,12 +11,12 @@ import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
 from lmplay_tui.errors import DamagedFileError, OutOfMemoryError, UserError, unchain
-from lmplay_tui.files import create, mode_of, sync
+from lmplay_tui.files import create, mode_of, open_given, sync
 from lmplay_tui.formats import format_megabytes
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.text import one_line
@@ -132,23 +132,28 @@ def link_whole(source: Path, target: Path) -> None:
 
 
 def damage_of(path: Path) -> str | None:
-    """What is wrong with the file as an archive; None if every byte is what was written.
+    """What is wrong with the file as an archive; None if every byte is what was written. Raises `OSError`.
 
     torch reads without checking sums: of single flipped bits it lets 98 % pass. The archive's own CRC-32 finds them.
     """
+    with open_given(path) as file:
+        return _damage_in(file)
+
+
+def _damage_in(file: BinaryIO) -> str | None:
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(file) as archive:
             members = archive.infolist()
             if any(member.compress_type != zipfile.ZIP_STORED for member in members):
                 return "it holds compressed parts, which no checkpoint does"
             # One bit outside of all checksums makes a part a folder, and torch then reads nothing where numbers were.
             if any(member.is_dir() or member.external_attr & _DOS_FOLDER for member in members):
                 return "one of its parts claims to be a folder"
-            if sum(member.file_size for member in members) > path.stat().st_size:
+            if sum(member.file_size for member in members) > os.fstat(file.fileno()).st_size:
                 return "its parts claim to be larger than the file"
             bad = archive.testzip()
             return None if bad is None else f"the checksum of {one_line(bad)} is wrong"
-    except (FileNotFoundError, PermissionError, MemoryError):  # these say nothing about the file's bytes
+    except MemoryError:  # it says nothing about the file's bytes
         raise
     except Exception as error:  # zipfile raises a dozen kinds for what is cut or altered
         return one_line(unchain(error)) or type(error).__name__
@@ -190,6 +195,8 @@ def load_archive(path: Path) -> dict[str, Any]:
         raise UserError(f"{one_line(path)}: no such file") from None
     except PermissionError:
         raise UserError(f"{one_line(path)}: cannot be read (permission denied); is the file yours?") from None
+    except OSError as error:  # a pipe, a device, a folder
+        raise UserError(f"{one_line(path)}: cannot be read: {error.strerror}") from None
     except MemoryError:
         raise OutOfMemoryError(f"{one_line(path)}: {_NO_MEMORY_TO_LOAD}") from None
     if damage is not None:
