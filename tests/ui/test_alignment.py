@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmplay_tui.ui.widgets.predictions import AlignedPiece, align, num_edits
+from lmplay_tui.run.events import Prediction
+from lmplay_tui.ui.widgets.lines import Piece
+from lmplay_tui.ui.widgets.predictions import AlignedPiece, align, align_characters, calm, num_edits
 
 few_words = st.lists(st.sampled_from(["the", "cat", "sat", "on", "a", "a.", "é", "日本", "-1"]), max_size=14)
 sentences = few_words.map(" ".join) | st.text(max_size=60)
@@ -56,3 +58,27 @@ def test_a_pieces_name_is_what_it_holds(prediction: str, truth: str) -> None:
 )  # fmt: skip
 def test_examples(prediction: str, truth: str, expected: list[AlignedPiece]) -> None:
     assert align(prediction, truth) == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "characters", "is_calm"),
+    [(0.1, None, True), (0.5, None, False), (None, 0.1, True), (None, 0.5, False), (None, None, False)],
+)
+def test_what_is_wrong_has_no_colour_of_its_own_while_most_is(
+    words: float | None, characters: float | None, is_calm: bool
+) -> None:
+    made = Prediction("validation", "p", "t", "s", words, 1.0, character_accuracy=characters)
+    loud: list[Piece] = [("≠a ", "wrong"), ("+b ", "extra"), ("−c ", "missing"), ("d", "p0")]
+    quiet: list[Piece] = [("e ", "good"), ("f", "p4")]
+    assert calm(loud + quiet, made) == [(text, f"{style} dim" if is_calm else style) for text, style in loud] + quiet
+
+
+def test_by_characters_each_stands_whole_with_its_marks() -> None:
+    assert align_characters("村里的 人", "村里 的船") == [
+        AlignedPiece("equal", ("村", "里"), ("村", "里")),
+        AlignedPiece("insert", (), (" ",)),
+        AlignedPiece("equal", ("的",), ("的",)),
+        AlignedPiece("replace", (" ",), ("船",)),
+        AlignedPiece("delete", ("人",), ()),
+    ]
+    assert align_characters("ที", "ที่") == [AlignedPiece("replace", ("ที",), ("ที่",))]

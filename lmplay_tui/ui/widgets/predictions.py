@@ -82,6 +82,8 @@ _FIRST = {  # what makes the first prediction of a kind
 }  # fmt: skip
 # an edit's sign and style
 _MARKED = {op: (sign.removesuffix("word"), style) for op, (sign, style, _) in WORDS.items()}
+CALM_BELOW = 0.25  # accuracy
+_LOUD = ("wrong", "extra", "missing", "p0", "p1")
 _SPOKEN = {"validation": "model", "pinned": "says", "asked": "says"}
 
 
@@ -93,6 +95,17 @@ def shown(text: object) -> str:
 def shade(probability: float) -> str:
     """The style of a truth token that the model expected so surely."""
     return f"p{sum(probability >= bound for bound in SHADES)}"
+
+
+def calm(pieces: Sequence[Piece], made: Prediction) -> list[Piece]:
+    """What is wrong or hardly expected without its colour where that is most of it: the signs and lines stay.
+
+    Early in a run all is wrong, and the eye shall find the loss first.
+    """
+    accuracy = made.accuracy if made.character_accuracy is None else made.character_accuracy
+    if accuracy is None or accuracy >= CALM_BELOW:
+        return list(pieces)
+    return [(text, f"{style} dim" if style in _LOUD else style) for text, style in pieces]
 
 
 def whole_characters(tokens: Sequence[object]) -> list[range]:
@@ -263,9 +276,10 @@ class Predictions(Lines):
             rows += [*self._top_five(made, width), (), *labelled("truth", pieces, width), ()]
         rows += labelled("prompt", [(shown(prompt), "dim")], width)
         if truth and self._token is None:
-            rows += labelled("truth", self._truth(made), width)
+            rows += labelled("truth", calm(self._truth(made), made), width)
             compared = alignment_pieces if made.character_accuracy is None else character_pieces
-            rows += labelled(_SPOKEN.get(kind, "says"), compared(shown(made.prediction), shown(truth)), width)
+            pieces = calm(compared(shown(made.prediction), shown(truth)), made)
+            rows += labelled(_SPOKEN.get(kind, "says"), pieces, width)
         elif not truth:
             rows += labelled(_SPOKEN.get(kind, "says"), [(shown(made.prediction), "")], width)
         return rows
