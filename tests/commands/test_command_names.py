@@ -1,5 +1,7 @@
 """Which program is asked, and commands that there are not."""
 
+from itertools import takewhile
+
 import pytest
 
 import lmplay_tui
@@ -40,12 +42,21 @@ def test_help_is_as_wide_as_the_terminal(words, columns, capsys, monkeypatch):
     assert max(map(len, told)) > 30
 
 
-def test_the_first_help_has_each_command_with_a_line(capsys):
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_the_first_help_has_each_command_with_a_line(columns, capsys, monkeypatch):
+    """In a narrow terminal a long one goes on below its own words, not below the names."""
+    monkeypatch.setenv("COLUMNS", str(columns))
     with pytest.raises(SystemExit):
         cli.main(["--help"])
-    lines = capsys.readouterr().out.splitlines()
+    help_text = capsys.readouterr().out
     for name, summary in COMMANDS.items():
-        assert any(line.split(maxsplit=1) == [name, summary] for line in lines), name
+        begin = help_text.index(f"\n  {name} ") + 1
+        first, *more = help_text[begin:].splitlines()
+        column = first.index(summary.split()[0], len(name) + 2)
+        below = list(takewhile(lambda line: line.startswith(" " * column), more))
+        assert " ".join([first[column:], *(line.strip() for line in below)]) == summary, name
+        if columns == 120:
+            assert not below
 
 
 def test_a_misspelt_command_is_answered_with_the_nearest(capsys):
