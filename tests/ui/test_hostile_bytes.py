@@ -99,7 +99,8 @@ PASTED = f"\x1b[200~{EVIL['eight bits']}{EVIL['bidi']}{EVIL['zero width']}asked 
 # keys, and what then stands on the screen, or with `!` no longer does: a key right after escape would be alt and a key
 TOUR = (
     ("1", "change stage"), ("\r", "esc back"), ("\x1b", "!esc back"), ("3", "same prompt"),
-    ("2", "metric"), ("[", "step"), ("r", "esc back"), ("\x1b", "!esc back"), ("x", "esc back"), ("\x1b", "!esc back"),
+    ("2", "metric"), ("[", "step"), ("\x1b", "!no cursor"),
+    ("r", "esc back"), ("\x1b", "!esc back"), ("x", "esc back"), ("\x1b", "!esc back"),
     ("?", "finds any action"), ("\x1b", "!finds any action"), ("6", "log"), ("5", "memory"),
     ("3", "same prompt"), ("\r", "true"), *[("\x1b[C", "true")] * 12, ("\r", "!true"),
     ("g", "Ask the model"), (PASTED, "asked for"), ("\x1b", "!Ask the model"),
