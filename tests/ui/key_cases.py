@@ -121,7 +121,7 @@ STORIES: dict[str, list[Case]] = {
         ("shift+right", lambda s: s.curves.pan == 0.25),
         ("full_stop", lambda s: s.curves.pan == 0),
         ("y", lambda s: s.curves.log),
-        ("m", lambda s: s.curves.span == 100),
+        ("m", lambda s: s.curves.span == 200),
         ("enter", lambda s: s.curves.cursor == 330),
         ("left_square_bracket", lambda s: s.curves.cursor == 300 and "saved" in text_of(s.app)),
         ("left_square_bracket right_square_bracket", lambda s: s.curves.cursor == 300),

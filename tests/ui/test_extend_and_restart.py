@@ -156,8 +156,10 @@ def test_what_starts_at_once(
 ) -> None:
     seen: list[tuple[bool, object]] = []
     monkeypatch.setattr(command, "wants_dashboard", lambda options: True)
+    Path("out").mkdir()
+    Path("out/m.step-00000100.lmp").write_bytes(b"a checkpoint")  # what is in it is looked at by the run
 
-    def shown(launch: Launch, *, launcher: bool) -> int:
+    def shown(launch: Launch, *, launcher: bool = False) -> int:
         seen.append((launcher, launch.options.training_plan))
         return 0
 

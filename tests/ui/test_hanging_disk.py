@@ -104,7 +104,7 @@ async def test_a_viewer_of_a_run_on_a_disk_that_hangs_can_be_used_and_left(
             for _ in range(3):
                 await tick(pilot)
             await pilot.press("6")
-            assert pilot.app.screen._shown_pane == 6  # type: ignore[attr-defined]
+            assert pilot.app.screen._shown_pane == "log"  # type: ignore[attr-defined]
             await pilot.press("q")
             assert pilot.app._exit
             disk.answer()

@@ -100,7 +100,7 @@ PASTED = f"\x1b[200~{EVIL['eight bits']}{EVIL['bidi']}{EVIL['zero width']}asked 
 TOUR = (
     ("1", "change stage"), ("\r", "esc back"), ("\x1b", "!esc back"), ("3", "same prompt"),
     ("2", "metric"), ("[", "step"), ("r", "esc back"), ("\x1b", "!esc back"), ("x", "esc back"), ("\x1b", "!esc back"),
-    ("?", "mouse works"), ("\x1b", "!mouse works"), ("6", "log"), ("5", "memory"),
+    ("?", "finds any action"), ("\x1b", "!finds any action"), ("6", "log"), ("5", "memory"),
     ("3", "same prompt"), ("\r", "true"), *[("\x1b[C", "true")] * 12, ("\r", "!true"),
     ("g", "Ask the model"), (PASTED, "asked for"), ("\x1b", "!Ask the model"),
     ("4", "f8 next"), (F2, "Save the plan"), (PASTED, "asked for"), ("\x1b", "!Save the plan"),

@@ -36,7 +36,7 @@ TOUR = (
     ("x", "Stop training?"), (ESCAPE, "!Stop training?"), ("l", "Learning rate"), (ESCAPE, "!Learning rate"),
     ("b", "Bookmark"), (ESCAPE, "!Bookmark"), ("g", "Ask the model"), (ESCAPE, "!Ask the model"),
     ("r", "enter draws"), (ESCAPE, "!enter draws"), ("q", "Leave the dashboard?"), (ESCAPE, "!Leave the dashboard?"),
-    ("?", "mouse works"), (ESCAPE, "!mouse works"), ("\x10", "Search for"), (ESCAPE, "!Search for"),
+    ("?", "finds any action"), (ESCAPE, "!finds any action"), ("\x10", "Search for"), (ESCAPE, "!Search for"),
     ("3", "same prompt"), ("\r", "true"), ("5", "forward"), ("6", "log"), ("v", "validating after"),
     ("2", "metric"), ("4", "f8 next"),
 )  # fmt: skip
@@ -113,7 +113,7 @@ def launched(environment: dict[str, str], **options: object) -> ScreenTerminal:
     """A terminal of that kind with the launcher."""
     terminal = ScreenTerminal(shown(None, **options), (120, 40), environment)
     terminal.shows("plans", "runs", "demo")
-    terminal.tour((("\x1b[B", "demo"), ("\t", "demo"), ("?", "mouse works"), (ESCAPE, "!mouse works")))
+    terminal.tour((("\x1b[B", "demo"), ("\t", "demo"), ("?", "finds any action"), (ESCAPE, "!finds any action")))
     return terminal
 
 

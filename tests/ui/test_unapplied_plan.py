@@ -308,6 +308,7 @@ def test_the_shell_is_told_of_the_launchers_last_run(
 ) -> None:
     def left(app: LmplayApp, **_: object) -> int:
         app.last_lines = ["no memory", "last checkpoint: a.lmp (step 7)"]
+        app.leave_wanted = True  # by its key: else the screen would have ended by itself
         return 3
 
     monkeypatch.setattr(LmplayApp, "run", left)
