@@ -78,7 +78,12 @@ def guarded(prog: str, words: Sequence[str], work: Callable[[], int]) -> int:
     _open_standard_streams()
     process.prepare()
     try:
-        return _written(_done(prog, words, work))
+        if words and words[0] in ("-V", "--version"):
+            print(f"{prog} {lmplay_tui.__version__}")
+            return _written(EXIT_OK)
+        return _written(work())
+    except SystemExit as end:  # argparse has shown its help
+        raise SystemExit(_written(int(end.code or EXIT_OK))) from None
     except UserError as error:
         print(printable(error), file=sys.stderr)
         return error.exit_code
@@ -95,23 +100,12 @@ def guarded(prog: str, words: Sequence[str], work: Callable[[], int]) -> int:
         return EXIT_BUG
 
 
-def _done(prog: str, words: Sequence[str], work: Callable[[], int]) -> int:
-    """The status with which the work ends; argparse raises it once it has shown its help."""
-    if words and words[0] in ("-V", "--version"):
-        print(f"{prog} {lmplay_tui.__version__}")
-        return EXIT_OK
-    try:
-        return work()
-    except SystemExit as end:
-        return int(end.code or EXIT_OK)
-
-
 def _written(status: int) -> int:
-    """The exit status, once what was printed is written. Raises `BrokenPipeError` where its reader has left."""
+    """The exit status, once what was printed is written."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:
-        raise
+        _write_no_more()
     except OSError as error:
         _write_no_more()
         print(f"what was printed could not be written: {error.strerror}", file=sys.stderr)

@@ -377,8 +377,13 @@ class Trainer:
 
         So a resume reads its rows anew, other ones perhaps, and a changed plan may leave it out. Raises `DataError`.
         """
-        rows = self.state.progress.of(run.stage.name).position.row
-        self.state.progress.stages[run.stage.name] = StageProgress()
+        progress, statistics, stage = self.state.progress, self.state.statistics, run.stage.name
+        read = progress.of(stage)
+        rows = read.position.row
+        progress.rows -= rows
+        statistics.skipped(stage, rows=-rows)
+        statistics.without_sample(stage, rows=-read.rows_without_sample)
+        progress.stages[stage] = StageProgress()
         names = ", ".join(dict.fromkeys(spec.name for spec in run.stage.datasets))
         raise DataError(
             f"stage {run.stage.name}: nothing was trained in it: no sample came of the {rows:,} rows that it "

@@ -143,7 +143,10 @@ def outcome(words: list[str], ground: Callable[[], None], place: Path) -> tuple[
         for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):  # as Python begins
             setattr(sys, name, os.fdopen(number, mode, closefd=False) if is_open(number) else None)
             setattr(sys, f"__{name}__", getattr(sys, name))
-        status = main(words)
+        try:
+            status = main(words)
+        except SystemExit as end:  # of a help
+            status = int(end.code or 0)
         with contextlib.suppress(OSError):
             sys.stderr.flush()
         report(status)

@@ -137,7 +137,7 @@ def test_what_cannot_be_read_is_said_in_one_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder.toml").mkdir()
     for name, said in (
-        ("folder.toml", "folder.toml: cannot be read: Is a directory"),
+        ("folder.toml", "folder.toml: cannot be read: is a folder, not a file"),
         ("gone.json", "gone.json: cannot be read: No such file or directory"),
         ("x" * 300 + ".toml", "cannot be read: File name too long"),
         ("a\0b.toml", "cannot be read: embedded null byte"),

@@ -137,7 +137,7 @@ def test_no_save_fails_by_what_its_device_is_called(name, tmp_path: Path):
 @pytest.mark.parametrize("name", ["cuda", "cuda:1"])
 @pytest.mark.long_after(1)
 def test_a_run_whose_saver_is_told_a_gpu_saves(place: Path, seams, name):
-    seams.around("checkpoint writer", lambda real, run, folder, _: real(run, folder, torch.device(name)))
+    seams.around("checkpoint writer", lambda real, run, folder, _, *rest: real(run, folder, torch.device(name), *rest))
     plan = write_plan(place, PLAN.replace("validation_interval = 5\n", "save_interval = 1\n"))
     events = train(training_plan=plan, model="m.lmp")
     assert isinstance(last(events), RunDone), last(events)

@@ -224,10 +224,11 @@ def test_the_address_for_messages_reaches_the_process_that_goes_on(place, seams,
     monkeypatch.undo()
     monkeypatch.chdir(place)
 
-    # The process that goes on, with the lock in its hands.
+    # The process that goes on, with the lock in its hands: it has a descriptor of its own.
     heard = addresses(seams)
-    for name in (NOTIFY_URL, LOCK_FROM):
-        monkeypatch.setenv(name, environment[name])
+    monkeypatch.setenv(NOTIFY_URL, environment[NOTIFY_URL])
+    monkeypatch.setenv(LOCK_FROM, environment[LOCK_FROM].replace(str(lock.descriptor), str(os.dup(lock.descriptor)), 1))
+    lock.release()
     stop_after(1, training_plan="plan.toml", model="m.lmp")
     assert heard == [url]
     assert NOTIFY_URL not in os.environ
