@@ -6,6 +6,7 @@ verifies and renames (`checkpoint.py`); the loop tells of it at its next look (`
 """
 
 import contextlib
+import math
 import os
 import re
 import stat
@@ -56,6 +57,11 @@ class Outcome:
     request: SaveRequest
     saved: CheckpointSaved | None
     problems: tuple[str, ...] = ()
+
+
+def is_better(loss: float | None, best: float | None) -> bool:
+    """Whether an evaluation's loss is the lowest so far. One that is not finite never is: none would be lower than NaN."""
+    return loss is not None and math.isfinite(loss) and (best is None or loss < best)
 
 
 class Checkpointer:
@@ -142,9 +148,7 @@ class Checkpointer:
     def _start(self, reason: str, keep: int) -> Iterator[Event]:
         progress = self._state.progress
         self._best_before = progress.best_eval_loss, progress.best_step
-        is_best = progress.eval_loss is not None and (
-            progress.best_eval_loss is None or progress.eval_loss < progress.best_eval_loss
-        )
+        is_best = is_better(progress.eval_loss, progress.best_eval_loss)
         if is_best:
             progress.best_eval_loss, progress.best_step = progress.eval_loss, progress.step
         progress.saved_rows = progress.rows

@@ -1,5 +1,6 @@
 """A save is what its moment was, however much training goes on beside it."""
 
+import math
 import threading
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 
 from lmplay_tui.run.events import CheckpointSaved, RunDone, Warned
 from lmplay_tui.train.checkpoint import load_checkpoint
+from lmplay_tui.train.checkpointer import is_better
 from tests.examples import some
 from tests.train.runs import PLAN, differences, last, state_of, stop_after, train, write_plan
 from tests.train.test_own_experiments import Shaped
@@ -83,3 +85,12 @@ def test_a_system_without_threads_to_give_costs_a_save(place: Path, monkeypatch)
     assert isinstance(last(events), RunDone), last(events)
     said = [event.message for event in events if isinstance(event, Warned)]
     assert said == ["m.lmp: not saved: can't start new thread; training goes on, the next save tries again"]
+
+
+@pytest.mark.parametrize(
+    ("loss", "best", "is_best"),
+    [(2.0, None, True), (2.0, 3.0, True), (3.0, 2.0, False), (2.0, 2.0, False), (None, None, False),
+     (math.nan, None, False), (math.nan, 2.0, False), (-math.inf, 2.0, False)],
+)  # fmt: skip
+def test_the_best_is_the_lowest_of_the_finite_losses(loss, best, is_best):
+    assert is_better(loss, best) is is_best
