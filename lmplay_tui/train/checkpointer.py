@@ -60,7 +60,7 @@ class Outcome:
 
 
 def is_better(loss: float | None, best: float | None) -> bool:
-    """Whether an evaluation's loss is the lowest so far. One that is not finite never is: none would be lower than NaN."""
+    """Whether an evaluation's loss is the lowest so far. One that is not finite never is: nothing is lower than NaN."""
     return loss is not None and math.isfinite(loss) and (best is None or loss < best)
 
 
