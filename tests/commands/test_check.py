@@ -112,7 +112,9 @@ def test_a_shape_that_cannot_be_is_one_line(folder, capsys):
 
 
 def test_help_reads_well(capsys):
-    assert check("--help") == 0
+    with pytest.raises(SystemExit) as ended:
+        check("--help")
+    assert ended.value.code == 0
     out = capsys.readouterr().out
     assert out.startswith("usage: lmplay-tui check PLAN [options]")
 
@@ -137,7 +139,9 @@ def test_shipped_plans_of_the_hub_say_in_a_line_that_it_cannot_be_reached(name, 
 
 
 def test_options_that_only_host_a_run_are_not_offered(folder, capsys):
-    assert check("--help") == 0
+    with pytest.raises(SystemExit) as ended:
+        check("--help")
+    assert ended.value.code == 0
     out = capsys.readouterr().out
     assert "--num-blocks" in out
     assert "--json" in out
