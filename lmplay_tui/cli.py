@@ -1,5 +1,7 @@
 """The commands. Each imports what it needs when it runs: `--help` and the first frame wait for no torch."""
 
+import contextlib
+import errno
 import os
 import sys
 import traceback
@@ -104,11 +106,12 @@ def _written(status: int) -> int:
     """The exit status, once what was printed is written."""
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
-        _write_no_more()
     except OSError as error:
         _write_no_more()
-        print(f"what was printed could not be written: {error.strerror}", file=sys.stderr)
+        if error.errno in (errno.EPIPE, errno.EIO):  # its reader has left, or the terminal
+            return status
+        with contextlib.suppress(OSError):
+            print(f"what was printed could not be written: {error.strerror}", file=sys.stderr)
         return status or EXIT_TRAINING
     return status
 

@@ -4,6 +4,7 @@ import os
 import shlex
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,8 @@ def clone(tmp_path: Path) -> Path:
 
 
 def shell(line: str, folder: Path, path: str = PLAIN) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(PACKAGE)}
+    libraries = [str(PACKAGE), sysconfig.get_path("purelib")]  # for an interpreter outside the environment, too
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": os.pathsep.join(libraries)}
     return subprocess.run(["sh", "-c", line], cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
