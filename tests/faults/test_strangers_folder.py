@@ -150,7 +150,14 @@ CASES = [*((name, kind) for name in FILES for kind in KINDS), *((name, kind) for
 CASES = FIRST + [case for case in CASES if case not in FIRST]
 
 
-@pytest.mark.parametrize(("name", "kind"), CASES, ids=lambda value: value if isinstance(value, str) else value.__name__)
+PARAMS = [  # a seventh of those behind the first with `make test-rest`, all of them with `make faults`
+    pytest.param(*case, marks=pytest.mark.slow if i >= len(FIRST) and i % 7 else ()) for i, case in enumerate(CASES)
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), PARAMS, ids=lambda value: value if isinstance(value, str) else value.__name__
+)
 @pytest.mark.long_after(len(FIRST))
 def test_nothing_outside_is_read_written_or_deleted(ground, name, kind, capfd):
     """By whatever looks at the run, resumes it or begins it anew; and each says at most a line for what it refuses."""
