@@ -51,13 +51,11 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
             if not is_indented:
                 filled += textwrap.wrap(" ".join(lines), width)
                 continue
-            for (
-                line
-            ) in lines:  # of two columns the second one goes on below itself; an example stays one line, to be typed
+            # Of two columns the second one goes on below itself; an example stays one line, to be typed.
+            for line in lines:
                 column = _TWO_COLUMNS.match(line)
-                filled += (
-                    [line] if column is None else textwrap.wrap(line, width, subsequent_indent=" " * len(column[1]))
-                )
+                indented = [] if column is None else textwrap.wrap(line, width, subsequent_indent=" " * len(column[1]))
+                filled += indented or [line]
         return "\n".join(filled)
 
 

@@ -37,7 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):  # the first process; its workers inherit the folder
         os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="lmp-tests-cache-")
         config.add_cleanup(lambda: shutil.rmtree(os.environ["XDG_CACHE_HOME"], ignore_errors=True))
-        # Nobody's home is written to, and no screen has a new user's hints where a test does not ask for them.
+        # No user's home is written to, and no screen has a new user's hints where a test does not ask for them.
         os.environ["XDG_STATE_HOME"] = os.environ["XDG_CACHE_HOME"]
         read = Path(os.environ["XDG_STATE_HOME"], "lmplay-tui", "hints-read")
         read.parent.mkdir()

@@ -1,7 +1,7 @@
 """Checkpoints whose archive is whole and one of whose fields is not: by name, and at random by the fields there are.
 
 Each is met as a run meets it, in a child: a signal, a wait or a lack of memory would be the child's. What is refused is
-refused in one line; what is accepted trains on, and to the very weights of the run whose checkpoint nobody changed.
+refused in one line; what is accepted trains on, and to the very weights of the run whose checkpoint was not changed.
 """
 
 import copy

@@ -263,7 +263,7 @@ def test_a_mini_batch_size_of_auto_in_a_changed_plan_is_found_before_the_next_ba
 
 
 class DropsOutItself(GPT2ish):
-    """By a function, whose probability nobody else can change."""
+    """By a function, whose probability no other code can change."""
 
     def __init__(self, *, vocab_size, context_len, num_blocks, embed_dim, num_heads, dropout) -> None:
         super().__init__(vocab_size=vocab_size, context_len=context_len, num_blocks=num_blocks, embed_dim=embed_dim,
