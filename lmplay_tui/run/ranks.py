@@ -133,7 +133,7 @@ def rank_figures(ranks: Sequence[RankState], step_s: float) -> dict[str, float]:
 
     `step_s`: seconds a step of the whole run, mean over it.
     """
-    figures = {}
+    figures: dict[str, float] = {}
     own = {state.rank: state.compute_s for state in ranks if math.isfinite(state.compute_s)}
     if own:
         figures |= {
