@@ -8,7 +8,6 @@ import json
 import math
 import os
 import socket
-import statistics
 import time
 from bisect import bisect_left
 from collections import deque
@@ -104,10 +103,17 @@ class StragglerWatch:
                 self._slow.discard(rank)
         if not self._slow:
             return None
-        by = {rank: statistics.median(self._shares[rank]) - 1 for rank in self._slow}
+        by = {rank: median(self._shares[rank]) - 1 for rank in self._slow}
         worst = max(by, key=lambda rank: by[rank])
         state = next(state for state in ranks if state.rank == worst)
         return Straggler(worst, one_line(state.host, 60), one_line(state.device_name, 20), by[worst], len(by) - 1)
+
+
+def median(values: Iterable[float]) -> float:
+    """NaN of nothing. (`statistics` would be imported for a hundredth of a second, before the first frame.)"""
+    ordered = sorted(values)
+    middle = len(ordered) // 2
+    return (ordered[middle] + ordered[-1 - middle]) / 2 if ordered else math.nan
 
 
 def _shares(ranks: Sequence[RankState]) -> dict[int, float]:
@@ -124,7 +130,7 @@ def _shares(ranks: Sequence[RankState]) -> dict[int, float]:
     shares = {}
     for rank, cost in costs.items():
         place = bisect_left(ordered, cost)
-        shares[rank] = cost / statistics.median([*ordered[:place], *ordered[place + 1 :]])
+        shares[rank] = cost / median([*ordered[:place], *ordered[place + 1 :]])
     return shares
 
 
@@ -138,13 +144,13 @@ def rank_figures(ranks: Sequence[RankState], step_s: float) -> dict[str, float]:
     if own:
         figures |= {
             "ranks/compute_s_min": min(own.values()),
-            "ranks/compute_s_mean": statistics.fmean(own.values()),
+            "ranks/compute_s_mean": math.fsum(own.values()) / len(own),
             "ranks/compute_s_max": max(own.values()),
             "ranks/slowest": float(max(own, key=lambda rank: own[rank])),
         }
     waits = [state.wait_s for state in ranks if math.isfinite(state.wait_s)]
     if waits and step_s > 0:
-        figures["ranks/wait_share"] = statistics.fmean(waits) / step_s
+        figures["ranks/wait_share"] = math.fsum(waits) / len(waits) / step_s
     return figures
 
 
@@ -204,6 +210,11 @@ class Ranks:
     pid: int | None  # of rank 0
     host: str  # of rank 0
     straggler: Straggler | None
+
+    def record(self) -> dict[str, Any]:
+        """As `status --json` has it."""
+        straggler = None if self.straggler is None else asdict(self.straggler)
+        return {"ranks": [state_record(state) for state in self.ranks], "straggler": straggler}
 
 
 def read_ranks(files: Folder) -> Ranks | None:
