@@ -33,7 +33,7 @@ DOORS = {
     "models": {"body", "generation", "gpt2ish", "lmplay_weights", "registry"},
     "plan": {"builtin", "reading", "schema"},
     "run": {"axes", "charts", "control_files", "controls", "events", "export", "folder", "journal", "learning_rate",
-            "metric_names", "notify", "recorder", "sentences", "statistics", "status", "upkeep", "view"},
+            "metric_names", "notify", "ranks", "recorder", "sentences", "statistics", "status", "upkeep", "view"},
     "train": {"check", "checkpoint", "launch", "progress", "settings"},
     "ui": {"app", "run_list", "screens.dashboard", "session", "source"},
 }  # fmt: skip

@@ -32,7 +32,7 @@ _MOST_BYTES = 1 << 22  # of `run.json` or a plan: ours have some kilobytes
 _ROOM = 4096  # `run.json` ends in at least so many blanks: a run that ends by a full disk needs them to say why
 _FILES = (
     "run.json", "plan.toml", "metrics.jsonl", "events.jsonl", "predictions.jsonl", "log.txt", "log.1.txt", "lock",
-    "about.json", "renaming.json",
+    "about.json", "renaming.json", "ranks.json",
 )  # fmt: skip
 _OTHER_CHECKPOINT = re.compile(r"\.[A-Za-z0-9_-]+$")  # NAME.prev, NAME.STAGE, ...: no name of a run has a dot
 

@@ -121,6 +121,8 @@ def speed_choices(options: TrainOptions, precision: Precision) -> list[str]:
     elif device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0):
         torch.set_float32_matmul_precision("high")
         chosen.append("float32 products in TF32")
+    if options.recompute:
+        chosen.append("blocks computed again in the backward pass")
     if options.compile_model:
         how = ", ".join(filter(None, (options.compile_backend, options.compile_mode)))
         chosen.append(f"compiled ({one_line(how, 80)})" if how else "compiled")

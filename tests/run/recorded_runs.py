@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from lmplay_tui.run.charts import Curve
+from lmplay_tui.run.folder import RunFolder
+from lmplay_tui.run.ranks import RankRecorder, RankState
 from lmplay_tui.run.statistics import RunStatistics
 
 
@@ -50,3 +52,25 @@ def curve(
         accuracy=np.array(accuracy or unknown, dtype=np.float64),
         character_accuracy=np.array(unknown, dtype=np.float64),
     )  # fmt: skip
+
+
+def many_ranks(count: int, *, per_node: int = 8, slow: int | None = None, seed: int = 0) -> list[RankState]:
+    """The ranks of a run on nodes of GPUs in the middle of a step; rank `slow` needs 24 % longer than the others."""
+    dice = random.Random(seed)
+    own = [0.2 * (1 + dice.uniform(-0.02, 0.02)) * (1.24 if rank == slow else 1.0) for rank in range(count)]
+    return [
+        RankState(
+            rank, f"node{rank // per_node}", f"cuda:{rank % per_node}", 4711 + rank, "backward", 330, own[rank],
+            max(own) - own[rank], 8192.0, (60 + dice.uniform(0, 9)) * 2**30, 80 * 2.0**30, dice.uniform(0.88, 0.99),
+            dice.uniform(50, 80),
+        )
+        for rank in range(count)
+    ]  # fmt: skip
+
+
+def record_ranks(run: RunFolder, ranks: Sequence[RankState], intervals: int = 10) -> None:
+    """Write `ranks.json` as rank 0 of this process does once so many log intervals have been as this one."""
+    recorder = RankRecorder(run.files)
+    for _ in range(intervals):
+        recorder.interval(ranks, 0.25)
+    assert recorder.write(ranks)
