@@ -138,7 +138,7 @@ class StepDone(Event):
     rows_without_sample: int = 0  # over the stage: they hold no words
     character_accuracy: float | None = None  # of the truths that are written without spaces
     reduce_s: float | None = (
-        None  # from the end of rank 0's own work until the gradients were summed; None: one process
+        None  # from the end of rank 0's own work until all gradients were summed; None: one process
     )
 
     def record(self) -> dict[str, Any]:

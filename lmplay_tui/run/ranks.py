@@ -12,12 +12,13 @@ import time
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from lmplay_tui.files import Folder
 from lmplay_tui.formats import format_percent
 from lmplay_tui.run.journal import number
+from lmplay_tui.structs import Struct
 from lmplay_tui.text import one_line
 
 FILE = "ranks.json"
@@ -28,8 +29,7 @@ _SLOWER = 1.2  # times the median of the others: less is weather
 _INTERVALS, _SLOW_IN, _GOES_ON_IN = 10, 9, 3
 
 
-@dataclass(frozen=True)
-class RankState:
+class RankState(Struct):
     """What one rank is at, and its means over the steps of the last log interval. NaN, None, "": not known.
 
     `compute_s`: its own work a step, before the reduction. `wait_s`: from then on until the slowest rank was as far.
@@ -57,8 +57,7 @@ class RankState:
         return f"{name} {index}" if index else name
 
 
-@dataclass(frozen=True)
-class Straggler:
+class Straggler(Struct):
     """The rank that the others wait for. `slower`: by which share of the others' median. `more`: as slow ones."""
 
     rank: int
@@ -201,8 +200,7 @@ def state_record(state: RankState) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
-class Ranks:
+class Ranks(Struct):
     """What `ranks.json` says: of a run of at least two processes."""
 
     ranks: tuple[RankState, ...]  # by their numbers
