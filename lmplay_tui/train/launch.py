@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lmplay_tui.errors import EXIT_BUG, TrainingError, UserError, os_error
 from lmplay_tui.options import Launch
@@ -42,12 +43,21 @@ from lmplay_tui.text import one_line, printable
 from lmplay_tui.train.build import build_trainer, read_start, set_aside
 from lmplay_tui.train.handoff import TimeLimit, hand_over, resume_command, start_process
 from lmplay_tui.train.preflight import choose_run
+from lmplay_tui.train.process_group import ProcessGroup
+
+if TYPE_CHECKING:
+    from lmplay_tui.train.leader import Leader
 
 BEGINS_WITHIN_S = 60.0  # a process of its own
 LOADS_WITHIN_S = 20.0  # from then on it is a download, which may take hours
 
 
-def run_events(launch: Launch, controls: Controls, tell: Callable[[Event], None] = lambda _: None) -> Iterator[Event]:
+def run_events(
+    launch: Launch,
+    controls: Controls,
+    tell: Callable[[Event], None] = lambda _: None,
+    group: ProcessGroup | None = None,
+) -> Iterator[Event]:
     """Train as a command line asks for it, and give each event.
 
     Never raises: the last event is `RunDone`, `RunStopped` or `RunFailed` with its exit status, or `HandedOver`. Every
@@ -66,7 +76,7 @@ def run_events(launch: Launch, controls: Controls, tell: Callable[[Event], None]
         if launch.anew:
             lock = _start_anew(run, lock, launch)
             launch = launch.without("reset_history", "resume")
-        with contextlib.closing(_HeldRun(run, lock, launch, controls, tell)) as held:
+        with contextlib.closing(_HeldRun(run, lock, launch, controls, tell, group)) as held:
             yield from held.warn_of_weak_lock()
             step = held.step_before()
             for event in _train_to_an_end(held, step):
@@ -79,6 +89,15 @@ def run_events(launch: Launch, controls: Controls, tell: Callable[[Event], None]
         yield _failed(error, step)
     finally:
         lock.release()
+
+
+def _leader_of(group: ProcessGroup | None) -> "Leader | None":
+    """Rank 0's hand on the others; None where there are none, and nothing of it is imported."""
+    if group is None or group.world_size == 1:
+        return None
+    from lmplay_tui.train.leader import Leader
+
+    return Leader(group)
 
 
 def _with_notify_url(launch: Launch, lock: RunLock) -> Launch:
@@ -107,8 +126,10 @@ class _HeldRun:
     """
 
     def __init__(
-        self, run: RunFolder, lock: RunLock, launch: Launch, controls: Controls, tell: Callable[[Event], None]
-    ) -> None:
+        self, run: RunFolder, lock: RunLock, launch: Launch, controls: Controls, tell: Callable[[Event], None],
+        group: ProcessGroup | None = None,
+    ) -> None:  # fmt: skip
+        self.leader = _leader_of(group)
         self.run, self.lock, self.launch, self.controls = run, lock, launch, controls
         self.bug: str | None = None  # of the recording: the first one
         self._times_lost = 0  # the run's lock, as far as that has been told
@@ -122,6 +143,8 @@ class _HeldRun:
         self._recorder = Recorder(run, verbose=launch.options.verbose, holds=lambda: self.may_not_save() is None)
 
     def close(self) -> None:
+        if self.leader is not None:
+            self.leader.close()
         self._recorder.close()
 
     def step_before(self) -> int:
@@ -262,8 +285,9 @@ def _train(held: _HeldRun) -> Iterator[Event]:
         yield RunDone(start.progress.step, str(run.model), start.progress.elapsed_s, already=True)
         return
     trainer = yield from build_trainer(
-        start, held.controls, go_on_elsewhere=held.go_on_elsewhere, tell=held.tell, may_not_save=held.may_not_save
-    )
+        start, held.controls, go_on_elsewhere=held.go_on_elsewhere, tell=held.tell, may_not_save=held.may_not_save,
+        leader=held.leader,
+    )  # fmt: skip
     del start  # its checkpoint is as large as the model and the optimizer, which have taken what they need
     yield from trainer.run()
 
