@@ -20,6 +20,7 @@ from lmplay_tui.errors import UserError, os_error
 from lmplay_tui.files import Folder
 from lmplay_tui.process import is_alive, typed
 from lmplay_tui.run.journal import utc_time
+from lmplay_tui.run.ranks import read_ranks
 from lmplay_tui.run.status import SavedStatus
 from lmplay_tui.text import one_line
 
@@ -435,7 +436,8 @@ def keep_plan(run: RunFolder, text: str, step: int) -> Path | None:
 
 def saved_status(run: RunFolder) -> SavedStatus:
     """How a run is, by its files alone."""
-    return SavedStatus(run.status(), alive=run.alive())
+    alive = run.alive()
+    return SavedStatus(run.status(), alive=alive, ranks=read_ranks(run.files) if alive else None)
 
 
 def status_of(run: RunFolder) -> dict[str, Any]:

@@ -52,7 +52,8 @@ class _Found:
         run = self._try(lambda: _run_of(self._launch, plan)) if plan or not _needs_plan_for_name(options) else None
         if run is not None:
             self._look_at_run(run)
-            if plan is None and not self._launch.anew and not _has_checkpoint(run) and options.model is not None:
+            begins_with_own = options.training_plan is None and not self._launch.anew and not _has_checkpoint(run)
+            if plan is None and begins_with_own and options.model is not None:
                 plan = self._try(lambda: plan_to_begin_with(run, options, []))
         self._look_at_names(plan)
         if plan is not None:
