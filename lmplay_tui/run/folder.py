@@ -20,6 +20,7 @@ from lmplay_tui.errors import UserError, os_error
 from lmplay_tui.files import Folder
 from lmplay_tui.process import is_alive, typed
 from lmplay_tui.run.journal import utc_time
+from lmplay_tui.run.ranks import read_ranks
 from lmplay_tui.run.status import SavedStatus, Writer
 from lmplay_tui.text import one_line
 
@@ -431,7 +432,8 @@ def keep_plan(run: RunFolder, text: str, step: int) -> Path | None:
 
 def saved_status(run: RunFolder, *, alive: bool | None = None) -> SavedStatus:
     """How a run is, by its files alone. `alive`: whether a process holds it, where that is known."""
-    return SavedStatus(run.status(), alive=run.alive() if alive is None else alive)
+    alive = run.alive() if alive is None else alive
+    return SavedStatus(run.status(), alive=alive, ranks=read_ranks(run.files) if alive else None)
 
 
 def status_of(run: RunFolder) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from lmplay_tui.run.history import MOST_STEPS
 from lmplay_tui.run.journal import number, stamp, utc_time
 from lmplay_tui.run.metric_names import OF_STEPS, RECENT_LOSS
 from lmplay_tui.run.pace import Pace
+from lmplay_tui.run.ranks import Ranks
 from lmplay_tui.text import one_line
 
 
@@ -97,6 +98,7 @@ class RunStatus:
         self.lives_by_steps = False  # StepDone events come: the journal's means would be a second copy
         self.result: events.RunStopped | events.RunFailed | events.RunDone | None = None
         self.handed_over: events.HandedOver | None = None
+        self.ranks: Ranks | None = None  # as last read while it runs; None: one process, or not known
 
     @property
     def stage(self) -> StageView | None:
@@ -337,9 +339,12 @@ class Writer(NamedTuple):
 
 
 class SavedStatus(RunStatus):
-    """How a run is by its `run.json`, which any program may have written, and by whether a process holds it."""
+    """How a run is by its `run.json`, which any program may have written, and by whether a process holds it.
 
-    def __init__(self, record: Mapping[str, Any], *, alive: bool) -> None:
+    `ranks`: what its `ranks.json` says; that of an earlier start, which another process wrote, is passed over.
+    """
+
+    def __init__(self, record: Mapping[str, Any], *, alive: bool, ranks: Ranks | None = None) -> None:
         super().__init__()
         self.carry_over(record)
         self.is_empty = not record  # the run has never said anything
@@ -362,6 +367,8 @@ class SavedStatus(RunStatus):
         self.pid = self.writer.pid if self.has_said else None
         self.host = one_line(host or "?", 80)
         self.heartbeat = number(record.get("heartbeat"))  # when it last wrote, seconds since 1970
+        if ranks is not None and self.pid is not None and (ranks.pid, ranks.host) == (self.pid, self.host):
+            self.ranks = ranks
         self.message = one_line(record.get("message") or "", 1000) if self.state == "failed" else ""
         self.tokens_per_s = number(record.get("tokens_per_s")) if alive else math.nan
         self.eta_s = number(record.get("eta_s")) if alive else 0.0 if self.state == "finished" else math.nan
@@ -382,7 +389,7 @@ class SavedStatus(RunStatus):
             "train_loss": _known(number(self.train_loss)), "val_loss": _known(number(self.val_loss)),
             "lr": _known(self.lr), "tokens_per_s": _known(self.tokens_per_s), "eta_s": _known(self.eta_s),
             "checkpoint": self._checkpoint_record(),
-        }  # fmt: skip
+        } | ({} if self.ranks is None else self.ranks.record())  # fmt: skip
 
 
 ENDS: dict[type[events.Event], str] = {
