@@ -16,7 +16,7 @@ from lmplay_tui.errors import EXIT_USAGE
 from lmplay_tui.files import Folder
 from lmplay_tui.formats import format_lr, format_rate
 from lmplay_tui.run import events
-from lmplay_tui.run.folder import RunFolder, boot_id, utc_now
+from lmplay_tui.run.folder import RunFolder, boot_id, saved_status, utc_now
 from lmplay_tui.run.journal import Journal, number
 from lmplay_tui.run.metric_names import OF_STEPS, RECENT_LOSS
 from lmplay_tui.run.sentences import sentences_of
@@ -141,7 +141,7 @@ class Recorder:
 
     def _is_written_by_next(self, event: events.Event) -> bool:
         """Whether the process that goes on with the run has written its `run.json` already."""
-        return isinstance(event, events.HandedOver) and self._run.status().get("pid") == event.pid
+        return isinstance(event, events.HandedOver) and saved_status(self._run, alive=True).writer.pid == event.pid
 
     def _goes_on(self, event: events.Event) -> bool:
         """Whether it is only said again that the trainer is at what it was at: a pause says so until it ends."""

@@ -36,7 +36,7 @@ from lmplay_tui.run.events import (
     StepDone,
     Warned,
 )
-from lmplay_tui.run.folder import RunFolder, RunLock, keep_plan, statistics_folder, taken, utc_now
+from lmplay_tui.run.folder import RunFolder, RunLock, keep_plan, saved_status, statistics_folder, taken, utc_now
 from lmplay_tui.run.notify import NOTIFY_URL, Notifier, run_on_done
 from lmplay_tui.run.plots import write_pngs
 from lmplay_tui.run.recorder import LogFile, Recorder
@@ -99,7 +99,7 @@ def _with_notify_url(launch: Launch, lock: RunLock) -> Launch:
 def _start_anew(run: RunFolder, lock: RunLock, launch: Launch) -> RunLock:
     """Move what there is out of the way, the run's folder with its lock included; its plan holds without another."""
     plan = run.plan_text() if run.files.has(run.plan.name) else None
-    folder = run.status().get("plan_folder", "")
+    folder = saved_status(run, alive=False).plan_folder
     set_aside(run, statistics_folder(launch.options.out_dir))
     lock.release()
     fresh = taken(run)
@@ -448,11 +448,11 @@ def start_detached(launch: Launch, *, until_it_trains: bool = False) -> tuple[Ru
     deadline = time.monotonic() + (LOADS_WITHIN_S if until_it_trains else BEGINS_WITHIN_S)
     while time.monotonic() < deadline:
         lives = is_child_alive(pid)  # before the look: what it said last is then seen for certain
-        status = run.status()
-        if status.get("pid") == pid and (status.get("state") == "failed" or "refused" in status):
-            raise UserError(one_line(status.get("refused") or status.get("message", "failed"), 1000))
-        begun = not until_it_trains or status.get("has_begun") or status.get("state") != "running"
-        if status.get("pid") == pid and begun:
+        status = saved_status(run, alive=False)
+        has_spoken = status.writer.pid == pid
+        if has_spoken and (status.state == "failed" or status.refusal):
+            raise UserError(status.refusal or status.message or "failed")
+        if has_spoken and (not until_it_trains or status.has_begun or status.said_state != "running"):
             break
         if not lives:
             raise TrainingError(f"the run's process has ended before it began; see {one_line(run.log)}")
