@@ -307,7 +307,7 @@ class _Watch:
 
 def _runs(pid: int) -> bool:
     try:
-        process = psutil.Process(pid)
-        return process.ppid() == os.getpid() and process.status() != psutil.STATUS_ZOMBIE
+        found = psutil.Process(pid).as_dict(["ppid", "status"])
+        return found["ppid"] == os.getpid() and found["status"] != psutil.STATUS_ZOMBIE
     except psutil.Error:
         return False
