@@ -308,6 +308,6 @@ class _Watch:
 def _runs(pid: int) -> bool:
     try:
         found = psutil.Process(pid).as_dict(["ppid", "status"])
-        return found["ppid"] == os.getpid() and found["status"] != psutil.STATUS_ZOMBIE
+        return bool(found["ppid"] == os.getpid() and found["status"] != psutil.STATUS_ZOMBIE)
     except psutil.Error:
         return False

@@ -230,6 +230,8 @@ class ProcessGroup:
 
     def _has_ended(self, rank: int) -> bool:
         """Whether it is known to have. A number says nothing in another machine or container."""
+        if not self.processes:
+            return False
         here, there = self.processes[self.rank], self.processes[rank]
         return here[:2] == there[:2] and not is_alive(there[2])
 
