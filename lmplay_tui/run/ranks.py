@@ -8,17 +8,17 @@ import json
 import math
 import os
 import socket
-import statistics
 import time
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from lmplay_tui.files import Folder
 from lmplay_tui.formats import format_percent
 from lmplay_tui.run.journal import number
+from lmplay_tui.structs import Struct
 from lmplay_tui.text import one_line
 
 FILE = "ranks.json"
@@ -29,8 +29,7 @@ _SLOWER = 1.2  # times the median of the others: less is weather
 _INTERVALS, _SLOW_IN, _GOES_ON_IN = 10, 9, 3
 
 
-@dataclass(frozen=True)
-class RankState:
+class RankState(Struct):
     """What one rank is at, and its means over the steps of the last log interval. NaN, None, "": not known.
 
     `compute_s`: its own work a step, before the reduction. `wait_s`: from then on until the slowest rank was as far.
@@ -58,8 +57,7 @@ class RankState:
         return f"{name} {index}" if index else name
 
 
-@dataclass(frozen=True)
-class Straggler:
+class Straggler(Struct):
     """The rank that the others wait for. `slower`: by which share of the others' median. `more`: as slow ones."""
 
     rank: int
@@ -104,10 +102,17 @@ class StragglerWatch:
                 self._slow.discard(rank)
         if not self._slow:
             return None
-        by = {rank: statistics.median(self._shares[rank]) - 1 for rank in self._slow}
+        by = {rank: median(self._shares[rank]) - 1 for rank in self._slow}
         worst = max(by, key=lambda rank: by[rank])
         state = next(state for state in ranks if state.rank == worst)
         return Straggler(worst, one_line(state.host, 60), one_line(state.device_name, 20), by[worst], len(by) - 1)
+
+
+def median(values: Iterable[float]) -> float:
+    """NaN of nothing. (`statistics` would be imported for a hundredth of a second, before the first frame.)"""
+    ordered = sorted(values)
+    middle = len(ordered) // 2
+    return (ordered[middle] + ordered[-1 - middle]) / 2 if ordered else math.nan
 
 
 def _shares(ranks: Sequence[RankState]) -> dict[int, float]:
@@ -124,7 +129,7 @@ def _shares(ranks: Sequence[RankState]) -> dict[int, float]:
     shares = {}
     for rank, cost in costs.items():
         place = bisect_left(ordered, cost)
-        shares[rank] = cost / statistics.median([*ordered[:place], *ordered[place + 1 :]])
+        shares[rank] = cost / median([*ordered[:place], *ordered[place + 1 :]])
     return shares
 
 
@@ -138,13 +143,13 @@ def rank_figures(ranks: Sequence[RankState], step_s: float) -> dict[str, float]:
     if own:
         figures |= {
             "ranks/compute_s_min": min(own.values()),
-            "ranks/compute_s_mean": statistics.fmean(own.values()),
+            "ranks/compute_s_mean": math.fsum(own.values()) / len(own),
             "ranks/compute_s_max": max(own.values()),
             "ranks/slowest": float(max(own, key=lambda rank: own[rank])),
         }
     waits = [state.wait_s for state in ranks if math.isfinite(state.wait_s)]
     if waits and step_s > 0:
-        figures["ranks/wait_share"] = statistics.fmean(waits) / step_s
+        figures["ranks/wait_share"] = math.fsum(waits) / len(waits) / step_s
     return figures
 
 
@@ -195,8 +200,7 @@ def state_record(state: RankState) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
-class Ranks:
+class Ranks(Struct):
     """What `ranks.json` says: of a run of at least two processes."""
 
     ranks: tuple[RankState, ...]  # by their numbers
@@ -204,6 +208,11 @@ class Ranks:
     pid: int | None  # of rank 0
     host: str  # of rank 0
     straggler: Straggler | None
+
+    def record(self) -> dict[str, Any]:
+        """As `status --json` has it."""
+        straggler = None if self.straggler is None else asdict(self.straggler)
+        return {"ranks": [state_record(state) for state in self.ranks], "straggler": straggler}
 
 
 def read_ranks(files: Folder) -> Ranks | None:

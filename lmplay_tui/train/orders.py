@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 from torch import distributed as dist
@@ -263,14 +263,14 @@ def decode(data: bytes) -> Order:
     if kind not in (Step, Score):
         if raw:
             raise OrderError(f"{name}: bytes behind it")
-        return kind(**header)
+        return cast(Order, kind(**header))
     if type(num_rows) is not int or not 0 <= num_rows <= len(raw) // 12 or len(raw) % 4:
         raise OrderError(f"{name}: samples that are cut short")
     values = np.frombuffer(raw, dtype="<i4").astype(np.int32, copy=False)
     samples = Samples(values[: 3 * num_rows].reshape(-1, 3), values[3 * num_rows :])
     if problem := samples.problem(header["num_mini_batches"]):
         raise OrderError(f"{name}: {problem}")
-    return kind(**header, samples=samples)  # type: ignore[no-any-return]
+    return cast(Order, kind(**header, samples=samples))
 
 
 def _parts(data: bytes) -> tuple[dict[str, Any], bytes]:

@@ -117,7 +117,7 @@ class TrainStep:
             self._notes.append(
                 LogLine(
                     f"{where}: mini-batches of {fitted.mini_batch_size} instead of {run.config.mini_batch_size}, so "
-                    f"that each of {state.leader.world_size} processes has one (a --mini-batch-size that is given is kept)"
+                    f"that each of {state.leader.world_size} processes has one; a --mini-batch-size is kept"
                 )
             )
         return fitted

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from lmplay_tui.run.folder import RunFolder
+from lmplay_tui.run.metric_names import RANK_FIELDS
 from lmplay_tui.run.ranks import FILE, RankRecorder, RankState, StragglerWatch, rank_figures, read_ranks
 from tests.run.recorded_runs import many_ranks, record_ranks
 
@@ -40,6 +41,10 @@ def test_what_is_not_known_stays_so(run: RunFolder) -> None:
     read = read_ranks(run.files)
     assert read is not None and read.ranks[1].phase == "waiting" and math.isnan(read.ranks[1].compute_s)
     assert read.straggler is None and rank_figures(read.ranks, 0.1) == {}
+
+
+def test_each_field_has_its_meaning() -> None:
+    assert list(RANK_FIELDS) == list(RankState.__dataclass_fields__)
 
 
 def test_the_file_is_rewritten_at_most_each_two_seconds(run: RunFolder) -> None:
