@@ -2,6 +2,7 @@ import csv
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -228,17 +229,20 @@ class TestSafetensors:
         assert list(tmp_path.iterdir()) == [path]
 
 
+# Not `ru_maxrss`: that of a new process begins at what the one that started it has taken.
 MILLION = """\
-import resource, sys
+import sys
 from lmplay_tui.cli import main
 
 status = main(sys.argv[1:])
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+with open("/proc/self/status") as file:
+    print(next(line.split()[1] for line in file if line.startswith("VmHWM:")))
 sys.exit(status)
 """
 
 
 @pytest.mark.long
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the most that it took is read there")
 def test_a_million_lines_take_little_memory(run, tmp_path):
     """What it takes does not grow with the rows: they lie in a file without a name."""
     row = '{"step":%d,"stage":"a","samples":%d,"train/loss":3.25,"lr":0.001,"perf/tokens_per_s":12345.678}\n'
@@ -249,6 +253,6 @@ def test_a_million_lines_take_little_memory(run, tmp_path):
         [sys.executable, "-c", MILLION, "export", str(run.model), "--to", "csv"], capture_output=True, text=True,
         check=True, cwd=tmp_path,
     )  # fmt: skip
-    assert int(done.stdout.splitlines()[-1]) < 300 << 20
+    assert int(done.stdout.splitlines()[-1]) < 200 << 10  # KiB; the commands' libraries are a fifth of it
     with run.model.with_suffix(".csv").open("rb") as file:
         assert sum(1 for _ in file) == 1_000_001
