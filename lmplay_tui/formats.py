@@ -136,6 +136,15 @@ def format_duration(seconds: float) -> str:
     return f"{whole // DAY_S} d {whole % DAY_S // HOUR_S} h"
 
 
+def format_moment(seconds: float) -> str:
+    """A duration that a step has many of, in at most seven characters: `0.8 ms`, `204 ms`, `1.25 s`, `12.5 s`."""
+    if not math.isfinite(seconds):
+        return "–"
+    if seconds < 0.9995:
+        return f"{1000 * seconds:.1f} ms" if 0 < seconds < 0.00995 else f"{1000 * seconds:.0f} ms"
+    return f"{seconds:.2f} s" if seconds < 9.995 else f"{seconds:.1f} s" if seconds < 999 else f"{seconds:.0f} s"
+
+
 def format_rough_duration(seconds: float) -> str:
     """A duration that is only guessed, in one unit: `40 s`, `3 min`, `11 h`, `5 d`, `3 y`."""
     if not math.isfinite(seconds):

@@ -23,6 +23,7 @@ from lmplay_tui.formats import (
     format_megabytes,
     format_memory,
     format_memory_use,
+    format_moment,
     format_number,
     format_parameters,
     format_percent,
@@ -237,3 +238,15 @@ def test_formats_wait_for_nothing_heavy() -> None:
     code = f"import sys, lmplay_tui.formats, lmplay_tui.scales; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (0, "0 ms"), (0.00084, "0.8 ms"), (0.00994, "9.9 ms"), (0.00996, "10 ms"), (0.204, "204 ms"),
+        (0.9994, "999 ms"), (0.9996, "1.00 s"), (1.254, "1.25 s"), (9.996, "10.0 s"), (99.96, "100.0 s"),
+        (1e6, "1000000 s"), (math.nan, "–"), (math.inf, "–"),
+    ],
+)  # fmt: skip
+def test_moments_of_a_step(seconds: float, shown: str) -> None:
+    assert format_moment(seconds) == shown

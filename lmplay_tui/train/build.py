@@ -22,6 +22,7 @@ from lmplay_tui.files import Folder
 from lmplay_tui.models.lmplay_weights import TOKENIZER as LMPLAYS_TOKENIZER
 from lmplay_tui.models.lmplay_weights import convert_lmplay
 from lmplay_tui.models.registry import build_model, load_experiment
+from lmplay_tui.models.units import recompute, units_of
 from lmplay_tui.options import OPTIONS, Launch, OnResume, Part, TrainOptions, recorded
 from lmplay_tui.plan.editing import extend_plan, list_changes
 from lmplay_tui.plan.problems import PlanError
@@ -193,7 +194,7 @@ def build_trainer(
             yield Warned(line)
     model.to(device)
     ways = choose_ways(model, precision, vocab_size=tokenizer.vocab_size, context_len=built_with["context_len"])
-    for line in ways.notes:
+    for line in ways.notes + nothing_to_recompute(model, options):
         yield Warned(f"experiment {one_line(built_with['exp'])}: {line}")
     state = TrainState(
         run=run, settings=settings, model=model, model_args=built_with | {"tokenizer": tokenizer.name},
@@ -232,11 +233,24 @@ def model_of_shape(
 
     `shape`: a checkpoint's record of its model, or the options themselves. `weights`: the checkpoint's.
     """
-    return build_model(
+    model, built_with = build_model(
         load_experiment(exp), vocab_size=tokenizer.vocab_size, context_len=shape["context_len"],
         num_blocks=shape["num_blocks"], embed_dim=shape["embed_dim"], num_heads=shape["num_heads"],
         dropout=options.dropout, seed=options.seed, weights=weights,
     )  # fmt: skip
+    if options.recompute:
+        recompute(model)
+    return model, built_with
+
+
+def nothing_to_recompute(model: torch.nn.Module, options: TrainOptions) -> tuple[str, ...]:
+    """That `--recompute` changes nothing, where the model has no blocks."""
+    has_blocks = bool(units_of(model))
+    return (
+        ("--recompute changes nothing: the model has no list of blocks",)
+        if options.recompute and not has_blocks
+        else ()
+    )
 
 
 def allowed_experiment(named: str | None, exp: str) -> str:

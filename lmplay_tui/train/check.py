@@ -39,6 +39,7 @@ from lmplay_tui.train.build import (
     allowed_experiment,
     load_initial,
     model_of_shape,
+    nothing_to_recompute,
     read_start,
 )
 from lmplay_tui.train.checkpoint import load_checkpoint, num_bytes
@@ -127,7 +128,7 @@ def _new_state(settings: Settings) -> tuple[TrainState, tuple[str, ...]]:
         gradients=Gradients(model, precision, hidden=ways.hidden, trunk=ways.trunk), reading=ways.reading,
         tokenizer=tokenizer, precision=precision, statistics=RunStatistics("check"),
     )  # fmt: skip
-    return state, ways.notes
+    return state, ways.notes + nothing_to_recompute(model, options)
 
 
 def _load_initial(state: TrainState, path: Path, ignore_tokenizer: bool) -> str:
@@ -335,6 +336,7 @@ def describe_run(launch: Launch) -> str:
     page = describe(
         model, model_args, optimizer=options.optimizer, mini_batch_size=size if isinstance(size, int) else 4,
         amp_dtype=choose_precision(options, choose_device(options.device)).dtype, decays=_decays(model, options),
+        recomputes=options.recompute,
     )  # fmt: skip
     lines = [_line_of(model, stage, start.settings.for_stage(stage)) for stage in (first, *others)]
     if len({said for _, said in lines}) > 1:  # the table above is the first one's

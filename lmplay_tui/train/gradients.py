@@ -177,8 +177,11 @@ class Gradients:
         should_stop: Callable[[], bool] = lambda: False,
         *,
         want_argmax: bool = True,
+        begin_mini_batch: Callable[[int], None] = lambda _: None,
     ) -> StepResult:
         """Add the gradient of a batch's loss to the parameters' `grad`, mini-batch by mini-batch.
+
+        `begin_mini_batch`: called before each with its number.
 
         `tokens`: loss = (sum over all loss tokens) / (their number in the batch).
         `samples`: each mini-batch's mean over its tokens, weighted by its share of the samples (the user's document).
@@ -191,9 +194,10 @@ class Gradients:
         loss = torch.zeros((), dtype=self._exact, device=self._device)
         argmaxes: list[Tensor] = []
         begin = 0
-        for part in mini_batches(samples, config.mini_batch_size, by_length=by_tokens):
+        for number, part in enumerate(mini_batches(samples, config.mini_batch_size, by_length=by_tokens)):
             if should_stop():
                 raise StopRequested
+            begin_mini_batch(number)
             if config.graphs:  # torch guesses where a run begins, wrongly where a pass ended before its backward
                 torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
             mini = self._mini_batch(part, config)

@@ -15,7 +15,7 @@ from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.run.learning_rate import schedule, warmup
 from lmplay_tui.run.statistics import RunStatistics
 from lmplay_tui.train.checkpoint_fields import FORMAT
-from lmplay_tui.train.device import Precision, hardware_note, restore_rng, rng_state
+from lmplay_tui.train.device import Precision, RandomNumbers, hardware_note
 from lmplay_tui.train.gradients import Gradients
 from lmplay_tui.train.optim import build_optimizer, freeze
 from lmplay_tui.train.progress import Progress, WarmUp
@@ -41,6 +41,10 @@ class TrainState:
     optimizer: torch.optim.Optimizer | None = None
     optimizer_name: str = ""
     loaded_optimizer: dict[str, Any] | None = None  # a checkpoint's, until the stage it belongs to has been entered
+    random_numbers: RandomNumbers = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.random_numbers = RandomNumbers(self.device)
 
     @property
     def device(self) -> torch.device:
@@ -124,7 +128,7 @@ class TrainState:
                     "tokenizer_fingerprint": self.tokenizer.fingerprint,
                     "hardware": hardware_note() | {"device": self.device.type, "precision": self.precision.name},
                     "progress": self.progress.state(),
-                    "rng": rng_state(self.device),
+                    **self.random_numbers.state(),
                     "scaler": scaler.state_dict() if scaler is not None else {},
                     **statistics,
                 },
@@ -144,7 +148,7 @@ class TrainState:
         state = checkpoint["runner"]["state"]
         self.progress = Progress.from_state(state["progress"])
         self.statistics.load({"stats": state["stats"], "step_stats": state["step_stats"]})
-        restore_rng(state["rng"], self.device)
+        self.random_numbers.restore(state)
         if self.gradients.scaler is not None and state["scaler"]:
             self.gradients.scaler.load_state_dict(state["scaler"])
         if not ignore_optimizer:

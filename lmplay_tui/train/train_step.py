@@ -4,9 +4,8 @@ import contextlib
 import math
 import time
 from dataclasses import replace
+from functools import partial
 from typing import NoReturn
-
-from torch import Tensor
 
 from lmplay_tui.data.batches import Batch
 from lmplay_tui.errors import NonFiniteError, TrainingError
@@ -14,7 +13,7 @@ from lmplay_tui.run.controls import Controls
 from lmplay_tui.run.events import StepDone, Warned
 from lmplay_tui.train.accuracy import Accuracy, fast_accuracy_of, mean_accuracy
 from lmplay_tui.train.checkpoint import SaveError, write_checkpoint
-from lmplay_tui.train.device import fits, give_memory_back, halved, restore_rng, rng_state
+from lmplay_tui.train.device import fits, give_memory_back, halved
 from lmplay_tui.train.gradients import StepResult
 from lmplay_tui.train.stage_run import StageRun
 from lmplay_tui.train.state import TrainState
@@ -48,36 +47,37 @@ class TrainStep:
         """
         state, optimizer = self._state, self._state.optimizer
         assert optimizer is not None
-        rng = rng_state(state.device)
+        state.random_numbers.begin_step()
         try:
             state.model.train()
             optimizer.zero_grad(set_to_none=True)
-            return self._accumulated(run, batch, rng)
+            return self._accumulated(run, batch)
         except Exception:  # a stop, too little memory, a bug of the model's: who catches it decides
             run.feed.give_back(batch)
             with contextlib.suppress(RuntimeError):  # a device that has failed takes nothing back: its error is raised
-                self._undo(rng)
+                self._undo()
             raise
 
-    def _accumulated(self, run: StageRun, batch: Batch, rng: dict[str, Tensor]) -> StepResult:
+    def _accumulated(self, run: StageRun, batch: Batch) -> StepResult:
         """The batch's gradients. Where memory lacks, the same batch once more in smaller mini-batches.
 
-        `rng`: the random numbers to begin each try with. Raises `StopRequested` and `OutOfMemoryError`.
+        Raises `StopRequested` and `OutOfMemoryError`.
         """
         state = self._state
         want_argmax = state.progress.step % self._accuracy_interval == 0
 
         def accumulate() -> StepResult:
             return state.gradients.accumulate(
-                batch.samples, run.config, self._controls.wants_stop, want_argmax=want_argmax
-            )
+                batch.samples, run.config, self._controls.wants_stop, want_argmax=want_argmax,
+                begin_mini_batch=partial(state.random_numbers.begin_mini_batch, run.options.seed, state.progress.step),
+            )  # fmt: skip
 
         while True:
             fitted, result = fits(accumulate)
             if fitted:
                 assert result is not None
                 return result
-            self._undo(rng)
+            self._undo()
             give_memory_back(state.device)
             size = min(run.config.mini_batch_size, len(batch.samples))
             what = f"stage {run.stage.name}, step {state.progress.step + 1}"
@@ -94,11 +94,11 @@ class TrainStep:
                 )
             )
 
-    def _undo(self, rng: dict[str, Tensor]) -> None:
+    def _undo(self) -> None:
         """Forget the gradients and the random numbers of a step that did not happen."""
         assert self._state.optimizer is not None
         self._state.optimizer.zero_grad(set_to_none=True)
-        restore_rng(rng, self._state.device)
+        self._state.random_numbers.undo_step()
 
     def update(self, run: StageRun, batch: Batch, result: StepResult, lr: float) -> None:
         """Let the optimizer move the weights. Raises `NonFiniteError`, and `TrainingError` where memory lacks."""
