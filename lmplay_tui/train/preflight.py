@@ -17,7 +17,15 @@ from lmplay_tui.plan.builtin import DEFAULT_PLAN, shipped_plans
 from lmplay_tui.plan.problems import Form, KeyPath, locate, shown_key
 from lmplay_tui.plan.reading import failure_problems, parse_plan, read_plan
 from lmplay_tui.plan.schema import NAME_PATTERN, Plan, check_name
-from lmplay_tui.run.folder import LOCK_FROM, RunFolder, RunLock, datasets_folder, output_folder, statistics_folder
+from lmplay_tui.run.folder import (
+    LOCK_FROM,
+    RunFolder,
+    RunLock,
+    datasets_folder,
+    output_folder,
+    saved_status,
+    statistics_folder,
+)
 from lmplay_tui.text import one_line
 
 _NO_NAME = re.compile(r"[^A-Za-z0-9_-]+")
@@ -228,6 +236,6 @@ def plan_to_begin_with(run: RunFolder, options: TrainOptions, warnings: list[str
         if not options.initial_model:
             warnings.append(f"{one_line(run.model)} is not there yet: training anew with plan {DEFAULT_PLAN}")
         return read_plan(DEFAULT_PLAN)
-    folder = run.status().get("plan_folder")
-    start = Path(folder) if isinstance(folder, str) and folder else run.model.parent
+    folder = saved_status(run, alive=False).plan_folder
+    start = Path(folder) if folder else run.model.parent
     return parse_plan(text, name=run.name, file=str(run.plan), folder=start)

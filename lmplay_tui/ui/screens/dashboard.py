@@ -44,9 +44,9 @@ from lmplay_tui.ui.messages import (
     StartAsked,
     TitleChanged,
 )
-from lmplay_tui.ui.plan_editor import PlanEditor
 from lmplay_tui.ui.screens import dialogs
 from lmplay_tui.ui.screens.help import keys_now
+from lmplay_tui.ui.screens.plan_editor import PlanEditor
 from lmplay_tui.ui.source import FolderSource, Source
 from lmplay_tui.ui.tty.signals import TWICE_WITHIN_S
 from lmplay_tui.ui.widgets.curriculum import Curriculum, failure_rows
