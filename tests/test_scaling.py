@@ -45,7 +45,7 @@ def test_what_a_ring_took_says_its_latency_and_bandwidth() -> None:
         took = {str(size): 2 * (ranks - 1) * (1e-4 + size / ranks / 5e8) for size in (1, 1 << 20, 25 << 20)}
         latency_s, bandwidth = ring_of(ranks, took)
         assert latency_s == pytest.approx(1e-4, rel=1e-3) and bandwidth == pytest.approx(5e8, rel=1e-3)
-    assert line_of({"100": 1.0, "20": 0.2}) == (0.2, pytest.approx(100.0))
+    assert line_of({"100": 1.0, "20": 0.2}) == pytest.approx((0.2, 100.0))
 
 
 def test_the_slowest_is_waited_for_and_orders_come_one_after_another() -> None:
