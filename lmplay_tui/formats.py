@@ -58,7 +58,7 @@ def format_parameters(num_parameters: float) -> str:
 
 
 def format_number(value: float) -> str:
-    """A value at an axis or in a legend, in seven characters or few more: `3.4e-5`, `2.719`, `12.5k`."""
+    """A value at an axis or in a legend, in seven characters, eight with a sign: `3.4e-5`, `2.719`, `12.5k`."""
     if not math.isfinite(value):
         return "–"
     size = abs(value)
@@ -67,10 +67,13 @@ def format_number(value: float) -> str:
     for scale, unit in ((1e9, "B"), (1e6, "M"), (1e4, "k")):
         if size >= scale:
             number = value / (scale if unit != "k" else 1e3)
-            return f"{number:.4g}{unit}" if abs(number) < 1e4 else f"{value:.1e}"
-    if size >= 1e-3:
+            if abs(number) < 1e4:
+                return f"{number:.4g}{unit}"
+            break
+    if 1e-3 <= size < 1e4:
         return f"{value:.3g}" if size < 1 else f"{value:.4g}"
-    return f"{value:.1e}".replace("e-0", "e-")
+    text = f"{value:.1e}".replace("e-0", "e-")
+    return text if len(text) <= 7 else f"{value:.0e}"
 
 
 def format_tokens(count: float) -> str:
@@ -131,6 +134,15 @@ def format_duration(seconds: float) -> str:
     if whole < 2 * DAY_S:
         return f"{whole // HOUR_S} h {whole % HOUR_S // MINUTE_S:02d}"
     return f"{whole // DAY_S} d {whole % DAY_S // HOUR_S} h"
+
+
+def format_moment(seconds: float) -> str:
+    """A duration that a step has many of, in at most seven characters: `0.8 ms`, `204 ms`, `1.25 s`, `12.5 s`."""
+    if not math.isfinite(seconds):
+        return "–"
+    if seconds < 0.9995:
+        return f"{1000 * seconds:.1f} ms" if 0 < seconds < 0.00995 else f"{1000 * seconds:.0f} ms"
+    return f"{seconds:.2f} s" if seconds < 9.995 else f"{seconds:.1f} s" if seconds < 999 else f"{seconds:.0f} s"
 
 
 def format_rough_duration(seconds: float) -> str:

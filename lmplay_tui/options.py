@@ -228,6 +228,9 @@ class TrainOptions:
         None, "number format of --amp", shown="the best of the device"
     )
     no_grad_scale: bool = _device(False, "no gradient scaling with float16")
+    recompute: bool = _device(
+        False, "keep only what goes into each block, and compute the rest again in the backward pass: less memory, "
+        "more time")  # fmt: skip
     compile_model: bool = _device(False, "compile the model with torch.compile")
     compile_mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] | None = _device(
         None, "mode of torch.compile"

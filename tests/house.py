@@ -1,9 +1,10 @@
 """How the package is built, checked by `make check`: `python -m tests.house` names what breaks a rule, or nothing.
 
 The rules: no circle of imports between modules; a file holds one idea, so it is neither a splinter of its only importer
-nor longer than a reader can hold; nothing is written twice. Tests import no name that begins with an underscore, come
-to another room by its doors, and replace what is the product's in `tests/seams.py` alone, so that a move of a module
-touches few of them. An exception stands here with its reason, and one that is no longer needed is an error too.
+nor longer than a reader can hold; nothing is written twice; `run.json` is read in one place. Tests import no name that
+begins with an underscore, come to another room by its doors, and replace what is the product's in `tests/seams.py`
+alone, so that a move of a module touches few of them. An exception stands here with its reason, and one that is no
+longer needed is an error too.
 """
 
 import ast
@@ -25,6 +26,12 @@ CIRCLES: dict[str, str] = {}
 SMALL: dict[str, str] = {}
 LONG: dict[str, str] = {}
 REPEATED: dict[str, str] = {}
+# A run's `run.json` is read by `SavedStatus` alone, so that two places cannot take it differently.
+RAW_STATUS = {
+    "run.folder": "`saved_status` is made here",
+    "run.recorder": "it goes on with what stood there when it writes",
+    "run.upkeep": "it writes what stands there again, under another name",
+}
 
 # What tests of other rooms may import of a room; of a room that is not here, all. `tests/bench` and `tests/gpu` measure
 # parts, and what lies beside the rooms is for all of them.
@@ -33,7 +40,7 @@ DOORS = {
     "models": {"body", "generation", "gpt2ish", "lmplay_weights", "registry"},
     "plan": {"builtin", "reading", "schema"},
     "run": {"axes", "charts", "control_files", "controls", "events", "export", "folder", "journal", "learning_rate",
-            "metric_names", "notify", "recorder", "sentences", "statistics", "status", "upkeep", "view"},
+            "metric_names", "notify", "ranks", "recorder", "sentences", "statistics", "status", "upkeep", "view"},
     "train": {"check", "checkpoint", "launch", "progress", "settings"},
     "ui": {"app", "run_list", "screens.dashboard", "session", "source"},
 }  # fmt: skip
@@ -124,6 +131,23 @@ def repetitions(files: Mapping[str, Path]) -> dict[str, str]:
         for found in places.values()
         if len(found) > 1
     }  # fmt: skip
+
+
+def raw_status(files: Mapping[str, Path]) -> dict[str, str]:
+    """The modules that read a `run.json` as a dictionary."""
+    found: dict[str, str] = {}
+    for module, path in files.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            match node:
+                case ast.Call(func=ast.Attribute(attr="status"), args=[], keywords=[]):
+                    is_raw = True
+                case ast.Call(func=ast.Attribute(attr="read" | "read_text" | "read_bytes" | "open")):
+                    is_raw = any(name in ast.dump(node) for name in ("'run.json'", "'run_json'"))
+                case _:
+                    is_raw = False
+            if is_raw:
+                found[short(module)] = f"at line {getattr(node, 'lineno', 0)}: `saved_status` is the one reading"
+    return found
 
 
 def product_names(tree: ast.Module) -> dict[str, str]:
@@ -218,6 +242,7 @@ def main() -> int:
         *judged("splinter", small, SMALL),
         *judged("too long", long, LONG),
         *judged("written twice", repetitions(files), REPEATED),
+        *judged("run.json is read raw", raw_status(files), RAW_STATUS),
         *of_tests(set(files)),
     ]
     print("\n".join(said) or f"{len(files)} modules keep the rules of the house")

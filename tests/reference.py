@@ -10,7 +10,7 @@ from lmplay_tui.plan.dataset_specs import KINDS_SAID
 from lmplay_tui.plan.reading import read_plan
 from lmplay_tui.plan.tables import DatasetTable, StageKeys
 from lmplay_tui.run import controls, events
-from lmplay_tui.run.metric_names import FIGURES, METRICS, PLACE, SMOOTHED
+from lmplay_tui.run.metric_names import FIGURES, METRICS, PLACE, RANK_FIELDS, SMOOTHED
 
 PATH = Path(__file__).parent.parent / "docs/reference.md"
 
@@ -268,6 +268,13 @@ def text() -> str:
         "resumed. Smoothed are " + ", ".join(f"`{name}`" for name in SMOOTHED) + "; all others are drawn as they are, "
         "and their legend names the newest value.", "",
     ]  # fmt: skip
+    lines += [
+        "## ranks.json", "",
+        "A run of several processes says here each two seconds how each of them is, as `ranks`; `straggler` is the one "
+        "whose own work took more than 1.2 times the median of the others in 9 of the last 10 log intervals (`slower`: "
+        "by which share; `more`: how many besides), or null. `status --json` has both.", "",
+    ]  # fmt: skip
+    lines += table(("field", "what it is"), ((f"`{k}`", v) for k, v in RANK_FIELDS.items()))
     lines += ["## Events", "", "Those in `events.jsonl` carry `time` and `event` besides their fields.", ""]
     lines += table(("event", "when", "fields"), event_rows(events.Event, events))
     lines += ["## Commands to a run", ""]

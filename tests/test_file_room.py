@@ -33,7 +33,7 @@ MAY = {
     "train/handoff.py": "what `Folder` has opened",
     "train/preflight.py": "a plan that a user names",
     "ui/hints.py": "an empty marker in the user's own state folder; nothing is written into it",
-    "ui/plan_editor.py": "what `Folder` has opened",
+    "ui/screens/plan_editor.py": "what `Folder` has opened",
     "ui/tty/signals.py": "the terminal, /dev/null",
 }
 

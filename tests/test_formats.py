@@ -23,6 +23,7 @@ from lmplay_tui.formats import (
     format_megabytes,
     format_memory,
     format_memory_use,
+    format_moment,
     format_number,
     format_parameters,
     format_percent,
@@ -62,6 +63,7 @@ START_S = 1_600_000_000.0  # 12:26:40 UTC
         (format_number(-12_500), "-12.5k"),
         (format_number(math.inf), "–"),
         (format_number(2e13), "2.0e+13"),
+        (format_number(-2.5e-300), "-2e-300"),
         (format_bytes(0), "0 B"),
         (format_bytes(1.25e9), "1.2 GB"),
         (format_bytes(124e6), "124 MB"),
@@ -92,7 +94,7 @@ def test_tokens_in_few_characters(tokens: float, text: str) -> None:
 
 @given(st.floats(allow_nan=True, allow_infinity=True))
 def test_any_number_fits_an_axis(value: float) -> None:
-    assert len(format_number(value)) <= 9  # seven, a sign, and an exponent of three digits
+    assert len(format_number(value)) <= 8  # seven and a sign
 
 
 @pytest.mark.parametrize(
@@ -152,6 +154,14 @@ def test_no_two_ticks_read_the_same(first: float, span: float, parts: int) -> No
         assert all(len(text) <= cells for text in texts)
         assert all(first <= value <= first + span for value in values)
         assert len(values) <= parts + 2
+
+
+def test_a_label_that_is_longer_than_its_place_is_left_out() -> None:
+    last_s = 115 * 86_400 + 36_001
+    assert tick_texts(time_ticks(last_s - 2, last_s, 2), format_elapsed, 13) == [
+        (last_s - 2, "115 d 9:59:59"),
+        (last_s - 1, "115 d 10 h"),
+    ]
 
 
 def test_ticks_of_a_logarithmic_scale_are_1_2_and_5() -> None:
@@ -228,3 +238,15 @@ def test_formats_wait_for_nothing_heavy() -> None:
     code = f"import sys, lmplay_tui.formats, lmplay_tui.scales; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (0, "0 ms"), (0.00084, "0.8 ms"), (0.00994, "9.9 ms"), (0.00996, "10 ms"), (0.204, "204 ms"),
+        (0.9994, "999 ms"), (0.9996, "1.00 s"), (1.254, "1.25 s"), (9.996, "10.0 s"), (99.96, "100.0 s"),
+        (1e6, "1000000 s"), (math.nan, "–"), (math.inf, "–"),
+    ],
+)  # fmt: skip
+def test_moments_of_a_step(seconds: float, shown: str) -> None:
+    assert format_moment(seconds) == shown

@@ -12,7 +12,7 @@ from lmplay_tui.process import typed
 from lmplay_tui.run.control_files import PLAIN, leave_command
 from lmplay_tui.run.controls import Command, SaveNow, Stop
 from lmplay_tui.run.events import Answered, from_record
-from lmplay_tui.run.folder import RunFolder, find_run
+from lmplay_tui.run.folder import RunFolder, find_run, saved_status
 from lmplay_tui.run.journal import Tail
 from lmplay_tui.run.learning_rate import parse_lr
 from lmplay_tui.text import one_line
@@ -103,5 +103,5 @@ def ask(run: RunFolder, command: Command) -> Answered | None:
             )
         if not told and time.monotonic() - begun > PATIENCE_S:
             told = True
-            print(f"waiting: the run is {one_line(run.status().get('activity') or 'starting')} ...", file=sys.stderr)
+            print(f"waiting: the run is {saved_status(run, alive=True).activity or 'starting'} ...", file=sys.stderr)
         time.sleep(0.1)

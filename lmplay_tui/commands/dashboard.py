@@ -16,6 +16,10 @@ from lmplay_tui.errors import EXIT_BUG, EXIT_OK, UserError
 from lmplay_tui.options import Launch, TrainOptions
 
 WAITS_S = 2.0  # for the preflight, behind the imports of the screen
+_SCREEN_IN_PARTS = (
+    "asyncio", "textual.css.styles", "textual.widget", "textual.app",
+    "lmplay_tui.ui.run_app", "lmplay_tui.ui.screens.dashboard",
+)  # fmt: skip
 
 DESCRIPTION = """\
 Train small language models under a dashboard in the terminal.
@@ -33,6 +37,7 @@ def main(arguments: Sequence[str], prog: str) -> int:
 
     Raises `UserError` with all that is wrong with the start, as far as it is known before the screen opens.
     """
+    gc.disable()  # what is imported stays; searching it for garbage takes a tenth of the time to the first frame
     launch = _parsed(arguments, prog) if arguments else Launch(prog=prog)
     dashboard = wants_dashboard(launch.options)
     launcher = dashboard and not launch.names_a_run and not launch.options.start
@@ -41,14 +46,14 @@ def main(arguments: Sequence[str], prog: str) -> int:
     if not dashboard:
         from lmplay_tui.commands.train import run_headless
 
+        gc.enable()
         return run_headless(launch)
-    gc.disable()  # what is imported stays; searching it for garbage takes a tenth of the time to the first frame
     if launcher:
         from lmplay_tui.ui.run_app import run_dashboard
 
         return run_dashboard(launch, launcher=True)
     preflight = _Preflight(launch)
-    for module in ("textual.app", "lmplay_tui.ui.run_app", "lmplay_tui.ui.screens.dashboard"):
+    for module in _SCREEN_IN_PARTS:
         import_module(module)
         preflight.refuse(wait_s=0)
     preflight.refuse(wait_s=WAITS_S)

@@ -192,7 +192,7 @@ def _remove(line: argparse.Namespace) -> int:
     statistics = statistics_folder(line.out_dir)
     name, files = one_line(run.name), files_of(run, statistics)
     if run.alive():
-        holder = one_line(run.status().get("pid") or "?")
+        holder = saved_status(run, alive=True).pid or "?"
         end = f"{typed('lmplay-tui ctl')} {name} stop"
         raise UserError(f"{name}: process {holder} is training this run; end it first with: {end}")
     if not line.yes:

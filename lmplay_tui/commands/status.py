@@ -12,10 +12,11 @@ from datetime import datetime
 from lmplay_tui.command_line import new_parser, parse_line
 from lmplay_tui.commands.columns import cut, line_width
 from lmplay_tui.errors import EXIT_OK
-from lmplay_tui.formats import format_duration, format_lr, format_percent, format_rate
+from lmplay_tui.formats import format_duration, format_lr, format_moment, format_percent, format_rate
 from lmplay_tui.options import home_path
 from lmplay_tui.run.folder import RunFolder, find_run, saved_status
 from lmplay_tui.run.journal import number
+from lmplay_tui.run.ranks import Ranks, RankState
 from lmplay_tui.run.status import SavedStatus
 from lmplay_tui.run.upkeep import about
 from lmplay_tui.text import one_line
@@ -26,6 +27,7 @@ Say how a run is, from its files; the run is not touched.
 RUN: a name, a .lmp file, or a run folder; the newest run where left out."""
 WATCH_EVERY_S = 1.0  # as often as a run says how it is
 HANDED_OVER_S = 2.0  # until then another process has taken it
+MOST_RANKS = 8  # that have a line each
 QUIET_S = 30.0  # a run that says nothing for longer is in a long step, or stuck
 EPILOG = "For a tmux status bar: set -g status-right '#(lmplay-tui status --line)'"
 
@@ -122,6 +124,7 @@ def full_lines(run: RunFolder, status: SavedStatus) -> list[str]:
         "learning rate": format_lr(status.lr) if _known(status.lr) else None,
         "tokens/s": format_rate(status.tokens_per_s) if _known(status.tokens_per_s) else None,
         "left": format_duration(status.eta_s) if status.state == "running" and _known(status.eta_s) else None,
+        **(_rank_figures(status.ranks) if status.ranks is not None else {}),
         "checkpoint": f"{one_line(saved.path, 400)}, step {saved.step:,}" if saved is not None else None,
         "tags": own.words or None,
         "note": own.note or None,
@@ -131,6 +134,35 @@ def full_lines(run: RunFolder, status: SavedStatus) -> list[str]:
         one_line(run.name),
         *(f"{label:<{width}}  {value}" for label, value in figures.items() if value is not None),
     ]
+
+
+def _rank_figures(ranks: Ranks) -> dict[str, str | None]:
+    """A line a rank, or for many of them how they are together; and the one that all wait for."""
+    figures: dict[str, str | None] = {"straggler": ranks.straggler.sentence() if ranks.straggler is not None else None}
+    if len(ranks.ranks) <= MOST_RANKS:
+        return figures | {f"rank {state.rank}": _of_rank(state) for state in ranks.ranks}
+    own, waits = ([value for value in values if _known(value)] for values in (
+        (state.compute_s for state in ranks.ranks), (state.wait_s for state in ranks.ranks),
+    ))  # fmt: skip
+    said = f"{len(ranks.ranks)}"
+    if own:
+        last = max((state for state in ranks.ranks if _known(state.compute_s)), key=lambda state: state.compute_s)
+        said += f", own work {format_moment(min(own))} to {format_moment(max(own))} a step (rank {last.rank})"
+    if waits:
+        said += f", waiting {format_moment(math.fsum(waits) / len(waits))}"
+    return figures | {"ranks": said}
+
+
+def _of_rank(state: RankState) -> str:
+    known = [
+        ", ".join(part for part in (state.host, state.device_name) if part),
+        state.phase,
+        f"own work {format_moment(state.compute_s)}" if _known(state.compute_s) else "",
+        f"waiting {format_moment(state.wait_s)}" if _known(state.wait_s) else "",
+        f"{state.memory_bytes / 2**30:.1f} GiB" if _known(state.memory_bytes) else "",
+        f"busy {format_percent(state.utilisation)}" if _known(state.utilisation) else "",
+    ]
+    return ", ".join(part for part in known if part)
 
 
 def _known(value: object) -> bool:

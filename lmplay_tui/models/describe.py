@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lmplay_tui.formats import format_memory, format_percent
+from lmplay_tui.models.units import computed_once, units_of
 from lmplay_tui.text import one_line
 
 STATE_VALUES = {"adamw": 2, "adam": 2, "adagrad": 1, "sgd": 1, "rmsprop": 1}  # numbers kept for each parameter
@@ -35,17 +36,20 @@ class _Row:
 def describe(
     model: nn.Module, model_args: Mapping[str, Any], *, optimizer: str, mini_batch_size: int,
     amp_dtype: torch.dtype | None = None, decays: Mapping[nn.Parameter, float] | None = None,
+    recomputes: bool = False,
 ) -> str:  # fmt: skip
     """A page of text: parameters by module with their shapes, totals, and the memory that training takes.
 
     Each with whether it is trained, and with its weight decay where `decays` has one for it.
+
+    `recomputes`: its blocks' activations are computed again (`units.recompute`).
 
     The memory is an estimate for `mini_batch_size` samples as long as the context. What the forward pass keeps for
     the backward pass is measured on a few tokens of this very model and scaled; it may be a user's own.
     """
     shown = ", ".join(f"{key} {one_line(value, 60)}" for key, value in model_args.items())
     parts = [shown, _parameter_table(model, decays or {}), _totals(model)]
-    parts.append(_memory_table(model, model_args, optimizer, mini_batch_size, amp_dtype))
+    parts.append(_memory_table(model, model_args, optimizer, mini_batch_size, amp_dtype, recomputes=recomputes))
     return "\n\n".join(parts)
 
 
@@ -77,13 +81,18 @@ def _totals(model: nn.Module) -> str:
 
 def _memory_table(
     model: nn.Module, model_args: Mapping[str, Any], optimizer: str, mini_batch_size: int,
-    amp_dtype: torch.dtype | None,
+    amp_dtype: torch.dtype | None, *, recomputes: bool,
 ) -> str:  # fmt: skip
     """Bytes by what they are for. Logits count three times: themselves, their log-softmax and their gradient."""
     num_tokens = mini_batch_size * int(model_args["context_len"])
     weights = sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
     gradients = sum(p.nbytes for p in model.parameters() if p.requires_grad)
-    each_token, fixed = _kept_for_backward(model, amp_dtype)
+    with computed_once(model):
+        each_token, fixed = _kept_for_backward(model, amp_dtype)
+    if recomputes and (units := units_of(model)):  # what all keep, and while its gradients are computed what one does
+        each_outside, fixed_outside = _kept_for_backward(model, amp_dtype)
+        each_token = each_outside + max(each_token - each_outside, 0) // len(units)
+        fixed = fixed_outside + max(fixed - fixed_outside, 0) // len(units)
     logits = num_tokens * int(model_args["vocab_size"]) * (12 if amp_dtype is None else 16)
     sizes = {
         "weights": weights,
@@ -125,6 +134,12 @@ def _saved_bytes(model: nn.Module, num_tokens: int, amp_dtype: torch.dtype | Non
             kept[pointer] = tensor
         return tensor
 
+    def keep_inputs(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+        for tensor in inputs:
+            if isinstance(tensor, Tensor):
+                keep(tensor)
+
+    hooks = [unit.register_forward_pre_hook(keep_inputs) for unit in units_of(model)]
     ids_BT = torch.zeros(1, num_tokens, dtype=torch.int64, device=first.device)
     mixed = nullcontext() if amp_dtype is None else torch.autocast(first.device.type, dtype=amp_dtype)
     devices = [first.device] if first.is_cuda else []
@@ -134,6 +149,8 @@ def _saved_bytes(model: nn.Module, num_tokens: int, amp_dtype: torch.dtype | Non
         mixed,
     ):
         forward(ids_BT)
+    for hook in hooks:
+        hook.remove()
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 

@@ -6,47 +6,42 @@ them can use it.
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal, TypeVar
+
+from lmplay_tui.structs import Struct
 
 StopWhen = Literal["now", "stage_end"]
 Taken = TypeVar("Taken")
 
 
-@dataclass(frozen=True)
-class Command:
+class Command(Struct):
     """The base of all commands. `id` names one that came from a control file and waits for an answer."""
 
     id: str = field(default="", kw_only=True)
 
 
-@dataclass(frozen=True)
 class SaveNow(Command):
     pass
 
 
-@dataclass(frozen=True)
 class Stop(Command):
     when: StopWhen = "now"
     reason: str = "asked"
 
 
-@dataclass(frozen=True)
 class Pause(Command):
     pass
 
 
-@dataclass(frozen=True)
 class Resume(Command):
     pass
 
 
-@dataclass(frozen=True)
 class ValidateNow(Command):
     pass
 
 
-@dataclass(frozen=True)
 class SetLearningRate(Command):
     """`factor` multiplies what holds; `value` is the learning rate wanted: a warm-up leads up to it. One of them."""
 
@@ -54,12 +49,10 @@ class SetLearningRate(Command):
     factor: float | None = None
 
 
-@dataclass(frozen=True)
 class Bookmark(Command):
     note: str = ""
 
 
-@dataclass(frozen=True)
 class Ask(Command):
     """A prompt to answer with the weights of the next step. `temperature` 0: greedy."""
 
@@ -69,28 +62,24 @@ class Ask(Command):
     top_k: int | None = None
 
 
-@dataclass(frozen=True)
 class Pin(Command):
     """Answer this prompt at each evaluation from now on; again: no longer."""
 
     prompt: str
 
 
-@dataclass(frozen=True)
 class ChangePlan(Command):
     """The plan's new text; what has run is locked."""
 
     text: str
 
 
-@dataclass(frozen=True)
 class HandOver(Command):
     """Save, start the run in a process of its own, leave."""
 
     reason: str = "asked"
 
 
-@dataclass(frozen=True)
 class Refused(Command):
     """What stood in a control file was no command: `reason` says why. It is answered, and nothing else happens."""
 

@@ -1,4 +1,4 @@
-"""What happens in a run: frozen dataclasses of plain values, in the past tense; `from_record` reads a journal's line.
+"""What happens in a run: frozen structs of plain values, in the past tense; `from_record` reads a journal's line.
 
 `rows` are dataset rows over the run, `stage_rows` within the stage, `tokens` positions read without padding over the
 run; losses are nats per truth token, durations seconds, accuracies 0 to 1.
@@ -9,16 +9,16 @@ import dataclasses
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cache, partial
 from typing import Any, ClassVar, TypeVar, cast
 
 from lmplay_tui.errors import EXIT_TRAINING
 from lmplay_tui.run.journal import number
+from lmplay_tui.structs import Struct
 
 
-@dataclass(frozen=True)
-class Event:
+class Event(Struct):
     """The base of all events. `journaled`: it is written to `events.jsonl`."""
 
     journaled: ClassVar[bool] = True
@@ -28,8 +28,7 @@ class Event:
         return {"event": type(self).__name__} | dataclasses.asdict(self)
 
 
-@dataclass(frozen=True)
-class StageInfo:
+class StageInfo(Struct):
     """A stage of the curriculum as a screen shows it before it has begun. `rows_total` None: not known yet."""
 
     name: str
@@ -40,7 +39,6 @@ class StageInfo:
     rows_per_epoch: int | None = None  # known once its data have been opened
 
 
-@dataclass(frozen=True)
 class RunStarted(Event):
     """The model stands and the first batch is next. `resumed_from`: the checkpoint's step."""
 
@@ -64,7 +62,6 @@ class RunStarted(Event):
     val_loss: float | None = None  # of the last validation before
 
 
-@dataclass(frozen=True)
 class ActivityChanged(Event):
     """What the trainer is doing now; `fraction` 0 to 1 where it is known."""
 
@@ -74,7 +71,6 @@ class ActivityChanged(Event):
     fraction: float | None = None
 
 
-@dataclass(frozen=True)
 class DatasetOpened(Event):
     """A dataset was opened that this start has not read before: which columns are read, and which are left out.
 
@@ -90,7 +86,6 @@ class DatasetOpened(Event):
     rows_without_sample: int = 0  # of these
 
 
-@dataclass(frozen=True)
 class TextLeftOut(Event):
     """Much of a dataset's text would reach no sample, by the first batches of a stage that begins."""
 
@@ -100,7 +95,6 @@ class TextLeftOut(Event):
     rows: int  # of the dataset, that were looked at
 
 
-@dataclass(frozen=True)
 class StageStarted(Event):
     """The first batch of a stage is next (also after a resume inside it)."""
 
@@ -115,7 +109,6 @@ class StageStarted(Event):
     rows_per_epoch: int | None = None
 
 
-@dataclass(frozen=True)
 class StepDone(Event):
     """One optimizer step has happened and the position has moved on."""
 
@@ -144,13 +137,15 @@ class StepDone(Event):
     text_shown: float  # share of the characters read that reached a sample, over the stage
     rows_without_sample: int = 0  # over the stage: they hold no words
     character_accuracy: float | None = None  # of the truths that are written without spaces
+    reduce_s: float | None = (
+        None  # from the end of rank 0's own work until all gradients were summed; None: one process
+    )
 
     def record(self) -> dict[str, Any]:
         """As every event's, without looking for what lies deeper: this one comes with each step."""
         return {"event": "StepDone"} | vars(self)
 
 
-@dataclass(frozen=True)
 class MetricsLogged(Event):
     """Means over `--log-interval` steps, under the names of `metrics.jsonl`; written there, not to `events.jsonl`.
 
@@ -161,8 +156,7 @@ class MetricsLogged(Event):
     values: Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Prediction:
+class Prediction(Struct):
     """One sample with what the model made of it. Per truth token: its text, its probability, the five likeliest.
 
     `accuracy` is by words; a truth that is written without spaces has `character_accuracy` in its place.
@@ -180,7 +174,6 @@ class Prediction:
     character_accuracy: float | None = None
 
 
-@dataclass(frozen=True)
 class Predicted(Event):
     """A prediction was made; written to `predictions.jsonl`."""
 
@@ -190,7 +183,6 @@ class Predicted(Event):
     prediction: Prediction
 
 
-@dataclass(frozen=True)
 class Validated(Event):
     """The next few validation samples were scored: those written without spaces by `character_accuracy`."""
 
@@ -206,8 +198,7 @@ class Validated(Event):
     character_accuracy: float | None = None
 
 
-@dataclass(frozen=True)
-class EvaluationResult:
+class EvaluationResult(Struct):
     """Scores of one stage's fixed evaluation set.
 
     `accuracy`: of its truths with words between spaces. `character_accuracy`: of those written without spaces. None
@@ -220,7 +211,6 @@ class EvaluationResult:
     character_accuracy: float | None = None
 
 
-@dataclass(frozen=True)
 class Evaluated(Event):
     """Fixed sets were scored: the stage's own and, at a stage's end, those of the stages before it."""
 
@@ -234,7 +224,6 @@ class Evaluated(Event):
     elapsed_s: float | None = None  # of training, until then
 
 
-@dataclass(frozen=True)
 class CheckpointSaved(Event):
     """A checkpoint is on disk, whole."""
 
@@ -247,7 +236,6 @@ class CheckpointSaved(Event):
     reason: str  # asked, interval, stage end, stop, end
 
 
-@dataclass(frozen=True)
 class LearningRateChanged(Event):
     """The keyboard has set the factor of the learning rate. `lr`: what schedule and factor give, a warm-up left out."""
 
@@ -257,7 +245,6 @@ class LearningRateChanged(Event):
     outlook: str = ""  # what becomes of it, in figures: by a warm-up, by the schedule, in the stages to come
 
 
-@dataclass(frozen=True)
 class OptionChanged(Event):
     """A start's command line gave another value than the run had. `option`: as it is typed."""
 
@@ -267,7 +254,6 @@ class OptionChanged(Event):
     after: str
 
 
-@dataclass(frozen=True)
 class PlanChanged(Event):
     """`what`: one line a change. `text`: the new plan."""
 
@@ -277,36 +263,30 @@ class PlanChanged(Event):
     stages: tuple[StageInfo, ...]
 
 
-@dataclass(frozen=True)
 class StagesCounted(Event):
     """The rows of stages to come are known, as far as they can be without opening them."""
 
     stages: tuple[StageInfo, ...]
 
 
-@dataclass(frozen=True)
 class Bookmarked(Event):
     step: int
     note: str
 
 
-@dataclass(frozen=True)
 class Paused(Event):
     step: int
 
 
-@dataclass(frozen=True)
 class Resumed(Event):
     step: int
 
 
-@dataclass(frozen=True)
 class Warned(Event):
     message: str
     step: int | None = None
 
 
-@dataclass(frozen=True)
 class LossSpiked(Event):
     """A step's loss stands far above those before it. `first_row` to `last_row`, of the stage: its batch."""
 
@@ -319,7 +299,6 @@ class LossSpiked(Event):
     last_row: int
 
 
-@dataclass(frozen=True)
 class Stalled(Event):
     """A step takes much longer than those before it, or took, or no batch has come for long."""
 
@@ -330,7 +309,6 @@ class Stalled(Event):
     lasts: bool = False  # the step has not ended yet
 
 
-@dataclass(frozen=True)
 class PinsChanged(Event):
     """`pinned`: the prompts that are answered at each evaluation from now on."""
 
@@ -338,7 +316,6 @@ class PinsChanged(Event):
     pinned: tuple[str, ...]
 
 
-@dataclass(frozen=True)
 class Answered(Event):
     """The answer to a command that came with an identity (a control file)."""
 
@@ -348,7 +325,6 @@ class Answered(Event):
     message: str
 
 
-@dataclass(frozen=True)
 class HandedOver(Event):
     """This process leaves and another goes on with the run."""
 
@@ -356,7 +332,6 @@ class HandedOver(Event):
     pid: int
 
 
-@dataclass(frozen=True)
 class StageDone(Event):
     stage: str
     index: int
@@ -368,7 +343,6 @@ class StageDone(Event):
     rows_without_sample: int = 0  # they hold no words
 
 
-@dataclass(frozen=True)
 class RunStopped(Event):
     """Stopped before the plan's end. `path`: the newest checkpoint; None: nothing had been trained, nothing was saved.
 
@@ -382,7 +356,6 @@ class RunStopped(Event):
     saved: bool = True
 
 
-@dataclass(frozen=True)
 class RunFailed(Event):
     message: str
     exit_code: int
@@ -390,7 +363,6 @@ class RunFailed(Event):
     path: str | None  # the last good checkpoint
 
 
-@dataclass(frozen=True)
 class RunDone(Event):
     """The plan is done. `already`: it was before this start, so nothing was trained."""
 
@@ -403,7 +375,6 @@ class RunDone(Event):
 LAST_EVENTS = (RunStopped, RunFailed, RunDone, HandedOver)
 
 
-@dataclass(frozen=True)
 class Rewound(Event):
     """What a journal holds beyond `step` does not count: a process before wrote it, and it is trained anew.
 
@@ -415,7 +386,6 @@ class Rewound(Event):
     journal: str | None = None
 
 
-@dataclass(frozen=True)
 class LogLine(Event):
     """A line for the log alone (what a library printed, what `--verbose` says)."""
 
@@ -473,7 +443,7 @@ def _event(kind: type[Event], record: Mapping[str, Any]) -> Event:
 
 
 def _read(kind: type[Kind], record: object) -> Kind:
-    """A dataclass of this file from plain values. Raises `TypeError` and `ValueError`."""
+    """A struct of this file from plain values. Raises `TypeError` and `ValueError`."""
     record = _table(record)
     values = {}
     for name, plain, convert, default in _fields(cast(Any, kind)):
@@ -491,7 +461,7 @@ def _read(kind: type[Kind], record: object) -> Kind:
 
 @cache
 def _fields(kind: Any) -> list[tuple[str, object, Callable[[Any], Any], Callable[[], Any] | None]]:
-    """Of each field of a dataclass: name, the type that is taken as it is, converter, what makes its default."""
+    """Of each field of a struct: name, the type that is taken as it is, converter, what makes its default."""
     hints = typing.get_type_hints(kind)
     return [
         (

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from lmplay_tui.errors import UserError
 from lmplay_tui.files import Folder, replacing
-from lmplay_tui.run.folder import RunFolder
+from lmplay_tui.run.folder import RunFolder, saved_status
 from lmplay_tui.run.journal import Tail, number
 from lmplay_tui.text import one_line
 
@@ -28,7 +28,6 @@ POLL_S = 1.0
 _GONE_POLLS = 10  # a run that is handed over has no process for a moment
 _MOST_COLUMNS = 2000  # a journal that invents names shall not fill the disk
 _ROWS_AT_A_TIME = 1 << 13
-_ENDED = ("finished", "failed", "stopped")
 _SUFFIX = ".lmplay-tui"  # of our TensorBoard files: those, and no others, are replaced by the next export
 
 
@@ -64,7 +63,8 @@ def export_metrics(
         polls_without = 0 if run.alive() else polls_without + 1  # asked before reading: its last words are read too
         while records := tail.read():
             num_rows += _give(records, sink)
-        if not follow or polls_without >= _GONE_POLLS or (polls_without and run.status().get("state") in _ENDED):
+        gone = polls_without >= _GONE_POLLS or (polls_without and saved_status(run, alive=False).state != "dead")
+        if gone or not follow:
             sink.close()
             return num_rows
         wait(POLL_S)

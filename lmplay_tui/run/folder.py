@@ -20,7 +20,8 @@ from lmplay_tui.errors import UserError, os_error
 from lmplay_tui.files import Folder
 from lmplay_tui.process import is_alive, typed
 from lmplay_tui.run.journal import utc_time
-from lmplay_tui.run.status import SavedStatus
+from lmplay_tui.run.ranks import read_ranks
+from lmplay_tui.run.status import SavedStatus, Writer
 from lmplay_tui.text import one_line
 
 DEFAULT_OUT = "out_gpt"
@@ -32,7 +33,7 @@ _MOST_BYTES = 1 << 22  # of `run.json` or a plan: ours have some kilobytes
 _ROOM = 4096  # `run.json` ends in at least so many blanks: a run that ends by a full disk needs them to say why
 _FILES = (
     "run.json", "plan.toml", "metrics.jsonl", "events.jsonl", "predictions.jsonl", "log.txt", "log.1.txt", "lock",
-    "about.json", "renaming.json",
+    "about.json", "renaming.json", "ranks.json",
 )  # fmt: skip
 _OTHER_CHECKPOINT = re.compile(r"\.[A-Za-z0-9_-]+$")  # NAME.prev, NAME.STAGE, ...: no name of a run has a dot
 
@@ -152,7 +153,7 @@ class RunFolder:
                     yield error
 
     def status(self) -> dict[str, Any]:
-        """What the run last said of itself; empty if it never did."""
+        """What `run.json` holds, to be written again; empty if there is nothing. It is read by `saved_status`."""
         try:
             value = json.loads(self.files.read("run.json", _MOST_BYTES))
         except (OSError, ValueError, RecursionError):
@@ -192,11 +193,11 @@ class RunFolder:
         return False
 
     def _heart_beats(self) -> bool:
-        status = self.status()
-        if status.get("state") not in ("running", "paused"):
+        said = saved_status(self, alive=False)
+        if said.said_state not in ("running", "paused"):
             return False
-        if status.get("host") == socket.gethostname():
-            return status.get("boot") == boot_id() and is_alive(status.get("pid"))
+        if said.writer.host == socket.gethostname():
+            return _is_there(said.writer)
         return time.time() - _modified(self.lock_path) < HEARTBEAT_STALE_S
 
     def __repr__(self) -> str:
@@ -265,8 +266,8 @@ class RunLock:
 
     def _is_said_to_be_held_here(self) -> bool:
         """Whether it is this very process that `run.json` names."""
-        said = self._run.status()
-        return self.times_lost > 0 and said.get("host") == socket.gethostname() and said.get("pid") == os.getpid()
+        pid, host, _ = saved_status(self._run, alive=True).writer
+        return self.times_lost > 0 and host == socket.gethostname() and pid == os.getpid()
 
     def _beat(self) -> None:
         """Keep the run, however long a step takes; show other machines that it is held, where they see no lock."""
@@ -325,16 +326,23 @@ class RunLock:
         return True
 
     def _held(self) -> str:
-        holder = self._run.status()
-        there = holder.get("host") != socket.gethostname()  # of another machine's process nothing can be known
-        lives = there or (holder.get("boot") == boot_id() and is_alive(holder.get("pid")))
-        named = lives and "pid" in holder and "host" in holder
-        who = f"process {holder['pid']} on {holder['host']}" if named else "a process"
+        holder = saved_status(self._run, alive=True).writer
+        there = holder.host != socket.gethostname()  # of another machine's process nothing can be known
+        named = holder.pid is not None and holder.host and (there or _is_there(holder))
+        who = f"process {holder.pid} on {holder.host}" if named else "a process"
         name = one_line(self._run.name)
         return (
             f"{name}: {one_line(who)} is training this run; "
             f"look with: {typed('lmplay-tui attach')} {name}, or choose another --model"
         )
+
+    def lend(self) -> None:
+        """Leave the keeping to the processes that inherit the descriptor; this one holds the run until `release`.
+
+        It is then as handed down here too: commands that wait are for those.
+        """
+        self._released.set()
+        self.inherited = True
 
     def release(self) -> None:
         self._released.set()
@@ -352,6 +360,11 @@ def taken(run: RunFolder) -> RunLock:
         with contextlib.suppress(OSError):
             folder.sweep()
     return lock
+
+
+def _is_there(writer: Writer) -> bool:
+    """Whether the process lives that this machine's `run.json` names."""
+    return writer.boot == boot_id() and is_alive(writer.pid)
 
 
 def boot_id() -> str:
@@ -425,9 +438,10 @@ def keep_plan(run: RunFolder, text: str, step: int) -> Path | None:
     return kept
 
 
-def saved_status(run: RunFolder) -> SavedStatus:
-    """How a run is, by its files alone."""
-    return SavedStatus(run.status(), alive=run.alive())
+def saved_status(run: RunFolder, *, alive: bool | None = None) -> SavedStatus:
+    """How a run is, by its files alone. `alive`: whether a process holds it, where that is known."""
+    alive = run.alive() if alive is None else alive
+    return SavedStatus(run.status(), alive=alive, ranks=read_ranks(run.files) if alive else None)
 
 
 def status_of(run: RunFolder) -> dict[str, Any]:

@@ -44,6 +44,8 @@ METRICS: Mapping[str, str] = {
     "time/data_s": "of it: waiting for the next batch",
     "time/forward_s": "of it: forward passes",
     "time/backward_s": "of it: backward passes",
+    "time/reduce_s": "of it: waiting for the other ranks and summing the gradients (this and `ranks/...` only where a "
+    "run has several processes)",
     "time/optimizer_s": "of it: clipping and update",
     "time/validate_s": "seconds of validation and evaluation since the last line",
     "time/save_s": "seconds that training waited for checkpoints since the last line",
@@ -55,8 +57,32 @@ METRICS: Mapping[str, str] = {
     "sys/gpu": "share of the time that the GPU was busy, as its driver tells",
     "sys/gpu_watts": "what the GPU draws",
     "sys/gpu_celsius": "its temperature",
+    "ranks/compute_s_min": "seconds a step of a rank's own work, before the reduction, mean over the interval: the "
+    "quickest rank's",
+    "ranks/compute_s_mean": "the same, mean over the ranks",
+    "ranks/compute_s_max": "the same, the slowest rank's: all wait for it",
+    "ranks/slowest": "the number of that rank",
+    "ranks/wait_share": "share of a step that a rank waits for the slowest one, mean over the ranks",
     "data/text_shown": "share of the characters read in this stage that reached a sample",
     "data/rows_without_sample": "rows read in this stage that hold no words",
+}
+
+# What `ranks.json` and `status --json` say of each rank; null where it is not known.
+RANK_FIELDS: Mapping[str, str] = {
+    "rank": "its number; 0 leads the run",
+    "host": "the machine that it is on",
+    "device": "`cpu`, `cuda:1`, ...",
+    "pid": "its process there",
+    "phase": "what it is at",
+    "step": "the step that it is at",
+    "compute_s": "seconds a step of its own work, before the reduction, mean over the last log interval",
+    "wait_s": "seconds a step from then on until the slowest rank was as far, mean over the same",
+    "tokens": "positions that it computed a step, mean over the same: what its seconds are measured by where ranks are "
+    "compared",
+    "memory_bytes": "in use on its device",
+    "memory_total": "bytes that its device has",
+    "utilisation": "share of the time that its device was busy, 0 to 1",
+    "celsius": "its device's temperature",
 }
 
 OF_STEPS = "train/loss"  # each line that stands for steps has it; one without holds scores alone
@@ -72,8 +98,11 @@ FIGURES: Mapping[str, str] = {
     "val loss": "of the newest validation alone, mean over its truth tokens (`val/loss`): the same places",
     "eval loss": "of the newest evaluation of the stage's fixed set (`eval/loss`)",
     "learning rate": "of the last step (`train/lr`)",
-    "tok/s": "tokens over the last 20 seconds by the clock, all that happens between steps included: the system pane, "
-    "the curriculum, `status`, `runs`, the launcher, headless lines (`perf/tokens_per_s` counts the steps alone)",
+    "tok/s": "tokens over the last 20 seconds by the clock, all that happens between steps included, all ranks' "
+    "together: the system pane, the curriculum, `status`, `runs`, the launcher, headless lines (`perf/tokens_per_s` "
+    "counts the steps alone)",
+    "own, wait": "seconds a step, means over the last log interval: a rank's own work before the reduction, and from "
+    "then on until the slowest rank was as far: the system pane, `status` (both from `ranks.json`)",
     "ends, left, ETA": "the rows that are left, at the pace of the last ten minutes by the clock, all included: the "
     "same places",
 }
@@ -82,7 +111,8 @@ FIGURES: Mapping[str, str] = {
 # are, and their legend names the newest value.
 SMOOTHED = (
     "train/loss", "train/accuracy", "train/character_accuracy", "train/grad_norm", "perf/tokens_per_s",
-    "perf/samples_per_s", "time/step_s", "time/data_s", "time/forward_s", "time/backward_s", "time/optimizer_s",
+    "perf/samples_per_s", "time/step_s", "time/data_s", "time/forward_s", "time/backward_s", "time/reduce_s",
+    "time/optimizer_s",
 )  # fmt: skip
 
 # Which of them a step says itself: the attribute of `StepDone`, the metric's mean over the interval.
@@ -96,6 +126,7 @@ STEP_METRICS: Mapping[str, str] = {
     "time/data_s": "data_s",
     "time/forward_s": "forward_s",
     "time/backward_s": "backward_s",
+    "time/reduce_s": "reduce_s",
     "time/optimizer_s": "optimizer_s",
     "time/step_s": "step_s",
 }

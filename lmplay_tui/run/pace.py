@@ -80,12 +80,13 @@ class Pace:
         return max(rows, 0) / rate if rate > 0 else math.nan
 
 
-PARTS = ("data", "forward", "backward", "optimizer", "other", "validate", "save")
+PARTS = ("data", "forward", "backward", "reduce", "optimizer", "other", "validate", "save")
 
 _ADVICE = {
     "data": "waiting for data: the processor cuts and tokenizes more slowly than the device trains",
     "forward": "in the forward pass",
     "backward": "in the backward pass",
+    "reduce": "waiting for other ranks, and summing the gradients",
     "optimizer": "in the optimizer",
     "other": "between the passes: word accuracy, logging, the screen",
     "validate": "validating and evaluating: longer intervals would help",
@@ -143,6 +144,6 @@ class StepTime:
         shares = self.shares()
         if not shares:
             return ""
-        wasted = [name for name in ("data", "save", "validate") if shares[name] >= 0.15]
+        wasted = [name for name in ("data", "reduce", "save", "validate") if shares[name] >= 0.15]
         name = wasted[0] if wasted else max(shares, key=lambda part: shares[part])
         return f"{format_percent(shares[name])} of the time {_ADVICE[name]}"

@@ -16,7 +16,7 @@ from lmplay_tui.errors import EXIT_USAGE
 from lmplay_tui.files import Folder
 from lmplay_tui.formats import format_lr, format_rate
 from lmplay_tui.run import events
-from lmplay_tui.run.folder import RunFolder, boot_id, utc_now
+from lmplay_tui.run.folder import RunFolder, boot_id, saved_status, utc_now
 from lmplay_tui.run.journal import Journal, number
 from lmplay_tui.run.metric_names import OF_STEPS, RECENT_LOSS
 from lmplay_tui.run.sentences import sentences_of
@@ -62,8 +62,13 @@ _WRITTEN_AT_ONCE = (
 class Recorder:
     """Records one start of a run. Nothing here raises into the training: what cannot be written is warned of once."""
 
-    def __init__(self, run: RunFolder, *, verbose: bool = False, holds: Callable[[], bool] = lambda: True) -> None:
-        """`verbose`: the log says more. `holds`: whether this process has the run still, whose `run.json` it is."""
+    def __init__(
+        self, run: RunFolder, *, verbose: bool = False, holds: Callable[[], bool] = lambda: True, pid: int | None = None
+    ) -> None:
+        """`verbose`: the log says more. `holds`: whether this process has the run still, whose `run.json` it is.
+
+        `pid`: of the process that hosts the run, where it is not this one.
+        """
         self._run = run
         self._holds = holds
         self._verbose = verbose
@@ -83,7 +88,7 @@ class Recorder:
         self._process: dict[str, Any] = {
             "name": run.name,
             "model": str(run.model.resolve()),
-            "pid": os.getpid(),
+            "pid": os.getpid() if pid is None else pid,
             "host": socket.gethostname(),
             "boot": boot_id(),
             "started": utc_now(),
@@ -94,7 +99,7 @@ class Recorder:
     def status(self) -> dict[str, Any]:
         """What `run.json` says."""
         if self._refusal is not None:
-            return self._before | {"pid": os.getpid(), "refused": self._refusal}
+            return self._before | {"pid": self._process["pid"], "refused": self._refusal}
         return self._process | self._status.record()
 
     def record(self, event: events.Event) -> list[events.Event]:
@@ -136,7 +141,7 @@ class Recorder:
 
     def _is_written_by_next(self, event: events.Event) -> bool:
         """Whether the process that goes on with the run has written its `run.json` already."""
-        return isinstance(event, events.HandedOver) and self._run.status().get("pid") == event.pid
+        return isinstance(event, events.HandedOver) and saved_status(self._run, alive=True).writer.pid == event.pid
 
     def _goes_on(self, event: events.Event) -> bool:
         """Whether it is only said again that the trainer is at what it was at: a pause says so until it ends."""

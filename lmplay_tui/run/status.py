@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from lmplay_tui.run import events
 from lmplay_tui.run.axes import At
@@ -12,6 +12,7 @@ from lmplay_tui.run.history import MOST_STEPS
 from lmplay_tui.run.journal import number, stamp, utc_time
 from lmplay_tui.run.metric_names import OF_STEPS, RECENT_LOSS
 from lmplay_tui.run.pace import Pace
+from lmplay_tui.run.ranks import Ranks
 from lmplay_tui.text import one_line
 
 
@@ -97,6 +98,7 @@ class RunStatus:
         self.lives_by_steps = False  # StepDone events come: the journal's means would be a second copy
         self.result: events.RunStopped | events.RunFailed | events.RunDone | None = None
         self.handed_over: events.HandedOver | None = None
+        self.ranks: Ranks | None = None  # as last read while it runs; None: one process, or not known
 
     @property
     def stage(self) -> StageView | None:
@@ -328,28 +330,46 @@ class RunStatus:
                     stage.eval_at_end = scores.loss
 
 
-class SavedStatus(RunStatus):
-    """How a run is by its `run.json`, which any program may have written, and by whether a process holds it."""
+class Writer(NamedTuple):
+    """The process that wrote a `run.json` last, as it says itself."""
 
-    def __init__(self, record: Mapping[str, Any], *, alive: bool) -> None:
+    pid: int | None
+    host: str
+    boot: str  # of which start of the machine: a process number means nothing after the next one
+
+
+class SavedStatus(RunStatus):
+    """How a run is by its `run.json`, which any program may have written, and by whether a process holds it.
+
+    `ranks`: what its `ranks.json` says; that of an earlier start, which another process wrote, is passed over.
+    """
+
+    def __init__(self, record: Mapping[str, Any], *, alive: bool, ranks: Ranks | None = None) -> None:
         super().__init__()
         self.carry_over(record)
-        said, ended = record.get("state"), ("stopped", "finished", "failed")
+        self.is_empty = not record  # the run has never said anything
+        self.said_state = said = str(record.get("state") or "")  # whether or not a process holds it
         if alive:
             self.state = "paused" if said == "paused" else "running"
         else:
-            self.state = said if isinstance(said, str) and said in ended else "dead"
+            self.state = said if said in ("stopped", "finished", "failed") else "dead"
         # A process that has just begun: what stands there is of the time before.
         self.has_said = alive and said in ("running", "paused")
+        self.has_begun = bool(record.get("has_begun"))
+        self.refusal = one_line(record.get("refused") or "", 1000)  # why the last start has come to nothing
         self.activity = one_line(record.get("activity") or "", 40) if self.has_said else "starting" if alive else ""
         self.detail = one_line(record.get("detail") or "", 200) if self.has_said else ""
         fraction = number(record.get("fraction")) if self.has_said else math.nan
         self.fraction = fraction if math.isfinite(fraction) else None
         self.activity_since = number(record.get("activity_since"))
-        self.pid: int | None = pid if self.has_said and isinstance(pid := record.get("pid"), int) else None
-        self.host = one_line(record.get("host") or "?", 80)
+        pid, host, boot = (record.get(key) for key in ("pid", "host", "boot"))
+        self.writer = Writer(pid if isinstance(pid, int) else None, str(host or ""), str(boot or ""))
+        self.pid = self.writer.pid if self.has_said else None
+        self.host = one_line(host or "?", 80)
         self.heartbeat = number(record.get("heartbeat"))  # when it last wrote, seconds since 1970
-        self.message = one_line(record.get("message") or "", 400) if self.state == "failed" else ""
+        if ranks is not None and self.pid is not None and (ranks.pid, ranks.host) == (self.pid, self.host):
+            self.ranks = ranks
+        self.message = one_line(record.get("message") or "", 1000) if self.state == "failed" else ""
         self.tokens_per_s = number(record.get("tokens_per_s")) if alive else math.nan
         self.eta_s = number(record.get("eta_s")) if alive else 0.0 if self.state == "finished" else math.nan
 
@@ -369,7 +389,7 @@ class SavedStatus(RunStatus):
             "train_loss": _known(number(self.train_loss)), "val_loss": _known(number(self.val_loss)),
             "lr": _known(self.lr), "tokens_per_s": _known(self.tokens_per_s), "eta_s": _known(self.eta_s),
             "checkpoint": self._checkpoint_record(),
-        }  # fmt: skip
+        } | ({} if self.ranks is None else self.ranks.record())  # fmt: skip
 
 
 ENDS: dict[type[events.Event], str] = {

@@ -202,7 +202,7 @@ class RunView(RunStatus):
             value = getattr(event, name)
             if value is not None:
                 self.history.add(metric, self.at, value)
-        self.step_time.step(event.step_s, {part: getattr(event, f"{part}_s") for part in _PARTS})
+        self.step_time.step(event.step_s, {part: getattr(event, f"{part}_s") or 0.0 for part in _PARTS})
 
     def _remember_metrics(self, row: Mapping[str, object], before: At) -> None:
         """A line of `metrics.jsonl`. Live, it takes the place of the steps that it stands for: so a run looks the same
@@ -266,7 +266,7 @@ class RunView(RunStatus):
 # A curve's next point, or the end of the old ones.
 _GOES_ON = (events.StepDone, events.CheckpointSaved, events.Validated, events.Evaluated)
 _OVER_AND_DONE = (*events.LAST_EVENTS, events.Paused, events.Resumed)
-_PARTS = ("data", "forward", "backward", "optimizer")
+_PARTS = ("data", "forward", "backward", "reduce", "optimizer")
 _metric_name = lru_cache(1024)(one_line)  # some twenty names on each line
 
 

@@ -39,6 +39,7 @@ from lmplay_tui.train.build import (
     allowed_experiment,
     load_initial,
     model_of_shape,
+    nothing_to_recompute,
     read_start,
 )
 from lmplay_tui.train.checkpoint import load_checkpoint, num_bytes
@@ -127,7 +128,7 @@ def _new_state(settings: Settings) -> tuple[TrainState, tuple[str, ...]]:
         gradients=Gradients(model, precision, hidden=ways.hidden, trunk=ways.trunk), reading=ways.reading,
         tokenizer=tokenizer, precision=precision, statistics=RunStatistics("check"),
     )  # fmt: skip
-    return state, ways.notes
+    return state, ways.notes + nothing_to_recompute(model, options)
 
 
 def _load_initial(state: TrainState, path: Path, ignore_tokenizer: bool) -> str:
@@ -230,7 +231,8 @@ def _try_all(
     batches.close()
     samples.sort(key=lambda s: -(len(s.prompt_ids) + len(s.truth_ids)))
     size = options.mini_batch_size if isinstance(options.mini_batch_size, int) else 4
-    compilation = Compilation(options, state.device) if options.compile_model else None
+    how = (options.compile_backend, options.compile_mode, state.device)
+    compilation = Compilation(*how) if options.compile_model else None
     rates: list[float] = []
 
     def config() -> StepConfig:
@@ -243,7 +245,7 @@ def _try_all(
         return f"two mini-batches of {size}, the longest sample {longest} tokens: {rates[0]:,.0f} tokens/s"
 
     def compile_it(compilation: Compilation) -> str:
-        events = list(compilation.prepare(state, config(), min(size, 2)))
+        events = list(compilation.prepare(state.gradients, config(), min(size, 2), step=0))
         if failed := [event.message for event in events if isinstance(event, Warned)]:
             raise UserError(failed[0])
         return f"compiled, {one_line(options.compile_backend or 'inductor')}"
@@ -335,6 +337,7 @@ def describe_run(launch: Launch) -> str:
     page = describe(
         model, model_args, optimizer=options.optimizer, mini_batch_size=size if isinstance(size, int) else 4,
         amp_dtype=choose_precision(options, choose_device(options.device)).dtype, decays=_decays(model, options),
+        recomputes=options.recompute,
     )  # fmt: skip
     lines = [_line_of(model, stage, start.settings.for_stage(stage)) for stage in (first, *others)]
     if len({said for _, said in lines}) > 1:  # the table above is the first one's

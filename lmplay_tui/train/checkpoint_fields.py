@@ -21,6 +21,8 @@ from lmplay_tui.run.statistics import AVERAGED, MAX_POINTS, SPLITS
 from lmplay_tui.text import one_line
 
 FORMAT = 1
+# How a run's random numbers are drawn: each mini-batch's by itself, or one sequence for all, as in versions before.
+BY_MINI_BATCH, RUNNING = "mini-batch", "running"
 MOST_TEXT = 16 << 20  # characters, of a plan or a pinned prompt
 _MOST_ENTRIES = 100_000
 _MOST_RNG_BYTES = 1 << 16  # torch's generators have 5,056 at most
@@ -395,11 +397,12 @@ CHECKPOINT = Table(
                             One(lambda v: text().fits(v) or whole().fits(v), "a text or a whole number"), most=100
                         ),
                         "progress": _PROGRESS,
-                        "rng": Table({"cpu": _RNG}, later={"cuda": _RNG, "mps": _RNG}),
+                        "rng": Table({"cpu": _RNG}, later={"cuda": _RNG, "mps": _RNG}, may_be_empty=True),
                         "scaler": _SCALER,
                         "stats": _RECORD,
                         "step_stats": TableOf(_RECORD, _STAGE_NAME),
-                    }
+                    },
+                    later={"random_numbers": one_of(BY_MINI_BATCH, RUNNING)},
                 ),
             }
         ),
@@ -443,9 +446,8 @@ def problem_of(checkpoint: Mapping[str, Any]) -> str | None:
     """What is wrong with a loaded file as a checkpoint, in one line; None: a run can go on with it."""
     problem = CHECKPOINT.problem(checkpoint, "")
     if problem is None:
-        rng = checkpoint["runner"]["state"]["rng"]
         looks = (
-            _generator_problems(rng),
+            _generator_problems(checkpoint["runner"]["state"]),
             _series_problems(checkpoint),
             _disagreements(checkpoint),
             _optimizer_problems(checkpoint),
@@ -454,10 +456,15 @@ def problem_of(checkpoint: Mapping[str, Any]) -> str | None:
     return None if problem is None else problem.lstrip("/")
 
 
-def _generator_problems(rng: Mapping[str, torch.Tensor]) -> Iterator[str]:
+def _generator_problems(state: Mapping[str, Any]) -> Iterator[str]:
     """What is wrong with the state of the processor's random numbers, by torch's own word."""
+    is_running = state.get("random_numbers", RUNNING) == RUNNING
+    if is_running != bool(state["rng"]):
+        yield "runner/state/rng " + ("is empty" if is_running else "must be empty, each mini-batch has its own numbers")
+    if not state["rng"]:
+        return
     try:
-        torch.Generator().set_state(rng["cpu"])
+        torch.Generator().set_state(state["rng"]["cpu"])
     except (RuntimeError, TypeError) as error:
         yield f"runner/state/rng/cpu is no state of random numbers ({one_line(error, 60)})"
 

@@ -10,15 +10,18 @@ pass, and those hold its tensors.
 import contextlib
 import ctypes
 import gc
+import hashlib
 import os
 import platform
+import struct
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import psutil
 import torch
 from torch import Tensor, nn
 
@@ -26,6 +29,7 @@ from lmplay_tui.errors import OutOfMemoryError, UserError
 from lmplay_tui.options import TrainOptions
 from lmplay_tui.run.device_peaks import vendor_peak
 from lmplay_tui.text import one_line
+from lmplay_tui.train.checkpoint_fields import BY_MINI_BATCH, RUNNING
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # malloc.h
 _MOST = 2**31 - 1
@@ -113,15 +117,23 @@ def speed_choices(options: TrainOptions, precision: Precision) -> list[str]:
     chosen = [device_name(device), precision.name + (" with scaled gradients" if precision.grad_scale else "")]
     if precision.remark:
         chosen.append(precision.remark)
-    if device.type == "cpu":
-        chosen += processor_choices()
-    elif device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0):
-        torch.set_float32_matmul_precision("high")
-        chosen.append("float32 products in TF32")
+    chosen += use_what_is_fast(device)
+    if options.recompute:
+        chosen.append("blocks computed again in the backward pass")
     if options.compile_model:
         how = ", ".join(filter(None, (options.compile_backend, options.compile_mode)))
         chosen.append(f"compiled ({one_line(how, 80)})" if how else "compiled")
     return chosen
+
+
+def use_what_is_fast(device: torch.device) -> list[str]:
+    """Switch on what is fast and exact on the device; what that is, in words."""
+    if device.type == "cpu":
+        return processor_choices()
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0):
+        torch.set_float32_matmul_precision("high")
+        return ["float32 products in TF32"]
+    return []
 
 
 @cache
@@ -280,7 +292,7 @@ def hardware_note() -> dict[str, str | int]:
 
 
 def rng_state(device: torch.device) -> dict[str, Tensor]:
-    """The generators that dropout draws from."""
+    """Where the generators stand that dropout draws from."""
     state = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(device)
@@ -296,6 +308,62 @@ def restore_rng(state: dict[str, Tensor], device: torch.device) -> None:
         torch.cuda.set_rng_state(state["cuda"], device)
     elif device.type == "mps" and "mps" in state:
         torch.mps.set_rng_state(state["mps"])
+
+
+class RandomNumbers:
+    """The random numbers of a run's steps: what dropout draws.
+
+    Each mini-batch has its own, by the run's seed, the step and the mini-batch's number in the batch: the same for
+    whichever process computes it, and once more for a step that is done again.
+    `is_running`: one sequence runs through all steps instead, as it did in versions before. A checkpoint of theirs
+    goes on with it, so it stays the run that it was; a step that did not happen must then be undone.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.is_running = False
+        self._device = device
+        self._before_step: dict[str, Tensor] = {}
+
+    def begin_step(self) -> None:
+        """A step begins, which may have to be undone."""
+        if self.is_running:
+            self._before_step = rng_state(self._device)
+
+    def undo_step(self) -> None:
+        """The step that was begun did not happen."""
+        if self.is_running:
+            restore_rng(self._before_step, self._device)
+
+    def begin_mini_batch(self, seed: int, step: int, number: int) -> None:
+        """What follows computes the mini-batch with this number, from 0 on, of the step behind `step` finished ones."""
+        if self.is_running:
+            return
+        digest = hashlib.blake2b(struct.pack("<qqq", seed, step, number), digest_size=8).digest()
+        # Each generator by itself: `torch.manual_seed` would seed the other GPUs too.
+        own = int.from_bytes(digest, "little") >> 1
+        torch.default_generator.manual_seed(own)
+        if self._device.type == "cuda":
+            torch.cuda.default_generators[self._device.index].manual_seed(own)
+        elif self._device.type == "mps":
+            torch.mps.manual_seed(own)
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint: how the numbers are drawn, and where a running sequence stands."""
+        rng = rng_state(self._device) if self.is_running else {}
+        return {"random_numbers": RUNNING if self.is_running else BY_MINI_BATCH, "rng": rng}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """The inverse of `state`; versions before recorded only where their sequence stood."""
+        self.is_running = state.get("random_numbers", RUNNING) == RUNNING
+        if self.is_running:
+            restore_rng(state["rng"], self._device)
+
+
+def memory_in_use(device: torch.device) -> float:
+    """Bytes: a GPU's by this process's tensors, of a processor's memory what is resident."""
+    if device.type == "cuda":
+        return float(torch.cuda.memory_allocated(device))
+    return float(psutil.Process().memory_info().rss)
 
 
 T = TypeVar("T")

@@ -15,6 +15,7 @@ from lmplay_tui.process import ProcessorLoad
 from lmplay_tui.run.events import Event, MetricsLogged, StepDone, Warned
 from lmplay_tui.run.journal import rounded
 from lmplay_tui.run.metric_names import STEP_METRICS
+from lmplay_tui.run.ranks import Straggler
 from lmplay_tui.train.device import matmul_parameters
 from lmplay_tui.train.progress import Progress
 
@@ -64,10 +65,14 @@ class LogWindow:
     rows: int
     peak_from: str = "measured here"
     machine: Callable[[], dict[str, float]] = dict  # what it tells at the end of an interval
+    num_ranks: int = 1  # `peak_flops` is what one of them could do
+    # Where there are several: given the seconds a step, their figures of the interval, and a straggler newly found.
+    ranks: Callable[[float], tuple[Mapping[str, float], Straggler | None]] | None = None
     steps: list[StepDone] = field(default_factory=list)
     scores: dict[str, float] = field(default_factory=dict)  # val/*, eval/*
     seconds: dict[str, float] = field(default_factory=dict)  # time/validate_s, time/save_s
     _has_doubted: bool = False  # the peak
+    _straggler: Straggler | None = None  # of which the next line tells
 
     def add(self, step: StepDone) -> None:
         self.steps.append(step)
@@ -86,6 +91,9 @@ class LogWindow:
         if values is None:
             return
         yield MetricsLogged(values)
+        if self._straggler is not None:
+            yield Warned(self._straggler.sentence(), progress.step)
+            self._straggler = None
         mfu = values.get("perf/mfu")
         if mfu is not None and mfu > 1 and not self._has_doubted:
             self._has_doubted = True
@@ -108,6 +116,9 @@ class LogWindow:
         if steps:
             rows, self.rows = progress.rows - self.rows, progress.rows
             values |= self._of_steps(rows) | self.machine()
+            if self.ranks is not None:
+                figures, self._straggler = self.ranks(values["time/step_s"])
+                values |= figures
             self.steps = []
         values |= self.scores | self.seconds
         self.scores, self.seconds = {}, {}
@@ -131,7 +142,7 @@ class LogWindow:
             "train/lr": last.lr,
             "perf/tokens_per_s": tokens / seconds if seconds else 0.0,
             "perf/samples_per_s": rows / seconds if seconds else 0.0,
-            "perf/mfu": flops / seconds / self.peak_flops if seconds and self.peak_flops else None,
+            "perf/mfu": flops / seconds / (self.peak_flops * self.num_ranks) if seconds and self.peak_flops else None,
             "data/text_shown": last.text_shown,
             "data/rows_without_sample": last.rows_without_sample,
         }

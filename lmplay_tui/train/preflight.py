@@ -17,7 +17,15 @@ from lmplay_tui.plan.builtin import DEFAULT_PLAN, shipped_plans
 from lmplay_tui.plan.problems import Form, KeyPath, locate, shown_key
 from lmplay_tui.plan.reading import failure_problems, parse_plan, read_plan
 from lmplay_tui.plan.schema import NAME_PATTERN, Plan, check_name
-from lmplay_tui.run.folder import LOCK_FROM, RunFolder, RunLock, datasets_folder, output_folder, statistics_folder
+from lmplay_tui.run.folder import (
+    LOCK_FROM,
+    RunFolder,
+    RunLock,
+    datasets_folder,
+    output_folder,
+    saved_status,
+    statistics_folder,
+)
 from lmplay_tui.text import one_line
 
 _NO_NAME = re.compile(r"[^A-Za-z0-9_-]+")
@@ -52,7 +60,8 @@ class _Found:
         run = self._try(lambda: _run_of(self._launch, plan)) if plan or not _needs_plan_for_name(options) else None
         if run is not None:
             self._look_at_run(run)
-            if plan is None and not self._launch.anew and not _has_checkpoint(run) and options.model is not None:
+            begins_with_own = options.training_plan is None and not self._launch.anew and not _has_checkpoint(run)
+            if plan is None and begins_with_own and options.model is not None:
                 plan = self._try(lambda: plan_to_begin_with(run, options, []))
         self._look_at_names(plan)
         if plan is not None:
@@ -227,6 +236,6 @@ def plan_to_begin_with(run: RunFolder, options: TrainOptions, warnings: list[str
         if not options.initial_model:
             warnings.append(f"{one_line(run.model)} is not there yet: training anew with plan {DEFAULT_PLAN}")
         return read_plan(DEFAULT_PLAN)
-    folder = run.status().get("plan_folder")
-    start = Path(folder) if isinstance(folder, str) and folder else run.model.parent
+    folder = saved_status(run, alive=False).plan_folder
+    start = Path(folder) if folder else run.model.parent
     return parse_plan(text, name=run.name, file=str(run.plan), folder=start)

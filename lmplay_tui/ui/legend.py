@@ -95,10 +95,19 @@ STEP_PARTS: Mapping[str, Sign] = {  # of a step's time; they differ by their fil
     "data": Sign("░", "data", "waiting for the next batch"),
     "forward": Sign("█", "forward", "the model computes its predictions"),
     "backward": Sign("▓", "backward", "gradients: how each weight should move"),
+    "reduce": Sign("▖", "reduce", "waiting for other ranks, and summing the gradients of all"),
     "optimizer": Sign("▒", "optimizer", "clipping them, and moving the weights"),
     "other": Sign("·", "other", "everything else of a step"),
     "validate": Sign("▚", "validate", "validation and evaluation"),
     "save": Sign("▞", "save", "waiting for a checkpoint to be written"),
+}
+
+RANKS: Mapping[str, Sign] = {  # of a rank's own work a step, against the ranks' median; higher is slower
+    "quick": Sign("▁", "accent", "a rank that needs less than 0.95 of what the ranks' median needs"),
+    "usual": Sign("▃", "good", "as long as the others"),
+    "slow": Sign("▆", "warn", "more than 1.05 times as long"),
+    "slowest": Sign("█", "bad", "more than 1.2 times as long: the others wait for it"),
+    "unknown": Sign("·", "dim", "not known"),
 }
 
 LOOKS = (
@@ -128,6 +137,15 @@ TERMS: Mapping[str, str] = {
     "MFU": "model FLOP utilisation: share of what the device could compute at most",
     "token counts alone": "the loss of guessing by how frequent each token is (unigram entropy)",
     "step time": "where the time of a step goes",
+    "rank": "one process of a run that has several; number 0 leads it",
+    "own": "what a rank needs for its own share of a step, before the gradients are summed",
+    "wait": "how long a rank then waits for the slowest one",
+    "busy": "share of the time that a rank's device computes",
+    "GiB": "what is in use of a rank's memory, and all of it, in units of 2^30 bytes",
+    "°C": "how hot a rank's device is",
+    "phase": "what a rank is at",
+    "slowest": "the rank that needs longest for its own share of a step",
+    "ranks": "the processes of the run; a cell is a rank, higher where it needs longer",
     "prompt": "what the model is given",
     "truth": "what should come then, shaded by how surely the model expected each token",
     "model": "the token that it held likeliest at each place, after the true ones before it",
@@ -148,6 +166,7 @@ def sections() -> Iterator[tuple[str, list[Sign]]]:
     yield "below the curves", list(MARKS.values())
     yield "predictions", [*WORDS.values(), *SURENESS]
     yield "where a step's time goes", list(STEP_PARTS.values())
+    yield "ranks, where there are more than eight", list(RANKS.values())
     yield "log", list(LEVELS.values())[1:]
     yield "letters", list(LOOKS)
     yield "terms", [Sign(term, "label", means) for term, means in TERMS.items()]

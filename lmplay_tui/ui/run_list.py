@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.cells import cell_len
 
 from lmplay_tui.formats import format_age, format_count, format_loss, format_percent, format_rate
-from lmplay_tui.run.folder import RunFolder, list_runs, output_folder
+from lmplay_tui.run.folder import RunFolder, list_runs, output_folder, saved_status
 from lmplay_tui.run.journal import number
 from lmplay_tui.run.status import SavedStatus, StageView
 from lmplay_tui.run.upkeep import About, about
@@ -37,9 +37,8 @@ def find_runs(out_dir: str | None) -> list[RunEntry]:
     """The runs in the working folder and the output folder, newest first."""
     entries = []
     for folder in list_runs(Path(), output_folder(out_dir)):
-        record, alive = folder.status(), folder.alive()
-        status = SavedStatus(record, alive=alive)
-        state = status.state if record or alive else "empty"
+        status = saved_status(folder)
+        state = "empty" if status.is_empty and status.state == "dead" else status.state
         entries.append(RunEntry(folder, state, status, time.time() - status.heartbeat, about(folder)))
     return entries
 

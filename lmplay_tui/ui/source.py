@@ -185,7 +185,7 @@ class FolderSource:
     def _see(self, status: SavedStatus) -> bool:
         view = self.view
         before = (view.state, view.activity, view.detail, view.fraction)
-        self._status = status
+        self._status, view.ranks = status, status.ranks
         if not status.over:
             begun = status.activity_since
             if begun > self._activity_begun:  # the same again, and anew: between two looks it was over

@@ -139,6 +139,7 @@ _LOOKS: dict[str, tuple[str, str]] = {
     "data": ("warning", ""),
     "forward": ("primary", ""),
     "backward": ("secondary", ""),
+    "reduce": ("foreground", ""),
     "optimizer": ("accent", ""),
     "other": ("quiet", ""),
     "validate": ("success", ""),

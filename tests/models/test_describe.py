@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lmplay_tui.models.describe import STATE_VALUES, describe
 from lmplay_tui.models.registry import build_model, load_experiment
+from lmplay_tui.models.units import recompute
 from lmplay_tui.train.optim import build_optimizer, parameter_groups
 
 
@@ -110,6 +111,16 @@ def test_activations_are_what_a_full_mini_batch_keeps(amp_dtype: torch.dtype | N
         model.hidden(torch.zeros(1, 128, dtype=torch.int64))
     measured = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
     assert sizes(page(amp_dtype=amp_dtype, mini_batch_size=1))["activations"] == pytest.approx(measured, rel=0.05)
+
+
+def test_what_is_computed_again_is_kept_of_one_block_alone() -> None:
+    model, arguments = build(num_blocks=16)
+    settings: dict[str, Any] = {"optimizer": "adamw", "mini_batch_size": 4}
+    whole = sizes(describe(model, arguments, **settings))["activations"]
+    recompute(model)
+    again = sizes(describe(model, arguments, **settings, recomputes=True))["activations"]
+    inputs = 16 * 4 * 128 * 64 * 4  # blocks, samples, tokens, width, bytes
+    assert inputs + whole / 16 < again < 1.5 * (inputs + whole / 16) < whole / 2
 
 
 def test_the_sum_is_the_sum_and_grows_with_the_mini_batch() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lmplay_tui.run import events as happened
-from lmplay_tui.run.folder import RunFolder, status_of
+from lmplay_tui.run.folder import RunFolder, RunHeldError, RunLock, saved_status, status_of
 from lmplay_tui.run.recorder import Recorder
 from lmplay_tui.run.status import RunStatus
 from lmplay_tui.run.view import RunView
@@ -97,6 +97,24 @@ def test_any_run_json_can_be_carried_over(run: RunFolder, value: object) -> None
     recorder.record(happened.ActivityChanged("loading"))
     recorder.record(started())
     assert status_of(run)["step"] == 0
+
+
+@pytest.mark.parametrize("value", ["x", None, [], {"a": 1}, 10**400, -1, True, "\x1b[2J"])
+def test_a_holder_is_named_whatever_stands_in_run_json(run: RunFolder, value: object) -> None:
+    """By the lock's message, and by what waits for the run's process."""
+    names = ("pid", "host", "boot", "state", "activity", "refused", "message", "has_begun", "plan_folder")
+    run.write_status(dict.fromkeys(names, value))
+    lock = RunLock(run)
+    lock.take()
+    try:
+        with pytest.raises(RunHeldError, match=r"^m: \S.* is training this run; look with: ") as refused:
+            RunLock(run).take(wait_s=0)
+        status = saved_status(run)
+        assert status.state == "running"
+        said = (str(refused.value), status.activity, status.host, status.refusal, status.message)
+        assert not any("\x1b" in text or "\n" in text for text in said)
+    finally:
+        lock.release()
 
 
 @pytest.mark.parametrize("said", ["starting", "running", "paused", "stopped", "finished", "failed", ["failed"], None])

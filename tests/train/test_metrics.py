@@ -9,7 +9,13 @@ import pytest
 import torch
 
 from lmplay_tui.run.events import MetricsLogged, StepDone, Warned
+from lmplay_tui.run.folder import RunFolder
+from lmplay_tui.run.metric_names import METRICS
+from lmplay_tui.run.ranks import RankRecorder
 from lmplay_tui.train.device import measured_peak
+from lmplay_tui.train.metrics import FlopCount, LogWindow
+from lmplay_tui.train.progress import Progress
+from tests.run.recorded_runs import many_ranks
 from tests.train.runs import PLAN, train, write_plan
 
 
@@ -59,3 +65,44 @@ def test_an_unknown_device_is_measured_by_work_enough(monkeypatch):
     assert measured_peak(torch.device("cpu"), torch.float32, seconds=0.0, by=sides) > 0
     assert sizes == [128, 64, 64, 64, 64]
     assert measured_peak(torch.device("meta"), torch.float32) == 0
+
+
+def step_of(step: int, step_s: float) -> StepDone:
+    return StepDone(
+        step=step, stage="a", rows=step, stage_rows=step, tokens=100 * step, loss_tokens=80, step_tokens=100,
+        samples=2, epoch=0.0, row=step, loss=3.0, recent_loss=3.0, accuracy=None, lr=1e-3, grad_norm=1.0, elapsed_s=1.0,
+        data_s=0.0, forward_s=0.1, backward_s=0.2, optimizer_s=0.01, step_s=step_s, text_shown=1.0, reduce_s=0.05,
+    )  # fmt: skip
+
+
+def test_a_line_of_several_ranks_has_their_figures_and_the_share_of_all_their_peaks(place):
+    run = RunFolder(place / "m.lmp")
+    run.create()
+    recorder = RankRecorder(run.files)
+    ranks = many_ranks(4, slow=2)
+    flops = FlopCount(1000, 100, 2, 8)
+    window, alone = (
+        LogWindow(flops, 1e9, 0, num_ranks=4, ranks=lambda step_s: recorder.interval(ranks, step_s)),
+        LogWindow(flops, 1e9, 0),
+    )
+    progress = Progress(stage="a")
+    said = []
+    for step in range(1, 13):
+        for each in (window, alone):
+            each.add(step_of(step, 0.4))
+        events = list(window.logged(progress, steps=True))
+        values = next(event.values for event in events if isinstance(event, MetricsLogged))
+        one = next(event.values for event in alone.logged(progress, steps=True) if isinstance(event, MetricsLogged))
+        assert values["perf/mfu"] == pytest.approx(one["perf/mfu"] / 4)
+        assert {name for name in values if name.startswith("ranks/")} == values.keys() - one.keys()
+        assert values["ranks/slowest"] == 2 and values["ranks/wait_share"] < 0.2 and values["time/reduce_s"] == 0.05
+        assert {name for name in values if "/" in name} <= METRICS.keys()
+        said += [event.message for event in events if isinstance(event, Warned)]
+    assert said == ["rank 2 (node0, GPU 2) is 22 % slower than the others; all wait for it"], "once"
+
+
+def test_a_line_of_one_process_says_nothing_of_ranks(place):
+    events = train(training_plan=write_plan(place, PLAN), model="m.lmp")
+    logged = [event.values for event in events if isinstance(event, MetricsLogged)]
+    assert logged and not any(name.startswith("ranks/") or name == "time/reduce_s" for line in logged for name in line)
+    assert not (place / "m.run" / "ranks.json").exists()

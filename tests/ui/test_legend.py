@@ -24,7 +24,7 @@ NAMES = {  # that say themselves what they are
     "stage", "device", "cpu", "memory", "speed", "gpu 0", "vram 0", "kind", "plan", "stages", "run", "state",
     "time here", "train loss", "val loss", "tokens", "saved",
 }  # fmt: skip
-LOOKED_AT = ("training", "paused", "failed", "left-out", "attached", "launcher")
+LOOKED_AT = ("training", "paused", "failed", "left-out", "attached", "launcher", "ranks", "many-ranks")
 
 
 def declared() -> tuple[set[str], set[str]]:

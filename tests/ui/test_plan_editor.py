@@ -13,8 +13,8 @@ from lmplay_tui.run import controls
 from lmplay_tui.run import events as happened
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.run.status import StageView
-from lmplay_tui.ui.plan_editor import PlanEditor, changed_plan
-from lmplay_tui.ui.plan_effect import refusals
+from lmplay_tui.ui.screens.plan_editor import PlanEditor, changed_plan
+from lmplay_tui.ui.screens.plan_effect import refusals
 from lmplay_tui.ui.widgets.plan_pane import PlanNotes, PlanPane
 from tests.ui.conftest import Open, text_of, tick
 from tests.ui.fake import PLAN, STAGES, FakeSource, fed, started

@@ -10,7 +10,7 @@ from lmplay_tui.errors import UserError
 from lmplay_tui.plan.reading import parse_plan
 from lmplay_tui.train.progress import Progress, StageProgress
 from lmplay_tui.train.settings import describe_changes
-from lmplay_tui.ui.plan_effect import effect_rows, refusals
+from lmplay_tui.ui.screens.plan_effect import effect_rows, refusals
 from tests.ui.fake import PLAN, fed, started
 
 

@@ -21,9 +21,11 @@ from lmplay_tui.options import Launch
 from lmplay_tui.run import events as happened
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.run.journal import Journal
+from lmplay_tui.run.ranks import Ranks, Straggler
 from lmplay_tui.ui.app import LmplayApp
 from lmplay_tui.ui.widgets.plan_pane import PlanPane
 from lmplay_tui.ui.widgets.system import Machine, Reading
+from tests.run.recorded_runs import many_ranks
 from tests.seams import Seams
 from tests.ui.conftest import tick, whole_launcher
 from tests.ui.fake import PLAN, FakeSource, fed, follow_line, step_done, training
@@ -85,6 +87,14 @@ def attached() -> FakeSource:
     """Another process's run, of a device whose peak is known, and no run beside it."""
     source = fed(330, live=False)
     follow_line(source.view, {"step": 330, "samples": 3300, "tokens": 297_000, "elapsed_s": 82.5, "perf/mfu": 0.413})
+    return source
+
+
+def of_ranks(count: int) -> FakeSource:
+    """A run of several processes, of which one is slow."""
+    source = attached()
+    ranks = tuple(many_ranks(count, slow=2))
+    source.view.ranks = Ranks(ranks, source.clock.now, 1, "node0", Straggler(2, "node0", "GPU 2", 0.238))
     return source
 
 
@@ -177,6 +187,8 @@ SITTINGS: dict[str, Sitting] = {
     ),
     "ascii": Sitting(planned, [("ascii", "", None), ("ascii-predictions", "3 z enter", None)], {"ascii": True}),
     "light": Sitting(planned, [("light", "t", None)]),
+    "ranks": Sitting(lambda: of_ranks(8), [("ranks", "5", "#system")]),
+    "many-ranks": Sitting(lambda: of_ranks(64), [("many-ranks", "5", "#system")]),
     "launcher": Sitting(
         launched,
         [

@@ -17,10 +17,10 @@ from lmplay_tui.run.folder import RunFolder, RunLock
 from lmplay_tui.ui.app import LmplayApp
 from lmplay_tui.ui.ending import keep_draft
 from lmplay_tui.ui.messages import StartAsked
-from lmplay_tui.ui.plan_editor import new_plan_path, wrong_with_name
 from lmplay_tui.ui.run_app import run_dashboard
 from lmplay_tui.ui.screens.dashboard import Dashboard
 from lmplay_tui.ui.screens.launcher import Launcher
+from lmplay_tui.ui.screens.plan_editor import new_plan_path, wrong_with_name
 from lmplay_tui.ui.session import LiveSource, end_anyway
 from lmplay_tui.ui.source import FolderSource
 from lmplay_tui.ui.widgets.plan_pane import PlanPane

@@ -44,9 +44,9 @@ from lmplay_tui.ui.messages import (
     StartAsked,
     TitleChanged,
 )
-from lmplay_tui.ui.plan_editor import PlanEditor
 from lmplay_tui.ui.screens import dialogs
 from lmplay_tui.ui.screens.help import keys_now
+from lmplay_tui.ui.screens.plan_editor import PlanEditor
 from lmplay_tui.ui.source import FolderSource, Source
 from lmplay_tui.ui.tty.signals import TWICE_WITHIN_S
 from lmplay_tui.ui.widgets.curriculum import Curriculum, failure_rows
@@ -216,7 +216,8 @@ class Dashboard(Screen[None]):
         """The machine's newest readings; asked for only while the pane is in sight."""
         if now - self._machine_at >= MACHINE_EVERY_S:
             self._machine_at = now
-            self._readings = self._machine.read(self.view.device, self.source.pid)
+            device = self.view.device if self.view.ranks is None else ""  # each rank's line tells of its own GPU
+            self._readings = self._machine.read(device, self.source.pid)
         return self._readings
 
     def _draw_if_seen(self, kind: type[Any], show: Callable[[Any], None]) -> None:

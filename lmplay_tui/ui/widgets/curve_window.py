@@ -15,9 +15,16 @@ SPANS = (1, RECENT_STEPS, 200, 1000)  # steps that the smoothing averages over; 
 RECENT_VIEW = 400  # steps
 _SPLITS = ("train", "val", "eval")
 _ORDER = ("loss", "accuracy", "character_accuracy", "bits_per_byte", "lr", "grad_norm")
-_FOLDERS = ("perf", "time", "memory", "sys", "data")  # of metrics that stand alone; those of other names come before
+_FOLDERS = (
+    "perf",
+    "time",
+    "ranks",
+    "memory",
+    "sys",
+    "data",
+)  # of metrics that stand alone; those of other names come before
 
-_SHARES = ("accuracy", "/mfu", "/used", "device_used", "sys/cpu", "sys/gpu", "/text_shown")
+_SHARES = ("accuracy", "/mfu", "/used", "device_used", "sys/cpu", "sys/gpu", "/text_shown", "/wait_share")
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from lmplay_tui.run.view import RunView
 from lmplay_tui.ui.legend import STEP_PARTS
 from lmplay_tui.ui.tty.patches import set_titles
 from lmplay_tui.ui.widgets.lines import Lines, Piece, Row, bar, fitted, row_width, wrapped
+from lmplay_tui.ui.widgets.rank_rows import rank_rows
 
 FIRST_S = 0.1  # that the processor is watched at the first reading; later ones cover the time since the last
 
@@ -158,8 +159,11 @@ class System(Lines):
         if view.num_parameters:
             rows[0] += ((f", {format_parameters(view.num_parameters)}", "dim"),)
         rows.append(self._speed(view, width))
-        rows += [self._meter(reading, width) for reading in self._readings]
-        rows += self._step_time(view, width)
+        meters = [self._meter(reading, width) for reading in self._readings]
+        if view.ranks is not None:
+            rows += [*rank_rows(view.ranks, width, view.now(), _LABEL), *self._step_time(view, width), *meters]
+        else:
+            rows += [*meters, *self._step_time(view, width)]
         if view.note:
             rows += [((f" {line}", "dim"),) for line in wrapped(view.note, width - 2)]
         if len(rows) > self.size.height:  # what stays as it is is missed least

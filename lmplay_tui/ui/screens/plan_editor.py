@@ -77,7 +77,9 @@ class PlanEditor:
 
     def check(self, text: str) -> Sequence[Problem]:
         """All that is wrong with a plan's text, and why the run would refuse it."""
-        from lmplay_tui.ui.plan_effect import refusals  # here, as below: for an edit alone, behind the first frame
+        from lmplay_tui.ui.screens.plan_effect import (
+            refusals,  # here, as below: for an edit alone, behind the first frame
+        )
 
         problems = problems_of(text, file="plan", folder=self.folder)
         return problems or refusals(self._run_plan, text, self._view, self.folder)
@@ -133,7 +135,7 @@ class PlanEditor:
 
     def show_effect(self, text: str) -> None:
         """Show under the text what applying it would change."""
-        from lmplay_tui.ui.plan_effect import effect_rows
+        from lmplay_tui.ui.screens.plan_effect import effect_rows
 
         pane = self._pane
         pane.show_effect(
