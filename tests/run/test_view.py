@@ -81,9 +81,9 @@ def test_a_run_that_went_back_stands_where_it_began_again() -> None:
     rows = [record for record in journals(training(110)) if "train/loss" in record]
     for record in [begun.record(), *rows]:
         follow_line(view, record)
-    assert (view.at.step, view.stages[0].rows_done) == (110, 1100)
+    assert [view.at.step, view.stages[0].rows_done] == [110, 1100]
     view.follow(happened.Rewound(95, "metrics"))
-    assert view.at == (95, 950, 85_500, 23.5)
+    assert [*view.at] == [95, 950, 85_500, 23.5]
     assert view.stages[0].rows_done == 950
     view.follow(happened.Rewound(40, "metrics"))
     assert view.at.step == 95, "of an earlier start"
