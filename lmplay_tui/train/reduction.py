@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from lmplay_tui.errors import TrainingError
 from lmplay_tui.run.controls import StopRequested
 from lmplay_tui.text import one_line
-from lmplay_tui.train.device import give_memory_back, is_out_of_memory, memory_in_use
+from lmplay_tui.train.device import fits, give_memory_back, is_out_of_memory, memory_in_use
 from lmplay_tui.train.orders import connected
 from lmplay_tui.train.process_group import ProcessGroup
 
@@ -90,13 +91,17 @@ def touched_by_any(reports: Sequence[Report]) -> list[bool]:
 def sum_gradients(parameters: Sequence[nn.Parameter], touched: Sequence[bool]) -> None:
     """Each parameter's `grad` becomes the sum of all ranks'; None stays where no rank has one, as `touched` says.
 
-    Every rank has the same bits afterwards. Raises `RankLostError`.
+    Every rank has the same bits afterwards. Raises `RankLostError`, and `TrainingError` where memory lacks: the others
+    wait for this rank then, so that nothing can be tried again.
     """
     summed = [parameter for parameter, is_touched in zip(parameters, touched, strict=True) if is_touched]
     under_way = []
     with connected("a rank is lost"):
         for bucket in _buckets(summed):
-            flat = torch.cat([_gradient(parameter).flatten() for parameter in bucket])
+            fitted, flat = fits(lambda: torch.cat([_gradient(each).flatten() for each in bucket]))  # noqa: B023
+            if not fitted:
+                raise TrainingError("no memory for the sum of the gradients; try a smaller model or mini-batch")
+            assert flat is not None
             under_way.append((bucket, flat, dist.all_reduce(flat, async_op=True)))
         for bucket, flat, work in under_way:
             assert work is not None
@@ -172,7 +177,7 @@ def error_key(rank: int) -> str:
 
 
 def phase_key(rank: int) -> str:
-    """What a rank is at, in a word."""
+    """How many shares a rank has done, and what it is at, in a word; by lines."""
     return f"phase/{rank}"
 
 
