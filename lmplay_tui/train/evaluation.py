@@ -86,6 +86,10 @@ def losses_and_argmax(
     return scored
 
 
+def _never() -> bool:
+    return False
+
+
 class Scorer:
     """Scores samples with the model as it is now, `batch_size` at a time."""
 
@@ -130,6 +134,8 @@ class Scorer:
         accuracies = []
         num_tokens = num_loss_tokens = num_bytes = 0
         parts = list(mini_batches(samples, batch_size, by_length=True))
+        if self._leader is not None and self._leader.is_sharded:
+            should_stop = _never
         compute = partial(losses_and_argmax, self._model, self._hidden, self._precision, should_stop=should_stop)
         scored = compute(parts) if self._leader is None else self._leader.score(parts, compute)
         for part, (loss, predicted) in zip(parts, scored, strict=True):

@@ -4,15 +4,16 @@ Mini-batches go to the ranks by their numbers, which are those that one process 
 i-th to rank i mod W. What is summed is summed in the order of the numbers, or has the same bits on every rank.
 """
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lmplay_tui.data.samples import Sample
 from lmplay_tui.errors import DriftedError, TrainingError
@@ -22,18 +23,21 @@ from lmplay_tui.run.controls import StopRequested
 from lmplay_tui.run.ranks import RankRecorder, RankState, Straggler
 from lmplay_tui.text import one_line
 from lmplay_tui.train.collate import truth_rows_of
-from lmplay_tui.train.device import Precision
+from lmplay_tui.train.device import Precision, is_out_of_memory
 from lmplay_tui.train.gradients import Gradients, Share, StepConfig, StepResult
-from lmplay_tui.train.optim import state_by_name
+from lmplay_tui.train.optim import load_by_name, state_by_name
 from lmplay_tui.train.orders import (
     Build,
     Compile,
     Copy,
     EnterStage,
+    GatherState,
+    Pass,
     Samples,
     Score,
     Sender,
     SetDropout,
+    ShardModel,
     Step,
     connected,
 )
@@ -57,6 +61,9 @@ from lmplay_tui.train.reduction import (
     touched_by_any,
 )
 
+if TYPE_CHECKING:
+    from lmplay_tui.train.sharding import Sharding
+
 
 class Leader:
     """What rank 0 knows of the others, and how it has them take part.
@@ -71,6 +78,7 @@ class Leader:
         self._recorder: RankRecorder | None = None
         self._shares: Shares | None = None
         self._has_copied = False
+        self._sharding: Sharding | None = None
         self._device = torch.device("cpu")
         self._phase = "starting"
         self._reports: list[list[Report]] = []  # of the steps of this log interval
@@ -98,20 +106,89 @@ class Leader:
             )
         )  # fmt: skip
 
+    def shard(
+        self, model: nn.Module, kind: str, *, has_hidden: bool, trunk: Callable[[Tensor, Tensor], Tensor] | None
+    ) -> "Sharding":
+        """All keep a part of the model, with the weights that it has here. Raises `UserError` where it has no parts."""
+        from lmplay_tui.train.sharding import refuse_unshardable, shard_model
+
+        refuse_unshardable(model)
+        tensors = replicated(model, {})
+        with connected("the orders' store is gone"):
+            self._store.set(place_key(0), own_place(self.group, self._device))
+        self._sender.send_all(ShardModel(kind, sum(tensor.nbytes for tensor in tensors)))
+        assert self._shares is not None
+        self._raise_for(self._shares.report(Report(), 0, 0))
+        take_from_rank_0(tensors, collective_device(self._device))
+        self._sharding = shard_model(model, kind, self.group, self._device.type, has_hidden=has_hidden, trunk=trunk)
+        self._sharding.announce = self._announce_pass
+        self._shares.in_parts = True
+        return self._sharding
+
+    def _announce_pass(self) -> None:
+        self._sender.send_all(Pass())
+
+    @contextlib.contextmanager
+    def _together(self) -> Iterator[None]:
+        """What all ranks do at the same time: they need no sign of life, and passes are not announced.
+
+        Raises `TrainingError` where a sharded model's pass fails, for want of memory too, and whenever one has failed.
+        """
+        if self._sharding is not None:
+            if self._sharding.is_broken:
+                raise TrainingError("the model lies in parts that cannot be gathered any more")
+            self._sharding.give_back()
+            self._sharding.announce = None
+        self._sender.is_awaited = True
+        try:
+            yield
+        except Exception as error:
+            if self._sharding is not None:
+                self._sharding.is_broken = True
+                if is_out_of_memory(error):
+                    raise TrainingError(
+                        "out of memory, which a sharded model is not rescued from; the last checkpoint is intact; try "
+                        "a smaller --mini-batch-size"
+                    ) from None
+            raise
+        finally:
+            self._sender.is_awaited = False
+            if self._sharding is not None:
+                self._sharding.announce = self._announce_pass
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether each rank holds a part of the model: all of them make all of their passes then."""
+        return self._sharding is not None
+
+    def whole_state(
+        self, optimizer: torch.optim.Optimizer | None
+    ) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
+        """Weights and optimizer state of a model that lies in parts, gathered."""
+        assert self._sharding is not None
+        with self._together():
+            self._sender.send_all(GatherState())
+            return self._sharding.whole_state(optimizer, keep=True)
+
     def enter_stage(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None,
-        options: TrainOptions, *, keeps_state: bool,
+        options: TrainOptions, *, loaded: dict[str, dict[str, Any]], keeps_state: bool,
     ) -> None:  # fmt: skip
-        """The others set their optimizer up; the first time they take weights and optimizer from here."""
+        """The others set their optimizer up; the first time they take weights and optimizer from here.
+
+        `loaded`: the optimizer's state in a checkpoint, which a sharded optimizer takes its parts of.
+        """
         self._sender.send_all(
             EnterStage(
                 optimizer=options.optimizer, lr=options.lr, weight_decay=options.weight_decay,
                 default_freeze=options.default_freeze, keeps_state=keeps_state and self._has_copied,
             )
         )  # fmt: skip
+        if self._sharding is not None:
+            self._sharding.freeze_gathered()
         if self._has_copied:
             return
-        state = state_by_name(optimizer, model)
+        state = state_by_name(optimizer, model) if self._sharding is None else loaded
         held = {
             name: {key: value for key, value in entries.items() if value is not None} for name, entries in state.items()
         }
@@ -119,12 +196,14 @@ class Leader:
             name: {key: (str(value.dtype).removeprefix("torch."), tuple(value.shape)) for key, value in entries.items()}
             for name, entries in held.items()
         }
-        tensors = replicated(model, held)
+        tensors = replicated(model, held) if self._sharding is None else []
         num_bytes = sum(tensor.nbytes for tensor in tensors)
         self._sender.send_all(Copy(forms, {} if scaler is None else scaler.state_dict(), num_bytes))
         assert self._shares is not None
         self._raise_for(self._shares.report(Report(), 0, 0))  # all have built what is to be filled
         take_from_rank_0(tensors, collective_device(self._device))
+        if self._sharding is not None:
+            load_by_name(optimizer, model, self._sharding.scattered(held))
         self._has_copied = True
 
     def set_dropout(self, before: float, after: float) -> None:
@@ -177,10 +256,9 @@ class Leader:
             )
             return result, gradients.losses_of(result)
 
-        self._sender.is_awaited = True
-        try:
+        with self._together():
             self._sender.send(lambda rank: replace(order, samples=Samples.of(parts[rank].mini_batches)))
-            checksum = checksum_of(gradients.model) if checks_weights else 0
+            checksum = checksum_of(gradients.model) if checks_weights and self._sharding is None else 0
             status, computed, seconds = self._shares.compute(own)
             result, losses = (StepResult(), []) if computed is None else computed
             clock.mark()
@@ -198,8 +276,6 @@ class Leader:
             self._phase = "reduction"
             sum_gradients(parameters, touched_by_any(reports))
             clock.mark("reduce")
-        finally:
-            self._sender.is_awaited = False
         self._phase = "update"
         self._reports.append(reports)
         merged = self._merged(result, parts, config, want_argmax=want_argmax)
@@ -285,15 +361,12 @@ class Leader:
         count = len(mini_batches)
         parts = [{i: mini_batches[i] for i in range(rank, count, self.world_size)} for rank in range(self.world_size)]
         self._phase = "scoring"
-        self._sender.is_awaited = True
-        try:
+        with self._together():
             self._sender.send(lambda rank: Score(count, Samples.of(parts[rank])))
-            status, computed, seconds = self._shares.compute(lambda: compute(parts[0].values()))
+            status, computed, seconds = self._shares.compute(lambda: self._scored(compute, parts[0], count))
             own = computed or []
             reports = self._share_report(Report(status, seconds=seconds, losses=[loss for loss, _ in own]), count, 0)
             self._raise_for(reports)
-        finally:
-            self._sender.is_awaited = False
         losses = self._shares.losses_in_order(reports, count)
         tokens = {i: argmax for i, (_, argmax) in zip(parts[0], own, strict=True)}
         for rank in range(1, self.world_size):
@@ -304,6 +377,15 @@ class Leader:
                 tokens[i] = told[begin:end]
                 begin = end
         return [(losses[i], tokens[i]) for i in range(count)]
+
+    def _scored(
+        self, compute: Callable[[Iterable[Sequence[Sample]]], list[tuple[float, list[int]]]],
+        part: Mapping[int, Sequence[Sample]], count: int,
+    ) -> list[tuple[float, list[int]]]:  # fmt: skip
+        scored = compute(part.values())
+        if self._sharding is not None:
+            self._sharding.fill_up(len(part), count)
+        return scored
 
     # ---- what is told of the ranks
 

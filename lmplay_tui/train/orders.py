@@ -83,6 +83,24 @@ class Copy:
 
 
 @dataclass(frozen=True)
+class ShardModel:
+    """Take rank 0's weights, and keep a part of them: `kind` as `--shard` says it. `num_bytes`: of the whole model."""
+
+    kind: str
+    num_bytes: int
+
+
+@dataclass(frozen=True)
+class GatherState:
+    """Gather the model and the optimizer's state with rank 0, which keeps them."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Gather the parameters with rank 0, which makes a pass by itself."""
+
+
+@dataclass(frozen=True)
 class SetDropout:
     """Give the layers that drop out with `before` another probability."""
 
@@ -177,7 +195,9 @@ class Done:
     """The run has ended."""
 
 
-Order: TypeAlias = Build | EnterStage | Copy | SetDropout | Compile | Step | Score | Idle | Done
+Order: TypeAlias = (
+    Build | EnterStage | Copy | ShardModel | GatherState | Pass | SetDropout | Compile | Step | Score | Idle | Done
+)
 
 _COUNT = whole()
 _SEED = whole(at_most=2**63 - 1)
@@ -214,6 +234,9 @@ _FORMS: Mapping[type, Mapping[str, Kind]] = {
         "weight_decay": number(0, 1.7e308).or_none(), "default_freeze": _FLAG, "keeps_state": _FLAG,
     },
     Copy: {"optimizer_state": _ENTRIES, "scaler": _SCALER, "num_bytes": _COUNT},
+    ShardModel: {"kind": one_of("full", "hybrid"), "num_bytes": _COUNT},
+    GatherState: {},
+    Pass: {},
     SetDropout: {"before": _SHARE, "after": _SHARE},
     Compile: {"backend": _WORD, "mode": _WORD, "rows": whole(1, 1 << 20), "config": _CONFIG},
     Step: {

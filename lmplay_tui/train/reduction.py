@@ -202,6 +202,7 @@ class Shares:
         self._device = device
         self.turn = 0
         self.problem: Exception | None = None  # of this process's share
+        self.in_parts = False  # of a sharded model: what fails leaves the others waiting, so it is raised
 
     def compute(self, work: Callable[[], Computed]) -> tuple[Status, Computed | None, float]:
         """Do `work`; how that went, what it gave, and the seconds that it took."""
@@ -213,6 +214,8 @@ class Shares:
         except StopRequested:
             status = Status.STOPPED
         except Exception as error:
+            if self.in_parts:
+                raise
             status = Status.NO_MEMORY if is_out_of_memory(error) else Status.FAILED
             # A lack of memory is not kept: its frames hold the tensors of the failed pass.
             self.problem = error if status is Status.FAILED else None
