@@ -133,7 +133,7 @@ class _Follower:
         """Wait for an order and carry it out. Raises `RankLostError`."""
         order = self._orders.next()
         sharding = None if self._replica is None else self._replica.sharding
-        if sharding is not None and not isinstance(order, Pass | Idle):
+        if sharding is not None and not isinstance(order, Idle):
             sharding.give_back()
         if isinstance(order, Done):
             self.is_done = True
@@ -150,7 +150,7 @@ class _Follower:
             sharding.whole_state(self._replica.optimizer, keep=False)
         elif isinstance(order, Pass):
             assert sharding is not None
-            sharding.join_pass()
+            sharding.pass_of_nothing()
         elif not isinstance(order, Idle) and not self._problem:
             try:
                 self._set_up(order)

@@ -274,7 +274,8 @@ class Leader:
             if checks_weights:
                 _raise_for_drift(reports, step)
             self._phase = "reduction"
-            sum_gradients(parameters, touched_by_any(reports))
+            if self._sharding is None:  # else each pass has added up its own
+                sum_gradients(parameters, touched_by_any(reports))
             clock.mark("reduce")
         self._phase = "update"
         self._reports.append(reports)

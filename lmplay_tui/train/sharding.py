@@ -120,15 +120,11 @@ class Sharding:
     def fill_up(self, passes: int, count: int) -> None:
         """`passes` of the `count` that were dealt out this rank has made: make as many as rank 0."""
         for _ in range(-(-count // self.world_size) - passes):
-            self._pass_of_nothing()
-
-    def join_pass(self) -> None:
-        """Gather with rank 0, which makes a pass by itself."""
-        self._pass_of_nothing()
-        self.give_back()
+            self.pass_of_nothing()
 
     @torch.no_grad()
-    def _pass_of_nothing(self) -> None:
+    def pass_of_nothing(self) -> None:
+        """Gather with the ranks that make a pass of theirs."""
         device = next(self._model.parameters()).device
         ids_BT = torch.zeros(1, 1, dtype=torch.int64, device=device)
         (self.hidden or self._model)(ids_BT)
