@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lmplay_tui.errors import EXIT_OK, EXIT_TRAINING, TrainingError
+from lmplay_tui.errors import EXIT_OK, EXIT_TRAINING, TrainingError, UserError
 from lmplay_tui.models.body import body_of, trunk_of
 from lmplay_tui.models.registry import build_model, load_experiment
 from lmplay_tui.models.units import recompute
@@ -236,10 +236,15 @@ class _Follower:
         device = known.precision.device
         take_from_rank_0(tensors, collective_device(device))
         gradients = known.gradients
-        known.sharding = gradients.sharding = shard_model(
-            known.model, order.kind, self._group, device.type, has_hidden=known.hidden is not None,
-            trunk=gradients.trunk,
-        )  # fmt: skip
+        try:
+            known.sharding = shard_model(
+                known.model, order.kind, self._group, device.type, has_hidden=known.hidden is not None,
+                trunk=gradients.trunk,
+            )  # fmt: skip
+        except UserError as error:  # rank 0 says it
+            self._problem = str(error)
+            return
+        gradients.sharding = known.sharding
         known.hidden = gradients.hidden = known.sharding.hidden
         self._shares.in_parts = True
 

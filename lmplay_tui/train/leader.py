@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lmplay_tui.data.samples import Sample
-from lmplay_tui.errors import DriftedError, TrainingError
+from lmplay_tui.errors import DriftedError, TrainingError, UserError
 from lmplay_tui.files import Folder
 from lmplay_tui.options import TrainOptions
 from lmplay_tui.run.controls import StopRequested
@@ -41,7 +41,7 @@ from lmplay_tui.train.orders import (
     Step,
     connected,
 )
-from lmplay_tui.train.process_group import ProcessGroup
+from lmplay_tui.train.process_group import ProcessGroup, RankLostError
 from lmplay_tui.train.reduction import (
     MOST_SAID,
     Report,
@@ -52,6 +52,7 @@ from lmplay_tui.train.reduction import (
     collective_device,
     drop_key,
     error_key,
+    is_of_connection,
     own_place,
     phase_key,
     place_key,
@@ -134,27 +135,51 @@ class Leader:
 
         Raises `TrainingError` where a sharded model's pass fails, for want of memory too, and whenever one has failed.
         """
+        self._check_whole()
         if self._sharding is not None:
-            if self._sharding.is_broken:
-                raise TrainingError("the model lies in parts that cannot be gathered any more")
             self._sharding.give_back()
             self._sharding.announce = None
         self._sender.is_awaited = True
         try:
             yield
         except Exception as error:
-            if self._sharding is not None:
-                self._sharding.is_broken = True
-                if is_out_of_memory(error):
-                    raise TrainingError(
-                        "out of memory, which a sharded model is not rescued from; the last checkpoint is intact; try "
-                        "a smaller --mini-batch-size"
-                    ) from None
+            self._break(error)
             raise
         finally:
             self._sender.is_awaited = False
             if self._sharding is not None:
                 self._sharding.announce = self._announce_pass
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """What this rank computes by itself; of a sharded model the others gather each pass with it.
+
+        Raises `TrainingError` where such a pass fails, and whenever one has failed.
+        """
+        self._check_whole()
+        try:
+            yield
+        except Exception as error:
+            if not isinstance(error, UserError | StopRequested):  # of a prompt: between two passes
+                self._break(error)
+            raise
+
+    def _check_whole(self) -> None:
+        if self._sharding is not None and self._sharding.is_broken:
+            raise TrainingError("the model lies in parts that cannot be gathered any more")
+
+    def _break(self, error: Exception) -> None:
+        """A pass of a sharded model has failed on this rank: the others wait in theirs. Raises what that comes to."""
+        if self._sharding is None:
+            return
+        self._sharding.is_broken = True
+        if is_out_of_memory(error):
+            raise TrainingError(
+                "out of memory, which a sharded model is not rescued from; the last checkpoint is intact; try a "
+                "smaller --mini-batch-size"
+            ) from None
+        if is_of_connection(error):
+            raise RankLostError(f"a rank is lost: {one_line(error, 300)}") from error
 
     @property
     def is_sharded(self) -> bool:

@@ -82,6 +82,11 @@ def gather(report: Report, num_losses: int, num_parameters: int, device: torch.d
     ]  # fmt: skip
 
 
+def is_of_connection(error: BaseException) -> bool:
+    """Whether another rank's end is what a collective inside of a pass has failed by; torch has no kind for gloo's."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "/gloo/" in str(error))
+
+
 def touched_by_any(reports: Sequence[Report]) -> list[bool]:
     """Of each parameter: whether any rank has a gradient of it."""
     return [any(each) for each in zip(*(report.touched for report in reports), strict=True)]

@@ -76,10 +76,13 @@ class Sharding:
         self.is_broken = False
         self.hidden: Callable[[Tensor], Tensor] | None = None
         self.packed: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
-        for unit in units_of(model):
+        units = units_of(model)
+        for module in (*units, model):
+            module.register_forward_hook(lambda _, __, computed: _owned(computed))
+        for unit in units:
             fully_shard(unit, mesh=mesh)
             if callable(getattr(unit, "packed", None)):
-                register_fsdp_forward_method(unit, "packed")
+                _register(unit, "packed", cast(Any, unit).packed)
         # Not given back between its passes: the head's weights are used behind the body's forward pass.
         fully_shard(model, mesh=mesh, reshard_after_forward=False)
         for module in self._modules():
@@ -87,13 +90,12 @@ class Sharding:
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)  # else by a multiplication that gloo has not
         if has_hidden:
-            register_fsdp_forward_method(model, "hidden")
+            _register(model, "hidden", cast(Any, model).hidden)
             self.hidden = self._announced(cast(Any, model).hidden)
         if trunk is not None:
             # One call from ids to what goes into the head: torch sums gradients once those of a call's own inputs are
             # known, and the embeddings' are only added then.
-            cast(Any, model).packed_hidden = _from_ids(cast(Packable, model), trunk)
-            register_fsdp_forward_method(model, "packed_hidden")
+            _register(model, "packed_hidden", _from_ids(cast(Packable, model), trunk))
             self.packed = cast(Any, model).packed_hidden
         model.register_forward_pre_hook(lambda *_: self._say(), prepend=True)
 
@@ -196,6 +198,17 @@ def _kept(whole: Tensor, *, is_part: bool, keep: bool) -> Tensor:
     if not keep:
         return whole[:0] if whole.ndim else whole
     return whole.cpu() if is_part and whole.device.type != "cpu" else whole.clone() if not is_part else whole
+
+
+def _register(module: nn.Module, name: str, compute: Callable[..., Any]) -> None:
+    """Let a method gather and give back as `forward` does."""
+    setattr(module, name, lambda *arguments: _owned(compute(*arguments)))
+    register_fsdp_forward_method(module, name)
+
+
+def _owned(computed: Any) -> Any:
+    """What a module gave, and no view of something: changed in place, a view would lose the hook that gathers."""
+    return computed.clone() if isinstance(computed, Tensor) and computed._is_view() else computed
 
 
 def refuse_unshardable(model: nn.Module) -> None:
