@@ -50,6 +50,7 @@ from lmplay_tui.train.reduction import (
     argmax_key,
     checksum_of,
     collective_device,
+    drifted_ranks,
     drop_key,
     error_key,
     is_of_connection,
@@ -94,7 +95,8 @@ class Leader:
     # ---- what all have alike
 
     def build(self, precision: Precision, model_args: Mapping[str, Any], options: TrainOptions, way: str) -> None:
-        """The others build the model."""
+        """The others build the model; they take its weights when a stage begins."""
+        self._has_copied = False
         self._device = precision.device
         self._shares = Shares(self.group, precision.device)
         dtype = None if precision.dtype is None else str(precision.dtype).removeprefix("torch.")
@@ -296,8 +298,13 @@ class Leader:
                 batch.num_mini_batches, len(parameters),
             )  # fmt: skip
             self._raise_for(reports)
-            if checks_weights:
-                _raise_for_drift(reports, step)
+            if checks_weights and (drifted := drifted_ranks(reports)):
+                names = ", ".join(map(str, drifted))
+                raise DriftedError(
+                    f"behind step {step}: the weights of rank {names} are not those of the others, with which they "
+                    "were equal bit by bit: memory or a library computes wrongly there; nothing more is saved, the "
+                    "last checkpoint is intact"
+                )
             self._phase = "reduction"
             if self._sharding is None:  # else each pass has added up its own
                 sum_gradients(parameters, touched_by_any(reports))
@@ -454,19 +461,6 @@ class Leader:
     def _told(self, key: str) -> str:
         with connected("the orders' store is gone"):
             return bytes(self._store.get(key)).decode("utf-8", "replace") if self._store.check([key]) else ""
-
-
-def _raise_for_drift(reports: Sequence[Report], step: int) -> None:
-    """Name the ranks whose weights are not those of the most, rank 0's where there are as many of each."""
-    sums = [report.checksum for report in reports]
-    usual = max(sums, key=lambda each: (sums.count(each), each == sums[0]))
-    drifted = [str(rank) for rank, each in enumerate(sums) if each != usual]
-    if drifted:
-        raise DriftedError(
-            f"behind step {step}: the weights of rank {', '.join(drifted)} are not those of the others, with which "
-            "they were equal bit by bit: memory or a library computes wrongly there; nothing more is saved, the last "
-            "checkpoint is intact"
-        )
 
 
 def _mean(values: Sequence[float]) -> float:

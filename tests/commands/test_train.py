@@ -126,6 +126,23 @@ def test_in_a_terminal_each_line_of_an_example_and_of_figures_is_one(columns):
     assert len(figures) == 13 + 13 + 2 + 1 and max(map(cell_len, figures)) <= columns, figures
 
 
+@pytest.mark.parametrize("ascii_only", [True, False])
+def test_lines_in_ascii_have_no_signs_but_letters_of_texts(folder, ascii_only):
+    """A whole run in a terminal of 50 columns, where lines are cut."""
+    rows = [{"text": "Ça naïve 東京 жук. " + " ".join(SENTENCES)} for _ in range(20)]
+    (folder / "local.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+    plan = write_plan(folder, '[stages.stories]\ndataset = "local.jsonl"\n')
+    words = ["--training-plan", plan, "--model", "m", "--validation-interval", "8", *TINY]
+
+    with ScreenTerminal(lambda: trainer(*words, *["--ascii"] * ascii_only), (50, 24)) as terminal:
+        assert terminal.wait() == 0
+    shown = terminal.output.decode()
+    signs = {char for char in shown if not char.isascii() and not char.isalpha()}
+    assert signs <= (set() if ascii_only else {"…", "�", "–"})
+    assert ('~"' in shown, '…"' in shown) == (ascii_only, not ascii_only)
+    assert "Ça" in shown
+
+
 def test_the_date_stands_above_the_first_line_of_another_day(capfd):
     now = Clock(1_790_000_000.0 - 14 * 3600)  # 00:13 UTC
     with Lines() as out:
