@@ -92,7 +92,7 @@ class _Replica:
         device = choose_device(order.device)
         dtype = None if order.amp_dtype is None else getattr(torch, order.amp_dtype)
         precision = Precision(device, dtype, order.grad_scale)
-        use_what_is_fast(device)
+        use_what_is_fast(device, in_parts=order.in_parts)
         model, _ = build_model(
             load_experiment(order.exp), vocab_size=order.vocab_size, context_len=order.context_len,
             num_blocks=order.num_blocks, embed_dim=order.embed_dim, num_heads=order.num_heads, dropout=order.dropout,

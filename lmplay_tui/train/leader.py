@@ -105,7 +105,7 @@ class Leader:
         self._sender.send_all(
             Build(
                 device=precision.device.type, amp_dtype=dtype, grad_scale=precision.grad_scale, seed=options.seed,
-                recompute=options.recompute, way=way, **shape,
+                recompute=options.recompute, in_parts=options.shard != "none", way=way, **shape,
             )
         )  # fmt: skip
 
@@ -199,7 +199,7 @@ class Leader:
 
     def enter_stage(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None,
-        options: TrainOptions, *, loaded: dict[str, dict[str, Any]], keeps_state: bool,
+        options: TrainOptions, *, keeps_state: bool, loaded: dict[str, dict[str, Any]] | None = None,
     ) -> None:  # fmt: skip
         """The others set their optimizer up; the first time they take weights and optimizer from here.
 
@@ -215,7 +215,7 @@ class Leader:
             self._sharding.freeze_gathered()
         if self._has_copied:
             return
-        state = state_by_name(optimizer, model) if self._sharding is None else loaded
+        state = state_by_name(optimizer, model) if self._sharding is None else loaded or {}
         held = {
             name: {key: value for key, value in entries.items() if value is not None} for name, entries in state.items()
         }

@@ -56,6 +56,7 @@ class Build:
     dropout: float
     seed: int
     recompute: bool
+    in_parts: bool  # of a model that will be sharded
     way: str  # forward, hidden, trunk
 
 
@@ -227,7 +228,7 @@ _FORMS: Mapping[type, Mapping[str, Kind]] = {
         "device": text(40), "amp_dtype": one_of("bfloat16", "float16").or_none(), "grad_scale": _FLAG,
         "exp": text(4096), "vocab_size": whole(1, 10**9), "context_len": whole(1, 10**9),
         "num_blocks": _SIZE, "embed_dim": _SIZE, "num_heads": _SIZE, "dropout": _SHARE, "seed": _SEED,
-        "recompute": _FLAG, "way": one_of("forward", "hidden", "trunk"),
+        "recompute": _FLAG, "in_parts": _FLAG, "way": one_of("forward", "hidden", "trunk"),
     },
     EnterStage: {
         "optimizer": one_of("adamw", "adam", "adagrad", "sgd", "rmsprop"), "lr": number(0, 1.7e308),

@@ -77,12 +77,12 @@ class Sharding:
         self.hidden: Callable[[Tensor], Tensor] | None = None
         self.packed: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
         units = units_of(model)
-        for module in (*units, model):
-            module.register_forward_hook(lambda _, __, computed: _owned(computed))
+        for computes in (*units, model):
+            computes.register_forward_hook(lambda _, __, computed: _owned(computed))
         for unit in units:
             fully_shard(unit, mesh=mesh)
-            if callable(getattr(unit, "packed", None)):
-                _register(unit, "packed", cast(Any, unit).packed)
+            if callable(packed := getattr(unit, "packed", None)):
+                _register(unit, "packed", packed)
         # Not given back between its passes: the head's weights are used behind the body's forward pass.
         fully_shard(model, mesh=mesh, reshard_after_forward=False)
         for module in self._modules():
