@@ -191,56 +191,55 @@ class _Follower:
                     sys.stderr.write(f"rank {self._group.rank}: {event.message}\n")
 
     def _copy(self, order: Copy) -> None:
-        """Take rank 0's bits: of all that could be made to take them, or of nothing."""
-        tensors: list[Tensor] = []
+        """Take rank 0's bits; of a model that lies in parts, its parts of the optimizer's."""
         state: dict[str, dict[str, Tensor]] = {}
 
-        def make_room() -> None:
+        def make_room() -> list[Tensor]:
             known = self._known
             for name, entries in order.optimizer_state.items():
                 state[name] = {
                     key: torch.empty(tuple(shape), dtype=getattr(torch, dtype))
                     for key, (dtype, shape) in entries.items()
                 }
-            if known.sharding is None:
-                tensors.extend(replicated(known.model, state))
-            if sum(tensor.nbytes for tensor in tensors) != order.num_bytes:
-                raise TrainingError("its model has other tensors than rank 0's: the same code must run everywhere")
+            return [] if known.sharding is not None else replicated(known.model, state)
 
-        status, _, _ = self._shares.compute(make_room)
-        self._tell_problem(status)
-        if any(report.status is not Status.OK for report in self._shares.report(Report(status), 0, 0)):
+        if not self._take(make_room, order.num_bytes):
             return
         known = self._known
-        take_from_rank_0(tensors, collective_device(known.precision.device))
         assert known.optimizer is not None
         load_by_name(known.optimizer, known.model, state if known.sharding is None else known.sharding.scattered(state))
         if known.gradients.scaler is not None and order.scaler:
             known.gradients.scaler.load_state_dict(dict(order.scaler))
 
+    def _take(self, room: Callable[[], list[Tensor]], num_bytes: int) -> bool:
+        """Take rank 0's bits, where every rank has room for them: what `room` gives; whether they were taken."""
+
+        def checked() -> list[Tensor]:
+            tensors = room()
+            if sum(tensor.nbytes for tensor in tensors) != num_bytes:
+                raise TrainingError("its model has other tensors than rank 0's: the same code must run everywhere")
+            return tensors
+
+        status, tensors, _ = self._shares.compute(checked)
+        self._tell_problem(status)
+        if any(report.status is not Status.OK for report in self._shares.report(Report(status), 0, 0)):
+            return False
+        assert tensors is not None
+        take_from_rank_0(tensors, collective_device(self._known.precision.device))
+        return True
+
     def _shard(self, order: ShardModel) -> None:
         """Take rank 0's weights, and keep a part of them."""
         from lmplay_tui.train.sharding import shard_model
 
-        tensors: list[Tensor] = []
-
-        def compare() -> None:
-            tensors.extend(replicated(self._known.model, {}))
-            if sum(tensor.nbytes for tensor in tensors) != order.num_bytes:
-                raise TrainingError("its model has other tensors than rank 0's: the same code must run everywhere")
-
-        status, _, _ = self._shares.compute(compare)
-        self._tell_problem(status)
-        if any(report.status is not Status.OK for report in self._shares.report(Report(status), 0, 0)):
+        if not self._take(lambda: replicated(self._known.model, {}), order.num_bytes):
             return
         known = self._known
-        device = known.precision.device
-        take_from_rank_0(tensors, collective_device(device))
         gradients = known.gradients
         try:
             known.sharding = shard_model(
-                known.model, order.kind, self._group, device.type, has_hidden=known.hidden is not None,
-                trunk=gradients.trunk,
+                known.model, order.kind, self._group, known.precision.device.type,
+                has_hidden=known.hidden is not None, trunk=gradients.trunk,
             )  # fmt: skip
         except UserError as error:  # rank 0 says it
             self._problem = str(error)

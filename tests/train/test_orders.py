@@ -56,9 +56,6 @@ ORDERS: list[Order] = [
     EnterStage("adamw", 3e-4, None, False, True),
     Copy({"a.weight": {"exp_avg": ("float32", [3, 4]), "step": ("float32", [])}}, {"scale": 65536.0} | dict.fromkeys(
         ("growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"), 2.0), 96),
-    ShardModel("full", 1 << 40),
-    GatherState(),
-    Pass(),
     SetDropout(0.1, 0.0),
     Compile(None, "reduce-overhead", 4, CONFIG),
     Step(7, 3, 1e-3, True, False, CONFIG, 5, 50, 1234, 12, Samples.of(PARTS)),
@@ -66,6 +63,9 @@ ORDERS: list[Order] = [
     Score(5, Samples.of(PARTS)),
     Idle(),
     Done(),
+    ShardModel("full", 1 << 40),
+    GatherState(),
+    Pass(),
 ]  # fmt: skip
 
 
