@@ -66,6 +66,8 @@ from lmplay_tui.train.reduction import (
 if TYPE_CHECKING:
     from lmplay_tui.train.sharding import Sharding
 
+AT_WORK = ("computing", "scoring")
+
 
 class Leader:
     """What rank 0 knows of the others, and how it has them take part.
@@ -141,16 +143,15 @@ class Leader:
         if self._sharding is not None:
             self._sharding.give_back()
             self._sharding.announce = None
-        self._sender.is_awaited = True
-        try:
-            yield
-        except Exception as error:
-            self._break(error)
-            raise
-        finally:
-            self._sender.is_awaited = False
-            if self._sharding is not None:
-                self._sharding.announce = self._announce_pass
+        with self._awaited():
+            try:
+                yield
+            except Exception as error:
+                self._break(error)
+                raise
+            finally:
+                if self._sharding is not None:
+                    self._sharding.announce = self._announce_pass
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
@@ -277,19 +278,18 @@ class Leader:
         self._step, self._phase = step + 1, "computing"
         clock = gradients.clock
 
-        def own() -> tuple[StepResult, list[float]]:
+        def own() -> tuple[StepResult, list[float], int]:
+            checksum = checksum_of(gradients.model) if checks_weights and self._sharding is None else 0
             result = gradients.accumulate_share(
                 parts[0], config, should_stop, want_argmax=want_argmax, begin_mini_batch=begin_mini_batch
             )
-            return result, gradients.losses_of(result)
+            return result, gradients.losses_of(result), checksum
 
         with self._together():
             self._sender.send(lambda rank: replace(order, samples=Samples.of(parts[rank].mini_batches)))
-            checksum = checksum_of(gradients.model) if checks_weights and self._sharding is None else 0
             status, computed, seconds = self._shares.compute(own)
-            result, losses = (StepResult(), []) if computed is None else computed
+            result, losses, checksum = (StepResult(), [], 0) if computed is None else computed
             clock.mark()
-            self._phase = "waiting"
             reports = self._share_report(
                 Report(
                     status, result.num_tokens, result.num_positions, seconds, checksum=checksum, losses=losses,
@@ -317,9 +317,41 @@ class Leader:
         merged.loss_on_device = self._shares.total(reports, batch.num_mini_batches)
         return merged
 
+    @contextlib.contextmanager
+    def _awaited(self) -> Iterator[None]:
+        """The others have an order to carry out with this process. Raises `RankLostError` with their names."""
+        self._sender.is_awaited = True
+        try:
+            yield
+        except RankLostError as error:
+            gone = self.group.ended()
+            what = f"{', '.join(gone)} has ended" if gone else self.behind()
+            raise RankLostError(f"{error}: {what}" if what else str(error)) from error
+        finally:
+            self._sender.is_awaited = False
+
+    def behind(self) -> str:
+        """The ranks that have not done their share yet, in words; empty: all wait for each other, or none is known."""
+        turn = 0 if self._shares is None else self._shares.turn
+        with contextlib.suppress(RankLostError):
+            late = [
+                state
+                for state in self.states()
+                if state.phase in AT_WORK or (state.rank and self._told(phase_key(state.rank)) != f"{turn}\nwaiting")
+            ]
+            said = [
+                f"rank {each.rank} ({one_line(each.host, 60)}, {one_line(each.device, 20)}) is still "
+                + (each.phase if each.phase in AT_WORK else "to begin")
+                for each in late
+            ]
+            if len(late) < self.world_size:
+                return ", ".join(said)
+        return ""
+
     def _share_report(self, report: Report, num_mini_batches: int, num_parameters: int) -> list[Report]:
         """Report; where this process has nothing to go on with, the others are told to drop theirs."""
         assert self._shares is not None
+        self._phase = "waiting"
         key = drop_key(self._shares.turn)
         if report.status is not Status.OK:
             with connected("the orders' store is gone"):
@@ -439,7 +471,7 @@ class Leader:
     def states(self) -> list[RankState]:
         """What each rank is at, and its means over the steps of this log interval, or of the last one."""
         places = [self._told(place_key(rank)).split("\n") for rank in range(1, self.world_size)]
-        phases = [self._told(phase_key(rank)) for rank in range(1, self.world_size)]
+        phases = [self._told(phase_key(rank)).partition("\n")[2] for rank in range(1, self.world_size)]
         own = own_place(self.group, self._device)
         reports = list(self._reports or self._reports_before)
         slowest = [max(each.seconds for each in step) for step in reports]
@@ -453,7 +485,7 @@ class Leader:
                     step=self._step, compute_s=_mean([each.seconds for each in mine]),
                     wait_s=_mean([most - each.seconds for most, each in zip(slowest, mine, strict=True)]),
                     tokens=_mean([float(each.num_positions) for each in mine]),
-                    memory_bytes=mine[-1].memory_bytes if mine else math.nan,
+                    **(dataclasses.asdict(mine[-1].use) if mine else {}),
                 )
             )  # fmt: skip
         return made
