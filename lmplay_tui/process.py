@@ -10,6 +10,7 @@ import sys
 from functools import cache
 from pathlib import Path
 
+ALL_DEVICES = "LMPLAY_TUI_ALL_DEVICES"  # environment: CUDA_VISIBLE_DEVICES as it was before this process took its own
 _HOME = Path(__file__).resolve().parent.parent  # where the package lies
 
 # Rounds of a loop, some microseconds. GNU OpenMP's own 300,000 are a millisecond in which a thread keeps its core from
@@ -103,6 +104,8 @@ def _from_here(program: Path) -> str:
 def own_environment() -> dict[str, str]:
     """This process's environment, in which such a process finds the same package, also one that is not installed."""
     environment = dict(os.environ)
+    if (devices := environment.pop(ALL_DEVICES, None)) is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = devices
     # The first place may be a working folder, which the other process does not look into.
     if not any(folder and Path(folder).resolve() == _HOME for folder in sys.path[1:]):
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_HOME), environment.get("PYTHONPATH")]))

@@ -350,6 +350,14 @@ class RunLock:
             f"look with: {typed('lmplay-tui attach')} {name}, or choose another --model"
         )
 
+    def lend(self) -> None:
+        """Leave the keeping to the processes that inherit the descriptor; this one holds the run until `release`.
+
+        It is then as handed down here too: commands that wait are for those.
+        """
+        self._released.set()
+        self.inherited = True
+
     def release(self) -> None:
         self._released.set()
         self._let_go()

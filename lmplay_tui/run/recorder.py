@@ -62,8 +62,13 @@ _WRITTEN_AT_ONCE = (
 class Recorder:
     """Records one start of a run. Nothing here raises into the training: what cannot be written is warned of once."""
 
-    def __init__(self, run: RunFolder, *, verbose: bool = False, holds: Callable[[], bool] = lambda: True) -> None:
-        """`verbose`: the log says more. `holds`: whether this process has the run still, whose `run.json` it is."""
+    def __init__(
+        self, run: RunFolder, *, verbose: bool = False, holds: Callable[[], bool] = lambda: True, pid: int | None = None
+    ) -> None:
+        """`verbose`: the log says more. `holds`: whether this process has the run still, whose `run.json` it is.
+
+        `pid`: of the process that hosts the run, where it is not this one.
+        """
         self._run = run
         self._holds = holds
         self._verbose = verbose
@@ -83,7 +88,7 @@ class Recorder:
         self._process: dict[str, Any] = {
             "name": run.name,
             "model": str(run.model.resolve()),
-            "pid": os.getpid(),
+            "pid": os.getpid() if pid is None else pid,
             "host": socket.gethostname(),
             "boot": boot_id(),
             "started": utc_now(),
@@ -94,7 +99,7 @@ class Recorder:
     def status(self) -> dict[str, Any]:
         """What `run.json` says."""
         if self._refusal is not None:
-            return self._before | {"pid": os.getpid(), "refused": self._refusal}
+            return self._before | {"pid": self._process["pid"], "refused": self._refusal}
         return self._process | self._status.record()
 
     def record(self, event: events.Event) -> list[events.Event]:

@@ -28,7 +28,7 @@ class TimeLimit:
     def __init__(self, hours: float | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._limit_s = None if hours is None else hours * 3600
         self._clock = clock
-        self._begun = clock() - _spent_before()
+        self._begun = clock() - take_spent()
         self._asked = False
 
     @property
@@ -43,7 +43,8 @@ class TimeLimit:
         return [Stop(reason="--max-hours")]
 
 
-def _spent_before() -> float:
+def take_spent() -> float:
+    """Seconds that the processes before this one have spent on the same start. They are told once."""
     try:
         return max(float(os.environ.pop(SPENT, "0")), 0.0)
     except ValueError:
@@ -66,6 +67,11 @@ def command_of(run: RunFolder, launch: Launch, *, resumes: bool) -> list[str]:
     options = {name: value for name, value in line.items() if OPTIONS[name].part is not Part.PROCESS}
     words = command_words({"model": str(run.model), **options, "headless": True, "on_hangup": "continue"})
     return own_command("lmplay_tui.cli", *words)
+
+
+def to_go_on(run: RunFolder, launch: Launch) -> Launch:
+    """The same start, once the run has saved: what its checkpoint does not remember."""
+    return Launch({"model": str(run.model), **_not_remembered(launch)}, launch.prog)
 
 
 def _not_remembered(launch: Launch) -> dict[str, Any]:

@@ -5,15 +5,18 @@ run in a process of its own (`--detach`).
 """
 
 import contextlib
+import errno
 import os
 import shlex
+import signal
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from lmplay_tui.errors import EXIT_BUG, TrainingError, UserError, os_error
+from lmplay_tui.errors import EXIT_BUG, EXIT_TRAINING, TrainingError, UserError, os_error
 from lmplay_tui.options import Launch
 from lmplay_tui.process import is_child_alive, typed
 from lmplay_tui.run.control_files import ControlFiles
@@ -42,17 +45,27 @@ from lmplay_tui.text import one_line, printable
 from lmplay_tui.train.build import build_trainer, read_start, set_aside
 from lmplay_tui.train.handoff import TimeLimit, hand_over, resume_command, start_process
 from lmplay_tui.train.preflight import choose_run
+from lmplay_tui.train.process_group import ProcessGroup, RankLostError
+
+if TYPE_CHECKING:
+    from lmplay_tui.train.leader import Leader
 
 BEGINS_WITHIN_S = 60.0  # a process of its own
 LOADS_WITHIN_S = 20.0  # from then on it is a download, which may take hours
 
 
-def run_events(launch: Launch, controls: Controls, tell: Callable[[Event], None] = lambda _: None) -> Iterator[Event]:
+def run_events(
+    launch: Launch,
+    controls: Controls,
+    tell: Callable[[Event], None] = lambda _: None,
+    group: ProcessGroup | None = None,
+) -> Iterator[Event]:
     """Train as a command line asks for it, and give each event.
 
     Never raises: the last event is `RunDone`, `RunStopped` or `RunFailed` with its exit status, or `HandedOver`. Every
     event is in the run's journals before it is handed out. `tell`: called from a thread, while the iterator is at
-    work, with what cannot wait for its next event: a step hangs.
+    work, with what cannot wait for its next event: a step hangs. `group`: the other processes that train with this
+    one, which is rank 0. Where one of them is lost and our agent starts all again, the last event is `HandedOver`.
     """
     try:
         run = choose_run(launch)
@@ -66,7 +79,7 @@ def run_events(launch: Launch, controls: Controls, tell: Callable[[Event], None]
         if launch.anew:
             lock = _start_anew(run, lock, launch)
             launch = launch.without("reset_history", "resume")
-        with contextlib.closing(_HeldRun(run, lock, launch, controls, tell)) as held:
+        with contextlib.closing(_HeldRun(run, lock, launch, controls, tell, group)) as held:
             yield from held.warn_of_weak_lock()
             step = held.step_before()
             for event in _train_to_an_end(held, step):
@@ -79,6 +92,15 @@ def run_events(launch: Launch, controls: Controls, tell: Callable[[Event], None]
         yield _failed(error, step)
     finally:
         lock.release()
+
+
+def _leader_of(group: ProcessGroup | None) -> "Leader | None":
+    """Rank 0's hand on the others; None where there are none, and nothing of it is imported."""
+    if group is None or group.world_size == 1:
+        return None
+    from lmplay_tui.train.leader import Leader
+
+    return Leader(group)
 
 
 def _with_notify_url(launch: Launch, lock: RunLock) -> Launch:
@@ -106,11 +128,14 @@ class _HeldRun:
     A bug in the recording costs no step: the run stops, saved, and says so.
     """
 
-    def __init__(
-        self, run: RunFolder, lock: RunLock, launch: Launch, controls: Controls, tell: Callable[[Event], None]
-    ) -> None:
-        self.run, self.lock, self.launch, self.controls = run, lock, launch, controls
+    def __init__(  # noqa: PLR0917  (what a run is held by)
+        self, run: RunFolder, lock: RunLock, launch: Launch, controls: Controls, tell: Callable[[Event], None],
+        group: ProcessGroup | None = None,
+    ) -> None:  # fmt: skip
+        self.leader = _leader_of(group)
+        self.run, self.lock, self.launch, self.controls, self.group = run, lock, launch, controls, group
         self.bug: str | None = None  # of the recording: the first one
+        self.lost = False  # one of the processes that train with this one
         self._times_lost = 0  # the run's lock, as far as that has been told
         self._is_lost = False
         self._plan_text = ""
@@ -119,9 +144,14 @@ class _HeldRun:
         self._limit = TimeLimit(launch.options.max_hours)
         self._notifier = Notifier(launch.options.notify_url, run.name)
         controls.sources += [_control_files(run, lock), self._limit]
-        self._recorder = Recorder(run, verbose=launch.options.verbose, holds=lambda: self.may_not_save() is None)
+        self._recorder = Recorder(
+            run, verbose=launch.options.verbose, holds=lambda: self.may_not_save() is None,
+            pid=None if group is None or group.agent is None else group.agent.pid,
+        )  # fmt: skip
 
     def close(self) -> None:
+        if self.leader is not None:
+            self.leader.close()
         self._recorder.close()
 
     def step_before(self) -> int:
@@ -194,6 +224,8 @@ class _HeldRun:
 
     def go_on_elsewhere(self) -> int:
         """Start a process that takes the run over; its number. Raises `OSError`."""
+        if self.group is not None and self.group.agent is None:
+            raise OSError(errno.EPERM, "what has started these processes would end it")
         # Before the first save the checkpoint knows nothing of this start's command line.
         return start_process(self.run, self.launch, self.lock, resumes=self._has_saved, spent_s=self._limit.spent_s)
 
@@ -236,6 +268,7 @@ def _train_to_an_end(held: _HeldRun, step: int) -> Iterator[Event]:
                 if (yield from _stop_while_loading(held, step)):
                     return
     except UserError as error:
+        held.lost = isinstance(error, RankLostError)
         yield _failed(error, 0)
     except Exception as error:
         yield LogLine(traceback.format_exc(), level="traceback")
@@ -262,8 +295,9 @@ def _train(held: _HeldRun) -> Iterator[Event]:
         yield RunDone(start.progress.step, str(run.model), start.progress.elapsed_s, already=True)
         return
     trainer = yield from build_trainer(
-        start, held.controls, go_on_elsewhere=held.go_on_elsewhere, tell=held.tell, may_not_save=held.may_not_save
-    )
+        start, held.controls, go_on_elsewhere=held.go_on_elsewhere, tell=held.tell, may_not_save=held.may_not_save,
+        leader=held.leader,
+    )  # fmt: skip
     del start  # its checkpoint is as large as the model and the optimizer, which have taken what they need
     yield from trainer.run()
 
@@ -279,11 +313,13 @@ def _stop_while_loading(held: _HeldRun, step: int) -> Generator[Event, None, boo
 
 def _end(held: _HeldRun, event: Event, step: int) -> Iterator[Event]:
     """Answer what waits for an answer, record the end, let go of the run, and do what was to be done after it."""
-    end = _with_place(event, step, held.run, held.bug)
+    end = _of_group(held, _with_place(event, step, held.run, held.bug))
     for answer in _answers(held.controls, end):
         yield from held.record(answer)
     recorded = held.record(end)
     held.lock.release()  # what follows may want to go on with the run
+    if held.group is not None and held.group.agent is not None and not goes_on_anew(end, held.group):
+        held.group.agent.end_is_known(exit_status(end))
     yield from _aftermath(held, end)
     yield from recorded
 
@@ -293,6 +329,27 @@ def _with_place(event: Event, step: int, run: RunFolder, bug: str | None) -> Eve
     if bug is not None and isinstance(event, RunStopped):
         event = RunFailed(bug, EXIT_BUG, step, None)
     return replace(event, step=step, path=_checkpoint_of(run)) if isinstance(event, RunFailed) else event
+
+
+def _of_group(held: _HeldRun, end: Event) -> Event:
+    """The end as it is where several processes train: one that is lost ends all, and our agent starts them again."""
+    group = held.group
+    if group is None:
+        return end
+    if isinstance(end, RunStopped) and held.controls.stop_reason == signal.SIGTERM.name:
+        if group.is_orphan:
+            return replace(end, reason="what has started this process is no more")
+        if gone := group.ended():  # then the signal only says that
+            held.lost = True
+            end = RunFailed(f"{', '.join(gone)} has ended", EXIT_TRAINING, end.step, end.path)
+    if held.lost and group.agent is not None and isinstance(end, RunFailed):
+        return HandedOver(end.step, group.agent.pid)
+    return end
+
+
+def goes_on_anew(end: Event, group: ProcessGroup) -> bool:
+    """Whether rank 0 has ended for our agent to start all processes again."""
+    return isinstance(end, HandedOver) and group.agent is not None and end.pid == group.agent.pid
 
 
 def _answers(controls: Controls, end: Event) -> Iterator[Answered]:
@@ -339,6 +396,40 @@ def _bug(error: Exception, run: RunFolder) -> str:
 
 def _checkpoint_of(run: RunFolder) -> str | None:
     return str(run.model) if run.model.exists() else None
+
+
+# ---- what the agent of several processes does for its run
+
+
+def taken_for_others(launch: Launch) -> tuple[RunFolder, RunLock, Launch]:
+    """The run that a command line speaks of, held for the processes that this one starts, and what they are to do.
+
+    Raises `UserError`, also where another process has the run.
+    """
+    run = choose_run(launch)
+    lock = taken(run)
+    launch = _with_notify_url(launch, lock)
+    try:
+        if launch.anew:
+            lock = _start_anew(run, lock, launch)
+            launch = launch.without("reset_history", "resume")
+        _control_files(run, lock)
+    except BaseException:
+        lock.release()
+        raise
+    lock.lend()
+    return run, lock, launch
+
+
+def told(run: RunFolder, lock: RunLock, launch: Launch, event: Event) -> list[Event]:
+    """Record what happens while no trainer of the run is there, and send it where news go. Gives what is to be shown.
+
+    An end is followed by what comes after an end; the run is then let go of.
+    """
+    with contextlib.closing(_HeldRun(run, lock, launch, Controls(), lambda _: None)) as held:
+        if isinstance(event, LAST_EVENTS):
+            return list(_end(held, event, held.step_before()))
+        return [*held.record(event), *held.finish_sending()]
 
 
 # ---- what the commands and the dashboard do with a run besides

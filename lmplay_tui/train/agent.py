@@ -1,0 +1,313 @@
+"""The agent: a process without a model that starts several which train one run together, and outlives them.
+
+It holds the run's lock over all of them, turns signals into the run's control files, starts all of them again where one
+is lost, a few times an hour at most, and ends with the run's exit status. What starts and watches processes is
+torch.distributed.elastic, one launch an attempt: each has a store of its own, so nothing of an earlier one is met.
+"""
+
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import tempfile
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+import psutil
+
+from lmplay_tui.errors import EXIT_LEFT_AT_ONCE, EXIT_TRAINING
+from lmplay_tui.formats import format_duration
+from lmplay_tui.options import OPTIONS, Launch, Part, command_words
+from lmplay_tui.process import own_command, own_environment
+from lmplay_tui.run.control_files import leave_command
+from lmplay_tui.run.controls import SaveNow, Stop
+from lmplay_tui.run.events import Event, RunFailed, Warned
+from lmplay_tui.run.folder import RunFolder, RunLock, saved_status
+from lmplay_tui.run.notify import NOTIFY_URL
+from lmplay_tui.text import one_line
+from lmplay_tui.train.handoff import take_spent
+from lmplay_tui.train.launch import taken_for_others, told
+from lmplay_tui.train.process_group import Agent
+
+AT_ONCE_WITHIN_S = 5.0  # of a first Ctrl+C: a second one
+SAVES_WITHIN_S = 300  # rank 0, when another is lost
+WATCHES_EVERY_S = 0.05
+FOLLOWS_WITHIN_S = 10.0  # the others, when rank 0 has ended: they have nothing to save
+
+
+def train_together(
+    launch: Launch, count: int, say: Callable[[Event], None], *, quiet: bool, limit: "RestartLimit | None" = None
+) -> int:
+    """Train the run that a command line speaks of by `count` processes; the exit status.
+
+    `say`: shows what the agent itself has to tell; what the run tells, rank 0 prints, unless `quiet`. Raises
+    `UserError` where the run cannot begin.
+    """
+    limit = limit or RestartLimit()
+    run, lock, launch = taken_for_others(launch)
+    if (url := launch.options.notify_url) is not None:
+        os.environ[NOTIFY_URL] = url
+
+    def tell(event: Event) -> None:
+        for each in told(run, lock, launch, event):
+            say(each)
+
+    def told_lost(lost: list[Loss]) -> bool:
+        what = ", ".join(str(loss) for loss in lost)
+        saved = saved_status(run).checkpoint
+        step = 0 if saved is None or not run.model.exists() else saved.step
+        if limit.allows_one_more():
+            times = f"{limit.count} of at most {limit.most} times in {format_duration(limit.seconds)}"
+            tell(Warned(f"{what}; all {count} processes start again from step {step:,}, {times}", step))
+            return True
+        said = f"{what}; not started again: that was done {limit.most} times in {format_duration(limit.seconds)}"
+        tell(RunFailed(said, EXIT_TRAINING, step, str(run.model) if run.model.exists() else None))
+        return False
+
+    try:
+        processes = Processes(
+            run, lock, _command(run, launch), count, quiet=quiet, prog=launch.prog, told_lost=told_lost
+        )
+        return processes.train()
+    finally:
+        lock.release()
+
+
+def _command(run: RunFolder, launch: Launch) -> list[str]:
+    """Of each of the processes: the same start, headless, with what says how the run is printed."""
+    of_process = ("json_lines", "on_hangup")
+    left_out = [name for name in launch.line if OPTIONS[name].part is Part.PROCESS and name not in of_process]
+    line = launch.without(*left_out, "model").line
+    return own_command("lmplay_tui.cli", *command_words({"model": str(run.model), **line, "headless": True}))
+
+
+@dataclass
+class RestartLimit:
+    """How often all processes are started again: `most` times within `seconds`."""
+
+    most: int = 3
+    seconds: float = 3600.0
+    clock: Callable[[], float] = time.monotonic
+    _at: deque[float] = field(default_factory=deque)
+
+    def allows_one_more(self) -> bool:
+        """Whether it may be done now; if so, it is counted."""
+        now = self.clock()
+        while self._at and now - self._at[0] >= self.seconds:
+            self._at.popleft()
+        if len(self._at) >= self.most:
+            return False
+        self._at.append(now)
+        return True
+
+    @property
+    def count(self) -> int:
+        """Of the restarts within the time."""
+        return len(self._at)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A process that has ended before the run did. `status`: its exit status, negative for a signal."""
+
+    rank: int
+    pid: int
+    status: int
+
+    @property
+    def is_consequence(self) -> bool:
+        """Whether it has ended because another had."""
+        return self.status in (-signal.SIGTERM, EXIT_TRAINING)
+
+    def __str__(self) -> str:
+        if self.status >= 0:
+            by = f"has ended with status {self.status}"
+        else:
+            try:
+                by = f"was ended by {signal.Signals(-self.status).name}"
+            except ValueError:
+                by = f"was ended by signal {-self.status}"
+        return f"rank {self.rank} (process {self.pid}) {by}"
+
+
+class Processes:
+    """The processes of one run, attempt after attempt.
+
+    `command`: of each of them; they find their rank in the environment. `told_lost` is called where one was lost before
+    rank 0 knew the run's end, with all that were, and says whether to start again.
+    """
+
+    def __init__(
+        self, run: RunFolder, lock: RunLock, command: Sequence[str], count: int, *, quiet: bool, prog: str,
+        told_lost: Callable[[list[Loss]], bool],
+    ) -> None:  # fmt: skip
+        self._run, self._lock = run, lock
+        self._command, self._count, self._quiet, self._prog = list(command), count, quiet, prog
+        self._told_lost = told_lost
+        self._begun, self._spent_s = time.monotonic(), take_spent()
+        self._saved_before = _stamp(run)
+        self._stop: Stop | None = None  # asked for; a process that is lost must not make it forgotten
+
+    def train(self) -> int:
+        """Start them, and again where that is due, until the run has ended; its exit status.
+
+        Call in the main thread: signals are caught, and processes end with the thread that has started them.
+        """
+        self._catch_signals()
+        _prepare_environment(self._count)
+        folder = Path(tempfile.mkdtemp(prefix="lmplay-"))
+        try:
+            while True:
+                ended, lost = self._attempt(folder)
+                if ended is not None:
+                    return ended
+                if not self._told_lost(lost):
+                    return EXIT_TRAINING
+                if self._stop is not None:  # the one that has taken it may be lost
+                    self._leave(self._stop)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _attempt(self, parent: Path) -> tuple[int | None, list[Loss]]:
+        """Start all and wait until all have ended: the run's exit status, or None and the ones that were lost."""
+        from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+        from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+        name = uuid.uuid4().hex
+        folder = parent / name
+        folder.mkdir()
+        agent = Agent(
+            os.getpid(), name, str(folder), str(self._run.lock_path.resolve()), self._begun, self._spent_s,
+            resumes=_stamp(self._run) != self._saved_before, quiet=self._quiet, prog=self._prog,
+        )  # fmt: skip
+        os.environ.update(agent.environment())
+        config = LaunchConfig(
+            min_nodes=1, max_nodes=1, nproc_per_node=self._count, run_id=name, max_restarts=0,
+            rdzv_backend="c10d", rdzv_endpoint=str(folder / "rendezvous"), rdzv_configs={"store_type": "file"},
+            local_addr="127.0.0.1", signals_to_handle="SIGQUIT", shutdown_timeout=SAVES_WITHIN_S,
+        )  # fmt: skip
+        lost: list[Loss] = []
+        os.dup2(self._lock.descriptor, 0)  # torch's launcher passes this descriptor on, and no other
+        with _Watch(agent, self._lock, self._count):
+            try:
+                elastic_launch(config, self._command[0])(*(word.replace("$", "$$") for word in self._command[1:]))
+            except ChildFailedError as error:
+                lost = [Loss(rank, failure.pid, failure.exitcode) for rank, failure in sorted(error.failures.items())]
+        _hold_nothing()
+        return agent.known_end(), _first(lost)
+
+    # ---- signals
+
+    def _catch_signals(self) -> None:
+        interrupted_at = -AT_ONCE_WITHIN_S
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            nonlocal interrupted_at
+            now = time.monotonic()
+            if number == signal.SIGINT and now - interrupted_at < AT_ONCE_WITHIN_S:
+                _kill_children()  # whatever hangs, the user is free; the last checkpoint stands
+                os._exit(EXIT_LEFT_AT_ONCE)
+            if number == signal.SIGINT:
+                interrupted_at = now
+            self._stop = Stop(reason=signal.Signals(number).name)
+            self._leave(self._stop)
+
+        signal.signal(signal.SIGINT, stop)
+        signal.signal(signal.SIGTERM, stop)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            signal.signal(signal.SIGHUP, stop)
+        signal.signal(signal.SIGUSR1, lambda *_: self._leave(SaveNow()))
+
+    def _leave(self, command: Stop | SaveNow) -> None:
+        try:
+            leave_command(self._run, command)
+        except OSError as error:
+            said = f"{one_line(self._run.control)}: cannot be written ({error.strerror}); the run goes on"
+            os.write(2, f"{said}\n".encode())  # in a signal's handler: it may have come while something is printed
+
+
+def _prepare_environment(count: int) -> None:
+    """What holds for all of them; torch's launcher hands this process's environment down."""
+    os.environ.update(own_environment())
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
+    logging.disable(logging.ERROR)  # torch's launcher says at length what is said here in a line
+
+
+def _stamp(run: RunFolder) -> tuple[int, int] | None:
+    """What changes with each save."""
+    try:
+        found = run.model.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_ino
+
+
+def _first(lost: list[Loss]) -> list[Loss]:
+    """Without those that have ended because another had."""
+    return [loss for loss in lost if not loss.is_consequence] or lost
+
+
+def _kill_children() -> None:
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):
+            child.kill()
+
+
+def _hold_nothing() -> None:
+    """The standard input is the run's lock no longer."""
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+
+
+class _Watch:
+    """Beside torch's launcher, while an attempt lasts: the lock is let go when rank 0 says that the run has ended, and
+    no other process outlives it for long."""
+
+    def __init__(self, agent: Agent, lock: RunLock, count: int) -> None:
+        self._agent, self._lock, self._count = agent, lock, count
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look, name="agent's watch", daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        released = False
+        gone_at: float | None = None  # rank 0
+        while not self._over.wait(WATCHES_EVERY_S):
+            if not released and self._agent.known_end() is not None:
+                released = True  # what rank 0 does after its end may want to go on with the run
+                self._lock.release()
+                _hold_nothing()
+            if gone_at is None and (rank_0 := self._agent.pid_of(0)) is not None and not _runs(rank_0):
+                gone_at = time.monotonic()
+            if gone_at is not None and time.monotonic() - gone_at >= FOLLOWS_WITHIN_S:
+                self._kill_others()
+
+    def _kill_others(self) -> None:
+        for rank in range(1, self._count):
+            pid = self._agent.pid_of(rank)
+            if pid is not None and _runs(pid):
+                with contextlib.suppress(psutil.Error):
+                    psutil.Process(pid).kill()
+
+
+def _runs(pid: int) -> bool:
+    try:
+        found = psutil.Process(pid).as_dict(["ppid", "status"])
+        return bool(found["ppid"] == os.getpid() and found["status"] != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False

@@ -1,0 +1,124 @@
+"""The agent with processes that add up their ranks: they find each other, and are started again when one is killed."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from lmplay_tui.process import is_alive, own_command, own_environment
+from lmplay_tui.run.folder import RunFolder
+from lmplay_tui.train.agent import RestartLimit
+from lmplay_tui.train.process_group import Agent
+from tests.faults.terminals import until
+
+
+class Started:
+    """An agent's process in a folder of its own, with `count` processes that do as they are told."""
+
+    def __init__(self, folder: Path, count: int, **words: str) -> None:
+        self.folder = folder
+        self.run = RunFolder(folder / "m.lmp")
+        self.program = subprocess.Popen(
+            own_command("tests.train.sum_worker", "agent", str(count), *(f"{k}={v}" for k, v in words.items())),
+            cwd=folder, env=own_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True,
+        )  # fmt: skip
+
+    def end(self) -> int:
+        self.output, self.errors = self.program.communicate(timeout=120)
+        return self.program.returncode
+
+    @property
+    def said(self) -> list[dict]:
+        try:
+            return [json.loads(line) for line in (self.folder / "said.jsonl").read_text().splitlines()]
+        except FileNotFoundError:
+            return []
+
+    def workers(self) -> list[int]:
+        return [child.pid for child in psutil.Process(self.program.pid).children()]
+
+
+def test_processes_add_up_their_ranks_on_127_0_0_1_alone(tmp_path: Path) -> None:
+    started = Started(tmp_path, 2, status="3")
+    assert started.end() == 3, started.errors  # rank 0's own end, which starts nothing again
+    assert started.errors == ""
+    said = sorted(started.said, key=lambda one: one["rank"])
+    assert [one["sum"] for one in said] == [3.0, 3.0]
+    assert {ip for one in said for ip in one["listens"]} == {"127.0.0.1"}
+    assert {one["threads"] for one in said} == {max(1, (os.cpu_count() or 1) // 2)}
+    assert {tuple(one["left_in_environment"]) for one in said} == {()}  # what they start is none of them
+    assert not started.run.alive()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("rank", "times"), [(0, 2), (1, 10)])
+def test_one_that_is_killed_takes_all_down_and_all_start_again(tmp_path: Path, rank: int, times: int) -> None:
+    started = Started(tmp_path, 2, dies=str(rank), times=str(times), most=str(times))
+    assert started.end() == 0, started.errors
+    assert started.output.count(f"rank {rank} (") == times
+    assert started.output.count("SIGKILL") == times  # the others, which ended because of it, are not blamed
+    ends = started.said[-3:]
+    assert sorted(one["rank"] for one in ends) == [0, 1]
+    assert {one["sum"] for one in ends} == {3.0}
+    assert len({one["attempt"] for one in started.said}) == times + 1
+
+
+@pytest.mark.long
+def test_it_gives_up_after_a_few_times(tmp_path: Path) -> None:
+    started = Started(tmp_path, 2, dies="1", times="9", most="2")
+    assert started.end() == 3, started.errors
+    assert len({one["attempt"] for one in started.said}) == 3
+    assert not started.run.alive()
+
+
+@pytest.mark.long
+def test_an_agent_that_is_killed_leaves_no_process(tmp_path: Path) -> None:
+    started = Started(tmp_path, 2, waits="yes")
+    until(lambda: len(started.said) == 2)
+    workers = started.workers()
+    started.program.kill()
+    until(lambda: not any(is_alive(pid) for pid in workers), seconds=5.0)
+    assert not started.run.alive()
+    started.end()
+
+
+@pytest.mark.long
+def test_a_process_that_is_stopped_does_not_hold_the_others_back_for_ever(tmp_path: Path) -> None:
+    started = Started(tmp_path, 2, waits="yes")
+    until(lambda: len(started.said) == 2)
+    by_rank = {one["rank"]: one["pid"] for one in started.said}
+    os.kill(by_rank[1], signal.SIGSTOP)
+    os.kill(by_rank[0], signal.SIGKILL)
+    until(lambda: len(started.said) == 4)  # all were started again
+    assert not is_alive(by_rank[1])
+    started.program.send_signal(signal.SIGINT)
+    time.sleep(0.2)
+    started.program.send_signal(signal.SIGINT)
+    assert started.end() == 130
+    until(lambda: not any(is_alive(one["pid"]) for one in started.said), seconds=5.0)
+
+
+def test_restarts_are_counted_within_an_hour() -> None:
+    now = 0.0
+    limit = RestartLimit(2, 3600.0, clock=lambda: now)
+    assert [limit.allows_one_more() for _ in range(3)] == [True, True, False]
+    now = 3599.0
+    assert not limit.allows_one_more()
+    now = 3600.0
+    assert [limit.allows_one_more() for _ in range(3)] == [True, True, False]
+    assert limit.count == 2
+
+
+def test_the_end_that_rank_0_tells_is_read_once_it_is_there(tmp_path: Path) -> None:
+    agent = Agent(1, "a", str(tmp_path), "lock", 0.0, 0.0, resumes=False, quiet=False, prog="lmp_trainer")
+    assert agent.known_end() is None
+    (tmp_path / "ended").touch()  # and not written yet
+    assert agent.known_end() is None
+    agent.end_is_known(2)
+    assert agent.known_end() == 2

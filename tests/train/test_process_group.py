@@ -1,0 +1,83 @@
+"""Which of several processes one is, by an environment that torchrun or srun makes."""
+
+import pytest
+
+from lmplay_tui.errors import UserError
+from lmplay_tui.train.process_group import Place, first_host, place_of, step_port
+
+TORCHRUN = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500"}
+SLURM = {
+    "SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "16", "SLURM_LOCALID": "1", "SLURM_STEP_NODELIST": "gpu[03-06]",
+    "SLURM_JOB_ID": "4711", "SLURM_STEP_ID": "0", "SLURM_NTASKS": "16",
+}  # fmt: skip
+
+
+def without(environment: dict[str, str], *names: str) -> dict[str, str]:
+    return {name: value for name, value in environment.items() if name not in names}
+
+
+@pytest.mark.parametrize(
+    ("environment", "place"),
+    [
+        ({}, None),
+        ({"HOME": "/root", "PATH": "/bin"}, None),
+        (TORCHRUN, Place(3, 8, 1, "torchrun")),
+        (without(TORCHRUN, "LOCAL_RANK"), Place(3, 8, 3, "torchrun")),
+        (TORCHRUN | {"RANK": "0", "WORLD_SIZE": "1"}, None),  # torchrun of one process
+        ({"RANK": "1", "WORLD_SIZE": "2"}, None),  # of another program: no store is named
+        (SLURM, Place(5, 16, 1, "srun")),
+        (without(SLURM, "SLURM_LOCALID"), Place(5, 16, 5, "srun")),
+        (without(SLURM, "SLURM_STEP_NUM_TASKS"), None),  # sbatch's own script: one process, whatever SLURM_NTASKS says
+        (SLURM | {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}, None),  # an interactive step
+        (SLURM | TORCHRUN, Place(3, 8, 1, "torchrun")),  # torchrun within srun
+    ],
+)
+def test_the_place_among_several_processes(environment: dict[str, str], place: Place | None) -> None:
+    assert place_of(environment) == place
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        (TORCHRUN | {"RANK": "8"}, "process 8 of 8"),
+        (TORCHRUN | {"RANK": "-1"}, "RANK: must be a whole number"),
+        (TORCHRUN | {"WORLD_SIZE": ""}, "WORLD_SIZE: must be a whole number, got nothing"),
+        (TORCHRUN | {"WORLD_SIZE": "²"}, "WORLD_SIZE: must be a whole number"),
+        (SLURM | {"SLURM_PROCID": "16"}, "SLURM_PROCID, SLURM_STEP_NUM_TASKS: process 16 of 16"),
+        (SLURM | {"SLURM_STEP_NUM_TASKS": "16\x1b[31m"}, "SLURM_STEP_NUM_TASKS: must be a whole number"),
+    ],
+)
+def test_what_cannot_be_is_said_in_one_line(environment: dict[str, str], said: str) -> None:
+    with pytest.raises(UserError) as refused:
+        place_of(environment)
+    assert said in str(refused.value)
+    assert "\x1b" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "host"),
+    [
+        ("gpu7", "gpu7"),
+        ("gpu[03-06,11],x1", "gpu03"),
+        ("gpu[11,3]", "gpu11"),
+        ("a-b.example.org,c", "a-b.example.org"),
+        ("rack1-n[001-128]-ib", "rack1-n001-ib"),
+        ("10.0.0.7,10.0.0.8", "10.0.0.7"),
+    ],
+)
+def test_the_first_host_of_a_list_of_nodes(nodes: str, host: str) -> None:
+    assert first_host(nodes) == host
+
+
+@pytest.mark.parametrize("nodes", ["", "[", "\x1b"])
+def test_a_list_without_a_host_is_refused(nodes: str) -> None:
+    with pytest.raises(UserError, match="MASTER_ADDR"):
+        first_host(nodes)
+
+
+def test_a_step_has_one_port_and_two_steps_of_a_machine_have_two() -> None:
+    ports = [step_port(SLURM | {"SLURM_STEP_ID": step}) for step in ("0", "1", "2")]
+    assert len(set(ports)) == 3
+    assert all(20_000 <= port < 30_000 for port in ports)
+    assert step_port(SLURM | {"MASTER_PORT": "31000"}) == 31000
+    assert step_port(SLURM | {"SLURM_JOB_ID": "4711_3", "SLURM_STEP_ID": ""}) >= 20_000  # of an array
