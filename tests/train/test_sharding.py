@@ -3,12 +3,21 @@
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from torch import distributed as dist
 
+from lmplay_tui.data.samples import Sample
+from lmplay_tui.models.gpt2ish import GPT2ish
 from lmplay_tui.run.controls import Ask, Controls, Pin, SaveNow, Stop
 from lmplay_tui.run.events import Evaluated, Event, Predicted, RunDone, RunFailed, StepDone, Validated
-from tests.train.ranks import train_together
+from lmplay_tui.train.device import Precision
+from lmplay_tui.train.gradients import Gradients, Share, StepConfig
+from lmplay_tui.train.optim import build_optimizer
+from lmplay_tui.train.process_group import ProcessGroup
+from lmplay_tui.train.sharding import Sharding, mesh_of
+from tests.train.ranks import together, train_together
 from tests.train.runs import differences, given, last, losses, of, state_of, stop_after, train, write_plan
 from tests.train.test_ranks import CLOSE, EXACT, distance, exact, weights_of  # noqa: F401
 
@@ -19,6 +28,7 @@ def ask_at_step_4(event: Event, controls: Controls) -> None:
             controls.send(command)
 
 
+@pytest.mark.long
 def test_a_sharded_run_is_the_run_of_one(place, exact):  # noqa: F811
     """Three stages of two optimizers, dropout, validations, evaluations, predictions, a save."""
     one = train(**exact, model="one/m.lmp", out_dir="one")
@@ -72,6 +82,7 @@ def stop_behind(step: int, event: Event, controls: Controls) -> None:
 
 
 WAYS = {
+    "packed": {},
     "padded, by samples, prompts": {
         "loss_normalization": "samples",
         "include_prompts": True,
@@ -85,7 +96,7 @@ WAYS = {
 }
 
 
-@pytest.mark.long
+@pytest.mark.long_after(1)
 @pytest.mark.parametrize("way", WAYS)
 def test_each_way_of_training_is_the_same_in_parts(place, exact, way):  # noqa: F811
     padded = EXACT.replace("class Exact", "class Padded").replace("self.double()", "self.double()\n" + NO_TRUNK)
@@ -147,7 +158,43 @@ def test_what_cannot_lie_in_parts_is_refused_in_a_line(place):
     assert alone.message == "--shard full: there is one process, which keeps all: start more by --nproc"
 
 
+@pytest.mark.long
 def test_hybrid_needs_hosts_of_as_many_processes(place):
     options = {"training_plan": write_plan(place, ONE_STAGE)}
     events = train_together(2, given(**options, model="m.lmp", shard="hybrid"))
     assert "it needs two hosts and more" in last(events).message
+
+
+def two_hosts(group: ProcessGroup) -> list[float]:
+    """The loss after some steps of a model that two "hosts" have a copy of each, in parts on their two ranks."""
+    torch.manual_seed(0)
+    model = GPT2ish(vocab_size=51, context_len=32, num_blocks=2, embed_dim=12, num_heads=2, dropout=0.0).double()
+    samples = [np.arange(n, n + 9, dtype=np.int32) for n in range(8)]
+    batch = [Sample("", "", ids[:3], ids[3:], 0) for ids in samples]
+    gradients = Gradients(model, Precision(torch.device("cpu")), hidden=model.hidden, trunk=model.trunk)
+    config = StepConfig(mini_batch_size=1, normalization="tokens", include_prompts=False, grad_clip=1.0)
+    share = Share.of_batch(batch, config)
+    if group.world_size > 1:
+        sharding = Sharding(model, mesh_of("hybrid", "cpu", 4, 2), has_hidden=True, trunk=model.trunk)
+        gradients.sharding, gradients.hidden = sharding, sharding.hidden
+        share = share.of_rank(group.rank, group.world_size)
+    optimizer = build_optimizer("adamw", model, lr=0.01, weight_decay=0.1, device_type="cpu")
+    losses = []
+    for _ in range(20):
+        optimizer.zero_grad()
+        result = gradients.accumulate_share(
+            share, config, lambda: False, want_argmax=False, begin_mini_batch=lambda _: None
+        )
+        loss = torch.tensor([sum(gradients.losses_of(result))], dtype=torch.float64)
+        dist.all_reduce(loss)
+        result.loss_on_device = float(loss)
+        gradients.update(optimizer, result, lr=0.01, grad_clip=1.0)
+        losses.append(float(loss))
+    return losses
+
+
+@pytest.mark.long
+def test_hosts_with_a_copy_each_train_the_same():
+    expected, *_ = together(1, two_hosts)
+    for found in together(4, two_hosts):
+        assert found == pytest.approx(expected, rel=CLOSE)
