@@ -348,7 +348,7 @@ class Leader:
 
     def _write(self) -> None:
         if self._recorder is not None:
-            self._recorder.write(self.states())
+            self._recorder.write(self.states)
 
     def interval(self, step_s: float) -> tuple[Mapping[str, float], Straggler | None]:
         """A log interval is over, with `step_s` seconds a step: its figures, and a straggler newly found."""
