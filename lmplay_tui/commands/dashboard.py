@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from lmplay_tui.errors import EXIT_BUG, EXIT_OK, UserError
 from lmplay_tui.options import Launch, TrainOptions
+from lmplay_tui.train.process_group import place_of
 
 WAITS_S = 2.0  # for the preflight, behind the imports of the screen
 _SCREEN_IN_PARTS = (
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str], prog: str) -> int:
     preflight.refuse(wait_s=WAITS_S)
     from lmplay_tui.ui.run_app import run_dashboard
 
-    if launch.options.detach:
+    if launch.is_apart:
         from lmplay_tui.train.launch import start_detached
 
         return run_dashboard(launch, attach=start_detached(launch)[0])
@@ -139,5 +140,7 @@ def wants_dashboard(options: TrainOptions) -> bool:
     if options.headless or options.json_lines:
         return False
     if options.exp == "list" or options.describe or options.save_datasets:
+        return False
+    if place_of(os.environ) is not None:  # one of several processes that torchrun or srun has started
         return False
     return sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
