@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar
 
+import psutil
 import torch
 from torch import Tensor, nn
 
@@ -116,17 +117,23 @@ def speed_choices(options: TrainOptions, precision: Precision) -> list[str]:
     chosen = [device_name(device), precision.name + (" with scaled gradients" if precision.grad_scale else "")]
     if precision.remark:
         chosen.append(precision.remark)
-    if device.type == "cpu":
-        chosen += processor_choices()
-    elif device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0):
-        torch.set_float32_matmul_precision("high")
-        chosen.append("float32 products in TF32")
+    chosen += use_what_is_fast(device)
     if options.recompute:
         chosen.append("blocks computed again in the backward pass")
     if options.compile_model:
         how = ", ".join(filter(None, (options.compile_backend, options.compile_mode)))
         chosen.append(f"compiled ({one_line(how, 80)})" if how else "compiled")
     return chosen
+
+
+def use_what_is_fast(device: torch.device) -> list[str]:
+    """Switch on what is fast and exact on the device; what that is, in words."""
+    if device.type == "cpu":
+        return processor_choices()
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0):
+        torch.set_float32_matmul_precision("high")
+        return ["float32 products in TF32"]
+    return []
 
 
 @cache
@@ -350,6 +357,13 @@ class RandomNumbers:
         self.is_running = state.get("random_numbers", RUNNING) == RUNNING
         if self.is_running:
             restore_rng(state["rng"], self._device)
+
+
+def memory_in_use(device: torch.device) -> float:
+    """Bytes: a GPU's by this process's tensors, of a processor's memory what is resident."""
+    if device.type == "cuda":
+        return float(torch.cuda.memory_allocated(device))
+    return float(psutil.Process().memory_info().rss)
 
 
 T = TypeVar("T")
