@@ -118,6 +118,8 @@ def _train_together(launch: Launch) -> int:
     if count == 1:
         print("--nproc auto: one process, as this machine has no more than one CUDA device for it", flush=True)
         return _train_and_print(launch)
+    from lmplay_tui.train.agent import train_together
+
     with Lines(None) as out:
         printer = JsonLines(out) if launch.options.json_lines else Headless(out, launch.options, _zone(launch.options))
         return train_together(launch, count, (lambda _: None) if quiet else printer.say, quiet=quiet)
