@@ -26,7 +26,7 @@ from lmplay_tui.errors import EXIT_LEFT_AT_ONCE, EXIT_TRAINING
 from lmplay_tui.options import OPTIONS, Launch, Part, command_words
 from lmplay_tui.process import own_command, own_environment
 from lmplay_tui.run.control_files import leave_command
-from lmplay_tui.run.controls import SaveNow, Stop
+from lmplay_tui.run.controls import Pause, SaveNow, Stop
 from lmplay_tui.run.events import Event, RunFailed, Warned
 from lmplay_tui.run.folder import RunFolder, RunLock, saved_status
 from lmplay_tui.run.notify import NOTIFY_URL
@@ -61,9 +61,13 @@ def train_together(
 
     def told_lost(lost: list[Loss]) -> bool:
         what = ", ".join(str(loss) for loss in lost)
-        saved = saved_status(run).checkpoint
+        status = saved_status(run)
+        saved = status.checkpoint
         step = 0 if saved is None or not run.model.exists() else saved.step
         if limit.allows_one_more():
+            if status.state == "paused":  # no checkpoint knows it
+                with contextlib.suppress(OSError):
+                    leave_command(run, Pause(id=f"{0:020d}-pause"))
             again = f"restart {limit.count} of at most {limit.most} in an hour"
             tell(Warned(f"{what}; all {count} processes start again from step {step:,}: {again}", step))
             return True
