@@ -58,7 +58,7 @@ def format_parameters(num_parameters: float) -> str:
 
 
 def format_number(value: float) -> str:
-    """A value at an axis or in a legend, in seven characters or few more: `3.4e-5`, `2.719`, `12.5k`."""
+    """A value at an axis or in a legend, in seven characters, eight with a sign: `3.4e-5`, `2.719`, `12.5k`."""
     if not math.isfinite(value):
         return "–"
     size = abs(value)
@@ -67,10 +67,13 @@ def format_number(value: float) -> str:
     for scale, unit in ((1e9, "B"), (1e6, "M"), (1e4, "k")):
         if size >= scale:
             number = value / (scale if unit != "k" else 1e3)
-            return f"{number:.4g}{unit}" if abs(number) < 1e4 else f"{value:.1e}"
-    if size >= 1e-3:
+            if abs(number) < 1e4:
+                return f"{number:.4g}{unit}"
+            break
+    if 1e-3 <= size < 1e4:
         return f"{value:.3g}" if size < 1 else f"{value:.4g}"
-    return f"{value:.1e}".replace("e-0", "e-")
+    text = f"{value:.1e}".replace("e-0", "e-")
+    return text if len(text) <= 7 else f"{value:.0e}"
 
 
 def format_tokens(count: float) -> str:

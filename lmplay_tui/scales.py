@@ -66,7 +66,10 @@ def log_ticks(low: float, high: float, parts: int) -> list[float]:
 
 
 def tick_texts(values: Sequence[float], form: Callable[[float], str], cells: int) -> list[tuple[float, str]]:
-    """The ticks with their labels of at most `cells`; more figures where two would read the same, else one of them."""
+    """The ticks with their labels of at most `cells`; more figures where two would read the same, else one of them.
+
+    One that cannot be said so shortly is left out: `115 d 10:00:01`.
+    """
     texts = [form(value) for value in values]
     for digits in range(4, 10):
         if len(set(texts)) == len(texts):
@@ -75,7 +78,7 @@ def tick_texts(values: Sequence[float], form: Callable[[float], str], cells: int
     first: dict[str, float] = {}
     for value, text in zip(values, texts, strict=True):
         first.setdefault(text if len(text) <= cells else form(value), value)
-    return [(value, text) for text, value in first.items()]
+    return [(value, text) for text, value in first.items() if len(text) <= cells]
 
 
 def grown_end(value: float) -> float:

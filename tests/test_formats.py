@@ -63,6 +63,7 @@ START_S = 1_600_000_000.0  # 12:26:40 UTC
         (format_number(-12_500), "-12.5k"),
         (format_number(math.inf), "–"),
         (format_number(2e13), "2.0e+13"),
+        (format_number(-2.5e-300), "-2e-300"),
         (format_bytes(0), "0 B"),
         (format_bytes(1.25e9), "1.2 GB"),
         (format_bytes(124e6), "124 MB"),
@@ -93,7 +94,7 @@ def test_tokens_in_few_characters(tokens: float, text: str) -> None:
 
 @given(st.floats(allow_nan=True, allow_infinity=True))
 def test_any_number_fits_an_axis(value: float) -> None:
-    assert len(format_number(value)) <= 9  # seven, a sign, and an exponent of three digits
+    assert len(format_number(value)) <= 8  # seven and a sign
 
 
 @pytest.mark.parametrize(
@@ -153,6 +154,14 @@ def test_no_two_ticks_read_the_same(first: float, span: float, parts: int) -> No
         assert all(len(text) <= cells for text in texts)
         assert all(first <= value <= first + span for value in values)
         assert len(values) <= parts + 2
+
+
+def test_a_label_that_is_longer_than_its_place_is_left_out() -> None:
+    last_s = 115 * 86_400 + 36_001
+    assert tick_texts(time_ticks(last_s - 2, last_s, 2), format_elapsed, 13) == [
+        (last_s - 2, "115 d 9:59:59"),
+        (last_s - 1, "115 d 10 h"),
+    ]
 
 
 def test_ticks_of_a_logarithmic_scale_are_1_2_and_5() -> None:

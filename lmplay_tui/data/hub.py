@@ -30,12 +30,18 @@ def read(spec: DatasetSpec, report: Report, silent_s: float = SILENT_S) -> Split
     """
     report("downloading", spec.name, None)
     with listening() as progress:
-        return call_with_ticks(lambda: _load(spec, progress), lambda: _tick(spec, progress, report, silent_s))
+
+        def tick() -> None:
+            _tick(spec, progress, report, silent_s)
+
+        progress.announced_bytes = call_with_ticks(lambda: _bytes_to_download(spec), tick)
+        if progress.announced_bytes is not None:
+            tick()  # before the first of them is asked for
+        return call_with_ticks(lambda: _load(spec), tick)
 
 
-def _load(spec: DatasetSpec, progress: Progress) -> Splits:
+def _load(spec: DatasetSpec) -> Splits:
     try:
-        progress.announced_bytes = _bytes_to_download(spec)
         try:
             found = _loaded(spec)
         except Exception as error:

@@ -32,7 +32,7 @@ def in_validation(seams: Seams) -> None:
 
 
 def in_the_metrics(seams: Seams) -> None:
-    seams.put("metrics", bug)
+    seams.around("metrics", lambda take, *args, **named: bug() if take(*args, **named) else None)
 
 
 def saved_step(path: Path) -> int:

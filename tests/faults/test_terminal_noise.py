@@ -10,7 +10,7 @@ import pytest
 from lmplay_tui.errors import EXIT_LEFT_AT_ONCE, EXIT_OK
 from lmplay_tui.run.controls import Command, Stop
 from lmplay_tui.run.events import RunStopped
-from lmplay_tui.ui.tty.terminal_input import PASTE_SILENCE_S
+from lmplay_tui.ui.tty.terminal_input import MOST_WAITING, PASTE_SILENCE_S
 from tests.faults.noise import byte_strings
 from tests.faults.programs import assert_stopped_in_order, dashboard, steps_in_journal, stop_and_wait, trains
 from tests.faults.terminals import Terminal, until
@@ -79,6 +79,30 @@ def test_the_run_goes_on(long_run, noise):
             assert_stopped_in_order(terminal, long_run)
     finally:
         stop_and_wait(long_run)
+
+
+class Slow(FakeSource):
+    """A run to which the first command takes longer than a paste may be silent."""
+
+    pauses = iter([PASTE_SILENCE_S * 2])
+
+    def send(self, command: Command) -> bool:
+        time.sleep(next(self.pauses, 0))
+        return super().send(command)
+
+
+@pytest.mark.long
+def test_a_paste_without_an_end_does_not_swallow_what_comes_behind_a_silence(place):
+    """Also where the app comes to all of it at once, for it was busy all the while."""
+    source = Slow()
+    source.waiting = list(training(60))
+    source.poll()
+    with Terminal(shown(source)) as terminal:
+        until(lambda: b"\x1b[?2004h" in terminal.output)
+        terminal.type(b"s" + b"z" * 2 * MOST_WAITING + b"\x1b[200~pasted")
+        time.sleep(PASTE_SILENCE_S * 1.5)
+        terminal.type(b"\x03\x03")
+        assert terminal.wait() == EXIT_LEFT_AT_ONCE
 
 
 class Obedient(FakeSource):

@@ -171,7 +171,7 @@ def test_initial_model_of_another_tokenizer_is_refused_though_its_size_fits(plac
     stopped = last(events)
     assert isinstance(stopped, RunStopped)
     assert "ignore" not in stopped.command
-    for number, (fingerprint, name) in enumerate([(own, "of.another.name"), (None, "bytes"), (None, None)]):
+    for number, (fingerprint, name) in enumerate([(own, "of_another_name"), (None, "bytes"), (None, None)]):
         same = with_fingerprint("m.lmp", "same.lmp", fingerprint, name)
         assert len(losses(stop_after(1, training_plan=plan, initial_model=same, model=f"s{number}.lmp"))) == 1
 

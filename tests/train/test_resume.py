@@ -137,8 +137,9 @@ def test_a_stage_that_ends_just_when_the_stop_comes_is_not_trained_again(place):
     """A stop at each event between the last step of a stage and the first one of the next."""
     two_stages = PLAN.partition("[stages.both]")[0]
     plan = write_plan(place, two_stages.replace("epochs = 0.4", "epochs = 0.1").replace("epochs = 1.2", "epochs = 0.5"))
-    whole = losses(train(training_plan=plan, model="two/m.lmp", out_dir="two"))
-    state = state_of(place / "two/m.lmp")
+    events = train(training_plan=plan, model="two/m.lmp", out_dir="two")
+    assert isinstance(last(events), RunDone), last(events)
+    whole, state = losses(events), state_of(place / "two/m.lmp")
     step = max(step for step, stage, *_ in whole if stage == "stories")
     ended_before_the_stop = set()
     for later in range(100):

@@ -17,13 +17,6 @@ from lmplay_tui.ui.tty.terminal_input import (
 )
 
 
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 def said(messages: list[Message]) -> list[str]:
     """Keys by their names; of what is pasted the text; of all else the kind."""
     named = []
@@ -40,12 +33,10 @@ def said(messages: list[Message]) -> list[str]:
 
 def read(*parts: bytes, then_s: float = 10.0) -> list[str]:
     """What these bytes say, read part by part; then the terminal is silent."""
-    clock = Clock()
-    typed, messages = TerminalInput(clock), list[Message]()
+    typed, messages = TerminalInput(), list[Message]()
     for part in parts:
         messages += typed.feed(part)
-    clock.now += then_s
-    messages += typed.tick()
+    messages += typed.tick(then_s)
     return said(messages)
 
 
@@ -113,24 +104,18 @@ def _joined(messages: list[str]) -> list[str]:
 
 @given(st.binary(max_size=40))
 def test_the_key_after_any_noise_is_that_key(noise: bytes) -> None:
-    clock = Clock()
-    typed = TerminalInput(clock)
+    typed = TerminalInput()
     list(typed.feed(noise))
-    clock.now += max(PASTE_SILENCE_S, SEQUENCE_SILENCE_S)
-    list(typed.tick())
-    clock.now += max(PASTE_SILENCE_S, SEQUENCE_SILENCE_S)
-    list(typed.tick())
+    for silent_s in (1, 2):
+        list(typed.tick(silent_s * max(PASTE_SILENCE_S, SEQUENCE_SILENCE_S)))
     assert said(list(typed.feed(b"\x1b[A")))[-1:] == ["up"]
 
 
 def test_a_paste_without_an_end_ends_when_the_terminal_is_silent() -> None:
-    clock = Clock()
-    typed = TerminalInput(clock)
+    typed = TerminalInput()
     assert not list(typed.feed(b"\x1b[200~begun\x1b[20"))
-    clock.now += PASTE_SILENCE_S / 2
-    assert not list(typed.tick())
-    clock.now += PASTE_SILENCE_S / 2
-    assert said(list(typed.tick())) == ["pasted begun\x1b[20"]
+    assert not list(typed.tick(PASTE_SILENCE_S / 2))
+    assert said(list(typed.tick(PASTE_SILENCE_S))) == ["pasted begun\x1b[20"]
     assert said(list(typed.feed(b"\x03"))) == ["ctrl+c"]
 
 
@@ -146,11 +131,9 @@ def test_a_paste_of_any_length_is_taken_in_parts() -> None:
 
 
 def test_a_sequence_that_a_slow_line_cuts_in_two_is_one() -> None:
-    clock = Clock()
-    typed = TerminalInput(clock)
+    typed = TerminalInput()
     assert not list(typed.feed(b"\x1b[1;"))
-    clock.now += SEQUENCE_SILENCE_S * 0.9
-    assert not list(typed.tick())
+    assert not list(typed.tick(SEQUENCE_SILENCE_S * 0.9))
     assert said(list(typed.feed(b"5C"))) == ["ctrl+right"]
 
 

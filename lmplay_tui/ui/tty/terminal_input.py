@@ -3,7 +3,8 @@
 Textual decodes strictly, so one byte of a Latin-1 terminal ends its input thread and with it the app; what it does not
 know it types letter by letter, so that the answer to another program's question presses our shortcuts; a paste whose
 end is lost swallows every key that follows. Here the bytes are cut into whole sequences (ECMA-48, section 5.4; xterm's
-"Control Sequences") before Textual's parser sees them: one that it does not know does nothing.
+"Control Sequences") before Textual's parser sees them: one that it does not know does nothing. What silence ends, ends
+by the silence of the terminal, also where the app comes to the bytes late.
 """
 
 import codecs
@@ -13,7 +14,8 @@ import select
 import shutil
 import signal
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections import deque
+from collections.abc import Generator, Iterator
 
 from textual import constants, events
 from textual._xterm_parser import XTermParser
@@ -29,7 +31,8 @@ LOST_AFTER_S = 1.0  # of a terminal that cannot be read, without a hang-up's sig
 CATCHES_UP_S = 0.01
 LOOK_S = 0.1  # at most so long until it is seen that the app leaves
 READ_BYTES = 1 << 10
-MOST_WAITING = 64  # messages that the app has not come to: more is read when it has, so that it can always be left
+MOST_WAITING = 64  # messages that the app has not come to: more are made when it has, so that it can always be left
+MOST_AHEAD = 256  # pieces of input, and silences between them, that are read until then
 LONGEST = 32  # characters of a sequence that Textual's parser knows; it types a longer one letter by letter
 
 PASTE, PASTE_END = "\x1b[200~", "\x1b[201~"
@@ -49,18 +52,15 @@ _BEGUN = re.compile(r"\x1b(?:\[(?:\[|M[\s\S]{0,2}|[0-?]*[ -/]*)|O)?\Z")
 class TerminalInput:
     """Bytes in, messages out, whatever the bytes are and however they are cut."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self) -> None:
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         self._parser = XTermParser()
         self._rest = ""  # what may be the beginning of a sequence
         self._pasted: list[str] | None = None  # while a paste lasts
         self._in_string = False
-        self._came_at = clock()
 
     def feed(self, data: bytes) -> Iterator[Message]:
         """The messages of these bytes; what is not whole yet is kept."""
-        self._came_at = self._clock()
         text, self._rest = self._rest + self._decode(data), ""
         while text:
             if self._pasted is not None:
@@ -83,9 +83,8 @@ class TerminalInput:
             else:  # noise between the beginning and a sign that cannot follow it
                 text = text[1:].lstrip("[O0123456789:;<=>?")
 
-    def tick(self) -> Iterator[Message]:
-        """The messages of what has begun and does not go on."""
-        silent_s = self._clock() - self._came_at
+    def tick(self, silent_s: float) -> Iterator[Message]:
+        """The messages of what has begun and has not gone on for `silent_s` seconds."""
         if self._pasted is not None:
             if silent_s >= PASTE_SILENCE_S:
                 yield from self._end_paste(self._rest)
@@ -176,13 +175,22 @@ class TerminalDriver(LinuxDriver):
 
     def run_input_thread(self) -> None:
         """Read until the app leaves. A terminal that is gone without a signal is as good as hung up."""
-        typed, lost_since = TerminalInput(), None
+        typed, came_at, lost_since = TerminalInput(), time.monotonic(), None
+        # Bytes, and seconds of silence, that the app has not come to. A silence is seen while it lasts or never: what
+        # comes behind it lies in the terminal's line as if it had come at once.
+        ahead: deque[bytes | float] = deque()
         while not self.exit_event.is_set():
-            if self._app.message_queue_size > MOST_WAITING:
-                self.exit_event.wait(CATCHES_UP_S)
+            is_behind = self._app.message_queue_size > MOST_WAITING
+            if ahead and not is_behind:
+                part = ahead.popleft()
+                for message in typed.feed(part) if isinstance(part, bytes) else typed.tick(part):
+                    self.process_message(message)
+            if len(ahead) >= MOST_AHEAD:
+                self.exit_event.wait(CATCHES_UP_S if is_behind else 0)
                 continue
+            look_s = CATCHES_UP_S if is_behind else 0 if ahead else LOOK_S
             try:
-                data = os.read(self.fileno, READ_BYTES) if select.select([self.fileno], [], [], LOOK_S)[0] else None
+                data = os.read(self.fileno, READ_BYTES) if select.select([self.fileno], [], [], look_s)[0] else None
             except (OSError, ValueError):
                 data = b""
             if data == b"":  # its end: to ask again at once would spin
@@ -193,8 +201,11 @@ class TerminalDriver(LinuxDriver):
                     lost_since = None
                 continue
             lost_since = None
-            for message in typed.feed(data) if data else typed.tick():
-                self.process_message(message)
+            if data:
+                came_at = time.monotonic()
+            elif ahead and isinstance(ahead[-1], float):
+                ahead.pop()  # it lasts
+            ahead.append(data or time.monotonic() - came_at)
 
     def process_message(self, message: Message) -> None:
         """A size that the terminal reports counts where it has said that it reports them; else it is noise."""
