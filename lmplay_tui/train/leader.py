@@ -16,9 +16,10 @@ from torch import nn
 
 from lmplay_tui.data.samples import Sample
 from lmplay_tui.errors import DriftedError, TrainingError
+from lmplay_tui.files import Folder
 from lmplay_tui.options import TrainOptions
 from lmplay_tui.run.controls import StopRequested
-from lmplay_tui.run.ranks import RankState
+from lmplay_tui.run.ranks import RankRecorder, RankState, Straggler
 from lmplay_tui.text import one_line
 from lmplay_tui.train.collate import truth_rows_of
 from lmplay_tui.train.device import Precision
@@ -67,13 +68,15 @@ class Leader:
         self.group = group
         self.world_size = group.world_size
         self._store = group.store
-        self._sender = Sender(group.store, group.world_size)
+        self._recorder: RankRecorder | None = None
         self._shares: Shares | None = None
         self._has_copied = False
         self._device = torch.device("cpu")
         self._phase = "starting"
-        self._reports: list[list[Report]] = []
+        self._reports: list[list[Report]] = []  # of the steps of this log interval
+        self._reports_before: list[list[Report]] = []
         self._step: int | None = None
+        self._sender = Sender(group.store, group.world_size, look=self._write)
 
     def close(self) -> None:
         """Tell the others that the run has ended; they leave."""
@@ -189,13 +192,12 @@ class Leader:
                 ),
                 batch.num_mini_batches, len(parameters),
             )  # fmt: skip
-            clock.mark("wait")
             self._raise_for(reports)
             if checks_weights:
                 _raise_for_drift(reports, step)
             self._phase = "reduction"
             sum_gradients(parameters, touched_by_any(reports))
-            clock.mark("reduction")
+            clock.mark("reduce")
         finally:
             self._sender.is_awaited = False
         self._phase = "update"
@@ -305,12 +307,26 @@ class Leader:
 
     # ---- what is told of the ranks
 
+    def record_in(self, files: Folder) -> None:
+        """Say in the run's folder what each rank is at, from now on and all the time."""
+        self._recorder = RankRecorder(files)
+
+    def _write(self) -> None:
+        if self._recorder is not None:
+            self._recorder.write(self.states())
+
+    def interval(self, step_s: float) -> tuple[Mapping[str, float], Straggler | None]:
+        """A log interval is over, with `step_s` seconds a step: its figures, and a straggler newly found."""
+        states = self.states()
+        self._reports_before, self._reports = self._reports, []
+        return ({}, None) if self._recorder is None else self._recorder.interval(states, step_s)
+
     def states(self) -> list[RankState]:
-        """What each rank is at, and its means over the steps since the last `begin_interval`."""
+        """What each rank is at, and its means over the steps of this log interval, or of the last one."""
         places = [self._told(place_key(rank)).split("\n") for rank in range(1, self.world_size)]
         phases = [self._told(phase_key(rank)) for rank in range(1, self.world_size)]
         own = own_place(self.group, self._device)
-        reports = self._reports
+        reports = list(self._reports or self._reports_before)
         slowest = [max(each.seconds for each in step) for step in reports]
         made = []
         for rank, (place, phase) in enumerate(zip([own.split("\n"), *places], [self._phase, *phases], strict=True)):
@@ -326,10 +342,6 @@ class Leader:
                 )
             )  # fmt: skip
         return made
-
-    def begin_interval(self) -> None:
-        """Means count from here on."""
-        self._reports.clear()
 
     def _told(self, key: str) -> str:
         with connected("the orders' store is gone"):

@@ -180,6 +180,7 @@ class Done:
 Order: TypeAlias = Build | EnterStage | Copy | SetDropout | Compile | Step | Score | Idle | Done
 
 _COUNT = whole()
+_SEED = whole(at_most=2**63 - 1)
 _FLAG = One(lambda value: isinstance(value, bool), "true or false")
 _SIZE = whole(1).or_none()
 _SHARE = number(0, 1)
@@ -205,7 +206,7 @@ _FORMS: Mapping[type, Mapping[str, Kind]] = {
     Build: {
         "device": text(40), "amp_dtype": one_of("bfloat16", "float16").or_none(), "grad_scale": _FLAG,
         "exp": text(4096), "vocab_size": whole(1, 10**9), "context_len": whole(1, 10**9),
-        "num_blocks": _SIZE, "embed_dim": _SIZE, "num_heads": _SIZE, "dropout": _SHARE, "seed": _COUNT,
+        "num_blocks": _SIZE, "embed_dim": _SIZE, "num_heads": _SIZE, "dropout": _SHARE, "seed": _SEED,
         "recompute": _FLAG, "way": one_of("forward", "hidden", "trunk"),
     },
     EnterStage: {
@@ -216,7 +217,7 @@ _FORMS: Mapping[type, Mapping[str, Kind]] = {
     SetDropout: {"before": _SHARE, "after": _SHARE},
     Compile: {"backend": _WORD, "mode": _WORD, "rows": whole(1, 1 << 20), "config": _CONFIG},
     Step: {
-        "step": _COUNT, "seed": _COUNT, "lr": number(0, 1.7e308), "want_argmax": _FLAG, "checks_weights": _FLAG,
+        "step": _COUNT, "seed": _SEED, "lr": number(0, 1.7e308), "want_argmax": _FLAG, "checks_weights": _FLAG,
         "config": _CONFIG, "num_mini_batches": whole(1, 1 << 30), "num_samples": whole(1, 1 << 30),
         "num_loss_tokens": whole(1, MAX_INT), "num_parameters": whole(1, 1 << 24),
     },
@@ -307,13 +308,18 @@ class Sender:
     `store`: of this attempt alone.
     """
 
-    def __init__(self, store: "Store", world_size: int, idle_every_s: float = IDLE_EVERY_S) -> None:
+    def __init__(
+        self, store: "Store", world_size: int, idle_every_s: float = IDLE_EVERY_S,
+        look: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
+        """`look`: called in a thread, each second or so, from the first order on to the last."""
         self._store = store
         self._sent = dict.fromkeys(range(1, world_size), 0)
         self._lock = threading.Lock()
         self._sent_at = time.monotonic()
         self._idle_every_s = idle_every_s
         self._over = threading.Event()
+        self._look = look
         self.is_awaited = False  # the others do what they were told: they need no sign
         threading.Thread(target=self._keep_in_touch, name="orders", daemon=True).start()
 
@@ -339,10 +345,10 @@ class Sender:
 
     def _keep_in_touch(self) -> None:
         while not self._over.wait(self._idle_every_s / 4):
-            if self.is_awaited or time.monotonic() - self._sent_at < self._idle_every_s:
-                continue
             try:
-                self.send_all(Idle())
+                self._look()
+                if not self.is_awaited and time.monotonic() - self._sent_at >= self._idle_every_s:
+                    self.send_all(Idle())
             except RankLostError:  # whatever is sent next says so
                 return
 

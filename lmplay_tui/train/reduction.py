@@ -69,10 +69,10 @@ def gather(report: Report, num_losses: int, num_parameters: int, device: torch.d
     losses = [*report.losses, *[0.0] * (num_losses - len(report.losses))]
     touched = [float(each) for each in report.touched] or [0.0] * num_parameters
     own = torch.tensor([*values, *losses, *touched], dtype=torch.float64, device=device)
-    everyone = torch.empty(dist.get_world_size() * len(own), dtype=torch.float64, device=device)
+    everyone = torch.empty(dist.get_world_size(), len(own), dtype=torch.float64, device=device)
     with connected("a rank is lost"):
-        dist.all_gather_into_tensor(everyone, own)
-        rows = everyone.view(-1, len(own)).tolist()
+        dist.all_gather(list(everyone.unbind()), own)
+        rows = everyone.tolist()
     return [
         Report(
             Status(int(row[0])), int(row[1]), int(row[2]), row[3], row[4], (int(row[5]) << 32) | int(row[6]),

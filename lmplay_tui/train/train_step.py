@@ -221,6 +221,7 @@ class TrainStep:
             text_shown=of_stage.text_shown,
             rows_without_sample=of_stage.rows_without_sample,
             character_accuracy=accuracy.characters,
+            reduce_s=None if state.leader is None else result.seconds.get("reduce", 0.0),
         )
 
     def count(self, run: StageRun, batch: Batch) -> None:

@@ -83,6 +83,9 @@ class Trainer:
         flops = FlopCount.of_model(state.model, state.model_args)
         peak, peak_from = peak_flops(state.device, state.precision.dtype)
         self.window = LogWindow(flops, peak, state.progress.rows, peak_from, MachineMetrics(state.device))
+        if state.leader is not None:
+            state.leader.record_in(state.run.files)
+            self.window.num_ranks, self.window.ranks = state.leader.world_size, state.leader.interval
         self.watch = Watch()
         interval = accuracy_interval(flops, state.device.type)
         options = state.settings.for_run()
