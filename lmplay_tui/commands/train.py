@@ -5,6 +5,7 @@ import gc
 import math
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -29,6 +30,7 @@ from lmplay_tui.text import one_line, printable
 from lmplay_tui.train.process_group import Place, ProcessGroup, leave, place_of, processes_of, settle
 
 AT_ONCE_WITHIN_S = 5.0
+ORPHAN_STAYS_S = 10.0  # rank 0 may be of another machine, where nothing has happened
 SHOWN_CHARACTERS = 400  # of a prompt, a truth, a prediction, where no terminal's width says how many
 NARROW = 100  # cells; a terminal with fewer gets the figures of a line closer together
 
@@ -138,11 +140,13 @@ def _follow(launch: Launch, place: Place) -> int:
 
 
 def _leave_signals_to_rank_0(group: ProcessGroup) -> None:
-    """It alone decides, so that all leave at one step. One whose torchrun is no more must not be left behind."""
+    """It alone decides, so that all leave at one step. One whose torchrun is no more waits for that, but not long."""
 
     def pass_over(_: int, frame: FrameType | None) -> None:
         if group.agent is None and group.is_orphan:
-            os._exit(EXIT_TRAINING)
+            leaving = threading.Timer(ORPHAN_STAYS_S, leave, [EXIT_TRAINING])
+            leaving.daemon = True
+            leaving.start()
 
     for caught in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(caught, pass_over)

@@ -158,8 +158,6 @@ def check_kills(whole: Path, times: int, count, seed: int) -> None:
         kills.train(folder)
         assert_as_undisturbed(whole, folder)
     said = ", ".join(f"{what} {often}" for what, often in sorted(kills.fell.items()))
-    count(
-        f"kill -9 of ranks and agents: {times} in {number} runs; training again after {kills.slowest_s:.1f} s at most"
-    )
+    count(f"kill -9 of ranks and agents: {times} in {number} runs; training again after {kills.slowest_s:.1f} s")
     count(f"kill -9 of ranks and agents: {said}")
     assert kills.slowest_s < TRAINS_AGAIN_WITHIN_S

@@ -107,8 +107,8 @@ def processes_of(run: RunFolder) -> list[psutil.Process]:
     return found
 
 
-def assert_no_orphan(run: RunFolder) -> None:
-    deadline = time.monotonic() + ORPHANS_WITHIN_S
+def assert_no_orphan(run: RunFolder, within_s: float = ORPHANS_WITHIN_S) -> None:
+    deadline = time.monotonic() + within_s
     while (left := processes_of(run)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not left, left
