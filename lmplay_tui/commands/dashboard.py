@@ -14,7 +14,6 @@ from typing import NoReturn
 
 from lmplay_tui.errors import EXIT_BUG, EXIT_OK, UserError
 from lmplay_tui.options import Launch, TrainOptions
-from lmplay_tui.train.process_group import place_of
 
 WAITS_S = 2.0  # for the preflight, behind the imports of the screen
 _SCREEN_IN_PARTS = (
@@ -141,6 +140,9 @@ def wants_dashboard(options: TrainOptions) -> bool:
         return False
     if options.exp == "list" or options.describe or options.save_datasets:
         return False
-    if place_of(os.environ) is not None:  # one of several processes that torchrun or srun has started
-        return False
+    if os.environ.keys() & {"RANK", "SLURM_PROCID"}:
+        from lmplay_tui.train.process_group import place_of  # not for the first frame of all others
+
+        if place_of(os.environ) is not None:  # one of several that torchrun or srun has started: none has the screen
+            return False
     return sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"

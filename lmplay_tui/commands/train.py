@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import date, datetime, tzinfo
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lmplay_tui.command_line import add_options, checked_options, new_parser, read_line
 from lmplay_tui.commands.columns import cells_in, cut, line_width
@@ -27,7 +27,9 @@ from lmplay_tui.run.journal import encode, number
 from lmplay_tui.run.metric_names import OF_STEPS
 from lmplay_tui.run.sentences import sentence_of, sentences_of
 from lmplay_tui.text import one_line, printable
-from lmplay_tui.train.process_group import Place, ProcessGroup, leave, place_of, processes_of, settle
+
+if TYPE_CHECKING:
+    from lmplay_tui.train.process_group import Place, ProcessGroup
 
 AT_ONCE_WITHIN_S = 5.0
 ORPHAN_STAYS_S = 10.0  # rank 0 may be of another machine, where nothing has happened
@@ -81,6 +83,8 @@ def run_headless(launch: Launch) -> int:
         return _describe(launch)
     if options.save_datasets:
         return _save_datasets(options)
+    from lmplay_tui.train.process_group import leave, place_of, settle
+
     place = place_of(os.environ)
     if place is not None:
         if options.nproc != 1 and place.agent is None:
@@ -98,7 +102,7 @@ def _zone(options: TrainOptions) -> tzinfo | None:
     return time_zone(options.tz) if options.tz is not None else None
 
 
-def _train_and_print(launch: Launch, place: Place | None = None) -> int:
+def _train_and_print(launch: Launch, place: "Place | None" = None) -> int:
     """Train in this process, as rank 0 where it is one of several; gives the exit status."""
     options, controls = launch.options, Controls()
     zone = _zone(options)
@@ -116,6 +120,8 @@ def _train_together(launch: Launch) -> int:
 
     if problems := problems_of(launch):
         raise UserError("\n".join(problems))
+    from lmplay_tui.train.process_group import processes_of
+
     count = processes_of(launch.options)
     if count == 1:
         print("--nproc auto: one process, as this machine has no more than one CUDA device for it", flush=True)
@@ -127,8 +133,10 @@ def _train_together(launch: Launch) -> int:
         return train_together(launch, count, (lambda _: None) if quiet else printer.say, quiet=quiet)
 
 
-def _follow(launch: Launch, place: Place) -> int:
+def _follow(launch: Launch, place: "Place") -> int:
     """Compute what rank 0 says, until it says that this is over; gives the exit status."""
+    from lmplay_tui.train.process_group import ProcessGroup
+
     group = ProcessGroup.of_environment(launch.options.device)
     assert group is not None
     _leave_signals_to_rank_0(group)
@@ -139,8 +147,10 @@ def _follow(launch: Launch, place: Place) -> int:
     return status
 
 
-def _leave_signals_to_rank_0(group: ProcessGroup) -> None:
+def _leave_signals_to_rank_0(group: "ProcessGroup") -> None:
     """It alone decides, so that all leave at one step. One whose torchrun is no more waits for that, but not long."""
+
+    from lmplay_tui.train.process_group import leave
 
     def pass_over(_: int, frame: FrameType | None) -> None:
         if group.agent is None and group.is_orphan:
@@ -152,7 +162,7 @@ def _leave_signals_to_rank_0(group: ProcessGroup) -> None:
         signal.signal(caught, pass_over)
 
 
-def _train(launch: Launch, controls: Controls, out: Lines, zone: tzinfo | None, place: Place | None = None) -> int:
+def _train(launch: Launch, controls: Controls, out: Lines, zone: tzinfo | None, place: "Place | None" = None) -> int:
     """Train and print, clock times too where a `zone` for them was given; gives the exit status."""
     agent = None if place is None else place.agent
     quiet = LOCK_FROM in os.environ if agent is None else agent.quiet  # handed over: the log has every line already
@@ -165,6 +175,7 @@ def _train(launch: Launch, controls: Controls, out: Lines, zone: tzinfo | None, 
             printer.say(events.RunFailed("\n".join(problems), EXIT_USAGE, 0, None))
             return EXIT_USAGE
         from lmplay_tui.train.launch import draw_pictures, exit_status, goes_on_anew, run_events
+        from lmplay_tui.train.process_group import ProcessGroup
 
         last: events.Event | None = None
         say = (lambda _: None) if quiet else printer.say
@@ -184,7 +195,7 @@ def _train(launch: Launch, controls: Controls, out: Lines, zone: tzinfo | None, 
     return EXIT_TRAINING if goes_on_anew(last, group) else exit_status(last)
 
 
-def _as_before(launch: Launch, place: Place | None) -> Launch:
+def _as_before(launch: Launch, place: "Place | None") -> Launch:
     """The start that our agent goes on with: after a save without what that remembers."""
     if place is None or place.agent is None:
         return launch

@@ -183,6 +183,7 @@ def test_a_torchrun_that_is_killed_leaves_no_process(model: Path) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.enable_socket
 def test_two_machines_of_which_one_is_lost(model: Path) -> None:
     """Two torchruns with one rendezvous, one of them killed: the other ends by itself, and a new start goes on."""
     with socket.create_server(("127.0.0.1", 0)) as free:
