@@ -109,7 +109,8 @@ def _train_and_print(launch: Launch, place: "Place | None" = None) -> int:
     goes_on = options.on_hangup == "continue" or signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     catch_signals(controls, stop_on_hangup=not goes_on)
     # Before torch comes, which takes a second: a stop that is asked for in that time is heeded too.
-    with Lines(None if goes_on else lambda: controls.send(Stop(reason="standard output is closed"))) as out:
+    on_reader_gone = None if goes_on else lambda: controls.send(Stop(reason="standard output is closed"))
+    with Lines(on_reader_gone, ascii_only=options.ascii) as out:
         return _train(launch, controls, out, zone, place)
 
 
@@ -128,7 +129,7 @@ def _train_together(launch: Launch) -> int:
         return _train_and_print(launch)
     from lmplay_tui.train.agent import train_together
 
-    with Lines(None) as out:
+    with Lines(None, ascii_only=launch.options.ascii) as out:
         printer = JsonLines(out) if launch.options.json_lines else Headless(out, launch.options, _zone(launch.options))
         return train_together(launch, count, (lambda _: None) if quiet else printer.say, quiet=quiet)
 

@@ -86,7 +86,7 @@ def train_together(
 
 def _command(run: RunFolder, launch: Launch) -> list[str]:
     """Of each of the processes: the same start, headless, with what says how the run is printed."""
-    of_process = ("json_lines", "on_hangup")
+    of_process = ("json_lines", "on_hangup", "ascii")
     left_out = [name for name in launch.line if OPTIONS[name].part is Part.PROCESS and name not in of_process]
     line = launch.without(*left_out, "model").line
     return own_command("lmplay_tui.cli", *command_words({"model": str(run.model), **line, "headless": True}))

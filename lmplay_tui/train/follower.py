@@ -47,6 +47,7 @@ from lmplay_tui.train.reduction import (
     argmax_key,
     checksum_of,
     collective_device,
+    drifted_ranks,
     drop_key,
     error_key,
     own_place,
@@ -219,7 +220,8 @@ class _Follower:
             ),
             order.num_mini_batches, order.num_parameters,
         )  # fmt: skip
-        if any(report.status is not Status.OK for report in reports):
+        has_drifted = order.checks_weights and bool(drifted_ranks(reports))  # rank 0 says so, and ends the run
+        if has_drifted or any(report.status is not Status.OK for report in reports):
             for parameter in parameters:
                 parameter.grad = None
             if computed is not None and order.want_argmax:

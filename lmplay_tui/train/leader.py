@@ -46,6 +46,7 @@ from lmplay_tui.train.reduction import (
     argmax_key,
     checksum_of,
     collective_device,
+    drifted_ranks,
     drop_key,
     error_key,
     own_place,
@@ -85,7 +86,8 @@ class Leader:
     # ---- what all have alike
 
     def build(self, precision: Precision, model_args: Mapping[str, Any], options: TrainOptions, way: str) -> None:
-        """The others build the model."""
+        """The others build the model; they take its weights when a stage begins."""
+        self._has_copied = False
         self._device = precision.device
         self._shares = Shares(self.group, precision.device)
         dtype = None if precision.dtype is None else str(precision.dtype).removeprefix("torch.")
@@ -193,8 +195,13 @@ class Leader:
                 batch.num_mini_batches, len(parameters),
             )  # fmt: skip
             self._raise_for(reports)
-            if checks_weights:
-                _raise_for_drift(reports, step)
+            if checks_weights and (drifted := drifted_ranks(reports)):
+                names = ", ".join(map(str, drifted))
+                raise DriftedError(
+                    f"behind step {step}: the weights of rank {names} are not those of the others, with which they "
+                    "were equal bit by bit: memory or a library computes wrongly there; nothing more is saved, the "
+                    "last checkpoint is intact"
+                )
             self._phase = "reduction"
             sum_gradients(parameters, touched_by_any(reports))
             clock.mark("reduce")
@@ -349,19 +356,6 @@ class Leader:
             return bytes(self._store.get(key)).decode("utf-8", "replace") if self._store.check([key]) else ""
         except RuntimeError:
             return ""
-
-
-def _raise_for_drift(reports: Sequence[Report], step: int) -> None:
-    """Name the ranks whose weights are not those of the most, rank 0's where there are as many of each."""
-    sums = [report.checksum for report in reports]
-    usual = max(sums, key=lambda each: (sums.count(each), each == sums[0]))
-    drifted = [str(rank) for rank, each in enumerate(sums) if each != usual]
-    if drifted:
-        raise DriftedError(
-            f"behind step {step}: the weights of rank {', '.join(drifted)} are not those of the others, with which "
-            "they were equal bit by bit: memory or a library computes wrongly there; nothing more is saved, the last "
-            "checkpoint is intact"
-        )
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -146,6 +146,13 @@ def checksum_of(model: nn.Module) -> int:
     return total
 
 
+def drifted_ranks(reports: Sequence[Report]) -> list[int]:
+    """The ranks whose weights are not those of the most, or of rank 0 where there are as many of each."""
+    sums = [report.checksum for report in reports]
+    usual = max(sums, key=lambda each: (sums.count(each), each == sums[0]))
+    return [rank for rank, each in enumerate(sums) if each != usual]
+
+
 _WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.int64}
 
 

@@ -72,17 +72,22 @@ def train_together(
     world_size: int, launch: Launch, controls: Callable[[], Controls] = Controls,
     act: Callable[[Event, Controls], None] = lambda *_: None, **how: Any,
 ) -> list[Event]:  # fmt: skip
-    """The events of a run by so many processes. `act`: called on rank 0 with each event."""
+    """The events of a run by so many processes, in this one if it is one. `act`: called on rank 0 with each event."""
 
     def work(group: ProcessGroup) -> Any:
         if group.rank:
             return follow(group)
+        return trained(group)
+
+    def trained(group: ProcessGroup | None) -> list[Event]:
         events, own = [], controls()
         for event in run_events(launch, own, group=group):
             events.append(event)
             act(event, own)
         return events
 
+    if world_size == 1:
+        return trained(None)
     results = together(world_size, work, **how)
     assert isinstance(results[0], list), "rank 0 has failed"
     assert results[1:] == [0] * (world_size - 1), "each of the others ends well"

@@ -287,7 +287,8 @@ class Dashboard(Screen[None]):
         else:
             log = max(min(self._cells[1] // 5, 9), 6)
             right = height - stages - log  # predictions above the system, which gets what they can spare
-            rows = f"{stages} 1fr {min(max(right - 12, 4), 12)} {log}"
+            wanted, left = (12, 12) if view.ranks is None else (14, 10)  # a line each for eight ranks
+            rows = f"{stages} 1fr {min(max(right - left, 4), wanted)} {log}"
         if rows != self._rows_now:
             self._rows_now = rows
             body.styles.grid_rows = rows
