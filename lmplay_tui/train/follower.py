@@ -206,13 +206,13 @@ class _Follower:
                 self._tell_argmax(argmax, result.argmax_N)
             return result, losses, checksum
 
-        self._tell(phase_key(self._group.rank), "computing")
+        self._is_at("computing")
         status, computed, seconds = self._shares.compute(work)
         self._tell_problem(status)
         result, losses, checksum = (StepResult(), [], 0) if computed is None else computed
         parameters = [] if self._replica is None else list(self._replica.model.parameters())
         touched = [parameter.grad is not None for parameter in parameters]
-        self._tell(phase_key(self._group.rank), "waiting")
+        self._is_at("waiting")
         reports = self._shares.report(
             Report(
                 status, result.num_tokens, result.num_positions, seconds, checksum=checksum, losses=losses,
@@ -246,10 +246,10 @@ class _Follower:
             self._tell_argmax(argmax, torch.tensor(tokens, dtype=torch.int64))
             return [loss for loss, _ in scored]
 
-        self._tell(phase_key(self._group.rank), "scoring")
+        self._is_at("scoring")
         status, computed, seconds = self._shares.compute(work)
         self._tell_problem(status)
-        self._tell(phase_key(self._group.rank), "waiting")
+        self._is_at("waiting")
         report = Report(status, seconds=seconds, losses=computed or [])
         reports = self._shares.report(report, order.num_mini_batches, 0)
         if computed is not None and any(each.status is not Status.OK for each in reports):
@@ -278,6 +278,9 @@ class _Follower:
     def _tell(self, key: str, value: str) -> None:
         with connected("the orders' store is gone"):
             self._store.set(key, value)
+
+    def _is_at(self, phase: str) -> None:
+        self._tell(phase_key(self._group.rank), f"{self._shares.turn}\n{phase}")
 
     def _tell_argmax(self, key: str, argmax_N: Tensor | None) -> None:
         tokens = np.zeros(0, dtype="<i4") if argmax_N is None else argmax_N.numpy().astype("<i4")

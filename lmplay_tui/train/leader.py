@@ -4,9 +4,10 @@ Mini-batches go to the ranks by their numbers, which are those that one process 
 i-th to rank i mod W. What is summed is summed in the order of the numbers, or has the same bits on every rank.
 """
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -37,7 +38,7 @@ from lmplay_tui.train.orders import (
     Step,
     connected,
 )
-from lmplay_tui.train.process_group import ProcessGroup
+from lmplay_tui.train.process_group import ProcessGroup, RankLostError
 from lmplay_tui.train.reduction import (
     MOST_SAID,
     Report,
@@ -57,6 +58,8 @@ from lmplay_tui.train.reduction import (
     take_from_rank_0,
     touched_by_any,
 )
+
+AT_WORK = ("computing", "scoring")
 
 
 class Leader:
@@ -173,20 +176,18 @@ class Leader:
         self._step, self._phase = step + 1, "computing"
         clock = gradients.clock
 
-        def own() -> tuple[StepResult, list[float]]:
+        def own() -> tuple[StepResult, list[float], int]:
+            checksum = checksum_of(gradients.model) if checks_weights else 0
             result = gradients.accumulate_share(
                 parts[0], config, should_stop, want_argmax=want_argmax, begin_mini_batch=begin_mini_batch
             )
-            return result, gradients.losses_of(result)
+            return result, gradients.losses_of(result), checksum
 
-        self._sender.is_awaited = True
-        try:
+        with self._awaited():
             self._sender.send(lambda rank: replace(order, samples=Samples.of(parts[rank].mini_batches)))
-            checksum = checksum_of(gradients.model) if checks_weights else 0
             status, computed, seconds = self._shares.compute(own)
-            result, losses = (StepResult(), []) if computed is None else computed
+            result, losses, checksum = (StepResult(), [], 0) if computed is None else computed
             clock.mark()
-            self._phase = "waiting"
             reports = self._share_report(
                 Report(
                     status, result.num_tokens, result.num_positions, seconds, checksum=checksum, losses=losses,
@@ -205,8 +206,6 @@ class Leader:
             self._phase = "reduction"
             sum_gradients(parameters, touched_by_any(reports))
             clock.mark("reduce")
-        finally:
-            self._sender.is_awaited = False
         self._phase = "update"
         self._reports.append(reports)
         merged = self._merged(result, parts, config, want_argmax=want_argmax)
@@ -215,9 +214,41 @@ class Leader:
         merged.loss_on_device = self._shares.total(reports, batch.num_mini_batches)
         return merged
 
+    @contextlib.contextmanager
+    def _awaited(self) -> Iterator[None]:
+        """The others have an order to carry out with this process. Raises `RankLostError` with their names."""
+        self._sender.is_awaited = True
+        try:
+            yield
+        except RankLostError as error:
+            gone = self.group.ended()
+            what = f"{', '.join(gone)} has ended" if gone else self.behind()
+            raise RankLostError(f"{error}: {what}" if what else str(error)) from error
+        finally:
+            self._sender.is_awaited = False
+
+    def behind(self) -> str:
+        """The ranks that have not done their share yet, in words; empty: all wait for each other, or none is known."""
+        turn = 0 if self._shares is None else self._shares.turn
+        with contextlib.suppress(RankLostError):
+            late = [
+                state
+                for state in self.states()
+                if state.phase in AT_WORK or (state.rank and self._told(phase_key(state.rank)) != f"{turn}\nwaiting")
+            ]
+            said = [
+                f"rank {each.rank} ({one_line(each.host, 60)}, {one_line(each.device, 20)}) is still "
+                + (each.phase if each.phase in AT_WORK else "to begin")
+                for each in late
+            ]
+            if len(late) < self.world_size:
+                return ", ".join(said)
+        return ""
+
     def _share_report(self, report: Report, num_mini_batches: int, num_parameters: int) -> list[Report]:
         """Report; where this process has nothing to go on with, the others are told to drop theirs."""
         assert self._shares is not None
+        self._phase = "waiting"
         key = drop_key(self._shares.turn)
         if report.status is not Status.OK:
             with connected("the orders' store is gone"):
@@ -292,15 +323,12 @@ class Leader:
         count = len(mini_batches)
         parts = [{i: mini_batches[i] for i in range(rank, count, self.world_size)} for rank in range(self.world_size)]
         self._phase = "scoring"
-        self._sender.is_awaited = True
-        try:
+        with self._awaited():
             self._sender.send(lambda rank: Score(count, Samples.of(parts[rank])))
             status, computed, seconds = self._shares.compute(lambda: compute(parts[0].values()))
             own = computed or []
             reports = self._share_report(Report(status, seconds=seconds, losses=[loss for loss, _ in own]), count, 0)
             self._raise_for(reports)
-        finally:
-            self._sender.is_awaited = False
         losses = self._shares.losses_in_order(reports, count)
         tokens = {i: argmax for i, (_, argmax) in zip(parts[0], own, strict=True)}
         for rank in range(1, self.world_size):
@@ -331,7 +359,7 @@ class Leader:
     def states(self) -> list[RankState]:
         """What each rank is at, and its means over the steps of this log interval, or of the last one."""
         places = [self._told(place_key(rank)).split("\n") for rank in range(1, self.world_size)]
-        phases = [self._told(phase_key(rank)) for rank in range(1, self.world_size)]
+        phases = [self._told(phase_key(rank)).partition("\n")[2] for rank in range(1, self.world_size)]
         own = own_place(self.group, self._device)
         reports = list(self._reports or self._reports_before)
         slowest = [max(each.seconds for each in step) for step in reports]
@@ -345,7 +373,7 @@ class Leader:
                     step=self._step, compute_s=_mean([each.seconds for each in mine]),
                     wait_s=_mean([most - each.seconds for most, each in zip(slowest, mine, strict=True)]),
                     tokens=_mean([float(each.num_positions) for each in mine]),
-                    memory_bytes=mine[-1].memory_bytes if mine else math.nan,
+                    **(dataclasses.asdict(mine[-1].use) if mine else {}),
                 )
             )  # fmt: skip
         return made

@@ -7,6 +7,7 @@ could do is what these fields say.
 
 import contextlib
 import json
+import re
 import struct
 import threading
 import time
@@ -288,13 +289,19 @@ def _parts(data: bytes) -> tuple[dict[str, Any], bytes]:
     return header, data[begin + length :]
 
 
+def said_by_torch(error: Exception) -> str:
+    """What it says of a connection, without the place in its own source and without advice."""
+    said = re.sub(r"^\[[^\]]*\]\s*", "", str(error)).partition(". This is")[0]
+    return one_line(said, 300)
+
+
 @contextlib.contextmanager
 def connected(what: str) -> Iterator[None]:
     """Raises `RankLostError` where the store or the group does not answer any more."""
     try:
         yield
     except RuntimeError as error:  # torch's errors of stores and of collectives are of this kind
-        raise RankLostError(f"{what}: {one_line(error, 300)}") from error
+        raise RankLostError(f"{what} ({said_by_torch(error)})") from error
 
 
 def set_bytes(store: "Store", key: str, value: bytes) -> None:
@@ -325,9 +332,11 @@ class Sender:
 
     def send(self, order_of: Callable[[int], Order]) -> None:
         """Send each of the others its order. Raises `RankLostError`."""
+        # All of them first: none has an order to carry out with the others that these never got.
+        encoded = {rank: encode(order_of(rank)) for rank in self._sent}
         with self._lock, connected("the orders' store is gone"):
-            for rank in self._sent:
-                self._send(rank, encode(order_of(rank)))
+            for rank, data in encoded.items():
+                self._send(rank, data)
 
     def send_all(self, order: Order) -> None:
         """Send all of them the same."""
@@ -388,11 +397,11 @@ class Receiver:
         try:
             self._store.wait([key], min(_SLICE, timedelta(seconds=self._silent_s)))
         except dist.DistNetworkError as error:
-            raise RankLostError(f"rank 0 is gone: {one_line(error, 300)}") from error
+            raise RankLostError(f"rank 0 is gone ({said_by_torch(error)})") from error
         except dist.DistStoreError:  # nothing has come in this time
             return False
         except RuntimeError as error:
-            raise RankLostError(f"the orders' store is gone: {one_line(error, 300)}") from error
+            raise RankLostError(f"the orders' store is gone ({said_by_torch(error)})") from error
         return True
 
     def _take(self, key: str) -> bytes:

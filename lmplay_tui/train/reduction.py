@@ -9,23 +9,24 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, field, replace
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from lmplay_tui.errors import TrainingError
 from lmplay_tui.run.controls import StopRequested
 from lmplay_tui.text import one_line
-from lmplay_tui.train.device import give_memory_back, is_out_of_memory, memory_in_use
+from lmplay_tui.train.device import DeviceMeter, DeviceUse, fits, give_memory_back, is_out_of_memory, numbered_device
 from lmplay_tui.train.orders import connected
 from lmplay_tui.train.process_group import ProcessGroup
 
 Computed = TypeVar("Computed")
 MOST_SAID = 4000  # characters of another rank's error
 BUCKET_BYTES = 25 << 20
-_HEADER = 7
+_HEADER = 10
 
 
 class Status(enum.IntEnum):
@@ -49,7 +50,7 @@ class Report:
     num_tokens: int = 0
     num_positions: int = 0
     seconds: float = 0.0
-    memory_bytes: float = 0.0
+    use: DeviceUse = field(default_factory=DeviceUse)
     checksum: int = 0
     losses: Sequence[float] = ()
     touched: Sequence[bool] = ()
@@ -64,7 +65,7 @@ def gather(report: Report, num_losses: int, num_parameters: int, device: torch.d
     """Each rank's report. `num_losses`: room for those of the rank with the most. Raises `RankLostError`."""
     values = [
         float(report.status), float(report.num_tokens), float(report.num_positions), report.seconds,
-        report.memory_bytes, float(report.checksum >> 32), float(report.checksum & 0xFFFFFFFF),
+        float(report.checksum >> 32), float(report.checksum & 0xFFFFFFFF), *astuple(report.use),
     ]  # fmt: skip
     losses = [*report.losses, *[0.0] * (num_losses - len(report.losses))]
     touched = [float(each) for each in report.touched] or [0.0] * num_parameters
@@ -75,7 +76,8 @@ def gather(report: Report, num_losses: int, num_parameters: int, device: torch.d
         rows = everyone.tolist()
     return [
         Report(
-            Status(int(row[0])), int(row[1]), int(row[2]), row[3], row[4], (int(row[5]) << 32) | int(row[6]),
+            Status(int(row[0])), int(row[1]), int(row[2]), row[3], DeviceUse(*row[6:_HEADER]),
+            (int(row[4]) << 32) | int(row[5]),
             row[_HEADER : _HEADER + num_losses], [each != 0.0 for each in row[_HEADER + num_losses :]],
         )
         for row in rows
@@ -90,13 +92,17 @@ def touched_by_any(reports: Sequence[Report]) -> list[bool]:
 def sum_gradients(parameters: Sequence[nn.Parameter], touched: Sequence[bool]) -> None:
     """Each parameter's `grad` becomes the sum of all ranks'; None stays where no rank has one, as `touched` says.
 
-    Every rank has the same bits afterwards. Raises `RankLostError`.
+    Every rank has the same bits afterwards. Raises `RankLostError`, and `TrainingError` where memory lacks: the others
+    wait for this rank then, so that nothing can be tried again.
     """
     summed = [parameter for parameter, is_touched in zip(parameters, touched, strict=True) if is_touched]
     under_way = []
     with connected("a rank is lost"):
         for bucket in _buckets(summed):
-            flat = torch.cat([_gradient(parameter).flatten() for parameter in bucket])
+            fitted, flat = fits(lambda: torch.cat([_gradient(each).flatten() for each in bucket]))  # noqa: B023
+            if not fitted:
+                raise TrainingError("no memory for the sum of the gradients; try a smaller model or mini-batch")
+            assert flat is not None
             under_way.append((bucket, flat, dist.all_reduce(flat, async_op=True)))
         for bucket, flat, work in under_way:
             assert work is not None
@@ -172,7 +178,7 @@ def error_key(rank: int) -> str:
 
 
 def phase_key(rank: int) -> str:
-    """What a rank is at, in a word."""
+    """How many shares a rank has done, and what it is at, in a word; by lines."""
     return f"phase/{rank}"
 
 
@@ -191,7 +197,7 @@ def replicated(
 
 def own_place(group: ProcessGroup, device: torch.device) -> str:
     """This process's host, device and number, by lines."""
-    return f"{group.host}\n{device}\n{os.getpid()}"
+    return f"{group.host}\n{numbered_device(device, os.environ.get('CUDA_VISIBLE_DEVICES', ''))}\n{os.getpid()}"
 
 
 def said_of(error: BaseException) -> str:
@@ -207,6 +213,7 @@ class Shares:
     def __init__(self, group: ProcessGroup, device: torch.device) -> None:
         self._group = group
         self._device = device
+        self._meter = DeviceMeter(device)
         self.turn = 0
         self.problem: Exception | None = None  # of this process's share
 
@@ -232,8 +239,7 @@ class Shares:
         most = -(-num_mini_batches // self._group.world_size)
         self.turn += 1
         return gather(
-            replace(report, memory_bytes=memory_in_use(self._device)), most, num_parameters,
-            collective_device(self._device),
+            replace(report, use=self._meter()), most, num_parameters, collective_device(self._device)
         )  # fmt: skip
 
     def losses_in_order(self, reports: Sequence[Report], num_mini_batches: int) -> list[float]:

@@ -86,7 +86,7 @@ class Trainer:
         if state.leader is not None:
             state.leader.record_in(state.run.files)
             self.window.num_ranks, self.window.ranks = state.leader.world_size, state.leader.interval
-        self.watch = Watch()
+        self.watch = Watch() if state.leader is None else Watch(behind=state.leader.behind)
         interval = accuracy_interval(flops, state.device.type)
         options = state.settings.for_run()
         how = (options.compile_backend, options.compile_mode, state.device)

@@ -80,8 +80,9 @@ def train_together(
         return trained(group)
 
     def trained(group: ProcessGroup | None) -> list[Event]:
-        events, own = [], controls()
-        for event in run_events(launch, own, group=group):
+        events: list[Event] = []
+        own = controls()
+        for event in run_events(launch, own, events.append, group):
             events.append(event)
             act(event, own)
         return events

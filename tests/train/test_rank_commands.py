@@ -1,6 +1,7 @@
 """Whatever is asked of a run of several processes happens as with one: same events, same answers, same run."""
 
 import json
+import socket
 import threading
 import time
 from collections import Counter
@@ -34,9 +35,11 @@ from lmplay_tui.run.events import (
 )
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.run.ranks import read_ranks
+from lmplay_tui.train.alerts import Unusual, Watch
 from lmplay_tui.train.checkpoint import load_checkpoint, write_checkpoint
 from lmplay_tui.train.follower import follow
 from lmplay_tui.train.launch import run_events
+from lmplay_tui.train.process_group import ProcessGroup
 from tests.train.ranks import Ranks, train_together
 from tests.train.runs import (
     PLAN,
@@ -153,7 +156,8 @@ def in_rank(rank: int) -> bool:
     return dist.is_initialized() and dist.get_rank() == rank
 
 
-@pytest.mark.parametrize("rank", [1, pytest.param(0, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("rank", [0, 1])
 def test_memory_that_lacks_on_one_rank_makes_the_mini_batches_of_all_smaller(place, seams, rank):
     plan = write_plan(place, SHORT.replace("dropout = 0.1", "dropout = 0"))
     options = {"training_plan": plan, "mini_batch_size": 2}
@@ -252,6 +256,43 @@ def test_a_rank_that_is_killed_ends_the_run_with_what_is_done_saved(place):
 
 
 @pytest.mark.long
+def test_a_rank_that_hangs_is_named_while_it_does_and_ends_the_run_in_bounded_time(place, seams):
+    """It stands still in its share: rank 0 says whom it waits for, and after the collectives' time that it is lost."""
+    plan = write_plan(place)
+    seen = []
+
+    def look(samples: list, **_: Any) -> None:
+        seen.append(1)
+        if in_rank(1) and len(seen) > 8:
+            time.sleep(1000)
+
+    seams.watch("pack", look)
+    seams.put("watch", lambda **how: Watch(Unusual(stall_s=0.3), look_every_s=0.02, **how))
+    results = together_until_rank_0_ends(plan, timeout_s=4.0)
+    end = last(results)
+    assert isinstance(end, RunFailed) and end.exit_code == EXIT_TRAINING, end
+    named = f"rank 1 ({socket.gethostname()}, cpu) is still computing"
+    assert "a rank is lost" in end.message and named in end.message
+    assert [e for e in of(LogLine, results) if "has not ended" in e.message and named in e.message]
+    steps = len(of(StepDone, results))
+    assert load_checkpoint(Path("m.lmp"))["runner"]["state"]["progress"]["step"] == steps > 0
+
+
+def together_until_rank_0_ends(plan: str, **how: Any) -> list[Event]:
+    """The events of rank 0 of two; the other is killed then."""
+
+    def work(group: ProcessGroup) -> Any:
+        if group.rank:
+            return follow(group)
+        events: list[Event] = []
+        events += run_events(given(training_plan=plan, model="m.lmp"), Controls(), events.append, group)
+        return events
+
+    with Ranks(2, work, **how) as ranks:
+        return next(ranks.children[0].reports())
+
+
+@pytest.mark.long
 def test_a_checkpoint_of_before_goes_on_with_several_processes(place):
     """Its one sequence of random numbers cannot be several processes': from there on each mini-batch has its own."""
     plan = write_plan(place)
@@ -284,6 +325,7 @@ def test_what_ranks_do_is_in_the_runs_folder_and_its_metrics(place):
         (0, "cpu", True, True), (1, "cpu", True, True),
     ]  # fmt: skip
     assert json.dumps([r.phase for r in ranks.ranks])
+    assert all(0 < r.memory_bytes < r.memory_total for r in ranks.ranks)
 
 
 @pytest.mark.long
