@@ -167,12 +167,15 @@ class RankRecorder:
         self._watch = StragglerWatch()
         self._straggler: Straggler | None = None
 
-    def write(self, ranks: Iterable[RankState]) -> bool:
-        """Replace the file, unless that was less than two seconds ago; whether it has been."""
+    def write(self, ranks_now: Callable[[], Iterable[RankState]]) -> bool:
+        """Replace the file, unless that was less than two seconds ago; whether it has been.
+
+        `ranks_now`: asked only then. What it raises is raised.
+        """
         now = self._clock()
         if now - self._written_at < WRITE_EVERY_S:
             return False
-        self._written_at = now
+        self._written_at, ranks = now, ranks_now()
         record = {
             "time": time.time(), "pid": os.getpid(), "host": socket.gethostname(),
             "straggler": None if self._straggler is None else asdict(self._straggler),

@@ -23,11 +23,10 @@ from types import FrameType
 import psutil
 
 from lmplay_tui.errors import EXIT_LEFT_AT_ONCE, EXIT_TRAINING
-from lmplay_tui.formats import format_duration
 from lmplay_tui.options import OPTIONS, Launch, Part, command_words
 from lmplay_tui.process import own_command, own_environment
 from lmplay_tui.run.control_files import leave_command
-from lmplay_tui.run.controls import SaveNow, Stop
+from lmplay_tui.run.controls import Pause, SaveNow, Stop
 from lmplay_tui.run.events import Event, RunFailed, Warned
 from lmplay_tui.run.folder import RunFolder, RunLock, saved_status
 from lmplay_tui.run.notify import NOTIFY_URL
@@ -38,6 +37,7 @@ from lmplay_tui.train.process_group import Agent
 
 AT_ONCE_WITHIN_S = 5.0  # of a first Ctrl+C: a second one
 SAVES_WITHIN_S = 300  # rank 0, when another is lost
+HOUR_S = 3600.0
 WATCHES_EVERY_S = 0.05
 FOLLOWS_WITHIN_S = 10.0  # the others, when rank 0 has ended: they have nothing to save
 
@@ -61,13 +61,17 @@ def train_together(
 
     def told_lost(lost: list[Loss]) -> bool:
         what = ", ".join(str(loss) for loss in lost)
-        saved = saved_status(run).checkpoint
+        status = saved_status(run)
+        saved = status.checkpoint
         step = 0 if saved is None or not run.model.exists() else saved.step
         if limit.allows_one_more():
-            times = f"{limit.count} of at most {limit.most} times in {format_duration(limit.seconds)}"
-            tell(Warned(f"{what}; all {count} processes start again from step {step:,}, {times}", step))
+            if status.state == "paused":  # no checkpoint knows it
+                with contextlib.suppress(OSError):
+                    leave_command(run, Pause(id=f"{0:020d}-pause"))
+            again = f"restart {limit.count} of at most {limit.most} in an hour"
+            tell(Warned(f"{what}; all {count} processes start again from step {step:,}: {again}", step))
             return True
-        said = f"{what}; not started again: that was done {limit.most} times in {format_duration(limit.seconds)}"
+        said = f"{what}; not started again: that was done {limit.most} times in the last hour; see {one_line(run.log)}"
         tell(RunFailed(said, EXIT_TRAINING, step, str(run.model) if run.model.exists() else None))
         return False
 
@@ -82,7 +86,7 @@ def train_together(
 
 def _command(run: RunFolder, launch: Launch) -> list[str]:
     """Of each of the processes: the same start, headless, with what says how the run is printed."""
-    of_process = ("json_lines", "on_hangup")
+    of_process = ("json_lines", "on_hangup", "ascii")
     left_out = [name for name in launch.line if OPTIONS[name].part is Part.PROCESS and name not in of_process]
     line = launch.without(*left_out, "model").line
     return own_command("lmplay_tui.cli", *command_words({"model": str(run.model), **line, "headless": True}))
@@ -90,17 +94,16 @@ def _command(run: RunFolder, launch: Launch) -> list[str]:
 
 @dataclass
 class RestartLimit:
-    """How often all processes are started again: `most` times within `seconds`."""
+    """How often all processes are started again: `most` times an hour."""
 
     most: int = 3
-    seconds: float = 3600.0
     clock: Callable[[], float] = time.monotonic
     _at: deque[float] = field(default_factory=deque)
 
     def allows_one_more(self) -> bool:
         """Whether it may be done now; if so, it is counted."""
         now = self.clock()
-        while self._at and now - self._at[0] >= self.seconds:
+        while self._at and now - self._at[0] >= HOUR_S:
             self._at.popleft()
         if len(self._at) >= self.most:
             return False
@@ -109,7 +112,7 @@ class RestartLimit:
 
     @property
     def count(self) -> int:
-        """Of the restarts within the time."""
+        """Of the restarts of the last hour."""
         return len(self._at)
 
 

@@ -52,6 +52,7 @@ from lmplay_tui.train.gradients import Gradients, StepConfig
 from lmplay_tui.train.model_body import choose_ways
 from lmplay_tui.train.optim import build_optimizer, decay_of, freeze, parameter_groups
 from lmplay_tui.train.preflight import choose_run
+from lmplay_tui.train.process_group import processes_of
 from lmplay_tui.train.settings import Settings
 from lmplay_tui.train.state import TrainState
 
@@ -69,6 +70,7 @@ def check_plan(launch: Launch, report: Report = lambda *_: None) -> dict[str, An
     plan = read_plan(launch.options.training_plan or DEFAULT_PLAN)
     settings = Settings(plan, launch.line)
     options = settings.for_run()
+    processes = processes_of(options)
     report("loading", "the tokenizer and the model", None)
     state, notes = _new_state(settings)
     problems: list[str] = []
@@ -105,6 +107,7 @@ def check_plan(launch: Launch, report: Report = lambda *_: None) -> dict[str, An
         "plan": plan.name,
         "model": state.model_args | {"parameters": sum(p.numel() for p in state.model.parameters())},
         "device": f"{device_name(state.device)}, {state.precision.name}",
+        "processes": processes,
         "stages": stages,
         "leak_guard": leaks.record() | {"sentence": leaks.sentence()},
         "tried": tried,

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from lmplay_tui.train.leader import Leader
 
 BEGINS_WITHIN_S = 60.0  # a process of its own
+NO_PARENT = "what has started this process is no more"
 LOADS_WITHIN_S = 20.0  # from then on it is a download, which may take hours
 
 
@@ -338,12 +339,15 @@ def _of_group(held: _HeldRun, end: Event) -> Event:
         return end
     if isinstance(end, RunStopped) and held.controls.stop_reason == signal.SIGTERM.name:
         if group.is_orphan:
-            return replace(end, reason="what has started this process is no more")
+            return replace(end, reason=NO_PARENT)
         if gone := group.ended():  # then the signal only says that
             held.lost = True
             end = RunFailed(f"{', '.join(gone)} has ended", EXIT_TRAINING, end.step, end.path)
-    if held.lost and group.agent is not None and isinstance(end, RunFailed):
-        return HandedOver(end.step, group.agent.pid)
+    if held.lost and isinstance(end, RunFailed):
+        if group.is_orphan:  # torchrun holds the store that all of them reach
+            return replace(end, message=f"{NO_PARENT}; what was trained is saved")
+        if group.agent is not None:
+            return HandedOver(end.step, group.agent.pid)
     return end
 
 

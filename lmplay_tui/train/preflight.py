@@ -63,6 +63,7 @@ class _Found:
             begins_with_own = options.training_plan is None and not self._launch.anew and not _has_checkpoint(run)
             if plan is None and begins_with_own and options.model is not None:
                 plan = self._try(lambda: plan_to_begin_with(run, options, []))
+        self._try(lambda: _check_processes(options))
         self._look_at_names(plan)
         if plan is not None:
             self._look_at_data(plan)
@@ -176,6 +177,13 @@ def _check_free(run: RunFolder) -> None:
         lock = RunLock(run)
         lock.take()
         lock.release()
+
+
+def _check_processes(options: TrainOptions) -> None:
+    """Raise `UserError` where several processes would have to share a device."""
+    if options.nproc == 1 or options.device in ("auto", "cpu", "cuda"):
+        return
+    raise UserError(f"--nproc: {options.nproc} processes cannot share --device {options.device}; use cuda or cpu")
 
 
 def _check_file(path: Path, option: str) -> None:
