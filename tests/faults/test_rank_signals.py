@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from lmplay_tui.process import own_environment
-from lmplay_tui.run.folder import RunFolder
+from lmplay_tui.run.folder import RunFolder, saved_status
 from tests.faults.programs import PLAN, saved_step, steps_in_journal, trains
 from tests.faults.terminals import ENDS_WITHIN_S, until
 from tests.faults.together import Together, assert_no_orphan, events_of, line
@@ -46,6 +46,9 @@ def assert_stopped_in_order(together: Together, signal_name: str) -> None:
 def test_a_follower_passes_signals_over_and_the_agent_saves_and_stops(model: Path) -> None:
     with Together(line(model)) as together:
         until(trains(together.run))
+        until(lambda: saved_status(together.run).ranks is not None)
+        shown = saved_status(together.run).ranks
+        assert shown is not None and {each.rank: each.pid for each in shown.ranks} == together.ranks()
         for number in (*SIGNALS, signal.SIGUSR1):
             together.kill_rank(1, number)
         os.kill(together.pid, signal.SIGUSR1)
