@@ -228,6 +228,9 @@ class TrainOptions:
         None, "number format of --amp", shown="the best of the device"
     )
     no_grad_scale: bool = _device(False, "no gradient scaling with float16")
+    shard: Literal["none", "full", "hybrid"] = _device(
+        "none", "with several processes: each holds a part of weights, gradients and optimizer state, of one model "
+        "(full) or of one a host (hybrid)")  # fmt: skip
     recompute: bool = _device(
         False, "keep only what goes into each block, and compute the rest again in the backward pass: less memory, "
         "more time")  # fmt: skip
