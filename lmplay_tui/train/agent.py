@@ -33,7 +33,7 @@ from lmplay_tui.run.notify import NOTIFY_URL
 from lmplay_tui.text import one_line
 from lmplay_tui.train.handoff import take_spent
 from lmplay_tui.train.launch import taken_for_others, told
-from lmplay_tui.train.process_group import Agent
+from lmplay_tui.train.process_group import COLLECTIVE_S, Agent
 
 AT_ONCE_WITHIN_S = 5.0  # of a first Ctrl+C: a second one
 SAVES_WITHIN_S = 300  # rank 0, when another is lost
@@ -43,12 +43,18 @@ FOLLOWS_WITHIN_S = 10.0  # the others, when rank 0 has ended: they have nothing 
 
 
 def train_together(
-    launch: Launch, count: int, say: Callable[[Event], None], *, quiet: bool, limit: "RestartLimit | None" = None
+    launch: Launch,
+    count: int,
+    say: Callable[[Event], None],
+    *,
+    quiet: bool,
+    limit: "RestartLimit | None" = None,
+    collective_s: float = COLLECTIVE_S,
 ) -> int:
     """Train the run that a command line speaks of by `count` processes; the exit status.
 
     `say`: shows what the agent itself has to tell; what the run tells, rank 0 prints, unless `quiet`. Raises
-    `UserError` where the run cannot begin.
+    `UserError` where the run cannot begin. `collective_s`: one that the others have awaited for so long hangs.
     """
     limit = limit or RestartLimit()
     run, lock, launch = taken_for_others(launch)
@@ -77,7 +83,14 @@ def train_together(
 
     try:
         processes = Processes(
-            run, lock, _command(run, launch), count, quiet=quiet, prog=launch.prog, told_lost=told_lost
+            run,
+            lock,
+            _command(run, launch),
+            count,
+            quiet=quiet,
+            prog=launch.prog,
+            told_lost=told_lost,
+            collective_s=collective_s,
         )
         return processes.train()
     finally:
@@ -149,11 +162,11 @@ class Processes:
 
     def __init__(
         self, run: RunFolder, lock: RunLock, command: Sequence[str], count: int, *, quiet: bool, prog: str,
-        told_lost: Callable[[list[Loss]], bool],
+        told_lost: Callable[[list[Loss]], bool], collective_s: float = COLLECTIVE_S,
     ) -> None:  # fmt: skip
         self._run, self._lock = run, lock
         self._command, self._count, self._quiet, self._prog = list(command), count, quiet, prog
-        self._told_lost = told_lost
+        self._told_lost, self._collective_s = told_lost, collective_s
         self._begun, self._spent_s = time.monotonic(), take_spent()
         self._saved_before = _stamp(run)
         self._stop: Stop | None = None  # asked for; a process that is lost must not make it forgotten
@@ -189,6 +202,7 @@ class Processes:
         agent = Agent(
             os.getpid(), name, str(folder), str(self._run.lock_path.resolve()), self._begun, self._spent_s,
             resumes=_stamp(self._run) != self._saved_before, quiet=self._quiet, prog=self._prog,
+            collective_s=self._collective_s,
         )  # fmt: skip
         os.environ.update(agent.environment())
         config = LaunchConfig(

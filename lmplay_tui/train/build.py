@@ -238,7 +238,7 @@ def build_trainer(
 def _shard(gradients: Gradients, options: TrainOptions, precision: Precision, leader: "Leader | None") -> None:
     """Let each process keep a part of the model. Raises `UserError` where that cannot be."""
     if leader is None:
-        raise UserError(f"--shard {options.shard}: there is one process, which keeps all: start more by --nproc")
+        raise UserError(f"--shard {options.shard}: there is one process alone, which keeps all")
     if options.compile_model:
         raise UserError(
             "--shard and --compile-model: a model that lies in parts is not compiled; leave one of them out"

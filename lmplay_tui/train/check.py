@@ -340,7 +340,7 @@ def describe_run(launch: Launch) -> str:
     page = describe(
         model, model_args, optimizer=options.optimizer, mini_batch_size=size if isinstance(size, int) else 4,
         amp_dtype=choose_precision(options, choose_device(options.device)).dtype, decays=_decays(model, options),
-        recomputes=options.recompute,
+        recomputes=options.recompute, num_ranks=processes_of(options), is_sharded=options.shard != "none",
     )  # fmt: skip
     lines = [_line_of(model, stage, start.settings.for_stage(stage)) for stage in (first, *others)]
     if len({said for _, said in lines}) > 1:  # the table above is the first one's

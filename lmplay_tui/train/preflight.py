@@ -28,6 +28,8 @@ from lmplay_tui.run.folder import (
 )
 from lmplay_tui.text import one_line
 
+# Of the environment in which torchrun, our own agent or srun starts one of several processes.
+_OF_LAUNCHERS = {"RANK", "SLURM_PROCID"}
 _NO_NAME = re.compile(r"[^A-Za-z0-9_-]+")
 
 T = TypeVar("T")
@@ -180,7 +182,14 @@ def _check_free(run: RunFolder) -> None:
 
 
 def _check_processes(options: TrainOptions) -> None:
-    """Raise `UserError` where several processes would have to share a device."""
+    """Raise `UserError` where several processes would have to share a device, or one a model with others."""
+    if options.shard != "none":
+        if options.nproc == 1 and not os.environ.keys() & _OF_LAUNCHERS:
+            raise UserError(f"--shard {options.shard}: there is one process, which keeps all: start more by --nproc")
+        if options.compile_model:
+            raise UserError(
+                "--shard and --compile-model: a model that lies in parts is not compiled; leave one of them out"
+            )
     if options.nproc == 1 or options.device in ("auto", "cpu", "cuda"):
         return
     raise UserError(f"--nproc: {options.nproc} processes cannot share --device {options.device}; use cuda or cpu")

@@ -58,7 +58,8 @@ class Agent:
 
     `folder`: of this attempt alone. `lock`: the path of the run's lock, which the standard input is. `begun`: when the
     agent began (`time.monotonic`); `spent_s`: the start had taken so long by then. `resumes`: it has saved since.
-    `quiet`: what it says is in the log already. `prog`: the command that a resume is typed with.
+    `quiet`: what it says is in the log already. `prog`: the command that a resume is typed with. `collective_s`: a
+    process that the others have awaited for so long hangs.
     """
 
     pid: int
@@ -70,6 +71,7 @@ class Agent:
     resumes: bool
     quiet: bool
     prog: str
+    collective_s: float = COLLECTIVE_S
 
     def environment(self) -> dict[str, str]:
         return {AGENT: json.dumps(asdict(self))}
@@ -310,7 +312,7 @@ def _joined(place: Place, device: str) -> ProcessGroup:
         said = [json.loads(store.get(f"process/{rank}")) for rank in range(place.world_size)]
         dist.init_process_group(
             backend, store=dist.PrefixStore("group", store), rank=place.rank, world_size=place.world_size,
-            timeout=timedelta(seconds=COLLECTIVE_S),
+            timeout=timedelta(seconds=COLLECTIVE_S if place.agent is None else place.agent.collective_s),
         )  # fmt: skip
     except RuntimeError as error:  # torch's errors of stores and connections are of this kind
         raise RankLostError(

@@ -12,6 +12,8 @@ import psutil
 import pytest
 
 from lmplay_tui.process import own_environment
+from lmplay_tui.run.control_files import leave_command
+from lmplay_tui.run.controls import Pause
 from lmplay_tui.run.folder import RunFolder, saved_status
 from tests.faults.programs import PLAN, saved_step, steps_in_journal, trains
 from tests.faults.terminals import ENDS_WITHIN_S, until
@@ -210,3 +212,37 @@ def test_two_machines_of_which_one_is_lost(model: Path) -> None:
         until(trains(run, steps_in_journal(run) + 3))
         os.kill(together.pid, signal.SIGTERM)
         assert together.wait() == 0
+
+
+@pytest.mark.long
+def test_a_process_that_hangs_is_named_and_all_start_again(model: Path) -> None:
+    with Together(line(model), collective_s=5.0) as together:
+        run = together.run
+        until(trains(run))
+        hangs = together.kill_rank(1, signal.SIGSTOP)
+        until(lambda: len(events_of(run, "RunStarted")) == 2)
+        assert not psutil.pid_exists(hangs)
+        assert events_of(run, "RunStarted")[-1]["step"] == steps_in_journal(run)
+        warned = [event["message"] for event in events_of(run, "Warned")]
+        assert any(f"rank 1 ({socket.gethostname()}, cpu) is still" in said for said in warned), warned
+        until(trains(run, steps_in_journal(run) + 3))
+        os.kill(together.pid, signal.SIGTERM)
+        assert together.wait() == 0
+        assert_no_orphan(run)
+
+
+@pytest.mark.long
+def test_what_was_asked_of_a_process_that_is_lost_is_done_by_the_next(model: Path) -> None:
+    with Together(line(model)) as together:
+        run = together.run
+        until(trains(run))
+        asked = leave_command(run, Pause())
+        until(lambda: any(event["id"] == asked for event in events_of(run, "Answered")))
+        together.kill_rank(1)
+        until(lambda: len(events_of(run, "RunStarted")) == 2)
+        until(lambda: len(events_of(run, "Paused")) == 2)  # it was paused, and is
+        (run.control / "resume").touch()
+        until(trains(run, steps_in_journal(run) + 3))
+        (run.control / "stop").touch()
+        assert together.wait() == 0
+        assert_no_orphan(run)

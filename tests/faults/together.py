@@ -16,6 +16,7 @@ from lmplay_tui.commands.train import Headless, parse
 from lmplay_tui.commands.train import main as trainer_main
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.train.agent import RestartLimit, train_together
+from lmplay_tui.train.process_group import COLLECTIVE_S
 from tests.faults.forks import Child
 from tests.faults.terminals import until
 from tests.journals import read_journal
@@ -36,10 +37,10 @@ def line(model: Path, *words: str, plan: str = "plan.toml", count: int | None = 
 class Together(Child):
     """`lmp_trainer --nproc` in a child of ours. Use as a context.
 
-    `most`: restarts an hour, where they are not as many as the program allows.
+    `most`: restarts an hour, where they are not as many as the program allows. `collective_s`: when one hangs.
     """
 
-    def __init__(self, words: list[str], *, most: int | None = None) -> None:
+    def __init__(self, words: list[str], *, most: int | None = None, collective_s: float | None = None) -> None:
         self.run = RunFolder(Path(words[words.index("--model") + 1]).absolute())
         self.output = self.run.model.with_suffix(".out")
 
@@ -48,7 +49,7 @@ class Together(Child):
             os.dup2(out, 1)
             os.dup2(out, 2)
             enable_socket()  # in that process; what it starts is not pytest's
-            os._exit(_train(words, most))
+            os._exit(_train(words, most, collective_s))
 
         super().__init__(work)
 
@@ -82,15 +83,16 @@ class Together(Child):
         return pid
 
 
-def _train(words: list[str], most: int | None) -> int:
-    if most is None:
+def _train(words: list[str], most: int | None, collective_s: float | None) -> int:
+    if most is None and collective_s is None:
         return trainer_main(words, "lmp_trainer")
     launch = parse(words, "lmp_trainer", "", "")
     count = launch.options.nproc
     assert isinstance(count, int)
     with Lines(None) as out:
         say = Headless(out, launch.options).say
-        return train_together(launch, count, say, quiet=False, limit=RestartLimit(most))
+        limit = RestartLimit() if most is None else RestartLimit(most)
+        return train_together(launch, count, say, quiet=False, limit=limit, collective_s=collective_s or COLLECTIVE_S)
 
 
 def events_of(run: RunFolder, kind: str) -> list[dict]:

@@ -155,7 +155,7 @@ def test_what_cannot_lie_in_parts_is_refused_in_a_line(place):
     assert last(events).message.startswith("--shard: scale is a single number")
     alone = last(train(**options, model="alone.lmp", shard="full"))
     assert isinstance(alone, RunFailed)
-    assert alone.message == "--shard full: there is one process, which keeps all: start more by --nproc"
+    assert alone.message == "--shard full: there is one process alone, which keeps all"
 
 
 @pytest.mark.long
