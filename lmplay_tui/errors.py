@@ -7,6 +7,7 @@ The tree of errors, with the exit status of a process that one of them ends:
     |-- DamagedFileError      2    a checkpoint that is cut short, altered, or not one of ours
     `-- TrainingError         3    training could not go on; the last checkpoint is intact
         |-- NonFiniteError    3    the loss or the gradient norm is not finite
+        |-- DriftedError      3    processes that train together had other weights than each other
         |-- OutOfMemoryError  3    not even one sample at a time fits
         `-- DataError         3    rows could not be read though the plan was right; a full disk
 
@@ -45,6 +46,10 @@ class TrainingError(UserError):
 
 class NonFiniteError(TrainingError):
     """The loss or the gradient norm is not finite, in float16 at any scale; no update was made."""
+
+
+class DriftedError(TrainingError):
+    """Processes that train together, and whose weights should be the same bits, have other ones."""
 
 
 class OutOfMemoryError(TrainingError):

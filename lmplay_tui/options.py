@@ -246,7 +246,7 @@ class TrainOptions:
         None, "when the terminal is lost", shown="dashboard: continue, headless: stop"
     )
     refresh_hz: float = _of_process(2.0, "screen refreshes a second", ge=0.1, le=30)
-    ascii: bool = _of_process(False, "draw with ASCII only")
+    ascii: bool = _of_process(False, "draw and write with ASCII only; letters of texts stay")
     no_mouse: bool = _of_process(False, "leave the mouse to the terminal")
     notify_url: str | None = _of_process(  # handed down by the environment: everyone on the machine reads command lines
         None, "POST a line here when a stage ends, the run ends or fails, the loss spikes or a step stalls", "URL",

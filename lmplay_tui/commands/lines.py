@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable
 from types import TracebackType
 
+from lmplay_tui.text import plain_signs
+
 MAX_WAITING = 2000  # lines; beyond them new ones are dropped and counted
 LAST_WORDS_S = 2.0  # a terminal that does not read is not waited for longer when the run is over
 
@@ -15,11 +17,19 @@ LAST_WORDS_S = 2.0  # a terminal that does not read is not waited for longer whe
 class Lines:
     """Writes lines from a thread. `on_reader_gone`: called once when a pipe's reader has left (`| head`).
 
-    The thread writes to the descriptors themselves: were it stuck inside `sys.stdout`, the interpreter could not end.
+    `ascii_only`: of the signs that we draw with the plain ones. The thread writes to the descriptors themselves: were
+    it stuck inside `sys.stdout`, the interpreter could not end.
     """
 
-    def __init__(self, on_reader_gone: Callable[[], None] | None = None, descriptors: tuple[int, int] = (1, 2)) -> None:
+    def __init__(
+        self,
+        on_reader_gone: Callable[[], None] | None = None,
+        descriptors: tuple[int, int] = (1, 2),
+        *,
+        ascii_only: bool = False,
+    ) -> None:
         self._out, self._err = descriptors
+        self._ascii_only = ascii_only
         self._on_reader_gone = on_reader_gone
         self._queue: queue.Queue[tuple[int, str] | None] = queue.Queue(MAX_WAITING)
         self._dropped = 0
@@ -50,7 +60,7 @@ class Lines:
             if self._dropped:
                 self._queue.put_nowait((self._out, f"({self._dropped} lines left out: the terminal did not keep up)"))
                 self._dropped = 0
-            self._queue.put_nowait((descriptor, line))
+            self._queue.put_nowait((descriptor, plain_signs(line) if self._ascii_only else line))
         except queue.Full:
             self._dropped += 1
 

@@ -121,6 +121,10 @@ def full_lines(run: RunFolder, status: SavedStatus) -> list[str]:
         **{place: f"{places[place]:,.0f}" for place in ("step", "rows", "tokens") if _known(places.get(place))},
         "train loss": f"{status.train_loss:.4f}" if _known(status.train_loss) else None,
         "val loss": f"{status.val_loss:.4f}" if _known(status.val_loss) else None,
+        "val accuracy": f"{status.val_accuracy:.3f}" if _known(status.val_accuracy) else None,
+        "val character accuracy": f"{status.val_character_accuracy:.3f}"
+        if _known(status.val_character_accuracy)
+        else None,
         "learning rate": format_lr(status.lr) if _known(status.lr) else None,
         "tokens/s": format_rate(status.tokens_per_s) if _known(status.tokens_per_s) else None,
         "left": format_duration(status.eta_s) if status.state == "running" and _known(status.eta_s) else None,
@@ -129,11 +133,9 @@ def full_lines(run: RunFolder, status: SavedStatus) -> list[str]:
         "tags": own.words or None,
         "note": own.note or None,
     }
-    width = max(len(label) for label in figures)
-    return [
-        one_line(run.name),
-        *(f"{label:<{width}}  {value}" for label, value in figures.items() if value is not None),
-    ]
+    known = {label: value for label, value in figures.items() if value is not None}
+    width = max(map(len, known))
+    return [one_line(run.name), *(f"{label:<{width}}  {value}" for label, value in known.items())]
 
 
 def _rank_figures(ranks: Ranks) -> dict[str, str | None]:

@@ -84,7 +84,8 @@ def run_headless(launch: Launch) -> int:
     goes_on = options.on_hangup == "continue" or signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     catch_signals(controls, stop_on_hangup=not goes_on)
     # Before torch comes, which takes a second: a stop that is asked for in that time is heeded too.
-    with Lines(None if goes_on else lambda: controls.send(Stop(reason="standard output is closed"))) as out:
+    on_reader_gone = None if goes_on else lambda: controls.send(Stop(reason="standard output is closed"))
+    with Lines(on_reader_gone, ascii_only=options.ascii) as out:
         return _train(launch, controls, out, zone)
 
 

@@ -24,6 +24,7 @@ import xxhash
 
 from lmplay_tui.data.cells import with_kinds
 from lmplay_tui.data.decoding import Unreadable
+from lmplay_tui.data.mapped_files import check_places
 from lmplay_tui.data.text_files import Found, read_batches
 from lmplay_tui.files import sync
 from lmplay_tui.plan.dataset_specs import TABLE_KINDS, file_kind
@@ -194,6 +195,7 @@ def _read(folder: Path) -> _Tables:
     for name in about["parts"]:
         with pa.memory_map(str(folder / name)) as source:
             parts.append(pa.ipc.open_file(source).read_all())
+            check_places(parts[-1])
     table = _joined(parts, about["kinds"])
     rows: _Tables = []
     first = 0
@@ -379,6 +381,7 @@ def mapped(path: Path) -> FileRows:
             except pa.ArrowInvalid:
                 source.seek(0)
                 table = pa.ipc.open_stream(source).read_all()
+        check_places(table)
     except pa.ArrowException as error:
         raise BadFile(path, f"cannot be read: {one_line(error, 160)}") from error
     return FileRows(path, table)

@@ -4,6 +4,9 @@ The kernel ends a process that touches a page behind a file's end (SIGBUS), and 
 file under a run is an `rsync --inplace`, a truncation, another machine on a network's disk. So each file is asked for
 its length just before a row of it is read: 2 us, where reading and cutting a row takes 100. A disk that no longer
 gives a page of a file of the right length is not found so; in the reader's own process (`worker.py`) it ends that one.
+
+What a file says of itself is looked at once, when it is opened: Arrow believes where a text begins and ends, and would
+read there, in whatever memory that is (SIGSEGV).
 """
 
 import bisect
@@ -16,6 +19,33 @@ import pyarrow as pa
 from lmplay_tui.text import one_line
 
 _MAPS = "/proc/self/maps"  # without it nothing is known of the files, and nothing is looked at
+
+
+def check_places(table: pa.Table) -> None:
+    """Raise `pa.ArrowInvalid` where a cell of a table, as a file gives it, would lie outside of its column's bytes.
+
+    The bytes of texts themselves are not read: a row's are decoded, and so checked, when the row is read.
+    """
+    for column in table.columns:
+        for chunk in column.chunks:
+            try:
+                unread = chunk.view(_undecoded(chunk.type))
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+                unread = chunk  # of a type that cannot be seen as bytes: all of it is checked
+            unread.validate(full=True)
+
+
+def _undecoded(kind: pa.DataType) -> pa.DataType:
+    """The type of the same layout in which texts are bytes."""
+    if pa.types.is_string(kind):
+        return pa.binary()
+    if pa.types.is_large_string(kind):
+        return pa.large_binary()
+    if pa.types.is_list(kind):
+        return pa.list_(_undecoded(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([pa.field(field.name, _undecoded(field.type)) for field in kind])
+    return kind
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import pyarrow as pa
 from lmplay_tui.data.cells import kinds_of, with_kinds
 from lmplay_tui.data.columns import find_columns
 from lmplay_tui.data.library import quiet_datasets
+from lmplay_tui.data.mapped_files import check_places
 from lmplay_tui.data.rows import Rows
 from lmplay_tui.errors import UserError
 from lmplay_tui.options import nearest
@@ -62,6 +63,7 @@ def of_dataset(dataset: Any) -> SplitRows:
     """The rows of a whole split, a `datasets.Dataset`."""
     if dataset._indices is not None:  # a selection of rows: the table underneath holds them all
         dataset = dataset.flatten_indices()
+    check_places(dataset.data.table)
     return of_table(dataset.data.table)
 
 

@@ -137,9 +137,7 @@ class StepDone(Event):
     text_shown: float  # share of the characters read that reached a sample, over the stage
     rows_without_sample: int = 0  # over the stage: they hold no words
     character_accuracy: float | None = None  # of the truths that are written without spaces
-    reduce_s: float | None = (
-        None  # from the end of rank 0's own work until all gradients were summed; None: one process
-    )
+    reduce_s: float | None = None  # from the end of rank 0's own work until gradients were summed; None: one process
 
     def record(self) -> dict[str, Any]:
         """As every event's, without looking for what lies deeper: this one comes with each step."""

@@ -96,6 +96,8 @@ FIGURES: Mapping[str, str] = {
     "done: at its last step), the terminal's title, `status`, `runs`, the launcher, headless lines, `averages` of the "
     "statistics file, and behind a run's name in plots",
     "val loss": "of the newest validation alone, mean over its truth tokens (`val/loss`): the same places",
+    "val accuracy": 'of the newest validation alone, by words (`val/accuracy`): `status`, headless lines; "val '
+    'character accuracy" of truths without spaces between words (`val/character_accuracy`)',
     "eval loss": "of the newest evaluation of the stage's fixed set (`eval/loss`)",
     "learning rate": "of the last step (`train/lr`)",
     "tok/s": "tokens over the last 20 seconds by the clock, all that happens between steps included, all ranks' "

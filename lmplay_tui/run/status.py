@@ -90,6 +90,8 @@ class RunStatus:
         self.has_begun = False  # a stage has, since this start
         self.train_loss: float | None = None  # this and the next as `metric_names.FIGURES` says
         self.val_loss: float | None = None
+        self.val_accuracy: float | None = None  # of the same validation, by words
+        self.val_character_accuracy: float | None = None  # ... of truths without spaces
         self.lr = math.nan  # of the last step
         self.text_shown = math.nan  # as its stage's, when the last step was done
         self.checkpoint: events.CheckpointSaved | None = None
@@ -145,6 +147,9 @@ class RunStatus:
         self.train_loss, self.val_loss = (
             number(record[key]) if key in record else None for key in ("train_loss", "val_loss")
         )
+        self.val_accuracy, self.val_character_accuracy = (
+            number(record[key]) if key in record else None for key in ("val_accuracy", "val_character_accuracy")
+        )
         self.lr = number(record.get("lr"))
         saved = record.get("checkpoint")
         if isinstance(saved, dict) and isinstance(event := events.from_record(_SAVED | saved), events.CheckpointSaved):
@@ -159,6 +164,7 @@ class RunStatus:
             "stages": [stage.record() for stage in self.stages] or None,
             "stage": self.stage.plan_name if self.stage else None,
             "train_loss": self.train_loss, "val_loss": self.val_loss, "lr": _known(self.lr),
+            "val_accuracy": self.val_accuracy, "val_character_accuracy": self.val_character_accuracy,
         }  # fmt: skip
         if self.is_placed:
             places = zip(("step", "samples", "tokens"), self.at[:3], strict=True)
@@ -193,6 +199,7 @@ class RunStatus:
                 self.set_activity(event.activity, event.detail, event.fraction)
             case events.Validated():
                 self.val_loss = event.loss
+                self.val_accuracy, self.val_character_accuracy = event.accuracy, event.character_accuracy
             case events.Evaluated():
                 self._evaluated(event)
             case events.CheckpointSaved():
@@ -234,6 +241,8 @@ class RunStatus:
         if is_anew:  # nothing of a run before holds
             self.lr, self.stage_index, self.checkpoint = math.nan, -1, None
         if is_anew or event.train_loss is not None:  # else an older journal
+            if event.val_loss != self.val_loss:  # of another validation than that of the accuracies
+                self.val_accuracy = self.val_character_accuracy = None
             self.train_loss, self.val_loss = event.train_loss, event.val_loss
         self.state, self.result, self.handed_over = "running", None, None
         self._take_stages(event.stages)
@@ -387,6 +396,8 @@ class SavedStatus(RunStatus):
             "stage": self.stage.plan_name if self.stage else None,
             **dict(zip(("step", "samples", "tokens"), places, strict=True)),
             "train_loss": _known(number(self.train_loss)), "val_loss": _known(number(self.val_loss)),
+            "val_accuracy": _known(number(self.val_accuracy)),
+            "val_character_accuracy": _known(number(self.val_character_accuracy)),
             "lr": _known(self.lr), "tokens_per_s": _known(self.tokens_per_s), "eta_s": _known(self.eta_s),
             "checkpoint": self._checkpoint_record(),
         } | ({} if self.ranks is None else self.ranks.record())  # fmt: skip

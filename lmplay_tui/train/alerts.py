@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from lmplay_tui.run.events import ActivityChanged, Event, LossSpiked, Stalled, StepDone
+from lmplay_tui.run.events import ActivityChanged, Event, LogLine, LossSpiked, Stalled, StepDone
 
 STALL_FACTOR = 10  # of the time of the last steps
 LOOK_EVERY_S = 1.0  # at a step that has not ended
@@ -39,9 +39,12 @@ def robust_z(value: float, values: list[float]) -> float:
 class Watch:
     """Looks at each step and at each wait for data. Knows nothing that a resume would need."""
 
-    def __init__(self, unusual: Unusual = Unusual(), look_every_s: float = LOOK_EVERY_S) -> None:
+    def __init__(
+        self, unusual: Unusual = Unusual(), look_every_s: float = LOOK_EVERY_S, behind: Callable[[], str] = lambda: ""
+    ) -> None:  # fmt: skip
+        """`behind`: whom a step waits for, where several processes train; called from a thread."""
         self._unusual = unusual
-        self._hangs = HangDetector(look_every_s)
+        self._hangs = HangDetector(look_every_s, behind)
         self._losses: deque[float] = deque(maxlen=REMEMBERED)
         self._seconds: deque[float] = deque(maxlen=REMEMBERED)
         self._usual_s: float | None = None  # their median
@@ -108,8 +111,9 @@ class HangDetector:
     step does not end meanwhile.
     """
 
-    def __init__(self, look_every_s: float = LOOK_EVERY_S) -> None:
+    def __init__(self, look_every_s: float = LOOK_EVERY_S, behind: Callable[[], str] = lambda: "") -> None:
         self._look_every_s = look_every_s
+        self._behind = behind
         self._step: _Step | None = None
         self._lock = threading.Lock()
         self.has_reported = False  # since it was last set to False
@@ -143,5 +147,9 @@ class HangDetector:
                 if step is None or step is reported or (seconds := time.monotonic() - step.begun) <= step.limit_s:
                     continue
                 reported, self.has_reported = step, True
-                tell(ActivityChanged("training", f"step {step.number} has not ended"))
+                behind = self._behind()
+                said = f"step {step.number} has not ended" + (f": {behind}" if behind else "")
+                tell(ActivityChanged("training", said))
+                if behind:
+                    tell(LogLine(said, level="warning"))
                 tell(Stalled("step", seconds, step.usual_s, step.number, lasts=True))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -47,6 +47,9 @@ from lmplay_tui.train.progress import Progress
 from lmplay_tui.train.settings import Settings, check_fixed, describe_changes, overruled_of, rate_jumps, without_effect
 from lmplay_tui.train.state import TrainState, said_of_warm_up
 from lmplay_tui.train.trainer import Trainer
+
+if TYPE_CHECKING:
+    from lmplay_tui.train.leader import Leader
 
 
 def set_aside(run: RunFolder, statistics: Path) -> Path | None:
@@ -168,10 +171,11 @@ def build_trainer(
     go_on_elsewhere: Callable[[], int],
     tell: Callable[[Event], None],
     may_not_save: Callable[[], str | None],
+    leader: "Leader | None" = None,
 ) -> Generator[Event, None, Trainer]:
     """Load the tokenizer, build the model, take the checkpoint's state. Yields what it is doing.
 
-    `go_on_elsewhere`, `tell`, `may_not_save`: see `Trainer`.
+    `go_on_elsewhere`, `tell`, `may_not_save`: see `Trainer`. `leader`: of the processes that train with this one.
     Raises `UserError`, and `StopRequested` where a stop is asked for meanwhile.
     """
     run, launch, settings = start.run, start.launch, start.settings
@@ -196,13 +200,19 @@ def build_trainer(
     ways = choose_ways(model, precision, vocab_size=tokenizer.vocab_size, context_len=built_with["context_len"])
     for line in ways.notes + nothing_to_recompute(model, options):
         yield Warned(f"experiment {one_line(built_with['exp'])}: {line}")
+    if leader is not None:
+        way = "forward" if ways.hidden is None else "hidden" if ways.trunk is None else "trunk"
+        leader.build(precision, built_with, options, way)
     state = TrainState(
         run=run, settings=settings, model=model, model_args=built_with | {"tokenizer": tokenizer.name},
         gradients=Gradients(model, precision, hidden=ways.hidden, trunk=ways.trunk), reading=ways.reading,
-        tokenizer=tokenizer, precision=precision, statistics=RunStatistics(run.name),
+        tokenizer=tokenizer, precision=precision, statistics=RunStatistics(run.name), leader=leader,
     )  # fmt: skip
     torch.manual_seed(options.seed)
     yield from _restore(start, state, options)
+    if leader is not None:
+        chosen.append(f"{leader.world_size} processes")
+        yield from _draw_by_mini_batch(state, options)
     yield from _write_plan(start, state.progress.step)
     return Trainer(
         state,
@@ -218,6 +228,19 @@ def build_trainer(
         resumed_from=state.progress.step if start.checkpoint is not None else None,
         note=", ".join((*chosen, "samples padded" if ways.trunk is None else "samples packed")),
     )
+
+
+def _draw_by_mini_batch(state: TrainState, options: TrainOptions) -> Iterator[Event]:
+    """One sequence of random numbers through all steps, as a checkpoint of before has it, is one process's alone."""
+    if not state.random_numbers.is_running:
+        return
+    state.random_numbers.is_running = False
+    if options.dropout:
+        yield Warned(
+            "the checkpoint is of an earlier version, whose dropout one process draws: from here on it is drawn for "
+            "each mini-batch by itself, and stays so; with one process the run would have gone on as it was",
+            state.progress.step,
+        )
 
 
 def _load_tokenizer(name: str, controls: Controls) -> Generator[Event, None, Tokenizer]:

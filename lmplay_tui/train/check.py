@@ -231,7 +231,8 @@ def _try_all(
     batches.close()
     samples.sort(key=lambda s: -(len(s.prompt_ids) + len(s.truth_ids)))
     size = options.mini_batch_size if isinstance(options.mini_batch_size, int) else 4
-    compilation = Compilation(options, state.device) if options.compile_model else None
+    how = (options.compile_backend, options.compile_mode, state.device)
+    compilation = Compilation(*how) if options.compile_model else None
     rates: list[float] = []
 
     def config() -> StepConfig:
@@ -244,7 +245,7 @@ def _try_all(
         return f"two mini-batches of {size}, the longest sample {longest} tokens: {rates[0]:,.0f} tokens/s"
 
     def compile_it(compilation: Compilation) -> str:
-        events = list(compilation.prepare(state, config(), min(size, 2)))
+        events = list(compilation.prepare(state.gradients, config(), min(size, 2), step=0))
         if failed := [event.message for event in events if isinstance(event, Warned)]:
             raise UserError(failed[0])
         return f"compiled, {one_line(options.compile_backend or 'inductor')}"

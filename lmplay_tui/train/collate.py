@@ -131,6 +131,17 @@ def pack(
     )
 
 
+def truth_rows_of(samples: Sequence[Sample], *, include_prompts: bool) -> tuple[slice, ...]:
+    """Where the truth of each of a mini-batch's samples lies among its positions in the loss."""
+    rows = []
+    counted = 0
+    for sample in samples:
+        before = len(sample.prompt_ids) - 1 if include_prompts else 0
+        rows.append(slice(counted + before, counted + before + len(sample.truth_ids)))
+        counted = rows[-1].stop
+    return tuple(rows)
+
+
 def _num_positions(sample: Sample) -> int:
     return len(sample.prompt_ids) + len(sample.truth_ids) - 1
 
@@ -140,8 +151,7 @@ def _laid_out(
 ) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], tuple[slice, ...]]:
     """The tokens of samples at the flat places where they begin, what counts in the loss, and each one's truth."""
     ids = np.zeros(size, dtype=np.int64)
-    index, targets, truth_rows = [], [], []
-    counted = 0
+    index, targets = [], []
     for sample, begin in zip(samples, begins, strict=True):
         tokens = np.concatenate((sample.prompt_ids, sample.truth_ids))
         length = len(tokens) - 1
@@ -151,9 +161,8 @@ def _laid_out(
         first = 0 if include_prompts else first_truth
         index.append(np.arange(begin + first, begin + length))
         targets.append(tokens[first + 1 :])
-        truth_rows.append(slice(counted + first_truth - first, counted + length - first))
-        counted += length - first
-    return (ids, np.concatenate(index), np.concatenate(targets).astype(np.int64)), tuple(truth_rows)
+    arrays = ids, np.concatenate(index), np.concatenate(targets).astype(np.int64)
+    return arrays, truth_rows_of(samples, include_prompts=include_prompts)
 
 
 def on_device(device: torch.device, *arrays: np.ndarray) -> list[Tensor]:

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from lmplay_tui.data.samples import Sample
-from lmplay_tui.options import TrainOptions
 from lmplay_tui.run.controls import StopRequested
 from lmplay_tui.run.events import ActivityChanged, Event, LogLine, Warned
 from lmplay_tui.text import one_line
@@ -33,17 +32,19 @@ _WITH_GRAPHS = ("reduce-overhead", "max-autotune")
 class Compilation:
     """What `--compile-model` asks for. The modules are untouched, so the names in their state stay what they are."""
 
-    def __init__(self, options: TrainOptions, device: torch.device) -> None:
-        recorded = options.compile_mode in _WITH_GRAPHS or options.compile_backend == "cudagraphs"
+    def __init__(self, backend: str | None, mode: str | None, device: torch.device) -> None:
+        """`backend`, `mode`: None: torch's own."""
+        self.backend, self.mode = backend, mode
+        recorded = mode in _WITH_GRAPHS or backend == "cudagraphs"
         self._graphs = device.type == "cuda" and recorded
         # One program for all lengths: it is the same whichever batch comes first, and so a resumed run computes the
         # same bits. CUDA graphs need fixed shapes instead.
         self._how: dict[str, Any] = {
-            "backend": options.compile_backend or "inductor",
-            "mode": None if options.compile_mode in (None, "default") else options.compile_mode,
+            "backend": backend or "inductor",
+            "mode": None if mode in (None, "default") else mode,
             "dynamic": not self._graphs,
         }
-        self._proved = self._failed = False
+        self.is_proved = self._failed = False
 
     def shaped(self, config: StepConfig) -> StepConfig:
         """`config` with mini-batches of the shapes that compiled programs ask for; after a failure of their own.
@@ -58,29 +59,28 @@ class Compilation:
             least_rows=1 if self._failed else min(config.mini_batch_size, 2),
         )
 
-    def prepare(self, state: TrainState, config: StepConfig, rows: int) -> Iterator[Event]:
+    def prepare(self, gradients: Gradients, config: StepConfig, rows: int, step: int) -> Iterator[Event]:
         """Compile, and train on `rows` samples that are thrown away: what fails, fails here; the run goes on without.
 
         `shaped` then gives the shapes of plain programs. Neither weights nor random numbers are changed by it. The
         first samples' shape may show in the program, so a resumed run must begin with the same.
         """
-        if self._proved:
+        if self.is_proved:
             return
-        self._proved = True
+        self.is_proved = True
         yield ActivityChanged("compiling")
-        gradients = state.gradients
         plain = gradients.network, gradients.hidden, gradients.trunk
         try:
             self._compile(gradients)
             for _ in range(_PASSES_OF_GRAPHS if config.graphs else 1):
                 # Where memory lacks, the step will meet it, and knows what to do.
-                fits(lambda: rehearse(state, replace(config, mini_batch_size=rows)))
+                fits(lambda: rehearse(gradients, replace(config, mini_batch_size=rows)))
         except Exception as error:  # whatever the compiler or its toolchain throws: training goes on without
             gradients.network, gradients.hidden, gradients.trunk = plain
             gradients.head_loss.kernel = softmax_gradient
             self._failed = True
             why = f"{type(error).__name__}: {one_line(error, 100)}"
-            yield Warned(f"torch.compile failed ({why}); going on without it", state.progress.step)
+            yield Warned(f"torch.compile failed ({why}); going on without it", step)
         yield ActivityChanged("training")
 
     def _compile(self, gradients: Gradients) -> None:
@@ -107,25 +107,26 @@ class Compilation:
         return kernel
 
 
-def rehearse(state: TrainState, config: StepConfig, length: int | None = None) -> None:
+def rehearse(gradients: Gradients, config: StepConfig, length: int | None = None) -> None:
     """Forward and backward of one mini-batch of long samples, without a trace in weights, buffers, random numbers."""
-    rng = rng_state(state.device)
-    buffers = {name: buffer.clone() for name, buffer in state.model.named_buffers()}
-    was_training = state.model.training
+    model, device = gradients.model, gradients.device
+    rng = rng_state(device)
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    was_training = model.training
     try:
-        state.model.train()
-        samples = long_samples(config.mini_batch_size, length or state.model_args["context_len"] - 8)
-        state.gradients.accumulate(samples, config)
-        if state.device.type == "cuda":
-            torch.cuda.synchronize(state.device)
+        model.train()
+        assert config.longest is not None
+        gradients.accumulate(long_samples(config.mini_batch_size, length or config.longest - 8), config)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
     finally:
-        state.gradients.clock.reset()
-        state.model.zero_grad(set_to_none=True)
-        state.model.train(was_training)
+        gradients.clock.reset()
+        model.zero_grad(set_to_none=True)
+        model.train(was_training)
         with torch.no_grad():
-            for name, buffer in state.model.named_buffers():
+            for name, buffer in model.named_buffers():
                 buffer.copy_(buffers[name])
-        restore_rng(rng, state.device)
+        restore_rng(rng, device)
 
 
 def long_samples(count: int, length: int) -> list[Sample]:
@@ -150,7 +151,7 @@ def probe(
         if should_stop():
             raise StopRequested
         tried = replace(config, mini_batch_size=size)
-        _, seconds_all = fits(lambda: _timed(state, tried, length))  # noqa: B023  (called at once)
+        _, seconds_all = fits(lambda: _timed(state.gradients, tried, length))  # noqa: B023  (called at once)
         if seconds_all is None:
             give_memory_back(state.device)
             break
@@ -168,11 +169,11 @@ def probe(
     return replace(config, mini_batch_size=best_size)
 
 
-def _timed(state: TrainState, config: StepConfig, length: int) -> float:
+def _timed(gradients: Gradients, config: StepConfig, length: int) -> float:
     """Seconds of a mini-batch, the second time: the first one also allocates."""
-    rehearse(state, config, length)
+    rehearse(gradients, config, length)
     begun = time.perf_counter()
-    rehearse(state, config, length)
+    rehearse(gradients, config, length)
     return time.perf_counter() - begun
 
 

@@ -5,9 +5,11 @@ Nothing here touches the training run: no gradient, no global random number.
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -23,11 +25,14 @@ from lmplay_tui.run.controls import Ask, StopRequested
 from lmplay_tui.run.events import Evaluated, EvaluationResult, Event, Predicted, Prediction, Validated, Warned
 from lmplay_tui.text import one_line
 from lmplay_tui.train.accuracy import Accuracy, accuracy_of, mean_accuracy
-from lmplay_tui.train.collate import collate, mini_batches
+from lmplay_tui.train.collate import collate, mini_batches, truth_rows_of
 from lmplay_tui.train.dataloader import LoadedData
 from lmplay_tui.train.device import Precision, fits, give_memory_back, halved
 from lmplay_tui.train.loss import logits_by_rows, loss_and_argmax
 from lmplay_tui.train.state import TrainState
+
+if TYPE_CHECKING:
+    from lmplay_tui.train.leader import Leader
 
 SHOWN_TOKENS = 256  # of a truth, with probabilities: more fits no screen and fills the journal
 PINNED_TOKENS = 48  # of the answer to a pinned prompt
@@ -60,6 +65,27 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         model.train(was_training)
 
 
+def losses_and_argmax(
+    model: nn.Module, hidden: Callable[[Tensor], Tensor] | None, precision: Precision,
+    parts: Iterable[Sequence[Sample]], should_stop: Callable[[], bool],
+) -> list[tuple[float, list[int]]]:  # fmt: skip
+    """Of each mini-batch the summed loss in nats, and the likeliest token at each of its truths' positions.
+
+    Raises `StopRequested` between mini-batches.
+    """
+    scored = []
+    with evaluating(model):
+        for part in parts:
+            if should_stop():
+                raise StopRequested
+            mini = collate(part, include_prompts=False, device=precision.device)
+            with precision.autocast():
+                loss, argmax_N = loss_and_argmax(model, hidden, mini.ids, mini.index_N, mini.targets_N)
+            assert argmax_N is not None
+            scored.append((float(loss), argmax_N.tolist()))
+    return scored
+
+
 class Scorer:
     """Scores samples with the model as it is now, `batch_size` at a time."""
 
@@ -69,7 +95,10 @@ class Scorer:
         hidden: Callable[[Tensor], Tensor] | None,
         tokenizer: Tokenizer,
         precision: Precision,
+        leader: "Leader | None" = None,
     ) -> None:
+        """`leader`: of the processes that score with this one."""
+        self._leader = leader
         self._model = model
         self._hidden = hidden
         self._tokenizer = tokenizer
@@ -100,21 +129,16 @@ class Scorer:
         loss_sum = 0.0
         accuracies = []
         num_tokens = num_loss_tokens = num_bytes = 0
-        with evaluating(self._model):
-            for part in mini_batches(samples, batch_size, by_length=True):
-                if should_stop():
-                    raise StopRequested
-                mini = collate(part, include_prompts=False, device=self._precision.device)
-                with self._precision.autocast():
-                    loss, argmax_N = loss_and_argmax(self._model, self._hidden, mini.ids, mini.index_N, mini.targets_N)
-                loss_sum += float(loss)
-                num_tokens += mini.num_tokens
-                num_loss_tokens += mini.num_loss_tokens
-                assert argmax_N is not None
-                predicted = argmax_N.tolist()
-                for sample, rows in zip(mini.samples, mini.truth_rows, strict=True):
-                    num_bytes += len(sample.truth.encode("utf-8", "replace"))
-                    accuracies.append(accuracy_of(self._tokenizer.decode(predicted[rows]), sample.truth))
+        parts = list(mini_batches(samples, batch_size, by_length=True))
+        compute = partial(losses_and_argmax, self._model, self._hidden, self._precision, should_stop=should_stop)
+        scored = compute(parts) if self._leader is None else self._leader.score(parts, compute)
+        for part, (loss, predicted) in zip(parts, scored, strict=True):
+            loss_sum += loss
+            num_loss_tokens += len(predicted)
+            for sample, rows in zip(part, truth_rows_of(part, include_prompts=False), strict=True):
+                num_tokens += len(sample.prompt_ids) + len(sample.truth_ids) - 1
+                num_bytes += len(sample.truth.encode("utf-8", "replace"))
+                accuracies.append(accuracy_of(self._tokenizer.decode(predicted[rows]), sample.truth))
         return Score(
             loss=loss_sum / max(num_loss_tokens, 1),
             accuracy=mean_accuracy(accuracies),

@@ -5,8 +5,8 @@ positions of packed samples.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
@@ -58,6 +58,7 @@ class StepResult:
     num_tokens: int = 0
     num_positions: int = 0  # computed, padding included
     num_loss_tokens: int = 0
+    losses: dict[int, Tensor] = field(default_factory=dict)  # scalars on the device, of each mini-batch by its number
     skipped: bool = False  # the float16 scaler met an overflow: no update, smaller scale
     samples: list[tuple[Sample, slice]] = field(default_factory=list)  # with their places in `argmax_N`
     argmax_N: Tensor | None = None  # on the processor; of all mini-batches
@@ -91,6 +92,28 @@ def num_loss_tokens(samples: Sequence[Sample], *, include_prompts: bool) -> int:
     if include_prompts:
         return sum(len(s.prompt_ids) + len(s.truth_ids) - 1 for s in samples)
     return sum(len(s.truth_ids) for s in samples)
+
+
+@dataclass(frozen=True)
+class Share:
+    """The mini-batches of a batch that one process computes, by their numbers in it; and what the whole batch has."""
+
+    mini_batches: Mapping[int, Sequence[Sample]]
+    num_mini_batches: int
+    num_samples: int
+    num_loss_tokens: int
+
+    @classmethod
+    def of_batch(cls, samples: Sequence[Sample], config: StepConfig) -> "Share":
+        """All of a batch."""
+        by_length = config.normalization == "tokens"
+        parts = dict(enumerate(mini_batches(samples, config.mini_batch_size, by_length=by_length)))
+        counted = num_loss_tokens(samples, include_prompts=config.include_prompts)
+        return cls(parts, len(parts), len(samples), counted)
+
+    def of_rank(self, rank: int, world_size: int) -> "Share":
+        """What one of several processes computes of it: each `world_size`-th mini-batch."""
+        return replace(self, mini_batches={i: p for i, p in self.mini_batches.items() if i % world_size == rank})
 
 
 class StepClock:
@@ -159,6 +182,7 @@ class Gradients:
         hidden: Callable[[Tensor], Tensor] | None = None,
         trunk: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> None:
+        self.model = model
         self.network = model
         self.hidden = hidden
         self.trunk = trunk
@@ -166,7 +190,7 @@ class Gradients:
         self.head_loss = HeadLoss()
         self.clock = StepClock(precision.device)
         self._precision = precision
-        self._device = precision.device
+        self.device = precision.device
         # What the losses of a batch are summed in.
         self._exact = torch.float32 if precision.device.type == "mps" else torch.float64
 
@@ -181,6 +205,30 @@ class Gradients:
     ) -> StepResult:
         """Add the gradient of a batch's loss to the parameters' `grad`, mini-batch by mini-batch.
 
+        See `accumulate_share`: this is the share of the one process that there is.
+        """
+        share = Share.of_batch(samples, config)
+        result = self.accumulate_share(
+            share, config, should_stop, want_argmax=want_argmax, begin_mini_batch=begin_mini_batch
+        )
+        # In the order of their numbers, so that it is the same sum wherever they were computed.
+        loss = torch.zeros((), dtype=self._exact, device=self.device)
+        for each in result.losses.values():
+            loss += each
+        result.loss_on_device = loss
+        return result
+
+    def accumulate_share(
+        self,
+        share: Share,
+        config: StepConfig,
+        should_stop: Callable[[], bool],
+        *,
+        want_argmax: bool,
+        begin_mini_batch: Callable[[int], None],
+    ) -> StepResult:
+        """Add the gradient of what a process computes of a batch's loss; that loss itself stays in its parts.
+
         `begin_mini_batch`: called before each with its number.
 
         `tokens`: loss = (sum over all loss tokens) / (their number in the batch).
@@ -188,13 +236,11 @@ class Gradients:
         Raises `StopRequested` between mini-batches.
         """
         by_tokens = config.normalization == "tokens"
-        batch_loss_tokens = num_loss_tokens(samples, include_prompts=config.include_prompts)
         self.head_loss.begin_step()
-        result = StepResult(num_samples=len(samples), num_loss_tokens=batch_loss_tokens)
-        loss = torch.zeros((), dtype=self._exact, device=self._device)
+        result = StepResult(num_samples=share.num_samples, num_loss_tokens=share.num_loss_tokens)
         argmaxes: list[Tensor] = []
         begin = 0
-        for number, part in enumerate(mini_batches(samples, config.mini_batch_size, by_length=by_tokens)):
+        for number, part in share.mini_batches.items():
             if should_stop():
                 raise StopRequested
             begin_mini_batch(number)
@@ -203,11 +249,11 @@ class Gradients:
             mini = self._mini_batch(part, config)
             if by_tokens:
                 # Divide by the whole batch's tokens, not the mini-batch's: a mean of means depends on the cut.
-                scale = 1.0 / batch_loss_tokens
+                scale = 1.0 / share.num_loss_tokens
             else:
-                scale = len(part) / len(samples) / mini.num_loss_tokens
+                scale = len(part) / share.num_samples / mini.num_loss_tokens
             loss_sum, argmax_N = self._forward_and_backward(mini, config, scale=scale, want_argmax=want_argmax)
-            loss += loss_sum * scale
+            result.losses[number] = loss_sum * scale
             result.num_tokens += mini.num_tokens
             result.num_positions += mini.ids.numel()
             if argmax_N is not None:
@@ -219,17 +265,23 @@ class Gradients:
                 begin += len(argmax_N)
         if argmaxes:
             result.argmax_N = self.to_processor(torch.cat(argmaxes))
-        result.loss_on_device = loss
         return result
+
+    def losses_of(self, result: StepResult) -> list[float]:
+        """The losses of a share's mini-batches by their numbers, in nats. Waits for the device."""
+        if not result.losses:
+            return []
+        exact: list[float] = torch.stack([each.to(self._exact) for each in result.losses.values()]).tolist()
+        return exact
 
     def _mini_batch(self, samples: Sequence[Sample], config: StepConfig) -> MiniBatch:
         """Samples on the device: padded, or packed where the model has a body for that."""
         if self.trunk is None:
             return collate(
-                samples, include_prompts=config.include_prompts, device=self._device,
+                samples, include_prompts=config.include_prompts, device=self.device,
                 multiple=config.width_multiple, most=config.longest, least_rows=config.least_rows,
             )  # fmt: skip
-        return pack(samples, include_prompts=config.include_prompts, device=self._device, few_shapes=config.few_shapes)
+        return pack(samples, include_prompts=config.include_prompts, device=self.device, few_shapes=config.few_shapes)
 
     def _forward_and_backward(
         self, mini: MiniBatch, config: StepConfig, *, scale: float, want_argmax: bool
@@ -246,7 +298,7 @@ class Gradients:
         clock.mark()
         embedded_PC = None
         with self._precision.autocast():
-            factor = torch.full((), scale, dtype=self._exact, device=self._device)
+            factor = torch.full((), scale, dtype=self._exact, device=self.device)
             if scaler is not None:
                 factor = scaler.scale(factor)
             if hidden is not None and type(head) is nn.Linear:

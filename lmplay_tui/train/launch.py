@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lmplay_tui.errors import EXIT_BUG, EXIT_TRAINING, TrainingError, UserError, os_error
 from lmplay_tui.options import Launch
@@ -45,6 +46,9 @@ from lmplay_tui.train.build import build_trainer, read_start, set_aside
 from lmplay_tui.train.handoff import TimeLimit, hand_over, resume_command, start_process
 from lmplay_tui.train.preflight import choose_run
 from lmplay_tui.train.process_group import ProcessGroup, RankLostError
+
+if TYPE_CHECKING:
+    from lmplay_tui.train.leader import Leader
 
 BEGINS_WITHIN_S = 60.0  # a process of its own
 LOADS_WITHIN_S = 20.0  # from then on it is a download, which may take hours
@@ -90,6 +94,15 @@ def run_events(
         lock.release()
 
 
+def _leader_of(group: ProcessGroup | None) -> "Leader | None":
+    """Rank 0's hand on the others; None where there are none, and nothing of it is imported."""
+    if group is None or group.world_size == 1:
+        return None
+    from lmplay_tui.train.leader import Leader
+
+    return Leader(group)
+
+
 def _with_notify_url(launch: Launch, lock: RunLock) -> Launch:
     """With `--notify-url` as the process before has handed it down; no process that this one starts inherits it."""
     url = os.environ.pop(NOTIFY_URL, None)
@@ -119,6 +132,7 @@ class _HeldRun:
         self, run: RunFolder, lock: RunLock, launch: Launch, controls: Controls, tell: Callable[[Event], None],
         group: ProcessGroup | None = None,
     ) -> None:  # fmt: skip
+        self.leader = _leader_of(group)
         self.run, self.lock, self.launch, self.controls, self.group = run, lock, launch, controls, group
         self.bug: str | None = None  # of the recording: the first one
         self.lost = False  # one of the processes that train with this one
@@ -136,6 +150,8 @@ class _HeldRun:
         )  # fmt: skip
 
     def close(self) -> None:
+        if self.leader is not None:
+            self.leader.close()
         self._recorder.close()
 
     def step_before(self) -> int:
@@ -279,8 +295,9 @@ def _train(held: _HeldRun) -> Iterator[Event]:
         yield RunDone(start.progress.step, str(run.model), start.progress.elapsed_s, already=True)
         return
     trainer = yield from build_trainer(
-        start, held.controls, go_on_elsewhere=held.go_on_elsewhere, tell=held.tell, may_not_save=held.may_not_save
-    )
+        start, held.controls, go_on_elsewhere=held.go_on_elsewhere, tell=held.tell, may_not_save=held.may_not_save,
+        leader=held.leader,
+    )  # fmt: skip
     del start  # its checkpoint is as large as the model and the optimizer, which have taken what they need
     yield from trainer.run()
 

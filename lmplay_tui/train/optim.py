@@ -1,4 +1,4 @@
-"""Which parameters are updated and how: weight decay's exceptions, the five optimizers, learning rates."""
+"""Which parameters are updated and how: weight decay's exceptions, the optimizers and their state, what is frozen."""
 
 import inspect
 from collections.abc import Callable
@@ -34,6 +34,7 @@ _BUILDERS: dict[str, Callable[..., Optimizer]] = {
     "sgd": _uncompiled(torch.optim.SGD),
     "rmsprop": _uncompiled(torch.optim.RMSprop),
 }
+_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 _SETTINGS: dict[str, dict[str, Any]] = {"sgd": {"momentum": 0.9}}
 DEFAULT_WEIGHT_DECAY = {"adamw": 0.01}  # the others: 0
 
@@ -82,6 +83,17 @@ def build_optimizer(
     if fused and all(_has_fused(name, device_type, dtype) for dtype in dtypes):
         settings["fused"] = True
     return _BUILDERS[name](parameter_groups(model, decay), lr=lr, **settings)
+
+
+def next_optimizer(
+    name: str, model: nn.Module, *, lr: float, weight_decay: float | None, device_type: str, before: Optimizer | None
+) -> Optimizer:
+    """The optimizer of a stage that begins. `before`: the one whose state of each parameter goes on; None: none."""
+    optimizer = build_optimizer(name, model, lr=lr, weight_decay=weight_decay, device_type=device_type)
+    if before is not None:
+        known = {parameter for group in optimizer.param_groups for parameter in group["params"]}
+        optimizer.state.update((p, values) for p, values in before.state.items() if p in known)
+    return optimizer
 
 
 def decay_of(name: str, weight_decay: float | None) -> float:
@@ -147,3 +159,29 @@ def without_gradient(model: nn.Module) -> list[str]:
         for name, parameter in model.named_parameters()
         if parameter.grad is None
     ]
+
+
+def set_dropout(model: nn.Module, before: float, after: float) -> bool:
+    """Give every layer that drops out with `before` another probability; whether there is one."""
+    layers = [layer for layer in model.modules() if isinstance(layer, _DROPOUTS) and layer.p == before]
+    for layer in layers:
+        layer.p = after
+    return bool(layers)
+
+
+def state_by_name(optimizer: Optimizer, model: nn.Module) -> dict[str, dict[str, Any]]:
+    """The optimizer's state by the parameters' names: it then survives another order or freezing of parameters."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {names[id(parameter)]: dict(values) for parameter, values in optimizer.state.items()}
+
+
+def load_by_name(optimizer: Optimizer, model: nn.Module, state: dict[str, dict[str, Any]]) -> None:
+    """The inverse of `state_by_name`: tensors go to their parameter's device, step counters stay where they belong."""
+    indices = {id(p): i for i, p in enumerate(p for group in optimizer.param_groups for p in group["params"])}
+    by_index = {
+        indices[id(parameter)]: state[name]
+        for name, parameter in model.named_parameters()
+        if name in state and id(parameter) in indices
+    }
+    # torch's own loader knows which entries follow the parameter's device and which do not.
+    optimizer.load_state_dict({"state": by_index, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -58,6 +58,11 @@ class Settings:
         """The options that hold while `stage` runs."""
         return resolve(self.line, self._remembered_for(stage.name), stage.options, self.plan.train)
 
+    def says(self, name: str, stage: Stage) -> bool:
+        """Whether a command line or the plan gives the option for `stage`: it is not its default by chance."""
+        given = (self.line, self._remembered_for(stage.name), stage.options, self.plan.train)
+        return any(name in each for each in given)
+
     @property
     def on_line(self) -> dict[str, str]:
         """The options that the command line gives and a plan may set too, as words: no plan changes them."""

@@ -170,7 +170,9 @@ class StageEntry:
         wanted = run.options.mini_batch_size
         if self._compilation is not None:
             rows = PROBED_FROM if wanted == "auto" else min(wanted, PROBED_FROM)
-            yield from self._compilation.prepare(self._state, run.config, rows)
+            if self._state.leader is not None and not self._compilation.is_proved:
+                self._state.leader.compile(self._compilation.backend, self._compilation.mode, run.config, rows)
+            yield from self._compilation.prepare(self._state.gradients, run.config, rows, self._state.progress.step)
             run.config = self._compilation.shaped(run.config)
         if wanted == "auto" and self._state.progress.probed_mini_batch_size is None:
             run.config = yield from probe(self._state, run.config, run.options.batch_size, self._controls.wants_stop)

@@ -1,7 +1,7 @@
 """The state of a run in memory, and its way into a checkpoint and back."""
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +17,12 @@ from lmplay_tui.run.statistics import RunStatistics
 from lmplay_tui.train.checkpoint_fields import FORMAT
 from lmplay_tui.train.device import Precision, RandomNumbers, hardware_note
 from lmplay_tui.train.gradients import Gradients
-from lmplay_tui.train.optim import build_optimizer, freeze
+from lmplay_tui.train.optim import freeze, load_by_name, next_optimizer, set_dropout, state_by_name
 from lmplay_tui.train.progress import Progress, WarmUp
 from lmplay_tui.train.settings import Settings
 
-_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+if TYPE_CHECKING:
+    from lmplay_tui.train.leader import Leader
 
 
 @dataclass
@@ -41,6 +42,7 @@ class TrainState:
     optimizer: torch.optim.Optimizer | None = None
     optimizer_name: str = ""
     loaded_optimizer: dict[str, Any] | None = None  # a checkpoint's, until the stage it belongs to has been entered
+    leader: "Leader | None" = None  # where others train the same run with this process
     random_numbers: RandomNumbers = field(init=False)
 
     def __post_init__(self) -> None:
@@ -63,27 +65,23 @@ class TrainState:
         """
         options = self.stage_options(stage)
         freeze(self.model, options.default_freeze)
-        before, name_before = self.optimizer, self.optimizer_name
-        self.optimizer = build_optimizer(
-            options.optimizer,
-            self.model,
-            lr=options.lr,
-            weight_decay=options.weight_decay,
-            device_type=self.device.type,
-        )
-        self.optimizer_name = options.optimizer
+        name_before, self.optimizer_name = self.optimizer_name, options.optimizer
         if self.loaded_optimizer is not None:
             name_before = self.loaded_optimizer["name"]
         fresh = is_new and options.reset_optimizer
         is_other = name_before not in ("", options.optimizer)
         if (fresh or is_other) and self.progress.warm_up is not None:
             self.progress.warm_up.from_step = self.progress.step
-        if self.loaded_optimizer is not None and not fresh and not is_other:
+        keeps = not fresh and not is_other
+        self.optimizer = next_optimizer(
+            options.optimizer, self.model, lr=options.lr, weight_decay=options.weight_decay,
+            device_type=self.device.type, before=self.optimizer if keeps and self.loaded_optimizer is None else None,
+        )  # fmt: skip
+        if self.loaded_optimizer is not None and keeps:
             load_by_name(self.optimizer, self.model, self.loaded_optimizer["state"])
-        elif before is not None and not fresh and not is_other:
-            known = {parameter for group in self.optimizer.param_groups for parameter in group["params"]}
-            self.optimizer.state.update((p, values) for p, values in before.state.items() if p in known)
         self.loaded_optimizer = None
+        if self.leader is not None:
+            self.leader.enter_stage(self.model, self.optimizer, self.gradients.scaler, options, keeps_state=keeps)
         return options
 
     def lr(self, options: TrainOptions, progress_of_stage: float) -> float:
@@ -168,7 +166,11 @@ class TrainState:
                 self.progress.of(stage.name).mini_batch_size = None
         if said_of_warm_up(options) != said_of_warm_up(before):
             self.start_warm_up(options)
-        if options.dropout != before.dropout and not set_dropout(self.model, before.dropout, options.dropout):
+        if options.dropout == before.dropout:
+            return []
+        if self.leader is not None:
+            self.leader.set_dropout(before.dropout, options.dropout)
+        if not set_dropout(self.model, before.dropout, options.dropout):
             return ["train.dropout: this experiment's cannot be changed while it runs: it acts from the next start on"]
         return []
 
@@ -204,29 +206,3 @@ def _weights(model: nn.Module) -> dict[str, Tensor]:
 def said_of_warm_up(options: TrainOptions) -> object:
     """What the options say of a warm-up: where they come to say other things, another one begins."""
     return tuple(getattr(options, name) for name in names_of(Part.WARM_UP))
-
-
-def set_dropout(model: nn.Module, before: float, after: float) -> bool:
-    """Give every layer that drops out with `before` another probability; whether there is one."""
-    layers = [layer for layer in model.modules() if isinstance(layer, _DROPOUTS) and layer.p == before]
-    for layer in layers:
-        layer.p = after
-    return bool(layers)
-
-
-def state_by_name(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, dict[str, Any]]:
-    """The optimizer's state by the parameters' names: it then survives another order or freezing of parameters."""
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    return {names[id(parameter)]: dict(values) for parameter, values in optimizer.state.items()}
-
-
-def load_by_name(optimizer: torch.optim.Optimizer, model: nn.Module, state: dict[str, dict[str, Any]]) -> None:
-    """The inverse of `state_by_name`: tensors go to their parameter's device, step counters stay where they belong."""
-    indices = {id(p): i for i, p in enumerate(p for group in optimizer.param_groups for p in group["params"])}
-    by_index = {
-        indices[id(parameter)]: state[name]
-        for name, parameter in model.named_parameters()
-        if name in state and id(parameter) in indices
-    }
-    # torch's own loader knows which entries follow the parameter's device and which do not.
-    optimizer.load_state_dict({"state": by_index, "param_groups": optimizer.state_dict()["param_groups"]})

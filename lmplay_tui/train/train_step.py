@@ -8,13 +8,13 @@ from functools import partial
 from typing import NoReturn
 
 from lmplay_tui.data.batches import Batch
-from lmplay_tui.errors import NonFiniteError, TrainingError
+from lmplay_tui.errors import DriftedError, NonFiniteError, TrainingError
 from lmplay_tui.run.controls import Controls
-from lmplay_tui.run.events import StepDone, Warned
+from lmplay_tui.run.events import Event, LogLine, StepDone, Warned
 from lmplay_tui.train.accuracy import Accuracy, fast_accuracy_of, mean_accuracy
 from lmplay_tui.train.checkpoint import SaveError, write_checkpoint
 from lmplay_tui.train.device import fits, give_memory_back, halved
-from lmplay_tui.train.gradients import StepResult
+from lmplay_tui.train.gradients import StepConfig, StepResult
 from lmplay_tui.train.stage_run import StageRun
 from lmplay_tui.train.state import TrainState
 
@@ -35,15 +35,17 @@ class TrainStep:
         self._state = state
         self._controls = controls
         self._accuracy_interval = accuracy_interval
-        self._warnings: list[Warned] = []
+        self._notes: list[Event] = []
+        self._has_told_dealt = False
         self.steps_here = 0  # steps done by this process: without any there is nothing to save
         self.is_whole = True  # the state is that of a finished step; not while an update is under way
         self._overflows = 0  # float16 steps in a row whose gradients overflowed
 
-    def accumulate(self, run: StageRun, batch: Batch) -> StepResult:
+    def accumulate(self, run: StageRun, batch: Batch, lr: float) -> StepResult:
         """The gradients of a batch. Raises `StopRequested`, and whatever the model's own code raises.
 
-        The batch is then back in the feed and everything as it was before.
+        The batch is then back in the feed and everything as it was before. `lr`: of the update that follows; the other
+        processes of a group make it by themselves.
         """
         state, optimizer = self._state, self._state.optimizer
         assert optimizer is not None
@@ -51,25 +53,36 @@ class TrainStep:
         try:
             state.model.train()
             optimizer.zero_grad(set_to_none=True)
-            return self._accumulated(run, batch)
-        except Exception:  # a stop, too little memory, a bug of the model's: who catches it decides
+            return self._accumulated(run, batch, lr)
+        except Exception as error:  # a stop, too little memory, a bug of the model's: who catches it decides
             run.feed.give_back(batch)
             with contextlib.suppress(RuntimeError):  # a device that has failed takes nothing back: its error is raised
                 self._undo()
+            if isinstance(error, DriftedError):  # which of them is right is not known
+                self.is_whole = False
             raise
 
-    def _accumulated(self, run: StageRun, batch: Batch) -> StepResult:
+    def _accumulated(self, run: StageRun, batch: Batch, lr: float) -> StepResult:
         """The batch's gradients. Where memory lacks, the same batch once more in smaller mini-batches.
 
         Raises `StopRequested` and `OutOfMemoryError`.
         """
         state = self._state
-        want_argmax = state.progress.step % self._accuracy_interval == 0
+        step, seed = state.progress.step, run.options.seed
+        want_argmax = step % self._accuracy_interval == 0
+        begin_mini_batch = partial(state.random_numbers.begin_mini_batch, seed, step)
+        where = f"stage {run.stage.name}, step {step + 1}"
 
         def accumulate() -> StepResult:
-            return state.gradients.accumulate(
-                batch.samples, run.config, self._controls.wants_stop, want_argmax=want_argmax,
-                begin_mini_batch=partial(state.random_numbers.begin_mini_batch, run.options.seed, state.progress.step),
+            if state.leader is None:
+                return state.gradients.accumulate(
+                    batch.samples, run.config, self._controls.wants_stop, want_argmax=want_argmax,
+                    begin_mini_batch=begin_mini_batch,
+                )  # fmt: skip
+            return state.leader.accumulate(
+                state.gradients, batch.samples, self._dealt(run, batch, where), self._controls.wants_stop,
+                step=step, seed=seed, lr=lr, want_argmax=want_argmax,
+                checks_weights=step % run.options.log_interval == 0, begin_mini_batch=begin_mini_batch,
             )  # fmt: skip
 
         while True:
@@ -79,20 +92,35 @@ class TrainStep:
                 return result
             self._undo()
             give_memory_back(state.device)
-            size = min(run.config.mini_batch_size, len(batch.samples))
-            what = f"stage {run.stage.name}, step {state.progress.step + 1}"
-            smaller = halved(size, what, "--mini-batch-size")
+            size = min(self._dealt(run, batch, where).mini_batch_size, len(batch.samples))
+            smaller = halved(size, where, "--mini-batch-size")
             run.config = replace(
                 run.config, mini_batch_size=smaller, least_rows=min(run.config.least_rows, smaller)
             )  # fmt: skip
             state.progress.of(run.stage.name).mini_batch_size = smaller
-            self._warnings.append(
+            self._notes.append(
                 Warned(
-                    f"{what}: out of memory with mini-batches of {size}; going on with {smaller}"
+                    f"{where}: out of memory with mini-batches of {size}; going on with {smaller}"
                     " (the gradient is the same but for dropout and rounding)",
                     state.progress.step,
                 )
             )
+
+    def _dealt(self, run: StageRun, batch: Batch, where: str) -> StepConfig:
+        """How the batch is cut: where others train with this process so that each has a part, if the size is free."""
+        state = self._state
+        if state.leader is None or state.settings.says("mini_batch_size", run.stage):
+            return run.config
+        fitted = state.leader.fitted(run.config, len(batch.samples))
+        if fitted != run.config and not self._has_told_dealt:
+            self._has_told_dealt = True
+            self._notes.append(
+                LogLine(
+                    f"{where}: mini-batches of {fitted.mini_batch_size} instead of {run.config.mini_batch_size}, so "
+                    f"that each of {state.leader.world_size} processes has one; a --mini-batch-size is kept"
+                )
+            )
+        return fitted
 
     def _undo(self) -> None:
         """Forget the gradients and the random numbers of a step that did not happen."""
@@ -129,7 +157,7 @@ class TrainStep:
         if self._overflows == OVERFLOWS_TOLD:
             step = self._state.progress.step + 1
             where = f"stage {run.stage.name}, step {step}: {what}, so none of them has moved the weights"
-            self._warnings.append(Warned(f"{where}; try a lower --lr, --amp-dtype bfloat16, or without --amp", step))
+            self._notes.append(Warned(f"{where}; try a lower --lr, --amp-dtype bfloat16, or without --amp", step))
 
     def _give_up(self, run: StageRun, batch: Batch, what: str, advice: str) -> NoReturn:
         """Numbers that are of no use: keep the last checkpoint, put what there is apart, and end the run."""
@@ -193,6 +221,7 @@ class TrainStep:
             text_shown=of_stage.text_shown,
             rows_without_sample=of_stage.rows_without_sample,
             character_accuracy=accuracy.characters,
+            reduce_s=None if state.leader is None else result.seconds.get("reduce", 0.0),
         )
 
     def count(self, run: StageRun, batch: Batch) -> None:
@@ -211,7 +240,7 @@ class TrainStep:
         decode = self._state.tokenizer.decode
         return mean_accuracy(fast_accuracy_of(decode(tokens), sample.truth) for sample, tokens in result.predictions())
 
-    def take_warnings(self) -> list[Warned]:
+    def take_notes(self) -> list[Event]:
         """What the steps since the last call have to say."""
-        warnings, self._warnings = self._warnings, []
-        return warnings
+        notes, self._notes = self._notes, []
+        return notes

@@ -83,16 +83,20 @@ class Trainer:
         flops = FlopCount.of_model(state.model, state.model_args)
         peak, peak_from = peak_flops(state.device, state.precision.dtype)
         self.window = LogWindow(flops, peak, state.progress.rows, peak_from, MachineMetrics(state.device))
-        self.watch = Watch()
+        if state.leader is not None:
+            state.leader.record_in(state.run.files)
+            self.window.num_ranks, self.window.ranks = state.leader.world_size, state.leader.interval
+        self.watch = Watch() if state.leader is None else Watch(behind=state.leader.behind)
         interval = accuracy_interval(flops, state.device.type)
         options = state.settings.for_run()
-        compilation = Compilation(options, state.device) if options.compile_model else None
+        how = (options.compile_backend, options.compile_mode, state.device)
+        compilation = Compilation(*how) if options.compile_model else None
         self.entry = StageEntry(
             state, data, controls, row_counts=self.row_counts, leak_guard=self.leak_guard, compilation=compilation,
             accuracy_interval=interval,
         )  # fmt: skip
         self.step = TrainStep(state, controls, interval)
-        scorer = Scorer(state.model, state.gradients.hidden, state.tokenizer, state.precision)
+        scorer = Scorer(state.model, state.gradients.hidden, state.tokenizer, state.precision, state.leader)
         self.evaluator = Evaluator(state, data, scorer, controls.wants_stop)
         self._note = note
         self._resume_command = resume_command
@@ -176,7 +180,7 @@ class Trainer:
                     with self.watch.step_under_way(progress.step + 1):
                         lr = state.lr(run.options, of_stage.position.row / max(run.data.rows_total, 1))
                         # the batch's gradients, mini-batch by mini-batch; on a stop all is as it was before
-                        result = self.step.accumulate(run, batch)
+                        result = self.step.accumulate(run, batch, lr)
                         # a save may still be copying the weights
                         self.checkpointer.wait_for_copy()
                         # clip, look at the numbers, and let the optimizer move the weights
@@ -190,7 +194,7 @@ class Trainer:
                     yield done
                     yield from self.watch.step_done(done, first_row)
                     yield from run.feed.step_done(done)
-                    yield from self.step.take_warnings()
+                    yield from self.step.take_notes()
                     yield from self._check_gradients(run)
 
                 # a stage ends: evaluate it and those before it, keep a checkpoint

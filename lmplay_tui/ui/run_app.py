@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 from lmplay_tui.errors import EXIT_BUG, EXIT_LEFT_AT_ONCE
 from lmplay_tui.formats import time_zone
 from lmplay_tui.options import Launch
-from lmplay_tui.text import one_line, printable
+from lmplay_tui.text import one_line, plain_signs, printable
 from lmplay_tui.ui.app import LmplayApp
-from lmplay_tui.ui.tty.looks import plain_signs
 from lmplay_tui.ui.tty.painting import use_our_output
 from lmplay_tui.ui.tty.signals import Signals, StrayPrints, give_back_terminal, terminal_settings
 

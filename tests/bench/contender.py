@@ -32,13 +32,15 @@ def run_trainer(setting: Setting, asked: dict[str, Any]) -> dict[str, Any]:
         given |= {name: True for name in ("amp", "compile_model") if asked[name]}
         controls, steps, note = Controls(), [], ""
         held: list[int] = []
-        begun = began_cpu = 0.0
+        each: list[list[float]] = []
+        begun = began_cpu = cpu = 0.0
         for event in run_events(Launch(given), controls):
             match event:
                 case StepDone() if event.step <= WARM_UP_STEPS:
                     begun, began_cpu = time.perf_counter(), cpu_s()
                 case StepDone():
                     steps.append(event)
+                    each.append(_parts(event, cpu_s() - began_cpu - cpu))
                     seconds, cpu = time.perf_counter() - begun, cpu_s() - began_cpu
                     if seconds >= asked["seconds"] * MEMORY_LOOKS[min(len(held), len(MEMORY_LOOKS) - 1)]:
                         held.append(round(rss_mb()))
@@ -64,8 +66,19 @@ def run_trainer(setting: Setting, asked: dict[str, Any]) -> dict[str, Any]:
         flops=sum(count.of(s.step_tokens, s.loss_tokens, s.step_tokens / s.samples) for s in steps),
         peak_flops=peak_flops(choose_device(asked.get("device", "auto")), _dtype(asked))[0], final_loss=steps[-1].loss,
         other_share=round(1 - worked / seconds, 4), steps=len(steps), rss_mb=held, note=note,
-        device_mb=_device_mb(asked),
+        device_mb=_device_mb(asked), **({"each": each} if asked.get("each") else {}),
     )  # fmt: skip
+
+
+def _parts(step: Any, cpu: float) -> list[float]:
+    """Tokens of a step, and how its `cpu` processor seconds are divided: forward and backward; update; rest.
+
+    By the clock's shares: other programs on the machine stretch all of them.
+    """
+    own = step.forward_s + step.backward_s
+    rest = max(step.step_s - own - step.optimizer_s - step.data_s, 0.0)
+    whole = own + step.optimizer_s + rest
+    return [step.step_tokens, *(round(cpu * part / whole, 6) for part in (own, step.optimizer_s, rest))]
 
 
 def _device_mb(asked: dict[str, Any]) -> int | None:

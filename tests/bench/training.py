@@ -40,7 +40,7 @@ def run(arguments: Any) -> dict[str, str]:
             names.append("ceiling")
         for number in range(arguments.rounds if arguments.against else 1):
             for name in names:
-                figures = _in_process(name, asked)
+                figures = in_process(name, asked)
                 print(json.dumps(figures | {"round": number + 1}), flush=True)
                 lines.setdefault(name, []).append(figures)
     what = f"train {arguments.setting}{' --amp' if arguments.amp else ''}"
@@ -58,7 +58,7 @@ def _found(data: str) -> str:
     return str(Path(data).resolve()) if Path(data).exists() else data
 
 
-def _in_process(name: str, asked: dict[str, Any]) -> dict[str, Any]:
+def in_process(name: str, asked: dict[str, Any]) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-m", "tests.bench.contender", name, json.dumps(asked)],
         stdout=subprocess.PIPE, text=True, check=False,

@@ -3,6 +3,8 @@
 import gc
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -124,6 +126,34 @@ def test_in_a_terminal_each_line_of_an_example_and_of_figures_is_one(columns):
     kinds = r"\d\d:\d\d:\d\d  (stage [12]/3 \w+ |[12]/3 \w+ |validated at step |evaluated at step )"
     figures = [line for line in lines if re.match(kinds, line)]
     assert len(figures) == 13 + 13 + 2 + 1 and max(map(cell_len, figures)) <= columns, figures
+
+
+def test_signs_of_lines_have_plain_ones_in_ascii_and_letters_of_texts_stay(capfd):
+    spike = happened.LossSpiked(7, "topics", 8.25, 3.1, 21.0, 60, 69)  # rows 60–69
+    said = prediction("Ça naïve …\x1b[31m 東京", "x " * 900)
+    with Lines(ascii_only=True) as out:
+        printer = Headless(out, TrainOptions(), time_zone("UTC"), Clock())
+        for event in (*training(40), spike, happened.Predicted(7, "topics", said), happened.Warned("a → b", 9)):
+            printer.say(event)
+    shown = "".join(capfd.readouterr())
+    assert {char for char in shown if not char.isascii()} == set("Çaï東京") - set("a")
+    assert "naïve ~?[31m" in shown and "a > b" in shown
+
+
+@pytest.mark.long
+def test_a_run_follows_its_option_for_ascii(folder):
+    """A whole run in a terminal of 50 columns, where lines are cut; in a process that has no threads from before."""
+    rows = [{"text": "Ça naïve 東京 жук. " + " ".join(SENTENCES)} for _ in range(20)]
+    (folder / "local.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+    plan = write_plan(folder, '[stages.stories]\ndataset = "local.jsonl"\n')
+    words = ["--training-plan", plan, "--model", "m", "--validation-interval", "8", "--ascii", *TINY]
+    command = [sys.executable, "-c", "import sys; from lmplay_tui.cli import trainer_main; sys.exit(trainer_main())"]
+
+    with ScreenTerminal(lambda: subprocess.call([*command, *words]), (50, 24)) as terminal:
+        assert terminal.wait(100) == 0
+    shown = terminal.output.decode()
+    assert not {char for char in shown if not char.isascii() and not char.isalpha()}
+    assert '~"' in shown and "Ça" in shown
 
 
 def test_the_date_stands_above_the_first_line_of_another_day(capfd):

@@ -1,5 +1,6 @@
 """One fold of a run's events: what `run.json` says is what a dashboard shows."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -35,6 +36,7 @@ def test_recorder_and_dashboard_say_the_same(run: RunFolder) -> None:
         assert (said["step"], said["samples"], said["tokens"]) == tuple(map(int, view.at[:3]))
         assert [each["rows_done"] for each in said["stages"]] == [each.rows_done for each in view.stages]
         assert said.get("val_loss") == view.val_loss and said.get("train_loss") == view.train_loss
+        assert said.get("val_accuracy") == view.val_accuracy
     assert said["checkpoint"]["step"] == view.checkpoint.step == 100  # type: ignore[union-attr]
     recorder.record(happened.RunDone(150, "m.lmp", 1.0))
     assert (run.status()["state"], run.status()["activity"], run.status()["eta_s"]) == ("finished", "", 0.0)
@@ -57,15 +59,31 @@ def test_a_resume_carries_on_what_was_known_and_a_start_anew_does_not(run: RunFo
     recorder = Recorder(run)
     for event in (*training(150), happened.RunStopped(150, "m.lmp", "go on", "asked")):
         recorder.record(event)
-    known = ("step", "samples", "tokens", "train_loss", "val_loss", "lr", "checkpoint", "stage", "stages", "device")
+    known = (
+        "step",
+        "samples",
+        "tokens",
+        "train_loss",
+        "val_loss",
+        "val_accuracy",
+        "lr",
+        "checkpoint",
+        "stage",
+        "stages",
+        "device",
+    )
     before = json.loads(json.dumps(recorder.status))
     again = Recorder(run)
     assert {name: before[name] for name in known} == json.loads(
         json.dumps({name: again.status[name] for name in known})
     )
     assert "command" not in again.status and not again.status.get("has_begun")
+    again.record(dataclasses.replace(started(resumed_from=150), train_loss=3.0, val_loss=before["val_loss"]))
+    assert again.status["val_accuracy"] == before["val_accuracy"]
+    again.record(dataclasses.replace(started(resumed_from=100), train_loss=3.0, val_loss=4.0))
+    assert "val_accuracy" not in again.status, "of a later validation than the one that the run goes on from"
     again.record(started())
-    assert not {"train_loss", "val_loss", "lr", "checkpoint", "stage"} & again.status.keys()
+    assert not {"train_loss", "val_loss", "val_accuracy", "lr", "checkpoint", "stage"} & again.status.keys()
 
 
 def test_a_stage_name_is_recorded_as_the_plan_has_it(run: RunFolder) -> None:

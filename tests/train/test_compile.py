@@ -87,7 +87,7 @@ def test_shapes_are_filled_up_for_graphs_and_no_more_when_compiling_fails(place,
     plain, least = positions(computed, training_plan=plan, **exp, model="plain/m.lmp", out_dir="plain")
     marks: list[int] = []
     monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: marks.append(1))
-    seams.put("compilation", lambda options, _: Compilation(options, torch.device("cuda")))
+    seams.put("compilation", lambda *how: Compilation(*how[:2], torch.device("cuda")))
     graphs = {"training_plan": plan, **exp, "compile_model": True, "compile_mode": "reduce-overhead"}
     monkeypatch.setattr(torch, "compile", untouched)
     events, filled = positions(computed, model="filled/m.lmp", out_dir="filled", **graphs)

@@ -146,6 +146,9 @@ async def table(
     told = json.loads(said(status.main, "m.lmp", "--json"))
     assert told["step"] == step
     train["status --json"], val["status --json"] = f"{told['train_loss']:.6f}", f"{told['val_loss']:.6f}"
+    accuracy = found(rf"val accuracy +{NUMBER}", shown)
+    assert accuracy == f"{told['val_accuracy']:.3f}" == f"{trained.view.val_accuracy:.3f}"
+    assert accuracy in next(line for line in reversed(trained.lines) if "  validated at step" in line)
     train["status --line"] = found(rf"loss {NUMBER}", said(status.main, "m.lmp", "--line"))
     listed = said(runs.main).splitlines()
     for name, losses in (("train loss", train), ("val loss", val)):

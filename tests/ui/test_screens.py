@@ -12,8 +12,10 @@ from lmplay_tui.options import Launch
 from lmplay_tui.run import events as happened
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.scales import rounded_range
+from lmplay_tui.text import plain_signs
 from lmplay_tui.ui import theme
 from lmplay_tui.ui.app import LmplayApp
+from lmplay_tui.ui.legend import CURVES
 from lmplay_tui.ui.messages import StartAsked
 from lmplay_tui.ui.notices import News, terminal_title
 from lmplay_tui.ui.screens.dashboard import Dashboard
@@ -258,6 +260,19 @@ def test_a_chart_is_as_wide_as_it_shall_be_whatever_the_shell_says(monkeypatch: 
     axis, labels = ("".join(text for text, _ in row) for row in rows[-2:])
     assert axis.strip().startswith("└┬") and axis.count("┬") == 8 and len(axis.rstrip()) > 150
     assert labels.split()[-1] == "140"
+
+
+@pytest.mark.parametrize("style", CURVES)
+def test_a_line_in_ascii_is_drawn_with_the_sign_of_its_legend_and_points_stand_out_of_theirs(style: str) -> None:
+    x = np.arange(0.0, 150.0)
+    ranges = (0.0, 149.0), (-1.0, 1.0)
+    drawn = [
+        draw(Drawing([Trace(x, np.sin(x / 9), style)], *ranges, ascii_only=plain), 80, 12) for plain in (True, False)
+    ]
+    cells = [{char for row in rows for text, names in row if names == style for char in text} - {" "} for rows in drawn]
+    sign = plain_signs(CURVES[style].sign)
+    assert cells[0] == ({"-"} if style in ("val", "eval") else {sign}) and sign != "-"
+    assert all("\u2800" < char <= "\u28ff" for char in cells[1])
 
 
 def test_a_chart_holds_nothing_of_the_one_drawn_before_it() -> None:

@@ -17,41 +17,7 @@ from rich.style import Style
 from textual.color import Color
 from textual.filter import LineFilter
 
-from lmplay_tui.text import one_line
-
-_SIGNS = {
-    "●": "*", "◌": "o", "‖": "=", "◐": "~", "■": "#", "✓": "+", "✗": "x", "▸": ">", "▶": ">", "▪": ".", "λ": "l",
-    "✎": "e", "↻": "r", "⚑": "b", "━": "#", "•": "o", "◆": "@", "┈": ":", "┄": ".", "┊": ":", "…": "~", "–": "-",
-    "—": "-", "·": ".", "→": ">", "←": "<", "↑": "^", "↓": "v", "↵": "/", "≠": "!", "−": "-", "×": "x", "░": ".",
-    "▒": "%", "▓": "=", "█": "#", "▚": "v", "▞": "s", "▔": "-", "▁": "_", "▂": "_", "▃": "-", "▅": "-", "▆": "=",
-    "▇": "=", "▎": "|", "▌": "|", "▐": "|", "▊": "|", "▍": "|", "▋": "|", "▏": "|", "▕": "|", "▉": "#", "°": "'",
-    "▀": "#", "▄": "#", "╸": "-", "╺": "-", "❭": ">", "⌃": "^", "⭘": "o", "◉": "*", "○": "o", "▼": "v", "▲": "^",
-    "²": "2", "¹": "1", "’": "'", "⏎": "~", "‘": "'", "“": '"', "”": '"',
-    "▖": "r", "�": "?", "🔎": "/ ",  # of two cells
-}  # fmt: skip
-
-
-def _table() -> dict[int, str]:
-    table = {ord(sign): plain for sign, plain in _SIGNS.items()}
-    for code in range(0x2500, 0x2580):  # box drawing: what it is like
-        table.setdefault(code, "-" if code in (0x2500, 0x2501, 0x2504, 0x2505, 0x2508, 0x2509, 0x2550) else "+")
-    for code in (0x2502, 0x2503, 0x2506, 0x2507, 0x250A, 0x250B, 0x2551, 0x2524, 0x251C):
-        table[code] = "|"
-    for code in range(0x2580, 0x25A0):  # blocks
-        table.setdefault(code, "#")
-    for code in range(0x2400, 0x2427):  # pictures of control characters
-        table[code] = "?"
-    for code in range(0x2800, 0x2900):  # braille
-        table[code] = " " if code == 0x2800 else "*"
-    return table
-
-
-_TABLE = _table()
-
-
-def plain_signs(text: str) -> str:
-    """`text` with a plain sign in the place of each that we draw with."""
-    return text if text.isascii() else text.replace("↵ ", "\\n").translate(_TABLE)
+from lmplay_tui.text import one_line, plain_signs
 
 
 class AsciiFilter(LineFilter):

@@ -29,6 +29,7 @@ from textual.widgets import Input, _toast
 from textual.widgets._toast import Toast, ToastHolder
 
 from lmplay_tui.background import BackgroundCall
+from lmplay_tui.text import plain_signs
 from lmplay_tui.ui.messages import Rang, TitleChanged
 from lmplay_tui.ui.tty.looks import (
     AsciiFilter,
@@ -36,7 +37,6 @@ from lmplay_tui.ui.tty.looks import (
     PaletteColours,
     SixteenColours,
     notification,
-    plain_signs,
     reads_commands,
     terminal_needs_ascii,
     title_sequence,

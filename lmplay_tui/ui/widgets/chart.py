@@ -31,6 +31,7 @@ from lmplay_tui.run.series import (
 )
 from lmplay_tui.run.view import Mark, RunView
 from lmplay_tui.scales import LABEL_CELLS, column_of, log_ticks, rounded_range, tick_texts, ticks, time_ticks
+from lmplay_tui.text import plain_signs
 from lmplay_tui.ui.legend import CURVES, MARKS, Sign
 from lmplay_tui.ui.widgets.curve_window import CurveWindow, Group
 from lmplay_tui.ui.widgets.lines import Piece, Row, fitted, row_width, spread
@@ -253,7 +254,7 @@ def _paint(canvas: Grid, chart: Drawing) -> None:
         if curve.marker == "line" and len(curve.x) > 1:
             dots = raster(curve.x, np.clip(curve.y, low, high), chart.x_range, chart.y_range, width, height)
             filled = dots > 0
-            canvas.put(filled, "*" if chart.ascii_only else BRAILLE_SIGNS[dots[filled]], curve.style)
+            canvas.put(filled, _plain(curve.style) if chart.ascii_only else BRAILLE_SIGNS[dots[filled]], curve.style)
         else:
             points.append(curve)
     for curve in points:
@@ -261,6 +262,11 @@ def _paint(canvas: Grid, chart: Drawing) -> None:
         columns = np.rint((curve.x[inside] - first) / (last - first) * (width - 1)).astype(np.int64)
         rows = np.rint((high - np.clip(curve.y[inside], low, high)) / (high - low) * (height - 1)).astype(np.int64)
         canvas.put((rows, columns), "●" if curve.marker == "line" else curve.marker, curve.style)
+
+
+def _plain(style: str) -> str:
+    """What a line is drawn with in ASCII: its legend's sign, or where that is of points, another between these."""
+    return "-" if style in ("val", "eval") else plain_signs(CURVES[style].sign)
 
 
 def _lay_reference(canvas: Grid, y_range: tuple[float, float], y: float, label: str) -> None:

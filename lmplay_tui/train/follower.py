@@ -1,0 +1,297 @@
+"""A process that follows rank 0: it holds the model and its optimizer, and does what it is told.
+
+It knows no plan, no data, no tokenizer, no file of the run. What it computes and how it updates is what rank 0 does, by
+the same code.
+"""
+
+import sys
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lmplay_tui.errors import EXIT_OK, EXIT_TRAINING, TrainingError
+from lmplay_tui.models.body import body_of, trunk_of
+from lmplay_tui.models.registry import build_model, load_experiment
+from lmplay_tui.models.units import recompute
+from lmplay_tui.run.events import Warned
+from lmplay_tui.text import one_line
+from lmplay_tui.train.compile import Compilation
+from lmplay_tui.train.device import Precision, RandomNumbers, choose_device, use_what_is_fast
+from lmplay_tui.train.evaluation import losses_and_argmax
+from lmplay_tui.train.gradients import Gradients, Share, StepConfig, StepResult
+from lmplay_tui.train.optim import freeze, load_by_name, next_optimizer, set_dropout
+from lmplay_tui.train.orders import (
+    Build,
+    Compile,
+    Copy,
+    Done,
+    EnterStage,
+    Idle,
+    Order,
+    OrderError,
+    Receiver,
+    Score,
+    SetDropout,
+    Step,
+    connected,
+    set_bytes,
+)
+from lmplay_tui.train.process_group import ProcessGroup, RankLostError
+from lmplay_tui.train.reduction import (
+    Report,
+    Shares,
+    Status,
+    argmax_key,
+    checksum_of,
+    collective_device,
+    drifted_ranks,
+    drop_key,
+    error_key,
+    own_place,
+    phase_key,
+    place_key,
+    replicated,
+    said_of,
+    sum_gradients,
+    take_from_rank_0,
+    touched_by_any,
+)
+
+
+def follow(group: ProcessGroup) -> int:
+    """Do what rank 0 says until the run has ended; the exit status, 3 where rank 0 or another rank is lost."""
+    try:
+        follower = _Follower(group)
+        while not follower.is_done:
+            follower.obey()
+    except (RankLostError, OrderError) as error:
+        sys.stderr.write(f"rank {group.rank}: {one_line(error, 600)}\n")
+        return EXIT_TRAINING
+    return EXIT_OK
+
+
+class _Replica:
+    """The model as rank 0 has it."""
+
+    def __init__(self, order: Build) -> None:
+        device = choose_device(order.device)
+        dtype = None if order.amp_dtype is None else getattr(torch, order.amp_dtype)
+        precision = Precision(device, dtype, order.grad_scale)
+        use_what_is_fast(device)
+        model, _ = build_model(
+            load_experiment(order.exp), vocab_size=order.vocab_size, context_len=order.context_len,
+            num_blocks=order.num_blocks, embed_dim=order.embed_dim, num_heads=order.num_heads, dropout=order.dropout,
+            seed=order.seed,
+        )  # fmt: skip
+        if order.recompute:
+            recompute(model)
+        self.model: nn.Module = model.to(device)
+        hidden = None if order.way == "forward" else body_of(self.model)
+        trunk = trunk_of(self.model, device, dtype) if order.way == "trunk" else None
+        self.gradients = Gradients(self.model, precision, hidden=hidden, trunk=trunk)
+        self.precision = precision
+        self.hidden = hidden  # as it was built, compiled or not
+        self.vocab_size = order.vocab_size
+        self.random_numbers = RandomNumbers(device)
+        self.optimizer: torch.optim.Optimizer | None = None
+        self.compilation: Compilation | None = None
+
+
+class _Follower:
+    """Obeys one order after the other. What fails in one of them is told rank 0 in the next report."""
+
+    def __init__(self, group: ProcessGroup) -> None:
+        self._group = group
+        self._store = group.store
+        self._orders = Receiver(group.store, group.rank)
+        self._shares = Shares(group, torch.device("cpu"))
+        self._replica: _Replica | None = None
+        self._problem = ""
+        self.is_done = False
+
+    def obey(self) -> None:
+        """Wait for an order and carry it out. Raises `RankLostError`."""
+        order = self._orders.next()
+        if isinstance(order, Done):
+            self.is_done = True
+        elif isinstance(order, Step):
+            self._step(order)
+        elif isinstance(order, Score):
+            self._score(order)
+        elif isinstance(order, Copy):
+            self._copy(order)
+        elif not isinstance(order, Idle) and not self._problem:
+            try:
+                self._set_up(order)
+            except Exception as error:
+                self._problem = said_of(error)
+
+    @property
+    def _known(self) -> _Replica:
+        """The model and its optimizer. Raises `TrainingError` where they could not be made."""
+        if self._problem or self._replica is None:
+            raise TrainingError(self._problem or "no model was ordered")
+        return self._replica
+
+    def _set_up(self, order: Order) -> None:
+        if isinstance(order, Build):
+            self._replica = _Replica(order)
+            device = self._replica.precision.device
+            self._shares = Shares(self._group, device)
+            self._tell(place_key(self._group.rank), own_place(self._group, device))
+            return
+        known = self._known
+        if isinstance(order, EnterStage):
+            freeze(known.model, order.default_freeze)
+            known.optimizer = next_optimizer(
+                order.optimizer, known.model, lr=order.lr, weight_decay=order.weight_decay,
+                device_type=known.precision.device.type, before=known.optimizer if order.keeps_state else None,
+            )  # fmt: skip
+        elif isinstance(order, SetDropout):
+            set_dropout(known.model, order.before, order.after)
+        elif isinstance(order, Compile):
+            known.compilation = Compilation(order.backend, order.mode, known.precision.device)
+            config = StepConfig(**order.config)
+            for event in known.compilation.prepare(known.gradients, config, order.rows, step=0):
+                if isinstance(event, Warned):
+                    sys.stderr.write(f"rank {self._group.rank}: {event.message}\n")
+
+    def _copy(self, order: Copy) -> None:
+        """Take rank 0's bits: of all that could be made to take them, or of nothing."""
+        tensors: list[Tensor] = []
+        state: dict[str, dict[str, Tensor]] = {}
+
+        def make_room() -> None:
+            known = self._known
+            for name, entries in order.optimizer_state.items():
+                state[name] = {
+                    key: torch.empty(tuple(shape), dtype=getattr(torch, dtype))
+                    for key, (dtype, shape) in entries.items()
+                }
+            tensors.extend(replicated(known.model, state))
+            if sum(tensor.nbytes for tensor in tensors) != order.num_bytes:
+                raise TrainingError("its model has other tensors than rank 0's: the same code must run everywhere")
+
+        status, _, _ = self._shares.compute(make_room)
+        self._tell_problem(status)
+        if any(report.status is not Status.OK for report in self._shares.report(Report(status), 0, 0)):
+            return
+        known = self._known
+        take_from_rank_0(tensors, collective_device(known.precision.device))
+        assert known.optimizer is not None
+        load_by_name(known.optimizer, known.model, state)
+        if known.gradients.scaler is not None and order.scaler:
+            known.gradients.scaler.load_state_dict(dict(order.scaler))
+
+    def _step(self, order: Step) -> None:
+        config = StepConfig(**order.config)
+        share = Share(order.samples.mini_batches(), order.num_mini_batches, order.num_samples, order.num_loss_tokens)
+        argmax = argmax_key(self._shares.turn, self._group.rank)
+
+        def work() -> tuple[StepResult, list[float], int]:
+            known = self._checked(order)
+            assert known.optimizer is not None
+            known.model.train()
+            known.optimizer.zero_grad(set_to_none=True)
+            checksum = checksum_of(known.model) if order.checks_weights else 0
+            result = known.gradients.accumulate_share(
+                share, config, self._is_dropped(), want_argmax=order.want_argmax,
+                begin_mini_batch=partial(known.random_numbers.begin_mini_batch, order.seed, order.step),
+            )  # fmt: skip
+            losses = known.gradients.losses_of(result)
+            if order.want_argmax:
+                self._tell_argmax(argmax, result.argmax_N)
+            return result, losses, checksum
+
+        self._is_at("computing")
+        status, computed, seconds = self._shares.compute(work)
+        self._tell_problem(status)
+        result, losses, checksum = (StepResult(), [], 0) if computed is None else computed
+        parameters = [] if self._replica is None else list(self._replica.model.parameters())
+        touched = [parameter.grad is not None for parameter in parameters]
+        self._is_at("waiting")
+        reports = self._shares.report(
+            Report(
+                status, result.num_tokens, result.num_positions, seconds, checksum=checksum, losses=losses,
+                touched=touched,
+            ),
+            order.num_mini_batches, order.num_parameters,
+        )  # fmt: skip
+        has_drifted = order.checks_weights and bool(drifted_ranks(reports))  # rank 0 says so, and ends the run
+        if has_drifted or any(report.status is not Status.OK for report in reports):
+            for parameter in parameters:
+                parameter.grad = None
+            if computed is not None and order.want_argmax:
+                with connected("the orders' store is gone"):
+                    self._store.delete_key(argmax)
+            return
+        known = self._known
+        sum_gradients(parameters, touched_by_any(reports))
+        result.loss_on_device = self._shares.total(reports, order.num_mini_batches)
+        assert known.optimizer is not None
+        known.gradients.update(known.optimizer, result, lr=order.lr, grad_clip=config.grad_clip)
+
+    def _score(self, order: Score) -> None:
+        argmax = argmax_key(self._shares.turn, self._group.rank)
+
+        def work() -> list[float]:
+            known = self._checked(order)
+            scored = losses_and_argmax(
+                known.model, known.hidden, known.precision, order.samples.mini_batches().values(), self._is_dropped()
+            )
+            tokens = [token for _, predicted in scored for token in predicted]
+            self._tell_argmax(argmax, torch.tensor(tokens, dtype=torch.int64))
+            return [loss for loss, _ in scored]
+
+        self._is_at("scoring")
+        status, computed, seconds = self._shares.compute(work)
+        self._tell_problem(status)
+        self._is_at("waiting")
+        report = Report(status, seconds=seconds, losses=computed or [])
+        reports = self._shares.report(report, order.num_mini_batches, 0)
+        if computed is not None and any(each.status is not Status.OK for each in reports):
+            with connected("the orders' store is gone"):
+                self._store.delete_key(argmax)
+
+    def _checked(self, order: Step | Score) -> _Replica:
+        known = self._known
+        ids = order.samples.ids
+        if len(ids) and int(ids.max()) >= known.vocab_size:
+            raise TrainingError(f"token {int(ids.max())} of a vocabulary of {known.vocab_size}")
+        return known
+
+    def _is_dropped(self) -> Callable[[], bool]:
+        """Whether rank 0 has dropped the share under way."""
+        keys = [drop_key(self._shares.turn)]
+
+        def is_dropped() -> bool:
+            with connected("the orders' store is gone"):
+                return bool(self._store.check(keys))
+
+        return is_dropped
+
+    # ---- what rank 0 reads
+
+    def _tell(self, key: str, value: str) -> None:
+        with connected("the orders' store is gone"):
+            self._store.set(key, value)
+
+    def _is_at(self, phase: str) -> None:
+        self._tell(phase_key(self._group.rank), f"{self._shares.turn}\n{phase}")
+
+    def _tell_argmax(self, key: str, argmax_N: Tensor | None) -> None:
+        tokens = np.zeros(0, dtype="<i4") if argmax_N is None else argmax_N.numpy().astype("<i4")
+        with connected("the orders' store is gone"):
+            set_bytes(self._store, key, tokens.tobytes())
+
+    def _tell_problem(self, status: Status) -> None:
+        if status is Status.FAILED:
+            problem = self._shares.problem
+            self._shares.problem = None
+            if isinstance(problem, RankLostError):
+                raise problem
+            assert problem is not None
+            self._tell(error_key(self._group.rank), self._problem or said_of(problem))

@@ -1,0 +1,387 @@
+"""Rank 0's hand on the processes that follow it: each batch is dealt out, and what they have computed comes together.
+
+Mini-batches go to the ranks by their numbers, which are those that one process would give them: longest first, the
+i-th to rank i mod W. What is summed is summed in the order of the numbers, or has the same bits on every rank.
+"""
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from lmplay_tui.data.samples import Sample
+from lmplay_tui.errors import DriftedError, TrainingError
+from lmplay_tui.files import Folder
+from lmplay_tui.options import TrainOptions
+from lmplay_tui.run.controls import StopRequested
+from lmplay_tui.run.ranks import RankRecorder, RankState, Straggler
+from lmplay_tui.text import one_line
+from lmplay_tui.train.collate import truth_rows_of
+from lmplay_tui.train.device import Precision
+from lmplay_tui.train.gradients import Gradients, Share, StepConfig, StepResult
+from lmplay_tui.train.optim import state_by_name
+from lmplay_tui.train.orders import (
+    Build,
+    Compile,
+    Copy,
+    EnterStage,
+    Samples,
+    Score,
+    Sender,
+    SetDropout,
+    Step,
+    connected,
+)
+from lmplay_tui.train.process_group import ProcessGroup, RankLostError
+from lmplay_tui.train.reduction import (
+    MOST_SAID,
+    Report,
+    Shares,
+    Status,
+    argmax_key,
+    checksum_of,
+    collective_device,
+    drifted_ranks,
+    drop_key,
+    error_key,
+    own_place,
+    phase_key,
+    place_key,
+    replicated,
+    sum_gradients,
+    take_from_rank_0,
+    touched_by_any,
+)
+
+AT_WORK = ("computing", "scoring")
+
+
+class Leader:
+    """What rank 0 knows of the others, and how it has them take part.
+
+    All that it does raises `RankLostError` where one of them is no more.
+    """
+
+    def __init__(self, group: ProcessGroup) -> None:
+        self.group = group
+        self.world_size = group.world_size
+        self._store = group.store
+        self._recorder: RankRecorder | None = None
+        self._shares: Shares | None = None
+        self._has_copied = False
+        self._device = torch.device("cpu")
+        self._phase = "starting"
+        self._reports: list[list[Report]] = []  # of the steps of this log interval
+        self._reports_before: list[list[Report]] = []
+        self._step: int | None = None
+        self._sender = Sender(group.store, group.world_size, look=self._write)
+
+    def close(self) -> None:
+        """Tell the others that the run has ended; they leave."""
+        self._sender.close()
+
+    # ---- what all have alike
+
+    def build(self, precision: Precision, model_args: Mapping[str, Any], options: TrainOptions, way: str) -> None:
+        """The others build the model; they take its weights when a stage begins."""
+        self._has_copied = False
+        self._device = precision.device
+        self._shares = Shares(self.group, precision.device)
+        dtype = None if precision.dtype is None else str(precision.dtype).removeprefix("torch.")
+        names = ("exp", "vocab_size", "context_len", "num_blocks", "embed_dim", "num_heads", "dropout")
+        shape = {name: model_args[name] for name in names}
+        self._sender.send_all(
+            Build(
+                device=precision.device.type, amp_dtype=dtype, grad_scale=precision.grad_scale, seed=options.seed,
+                recompute=options.recompute, way=way, **shape,
+            )
+        )  # fmt: skip
+
+    def enter_stage(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None,
+        options: TrainOptions, *, keeps_state: bool,
+    ) -> None:  # fmt: skip
+        """The others set their optimizer up; the first time they take weights and optimizer from here."""
+        self._sender.send_all(
+            EnterStage(
+                optimizer=options.optimizer, lr=options.lr, weight_decay=options.weight_decay,
+                default_freeze=options.default_freeze, keeps_state=keeps_state and self._has_copied,
+            )
+        )  # fmt: skip
+        if self._has_copied:
+            return
+        state = state_by_name(optimizer, model)
+        held = {
+            name: {key: value for key, value in entries.items() if value is not None} for name, entries in state.items()
+        }
+        forms = {
+            name: {key: (str(value.dtype).removeprefix("torch."), tuple(value.shape)) for key, value in entries.items()}
+            for name, entries in held.items()
+        }
+        tensors = replicated(model, held)
+        num_bytes = sum(tensor.nbytes for tensor in tensors)
+        self._sender.send_all(Copy(forms, {} if scaler is None else scaler.state_dict(), num_bytes))
+        assert self._shares is not None
+        self._raise_for(self._shares.report(Report(), 0, 0))  # all have built what is to be filled
+        take_from_rank_0(tensors, collective_device(self._device))
+        self._has_copied = True
+
+    def set_dropout(self, before: float, after: float) -> None:
+        """The others' layers drop out with another probability."""
+        self._sender.send_all(SetDropout(before, after))
+
+    def compile(self, backend: str | None, mode: str | None, config: StepConfig, rows: int) -> None:
+        """The others compile what steps call."""
+        self._sender.send_all(Compile(backend, mode, rows, dataclasses.asdict(config)))
+
+    # ---- a step
+
+    def fitted(self, config: StepConfig, num_samples: int) -> StepConfig:
+        """`config` with mini-batches so small that each rank has one; as it is where that changes the gradient.
+
+        By `samples` each mini-batch's mean counts; recorded graphs want their shapes.
+        """
+        if config.normalization != "tokens" or config.graphs:
+            return config
+        if -(-num_samples // config.mini_batch_size) >= min(self.world_size, num_samples):
+            return config
+        return replace(config, mini_batch_size=-(-num_samples // self.world_size))
+
+    def accumulate(
+        self, gradients: Gradients, samples: Sequence[Sample], config: StepConfig, should_stop: Callable[[], bool],
+        *, step: int, seed: int, lr: float, want_argmax: bool, checks_weights: bool,
+        begin_mini_batch: Callable[[int], None],
+    ) -> StepResult:  # fmt: skip
+        """The gradient of a batch, summed over all ranks, which then update as this one will.
+
+        `step`: finished ones. `checks_weights`: find out whether all still have the same weights. Raises
+        `StopRequested`, `MemoryError` where one of them lacks memory, `TrainingError` where one has failed, and what
+        fails here. All gradients are then dropped; those of this process by who catches it.
+        """
+        assert self._shares is not None
+        batch = Share.of_batch(samples, config)
+        parts = [batch.of_rank(rank, self.world_size) for rank in range(self.world_size)]
+        parameters = list(gradients.model.parameters())
+        order = Step(
+            step=step, seed=seed, lr=lr, want_argmax=want_argmax, checks_weights=checks_weights,
+            config=dataclasses.asdict(config), num_mini_batches=batch.num_mini_batches, num_samples=batch.num_samples,
+            num_loss_tokens=batch.num_loss_tokens, num_parameters=len(parameters),
+        )  # fmt: skip
+        self._step, self._phase = step + 1, "computing"
+        clock = gradients.clock
+
+        def own() -> tuple[StepResult, list[float], int]:
+            checksum = checksum_of(gradients.model) if checks_weights else 0
+            result = gradients.accumulate_share(
+                parts[0], config, should_stop, want_argmax=want_argmax, begin_mini_batch=begin_mini_batch
+            )
+            return result, gradients.losses_of(result), checksum
+
+        with self._awaited():
+            self._sender.send(lambda rank: replace(order, samples=Samples.of(parts[rank].mini_batches)))
+            status, computed, seconds = self._shares.compute(own)
+            result, losses, checksum = (StepResult(), [], 0) if computed is None else computed
+            clock.mark()
+            reports = self._share_report(
+                Report(
+                    status, result.num_tokens, result.num_positions, seconds, checksum=checksum, losses=losses,
+                    touched=[p.grad is not None for p in parameters],
+                ),
+                batch.num_mini_batches, len(parameters),
+            )  # fmt: skip
+            self._raise_for(reports)
+            if checks_weights and (drifted := drifted_ranks(reports)):
+                names = ", ".join(map(str, drifted))
+                raise DriftedError(
+                    f"behind step {step}: the weights of rank {names} are not those of the others, with which they "
+                    "were equal bit by bit: memory or a library computes wrongly there; nothing more is saved, the "
+                    "last checkpoint is intact"
+                )
+            self._phase = "reduction"
+            sum_gradients(parameters, touched_by_any(reports))
+            clock.mark("reduce")
+        self._phase = "update"
+        self._reports.append(reports)
+        merged = self._merged(result, parts, config, want_argmax=want_argmax)
+        merged.num_tokens = sum(report.num_tokens for report in reports)
+        merged.num_positions = sum(report.num_positions for report in reports)
+        merged.loss_on_device = self._shares.total(reports, batch.num_mini_batches)
+        return merged
+
+    @contextlib.contextmanager
+    def _awaited(self) -> Iterator[None]:
+        """The others have an order to carry out with this process. Raises `RankLostError` with their names."""
+        self._sender.is_awaited = True
+        try:
+            yield
+        except RankLostError as error:
+            gone = self.group.ended()
+            what = f"{', '.join(gone)} has ended" if gone else self.behind()
+            raise RankLostError(f"{error}: {what}" if what else str(error)) from error
+        finally:
+            self._sender.is_awaited = False
+
+    def behind(self) -> str:
+        """The ranks that have not done their share yet, in words; empty: all wait for each other, or none is known."""
+        turn = 0 if self._shares is None else self._shares.turn
+        with contextlib.suppress(RankLostError):
+            late = [
+                state
+                for state in self.states()
+                if state.phase in AT_WORK or (state.rank and self._told(phase_key(state.rank)) != f"{turn}\nwaiting")
+            ]
+            said = [
+                f"rank {each.rank} ({one_line(each.host, 60)}, {one_line(each.device, 20)}) is still "
+                + (each.phase if each.phase in AT_WORK else "to begin")
+                for each in late
+            ]
+            if len(late) < self.world_size:
+                return ", ".join(said)
+        return ""
+
+    def _share_report(self, report: Report, num_mini_batches: int, num_parameters: int) -> list[Report]:
+        """Report; where this process has nothing to go on with, the others are told to drop theirs."""
+        assert self._shares is not None
+        self._phase = "waiting"
+        key = drop_key(self._shares.turn)
+        if report.status is not Status.OK:
+            with connected("the orders' store is gone"):
+                self._store.set(key, "1")
+        reports = self._shares.report(report, num_mini_batches, num_parameters)
+        if report.status is not Status.OK:
+            with connected("the orders' store is gone"):
+                self._store.delete_key(key)
+        return reports
+
+    def _raise_for(self, reports: Sequence[Report]) -> None:
+        """Raise what the worst of the reports stands for; nothing where all is well."""
+        assert self._shares is not None
+        statuses = [report.status for report in reports]
+        if reports[0].status is Status.FAILED and self._shares.problem is not None:
+            raise self._shares.problem
+        for rank, status in enumerate(statuses):
+            if status is Status.FAILED:
+                raise TrainingError(f"rank {rank}: {self._said_of(rank)}")
+        if Status.STOPPED in statuses:
+            raise StopRequested
+        if Status.NO_MEMORY in statuses:
+            raise MemoryError(f"rank {statuses.index(Status.NO_MEMORY)}: out of memory")
+
+    def _said_of(self, rank: int) -> str:
+        with connected("the orders' store is gone"):
+            return one_line(bytes(self._store.get(error_key(rank))).decode("utf-8", "replace"), MOST_SAID)
+
+    def _merged(self, own: StepResult, parts: Sequence[Share], config: StepConfig, *, want_argmax: bool) -> StepResult:
+        """Rank 0's result with the others' likeliest tokens, in the order of the mini-batches."""
+        result = replace(own, losses={}, samples=[], argmax_N=None)
+        if not want_argmax:
+            return result
+        tokens = [] if own.argmax_N is None else [own.argmax_N]
+        tokens += [torch.from_numpy(self._argmax_of(rank)) for rank in range(1, self.world_size)]
+        placed: dict[int, list[tuple[Sample, slice]]] = {}
+        begin = 0
+        for share in parts:
+            for number, samples in share.mini_batches.items():
+                rows = truth_rows_of(samples, include_prompts=config.include_prompts)
+                placed[number] = [
+                    (sample, slice(begin + each.start, begin + each.stop))
+                    for sample, each in zip(samples, rows, strict=True)
+                ]
+                begin += rows[-1].stop
+        result.argmax_N = torch.cat([each.to(torch.int64) for each in tokens])
+        if len(result.argmax_N) != begin:
+            raise TrainingError("a rank has told other tokens than its share has")
+        result.samples = [each for number in sorted(placed) for each in placed[number]]
+        return result
+
+    def _argmax_of(self, rank: int) -> np.ndarray:
+        """Of the share that was reported last."""
+        assert self._shares is not None
+        key = argmax_key(self._shares.turn - 1, rank)
+        with connected("the orders' store is gone"):
+            data = bytes(self._store.get(key))
+            self._store.delete_key(key)
+        return np.frombuffer(data, dtype="<i4").astype(np.int32)
+
+    # ---- scores
+
+    def score(
+        self, mini_batches: Sequence[Sequence[Sample]],
+        compute: Callable[[Iterable[Sequence[Sample]]], list[tuple[float, list[int]]]],
+    ) -> list[tuple[float, list[int]]]:  # fmt: skip
+        """The loss and the likeliest tokens of each mini-batch, computed by all ranks. Raises as `accumulate` does.
+
+        `compute`: does it for some of them, in their order.
+        """
+        assert self._shares is not None
+        count = len(mini_batches)
+        parts = [{i: mini_batches[i] for i in range(rank, count, self.world_size)} for rank in range(self.world_size)]
+        self._phase = "scoring"
+        with self._awaited():
+            self._sender.send(lambda rank: Score(count, Samples.of(parts[rank])))
+            status, computed, seconds = self._shares.compute(lambda: compute(parts[0].values()))
+            own = computed or []
+            reports = self._share_report(Report(status, seconds=seconds, losses=[loss for loss, _ in own]), count, 0)
+            self._raise_for(reports)
+        losses = self._shares.losses_in_order(reports, count)
+        tokens = {i: argmax for i, (_, argmax) in zip(parts[0], own, strict=True)}
+        for rank in range(1, self.world_size):
+            told = self._argmax_of(rank).tolist()
+            begin = 0
+            for i, samples in parts[rank].items():
+                end = begin + truth_rows_of(samples, include_prompts=False)[-1].stop
+                tokens[i] = told[begin:end]
+                begin = end
+        return [(losses[i], tokens[i]) for i in range(count)]
+
+    # ---- what is told of the ranks
+
+    def record_in(self, files: Folder) -> None:
+        """Say in the run's folder what each rank is at, from now on and all the time."""
+        self._recorder = RankRecorder(files)
+
+    def _write(self) -> None:
+        if self._recorder is not None:
+            self._recorder.write(self.states())
+
+    def interval(self, step_s: float) -> tuple[Mapping[str, float], Straggler | None]:
+        """A log interval is over, with `step_s` seconds a step: its figures, and a straggler newly found."""
+        states = self.states()
+        self._reports_before, self._reports = self._reports, []
+        return ({}, None) if self._recorder is None else self._recorder.interval(states, step_s)
+
+    def states(self) -> list[RankState]:
+        """What each rank is at, and its means over the steps of this log interval, or of the last one."""
+        places = [self._told(place_key(rank)).split("\n") for rank in range(1, self.world_size)]
+        phases = [self._told(phase_key(rank)).partition("\n")[2] for rank in range(1, self.world_size)]
+        own = own_place(self.group, self._device)
+        reports = list(self._reports or self._reports_before)
+        slowest = [max(each.seconds for each in step) for step in reports]
+        made = []
+        for rank, (place, phase) in enumerate(zip([own.split("\n"), *places], [self._phase, *phases], strict=True)):
+            host, device, pid = place if len(place) == 3 else ("", "", "")
+            mine = [step[rank] for step in reports]
+            made.append(
+                RankState(
+                    rank, host=host, device=device, pid=int(pid) if pid.isdecimal() else None, phase=phase,
+                    step=self._step, compute_s=_mean([each.seconds for each in mine]),
+                    wait_s=_mean([most - each.seconds for most, each in zip(slowest, mine, strict=True)]),
+                    tokens=_mean([float(each.num_positions) for each in mine]),
+                    **(dataclasses.asdict(mine[-1].use) if mine else {}),
+                )
+            )  # fmt: skip
+        return made
+
+    def _told(self, key: str) -> str:
+        with connected("the orders' store is gone"):
+            return bytes(self._store.get(key)).decode("utf-8", "replace") if self._store.check([key]) else ""
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values) if values else math.nan

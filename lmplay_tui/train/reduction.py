@@ -1,0 +1,255 @@
+"""What the ranks of a run do together: report a step, add their gradients up, take rank 0's state.
+
+A report comes before the gradients: whether all have done their share. Only then is anything summed, so a step that
+one of them has dropped is dropped by all.
+"""
+
+import enum
+import os
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass, field, replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+
+from lmplay_tui.errors import TrainingError
+from lmplay_tui.run.controls import StopRequested
+from lmplay_tui.text import one_line
+from lmplay_tui.train.device import DeviceMeter, DeviceUse, fits, give_memory_back, is_out_of_memory, numbered_device
+from lmplay_tui.train.orders import connected
+from lmplay_tui.train.process_group import ProcessGroup
+
+Computed = TypeVar("Computed")
+MOST_SAID = 4000  # characters of another rank's error
+BUCKET_BYTES = 25 << 20
+_HEADER = 10
+
+
+class Status(enum.IntEnum):
+    """How a rank's share of a step has gone."""
+
+    OK = 0
+    STOPPED = 1
+    NO_MEMORY = 2
+    FAILED = 3
+
+
+@dataclass(frozen=True)
+class Report:
+    """What each rank tells all others of its share of a batch. `losses`, in nats: of its mini-batches, by number.
+
+    `seconds`: of its own work. `checksum`: of its weights before the step, where that was wanted. `touched`: whether
+    each parameter has a gradient.
+    """
+
+    status: Status = Status.OK
+    num_tokens: int = 0
+    num_positions: int = 0
+    seconds: float = 0.0
+    use: DeviceUse = field(default_factory=DeviceUse)
+    checksum: int = 0
+    losses: Sequence[float] = ()
+    touched: Sequence[bool] = ()
+
+
+def collective_device(device: torch.device) -> torch.device:
+    """Where tensors must lie that the group's backend takes: NCCL takes none of the processor's."""
+    return device if "nccl" in dist.get_backend() else torch.device("cpu")
+
+
+def gather(report: Report, num_losses: int, num_parameters: int, device: torch.device) -> list[Report]:
+    """Each rank's report. `num_losses`: room for those of the rank with the most. Raises `RankLostError`."""
+    values = [
+        float(report.status), float(report.num_tokens), float(report.num_positions), report.seconds,
+        float(report.checksum >> 32), float(report.checksum & 0xFFFFFFFF), *astuple(report.use),
+    ]  # fmt: skip
+    losses = [*report.losses, *[0.0] * (num_losses - len(report.losses))]
+    touched = [float(each) for each in report.touched] or [0.0] * num_parameters
+    own = torch.tensor([*values, *losses, *touched], dtype=torch.float64, device=device)
+    everyone = torch.empty(dist.get_world_size(), len(own), dtype=torch.float64, device=device)
+    with connected("a rank is lost"):
+        dist.all_gather(list(everyone.unbind()), own)
+        rows = everyone.tolist()
+    return [
+        Report(
+            Status(int(row[0])), int(row[1]), int(row[2]), row[3], DeviceUse(*row[6:_HEADER]),
+            (int(row[4]) << 32) | int(row[5]),
+            row[_HEADER : _HEADER + num_losses], [each != 0.0 for each in row[_HEADER + num_losses :]],
+        )
+        for row in rows
+    ]  # fmt: skip
+
+
+def touched_by_any(reports: Sequence[Report]) -> list[bool]:
+    """Of each parameter: whether any rank has a gradient of it."""
+    return [any(each) for each in zip(*(report.touched for report in reports), strict=True)]
+
+
+def sum_gradients(parameters: Sequence[nn.Parameter], touched: Sequence[bool]) -> None:
+    """Each parameter's `grad` becomes the sum of all ranks'; None stays where no rank has one, as `touched` says.
+
+    Every rank has the same bits afterwards. Raises `RankLostError`, and `TrainingError` where memory lacks: the others
+    wait for this rank then, so that nothing can be tried again.
+    """
+    summed = [parameter for parameter, is_touched in zip(parameters, touched, strict=True) if is_touched]
+    under_way = []
+    with connected("a rank is lost"):
+        for bucket in _buckets(summed):
+            fitted, flat = fits(lambda: torch.cat([_gradient(each).flatten() for each in bucket]))  # noqa: B023
+            if not fitted:
+                raise TrainingError("no memory for the sum of the gradients; try a smaller model or mini-batch")
+            assert flat is not None
+            under_way.append((bucket, flat, dist.all_reduce(flat, async_op=True)))
+        for bucket, flat, work in under_way:
+            assert work is not None
+            work.wait()
+            for parameter, part in zip(bucket, torch.split(flat, [p.numel() for p in bucket]), strict=True):
+                parameter.grad = part.view(parameter.shape)
+
+
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.to_dense()
+
+
+def _buckets(tensors: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
+    """Neighbours of one number format, up to 25 MB of them together."""
+    bucket: list[nn.Parameter] = []
+    size = 0
+    for tensor in tensors:
+        if bucket and (tensor.dtype != bucket[0].dtype or size + tensor.nbytes > BUCKET_BYTES):
+            yield bucket
+            bucket, size = [], 0
+        bucket.append(tensor)
+        size += tensor.nbytes
+    if bucket:
+        yield bucket
+
+
+def take_from_rank_0(tensors: Sequence[Tensor], device: torch.device) -> None:
+    """Give each tensor the bits of rank 0's, which must be as many and as large. Raises `RankLostError`."""
+    is_source = dist.get_rank() == 0
+    for tensor in tensors:
+        flat = tensor.detach().to(device).contiguous().flatten().view(torch.uint8)
+        for part in torch.split(flat, BUCKET_BYTES):
+            with connected("a rank is lost"):
+                dist.broadcast(part, src=0)
+        if not is_source:
+            tensor.detach().copy_(flat.view(tensor.dtype).view(tensor.shape))
+
+
+@torch.no_grad()
+def checksum_of(model: nn.Module) -> int:
+    """A number of 64 bits that any changed bit of the weights changes."""
+    total = 0
+    for i, parameter in enumerate(model.parameters()):
+        bits = parameter.detach().contiguous().flatten().view(_WHOLE[parameter.element_size()])
+        # Times odd numbers alone, which lose no bit.
+        total = (total * 31 + (2 * i + 1) * int(bits.sum(dtype=torch.int64))) % (1 << 64)
+    return total
+
+
+def drifted_ranks(reports: Sequence[Report]) -> list[int]:
+    """The ranks whose weights are not those of the most, or of rank 0 where there are as many of each."""
+    sums = [report.checksum for report in reports]
+    usual = max(sums, key=lambda each: (sums.count(each), each == sums[0]))
+    return [rank for rank, each in enumerate(sums) if each != usual]
+
+
+_WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.int64}
+
+
+def drop_key(turn: int) -> str:
+    """Set while rank 0 wants a share dropped. `turn`: how many shares were dealt before it."""
+    return f"drop/{turn}"
+
+
+def argmax_key(turn: int, rank: int) -> str:
+    """The likeliest tokens of a rank's share, int32, mini-batch by mini-batch."""
+    return f"argmax/{turn}/{rank}"
+
+
+def error_key(rank: int) -> str:
+    """What has gone wrong in a rank's share, in words."""
+    return f"error/{rank}"
+
+
+def phase_key(rank: int) -> str:
+    """How many shares a rank has done, and what it is at, in a word; by lines."""
+    return f"phase/{rank}"
+
+
+def place_key(rank: int) -> str:
+    """A rank's host, device and process, by lines."""
+    return f"place/{rank}"
+
+
+def replicated(
+    model: nn.Module, optimizer_state: Mapping[str, Mapping[str, Tensor]]
+) -> list[Tensor]:  # fmt: skip
+    """What all ranks have alike, in one order: the model's tensors, and the optimizer's."""
+    tensors = list(dict.fromkeys(model.state_dict(keep_vars=True).values()))
+    return [*tensors, *(value for entries in optimizer_state.values() for value in entries.values())]
+
+
+def own_place(group: ProcessGroup, device: torch.device) -> str:
+    """This process's host, device and number, by lines."""
+    return f"{group.host}\n{numbered_device(device, os.environ.get('CUDA_VISIBLE_DEVICES', ''))}\n{os.getpid()}"
+
+
+def said_of(error: BaseException) -> str:
+    """An error of a follower, for rank 0 to tell."""
+    where = traceback.extract_tb(error.__traceback__)[-1:]
+    place = "".join(f" ({frame.filename}:{frame.lineno})" for frame in where)
+    return one_line(f"{type(error).__name__}: {error}{place}", MOST_SAID)
+
+
+class Shares:
+    """How each process does its share, rank 0 as the others: compute, report, and learn what all have reported."""
+
+    def __init__(self, group: ProcessGroup, device: torch.device) -> None:
+        self._group = group
+        self._device = device
+        self._meter = DeviceMeter(device)
+        self.turn = 0
+        self.problem: Exception | None = None  # of this process's share
+
+    def compute(self, work: Callable[[], Computed]) -> tuple[Status, Computed | None, float]:
+        """Do `work`; how that went, what it gave, and the seconds that it took."""
+        begun = time.perf_counter()
+        self.problem = None
+        status, computed = Status.OK, None
+        try:
+            computed = work()
+        except StopRequested:
+            status = Status.STOPPED
+        except Exception as error:
+            status = Status.NO_MEMORY if is_out_of_memory(error) else Status.FAILED
+            # A lack of memory is not kept: its frames hold the tensors of the failed pass.
+            self.problem = error if status is Status.FAILED else None
+        if status is Status.NO_MEMORY:
+            give_memory_back(self._device)
+        return status, computed, time.perf_counter() - begun
+
+    def report(self, report: Report, num_mini_batches: int, num_parameters: int) -> list[Report]:
+        """Tell all others, and learn what they tell. Raises `RankLostError`."""
+        most = -(-num_mini_batches // self._group.world_size)
+        self.turn += 1
+        return gather(
+            replace(report, use=self._meter()), most, num_parameters, collective_device(self._device)
+        )  # fmt: skip
+
+    def losses_in_order(self, reports: Sequence[Report], num_mini_batches: int) -> list[float]:
+        """Of each mini-batch, by its number."""
+        world_size = self._group.world_size
+        return [reports[i % world_size].losses[i // world_size] for i in range(num_mini_batches)]
+
+    def total(self, reports: Sequence[Report], num_mini_batches: int) -> float:
+        """The batch's loss, as one process sums it."""
+        total = 0.0
+        for loss in self.losses_in_order(reports, num_mini_batches):
+            total += loss
+        return total

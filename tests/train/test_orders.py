@@ -1,0 +1,169 @@
+"""What rank 0 tells the others comes over as it was, and nothing else comes over."""
+
+import ast
+import inspect
+import random
+import threading
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.distributed import HashStore
+
+from lmplay_tui.data.samples import Sample
+from lmplay_tui.train import orders
+from lmplay_tui.train.orders import (
+    Build,
+    Compile,
+    Copy,
+    Done,
+    EnterStage,
+    Idle,
+    Order,
+    OrderError,
+    Receiver,
+    Samples,
+    Score,
+    Sender,
+    SetDropout,
+    Step,
+    decode,
+    encode,
+)
+from lmplay_tui.train.process_group import RankLostError
+from tests.examples import examples
+
+CONFIG = {
+    "mini_batch_size": 4, "normalization": "tokens", "include_prompts": False, "grad_clip": None, "longest": 64,
+    "width_multiple": 1, "least_rows": 1, "graphs": False,
+}  # fmt: skip
+
+
+def sample(prompt: int, truth: int) -> Sample:
+    dice = np.random.default_rng([prompt, truth])
+    return Sample("p", "t", dice.integers(0, 99, prompt, np.int32), dice.integers(0, 99, truth, np.int32), 7)
+
+
+PARTS = {0: [sample(3, 4), sample(1, 1)], 4: [sample(2, 9)]}
+ORDERS: list[Order] = [
+    Build("cuda", "bfloat16", True, "gpt2ish", 50_257, 1024, 12, 768, 12, 0.1, 2**63 - 1, False, "trunk"),
+    Build("cpu", None, False, "mine.py:Mine", 256, 64, None, None, None, 0.0, 0, True, "forward"),
+    EnterStage("adamw", 3e-4, None, False, True),
+    Copy({"a.weight": {"exp_avg": ("float32", [3, 4]), "step": ("float32", [])}}, {"scale": 65536.0} | dict.fromkeys(
+        ("growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"), 2.0), 96),
+    SetDropout(0.1, 0.0),
+    Compile(None, "reduce-overhead", 4, CONFIG),
+    Step(7, 3, 1e-3, True, False, CONFIG, 5, 50, 1234, 12, Samples.of(PARTS)),
+    Step(0, 0, 0.0, False, True, CONFIG, 5, 50, 1234, 12, Samples.of({})),
+    Score(5, Samples.of(PARTS)),
+    Idle(),
+    Done(),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("order", ORDERS, ids=lambda order: type(order).__name__)
+def test_an_order_comes_over_as_it_was(order):
+    got = decode(encode(order))
+    assert encode(got) == encode(order)
+    if not isinstance(order, Step | Score):
+        assert got == order
+        return
+    assert isinstance(got, Step | Score)
+    parts = got.samples.mini_batches()
+    assert [len(part) for part in parts.values()] == ([2, 1] if len(order.samples.rows) else [])
+    for i, samples in parts.items():
+        for ours, theirs in zip(PARTS[i], samples, strict=True):
+            assert ours.prompt_ids.tolist() == theirs.prompt_ids.tolist()
+            assert ours.truth_ids.tolist() == theirs.truth_ids.tolist()
+            assert theirs.prompt == theirs.truth == "", "no text goes over the store"
+
+
+def altered(data: bytes, dice: random.Random) -> bytes:
+    """A few bytes of it changed, cut out, doubled, or put in."""
+    for _ in range(dice.randrange(1, 4)):
+        at, length = dice.randrange(len(data) + 1), dice.randrange(9)
+        twice = data[at : at + length] * 2
+        inserted = dice.choice([dice.randbytes(length), twice, b"", b"9" * 20, b"-", b"null", b"[["])
+        data = data[:at] + inserted + data[at + dice.choice([0, length]) :]
+    return data
+
+
+@examples(400)
+@given(st.integers(0, 2**32))
+def test_altered_bytes_are_an_order_or_are_refused(seed):
+    dice = random.Random(seed)
+    data = altered(encode(dice.choice(ORDERS)), dice)
+    try:
+        order = decode(data)
+    except OrderError as error:
+        assert len(str(error)) < 600
+    else:
+        assert decode(encode(order)) is not None
+        if isinstance(order, Step | Score):
+            assert all(len(s.truth_ids) >= 1 for part in order.samples.mini_batches().values() for s in part)
+
+
+@pytest.mark.parametrize(
+    ("order", "changed"),
+    [
+        (ORDERS[0], (b'"cuda"', b'"cu\\u0000"')), (ORDERS[0], (b"50257", b"5e99")), (ORDERS[0], (b"0.1", b"1e999")),
+        (ORDERS[0], (b'"trunk"', b'"eval"')), (ORDERS[2], (b'"adamw"', b'"__init__"')), (ORDERS[2], (b"null", b"NaN")),
+        (ORDERS[3], (b'"float32"', b'"__class__"')), (ORDERS[3], (b"[3, 4]", b"[-3, 4]")),
+        (ORDERS[6], (b'"num_mini_batches": 5', b'"num_mini_batches": 4')), (ORDERS[9], (b'"Idle"', b'"Exit"')),
+        (ORDERS[9], (b'{"order"', b'{"more": 1, "order"')),
+    ],
+)  # fmt: skip
+def test_a_field_out_of_its_bounds_is_refused(order, changed):
+    data = encode(order)
+    assert data.count(changed[0]) >= 1
+    altered = data.replace(*changed)
+    length = len(altered) - len(data) + int.from_bytes(data[4:8], "little")
+    with pytest.raises(OrderError):
+        decode(altered[:4] + length.to_bytes(4, "little") + altered[8:])
+
+
+def test_nothing_is_pickled_over_the_store():
+    imported = {
+        name.name
+        for node in ast.walk(ast.parse(inspect.getsource(orders)))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in node.names
+    }
+    assert not imported & {"pickle", "marshal", "shelve", "copyreg", "broadcast_object_list"}
+
+
+def test_orders_come_in_their_order_and_leave_nothing_behind():
+    store = HashStore()
+    sender = Sender(store, 3, idle_every_s=1000)
+    large = Samples.of({0: [sample(1, 3_000_000)]})
+    sender.send(lambda rank: SetDropout(0.0, rank / 10))
+    sender.send_all(Score(1, large))
+    sender.close()
+    for rank in (1, 2):
+        receiver = Receiver(store, rank)
+        assert receiver.next() == SetDropout(0.0, rank / 10)
+        scored = receiver.next()
+        assert isinstance(scored, Score) and len(scored.samples.ids) == 3_000_001, "more than a store takes at once"
+        assert receiver.next() == Done()
+    assert store.num_keys() == 0
+
+
+def test_where_there_is_nothing_to_say_there_is_a_sign():
+    """A pause of hours: the others wait for an order, and would leave without one."""
+    store = HashStore()
+    sender = Sender(store, 2, idle_every_s=0.1)
+    receiver = Receiver(store, 1, silent_s=2.0)
+    begun = time.monotonic()
+    while time.monotonic() - begun < 2.5:
+        assert receiver.next() == Idle()
+    threading.Timer(0.3, sender.close).start()
+    while (order := receiver.next()) == Idle():
+        pass
+    assert order == Done()
+
+
+def test_silence_ends_the_wait():
+    with pytest.raises(RankLostError, match="said nothing"):
+        Receiver(HashStore(), 1, silent_s=0.2).next()

@@ -1,0 +1,223 @@
+"""The gradient of a batch that several processes compute is that of one; losses have the very bits."""
+
+import itertools
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import distributed as dist
+
+from lmplay_tui.errors import DriftedError, TrainingError
+from lmplay_tui.models.body import body_of, trunk_of
+from lmplay_tui.models.registry import build_model, load_experiment
+from lmplay_tui.options import TrainOptions
+from lmplay_tui.train.device import Precision, RandomNumbers
+from lmplay_tui.train.follower import follow
+from lmplay_tui.train.gradients import Gradients, StepConfig, StepResult
+from lmplay_tui.train.leader import Leader
+from lmplay_tui.train.optim import next_optimizer
+from lmplay_tui.train.process_group import ProcessGroup
+from lmplay_tui.train.reduction import checksum_of
+from tests.train.ranks import together
+from tests.train.test_gradients import sample
+
+CPU = torch.device("cpu")
+MODELS = """\
+import torch
+
+from lmplay_tui.models.gpt2ish import GPT2ish
+
+
+class Exact(GPT2ish):
+    def __init__(self, *, vocab_size, context_len, num_blocks=2, embed_dim=16, num_heads=2, dropout=0.1):
+        super().__init__(vocab_size=vocab_size, context_len=context_len, num_blocks=num_blocks, embed_dim=embed_dim,
+                         num_heads=num_heads, dropout=dropout)
+        self.double()
+
+
+class Picky(torch.nn.Module):
+    '''One parameter is met by long samples alone, one by none.'''
+
+    def __init__(self, *, vocab_size, context_len):
+        super().__init__()
+        self.table = torch.nn.Embedding(vocab_size, vocab_size).double()
+        self.of_long = torch.nn.Parameter(torch.zeros((), dtype=torch.float64))
+        self.of_none = torch.nn.Parameter(torch.zeros((), dtype=torch.float64))
+
+    def forward(self, ids):
+        x = self.table(ids)
+        return x * (1 + self.of_long) if ids.shape[1] > 20 else x
+"""
+NUM_SAMPLES = 13
+BATCH = [sample(1 + i % 4, 2 + (5 * i) % 17, seed=i) for i in range(NUM_SAMPLES)]
+# padded or packed x by tokens or by samples x the prompts' loss too x dropout
+CASES = list(itertools.product([False, True], ["tokens", "samples"], [False, True], [0.0, 0.1]))
+
+
+class Trained:
+    """A model as rank 0 has it, and its leader where there are others."""
+
+    def __init__(self, leader: Leader | None, exp: str, *, packed: bool = False, dropout: float = 0.0) -> None:
+        self.leader = leader
+        self.model, built_with = build_model(
+            load_experiment(exp), vocab_size=50, context_len=32, dropout=dropout, seed=1
+        )  # fmt: skip
+        precision = Precision(CPU)
+        hidden = body_of(self.model)
+        trunk = trunk_of(self.model, CPU) if packed else None
+        self.gradients = Gradients(self.model, precision, hidden=hidden, trunk=trunk)
+        self.numbers = RandomNumbers(CPU)
+        options = TrainOptions(optimizer="adam", lr=0.01, dropout=dropout)
+        self.optimizer = next_optimizer(
+            "adam", self.model, lr=0.01, weight_decay=None, device_type="cpu", before=None
+        )  # fmt: skip
+        if leader is not None:
+            # The others begin with other weights: they take these.
+            other = TrainOptions(seed=2, dropout=dropout)
+            way = "forward" if hidden is None else "hidden" if trunk is None else "trunk"
+            leader.build(precision, built_with, other, way)
+            leader.enter_stage(self.model, self.optimizer, None, options, keeps_state=True)
+
+    def gradient(self, config: StepConfig, step: int = 0, samples=BATCH, *, checks: bool = False) -> StepResult:
+        self.model.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        begin = partial(self.numbers.begin_mini_batch, 7, step)
+        if self.leader is None:
+            return self.gradients.accumulate(samples, config, begin_mini_batch=begin)
+        return self.leader.accumulate(
+            self.gradients, samples, config, lambda: False, step=step, seed=7, lr=0.01, want_argmax=True,
+            checks_weights=checks, begin_mini_batch=begin,
+        )  # fmt: skip
+
+    def update(self, result: StepResult) -> None:
+        self.gradients.update(self.optimizer, result, lr=0.01)
+
+
+def config_of(normalization: str = "tokens", include_prompts: bool = False, size: int = 2) -> StepConfig:
+    return StepConfig(size, normalization, include_prompts, grad_clip=None, longest=32)
+
+
+def on_ranks(world_size: int, work) -> list[Any]:
+    """What `work(leader)` gives on rank 0, and how the others have ended."""
+
+    def of_rank(group: ProcessGroup) -> Any:
+        if group.rank:
+            return follow(group)
+        leader = Leader(group)
+        try:
+            return work(leader)
+        finally:
+            leader.close()
+
+    return together(world_size, of_rank)
+
+
+def found(trained: Trained, config: StepConfig) -> tuple[float, list, dict]:
+    result = trained.gradient(config)
+    gradients = {name: p.grad for name, p in trained.model.named_parameters()}
+    return result.loss, [tokens for _, tokens in result.predictions()], gradients
+
+
+@pytest.fixture
+def exp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "exact.py").write_text(MODELS, encoding="utf-8")
+    return "exact.py:Exact"
+
+
+@pytest.mark.parametrize(
+    ("world_size", "cases"),
+    [
+        (2, CASES[1::5]),
+        pytest.param(2, CASES, marks=pytest.mark.long, id="2-all"),
+        pytest.param(3, CASES, marks=pytest.mark.long, id="3-all"),
+    ],
+)
+def test_gradient_of_several_processes_is_that_of_one(exp, world_size, cases):
+    def every_case(leader: Leader | None) -> list:
+        results = []
+        for packed, normalization, include_prompts, dropout in cases:
+            trained = Trained(leader, exp, packed=packed, dropout=dropout)
+            results.append(found(trained, config_of(normalization, include_prompts)))
+        return results
+
+    alone, (results, *others) = every_case(None), on_ranks(world_size, every_case)
+    assert others == [0] * (world_size - 1)
+    for case, (loss, tokens, gradients), (our_loss, our_tokens, ours) in zip(cases, alone, results, strict=True):
+        assert our_loss == loss, (case, "bit by bit")
+        assert our_tokens == tokens, case
+        largest = max(float(each.abs().max()) for each in gradients.values())
+        for name, gradient in gradients.items():
+            assert float((ours[name] - gradient).abs().max()) <= 1e-12 * largest, (case, name)
+
+
+def test_a_parameter_that_some_ranks_do_not_meet(exp):
+    """None stays where none has met it: no optimizer moves or decays it then. Short batches leave a rank idle."""
+    long, short = sample(10, 15), [sample(1, 2, seed=i) for i in range(3)]
+    batches = [[long, *short], short, [long], [short[0]]]
+
+    def of_batches(leader: Leader | None) -> list:
+        trained = Trained(leader, exp.replace("Exact", "Picky"))
+        results = []
+        for step, samples in enumerate(batches):
+            result = trained.gradient(config_of(size=1), step, samples)
+            results.append((result.loss, {name: p.grad for name, p in trained.model.named_parameters()}))
+            trained.update(result)
+        return results
+
+    alone, (results, *_) = of_batches(None), on_ranks(3, of_batches)
+    for (loss, gradients), (our_loss, ours) in zip(alone, results, strict=True):
+        assert our_loss == pytest.approx(loss, rel=1e-12)
+        assert gradients["of_none"] is None
+        for name, gradient in gradients.items():
+            if gradient is None:
+                assert ours[name] is None, name
+            else:
+                assert torch.allclose(ours[name], gradient, rtol=0, atol=1e-12), name
+
+
+@pytest.mark.parametrize("bit", [0, 51, 63])
+def test_a_checksum_sees_each_bit(bit):
+    model = torch.nn.Linear(3, 2).double()
+    before = checksum_of(model)
+    with torch.no_grad():
+        model.bias.view(torch.int64)[1] ^= torch.tensor(1 << bit if bit < 63 else -(1 << 63))
+    assert checksum_of(model) != before
+    assert 0 <= checksum_of(model) < 1 << 64
+
+
+def test_a_rank_whose_weights_drift_is_named(exp, seams):
+    """One bit of one rank's weights changes behind its update: the next look finds it, and says where."""
+
+    def drift(real: Callable[..., None], gradients: Gradients, *args: Any, **named: Any) -> None:
+        real(gradients, *args, **named)
+        if dist.get_rank() == 1:
+            with torch.no_grad():
+                next(gradients.model.parameters()).view(torch.int64).flatten()[0] ^= 1
+
+    seams.around("update", drift)
+
+    def work(leader: Leader) -> bool:
+        trained = Trained(leader, exp)
+        trained.update(trained.gradient(config_of(), checks=True))
+        with pytest.raises(DriftedError, match="rank 1 are not"):
+            trained.gradient(config_of(), 1, checks=True)
+        return True
+
+    assert on_ranks(3, work) == [True, 0, 0]
+
+
+def test_a_follower_that_cannot_build_the_model_says_why(exp, tmp_path):
+    broken = "from torch import distributed\nif distributed.is_initialized() and distributed.get_rank() == 1:\n"
+    (tmp_path / "broken.py").write_text(f"{broken}    raise OSError('not on this machine')\n{MODELS}", encoding="utf-8")
+
+    def work(leader: Leader) -> str:
+        with pytest.raises(TrainingError) as raised:
+            Trained(leader, "broken.py:Exact")
+        return str(raised.value)
+
+    said, status = on_ranks(2, work)
+    assert "rank 1" in said and "not on this machine" in said and status == 0
