@@ -84,6 +84,7 @@ class RunView(RunStatus):
         self.pinned: list[str] = []
         self.step_time = StepTime()
         self._rewinds_to: int | None = None  # where this start began, until it does anything: then the rest is gone
+        self._start: events.RunStarted | None = None
         self._elapsed_before = 0.0  # seconds of training before this start
         self._ended_at: float | None = None
 
@@ -184,6 +185,8 @@ class RunView(RunStatus):
                 self._ended_at = self._clock() if at is None else at
             case events.Rewound():
                 self._drop_beyond(event.step, event.journal)
+                if event.journal in (None, "metrics"):
+                    self._go_back(event.step)
 
     def _remember_start(self, event: events.RunStarted, at: float | None) -> None:
         self.name, self.device = one_line(event.name, 80), one_line(event.device, 80)
@@ -195,6 +198,17 @@ class RunView(RunStatus):
         self.plan_text = _whole_characters(event.plan_text)
         self.pinned = list(event.pinned)
         self._rewinds_to = event.resumed_from
+        self._start = event
+
+    def _go_back(self, step: int) -> None:
+        """To where this start began, where lines of metrics that no longer count have moved the run on."""
+        start = self._start
+        if start is None or start.step != step or self.at.step <= step or self.lives_by_steps:
+            return
+        self.at = At(float(start.step), float(start.rows), float(start.tokens), start.elapsed_s)
+        for info in start.stages:
+            if (stage := self.find_stage(info.name)) is not None and stage.state != "done":
+                stage.rows_done = info.rows_done
 
     def _remember_step(self, event: events.StepDone) -> None:
         """A live run's step."""

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from lmplay_tui.errors import DamagedFileError, OutOfMemoryError, UserError, unchain
+from lmplay_tui.errors import DamagedFileError, DataError, OutOfMemoryError, UserError, os_error, unchain
 from lmplay_tui.files import create, mode_of, open_given, sync
 from lmplay_tui.formats import format_megabytes
 from lmplay_tui.run.folder import RunFolder
@@ -25,6 +25,10 @@ from lmplay_tui.train.device import is_out_of_memory
 
 COMPONENTS = ("curriculum", "model", "runner", "optimizers", "lr_schedulers")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Of a machine at that moment, not of a file's bytes. A sector that is bad (EIO) is damage: the checkpoint before helps.
+_LACKS = (
+    errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT, errno.EACCES,
+)  # fmt: skip
 _DOS_FOLDER = 0x10
 _NO_MEMORY_TO_LOAD = "no memory to load it; close other programs"
 
@@ -156,7 +160,15 @@ def _damage_in(file: BinaryIO) -> str | None:
     except MemoryError:  # it says nothing about the file's bytes
         raise
     except Exception as error:  # zipfile raises a dozen kinds for what is cut or altered
+        if (lack := _lack(error)) is not None:
+            raise lack from None
         return one_line(unchain(error)) or type(error).__name__
+
+
+def _lack(error: BaseException) -> OSError | None:
+    """What the machine did not give at that moment, where that is why a file was not read: it may be whole."""
+    cause = unchain(error)
+    return cause if isinstance(cause, OSError) and cause.errno in _LACKS else None
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -195,8 +207,8 @@ def load_archive(path: Path) -> dict[str, Any]:
         raise UserError(f"{one_line(path)}: no such file") from None
     except PermissionError:
         raise UserError(f"{one_line(path)}: cannot be read (permission denied); is the file yours?") from None
-    except OSError as error:  # a pipe, a device, a folder
-        raise UserError(f"{one_line(path)}: cannot be read: {error.strerror}") from None
+    except OSError as error:  # a pipe, a device, a folder; what the machine lacks
+        raise type(os_error(error))(f"{one_line(path)}: cannot be read: {error.strerror}") from None
     except MemoryError:
         raise OutOfMemoryError(f"{one_line(path)}: {_NO_MEMORY_TO_LOAD}") from None
     if damage is not None:
@@ -206,6 +218,8 @@ def load_archive(path: Path) -> dict[str, Any]:
     except Exception as error:  # a pickle that asks for anything but plain values, or lies about its shapes
         if is_out_of_memory(error):
             raise OutOfMemoryError(f"{one_line(path)}: {_NO_MEMORY_TO_LOAD}") from None
+        if (lack := _lack(error)) is not None:
+            raise DataError(f"{one_line(path)}: cannot be read: {lack.strerror}") from None
         raise DamagedFileError(f"{one_line(path)}: cannot be loaded safely: {one_line(error, 120)}") from None
     if not isinstance(value, dict):
         raise DamagedFileError(f"{one_line(path)}: not a checkpoint")

@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import gc
 import hashlib
+import math
 import os
 import platform
 import struct
@@ -359,14 +360,62 @@ class RandomNumbers:
             restore_rng(state["rng"], self._device)
 
 
-def memory_in_use(device: torch.device) -> float:
-    """Bytes: a GPU's by this process's tensors, of a processor's memory what is resident."""
-    if device.type == "cuda":
-        return float(torch.cuda.memory_allocated(device))
-    return float(psutil.Process().memory_info().rss)
-
-
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class DeviceUse:
+    """How much of a device is in use; NaN where it does not tell."""
+
+    memory_bytes: float = math.nan  # a GPU's by whomever; of a processor's memory what this process holds
+    memory_total: float = math.nan  # bytes
+    utilisation: float = math.nan  # share of the time that a GPU was busy, 0 to 1
+    celsius: float = math.nan
+
+
+class DeviceMeter:
+    """Reads how much of a device is in use, at most once a second: a driver may take a millisecond to answer."""
+
+    def __init__(self, device: torch.device, clock: Callable[[], float] = time.monotonic) -> None:
+        self._device = device
+        self._clock = clock
+        self._read_at = -math.inf
+        self._last = DeviceUse()
+
+    def __call__(self) -> DeviceUse:
+        if (now := self._clock()) - self._read_at >= 1.0:
+            self._read_at, self._last = now, self._read()
+        return self._last
+
+    def _read(self) -> DeviceUse:
+        if self._device.type == "cuda":
+            free, total = _told(lambda: torch.cuda.mem_get_info(self._device), (math.nan, math.nan))
+            busy = _told(lambda: torch.cuda.utilization(self._device) / 100, math.nan)
+            degrees = _told(lambda: float(torch.cuda.temperature(self._device)), math.nan)
+            return DeviceUse(total - free, float(total), busy, degrees)
+        held = _told(lambda: float(psutil.Process().memory_info().rss), math.nan)
+        return DeviceUse(held, _told(lambda: float(psutil.virtual_memory().total), math.nan))
+
+
+def _told(ask: Callable[[], T], unknown: T) -> T:
+    """What a driver or the system says; `unknown` where it says nothing: no such counter, no driver, no rights."""
+    try:
+        return ask()
+    except Exception:
+        return unknown
+
+
+def numbered_device(device: torch.device, visible: str) -> str:
+    """A device as its machine numbers it, whatever this process may see of it: `cuda:3`.
+
+    `visible`: the environment's `CUDA_VISIBLE_DEVICES`.
+    """
+    if device.type != "cuda":
+        return str(device)
+    names, index = visible.split(","), device.index or 0
+    return f"cuda:{names[index] if index < len(names) and names[index].isdecimal() else index}"
+
+
 # The last one is oneDNN's, which allocates for itself.
 _SAID_BY_PROCESSORS = ("can't allocate memory", "not enough memory", "out of memory", "could not create a primitive")
 

@@ -373,7 +373,7 @@ class Leader:
                     step=self._step, compute_s=_mean([each.seconds for each in mine]),
                     wait_s=_mean([most - each.seconds for most, each in zip(slowest, mine, strict=True)]),
                     tokens=_mean([float(each.num_positions) for each in mine]),
-                    memory_bytes=mine[-1].memory_bytes if mine else math.nan,
+                    **(dataclasses.asdict(mine[-1].use) if mine else {}),
                 )
             )  # fmt: skip
         return made

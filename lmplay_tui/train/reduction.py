@@ -9,7 +9,7 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, field, replace
 from typing import TypeVar
 
 import torch
@@ -19,14 +19,14 @@ from torch import distributed as dist
 from lmplay_tui.errors import TrainingError
 from lmplay_tui.run.controls import StopRequested
 from lmplay_tui.text import one_line
-from lmplay_tui.train.device import fits, give_memory_back, is_out_of_memory, memory_in_use
+from lmplay_tui.train.device import DeviceMeter, DeviceUse, fits, give_memory_back, is_out_of_memory, numbered_device
 from lmplay_tui.train.orders import connected
 from lmplay_tui.train.process_group import ProcessGroup
 
 Computed = TypeVar("Computed")
 MOST_SAID = 4000  # characters of another rank's error
 BUCKET_BYTES = 25 << 20
-_HEADER = 7
+_HEADER = 10
 
 
 class Status(enum.IntEnum):
@@ -50,7 +50,7 @@ class Report:
     num_tokens: int = 0
     num_positions: int = 0
     seconds: float = 0.0
-    memory_bytes: float = 0.0
+    use: DeviceUse = field(default_factory=DeviceUse)
     checksum: int = 0
     losses: Sequence[float] = ()
     touched: Sequence[bool] = ()
@@ -65,7 +65,7 @@ def gather(report: Report, num_losses: int, num_parameters: int, device: torch.d
     """Each rank's report. `num_losses`: room for those of the rank with the most. Raises `RankLostError`."""
     values = [
         float(report.status), float(report.num_tokens), float(report.num_positions), report.seconds,
-        report.memory_bytes, float(report.checksum >> 32), float(report.checksum & 0xFFFFFFFF),
+        float(report.checksum >> 32), float(report.checksum & 0xFFFFFFFF), *astuple(report.use),
     ]  # fmt: skip
     losses = [*report.losses, *[0.0] * (num_losses - len(report.losses))]
     touched = [float(each) for each in report.touched] or [0.0] * num_parameters
@@ -76,7 +76,8 @@ def gather(report: Report, num_losses: int, num_parameters: int, device: torch.d
         rows = everyone.tolist()
     return [
         Report(
-            Status(int(row[0])), int(row[1]), int(row[2]), row[3], row[4], (int(row[5]) << 32) | int(row[6]),
+            Status(int(row[0])), int(row[1]), int(row[2]), row[3], DeviceUse(*row[6:_HEADER]),
+            (int(row[4]) << 32) | int(row[5]),
             row[_HEADER : _HEADER + num_losses], [each != 0.0 for each in row[_HEADER + num_losses :]],
         )
         for row in rows
@@ -196,7 +197,7 @@ def replicated(
 
 def own_place(group: ProcessGroup, device: torch.device) -> str:
     """This process's host, device and number, by lines."""
-    return f"{group.host}\n{device}\n{os.getpid()}"
+    return f"{group.host}\n{numbered_device(device, os.environ.get('CUDA_VISIBLE_DEVICES', ''))}\n{os.getpid()}"
 
 
 def said_of(error: BaseException) -> str:
@@ -212,6 +213,7 @@ class Shares:
     def __init__(self, group: ProcessGroup, device: torch.device) -> None:
         self._group = group
         self._device = device
+        self._meter = DeviceMeter(device)
         self.turn = 0
         self.problem: Exception | None = None  # of this process's share
 
@@ -237,8 +239,7 @@ class Shares:
         most = -(-num_mini_batches // self._group.world_size)
         self.turn += 1
         return gather(
-            replace(report, memory_bytes=memory_in_use(self._device)), most, num_parameters,
-            collective_device(self._device),
+            replace(report, use=self._meter()), most, num_parameters, collective_device(self._device)
         )  # fmt: skip
 
     def losses_in_order(self, reports: Sequence[Report], num_mini_batches: int) -> list[float]:

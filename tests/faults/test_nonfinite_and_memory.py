@@ -1,6 +1,9 @@
 """Numbers that are not finite, memory that lacks, losses that jump, steps and data that stall."""
 
+import errno
 import math
+import os
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -349,21 +352,40 @@ def test_a_save_that_finds_no_memory_for_its_copy(place, seams):
     assert "not saved: no memory for a copy of the weights; training goes on" in said[0]
 
 
-def test_a_whole_checkpoint_that_memory_cannot_hold_is_not_called_damaged(place, monkeypatch):
+NO_ROOM = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+STALE = OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+
+@pytest.mark.parametrize(
+    ("of", "name", "error", "said"),
+    [
+        (torch, "load", KINDS[1], "no memory to load it"),
+        (torch, "load", NO_ROOM, "cannot be read: No space left on device"),
+        (zipfile.ZipFile, "testzip", STALE, "cannot be read: Stale file handle"),
+        (os, "open", NO_ROOM, "cannot be read: No space left on device"),
+    ],
+)
+def test_a_whole_checkpoint_that_cannot_be_had_now_is_not_called_damaged(  # noqa: PLR0917
+    place, monkeypatch, of, name, error, said
+):
     """Setting it aside would lose what was trained since the one before it."""
     plan = write_plan(place)
     stop_after(3, training_plan=plan, model="m.lmp")
     stop_after(5, model="m.lmp")
     before = {path.name: path.read_bytes() for path in place.glob("*.lmp")}
 
-    def load(*_, **__):
-        raise KINDS[1]
+    real = getattr(of, name)
 
-    monkeypatch.setattr(torch, "load", load)
+    def load(*given, **named):
+        if of is os and not str(given[0]).endswith("m.lmp"):
+            return real(*given, **named)
+        raise error
+
+    monkeypatch.setattr(of, name, load)
     end = last(train(model="m.lmp"))
     assert isinstance(end, RunFailed)
     assert end.exit_code == 3
-    assert "no memory to load it" in end.message
+    assert said in end.message
     assert {path.name: path.read_bytes() for path in place.glob("*.lmp")} == before
 
 

@@ -73,6 +73,22 @@ def test_a_resume_drops_later_rows_marks_and_predictions() -> None:
     assert max(each.step for each in view.predictions) <= 95
 
 
+def test_a_run_that_went_back_stands_where_it_began_again() -> None:
+    """A viewer reads all of the events first: the lines of metrics that follow are of the process before, too."""
+    view = RunView(Clock())
+    stages = (dataclasses.replace(STAGES[0], rows_done=950), *STAGES[1:])
+    begun = dataclasses.replace(started(resumed_from=95), rows=950, tokens=85_500, elapsed_s=23.5, stages=stages)
+    rows = [record for record in journals(training(110)) if "train/loss" in record]
+    for record in [begun.record(), *rows]:
+        follow_line(view, record)
+    assert [view.at.step, view.stages[0].rows_done] == [110, 1100]
+    view.follow(happened.Rewound(95, "metrics"))
+    assert [*view.at] == [95, 950, 85_500, 23.5]
+    assert view.stages[0].rows_done == 950
+    view.follow(happened.Rewound(40, "metrics"))
+    assert view.at.step == 95, "of an earlier start"
+
+
 def test_a_start_from_an_older_checkpoint_that_does_nothing_leaves_the_curves() -> None:
     view = RunView(Clock())
     for record in journals(training(150)):

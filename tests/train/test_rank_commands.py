@@ -325,6 +325,7 @@ def test_what_ranks_do_is_in_the_runs_folder_and_its_metrics(place):
         (0, "cpu", True, True), (1, "cpu", True, True),
     ]  # fmt: skip
     assert json.dumps([r.phase for r in ranks.ranks])
+    assert all(0 < r.memory_bytes < r.memory_total for r in ranks.ranks)
 
 
 @pytest.mark.long

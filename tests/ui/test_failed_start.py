@@ -14,7 +14,7 @@ from lmplay_tui.ui.widgets.curriculum import Curriculum
 from lmplay_tui.ui.widgets.log_pane import LogPane
 from lmplay_tui.ui.widgets.plan_pane import PlanNotes, PlanPane
 from lmplay_tui.ui.widgets.state_line import StateLine
-from tests.ui.conftest import Open, tick
+from tests.ui.conftest import Open, text_of, tick
 from tests.ui.fake import FakeSource, fed
 from tests.ui.test_plan_effects import joined
 
@@ -120,6 +120,20 @@ async def test_trouble_of_the_hub_is_no_fault_of_the_plan(dashboard: Open, tmp_p
         await _settle(pilot)
         assert not pilot.app.screen.query_one(PlanPane).problems
         assert "✗ dataset mine: the hub cannot" in joined(pilot.app.screen.query_one(Curriculum).rows)
+
+
+@pytest.mark.parametrize(("key", "asked"), [("q", "Leave the dashboard?"), ("x", "Stop training?")])
+async def test_what_becomes_of_a_run_is_not_asked_once_it_has_failed(dashboard: Open, key: str, asked: str) -> None:
+    source = fed(30)
+    async with dashboard(source) as pilot:
+        await pilot.press(key)
+        await tick(pilot)
+        assert asked in text_of(pilot.app)
+        source.waiting = [RunFailed("the loss is not finite", EXIT_TRAINING, 30, "a.lmp")]
+        await tick(pilot)
+        await tick(pilot)
+        assert asked not in text_of(pilot.app)
+        assert "the loss is not finite" in text_of(pilot.app)
 
 
 async def test_a_run_that_fails_under_way_keeps_its_stages_in_sight(dashboard: Open) -> None:

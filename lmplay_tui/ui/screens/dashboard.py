@@ -107,6 +107,7 @@ class Dashboard(Screen[None]):
         self.ghost_source: Source | None = None
         self._catching_up = self._was_behind = False
         self._interrupted_at = -1e9
+        self._question: dialogs.ChoiceDialog[Any] | None = None  # the last about the run's end
         self._news = notices.News()
         self._terminal_title = ""
         self._asked_how_to_go_on = False
@@ -159,6 +160,7 @@ class Dashboard(Screen[None]):
         if not self._catching_up:
             self.catch_up()
         self.show_news()
+        self._take_back_question()
         self.ask_how_to_go_on()
         if self.plan_editor.shows_new_failure():
             self.set_focus(None)  # what is typed now was not meant for the editor
@@ -480,7 +482,8 @@ class Dashboard(Screen[None]):
                 said = "stopping: saving what has been trained" if when == "now" else "stopping at the stage's end"
                 self._send(controls.Stop(when=when), said)
 
-        self.app.push_screen(dialogs.stop_dialog(stage), answered)
+        self._question = dialogs.stop_dialog(stage)
+        self.app.push_screen(self._question, answered)
 
     def on_button_pressed(self, event: Button.Pressed) -> None:
         actions = {"save": self.action_save, "pause": self.action_pause, "stop": self.action_stop}
@@ -500,7 +503,15 @@ class Dashboard(Screen[None]):
             elif what == "detach":
                 self._send(controls.HandOver(), "saving, then going on without this terminal")
 
-        self.app.push_screen(dialogs.quit_dialog(), answered)
+        self._question = dialogs.quit_dialog()
+        self.app.push_screen(self._question, answered)
+
+    def _take_back_question(self) -> None:
+        """What becomes of the run is not asked any more once it has ended by itself."""
+        if self.view.over and self._question is not None:
+            if self._question.is_attached:
+                self._question.answer(None)
+            self._question = None
 
     def action_interrupt(self) -> None:
         """Ctrl+C: copies where text is selected, else stops; again within five seconds it leaves at once."""
