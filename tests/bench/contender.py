@@ -39,7 +39,7 @@ def run_trainer(setting: Setting, asked: dict[str, Any]) -> dict[str, Any]:
         given: dict[str, Any] = {"training_plan": str(plan), "model": f"{folder}/bench.lmp", "out_dir": folder}
         given["device"] = asked.get("device", "auto")
         given |= {name: True for name in ("amp", "compile_model") if asked[name]}
-        given |= {"log_interval": 1} if group is not None else {}  # each line says how long ranks have waited
+        given |= {"log_interval": 5} if group is not None else {}  # each line says how long ranks have waited
         controls, steps, note = Controls(), [], ""
         waits: list[float] = []
         held: list[int] = []

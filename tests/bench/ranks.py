@@ -30,8 +30,9 @@ def run(arguments: Any) -> dict[str, str]:
             )
             rows[f"ranks {setting}: {what}, {TOGETHER} / {ALONE}"] = f"{ratio:.2f}"
         for what, key in (("reduction and waiting", "reduce_share"), ("waiting of a rank, mean", "wait_share")):
-            share = statistics.median(float(figures[key]) for figures in lines[TOGETHER])
-            rows[f"ranks {setting}: share of a step, {what}"] = f"{100 * share:.1f} %"
+            known = [float(figures[key]) for figures in lines[TOGETHER] if key in figures]
+            said = f"{100 * statistics.median(known):.1f} %" if known else "too few steps"
+            rows[f"ranks {setting}: share of a step, {what}"] = said
     return rows
 
 
