@@ -84,6 +84,11 @@ def gather(report: Report, num_losses: int, num_parameters: int, device: torch.d
     ]  # fmt: skip
 
 
+def is_of_connection(error: BaseException) -> bool:
+    """Whether another rank's end is what a collective inside of a pass has failed by; torch has no kind for gloo's."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "/gloo/" in str(error))
+
+
 def touched_by_any(reports: Sequence[Report]) -> list[bool]:
     """Of each parameter: whether any rank has a gradient of it."""
     return [any(each) for each in zip(*(report.touched for report in reports), strict=True)]
@@ -224,6 +229,7 @@ class Shares:
         self._meter = DeviceMeter(device)
         self.turn = 0
         self.problem: Exception | None = None  # of this process's share
+        self.in_parts = False  # of a sharded model: what fails leaves the others waiting, so it is raised
 
     def compute(self, work: Callable[[], Computed]) -> tuple[Status, Computed | None, float]:
         """Do `work`; how that went, what it gave, and the seconds that it took."""
@@ -235,6 +241,8 @@ class Shares:
         except StopRequested:
             status = Status.STOPPED
         except Exception as error:
+            if self.in_parts:
+                raise
             status = Status.NO_MEMORY if is_out_of_memory(error) else Status.FAILED
             # A lack of memory is not kept: its frames hold the tensors of the failed pass.
             self.problem = error if status is Status.FAILED else None

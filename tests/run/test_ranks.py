@@ -49,18 +49,24 @@ def test_each_field_has_its_meaning() -> None:
 
 
 def test_the_file_is_rewritten_at_most_each_two_seconds(run: RunFolder) -> None:
-    now = 100.0
+    now, times_asked = 100.0, 0
     recorder = RankRecorder(run.files, lambda: now)
     written = []
+
+    def ranks_now() -> list[RankState]:
+        nonlocal times_asked
+        times_asked += 1
+        return many_ranks(2)
+
     for _ in range(50):
-        written.append(recorder.write(many_ranks(2)))
+        written.append(recorder.write(ranks_now))
         now += 0.25
-    assert sum(written) == 7 and written[0] and written[8]
+    assert sum(written) == times_asked == 7 and written[0] and written[8]
 
 
 def test_a_file_that_cannot_be_written_hinders_no_step(run: RunFolder) -> None:
     (run.folder / FILE).mkdir()
-    assert not RankRecorder(run.files).write(many_ranks(2))
+    assert not RankRecorder(run.files).write(lambda: many_ranks(2))
     assert read_ranks(run.files) is None
 
 
