@@ -228,9 +228,15 @@ class TrainOptions:
         None, "number format of --amp", shown="the best of the device"
     )
     no_grad_scale: bool = _device(False, "no gradient scaling with float16")
+    shard: Literal["none", "full", "hybrid"] = _device(
+        "none", "with several processes: each holds a part of weights, gradients and optimizer state, of one model "
+        "(full) or of one a host (hybrid)")  # fmt: skip
     recompute: bool = _device(
         False, "keep only what goes into each block, and compute the rest again in the backward pass: less memory, "
         "more time")  # fmt: skip
+    nproc: int | Literal["auto"] = _device(
+        1, "processes that train together, each on a device of its own, or auto: one for each CUDA device", "N|auto",
+        ge=1, le=1024)  # fmt: skip
     compile_model: bool = _device(False, "compile the model with torch.compile")
     compile_mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] | None = _device(
         None, "mode of torch.compile"
@@ -356,6 +362,11 @@ class Launch:
         """Whether the line says what to train: a plan, a model, or the checkpoint to go on from."""
         options = self.options
         return options.training_plan is not None or options.model is not None or self.resumes_from is not None
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether the run is trained outside of the process that shows it: an own one, or several."""
+        return self.options.detach or self.options.nproc != 1
 
     def with_options(self, **options: Any) -> "Launch":
         """The same, with these options besides."""

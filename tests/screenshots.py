@@ -23,7 +23,7 @@ from tests.ui.conftest import whole_launcher
 
 DOCS = Path(__file__).parent.parent / "docs"
 # The last stage twice as long: the editor alone, its last `epochs`, another number.
-EDIT = ("4", "f5", "ctrl+end", "up", "up", "end", *3 * ("backspace",), *"1.4")
+EDIT = ("4", "f5", *4 * ("pagedown",), "up", "up", "end", *3 * ("backspace",), *"1.4")
 SCENES: tuple[tuple[str, tuple[int, int], tuple[str, ...]], ...] = (
     ("dashboard", (120, 40), ()),
     ("dashboard-80x24", (80, 24), ()),

@@ -94,7 +94,8 @@ def as_text(report: Mapping[str, Any]) -> str:
     lines = [
         f"plan {one_line(report['plan'])}: {count} {'stage' if count == 1 else 'stages'}; "
         f"{one_line(model['exp'])}, {format_parameters(model['parameters'])}, context {model['context_len']}, "
-        f"tokenizer {one_line(model['tokenizer'])}; {one_line(report['device'])}",
+        f"tokenizer {one_line(model['tokenizer'])}; {one_line(report['device'])}"
+        + ("" if report["processes"] == 1 else f"; {report['processes']} processes, times estimated for one"),
         "",
     ]
     header = ("stage", "data", "rows", "steps (est.)", "tokens (est.)", "time (est.)", "text shown")

@@ -59,7 +59,7 @@ def main(arguments: Sequence[str], prog: str) -> int:
     preflight.refuse(wait_s=WAITS_S)
     from lmplay_tui.ui.run_app import run_dashboard
 
-    if launch.options.detach:
+    if launch.is_apart:
         from lmplay_tui.train.launch import start_detached
 
         return run_dashboard(launch, attach=start_detached(launch)[0])
@@ -140,4 +140,9 @@ def wants_dashboard(options: TrainOptions) -> bool:
         return False
     if options.exp == "list" or options.describe or options.save_datasets:
         return False
+    if os.environ.keys() & {"RANK", "SLURM_PROCID"}:
+        from lmplay_tui.train.process_group import place_of  # not for the first frame of all others
+
+        if place_of(os.environ) is not None:  # one of several that torchrun or srun has started: none has the screen
+            return False
     return sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"

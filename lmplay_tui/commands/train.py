@@ -5,16 +5,18 @@ import gc
 import math
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import date, datetime, tzinfo
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lmplay_tui.command_line import add_options, checked_options, new_parser, read_line
 from lmplay_tui.commands.columns import cells_in, cut, line_width
 from lmplay_tui.commands.lines import Lines
-from lmplay_tui.errors import EXIT_LEFT_AT_ONCE, EXIT_OK, EXIT_USAGE, UserError
+from lmplay_tui.errors import EXIT_LEFT_AT_ONCE, EXIT_OK, EXIT_TRAINING, EXIT_USAGE, UserError
 from lmplay_tui.formats import format_clock, format_cost, format_duration, format_loss, format_rate, time_zone
 from lmplay_tui.options import Launch, TrainOptions
 from lmplay_tui.process import typed
@@ -26,7 +28,11 @@ from lmplay_tui.run.metric_names import OF_STEPS
 from lmplay_tui.run.sentences import sentence_of, sentences_of
 from lmplay_tui.text import one_line, printable
 
+if TYPE_CHECKING:
+    from lmplay_tui.train.process_group import Place, ProcessGroup
+
 AT_ONCE_WITHIN_S = 5.0
+ORPHAN_STAYS_S = 10.0  # rank 0 may be of another machine, where nothing has happened
 SHOWN_CHARACTERS = 400  # of a prompt, a truth, a prediction, where no terminal's width says how many
 NARROW = 100  # cells; a terminal with fewer gets the figures of a line closer together
 
@@ -77,21 +83,90 @@ def run_headless(launch: Launch) -> int:
         return _describe(launch)
     if options.save_datasets:
         return _save_datasets(options)
+    from lmplay_tui.train.process_group import leave, place_of, settle
+
+    place = place_of(os.environ)
+    if place is not None:
+        if options.nproc != 1 and place.agent is None:
+            raise UserError(f"--nproc: {place.started_by} has started {place.world_size} processes; leave it out")
+        settle(place)
+        leave(_follow(launch, place) if place.rank else _train_and_print(launch, place))
     if options.detach:
         return _detach(launch)
-    zone = time_zone(options.tz) if options.tz is not None else None
-    controls = Controls()
+    if options.nproc != 1:
+        return _train_together(launch)
+    return _train_and_print(launch)
+
+
+def _zone(options: TrainOptions) -> tzinfo | None:
+    return time_zone(options.tz) if options.tz is not None else None
+
+
+def _train_and_print(launch: Launch, place: "Place | None" = None) -> int:
+    """Train in this process, as rank 0 where it is one of several; gives the exit status."""
+    options, controls = launch.options, Controls()
+    zone = _zone(options)
     goes_on = options.on_hangup == "continue" or signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     catch_signals(controls, stop_on_hangup=not goes_on)
     # Before torch comes, which takes a second: a stop that is asked for in that time is heeded too.
     on_reader_gone = None if goes_on else lambda: controls.send(Stop(reason="standard output is closed"))
     with Lines(on_reader_gone, ascii_only=options.ascii) as out:
-        return _train(launch, controls, out, zone)
+        return _train(launch, controls, out, zone, place)
 
 
-def _train(launch: Launch, controls: Controls, out: Lines, zone: tzinfo | None) -> int:
+def _train_together(launch: Launch) -> int:
+    """Start several processes that train together, and wait for them; the exit status."""
+    quiet = LOCK_FROM in os.environ
+    from lmplay_tui.train.preflight import problems_of
+
+    if problems := problems_of(launch):
+        raise UserError("\n".join(problems))
+    from lmplay_tui.train.process_group import processes_of
+
+    count = processes_of(launch.options)
+    if count == 1:
+        print("--nproc auto: one process, as this machine has no more than one CUDA device for it", flush=True)
+        return _train_and_print(launch)
+    from lmplay_tui.train.agent import train_together
+
+    with Lines(None, ascii_only=launch.options.ascii) as out:
+        printer = JsonLines(out) if launch.options.json_lines else Headless(out, launch.options, _zone(launch.options))
+        return train_together(launch, count, (lambda _: None) if quiet else printer.say, quiet=quiet)
+
+
+def _follow(launch: Launch, place: "Place") -> int:
+    """Compute what rank 0 says, until it says that this is over; gives the exit status."""
+    from lmplay_tui.train.process_group import ProcessGroup
+
+    group = ProcessGroup.of_environment(launch.options.device)
+    assert group is not None
+    _leave_signals_to_rank_0(group)
+    from lmplay_tui.train.follower import follow
+
+    status = follow(group)
+    group.close()
+    return status
+
+
+def _leave_signals_to_rank_0(group: "ProcessGroup") -> None:
+    """It alone decides, so that all leave at one step. One whose torchrun is no more waits for that, but not long."""
+
+    from lmplay_tui.train.process_group import leave
+
+    def pass_over(_: int, frame: FrameType | None) -> None:
+        if group.agent is None and group.is_orphan:
+            leaving = threading.Timer(ORPHAN_STAYS_S, leave, [EXIT_TRAINING])
+            leaving.daemon = True
+            leaving.start()
+
+    for caught in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(caught, pass_over)
+
+
+def _train(launch: Launch, controls: Controls, out: Lines, zone: tzinfo | None, place: "Place | None" = None) -> int:
     """Train and print, clock times too where a `zone` for them was given; gives the exit status."""
-    quiet = LOCK_FROM in os.environ  # handed over: the log has every line already
+    agent = None if place is None else place.agent
+    quiet = LOCK_FROM in os.environ if agent is None else agent.quiet  # handed over: the log has every line already
     gc.disable()  # what torch brings stays: searching it for garbage took a tenth to a sixth of its import
     try:
         printer = JsonLines(out) if launch.options.json_lines else Headless(out, launch.options, zone)
@@ -100,11 +175,13 @@ def _train(launch: Launch, controls: Controls, out: Lines, zone: tzinfo | None) 
         if problems := problems_of(launch):  # said before torch comes
             printer.say(events.RunFailed("\n".join(problems), EXIT_USAGE, 0, None))
             return EXIT_USAGE
-        from lmplay_tui.train.launch import draw_pictures, exit_status, run_events
+        from lmplay_tui.train.launch import draw_pictures, exit_status, goes_on_anew, run_events
+        from lmplay_tui.train.process_group import ProcessGroup
 
         last: events.Event | None = None
         say = (lambda _: None) if quiet else printer.say
-        for event in run_events(launch, controls, tell=say):
+        group = None if place is None else ProcessGroup.of_environment(launch.options.device)
+        for event in run_events(_as_before(launch, place), controls, tell=say, group=group):
             if isinstance(event, events.RunStarted):
                 gc.enable()
             say(event)
@@ -113,7 +190,23 @@ def _train(launch: Launch, controls: Controls, out: Lines, zone: tzinfo | None) 
         gc.enable()
     assert last is not None
     draw_pictures(last, launch)
-    return exit_status(last)
+    if group is None:
+        return exit_status(last)
+    group.close()
+    return EXIT_TRAINING if goes_on_anew(last, group) else exit_status(last)
+
+
+def _as_before(launch: Launch, place: "Place | None") -> Launch:
+    """The start that our agent goes on with: after a save without what that remembers."""
+    if place is None or place.agent is None:
+        return launch
+    launch = replace(launch, prog=place.agent.prog)
+    if not place.agent.resumes:
+        return launch
+    from lmplay_tui.train.handoff import to_go_on
+    from lmplay_tui.train.preflight import choose_run
+
+    return to_go_on(choose_run(launch), launch)
 
 
 def _detach(launch: Launch) -> int:

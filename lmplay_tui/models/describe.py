@@ -36,20 +36,29 @@ class _Row:
 def describe(
     model: nn.Module, model_args: Mapping[str, Any], *, optimizer: str, mini_batch_size: int,
     amp_dtype: torch.dtype | None = None, decays: Mapping[nn.Parameter, float] | None = None,
-    recomputes: bool = False,
+    recomputes: bool = False, num_ranks: int = 1, is_sharded: bool = False,
 ) -> str:  # fmt: skip
     """A page of text: parameters by module with their shapes, totals, and the memory that training takes.
 
     Each with whether it is trained, and with its weight decay where `decays` has one for it.
 
-    `recomputes`: its blocks' activations are computed again (`units.recompute`).
+    `recomputes`: its blocks' activations are computed again (`units.recompute`). `num_ranks`: processes that train
+    together, each of which takes that memory; `is_sharded`: each holds a part of the model.
 
     The memory is an estimate for `mini_batch_size` samples as long as the context. What the forward pass keeps for
     the backward pass is measured on a few tokens of this very model and scaled; it may be a user's own.
     """
     shown = ", ".join(f"{key} {one_line(value, 60)}" for key, value in model_args.items())
     parts = [shown, _parameter_table(model, decays or {}), _totals(model)]
-    parts.append(_memory_table(model, model_args, optimizer, mini_batch_size, amp_dtype, recomputes=recomputes))
+    sizes = _memory(model, model_args, optimizer, mini_batch_size, amp_dtype, recomputes=recomputes)
+    if num_ranks > 1:
+        sizes = _of_rank(sizes, model, num_ranks, is_sharded=is_sharded)
+    parts.append(
+        _memory_table(
+            sizes, model, optimizer, num_ranks, mini_batch_size=mini_batch_size,
+            num_tokens=mini_batch_size * int(model_args["context_len"]), amp_dtype=amp_dtype,
+        )
+    )  # fmt: skip
     return "\n\n".join(parts)
 
 
@@ -79,39 +88,63 @@ def _totals(model: nn.Module) -> str:
     return f"{total:,} parameters, {trained:,} trained; {embedded:,} in embeddings, {total - embedded:,} others"
 
 
-def _memory_table(
+def _memory(
     model: nn.Module, model_args: Mapping[str, Any], optimizer: str, mini_batch_size: int,
     amp_dtype: torch.dtype | None, *, recomputes: bool,
-) -> str:  # fmt: skip
+) -> dict[str, int]:  # fmt: skip
     """Bytes by what they are for. Logits count three times: themselves, their log-softmax and their gradient."""
     num_tokens = mini_batch_size * int(model_args["context_len"])
-    weights = sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
-    gradients = sum(p.nbytes for p in model.parameters() if p.requires_grad)
+    gradients = _bytes_of_gradients(model)
     with computed_once(model):
         each_token, fixed = _kept_for_backward(model, amp_dtype)
     if recomputes and (units := units_of(model)):  # what all keep, and while its gradients are computed what one does
         each_outside, fixed_outside = _kept_for_backward(model, amp_dtype)
         each_token = each_outside + max(each_token - each_outside, 0) // len(units)
         fixed = fixed_outside + max(fixed - fixed_outside, 0) // len(units)
-    logits = num_tokens * int(model_args["vocab_size"]) * (12 if amp_dtype is None else 16)
-    sizes = {
-        "weights": weights,
+    return {
+        "weights": sum(t.nbytes for t in (*model.parameters(), *model.buffers())),
         "gradients": gradients,
         f"{optimizer}'s state": gradients * STATE_VALUES[optimizer],
         "activations": fixed + each_token * num_tokens,
-        "logits": logits,
+        "logits": num_tokens * int(model_args["vocab_size"]) * (12 if amp_dtype is None else 16),
     }
-    sizes["all"] = sum(sizes.values())
+
+
+def _bytes_of_gradients(model: nn.Module) -> int:
+    return sum(p.nbytes for p in model.parameters() if p.requires_grad)
+
+
+def _of_rank(sizes: Mapping[str, int], model: nn.Module, num_ranks: int, *, is_sharded: bool) -> dict[str, int]:
+    """What one of several processes takes of it: all, and the gradients once more while they are summed; or its parts.
+
+    Of a sharded model what lies outside of the blocks is gathered for a pass, and one block with its gradients and the
+    weights of the next.
+    """
+    if not is_sharded:
+        return {**sizes, "reduction": sizes["gradients"]}
+    blocks = [sum(p.nbytes for p in unit.parameters()) for unit in units_of(model)]
+    outside = sum(p.nbytes for p in model.parameters()) - sum(blocks)
+    parts = {name: size if name in ("activations", "logits") else -(-size // num_ranks) for name, size in sizes.items()}
+    return {**parts, "gathered for a pass": 2 * outside + 3 * max(blocks, default=0)}
+
+
+def _memory_table(
+    sizes: Mapping[str, int], model: nn.Module, optimizer: str, num_ranks: int, *, mini_batch_size: int,
+    num_tokens: int, amp_dtype: torch.dtype | None,
+) -> str:  # fmt: skip
     precision = "float32" if amp_dtype is None else f"mixed {str(amp_dtype).removeprefix('torch.')}"
+    of_each = f" of each of {num_ranks} processes" if num_ranks > 1 else ""
     title = (
-        f"Memory to train, estimated: {precision}, mini-batches of {mini_batch_size} samples "
+        f"Memory{of_each} to train, estimated: {precision}, mini-batches of {mini_batch_size} samples "
         f"as long as the context ({num_tokens:,} tokens)"
     )
+    gradients = _bytes_of_gradients(model)
     others = ", ".join(
         f"{name} {format_memory(gradients * k)}" for name, k in STATE_VALUES.items() if name != optimizer
     )
-    table = _columns([(f"  {name}", format_memory(size)) for name, size in sizes.items()], left=(0,))
-    return f"{title}\n{table}\nState of the other optimizers: {others}"
+    rows = {**sizes, "all": sum(sizes.values())}
+    table = _columns([(f"  {name}", format_memory(size)) for name, size in rows.items()], left=(0,))
+    return f"{title}\n{table}\nState of the other optimizers{', of the whole model' if num_ranks > 1 else ''}: {others}"
 
 
 def _kept_for_backward(model: nn.Module, amp_dtype: torch.dtype | None) -> tuple[int, int]:

@@ -225,6 +225,7 @@ class RunLock:
     def __init__(self, run: RunFolder) -> None:
         self._run = run
         self._descriptor: int | None = None
+        self._locked: os.stat_result | None = None  # the file that it was when it was locked
         self._released = threading.Event()
         self._keeping = threading.Lock()
         self.by_heartbeat = False  # the file system cannot lock
@@ -276,7 +277,7 @@ class RunLock:
                     os.close(descriptor)
                     raise RunHeldError(self._held()) from None
             time.sleep(0.02)  # a viewer that only looks holds the lock for an instant
-        self._descriptor = descriptor
+        self._hold(descriptor)
 
     def _beats_elsewhere(self, watch_s: float) -> bool:
         """Whether a process of another machine touches the lock that this one has just taken.
@@ -337,9 +338,21 @@ class RunLock:
             if self._released.is_set():
                 os.close(anew.descriptor)
                 return True
-            os.close(self.descriptor)
-            self._descriptor, self.by_heartbeat, self.times_lost = anew.descriptor, anew.by_heartbeat, anew.times_lost
+            self._let_go()
+            self._hold(anew.descriptor)
+            self.by_heartbeat, self.times_lost = anew.by_heartbeat, anew.times_lost
             return True
+
+    def _hold(self, descriptor: int) -> None:
+        self._descriptor, self._locked = descriptor, os.fstat(descriptor)
+
+    def _let_go(self) -> None:
+        """Close the file that was locked. Where others have closed it, its number may be another file's by now."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None and self._locked is not None:
+            with contextlib.suppress(OSError):
+                if os.path.samestat(os.fstat(descriptor), self._locked):
+                    os.close(descriptor)
 
     def _is_at_path(self) -> bool:
         try:
@@ -361,7 +374,8 @@ class RunLock:
             return False
         if not same:
             return False
-        self._descriptor, self.inherited = int(number), True
+        self._hold(int(number))
+        self.inherited = True
         return True
 
     def _held(self) -> str:
@@ -385,9 +399,7 @@ class RunLock:
 
     def release(self) -> None:
         self._released.set()
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        self._let_go()
 
 
 def taken(run: RunFolder) -> RunLock:

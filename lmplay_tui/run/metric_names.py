@@ -85,6 +85,12 @@ RANK_FIELDS: Mapping[str, str] = {
     "celsius": "its device's temperature",
 }
 
+
+def is_share(metric: str) -> bool:
+    """Whether it measures a share of a whole, 0 to 1: as its line in `METRICS` says, and an accuracy always."""
+    return METRICS.get(metric, "").startswith("share ") or metric.endswith("accuracy")
+
+
 OF_STEPS = "train/loss"  # each line that stands for steps has it; one without holds scores alone
 RECENT_LOSS = "train/recent_loss"
 RECENT_STEPS = 50  # that a figure "of the last steps" is a mean over, fewer where there are no more

@@ -134,7 +134,7 @@ def rename(run: RunFolder, name: str, statistics: Path) -> RunFolder:
         return new
     with _held(run):
         if _being_renamed(run) != name:
-            _check_free(new, files)
+            _check_free(run, new, files)
             run.files.write(_RENAMING, json.dumps({"from": run.name, "to": name}).encode())
         for path, target in files.items():
             _name_too(path, target, name)
@@ -166,12 +166,16 @@ def _finish(run: RunFolder, new: RunFolder, files: dict[Path, Path]) -> None:
         new.files.remove(_RENAMING)
 
 
-def _check_free(new: RunFolder, files: dict[Path, Path]) -> None:
-    """Raise `UserError` where the new name, in large letters or small, is another run's."""
-    names = {entry.name.lower() for folder in {path.parent for path in files.values()} for entry in _entries(folder)}
-    names |= {entry.name.lower() for entry in _entries(new.model.parent)}
+def _check_free(run: RunFolder, new: RunFolder, files: dict[Path, Path]) -> None:
+    """Raise `UserError` where the new name, in large letters or small, is another run's.
+
+    So it is where a disk takes both for one: there, a name cannot change in its case alone.
+    """
+    folders = {new.model.parent, *(path.parent for path in files.values())}
+    own = {run.folder.name, run.past.name, *(path.name for path in files)}
+    names = {entry.name.lower() for folder in folders for entry in _entries(folder) if entry.name not in own}
     wanted = (new.folder, new.past, new.model, *files.values())
-    if any(path.name.lower() in names for path in wanted):
+    if any(path.name.lower() in names or os.path.lexists(path) for path in wanted):
         raise UserError(f"{new.name}: there is a run of that name, or a part of one; rename or remove it first")
 
 

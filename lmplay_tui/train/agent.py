@@ -23,32 +23,38 @@ from types import FrameType
 import psutil
 
 from lmplay_tui.errors import EXIT_LEFT_AT_ONCE, EXIT_TRAINING
-from lmplay_tui.formats import format_duration
 from lmplay_tui.options import OPTIONS, Launch, Part, command_words
 from lmplay_tui.process import own_command, own_environment
 from lmplay_tui.run.control_files import leave_command
-from lmplay_tui.run.controls import SaveNow, Stop
-from lmplay_tui.run.events import Event, RunFailed, Warned
+from lmplay_tui.run.controls import Pause, SaveNow, Stop
+from lmplay_tui.run.events import ActivityChanged, Event, RunFailed, Warned
 from lmplay_tui.run.folder import RunFolder, RunLock, saved_status
 from lmplay_tui.run.notify import NOTIFY_URL
 from lmplay_tui.text import one_line
 from lmplay_tui.train.handoff import take_spent
 from lmplay_tui.train.launch import taken_for_others, told
-from lmplay_tui.train.process_group import Agent
+from lmplay_tui.train.process_group import COLLECTIVE_S, Agent
 
 AT_ONCE_WITHIN_S = 5.0  # of a first Ctrl+C: a second one
 SAVES_WITHIN_S = 300  # rank 0, when another is lost
+HOUR_S = 3600.0
 WATCHES_EVERY_S = 0.05
 FOLLOWS_WITHIN_S = 10.0  # the others, when rank 0 has ended: they have nothing to save
 
 
 def train_together(
-    launch: Launch, count: int, say: Callable[[Event], None], *, quiet: bool, limit: "RestartLimit | None" = None
+    launch: Launch,
+    count: int,
+    say: Callable[[Event], None],
+    *,
+    quiet: bool,
+    limit: "RestartLimit | None" = None,
+    collective_s: float = COLLECTIVE_S,
 ) -> int:
     """Train the run that a command line speaks of by `count` processes; the exit status.
 
     `say`: shows what the agent itself has to tell; what the run tells, rank 0 prints, unless `quiet`. Raises
-    `UserError` where the run cannot begin.
+    `UserError` where the run cannot begin. `collective_s`: one that the others have awaited for so long hangs.
     """
     limit = limit or RestartLimit()
     run, lock, launch = taken_for_others(launch)
@@ -61,19 +67,31 @@ def train_together(
 
     def told_lost(lost: list[Loss]) -> bool:
         what = ", ".join(str(loss) for loss in lost)
-        saved = saved_status(run).checkpoint
+        status = saved_status(run)
+        saved = status.checkpoint
         step = 0 if saved is None or not run.model.exists() else saved.step
         if limit.allows_one_more():
-            times = f"{limit.count} of at most {limit.most} times in {format_duration(limit.seconds)}"
-            tell(Warned(f"{what}; all {count} processes start again from step {step:,}, {times}", step))
+            if status.state == "paused":  # no checkpoint knows it
+                with contextlib.suppress(OSError):
+                    leave_command(run, Pause(id=f"{0:020d}-pause"))
+            again = f"restart {limit.count} of at most {limit.most} in an hour"
+            tell(Warned(f"{what}; all {count} processes start again from step {step:,}: {again}", step))
             return True
-        said = f"{what}; not started again: that was done {limit.most} times in {format_duration(limit.seconds)}"
+        said = f"{what}; not started again: that was done {limit.most} times in the last hour; see {one_line(run.log)}"
         tell(RunFailed(said, EXIT_TRAINING, step, str(run.model) if run.model.exists() else None))
         return False
 
+    tell(ActivityChanged("starting", f"{count} processes"))
     try:
         processes = Processes(
-            run, lock, _command(run, launch), count, quiet=quiet, prog=launch.prog, told_lost=told_lost
+            run,
+            lock,
+            _command(run, launch),
+            count,
+            quiet=quiet,
+            prog=launch.prog,
+            told_lost=told_lost,
+            collective_s=collective_s,
         )
         return processes.train()
     finally:
@@ -82,7 +100,7 @@ def train_together(
 
 def _command(run: RunFolder, launch: Launch) -> list[str]:
     """Of each of the processes: the same start, headless, with what says how the run is printed."""
-    of_process = ("json_lines", "on_hangup")
+    of_process = ("json_lines", "on_hangup", "ascii")
     left_out = [name for name in launch.line if OPTIONS[name].part is Part.PROCESS and name not in of_process]
     line = launch.without(*left_out, "model").line
     return own_command("lmplay_tui.cli", *command_words({"model": str(run.model), **line, "headless": True}))
@@ -90,17 +108,16 @@ def _command(run: RunFolder, launch: Launch) -> list[str]:
 
 @dataclass
 class RestartLimit:
-    """How often all processes are started again: `most` times within `seconds`."""
+    """How often all processes are started again: `most` times an hour."""
 
     most: int = 3
-    seconds: float = 3600.0
     clock: Callable[[], float] = time.monotonic
     _at: deque[float] = field(default_factory=deque)
 
     def allows_one_more(self) -> bool:
         """Whether it may be done now; if so, it is counted."""
         now = self.clock()
-        while self._at and now - self._at[0] >= self.seconds:
+        while self._at and now - self._at[0] >= HOUR_S:
             self._at.popleft()
         if len(self._at) >= self.most:
             return False
@@ -109,7 +126,7 @@ class RestartLimit:
 
     @property
     def count(self) -> int:
-        """Of the restarts within the time."""
+        """Of the restarts of the last hour."""
         return len(self._at)
 
 
@@ -146,11 +163,11 @@ class Processes:
 
     def __init__(
         self, run: RunFolder, lock: RunLock, command: Sequence[str], count: int, *, quiet: bool, prog: str,
-        told_lost: Callable[[list[Loss]], bool],
+        told_lost: Callable[[list[Loss]], bool], collective_s: float = COLLECTIVE_S,
     ) -> None:  # fmt: skip
         self._run, self._lock = run, lock
         self._command, self._count, self._quiet, self._prog = list(command), count, quiet, prog
-        self._told_lost = told_lost
+        self._told_lost, self._collective_s = told_lost, collective_s
         self._begun, self._spent_s = time.monotonic(), take_spent()
         self._saved_before = _stamp(run)
         self._stop: Stop | None = None  # asked for; a process that is lost must not make it forgotten
@@ -186,6 +203,7 @@ class Processes:
         agent = Agent(
             os.getpid(), name, str(folder), str(self._run.lock_path.resolve()), self._begun, self._spent_s,
             resumes=_stamp(self._run) != self._saved_before, quiet=self._quiet, prog=self._prog,
+            collective_s=self._collective_s,
         )  # fmt: skip
         os.environ.update(agent.environment())
         config = LaunchConfig(

@@ -19,6 +19,7 @@ import torch
 from lmplay_tui.data.tokenizer import Tokenizer, load_tokenizer
 from lmplay_tui.errors import UserError
 from lmplay_tui.files import Folder
+from lmplay_tui.models.generation import Reading
 from lmplay_tui.models.lmplay_weights import TOKENIZER as LMPLAYS_TOKENIZER
 from lmplay_tui.models.lmplay_weights import convert_lmplay
 from lmplay_tui.models.registry import build_model, load_experiment
@@ -38,7 +39,7 @@ from lmplay_tui.train.checkpoint import load_archive, load_checkpoint, newest_ch
 from lmplay_tui.train.checkpoint_fields import bounds_of, problem_of_model, problem_of_tensors
 from lmplay_tui.train.checkpointer import CheckpointWriter
 from lmplay_tui.train.dataloader import LoadedData, patiently
-from lmplay_tui.train.device import choose_device, choose_precision, hardware_note, speed_choices
+from lmplay_tui.train.device import Precision, choose_device, choose_precision, hardware_note, speed_choices
 from lmplay_tui.train.gradients import Gradients
 from lmplay_tui.train.handoff import resume_command
 from lmplay_tui.train.model_body import choose_ways
@@ -203,9 +204,13 @@ def build_trainer(
     if leader is not None:
         way = "forward" if ways.hidden is None else "hidden" if ways.trunk is None else "trunk"
         leader.build(precision, built_with, options, way)
+    gradients = Gradients(model, precision, hidden=ways.hidden, trunk=ways.trunk)
+    if options.shard != "none":
+        ways = replace(ways, reading=Reading.FORWARD)  # a cache is made by the head's own numbers, which lie in parts
+        _shard(gradients, options, precision, leader)
     state = TrainState(
         run=run, settings=settings, model=model, model_args=built_with | {"tokenizer": tokenizer.name},
-        gradients=Gradients(model, precision, hidden=ways.hidden, trunk=ways.trunk), reading=ways.reading,
+        gradients=gradients, reading=ways.reading,
         tokenizer=tokenizer, precision=precision, statistics=RunStatistics(run.name), leader=leader,
     )  # fmt: skip
     torch.manual_seed(options.seed)
@@ -228,6 +233,22 @@ def build_trainer(
         resumed_from=state.progress.step if start.checkpoint is not None else None,
         note=", ".join((*chosen, "samples padded" if ways.trunk is None else "samples packed")),
     )
+
+
+def _shard(gradients: Gradients, options: TrainOptions, precision: Precision, leader: "Leader | None") -> None:
+    """Let each process keep a part of the model. Raises `UserError` where that cannot be."""
+    if leader is None:
+        raise UserError(f"--shard {options.shard}: there is one process alone, which keeps all")
+    if options.compile_model:
+        raise UserError(
+            "--shard and --compile-model: a model that lies in parts is not compiled; leave one of them out"
+        )
+    if precision.grad_scale:
+        raise UserError("--shard: float16's scaled gradients are not sharded; use --amp-dtype bfloat16")
+    gradients.sharding = leader.shard(
+        gradients.model, options.shard, has_hidden=gradients.hidden is not None, trunk=gradients.trunk
+    )
+    gradients.hidden = gradients.sharding.hidden
 
 
 def _draw_by_mini_batch(state: TrainState, options: TrainOptions) -> Iterator[Event]:

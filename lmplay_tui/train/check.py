@@ -52,6 +52,7 @@ from lmplay_tui.train.gradients import Gradients, StepConfig
 from lmplay_tui.train.model_body import choose_ways
 from lmplay_tui.train.optim import build_optimizer, decay_of, freeze, parameter_groups
 from lmplay_tui.train.preflight import choose_run
+from lmplay_tui.train.process_group import processes_of
 from lmplay_tui.train.settings import Settings
 from lmplay_tui.train.state import TrainState
 
@@ -69,6 +70,7 @@ def check_plan(launch: Launch, report: Report = lambda *_: None) -> dict[str, An
     plan = read_plan(launch.options.training_plan or DEFAULT_PLAN)
     settings = Settings(plan, launch.line)
     options = settings.for_run()
+    processes = processes_of(options)
     report("loading", "the tokenizer and the model", None)
     state, notes = _new_state(settings)
     problems: list[str] = []
@@ -105,6 +107,7 @@ def check_plan(launch: Launch, report: Report = lambda *_: None) -> dict[str, An
         "plan": plan.name,
         "model": state.model_args | {"parameters": sum(p.numel() for p in state.model.parameters())},
         "device": f"{device_name(state.device)}, {state.precision.name}",
+        "processes": processes,
         "stages": stages,
         "leak_guard": leaks.record() | {"sentence": leaks.sentence()},
         "tried": tried,
@@ -337,7 +340,7 @@ def describe_run(launch: Launch) -> str:
     page = describe(
         model, model_args, optimizer=options.optimizer, mini_batch_size=size if isinstance(size, int) else 4,
         amp_dtype=choose_precision(options, choose_device(options.device)).dtype, decays=_decays(model, options),
-        recomputes=options.recompute,
+        recomputes=options.recompute, num_ranks=processes_of(options), is_sharded=options.shard != "none",
     )  # fmt: skip
     lines = [_line_of(model, stage, start.settings.for_stage(stage)) for stage in (first, *others)]
     if len({said for _, said in lines}) > 1:  # the table above is the first one's

@@ -32,7 +32,8 @@ from lmplay_tui.run.device_peaks import vendor_peak
 from lmplay_tui.text import one_line
 from lmplay_tui.train.checkpoint_fields import BY_MINI_BATCH, RUNNING
 
-_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -3, -4, -8  # malloc.h
+_LARGE = 1 << 16  # bytes
 _MOST = 2**31 - 1
 
 
@@ -118,7 +119,7 @@ def speed_choices(options: TrainOptions, precision: Precision) -> list[str]:
     chosen = [device_name(device), precision.name + (" with scaled gradients" if precision.grad_scale else "")]
     if precision.remark:
         chosen.append(precision.remark)
-    chosen += use_what_is_fast(device)
+    chosen += use_what_is_fast(device, in_parts=options.shard != "none")
     if options.recompute:
         chosen.append("blocks computed again in the backward pass")
     if options.compile_model:
@@ -127,10 +128,10 @@ def speed_choices(options: TrainOptions, precision: Precision) -> list[str]:
     return chosen
 
 
-def use_what_is_fast(device: torch.device) -> list[str]:
-    """Switch on what is fast and exact on the device; what that is, in words."""
+def use_what_is_fast(device: torch.device, *, in_parts: bool) -> list[str]:
+    """Switch on what is fast and exact on the device; what that is, in words. `in_parts`: of a sharded model."""
     if device.type == "cpu":
-        return processor_choices()
+        return processor_choices(in_parts=in_parts)
     if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0):
         torch.set_float32_matmul_precision("high")
         return ["float32 products in TF32"]
@@ -143,15 +144,24 @@ def keep_freed_memory() -> bool:
 
     It gives large blocks back at once and asks the kernel for them anew: each step then pays for zeroing hundreds of
     megabytes, page by page (measured: up to 1.7 times the time of a step). One arena for all threads, because a
-    thread's own cannot hold large blocks, and under the dashboard training is a thread. Not on glibc: nothing happens.
+    thread's own cannot hold large blocks, and under the dashboard training is a thread.
     """
+    return _tell_malloc((_M_ARENA_MAX, 1), (_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _MOST))
+
+
+def give_freed_memory_back() -> bool:
+    """Have glibc's malloc give each large block back at once; whether it does. Without it holes are kept among them."""
+    return _tell_malloc((_M_MMAP_THRESHOLD, _LARGE), (_M_TRIM_THRESHOLD, _LARGE))
+
+
+def _tell_malloc(*wanted: tuple[int, int]) -> bool:
+    """Not on glibc: nothing happens."""
     if sys.platform != "linux":
         return False
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):  # musl has none
         return False
-    wanted = ((_M_ARENA_MAX, 1), (_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _MOST))
     return all(mallopt(name, value) == 1 for name, value in wanted)
 
 
@@ -223,12 +233,18 @@ def _error_of_products() -> float:
     return max(float(((a @ b).double() - a.double() @ b.double()).abs().max()) for a, b in pairs)
 
 
-def processor_choices() -> list[str]:
-    """Make the choices for training on this processor; what was chosen, in words."""
+def processor_choices(*, in_parts: bool = False) -> list[str]:
+    """Make the choices for training on this processor; what was chosen, in words.
+
+    `in_parts`: of a sharded model a block is gathered and given back at each pass, and that it takes less memory is
+    what it is sharded for.
+    """
     chosen = []
     if use_fast_products():
         chosen.append("float32 products by oneDNN (error checked)")
-    if keep_freed_memory():
+    if in_parts:
+        give_freed_memory_back()
+    elif keep_freed_memory():
         chosen.append("freed memory kept")
     return chosen
 

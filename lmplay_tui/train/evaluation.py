@@ -6,7 +6,7 @@ Nothing here touches the training run: no gradient, no global random number.
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -86,6 +86,10 @@ def losses_and_argmax(
     return scored
 
 
+def _never() -> bool:
+    return False
+
+
 class Scorer:
     """Scores samples with the model as it is now, `batch_size` at a time."""
 
@@ -130,6 +134,8 @@ class Scorer:
         accuracies = []
         num_tokens = num_loss_tokens = num_bytes = 0
         parts = list(mini_batches(samples, batch_size, by_length=True))
+        if self._leader is not None and self._leader.is_sharded:
+            should_stop = _never
         compute = partial(losses_and_argmax, self._model, self._hidden, self._precision, should_stop=should_stop)
         scored = compute(parts) if self._leader is None else self._leader.score(parts, compute)
         for part, (loss, predicted) in zip(parts, scored, strict=True):
@@ -155,7 +161,7 @@ class Scorer:
 
     def predict(self, sample: Sample, kind: str = "validation") -> Prediction:
         """One sample with the likeliest token at each truth position, given the truth before it."""
-        with evaluating(self._model):
+        with nullcontext() if self._leader is None else self._leader.alone(), evaluating(self._model):
             mini = collate([sample], include_prompts=False, device=self._precision.device)
             argmax: list[int] = []
             truth_log_p: list[float] = []
@@ -306,9 +312,9 @@ class Evaluator:
             eot=tokenizer.eot, temperature=ask.temperature, top_k=ask.top_k, generator=generator,
             stop=should_stop, reading=self._state.reading,
         )  # fmt: skip
-        return Prediction(
-            kind=kind, prompt=ask.prompt, truth="", prediction=tokenizer.decode(list(tokens)), accuracy=None, loss=None
-        )
+        with nullcontext() if self._state.leader is None else self._state.leader.alone():
+            text = tokenizer.decode(list(tokens))
+        return Prediction(kind=kind, prompt=ask.prompt, truth="", prediction=text, accuracy=None, loss=None)
 
 
 def scores_of(evaluation: Evaluated) -> dict[str, float]:

@@ -7,12 +7,13 @@ the same code.
 import sys
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lmplay_tui.errors import EXIT_OK, EXIT_TRAINING, TrainingError
+from lmplay_tui.errors import EXIT_OK, EXIT_TRAINING, TrainingError, UserError
 from lmplay_tui.models.body import body_of, trunk_of
 from lmplay_tui.models.registry import build_model, load_experiment
 from lmplay_tui.models.units import recompute
@@ -29,12 +30,15 @@ from lmplay_tui.train.orders import (
     Copy,
     Done,
     EnterStage,
+    GatherState,
     Idle,
     Order,
     OrderError,
+    Pass,
     Receiver,
     Score,
     SetDropout,
+    ShardModel,
     Step,
     connected,
     set_bytes,
@@ -60,15 +64,23 @@ from lmplay_tui.train.reduction import (
     touched_by_any,
 )
 
+if TYPE_CHECKING:
+    from lmplay_tui.train.sharding import Sharding
+
 
 def follow(group: ProcessGroup) -> int:
     """Do what rank 0 says until the run has ended; the exit status, 3 where rank 0 or another rank is lost."""
+    follower = _Follower(group)
     try:
-        follower = _Follower(group)
         while not follower.is_done:
             follower.obey()
     except (RankLostError, OrderError) as error:
         sys.stderr.write(f"rank {group.rank}: {one_line(error, 600)}\n")
+        return EXIT_TRAINING
+    except Exception as error:
+        if not follower.is_sharded:
+            raise
+        sys.stderr.write(f"rank {group.rank}: {said_of(error)}\n")  # the others see that the connection ends
         return EXIT_TRAINING
     return EXIT_OK
 
@@ -80,7 +92,7 @@ class _Replica:
         device = choose_device(order.device)
         dtype = None if order.amp_dtype is None else getattr(torch, order.amp_dtype)
         precision = Precision(device, dtype, order.grad_scale)
-        use_what_is_fast(device)
+        use_what_is_fast(device, in_parts=order.in_parts)
         model, _ = build_model(
             load_experiment(order.exp), vocab_size=order.vocab_size, context_len=order.context_len,
             num_blocks=order.num_blocks, embed_dim=order.embed_dim, num_heads=order.num_heads, dropout=order.dropout,
@@ -96,6 +108,7 @@ class _Replica:
         self.hidden = hidden  # as it was built, compiled or not
         self.vocab_size = order.vocab_size
         self.random_numbers = RandomNumbers(device)
+        self.sharding: Sharding | None = None
         self.optimizer: torch.optim.Optimizer | None = None
         self.compilation: Compilation | None = None
 
@@ -112,9 +125,17 @@ class _Follower:
         self._problem = ""
         self.is_done = False
 
+    @property
+    def is_sharded(self) -> bool:
+        """Whether this process holds a part of the model."""
+        return self._shares.in_parts
+
     def obey(self) -> None:
         """Wait for an order and carry it out. Raises `RankLostError`."""
         order = self._orders.next()
+        sharding = None if self._replica is None else self._replica.sharding
+        if sharding is not None and not isinstance(order, Idle):
+            sharding.give_back()
         if isinstance(order, Done):
             self.is_done = True
         elif isinstance(order, Step):
@@ -123,6 +144,14 @@ class _Follower:
             self._score(order)
         elif isinstance(order, Copy):
             self._copy(order)
+        elif isinstance(order, ShardModel):
+            self._shard(order)
+        elif isinstance(order, GatherState):
+            assert self._replica is not None and sharding is not None
+            sharding.whole_state(self._replica.optimizer, keep=False)
+        elif isinstance(order, Pass):
+            assert sharding is not None
+            sharding.pass_of_nothing()
         elif not isinstance(order, Idle) and not self._problem:
             try:
                 self._set_up(order)
@@ -150,6 +179,8 @@ class _Follower:
                 order.optimizer, known.model, lr=order.lr, weight_decay=order.weight_decay,
                 device_type=known.precision.device.type, before=known.optimizer if order.keeps_state else None,
             )  # fmt: skip
+            if known.sharding is not None:
+                known.sharding.freeze_gathered()
         elif isinstance(order, SetDropout):
             set_dropout(known.model, order.before, order.after)
         elif isinstance(order, Compile):
@@ -160,31 +191,62 @@ class _Follower:
                     sys.stderr.write(f"rank {self._group.rank}: {event.message}\n")
 
     def _copy(self, order: Copy) -> None:
-        """Take rank 0's bits: of all that could be made to take them, or of nothing."""
-        tensors: list[Tensor] = []
+        """Take rank 0's bits; of a model that lies in parts, its parts of the optimizer's."""
         state: dict[str, dict[str, Tensor]] = {}
 
-        def make_room() -> None:
+        def make_room() -> list[Tensor]:
             known = self._known
             for name, entries in order.optimizer_state.items():
                 state[name] = {
                     key: torch.empty(tuple(shape), dtype=getattr(torch, dtype))
                     for key, (dtype, shape) in entries.items()
                 }
-            tensors.extend(replicated(known.model, state))
-            if sum(tensor.nbytes for tensor in tensors) != order.num_bytes:
-                raise TrainingError("its model has other tensors than rank 0's: the same code must run everywhere")
+            return [] if known.sharding is not None else replicated(known.model, state)
 
-        status, _, _ = self._shares.compute(make_room)
-        self._tell_problem(status)
-        if any(report.status is not Status.OK for report in self._shares.report(Report(status), 0, 0)):
+        if not self._take(make_room, order.num_bytes):
             return
         known = self._known
-        take_from_rank_0(tensors, collective_device(known.precision.device))
         assert known.optimizer is not None
-        load_by_name(known.optimizer, known.model, state)
+        load_by_name(known.optimizer, known.model, state if known.sharding is None else known.sharding.scattered(state))
         if known.gradients.scaler is not None and order.scaler:
             known.gradients.scaler.load_state_dict(dict(order.scaler))
+
+    def _take(self, room: Callable[[], list[Tensor]], num_bytes: int) -> bool:
+        """Take rank 0's bits, where every rank has room for them: what `room` gives; whether they were taken."""
+
+        def checked() -> list[Tensor]:
+            tensors = room()
+            if sum(tensor.nbytes for tensor in tensors) != num_bytes:
+                raise TrainingError("its model has other tensors than rank 0's: the same code must run everywhere")
+            return tensors
+
+        status, tensors, _ = self._shares.compute(checked)
+        self._tell_problem(status)
+        if any(report.status is not Status.OK for report in self._shares.report(Report(status), 0, 0)):
+            return False
+        assert tensors is not None
+        take_from_rank_0(tensors, collective_device(self._known.precision.device))
+        return True
+
+    def _shard(self, order: ShardModel) -> None:
+        """Take rank 0's weights, and keep a part of them."""
+        from lmplay_tui.train.sharding import shard_model
+
+        if not self._take(lambda: replicated(self._known.model, {}), order.num_bytes):
+            return
+        known = self._known
+        gradients = known.gradients
+        try:
+            known.sharding = shard_model(
+                known.model, order.kind, self._group, known.precision.device.type,
+                has_hidden=known.hidden is not None, trunk=gradients.trunk,
+            )  # fmt: skip
+        except UserError as error:  # rank 0 says it
+            self._problem = str(error)
+            return
+        gradients.sharding = known.sharding
+        known.hidden = gradients.hidden = known.sharding.hidden
+        self._shares.in_parts = True
 
     def _step(self, order: Step) -> None:
         config = StepConfig(**order.config)
@@ -196,7 +258,7 @@ class _Follower:
             assert known.optimizer is not None
             known.model.train()
             known.optimizer.zero_grad(set_to_none=True)
-            checksum = checksum_of(known.model) if order.checks_weights else 0
+            checksum = checksum_of(known.model) if order.checks_weights and known.sharding is None else 0
             result = known.gradients.accumulate_share(
                 share, config, self._is_dropped(), want_argmax=order.want_argmax,
                 begin_mini_batch=partial(known.random_numbers.begin_mini_batch, order.seed, order.step),
@@ -229,7 +291,8 @@ class _Follower:
                     self._store.delete_key(argmax)
             return
         known = self._known
-        sum_gradients(parameters, touched_by_any(reports))
+        if known.sharding is None:
+            sum_gradients(parameters, touched_by_any(reports))
         result.loss_on_device = self._shares.total(reports, order.num_mini_batches)
         assert known.optimizer is not None
         known.gradients.update(known.optimizer, result, lr=order.lr, grad_clip=config.grad_clip)
@@ -242,6 +305,8 @@ class _Follower:
             scored = losses_and_argmax(
                 known.model, known.hidden, known.precision, order.samples.mini_batches().values(), self._is_dropped()
             )
+            if known.sharding is not None:
+                known.sharding.fill_up(len(scored), order.num_mini_batches)
             tokens = [token for _, predicted in scored for token in predicted]
             self._tell_argmax(argmax, torch.tensor(tokens, dtype=torch.int64))
             return [loss for loss, _ in scored]
@@ -266,8 +331,11 @@ class _Follower:
     def _is_dropped(self) -> Callable[[], bool]:
         """Whether rank 0 has dropped the share under way."""
         keys = [drop_key(self._shares.turn)]
+        in_parts = self._shares.in_parts
 
         def is_dropped() -> bool:
+            if in_parts:  # all ranks make all of their passes
+                return False
             with connected("the orders' store is gone"):
                 return bool(self._store.check(keys))
 

@@ -7,7 +7,7 @@ positions of packed samples.
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -20,6 +20,9 @@ from lmplay_tui.run.controls import StopRequested
 from lmplay_tui.train.collate import FewShapes, MiniBatch, collate, mini_batches, pack
 from lmplay_tui.train.device import Precision
 from lmplay_tui.train.loss import HeadLoss, loss_and_argmax
+
+if TYPE_CHECKING:
+    from lmplay_tui.train.sharding import Sharding
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,10 @@ def num_loss_tokens(samples: Sequence[Sample], *, include_prompts: bool) -> int:
     if include_prompts:
         return sum(len(s.prompt_ids) + len(s.truth_ids) - 1 for s in samples)
     return sum(len(s.truth_ids) for s in samples)
+
+
+# For a pass whose gradient counts nothing.
+_NOTHING = Sample("", "", np.zeros(1, dtype=np.int32), np.zeros(1, dtype=np.int32), 0)
 
 
 @dataclass(frozen=True)
@@ -189,6 +196,7 @@ class Gradients:
         self.scaler = precision.scaler()
         self.head_loss = HeadLoss()
         self.clock = StepClock(precision.device)
+        self.sharding: Sharding | None = None  # where the model's parameters lie in parts on several ranks
         self._precision = precision
         self.device = precision.device
         # What the losses of a batch are summed in.
@@ -241,7 +249,7 @@ class Gradients:
         argmaxes: list[Tensor] = []
         begin = 0
         for number, part in share.mini_batches.items():
-            if should_stop():
+            if self.sharding is None and should_stop():  # sharded, all ranks make all of their passes
                 raise StopRequested
             begin_mini_batch(number)
             if config.graphs:  # torch guesses where a run begins, wrongly where a pass ended before its backward
@@ -263,6 +271,9 @@ class Gradients:
                     for sample, rows in zip(mini.samples, mini.truth_rows, strict=True)
                 ]
                 begin += len(argmax_N)
+        if self.sharding is not None:  # parameters are gathered by all ranks together, for as many passes
+            for _ in range(-(-share.num_mini_batches // self.sharding.world_size) - len(share.mini_batches)):
+                self._forward_and_backward(self._mini_batch([_NOTHING], config), config, scale=0.0, want_argmax=False)
         if argmaxes:
             result.argmax_N = self.to_processor(torch.cat(argmaxes))
         return result
@@ -304,6 +315,11 @@ class Gradients:
             if hidden is not None and type(head) is nn.Linear:
                 if self.trunk is None:
                     x = hidden(mini.ids).flatten(0, 1)
+                elif self.sharding is not None:
+                    assert (
+                        self.sharding.packed is not None and mini.positions_P is not None and mini.offsets is not None
+                    )
+                    x = self.sharding.packed(mini.ids, mini.positions_P, mini.offsets)
                 else:
                     assert mini.positions_P is not None and mini.offsets is not None
                     embedded_PC = cast(Packable, model).embed(mini.ids, mini.positions_P).requires_grad_()
@@ -348,6 +364,8 @@ class Gradients:
         # Without a limit the norm is still wanted: it is shown, and it guards the update.
         limit = grad_clip if grad_clip is not None else float("inf")
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if self.sharding is not None:
+            norm = self.sharding.gathered(norm)
         self.wait_for_numbers(result, norm)
         clock.waited()
         finite = np.isfinite(result.loss) and np.isfinite(result.grad_norm)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from lmplay_tui.errors import EXIT_BUG, EXIT_TRAINING, TrainingError, UserError, os_error
 from lmplay_tui.options import Launch
 from lmplay_tui.process import is_child_alive, typed
-from lmplay_tui.run.control_files import ControlFiles
+from lmplay_tui.run.control_files import ControlFiles, leave_command
 from lmplay_tui.run.controls import Controls, HandOver, SaveNow, Stop, StopRequested
 from lmplay_tui.run.events import (
     LAST_EVENTS,
@@ -51,6 +51,8 @@ if TYPE_CHECKING:
     from lmplay_tui.train.leader import Leader
 
 BEGINS_WITHIN_S = 60.0  # a process of its own
+SEEN_WITHIN_S = 0.5  # a process that has ended, by the one that has started it
+NO_PARENT = "what has started this process is no more"
 LOADS_WITHIN_S = 20.0  # from then on it is a download, which may take hours
 
 
@@ -135,7 +137,7 @@ class _HeldRun:
         self.leader = _leader_of(group)
         self.run, self.lock, self.launch, self.controls, self.group = run, lock, launch, controls, group
         self.bug: str | None = None  # of the recording: the first one
-        self.lost = False  # one of the processes that train with this one
+        self.lost = ""  # one of the processes that train with this one: what shows it
         self._times_lost = 0  # the run's lock, as far as that has been told
         self._is_lost = False
         self._plan_text = ""
@@ -268,7 +270,7 @@ def _train_to_an_end(held: _HeldRun, step: int) -> Iterator[Event]:
                 if (yield from _stop_while_loading(held, step)):
                     return
     except UserError as error:
-        held.lost = isinstance(error, RankLostError)
+        held.lost = str(error) if isinstance(error, RankLostError) else ""
         yield _failed(error, 0)
     except Exception as error:
         yield LogLine(traceback.format_exc(), level="traceback")
@@ -314,6 +316,9 @@ def _stop_while_loading(held: _HeldRun, step: int) -> Generator[Event, None, boo
 def _end(held: _HeldRun, event: Event, step: int) -> Iterator[Event]:
     """Answer what waits for an answer, record the end, let go of the run, and do what was to be done after it."""
     end = _of_group(held, _with_place(event, step, held.run, held.bug))
+    if held.group is not None and goes_on_anew(end, held.group):
+        yield from held.record(Warned(held.lost, step))
+        _leave_for_the_next(held)
     for answer in _answers(held.controls, end):
         yield from held.record(answer)
     recorded = held.record(end)
@@ -322,6 +327,14 @@ def _end(held: _HeldRun, event: Event, step: int) -> Iterator[Event]:
         held.group.agent.end_is_known(exit_status(end))
     yield from _aftermath(held, end)
     yield from recorded
+
+
+def _leave_for_the_next(held: _HeldRun) -> None:
+    """What was asked for and is not done: the process that goes on does it. The signal that ends this one is none."""
+    for command in held.controls.left_over():
+        if not (isinstance(command, Stop) and command.reason == signal.SIGTERM.name and not command.id):
+            with contextlib.suppress(OSError):
+                leave_command(held.run, command)
 
 
 def _with_place(event: Event, step: int, run: RunFolder, bug: str | None) -> Event:
@@ -338,13 +351,27 @@ def _of_group(held: _HeldRun, end: Event) -> Event:
         return end
     if isinstance(end, RunStopped) and held.controls.stop_reason == signal.SIGTERM.name:
         if group.is_orphan:
-            return replace(end, reason="what has started this process is no more")
+            return replace(end, reason=NO_PARENT)
         if gone := group.ended():  # then the signal only says that
-            held.lost = True
-            end = RunFailed(f"{', '.join(gone)} has ended", EXIT_TRAINING, end.step, end.path)
-    if held.lost and group.agent is not None and isinstance(end, RunFailed):
-        return HandedOver(end.step, group.agent.pid)
-    return end
+            held.lost = f"{', '.join(gone)} has ended"
+            end = RunFailed(held.lost, EXIT_TRAINING, end.step, end.path)
+    if not held.lost or not isinstance(end, RunFailed):
+        return end
+    if group.is_orphan:  # torchrun holds the store that all of them reach
+        return replace(end, message=f"{NO_PARENT}; what was trained is saved")
+    held.lost = _what_is_lost(held, group)
+    return replace(end, message=held.lost) if group.agent is None else HandedOver(end.step, group.agent.pid)
+
+
+def _what_is_lost(held: _HeldRun, group: ProcessGroup) -> str:
+    """Which rank has ended, or hangs and in what; else what torch has said of it."""
+    deadline = time.monotonic() + SEEN_WITHIN_S
+    while not (gone := group.ended()) and time.monotonic() < deadline:  # its parent has yet to see it
+        time.sleep(0.05)
+    if gone:
+        return f"{', '.join(gone)} has ended"
+    behind = "" if held.leader is None else held.leader.behind()
+    return f"{behind}, and does not answer" if behind else held.lost
 
 
 def goes_on_anew(end: Event, group: ProcessGroup) -> bool:

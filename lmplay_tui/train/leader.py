@@ -9,32 +9,35 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lmplay_tui.data.samples import Sample
-from lmplay_tui.errors import DriftedError, TrainingError
+from lmplay_tui.errors import DriftedError, TrainingError, UserError
 from lmplay_tui.files import Folder
 from lmplay_tui.options import TrainOptions
 from lmplay_tui.run.controls import StopRequested
 from lmplay_tui.run.ranks import RankRecorder, RankState, Straggler
 from lmplay_tui.text import one_line
 from lmplay_tui.train.collate import truth_rows_of
-from lmplay_tui.train.device import Precision
+from lmplay_tui.train.device import Precision, is_out_of_memory
 from lmplay_tui.train.gradients import Gradients, Share, StepConfig, StepResult
-from lmplay_tui.train.optim import state_by_name
+from lmplay_tui.train.optim import load_by_name, state_by_name
 from lmplay_tui.train.orders import (
     Build,
     Compile,
     Copy,
     EnterStage,
+    GatherState,
+    Pass,
     Samples,
     Score,
     Sender,
     SetDropout,
+    ShardModel,
     Step,
     connected,
 )
@@ -50,6 +53,7 @@ from lmplay_tui.train.reduction import (
     drifted_ranks,
     drop_key,
     error_key,
+    is_of_connection,
     own_place,
     phase_key,
     place_key,
@@ -58,6 +62,9 @@ from lmplay_tui.train.reduction import (
     take_from_rank_0,
     touched_by_any,
 )
+
+if TYPE_CHECKING:
+    from lmplay_tui.train.sharding import Sharding
 
 AT_WORK = ("computing", "scoring")
 
@@ -75,6 +82,7 @@ class Leader:
         self._recorder: RankRecorder | None = None
         self._shares: Shares | None = None
         self._has_copied = False
+        self._sharding: Sharding | None = None
         self._device = torch.device("cpu")
         self._phase = "starting"
         self._reports: list[list[Report]] = []  # of the steps of this log interval
@@ -99,24 +107,116 @@ class Leader:
         self._sender.send_all(
             Build(
                 device=precision.device.type, amp_dtype=dtype, grad_scale=precision.grad_scale, seed=options.seed,
-                recompute=options.recompute, way=way, **shape,
+                recompute=options.recompute, in_parts=options.shard != "none", way=way, **shape,
             )
         )  # fmt: skip
 
+    def shard(
+        self, model: nn.Module, kind: str, *, has_hidden: bool, trunk: Callable[[Tensor, Tensor], Tensor] | None
+    ) -> "Sharding":
+        """All keep a part of the model, with the weights that it has here. Raises `UserError` where it has no parts."""
+        from lmplay_tui.train.sharding import refuse_unshardable, shard_model
+
+        refuse_unshardable(model)
+        tensors = replicated(model, {})
+        with connected("the orders' store is gone"):
+            self._store.set(place_key(0), own_place(self.group, self._device))
+        self._sender.send_all(ShardModel(kind, sum(tensor.nbytes for tensor in tensors)))
+        assert self._shares is not None
+        self._raise_for(self._shares.report(Report(), 0, 0))
+        take_from_rank_0(tensors, collective_device(self._device))
+        self._sharding = shard_model(model, kind, self.group, self._device.type, has_hidden=has_hidden, trunk=trunk)
+        self._sharding.announce = self._announce_pass
+        self._shares.in_parts = True
+        return self._sharding
+
+    def _announce_pass(self) -> None:
+        self._sender.send_all(Pass())
+
+    @contextlib.contextmanager
+    def _together(self) -> Iterator[None]:
+        """What all ranks do at the same time: they need no sign of life, and passes are not announced.
+
+        Raises `TrainingError` where a sharded model's pass fails, for want of memory too, and whenever one has failed.
+        """
+        self._check_whole()
+        if self._sharding is not None:
+            self._sharding.give_back()
+            self._sharding.announce = None
+        with self._awaited():
+            try:
+                yield
+            except Exception as error:
+                self._break(error)
+                raise
+            finally:
+                if self._sharding is not None:
+                    self._sharding.announce = self._announce_pass
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """What this rank computes by itself; of a sharded model the others gather each pass with it.
+
+        Raises `TrainingError` where such a pass fails, and whenever one has failed.
+        """
+        self._check_whole()
+        try:
+            yield
+        except Exception as error:
+            if not isinstance(error, UserError | StopRequested):  # of a prompt: between two passes
+                self._break(error)
+            raise
+
+    def _check_whole(self) -> None:
+        if self._sharding is not None and self._sharding.is_broken:
+            raise TrainingError("the model lies in parts that cannot be gathered any more")
+
+    def _break(self, error: Exception) -> None:
+        """A pass of a sharded model has failed on this rank: the others wait in theirs. Raises what that comes to."""
+        if self._sharding is None:
+            return
+        self._sharding.is_broken = True
+        if is_out_of_memory(error):
+            raise TrainingError(
+                "out of memory, which a sharded model is not rescued from; the last checkpoint is intact; try a "
+                "smaller --mini-batch-size"
+            ) from None
+        if is_of_connection(error):
+            raise RankLostError(f"a rank is lost: {one_line(error, 300)}") from error
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether each rank holds a part of the model: all of them make all of their passes then."""
+        return self._sharding is not None
+
+    def whole_state(
+        self, optimizer: torch.optim.Optimizer | None
+    ) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
+        """Weights and optimizer state of a model that lies in parts, gathered."""
+        assert self._sharding is not None
+        with self._together():
+            self._sender.send_all(GatherState())
+            return self._sharding.whole_state(optimizer, keep=True)
+
     def enter_stage(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None,
-        options: TrainOptions, *, keeps_state: bool,
+        options: TrainOptions, *, keeps_state: bool, loaded: dict[str, dict[str, Any]] | None = None,
     ) -> None:  # fmt: skip
-        """The others set their optimizer up; the first time they take weights and optimizer from here."""
+        """The others set their optimizer up; the first time they take weights and optimizer from here.
+
+        `loaded`: the optimizer's state in a checkpoint, which a sharded optimizer takes its parts of.
+        """
         self._sender.send_all(
             EnterStage(
                 optimizer=options.optimizer, lr=options.lr, weight_decay=options.weight_decay,
                 default_freeze=options.default_freeze, keeps_state=keeps_state and self._has_copied,
             )
         )  # fmt: skip
+        if self._sharding is not None:
+            self._sharding.freeze_gathered()
         if self._has_copied:
             return
-        state = state_by_name(optimizer, model)
+        state = state_by_name(optimizer, model) if self._sharding is None else loaded or {}
         held = {
             name: {key: value for key, value in entries.items() if value is not None} for name, entries in state.items()
         }
@@ -124,12 +224,14 @@ class Leader:
             name: {key: (str(value.dtype).removeprefix("torch."), tuple(value.shape)) for key, value in entries.items()}
             for name, entries in held.items()
         }
-        tensors = replicated(model, held)
+        tensors = replicated(model, held) if self._sharding is None else []
         num_bytes = sum(tensor.nbytes for tensor in tensors)
         self._sender.send_all(Copy(forms, {} if scaler is None else scaler.state_dict(), num_bytes))
         assert self._shares is not None
         self._raise_for(self._shares.report(Report(), 0, 0))  # all have built what is to be filled
         take_from_rank_0(tensors, collective_device(self._device))
+        if self._sharding is not None:
+            load_by_name(optimizer, model, self._sharding.scattered(held))
         self._has_copied = True
 
     def set_dropout(self, before: float, after: float) -> None:
@@ -177,13 +279,13 @@ class Leader:
         clock = gradients.clock
 
         def own() -> tuple[StepResult, list[float], int]:
-            checksum = checksum_of(gradients.model) if checks_weights else 0
+            checksum = checksum_of(gradients.model) if checks_weights and self._sharding is None else 0
             result = gradients.accumulate_share(
                 parts[0], config, should_stop, want_argmax=want_argmax, begin_mini_batch=begin_mini_batch
             )
             return result, gradients.losses_of(result), checksum
 
-        with self._awaited():
+        with self._together():
             self._sender.send(lambda rank: replace(order, samples=Samples.of(parts[rank].mini_batches)))
             status, computed, seconds = self._shares.compute(own)
             result, losses, checksum = (StepResult(), [], 0) if computed is None else computed
@@ -204,7 +306,8 @@ class Leader:
                     "last checkpoint is intact"
                 )
             self._phase = "reduction"
-            sum_gradients(parameters, touched_by_any(reports))
+            if self._sharding is None:  # else each pass has added up its own
+                sum_gradients(parameters, touched_by_any(reports))
             clock.mark("reduce")
         self._phase = "update"
         self._reports.append(reports)
@@ -323,9 +426,9 @@ class Leader:
         count = len(mini_batches)
         parts = [{i: mini_batches[i] for i in range(rank, count, self.world_size)} for rank in range(self.world_size)]
         self._phase = "scoring"
-        with self._awaited():
+        with self._together():
             self._sender.send(lambda rank: Score(count, Samples.of(parts[rank])))
-            status, computed, seconds = self._shares.compute(lambda: compute(parts[0].values()))
+            status, computed, seconds = self._shares.compute(lambda: self._scored(compute, parts[0], count))
             own = computed or []
             reports = self._share_report(Report(status, seconds=seconds, losses=[loss for loss, _ in own]), count, 0)
             self._raise_for(reports)
@@ -340,15 +443,24 @@ class Leader:
                 begin = end
         return [(losses[i], tokens[i]) for i in range(count)]
 
+    def _scored(
+        self, compute: Callable[[Iterable[Sequence[Sample]]], list[tuple[float, list[int]]]],
+        part: Mapping[int, Sequence[Sample]], count: int,
+    ) -> list[tuple[float, list[int]]]:  # fmt: skip
+        scored = compute(part.values())
+        if self._sharding is not None:
+            self._sharding.fill_up(len(part), count)
+        return scored
+
     # ---- what is told of the ranks
 
     def record_in(self, files: Folder) -> None:
         """Say in the run's folder what each rank is at, from now on and all the time."""
-        self._recorder = RankRecorder(files)
+        self._recorder = RankRecorder(files, pid=None if self.group.agent is None else self.group.agent.pid)
 
     def _write(self) -> None:
         if self._recorder is not None:
-            self._recorder.write(self.states())
+            self._recorder.write(self.states)
 
     def interval(self, step_s: float) -> tuple[Mapping[str, float], Straggler | None]:
         """A log interval is over, with `step_s` seconds a step: its figures, and a straggler newly found."""
@@ -379,8 +491,11 @@ class Leader:
         return made
 
     def _told(self, key: str) -> str:
-        with connected("the orders' store is gone"):
+        """What a rank says of itself. Nothing where the store is gone: steps that are done are written down still."""
+        try:
             return bytes(self._store.get(key)).decode("utf-8", "replace") if self._store.check([key]) else ""
+        except RuntimeError:
+            return ""
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -36,6 +36,7 @@ _BUILDERS: dict[str, Callable[..., Optimizer]] = {
 }
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 _SETTINGS: dict[str, dict[str, Any]] = {"sgd": {"momentum": 0.9}}
+_FUSED_IN_PARTS = ("adam", "adamw")  # of those that torch has as one kernel, those that it has for sharded parameters
 DEFAULT_WEIGHT_DECAY = {"adamw": 0.01}  # the others: 0
 
 
@@ -80,6 +81,8 @@ def build_optimizer(
     decay = decay_of(name, weight_decay)
     settings = dict(_SETTINGS.get(name, {}))
     dtypes = {parameter.dtype for parameter in model.parameters()}
+    if any(hasattr(parameter, "full_tensor") for parameter in model.parameters()):
+        fused = fused and name in _FUSED_IN_PARTS
     if fused and all(_has_fused(name, device_type, dtype) for dtype in dtypes):
         settings["fused"] = True
     return _BUILDERS[name](parameter_groups(model, decay), lr=lr, **settings)

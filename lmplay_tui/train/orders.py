@@ -57,6 +57,7 @@ class Build:
     dropout: float
     seed: int
     recompute: bool
+    in_parts: bool  # of a model that will be sharded
     way: str  # forward, hidden, trunk
 
 
@@ -81,6 +82,24 @@ class Copy:
     optimizer_state: Mapping[str, Mapping[str, tuple[str, Sequence[int]]]]
     scaler: Mapping[str, float]
     num_bytes: int
+
+
+@dataclass(frozen=True)
+class ShardModel:
+    """Take rank 0's weights, and keep a part of them: `kind` as `--shard` says it. `num_bytes`: of the whole model."""
+
+    kind: str
+    num_bytes: int
+
+
+@dataclass(frozen=True)
+class GatherState:
+    """Gather the model and the optimizer's state with rank 0, which keeps them."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Gather the parameters with rank 0, which makes a pass by itself."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +197,9 @@ class Done:
     """The run has ended."""
 
 
-Order: TypeAlias = Build | EnterStage | Copy | SetDropout | Compile | Step | Score | Idle | Done
+Order: TypeAlias = (
+    Build | EnterStage | Copy | ShardModel | GatherState | Pass | SetDropout | Compile | Step | Score | Idle | Done
+)
 
 _COUNT = whole()
 _SEED = whole(at_most=2**63 - 1)
@@ -208,13 +229,16 @@ _FORMS: Mapping[type, Mapping[str, Kind]] = {
         "device": text(40), "amp_dtype": one_of("bfloat16", "float16").or_none(), "grad_scale": _FLAG,
         "exp": text(4096), "vocab_size": whole(1, 10**9), "context_len": whole(1, 10**9),
         "num_blocks": _SIZE, "embed_dim": _SIZE, "num_heads": _SIZE, "dropout": _SHARE, "seed": _SEED,
-        "recompute": _FLAG, "way": one_of("forward", "hidden", "trunk"),
+        "recompute": _FLAG, "in_parts": _FLAG, "way": one_of("forward", "hidden", "trunk"),
     },
     EnterStage: {
         "optimizer": one_of("adamw", "adam", "adagrad", "sgd", "rmsprop"), "lr": number(0, 1.7e308),
         "weight_decay": number(0, 1.7e308).or_none(), "default_freeze": _FLAG, "keeps_state": _FLAG,
     },
     Copy: {"optimizer_state": _ENTRIES, "scaler": _SCALER, "num_bytes": _COUNT},
+    ShardModel: {"kind": one_of("full", "hybrid"), "num_bytes": _COUNT},
+    GatherState: {},
+    Pass: {},
     SetDropout: {"before": _SHARE, "after": _SHARE},
     Compile: {"backend": _WORD, "mode": _WORD, "rows": whole(1, 1 << 20), "config": _CONFIG},
     Step: {

@@ -28,6 +28,8 @@ from lmplay_tui.run.folder import (
 )
 from lmplay_tui.text import one_line
 
+# Of the environment in which torchrun, our own agent or srun starts one of several processes.
+_OF_LAUNCHERS = {"RANK", "SLURM_PROCID"}
 _NO_NAME = re.compile(r"[^A-Za-z0-9_-]+")
 
 T = TypeVar("T")
@@ -63,6 +65,7 @@ class _Found:
             begins_with_own = options.training_plan is None and not self._launch.anew and not _has_checkpoint(run)
             if plan is None and begins_with_own and options.model is not None:
                 plan = self._try(lambda: plan_to_begin_with(run, options, []))
+        self._try(lambda: _check_processes(options))
         self._look_at_names(plan)
         if plan is not None:
             self._look_at_data(plan)
@@ -176,6 +179,20 @@ def _check_free(run: RunFolder) -> None:
         lock = RunLock(run)
         lock.take()
         lock.release()
+
+
+def _check_processes(options: TrainOptions) -> None:
+    """Raise `UserError` where several processes would have to share a device, or one a model with others."""
+    if options.shard != "none":
+        if options.nproc == 1 and not os.environ.keys() & _OF_LAUNCHERS:
+            raise UserError(f"--shard {options.shard}: there is one process, which keeps all: start more by --nproc")
+        if options.compile_model:
+            raise UserError(
+                "--shard and --compile-model: a model that lies in parts is not compiled; leave one of them out"
+            )
+    if options.nproc == 1 or options.device in ("auto", "cpu", "cuda"):
+        return
+    raise UserError(f"--nproc: {options.nproc} processes cannot share --device {options.device}; use cuda or cpu")
 
 
 def _check_file(path: Path, option: str) -> None:

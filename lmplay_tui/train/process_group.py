@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NoReturn
 
 from lmplay_tui.errors import EXIT_TRAINING, TrainingError, UserError
+from lmplay_tui.options import TrainOptions
 from lmplay_tui.process import ALL_DEVICES, is_alive
 from lmplay_tui.run.folder import LOCK_FROM
 from lmplay_tui.text import one_line
-from lmplay_tui.train.handoff import SPENT
 
 if TYPE_CHECKING:
     from torch.distributed import Store
@@ -58,7 +58,8 @@ class Agent:
 
     `folder`: of this attempt alone. `lock`: the path of the run's lock, which the standard input is. `begun`: when the
     agent began (`time.monotonic`); `spent_s`: the start had taken so long by then. `resumes`: it has saved since.
-    `quiet`: what it says is in the log already. `prog`: the command that a resume is typed with.
+    `quiet`: what it says is in the log already. `prog`: the command that a resume is typed with. `collective_s`: a
+    process that the others have awaited for so long hangs.
     """
 
     pid: int
@@ -70,6 +71,7 @@ class Agent:
     resumes: bool
     quiet: bool
     prog: str
+    collective_s: float = COLLECTIVE_S
 
     def environment(self) -> dict[str, str]:
         return {AGENT: json.dumps(asdict(self))}
@@ -137,6 +139,24 @@ def _number(environment: Mapping[str, str], name: str) -> int:
     return int(said)
 
 
+def processes_of(options: TrainOptions) -> int:
+    """How many processes `--nproc` means on this machine. Raises `UserError` where it has no devices for them."""
+    if options.device == "cpu" or options.nproc == 1:
+        return 1 if options.nproc == "auto" else options.nproc
+    import torch
+
+    devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if options.nproc == "auto":
+        return max(devices, 1)
+    if options.nproc > devices and (devices or options.device == "cuda"):
+        there = {0: "there is none", 1: "there is one"}.get(devices, f"there are {devices}")
+        raise UserError(
+            f"--nproc: {options.nproc} processes need as many CUDA devices, and {there}; use --nproc auto, "
+            "or --device cpu"
+        )
+    return options.nproc
+
+
 def first_host(node_list: str) -> str:
     """The first host of SLURM's list of nodes: `gpu[03-06,11],x1` is gpu03. Raises `UserError`."""
     found = re.match(r"\s*([A-Za-z0-9._-]*)(?:\[([0-9]+)[0-9,-]*\]([A-Za-z0-9._-]*))?", node_list)
@@ -164,6 +184,8 @@ def settle(place: Place) -> None:
         held = os.dup(0)  # the agent's launcher passes on this descriptor alone
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         if place.rank == 0:
+            from lmplay_tui.train.handoff import SPENT
+
             os.environ[LOCK_FROM] = f"{held}:{place.agent.lock}"
             os.environ[SPENT] = f"{place.agent.spent_s + time.monotonic() - place.agent.begun:.3f}"
         else:
@@ -290,7 +312,7 @@ def _joined(place: Place, device: str) -> ProcessGroup:
         said = [json.loads(store.get(f"process/{rank}")) for rank in range(place.world_size)]
         dist.init_process_group(
             backend, store=dist.PrefixStore("group", store), rank=place.rank, world_size=place.world_size,
-            timeout=timedelta(seconds=COLLECTIVE_S),
+            timeout=timedelta(seconds=COLLECTIVE_S if place.agent is None else place.agent.collective_s),
         )  # fmt: skip
     except RuntimeError as error:  # torch's errors of stores and connections are of this kind
         raise RankLostError(

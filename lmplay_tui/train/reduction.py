@@ -84,6 +84,11 @@ def gather(report: Report, num_losses: int, num_parameters: int, device: torch.d
     ]  # fmt: skip
 
 
+def is_of_connection(error: BaseException) -> bool:
+    """Whether another rank's end is what a collective inside of a pass has failed by; torch has no kind for gloo's."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "/gloo/" in str(error))
+
+
 def touched_by_any(reports: Sequence[Report]) -> list[bool]:
     """Of each parameter: whether any rank has a gradient of it."""
     return [any(each) for each in zip(*(report.touched for report in reports), strict=True)]
@@ -99,7 +104,7 @@ def sum_gradients(parameters: Sequence[nn.Parameter], touched: Sequence[bool]) -
     under_way = []
     with connected("a rank is lost"):
         for bucket in _buckets(summed):
-            fitted, flat = fits(lambda: torch.cat([_gradient(each).flatten() for each in bucket]))  # noqa: B023
+            fitted, flat = fits(lambda: _flat(bucket))  # noqa: B023
             if not fitted:
                 raise TrainingError("no memory for the sum of the gradients; try a smaller model or mini-batch")
             assert flat is not None
@@ -109,6 +114,12 @@ def sum_gradients(parameters: Sequence[nn.Parameter], touched: Sequence[bool]) -
             work.wait()
             for parameter, part in zip(bucket, torch.split(flat, [p.numel() for p in bucket]), strict=True):
                 parameter.grad = part.view(parameter.shape)
+
+
+def _flat(bucket: Sequence[nn.Parameter]) -> Tensor:
+    """The gradients one behind the other; a single one as it lies, which the sum then overwrites."""
+    parts = [_gradient(parameter).flatten() for parameter in bucket]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor:
@@ -146,7 +157,9 @@ def checksum_of(model: nn.Module) -> int:
     """A number of 64 bits that any changed bit of the weights changes."""
     total = 0
     for i, parameter in enumerate(model.parameters()):
-        bits = parameter.detach().contiguous().flatten().view(_WHOLE[parameter.element_size()])
+        flat = parameter.detach().contiguous().flatten()
+        # Eight bytes at a time where they are as many: several times as fast, and no bit of a sum modulo 2^64 is lost.
+        bits = flat.view(torch.int64 if flat.nbytes % 8 == 0 else _WHOLE[flat.element_size()])
         # Times odd numbers alone, which lose no bit.
         total = (total * 31 + (2 * i + 1) * int(bits.sum(dtype=torch.int64))) % (1 << 64)
     return total
@@ -216,6 +229,7 @@ class Shares:
         self._meter = DeviceMeter(device)
         self.turn = 0
         self.problem: Exception | None = None  # of this process's share
+        self.in_parts = False  # of a sharded model: what fails leaves the others waiting, so it is raised
 
     def compute(self, work: Callable[[], Computed]) -> tuple[Status, Computed | None, float]:
         """Do `work`; how that went, what it gave, and the seconds that it took."""
@@ -227,6 +241,8 @@ class Shares:
         except StopRequested:
             status = Status.STOPPED
         except Exception as error:
+            if self.in_parts:
+                raise
             status = Status.NO_MEMORY if is_out_of_memory(error) else Status.FAILED
             # A lack of memory is not kept: its frames hold the tensors of the failed pass.
             self.problem = error if status is Status.FAILED else None

@@ -64,7 +64,7 @@ class TrainState:
         begins, as opposed to going on after a resume.
         """
         options = self.stage_options(stage)
-        freeze(self.model, options.default_freeze)
+        self._freeze(options.default_freeze)
         name_before, self.optimizer_name = self.optimizer_name, options.optimizer
         if self.loaded_optimizer is not None:
             name_before = self.loaded_optimizer["name"]
@@ -77,11 +77,14 @@ class TrainState:
             options.optimizer, self.model, lr=options.lr, weight_decay=options.weight_decay,
             device_type=self.device.type, before=self.optimizer if keeps and self.loaded_optimizer is None else None,
         )  # fmt: skip
-        if self.loaded_optimizer is not None and keeps:
-            load_by_name(self.optimizer, self.model, self.loaded_optimizer["state"])
+        loaded = self.loaded_optimizer["state"] if self.loaded_optimizer is not None and keeps else {}
         self.loaded_optimizer = None
+        if loaded and self.gradients.sharding is None:
+            load_by_name(self.optimizer, self.model, loaded)
         if self.leader is not None:
-            self.leader.enter_stage(self.model, self.optimizer, self.gradients.scaler, options, keeps_state=keeps)
+            self.leader.enter_stage(
+                self.model, self.optimizer, self.gradients.scaler, options, loaded=loaded, keeps_state=keeps
+            )
         return options
 
     def lr(self, options: TrainOptions, progress_of_stage: float) -> float:
@@ -101,7 +104,7 @@ class TrainState:
         """
         plan, scaler = self.settings.plan, self.gradients.scaler
         statistics = self.statistics.state()
-        optimizer_state = state_by_name(self.optimizer, self.model) if self.optimizer is not None else {}
+        weights, optimizer_state = self._tensors()
         return {
             "curriculum": {
                 "state_args": {
@@ -113,7 +116,7 @@ class TrainState:
                 },
                 "state": {name: asdict(stage) for name, stage in self.progress.stages.items()},
             },
-            "model": {"state_args": self.model_args, "state": _weights(self.model)},
+            "model": {"state_args": self.model_args, "state": weights},
             "runner": {
                 "state_args": {
                     "name": self.run.name,
@@ -140,6 +143,13 @@ class TrainState:
                 "state": {"factor": self.progress.lr_factor, "step": self.progress.step},
             },
         }
+
+    def _tensors(self) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
+        """Weights, and the optimizer's state by parameters' names; gathered where they lie in parts."""
+        if self.gradients.sharding is not None:
+            assert self.leader is not None
+            return self.leader.whole_state(self.optimizer)
+        return _weights(self.model), {} if self.optimizer is None else state_by_name(self.optimizer, self.model)
 
     def restore(self, checkpoint: dict[str, Any], *, ignore_optimizer: bool) -> None:
         """Take everything but the weights and the settings from a checkpoint (they were needed to build this)."""
@@ -179,10 +189,15 @@ class TrainState:
         now = next((stage for stage in self.settings.plan.stages if stage.name == self.progress.stage), None)
         try:
             for default_freeze in sorted({settings.for_stage(stage).default_freeze for stage in settings.plan.stages}):
-                freeze(self.model, default_freeze)
+                self._freeze(default_freeze)
         finally:
             if now is not None:
-                freeze(self.model, self.stage_options(now).default_freeze)
+                self._freeze(self.stage_options(now).default_freeze)
+
+    def _freeze(self, default_freeze: bool) -> None:
+        if self.gradients.sharding is not None:
+            self.gradients.sharding.give_back()  # its parts are what is frozen
+        freeze(self.model, default_freeze)
 
     def start_warm_up(self, options: TrainOptions) -> None:
         """Begin a warm-up here if the options ask for one."""

@@ -173,7 +173,7 @@ class LmplayApp(TerminalApp):
         else:  # the same run again: what was chosen for its start before holds no more
             before = self.launch.without("extend", "reset_history")
         self.launch = before.with_options(**message.line)
-        if self.launch.options.detach:
+        if self.launch.is_apart:
             self._starting = True
             self.notify("starting it in a process of its own", timeout=20)
             self.run_worker(self._start_detached, thread=True, exit_on_error=False)
@@ -258,7 +258,7 @@ class LmplayApp(TerminalApp):
         self._keep_what_was_typed()
         if source.live and source.done is not None:
             self.last_status, self.last_lines = source.done, ending_lines(source.view)
-        elif self.launch.options.detach:
+        elif self.launch.is_apart:
             self.last_status, self.last_lines = EXIT_OK, left_lines(source.view)
         if self.unsaved_plan is not None:
             self.notify(keep_draft(self.unsaved_plan, source.folder), timeout=15, markup=False)

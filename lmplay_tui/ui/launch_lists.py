@@ -309,8 +309,8 @@ def _flops_per_token(settings: Mapping[str, Any]) -> float:
 def device_flops(device: str, *, half: bool) -> float:
     """Peak FLOP/s of the device that `--device` names, without torch; NaN where it cannot be found.
 
-    A processor is asked to multiply for some hundredths of a second of its own time: what other programs take of the
-    machine meanwhile does not count.
+    One core is asked to multiply for some thousandths of a second of its own time, by products that are too small to be
+    shared among threads: what other programs take of the machine meanwhile does not count.
     """
     if device.startswith("cuda"):
         return _gpu_flops(device, half=half)
@@ -327,12 +327,13 @@ def _gpu_flops(device: str, *, half: bool) -> float:
     return math.nan
 
 
-def _processor_flops(size: int = 768) -> float:
+def _processor_flops(size: int = 64, times: int = 4) -> float:
     a = np.ones((size, size), np.float32)
     seconds = []
-    for _ in range(5):
-        begun = time.process_time()
-        a @ a
-        seconds.append(time.process_time() - begun)  # of all threads together
+    for _ in range(200):
+        begun = time.thread_time()
+        for _ in range(times):
+            a @ a
+        seconds.append(time.thread_time() - begun)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return cores * 2 * size**3 / max(min(seconds), 1e-6)
+    return cores * times * 2 * size**3 / max(min(seconds), 1e-6)

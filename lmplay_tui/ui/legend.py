@@ -38,10 +38,12 @@ BARS = (
     Sign("───", "todo", "still to do, or free"),
 )
 
+VAL_SPAN = 5  # validations that their line is a mean over
+
 CURVES: Mapping[str, Sign] = {
     "train": Sign("━", "train", "training, smoothed over the steps that the frame names"),
     "raw": Sign("⣿", "raw", "its least and greatest values, not smoothed"),
-    "val": Sign("•", "val", "validation: rows that are never trained on; its line is smoothed"),
+    "val": Sign("•", "val", f"validation: rows that are never trained on; its line is a mean over {VAL_SPAN} of them"),
     "eval": Sign("◆", "eval", "evaluation: a fixed set of each stage"),
     "ghost": Sign("┈", "ghost", "another run (r chooses it), and how far this one lies above it"),
 }

@@ -9,7 +9,7 @@ import signal
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Self
 
 
 class Child:
@@ -35,7 +35,7 @@ class Child:
         finally:
             os._exit(status)
 
-    def __enter__(self) -> "Child":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

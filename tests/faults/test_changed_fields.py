@@ -258,6 +258,7 @@ def fuzz(run, times: int, count) -> None:
     assert counted["refused"] > 0.7 * times
 
 
+@pytest.mark.long
 def test_fuzzed_fields(run, place, count):
     fuzz(run, 60, count)
 

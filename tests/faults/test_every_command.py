@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from lmplay_tui.cli import main
+from tests.examples import some
 from tests.faults.forks import Child
 
 COMMANDS = {
@@ -184,7 +185,8 @@ def check(names: Iterable[str], ground: Callable[[], None], trained: Path, place
         shutil.rmtree(place)
 
 
-@pytest.mark.parametrize("ground", GROUNDS, ids=lambda ground: ground.__name__)
+@pytest.mark.sampled
+@pytest.mark.parametrize("ground", some(GROUNDS, 3), ids=lambda ground: ground.__name__)
 def test_some_commands_on(ground, trained, tmp_path):
     check([*COMMANDS][GROUNDS.index(ground) % 7 :: 7], ground, trained, tmp_path / "place")
 

@@ -25,7 +25,7 @@ from tests.train.runs import given, last, stop_after, train, write_plan
 
 FILES = (
     "run.json", "plan.toml", "metrics.jsonl", "events.jsonl", "predictions.jsonl", "log.txt", "log.1.txt", "lock",
-    "run.json.tmp", "plan.toml.tmp", "predictions.jsonl.tmp", "plan.draft.toml", "control/save",
+    "ranks.json", "run.json.tmp", "plan.toml.tmp", "predictions.jsonl.tmp", "plan.draft.toml", "control/save",
 )  # fmt: skip
 FOLDERS = ("", "control", "plan.history", "../m.past")
 BESIDE = ("m_train_stats.json", "m_validate_stats.json", "m_step_stories_train_stats.json", "m.csv", "m.safetensors")

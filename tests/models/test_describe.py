@@ -123,6 +123,24 @@ def test_what_is_computed_again_is_kept_of_one_block_alone() -> None:
     assert inputs + whole / 16 < again < 1.5 * (inputs + whole / 16) < whole / 2
 
 
+def test_memory_of_each_of_several_processes() -> None:
+    model, arguments = build(num_blocks=16)
+    settings: dict[str, Any] = {"optimizer": "adamw", "mini_batch_size": 1}
+    whole = sizes(describe(model, arguments, **settings))
+    copied = describe(model, arguments, **settings, num_ranks=4)
+    assert "Memory of each of 4 processes to train" in copied
+    assert sizes(copied) == pytest.approx(
+        {**whole, "reduction": whole["gradients"], "all": whole["all"] + whole["gradients"]}, rel=0.02
+    )
+    parts = sizes(describe(model, arguments, **settings, num_ranks=4, is_sharded=True))
+    for name in ("weights", "gradients", "adamw's state"):
+        assert parts[name] == pytest.approx(whole[name] / 4, rel=0.02)
+    assert parts["activations"] == whole["activations"]
+    block = sum(p.nbytes for p in model.blocks[0].parameters())
+    outside = sum(p.nbytes for p in model.parameters()) - 16 * block
+    assert parts["gathered for a pass"] == pytest.approx(2 * outside + 3 * block, rel=0.02)
+
+
 def test_the_sum_is_the_sum_and_grows_with_the_mini_batch() -> None:
     small, large = sizes(page(mini_batch_size=1)), sizes(page(mini_batch_size=8))
     for of in (small, large):

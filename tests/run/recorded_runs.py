@@ -104,4 +104,4 @@ def record_ranks(run: RunFolder, ranks: Sequence[RankState], intervals: int = 10
     recorder = RankRecorder(run.files)
     for _ in range(intervals):
         recorder.interval(ranks, 0.25)
-    assert recorder.write(ranks)
+    assert recorder.write(lambda: ranks)

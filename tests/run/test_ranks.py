@@ -13,6 +13,7 @@ import pytest
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.run.metric_names import RANK_FIELDS
 from lmplay_tui.run.ranks import FILE, RankRecorder, RankState, StragglerWatch, rank_figures, read_ranks
+from tests.faults.mutations import spoilt, spoilt_json
 from tests.run.recorded_runs import many_ranks, record_ranks
 
 
@@ -48,18 +49,24 @@ def test_each_field_has_its_meaning() -> None:
 
 
 def test_the_file_is_rewritten_at_most_each_two_seconds(run: RunFolder) -> None:
-    now = 100.0
+    now, times_asked = 100.0, 0
     recorder = RankRecorder(run.files, lambda: now)
     written = []
+
+    def ranks_now() -> list[RankState]:
+        nonlocal times_asked
+        times_asked += 1
+        return many_ranks(2)
+
     for _ in range(50):
-        written.append(recorder.write(many_ranks(2)))
+        written.append(recorder.write(ranks_now))
         now += 0.25
-    assert sum(written) == 7 and written[0] and written[8]
+    assert sum(written) == times_asked == 7 and written[0] and written[8]
 
 
 def test_a_file_that_cannot_be_written_hinders_no_step(run: RunFolder) -> None:
     (run.folder / FILE).mkdir()
-    assert not RankRecorder(run.files).write(many_ranks(2))
+    assert not RankRecorder(run.files).write(lambda: many_ranks(2))
     assert read_ranks(run.files) is None
 
 
@@ -112,6 +119,26 @@ def test_each_field_may_hold_anything(run: RunFolder, value: Any) -> None:
             assert math.isnan(figure) or 0 <= figure <= 1e18
         if read.straggler is not None:
             assert len(read.straggler.sentence()) < 200
+
+
+def test_a_file_spoilt_at_random_is_read_or_says_nothing(run: RunFolder) -> None:
+    record_ranks(run, many_ranks(6, slow=2))
+    whole = run.files.read(FILE, 1 << 20)
+    dice, read = random.Random(5), 0
+    for number in range(300):
+        by_structure = number % 2
+        data = spoilt_json(json.loads(whole), dice).encode("utf-8", "replace") if by_structure else spoilt(whole, dice)
+        (run.folder / FILE).write_bytes(data)
+        if (found := read_ranks(run.files)) is None:
+            continue
+        read += 1
+        assert 2 <= len(found.ranks) <= 4096 and [each.rank for each in found.ranks] == sorted(
+            {each.rank for each in found.ranks}
+        )
+        for words in (each for state in found.ranks for each in (state.host, state.device_name, state.phase)):
+            assert words.isprintable() and len(words) <= 80
+        assert json.dumps(found.record(), allow_nan=False)
+    assert read > 50
 
 
 def test_many_more_ranks_than_there_can_be_are_cut(run: RunFolder) -> None:

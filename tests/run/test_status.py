@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,24 @@ def test_a_holder_is_named_whatever_stands_in_run_json(run: RunFolder, value: ob
         assert not any("\x1b" in text or "\n" in text for text in said)
     finally:
         lock.release()
+
+
+@pytest.mark.parametrize("ends_by", ["heartbeat", "release"])
+def test_a_lock_closes_its_own_file_alone(run: RunFolder, ends_by: str) -> None:
+    """Another part of the process has closed it, and its number is another file's by now."""
+    lock = RunLock(run)
+    lock.take()
+    other = os.open(run.folder / "other", os.O_RDWR | os.O_CREAT)
+    os.dup2(other, lock.descriptor)
+    foreign = lock.descriptor
+    try:
+        if ends_by == "heartbeat":
+            assert lock.keep() and lock.descriptor != foreign and run.alive()
+        lock.release()
+        assert os.path.samestat(os.fstat(foreign), os.fstat(other))
+    finally:
+        os.close(other)
+        os.close(foreign)
 
 
 @pytest.mark.parametrize("said", ["starting", "running", "paused", "stopped", "finished", "failed", ["failed"], None])

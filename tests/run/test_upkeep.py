@@ -68,6 +68,20 @@ def test_all_that_belongs_to_a_run_is_renamed_and_nothing_else(tmp_path: Path) -
     assert not new.alive() and not run.folder.exists()
 
 
+def test_a_name_may_change_in_its_case_alone(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    if (tmp_path / "M.LMP").exists():
+        pytest.skip("a disk that takes both for one name: there it is refused")
+    before = held(tmp_path)
+    rename(run, "M", tmp_path)
+    assert held(tmp_path) == {
+        path.replace("m", "M", 1): text.replace('"name":"m"', '"name":"M"') for path, text in before.items()
+    }
+    write_run(tmp_path, "later")
+    with pytest.raises(UserError, match="there is a run of that name"):
+        rename(RunFolder(tmp_path / "M.lmp"), "LATER", tmp_path)
+
+
 @pytest.mark.parametrize("word", ["prev", "a b", "", "../x", "a.b", "x" * 41, "m"])
 def test_what_is_no_new_name(tmp_path: Path, word: str) -> None:
     run = write_run(tmp_path)

@@ -106,7 +106,7 @@ def test_a_process_that_is_stopped_does_not_hold_the_others_back_for_ever(tmp_pa
 
 def test_restarts_are_counted_within_an_hour() -> None:
     now = 0.0
-    limit = RestartLimit(2, 3600.0, clock=lambda: now)
+    limit = RestartLimit(2, clock=lambda: now)
     assert [limit.allows_one_more() for _ in range(3)] == [True, True, False]
     now = 3599.0
     assert not limit.allows_one_more()

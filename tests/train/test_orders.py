@@ -20,14 +20,17 @@ from lmplay_tui.train.orders import (
     Copy,
     Done,
     EnterStage,
+    GatherState,
     Idle,
     Order,
     OrderError,
+    Pass,
     Receiver,
     Samples,
     Score,
     Sender,
     SetDropout,
+    ShardModel,
     Step,
     decode,
     encode,
@@ -48,8 +51,8 @@ def sample(prompt: int, truth: int) -> Sample:
 
 PARTS = {0: [sample(3, 4), sample(1, 1)], 4: [sample(2, 9)]}
 ORDERS: list[Order] = [
-    Build("cuda", "bfloat16", True, "gpt2ish", 50_257, 1024, 12, 768, 12, 0.1, 2**63 - 1, False, "trunk"),
-    Build("cpu", None, False, "mine.py:Mine", 256, 64, None, None, None, 0.0, 0, True, "forward"),
+    Build("cuda", "bfloat16", True, "gpt2ish", 50_257, 1024, 12, 768, 12, 0.1, 2**63 - 1, False, False, "trunk"),
+    Build("cpu", None, False, "mine.py:Mine", 256, 64, None, None, None, 0.0, 0, True, True, "forward"),
     EnterStage("adamw", 3e-4, None, False, True),
     Copy({"a.weight": {"exp_avg": ("float32", [3, 4]), "step": ("float32", [])}}, {"scale": 65536.0} | dict.fromkeys(
         ("growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"), 2.0), 96),
@@ -60,6 +63,9 @@ ORDERS: list[Order] = [
     Score(5, Samples.of(PARTS)),
     Idle(),
     Done(),
+    ShardModel("full", 1 << 40),
+    GatherState(),
+    Pass(),
 ]  # fmt: skip
 
 

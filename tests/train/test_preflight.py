@@ -66,6 +66,18 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
     ),
     "word that belongs nowhere": ("good.toml", ["lmp_trainer: unknown argument 'good.toml'"]),
     "value that is no number": ("--lr fast", ["--lr: must be a number, got fast"]),
+    "parts of one process's model": (
+        "--training-plan good.toml --shard full",
+        ["--shard full: there is one process, which keeps all: start more by --nproc"],
+    ),
+    "parts that would be compiled": (
+        "--training-plan good.toml --shard full --nproc 2 --compile-model",
+        ["--shard and --compile-model: a model that lies in parts is not compiled; leave one of them out"],
+    ),
+    "several processes of one device": (
+        "--training-plan good.toml --nproc 2 --device mps",
+        ["--nproc: 2 processes cannot share --device mps; use cuda or cpu"],
+    ),
     "value out of bounds": ("--batch-size 0", ["--batch-size: must be at least 1, got 0"]),
     "value that is none of a few": (
         "--optimizer adm",

@@ -188,9 +188,13 @@ ON_LAUNCHER: list[Case] = [
     ("tab", lambda s: not s.focus_is_in("plans")),
     ("d", lambda s: "device cpu" in text_of(s.app)),
     ("m", lambda s: "experiment gpt2ish" in text_of(s.app)),
+    ("n", lambda s: "processes 2" in text_of(s.app)),
     ("question_mark", lambda s: isinstance(s.screen, Help)),
     ("escape f1", lambda s: isinstance(s.screen, Help)),
-    ("escape shift+tab enter", lambda s: s.app.started == {"training_plan": "demo", "device": "cpu", "exp": "gpt2ish"}),
+    (
+        "escape shift+tab enter",
+        lambda s: s.app.started == {"training_plan": "demo", "device": "cpu", "nproc": 2, "exp": "gpt2ish"},
+    ),
 ]
 IN_A_TERMINAL = {("LmplayApp", "ctrl+z")}  # tests/faults/test_hangups.py presses it
 LEAVING = ("q", "ctrl+q", "ctrl+c")  # each ends the launcher

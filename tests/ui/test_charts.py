@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from lmplay_tui.run.axes import At
+from lmplay_tui.run.metric_names import METRICS
 from lmplay_tui.run.view import Mark, RunView
 from lmplay_tui.ui.legend import MARKS
 from lmplay_tui.ui.widgets.chart import ChartBuilder, Drawing, draw, notes_of
@@ -41,10 +42,11 @@ def test_marks_are_thinned_by_importance() -> None:
 
 
 @pytest.mark.parametrize("value", [0.0, 0.3, 1.0])
-def test_the_axis_of_a_share_stays_within_it(value: float) -> None:
+@pytest.mark.parametrize("metric", [name for name, said in METRICS.items() if "share" in said or "accuracy" in said])
+def test_the_axis_of_a_share_stays_within_it(metric: str, value: float) -> None:
     view = RunView()
     for step in range(1, 40):
-        view.history.add("data/text_shown", At(step, step, step, step), value)
+        view.history.add(metric.replace("STAGE", "stories"), At(step, step, step, step), value)
     view.at = At(39, 39, 39, 39)
     found = [float(label) for label in labels_of(charts(view).rows(
         groups_of(view.history.series)[0], 12, selected=False, signs=False, right=[]))]  # fmt: skip

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from textual import events, on
 from textual.app import ComposeResult
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from lmplay_tui.ui.run_list import RunEntry
 
 FIRST = "demo"
+PROCESSES: tuple[int | Literal["auto"], ...] = (1, 2, 4, 8, "auto")
 NO_RUNS = "no runs yet: the first one will stand here"
 
 
@@ -51,6 +52,7 @@ class Launcher(Screen[None]):
         Binding("tab", "app.focus_next", "plans / runs"),
         Binding("d", "device", "device"),
         Binding("m", "experiment", "experiment"),
+        Binding("n", "processes", "processes", tooltip="how many train together: --nproc"),
         Binding("question_mark,f1", "help", "help", key_display="?"),
         Binding("q,ctrl+q", "leave", "quit", key_display="q"),
         Binding("ctrl+c", "leave", "quit", show=False, priority=True),
@@ -68,6 +70,7 @@ class Launcher(Screen[None]):
         self._among_runs = False  # that list has the focus, or had it last
         self._devices = devices()
         self._device = launch.options.device
+        self._processes = launch.options.nproc
         self._experiment: str | None = launch.line.get("exp")  # None: the plan's own
 
     def compose(self) -> ComposeResult:
@@ -143,6 +146,7 @@ class Launcher(Screen[None]):
         title: Row = (
             (" lmplay-tui ", "accent"), ("  device ", "dim"), (self._device, "strong"),
             ("  experiment ", "dim"), (self._experiment or "as the plan says", "strong" if self._experiment else ""),
+            ("  processes ", "dim"), (str(self._processes), "" if self._processes == 1 else "strong"),
         )  # fmt: skip
         self.query_one("#launcher-title", Lines).show_rows([title])
 
@@ -221,6 +225,11 @@ class Launcher(Screen[None]):
         self._experiment = choices[(here + 1) % len(choices)]
         self._draw()
 
+    def action_processes(self) -> None:
+        here = PROCESSES.index(self._processes) if self._processes in PROCESSES else -1
+        self._processes = PROCESSES[(here + 1) % len(PROCESSES)]
+        self._draw()
+
     def action_start(self) -> None:
         """Start the chosen plan, or ask what to do with the chosen run."""
         index = self._chosen_run()
@@ -243,8 +252,12 @@ class Launcher(Screen[None]):
         self.post_message(StartAsked({"training_plan": name, **self._chosen()}))
 
     def _chosen(self) -> dict[str, object]:
-        chosen: dict[str, object] = {"device": self._device}
-        return chosen | ({"exp": self._experiment} if self._experiment else {})
+        return self._place() | ({"exp": self._experiment} if self._experiment else {})
+
+    def _place(self) -> dict[str, object]:
+        """Where it is trained."""
+        same = self._processes == self._launch.options.nproc
+        return {"device": self._device} | ({} if same else {"nproc": self._processes})
 
     def _wanted(self) -> dict[str, object]:
         """What a start would take: the options given, too."""
@@ -262,15 +275,15 @@ class Launcher(Screen[None]):
             if what == "view":
                 self.post_message(StartAsked({}, attach=path))
             elif what == "resume":
-                self.post_message(StartAsked({"model": path, "device": self._device}))
+                self.post_message(StartAsked({"model": path, **self._place()}))
             elif what == "extend":
                 self.app.push_screen(dialogs.extend_run_dialog(name), extended)
             elif what == "anew":
-                self.post_message(StartAsked({"model": path, "device": self._device, "reset_history": True}))
+                self.post_message(StartAsked({"model": path, **self._place(), "reset_history": True}))
 
         def extended(answers: list[str] | None) -> None:
             if answers is not None:
-                self.post_message(StartAsked({"model": path, "device": self._device, "extend": float(answers[0])}))
+                self.post_message(StartAsked({"model": path, **self._place(), "extend": float(answers[0])}))
 
         name = one_line(entry.folder.name, 60)
         if entry.state == "finished":

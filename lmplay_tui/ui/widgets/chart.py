@@ -32,7 +32,7 @@ from lmplay_tui.run.series import (
 from lmplay_tui.run.view import Mark, RunView
 from lmplay_tui.scales import LABEL_CELLS, column_of, log_ticks, rounded_range, tick_texts, ticks, time_ticks
 from lmplay_tui.text import plain_signs
-from lmplay_tui.ui.legend import CURVES, MARKS, Sign
+from lmplay_tui.ui.legend import CURVES, MARKS, VAL_SPAN, Sign
 from lmplay_tui.ui.widgets.curve_window import CurveWindow, Group
 from lmplay_tui.ui.widgets.lines import Piece, Row, fitted, row_width, spread
 
@@ -309,7 +309,6 @@ def _note_signs(chart: Drawing, canvas_width: int) -> list[Row]:
 
 _RANKS = list(MARKS)
 _UNKNOWN = Sign("·", "dim", "")  # of a journal that is newer than this program
-_VAL_SPAN = 5  # validations that their line is a mean over
 _VAL_DOTS = 3  # columns that share a dot beside that line
 
 
@@ -393,9 +392,9 @@ class ChartBuilder:
     def _add_dots(self, points: Points, style: str, curves: list[Trace]) -> None:
         """A dot for each validation or evaluation; through those of many validations a line that is smoothed."""
         columns, sign = self._columns, CURVES[style].sign
-        if style == "val" and self.window.span > 1 and len(points) > _VAL_SPAN:
-            bins = in_bins(points, *self.x_range, 2 * columns, _VAL_SPAN)
-            curves.append(Trace(bins.x, moving_mean(bins, _VAL_SPAN), style))
+        if style == "val" and self.window.span > 1 and len(points) > VAL_SPAN:
+            bins = in_bins(points, *self.x_range, 2 * columns, VAL_SPAN)
+            curves.append(Trace(bins.x, moving_mean(bins, VAL_SPAN), style))
             columns = max(columns // _VAL_DOTS, 1)
         curves.append(Trace(*_dots(points, *self.x_range, columns), style, sign))
 

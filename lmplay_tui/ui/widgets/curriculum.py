@@ -19,6 +19,7 @@ from lmplay_tui.ui.tty.patches import set_titles
 from lmplay_tui.ui.widgets.lines import Lines, Piece, Row, bar, fitted, right, wrapped
 
 LEAST_DATASETS = 6  # cells: in fewer nothing is read
+SHORT_BAR = 8  # cells
 
 
 def failure_rows(view: RunView, width: int) -> list[Row]:
@@ -121,7 +122,8 @@ class Curriculum(Lines):
                 widths[column] = wanted
                 room -= wanted
         longest = max(cell_len(name) + cell_len(more) for name, more in names) + 2
-        name_width = min(longest, least_name + max(room, 0) // 2)
+        # Names have their whole length where a bar of some cells is left, which says little more for being longer.
+        name_width = min(longest, least_name + max(room - SHORT_BAR, room // 2, 0))
         bar_width = min(width - 3 - name_width - sum(widths.values()), 60)
         spare = (width - 3 - name_width - bar_width - sum(widths.values())) // max(len(widths), 1)
         widths = {column: cells + min(max(spare, 0), 8) for column, cells in widths.items()}

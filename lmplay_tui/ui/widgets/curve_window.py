@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from lmplay_tui.run.axes import AXES, Axis
-from lmplay_tui.run.metric_names import RECENT_LOSS, RECENT_STEPS
+from lmplay_tui.run.metric_names import RECENT_LOSS, RECENT_STEPS, is_share
 from lmplay_tui.run.view import RunView
 from lmplay_tui.scales import grown_end
 
@@ -15,16 +15,8 @@ SPANS = (1, RECENT_STEPS, 200, 1000)  # steps that the smoothing averages over; 
 RECENT_VIEW = 400  # steps
 _SPLITS = ("train", "val", "eval")
 _ORDER = ("loss", "accuracy", "character_accuracy", "bits_per_byte", "lr", "grad_norm")
-_FOLDERS = (
-    "perf",
-    "time",
-    "ranks",
-    "memory",
-    "sys",
-    "data",
-)  # of metrics that stand alone; those of other names come before
-
-_SHARES = ("accuracy", "/mfu", "/used", "device_used", "sys/cpu", "sys/gpu", "/text_shown", "/wait_share")
+# Of metrics that stand alone; those of other names come before.
+_FOLDERS = ("perf", "time", "ranks", "memory", "sys", "data")
 
 
 @dataclass(frozen=True)
@@ -37,7 +29,7 @@ class Group:
     @property
     def is_share(self) -> bool:
         """Whether it measures a share of a whole, 0 to 1."""
-        return any(metric.endswith(_SHARES) for metric in self.metrics)
+        return any(is_share(metric) for metric in self.metrics)
 
 
 def groups_of(metrics: Iterable[str], pattern: str = "") -> list[Group]:

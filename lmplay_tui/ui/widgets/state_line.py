@@ -14,6 +14,7 @@ from lmplay_tui.ui.messages import PaneAsked
 from lmplay_tui.ui.widgets.lines import Lines, Piece, Row, bar, fitted, row_width, spread
 
 SHORTEST_DETAIL = 8  # cells; less says nothing
+SHORTEST_NAME = 4
 
 
 class StateLine(Lines, can_focus=False):
@@ -46,18 +47,24 @@ class StateLine(Lines, can_focus=False):
         if view.at.step:
             place += [("  step ", "dim"), (f"{view.at.step:,.0f}", "")]
         rest: list[Piece] = [(f"  {view.name}", "dim")] if view.name else []
-        if self._attached and not view.over:
-            rest.append(("  attached", "accent"))
+        attached: list[Piece] = [("  attached", "accent")] if self._attached and not view.over else []
         end = [*self._cost(view), *self._end(view)]
         detail: list[Piece] = [(f" {view.detail}", "dim")] if own and view.detail else []
-        whole = row_width([*begin, *detail, *place, *rest])
+        whole = row_width([*begin, *detail, *place, *rest, *attached])
         if whole + row_width(end) > self.size.width:  # when it ends is missed more than what it costs
             end = self._end(view) if self.size.width >= 36 else []
         if detail and view.at.step:  # the step is missed more than the rest of a sentence that the log has too
-            room = self.size.width - row_width([*begin, *place, *end])
+            room = self.size.width - row_width([*begin, *place, *attached, *end])
             text = detail[0][0]
             detail = [(fitted(text, min(room, cell_len(text))), "dim")] if room >= SHORTEST_DETAIL else []
-        self.show_rows([spread([*begin, *detail, *place, *rest], end, self.size.width)])
+        if attached and row_width([*begin, *detail, *place, *rest, *attached, *end]) > self.size.width:
+            # Whose run it is has its whole word: the title has the name, and the curriculum the stage's.
+            rest, attached = [], [(" attached", "accent")]
+            over = row_width([*begin, *detail, *place, *attached, *end]) - self.size.width
+            if over > 0 and stage is not None:
+                shortened = fitted(stage.name, max(cell_len(stage.name) - over, SHORTEST_NAME))
+                place = [(shortened if piece == (stage.name, "") else piece[0], piece[1]) for piece in place]
+        self.show_rows([spread([*begin, *detail, *place, *rest, *attached], end, self.size.width)])
 
     @staticmethod
     def _left(view: RunView) -> tuple[float, str]:

@@ -1,0 +1,163 @@
+"""Kill -9 of one of several processes that train together, or of their agent: nothing is lost, no process is left."""
+
+import os
+import random
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from lmplay_tui.run.folder import RunFolder
+from lmplay_tui.train.checkpoint import load_checkpoint
+from lmplay_tui.train.checkpointer import strays
+from tests.faults.programs import steps_in_journal
+from tests.faults.terminals import until
+from tests.faults.together import TRAINS_AGAIN_WITHIN_S, Together, assert_no_orphan, events_of, line
+from tests.train.runs import differences, state_of, statistics_of, write_plan, write_rows
+
+# Saves, validations and evaluations lie close together: a kill at any time meets each of them.
+PLAN = """\
+[train]
+exp = "test_runner"
+num_blocks = 2
+embed_dim = 16
+num_heads = 2
+context_len = 64
+tokenizer = "bytes"
+batch_size = 6
+lr = 0.01
+dropout = 0.1
+validation_interval = 10
+validation_batch_size = 4
+eval_interval = 20
+eval_samples = 12
+log_interval = 2
+save_interval = 15
+[stages.stories]
+dataset = "stories.jsonl"
+epochs = 4
+[stages.both]
+datasets = ["stories.jsonl", "pairs.jsonl"]
+weights = [0.4, 0.6]
+epochs = 4
+optimizer = "adam"
+lr_schedule = "cosine"
+shuffle = true
+"""
+MOMENTS = ("start", "step", "update", "save", "evaluation", "pause")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nothing has disturbed. Beside it lie the plan and its rows: others are trained there."""
+    place = tmp_path_factory.mktemp("together")
+    write_rows(place)
+    write_plan(place, PLAN)
+    with Together(words(place / "whole")) as together:
+        assert together.wait() == 0, together.said[-3000:]
+    return place / "whole"
+
+
+def words(folder: Path) -> list[str]:
+    folder.mkdir(exist_ok=True)
+    return line(folder / "m.lmp", "--out-dir", str(folder), plan=str(folder.parent / "plan.toml"))
+
+
+def assert_as_undisturbed(whole: Path, folder: Path) -> None:
+    for name in ("m.lmp", "m.stories.lmp", "m.both.lmp", "m.best.lmp"):
+        assert not list(differences(state_of(whole / name), state_of(folder / name))), name
+    assert statistics_of(whole) == statistics_of(folder)
+    assert not strays(RunFolder(folder / "m.lmp"))
+    for path in folder.glob("*.lmp"):
+        load_checkpoint(path)  # none is damaged
+
+
+def reach(run: RunFolder, moment: str, dice: random.Random) -> None:
+    """Wait until the run is about there; what it does then is by chance."""
+    if moment == "start":
+        time.sleep(dice.uniform(0.0, 4.0))
+        return
+    begun = steps_in_journal(run)
+    until(lambda: steps_in_journal(run) > begun or not run.alive())
+    if moment == "pause":
+        before = len(events_of(run, "Paused"))
+        (run.control / "pause").touch()
+        until(lambda: len(events_of(run, "Paused")) > before or not run.alive())
+    if moment in ("save", "evaluation"):
+        kind = "CheckpointSaved" if moment == "save" else "Evaluated"
+        before = len(events_of(run, kind))
+        until(lambda: len(events_of(run, kind)) > before or not run.alive())
+    time.sleep(dice.uniform(0.0, 0.3))
+
+
+class Kills:
+    """Kills by chance, until there were so many."""
+
+    def __init__(self, count: int, seed: int) -> None:
+        self.left = self.count = count
+        self.dice = random.Random(seed)
+        self.slowest_s = 0.0
+        self.fell: Counter[str] = Counter()
+
+    def train(self, folder: Path) -> None:
+        """Train a run to its end, with these kills in it; where its agent falls, start it anew."""
+        run = RunFolder(folder / "m.lmp")
+        while True:
+            with Together(words(folder), most=1000) as together:
+                while self.left and self._kill_one(together, run):
+                    pass
+                if not together.is_killed:
+                    assert together.wait() == 0, together.said[-3000:]
+                    assert_no_orphan(run)
+                    return
+
+    def _kill_one(self, together: Together, run: RunFolder) -> bool:
+        """Whether the agent lives on."""
+        moment = self.dice.choice(MOMENTS)
+        victim = self.dice.choice(["rank 0", "rank 1", "agent"])
+        reach(run, moment, self.dice)
+        ranks = together.ranks()
+        if victim != "agent" and victim_of(victim) not in ranks:
+            return together.lives
+        self.left -= 1
+        self.fell[f"{victim} at {moment}"] += 1
+        if victim == "agent":
+            together.kill()
+            assert_no_orphan(run)
+            return False
+        begun, started = time.monotonic(), len(events_of(run, "RunStarted"))
+        os.kill(ranks[victim_of(victim)], signal.SIGKILL)
+        until(lambda: len(events_of(run, "RunStarted")) > started or not together.lives)
+        self.slowest_s = max(self.slowest_s, time.monotonic() - begun)
+        (run.control / "resume").touch()  # what was paused is paused still
+        return together.lives
+
+
+def victim_of(words: str) -> int:
+    return int(words.removeprefix("rank "))
+
+
+@pytest.mark.long
+def test_a_few_kills(whole, count):
+    check_kills(whole, 5, count, seed=1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_100_kills(whole, count):
+    check_kills(whole, 100, count, seed=2)
+
+
+def check_kills(whole: Path, times: int, count, seed: int) -> None:
+    kills, number = Kills(times, seed), 0
+    while kills.left:
+        folder = whole.with_name(f"run{seed}-{number}")
+        number += 1
+        kills.train(folder)
+        assert_as_undisturbed(whole, folder)
+    said = ", ".join(f"{what} {often}" for what, often in sorted(kills.fell.items()))
+    count(f"kill -9 of ranks and agents: {times} in {number} runs; training again after {kills.slowest_s:.1f} s")
+    count(f"kill -9 of ranks and agents: {said}")
+    assert kills.slowest_s < TRAINS_AGAIN_WITHIN_S

@@ -1,0 +1,200 @@
+"""A model that lies in parts on several ranks is the model: the same run, the same checkpoint, but for rounding."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import distributed as dist
+
+from lmplay_tui.data.samples import Sample
+from lmplay_tui.models.gpt2ish import GPT2ish
+from lmplay_tui.run.controls import Ask, Controls, Pin, SaveNow, Stop
+from lmplay_tui.run.events import Evaluated, Event, Predicted, RunDone, RunFailed, StepDone, Validated
+from lmplay_tui.train.device import Precision
+from lmplay_tui.train.gradients import Gradients, Share, StepConfig
+from lmplay_tui.train.optim import build_optimizer
+from lmplay_tui.train.process_group import ProcessGroup
+from lmplay_tui.train.sharding import Sharding, mesh_of
+from tests.train.ranks import together, train_together
+from tests.train.runs import differences, given, last, losses, of, state_of, stop_after, train, write_plan
+from tests.train.test_ranks import CLOSE, EXACT, distance, exact, weights_of  # noqa: F401
+
+
+def ask_at_step_4(event: Event, controls: Controls) -> None:
+    if isinstance(event, StepDone) and event.step == 4:
+        for command in (Pin("The mill"), Ask("What is", max_tokens=5), SaveNow()):
+            controls.send(command)
+
+
+@pytest.mark.long
+def test_a_sharded_run_is_the_run_of_one(place, exact):  # noqa: F811
+    """Three stages of two optimizers, dropout, validations, evaluations, predictions, a save."""
+    one = train(**exact, model="one/m.lmp", out_dir="one")
+    parts = train_together(
+        2, given(**exact, model="parts/m.lmp", out_dir="parts", shard="full", recompute=True), act=ask_at_step_4
+    )
+    assert isinstance(last(parts), RunDone), last(parts)
+    for a, b in zip(losses(one), losses(parts), strict=True):
+        assert a[:2] == b[:2] and a[2] == pytest.approx(b[2], rel=CLOSE), (a, b)
+    for kind in (Validated, Evaluated):
+        assert len(of(kind, one)) == len(of(kind, parts)) > 2
+    assert {event.prediction.kind for event in of(Predicted, parts)} == {"validation", "asked", "pinned"}
+    assert distance(weights_of("one/m.lmp"), weights_of("parts/m.lmp")) < CLOSE
+    ours, theirs = (state_of(Path(path)) for path in ("one/m.lmp", "parts/m.lmp"))
+    assert not list(differences(ours["model"]["state_args"], theirs["model"]["state_args"]))
+    kept, gathered = (state["optimizers"]["state"] for state in (ours, theirs))
+    assert kept.keys() == gathered.keys()
+    for name in kept:
+        for entry in kept[name]:
+            assert torch.allclose(kept[name][entry], gathered[name][entry], rtol=1e-9, atol=1e-15), (name, entry)
+
+
+@pytest.mark.long
+def test_a_run_goes_on_sharded_and_whole_and_sharded_again(place, exact):  # noqa: F811
+    """A chain of resumes, of 1, 2 in parts, 1, 3 in parts: the checkpoint is the same whoever wrote it."""
+    whole = train(**exact, model="whole/m.lmp", out_dir="whole")
+    links = [(1, 3), (2, 9), (1, 14), (3, 10**6)]
+    for world_size, until in links:
+        options = {**exact, "model": "chain/m.lmp", "out_dir": "chain"}
+        if world_size == 1:
+            stop_after(until, **options)
+        else:
+            events = train_together(
+                world_size, given(**options, shard="full"), act=partial(stop_behind, until), timeout_s=30.0
+            )
+    assert isinstance(last(events), RunDone), last(events)
+    assert distance(weights_of("whole/m.lmp"), weights_of("chain/m.lmp")) < CLOSE
+    ends = [state_of(place / path)["runner"]["state"]["progress"] for path in ("whole/m.lmp", "chain/m.lmp")]
+    assert ends[0]["stages"].keys() == ends[1]["stages"].keys()
+    assert (ends[0]["step"], ends[0]["rows"], ends[0]["tokens"]) == (
+        ends[1]["step"],
+        ends[1]["rows"],
+        ends[1]["tokens"],
+    )
+    assert len(losses(whole)) == ends[1]["step"]
+
+
+def stop_behind(step: int, event: Event, controls: Controls) -> None:
+    if isinstance(event, StepDone) and event.step == step:
+        controls.send(Stop())
+
+
+WAYS = {
+    "packed": {},
+    "padded, by samples, prompts": {
+        "loss_normalization": "samples",
+        "include_prompts": True,
+        "exp": "padded.py:Padded",
+    },
+    "all of forward": {"exp": "plain.py:Plain"},
+    "fewer mini-batches than ranks": {"mini_batch_size": 6, "loss_normalization": "samples"},
+    "rmsprop": {"optimizer": "rmsprop", "grad_clip": 0.5},
+    "sgd": {"optimizer": "sgd"},
+    "adagrad": {"optimizer": "adagrad"},
+}
+
+
+@pytest.mark.long_after(1)
+@pytest.mark.parametrize("way", WAYS)
+def test_each_way_of_training_is_the_same_in_parts(place, exact, way):  # noqa: F811
+    padded = EXACT.replace("class Exact", "class Padded").replace("self.double()", "self.double()\n" + NO_TRUNK)
+    (place / "padded.py").write_text(padded, encoding="utf-8")
+    (place / "plain.py").write_text(PLAIN, encoding="utf-8")
+    options = {**exact, "training_plan": write_plan(place, ONE_STAGE), **WAYS[way]}
+    one = train(**options, model="one/m.lmp", out_dir="one")
+    parts = train_together(2, given(**options, model="parts/m.lmp", out_dir="parts", shard="full"))
+    assert isinstance(last(parts), RunDone), last(parts)
+    assert len(losses(one)) == len(losses(parts)) > 3
+    assert distance(weights_of("one/m.lmp"), weights_of("parts/m.lmp")) < (1e-10 if way == "adagrad" else CLOSE)
+
+
+ONE_STAGE = """\
+[train]
+context_len = 64
+tokenizer = "bytes"
+batch_size = 6
+lr = 0.01
+validation_interval = 12
+eval_interval = 1000
+eval_samples = 4
+[stages.rest]
+dataset = "pairs.jsonl"
+epochs = 2
+"""
+NO_TRUNK = """
+    def can_pack(self, device, dtype):
+        return False
+"""
+PLAIN = """
+from torch import nn
+
+class Plain(nn.Module):
+    def __init__(self, *, vocab_size, embed_dim=16):
+        super().__init__()
+        self.embed = nn.Embedding(vocab_size, embed_dim)
+        blocks = (nn.Sequential(nn.LayerNorm(embed_dim), nn.Linear(embed_dim, embed_dim)) for _ in "ab")
+        self.blocks = nn.Sequential(*blocks)
+        self.head = nn.Linear(embed_dim, vocab_size)
+        self.double()
+
+    def forward(self, ids):
+        return self.head(self.blocks(self.embed(ids)))
+"""
+
+
+def test_what_cannot_lie_in_parts_is_refused_in_a_line(place):
+    scaled = PLAIN.replace("self.double()", "self.scale = nn.Parameter(torch.ones(()))").replace(
+        "from torch", "import torch\nfrom torch"
+    )
+    (place / "scaled.py").write_text(scaled, encoding="utf-8")
+    options = {"training_plan": write_plan(place, ONE_STAGE), "exp": "scaled.py:Plain"}
+    events = train_together(2, given(**options, model="m.lmp", shard="full"))
+    assert isinstance(last(events), RunFailed)
+    assert last(events).message.startswith("--shard: scale is a single number")
+    alone = last(train(**options, model="alone.lmp", shard="full"))
+    assert isinstance(alone, RunFailed)
+    assert alone.message == "--shard full: there is one process alone, which keeps all"
+
+
+@pytest.mark.long
+def test_hybrid_needs_hosts_of_as_many_processes(place):
+    options = {"training_plan": write_plan(place, ONE_STAGE)}
+    events = train_together(2, given(**options, model="m.lmp", shard="hybrid"))
+    assert "it needs two hosts and more" in last(events).message
+
+
+def two_hosts(group: ProcessGroup) -> list[float]:
+    """The loss after some steps of a model that two "hosts" have a copy of each, in parts on their two ranks."""
+    torch.manual_seed(0)
+    model = GPT2ish(vocab_size=51, context_len=32, num_blocks=2, embed_dim=12, num_heads=2, dropout=0.0).double()
+    samples = [np.arange(n, n + 9, dtype=np.int32) for n in range(8)]
+    batch = [Sample("", "", ids[:3], ids[3:], 0) for ids in samples]
+    gradients = Gradients(model, Precision(torch.device("cpu")), hidden=model.hidden, trunk=model.trunk)
+    config = StepConfig(mini_batch_size=1, normalization="tokens", include_prompts=False, grad_clip=1.0)
+    share = Share.of_batch(batch, config)
+    if group.world_size > 1:
+        sharding = Sharding(model, mesh_of("hybrid", "cpu", 4, 2), has_hidden=True, trunk=model.trunk)
+        gradients.sharding, gradients.hidden = sharding, sharding.hidden
+        share = share.of_rank(group.rank, group.world_size)
+    optimizer = build_optimizer("adamw", model, lr=0.01, weight_decay=0.1, device_type="cpu")
+    losses = []
+    for _ in range(20):
+        optimizer.zero_grad()
+        result = gradients.accumulate_share(
+            share, config, lambda: False, want_argmax=False, begin_mini_batch=lambda _: None
+        )
+        loss = torch.tensor([sum(gradients.losses_of(result))], dtype=torch.float64)
+        dist.all_reduce(loss)
+        result.loss_on_device = float(loss)
+        gradients.update(optimizer, result, lr=0.01, grad_clip=1.0)
+        losses.append(float(loss))
+    return losses
+
+
+@pytest.mark.long
+def test_hosts_with_a_copy_each_train_the_same():
+    expected, *_ = together(1, two_hosts)
+    for found in together(4, two_hosts):
+        assert found == pytest.approx(expected, rel=CLOSE)
