@@ -36,7 +36,7 @@ check: $(VENV)/.installed-dev  ## ruff, format, types, which room may import whi
 	$(BIN)/python -m tests.house
 	$(BIN)/mypy
 
-bench: $(VENV)/.installed  ## one table: train, resume, save, tokenize, cut, journal, starts, ui, scaling
+bench: $(VENV)/.installed  ## one table: train, resume, save, tokenize, cut, journal, starts, ui, scaling, ranks
 	$(BIN)/python -m tests.bench all
 
 faults: $(VENV)/.installed-dev  ## the long form of the fault tests: up to an hour on two cores

@@ -19,6 +19,7 @@ from lmplay_tui import process
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # the programs that are started compile a module once, not each
 process.prepare()  # as the commands do
 # As in an activated environment: the commands that are printed are bare names there.
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])

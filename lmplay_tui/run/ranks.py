@@ -159,10 +159,14 @@ class RankRecorder:
     Nothing here raises into the training: a file that cannot be written is tried again.
     """
 
-    def __init__(self, files: Folder, clock: Callable[[], float] = time.monotonic) -> None:
-        """`files`: those of the run's folder. `clock`: seconds, for how often the file is written."""
+    def __init__(self, files: Folder, clock: Callable[[], float] = time.monotonic, pid: int | None = None) -> None:
+        """`files`: those of the run's folder. `clock`: seconds, for how often the file is written.
+
+        `pid`: of the process that hosts the run, as `run.json` names it, where it is not this one.
+        """
         self._files = files
         self._clock = clock
+        self._pid = os.getpid() if pid is None else pid
         self._written_at = -math.inf
         self._watch = StragglerWatch()
         self._straggler: Straggler | None = None
@@ -177,7 +181,7 @@ class RankRecorder:
             return False
         self._written_at, ranks = now, ranks_now()
         record = {
-            "time": time.time(), "pid": os.getpid(), "host": socket.gethostname(),
+            "time": time.time(), "pid": self._pid, "host": socket.gethostname(),
             "straggler": None if self._straggler is None else asdict(self._straggler),
             "ranks": [state_record(state) for state in ranks],
         }  # fmt: skip
@@ -208,8 +212,8 @@ class Ranks(Struct):
 
     ranks: tuple[RankState, ...]  # by their numbers
     written_at: float  # seconds since 1970; NaN: not known
-    pid: int | None  # of rank 0
-    host: str  # of rank 0
+    pid: int | None  # of the process that hosts the run
+    host: str  # that it is on
     straggler: Straggler | None
 
     def record(self) -> dict[str, Any]:

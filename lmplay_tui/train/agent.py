@@ -27,7 +27,7 @@ from lmplay_tui.options import OPTIONS, Launch, Part, command_words
 from lmplay_tui.process import own_command, own_environment
 from lmplay_tui.run.control_files import leave_command
 from lmplay_tui.run.controls import Pause, SaveNow, Stop
-from lmplay_tui.run.events import Event, RunFailed, Warned
+from lmplay_tui.run.events import ActivityChanged, Event, RunFailed, Warned
 from lmplay_tui.run.folder import RunFolder, RunLock, saved_status
 from lmplay_tui.run.notify import NOTIFY_URL
 from lmplay_tui.text import one_line
@@ -81,6 +81,7 @@ def train_together(
         tell(RunFailed(said, EXIT_TRAINING, step, str(run.model) if run.model.exists() else None))
         return False
 
+    tell(ActivityChanged("starting", f"{count} processes"))
     try:
         processes = Processes(
             run,

@@ -456,7 +456,7 @@ class Leader:
 
     def record_in(self, files: Folder) -> None:
         """Say in the run's folder what each rank is at, from now on and all the time."""
-        self._recorder = RankRecorder(files)
+        self._recorder = RankRecorder(files, pid=None if self.group.agent is None else self.group.agent.pid)
 
     def _write(self) -> None:
         if self._recorder is not None:

@@ -104,7 +104,7 @@ def sum_gradients(parameters: Sequence[nn.Parameter], touched: Sequence[bool]) -
     under_way = []
     with connected("a rank is lost"):
         for bucket in _buckets(summed):
-            fitted, flat = fits(lambda: torch.cat([_gradient(each).flatten() for each in bucket]))  # noqa: B023
+            fitted, flat = fits(lambda: _flat(bucket))  # noqa: B023
             if not fitted:
                 raise TrainingError("no memory for the sum of the gradients; try a smaller model or mini-batch")
             assert flat is not None
@@ -114,6 +114,12 @@ def sum_gradients(parameters: Sequence[nn.Parameter], touched: Sequence[bool]) -
             work.wait()
             for parameter, part in zip(bucket, torch.split(flat, [p.numel() for p in bucket]), strict=True):
                 parameter.grad = part.view(parameter.shape)
+
+
+def _flat(bucket: Sequence[nn.Parameter]) -> Tensor:
+    """The gradients one behind the other; a single one as it lies, which the sum then overwrites."""
+    parts = [_gradient(parameter).flatten() for parameter in bucket]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor:
@@ -151,7 +157,9 @@ def checksum_of(model: nn.Module) -> int:
     """A number of 64 bits that any changed bit of the weights changes."""
     total = 0
     for i, parameter in enumerate(model.parameters()):
-        bits = parameter.detach().contiguous().flatten().view(_WHOLE[parameter.element_size()])
+        flat = parameter.detach().contiguous().flatten()
+        # Eight bytes at a time where they are as many: several times as fast, and no bit of a sum modulo 2^64 is lost.
+        bits = flat.view(torch.int64 if flat.nbytes % 8 == 0 else _WHOLE[flat.element_size()])
         # Times odd numbers alone, which lose no bit.
         total = (total * 31 + (2 * i + 1) * int(bits.sum(dtype=torch.int64))) % (1 << 64)
     return total

@@ -109,7 +109,10 @@ class TrainStep:
     def _dealt(self, run: StageRun, batch: Batch, where: str) -> StepConfig:
         """How the batch is cut: where others train with this process so that each has a part, if the size is free."""
         state = self._state
-        if state.leader is None or state.settings.says("mini_batch_size", run.stage):
+        if state.leader is None:
+            return run.config
+        if state.settings.says("mini_batch_size", run.stage):
+            self._tell_of_idle_ranks(run.config.mini_batch_size, len(batch.samples), state.leader.world_size)
             return run.config
         fitted = state.leader.fitted(run.config, len(batch.samples))
         if fitted != run.config and not self._has_told_dealt:
@@ -121,6 +124,14 @@ class TrainStep:
                 )
             )
         return fitted
+
+    def _tell_of_idle_ranks(self, size: int, samples: int, ranks: int) -> None:
+        """Where a size that was asked for leaves some without a mini-batch: once."""
+        at_work = -(-samples // size)
+        if at_work < ranks and not self._has_told_dealt:
+            self._has_told_dealt = True
+            said = f"mini-batches of {size}, as asked for, give work to {at_work} of {ranks} processes"
+            self._notes.append(Warned(f"{said}, for a batch has {samples} samples: a smaller mini_batch_size helps"))
 
     def _undo(self) -> None:
         """Forget the gradients and the random numbers of a step that did not happen."""

@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from lmplay_tui import process
 from tests.bench.settings import LR, SETTINGS, WARM_UP_STEPS, WEIGHT_DECAY, Setting, cpu_s, line, plan_text, rss_mb
 
@@ -19,34 +21,46 @@ def run_trainer(setting: Setting, asked: dict[str, Any]) -> dict[str, Any]:
     from lmplay_tui.models.registry import build_model, load_experiment
     from lmplay_tui.options import Launch
     from lmplay_tui.run.controls import Controls, Stop
-    from lmplay_tui.run.events import RunFailed, RunStarted, StepDone, Warned
+    from lmplay_tui.run.events import MetricsLogged, RunFailed, RunStarted, StepDone, Warned
     from lmplay_tui.train.device import choose_device, peak_flops
+    from lmplay_tui.train.follower import follow
     from lmplay_tui.train.launch import run_events
     from lmplay_tui.train.metrics import FlopCount
+    from lmplay_tui.train.process_group import ProcessGroup, leave
 
+    group = ProcessGroup.of_environment(asked.get("device", "auto"))
+    if group is not None and group.rank:
+        status = follow(group)
+        group.close()
+        leave(status)
     with tempfile.TemporaryDirectory() as folder:
         plan = Path(folder, "bench.toml")
         plan.write_text(plan_text(setting, asked["data"]), encoding="utf-8", newline="\n")
         given: dict[str, Any] = {"training_plan": str(plan), "model": f"{folder}/bench.lmp", "out_dir": folder}
         given["device"] = asked.get("device", "auto")
         given |= {name: True for name in ("amp", "compile_model") if asked[name]}
+        given |= {"log_interval": 5} if group is not None else {}  # each line says how long ranks have waited
         controls, steps, note = Controls(), [], ""
+        waits: list[float] = []
         held: list[int] = []
         each: list[list[float]] = []
         begun = began_cpu = cpu = 0.0
-        for event in run_events(Launch(given), controls):
+        for event in run_events(Launch(given), controls, group=group):
             match event:
                 case StepDone() if event.step <= WARM_UP_STEPS:
-                    begun, began_cpu = time.perf_counter(), cpu_s()
+                    begun, began_cpu = time.perf_counter(), cpu_s() + _cpu_s_of_others(group)
                 case StepDone():
                     steps.append(event)
-                    each.append(_parts(event, cpu_s() - began_cpu - cpu))
-                    seconds, cpu = time.perf_counter() - begun, cpu_s() - began_cpu
+                    used = cpu_s() + _cpu_s_of_others(group) - began_cpu
+                    each.append(_parts(event, used - cpu))
+                    seconds, cpu = time.perf_counter() - begun, used
                     if seconds >= asked["seconds"] * MEMORY_LOOKS[min(len(held), len(MEMORY_LOOKS) - 1)]:
                         held.append(round(rss_mb()))
                     if seconds >= asked["seconds"]:
                         controls.send(Stop())
                         break
+                case MetricsLogged() if "ranks/wait_share" in event.values:
+                    waits.append(event.values["ranks/wait_share"])
                 case RunStarted():
                     note = event.note
                 case Warned():
@@ -66,8 +80,25 @@ def run_trainer(setting: Setting, asked: dict[str, Any]) -> dict[str, Any]:
         flops=sum(count.of(s.step_tokens, s.loss_tokens, s.step_tokens / s.samples) for s in steps),
         peak_flops=peak_flops(choose_device(asked.get("device", "auto")), _dtype(asked))[0], final_loss=steps[-1].loss,
         other_share=round(1 - worked / seconds, 4), steps=len(steps), rss_mb=held, note=note,
-        device_mb=_device_mb(asked), **({"each": each} if asked.get("each") else {}),
+        device_mb=_device_mb(asked), **_of_ranks(steps, waits), **({"each": each} if asked.get("each") else {}),
     )  # fmt: skip
+
+
+def _cpu_s_of_others(group: Any) -> float:
+    """Processor seconds of the processes that train with this one."""
+    others = [] if group is None else [pid for rank, (_, _, pid) in enumerate(group.processes) if rank != group.rank]
+    return math.fsum(sum(psutil.Process(pid).cpu_times()[:2]) for pid in others)
+
+
+def _of_ranks(steps: Any, waits: list[float]) -> dict[str, float]:
+    """Shares of the steps' time, where several processes have trained."""
+    if not waits:
+        return {}
+    reduced = math.fsum(step.reduce_s for step in steps)
+    return {
+        "reduce_share": round(reduced / math.fsum(step.step_s for step in steps), 4),
+        "wait_share": round(math.fsum(waits) / len(waits), 4),
+    }
 
 
 def _parts(step: Any, cpu: float) -> list[float]:

@@ -258,11 +258,13 @@ def fuzz(run, times: int, count) -> None:
     assert counted["refused"] > 0.7 * times
 
 
+@pytest.mark.long
 def test_fuzzed_fields(run, place, count):
     fuzz(run, 60, count)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_fuzzed_fields_1000(run, place, count):
     fuzz(run, 1000, count)
 

@@ -58,6 +58,7 @@ def printed_by(program: str, *words: str) -> str:
     ).stdout  # fmt: skip
 
 
+@pytest.mark.long
 def test_one_thread_calls_the_vector_functions_before_there_is_a_model() -> None:
     first = (line.split(": ") for line in printed_by(FIRST_CALLS).splitlines())
     settled = {call for call, _ in takewhile(lambda call: int(call[1]) < SHARED_OUT, first)}

@@ -121,6 +121,7 @@ def test_a_save_asked_for_before_a_step_is_handed_over(place, seams):
     assert [(type(c).__name__, c.id) for c in ControlFiles(RunFolder(place / "m.lmp"))()] == [("SaveNow", "s")]
 
 
+@pytest.mark.long_after(1)
 @pytest.mark.parametrize("fails", ["save", "start"])
 def test_where_handing_over_fails_this_process_goes_on(place, seams, fails):
     """Nothing is lost and nothing changes: the losses are those of an undisturbed run."""

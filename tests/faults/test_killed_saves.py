@@ -216,6 +216,7 @@ def test_what_belongs_to_a_save_that_was_killed(place, what):
     assert finished or what != "statistics"
 
 
+@pytest.mark.long
 def test_kill_9_in_a_run(place, count):
     check_killed_runs(place, 1, 3, count)
 

@@ -98,7 +98,7 @@ def bad_gradient(x, _, number):
     return x
 
 
-@pytest.mark.long_after(2)
+@pytest.mark.long_after(1)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(("wrong", "what"), [(bad_loss, "loss"), (bad_gradient, "gradient norm")])
 def test_numbers_that_are_not_finite(place, seams, wrong, what, way):

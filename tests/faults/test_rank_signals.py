@@ -14,7 +14,7 @@ import pytest
 from lmplay_tui.process import own_environment
 from lmplay_tui.run.control_files import leave_command
 from lmplay_tui.run.controls import Pause
-from lmplay_tui.run.folder import RunFolder
+from lmplay_tui.run.folder import RunFolder, saved_status
 from tests.faults.programs import PLAN, saved_step, steps_in_journal, trains
 from tests.faults.terminals import ENDS_WITHIN_S, until
 from tests.faults.together import Together, assert_no_orphan, events_of, line
@@ -48,6 +48,7 @@ def assert_stopped_in_order(together: Together, signal_name: str) -> None:
 def test_a_follower_passes_signals_over_and_the_agent_saves_and_stops(model: Path) -> None:
     with Together(line(model)) as together:
         until(trains(together.run))
+        until(lambda: shown_ranks(together.run) == together.ranks())
         for number in (*SIGNALS, signal.SIGUSR1):
             together.kill_rank(1, number)
         os.kill(together.pid, signal.SIGUSR1)
@@ -56,6 +57,12 @@ def test_a_follower_passes_signals_over_and_the_agent_saves_and_stops(model: Pat
         os.kill(together.pid, signal.SIGTERM)
         assert_stopped_in_order(together, "SIGTERM")
         assert len(events_of(together.run, "CheckpointSaved")) == 2
+
+
+def shown_ranks(run: RunFolder) -> dict[int, int | None]:
+    """The ranks' processes as screens see them."""
+    shown = saved_status(run).ranks
+    return {} if shown is None else {each.rank: each.pid for each in shown.ranks}
 
 
 @pytest.mark.long
@@ -230,9 +237,11 @@ def test_a_process_that_hangs_is_named_and_all_start_again(model: Path) -> None:
 
 @pytest.mark.long
 def test_what_was_asked_of_a_process_that_is_lost_is_done_by_the_next(model: Path) -> None:
-    with Together(line(model)) as together:
+    with Together(line(model, mini_batch_size=6)) as together:
         run = together.run
         until(trains(run))
+        (idle,) = [e for e in events_of(run, "Warned") if "give work to 1 of 2 processes" in e["message"]]
+        assert idle["message"].startswith("mini-batches of 6")
         asked = leave_command(run, Pause())
         until(lambda: any(event["id"] == asked for event in events_of(run, "Answered")))
         together.kill_rank(1)

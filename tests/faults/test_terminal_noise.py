@@ -61,6 +61,7 @@ def test_no_byte_string_of_very_many_ends_the_screen(place, size, count):
     count("byte strings typed at a terminal: 10,000, the screen went on")
 
 
+@pytest.mark.long_after(1)
 @pytest.mark.parametrize(
     "noise", [b"Z\xfcrich", b"\xff\xfe\x80", b"\x1b[99999999999u", b"\x1b[48;99999;99999;1;1t"], ids=repr
 )
@@ -139,7 +140,7 @@ AHEAD = (
 
 
 def test_what_is_typed_ahead_of_leaving_does_nothing(place):
-    for seed in range(4):
+    for seed in range(2):
         leave_while_typing(seed)
 
 

@@ -25,12 +25,14 @@ ORPHANS_WITHIN_S = 5.0
 TRAINS_AGAIN_WITHIN_S = 15.0
 
 
-def line(model: Path, *words: str, plan: str = "plan.toml", count: int | None = 2) -> list[str]:
+def line(
+    model: Path, *words: str, plan: str = "plan.toml", count: int | None = 2, mini_batch_size: int = 2
+) -> list[str]:
     """The command line of such a run on processors. `count` None: something else starts the processes."""
     several = [] if count is None else ["--nproc", str(count)]
     return [
-        "--training-plan", plan, "--model", str(model.absolute()), "--device", "cpu", "--mini-batch-size", "2",
-        *several, *words,
+        "--training-plan", plan, "--model", str(model.absolute()), "--device", "cpu",
+        "--mini-batch-size", str(mini_batch_size), *several, *words,
     ]  # fmt: skip
 
 

@@ -156,6 +156,7 @@ def test_dropout_acts_on_embeddings_and_both_sublayers() -> None:
     assert shares == pytest.approx([0.25] * (1 + 2 * BLOCKS), abs=0.05)
 
 
+@pytest.mark.long
 def test_compiles_as_one_graph_for_every_length() -> None:
     model = make(dropout=0.1)
     graphs = []

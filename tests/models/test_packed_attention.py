@@ -11,8 +11,6 @@ from torch.nn import functional as F
 from lmplay_tui.models.packed_attention import can_pack, flash, is_right
 from tests.train.test_gradients import CPU, gradients_of, model64, sample
 
-varlen = pytest.importorskip("torch.nn.attention.varlen", reason="torch 2.10 and later")
-
 
 def of_each(q, k, v, offsets, longest: int, *, causal: bool):
     """What a GPU's kernel computes, by the plain attention of each sample."""
@@ -44,6 +42,7 @@ def test_a_processors_kernel_is_right(dtype) -> None:
 @pytest.mark.parametrize("kernel", [by_window, by_flag])
 def test_a_gpus_kernel_is_called_as_its_torch_wants_it(monkeypatch, seams, kernel) -> None:
     """The model's numbers by the GPU's way, on a processor: those of padded samples."""
+    varlen = pytest.importorskip("torch.nn.attention.varlen", reason="torch 2.10 and later")  # imports the compiler
     asked: list[object] = []
     signature = inspect.signature
 

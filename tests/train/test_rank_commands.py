@@ -152,6 +152,14 @@ def test_all_leave_at_one_step_wherever_a_stop_finds_them(place):
     assert len(stopped) > 5, "the looks must fall into different steps"
 
 
+def test_a_hand_over_that_cannot_be_is_refused_in_a_line(place):
+    act = at_steps({2: [asked.HandOver(id="hand over")]})
+    events = train_together(2, given(training_plan=write_plan(place, SHORT), model="m.lmp"), act=act)
+    assert isinstance(last(events), RunDone), last(events)
+    assert [(a.id, a.ok) for a in of(Answered, events)] == [("hand over", False)]
+    assert "not handed over, the run goes on in this process" in of(Warned, events)[-1].message
+
+
 def in_rank(rank: int) -> bool:
     return dist.is_initialized() and dist.get_rank() == rank
 

@@ -182,10 +182,17 @@ def test_a_parameter_that_some_ranks_do_not_meet(exp):
 @pytest.mark.parametrize("bit", [0, 51, 63])
 def test_a_checksum_sees_each_bit(bit):
     model = torch.nn.Linear(3, 2).double()
+    odd = torch.nn.Parameter(torch.ones(3, dtype=torch.float32))
+    model.register_parameter("odd", odd)
+    assert checksum_of(model) != checksum_of(torch.nn.Linear(3, 2).double())
     before = checksum_of(model)
     with torch.no_grad():
         model.bias.view(torch.int64)[1] ^= torch.tensor(1 << bit if bit < 63 else -(1 << 63))
-    assert checksum_of(model) != before
+    changed = checksum_of(model)
+    assert changed != before
+    with torch.no_grad():
+        odd.view(torch.int32)[2] ^= 1 << min(bit, 30)
+    assert checksum_of(model) not in (before, changed)
     assert 0 <= checksum_of(model) < 1 << 64
 
 

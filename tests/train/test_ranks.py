@@ -67,7 +67,7 @@ def test_two_processes_train_the_run_of_one(place, exact):
     two = train_together(2, given(**exact, model="two/m.lmp", out_dir="two"))
     assert isinstance(last(two), RunDone), last(two)
     for a, b in zip(losses(one), losses(two), strict=True):
-        assert a[:2] == b[:2] and a[2] == pytest.approx(b[2], rel=CLOSE), (a, b)
+        assert (*a[:2], a[3]) == (*b[:2], b[3]) and a[2] == pytest.approx(b[2], rel=CLOSE), (a, b)
     for kind in (Validated, Evaluated):
         assert len(of(kind, one)) == len(of(kind, two)) > 2
     assert distance(weights_of("one/m.lmp"), weights_of("two/m.lmp")) < CLOSE
@@ -129,3 +129,58 @@ def test_a_run_that_one_two_three_and_again_one_process_train_is_one_run(exact, 
     assert not [e.message for e in of(Warned, parts) if "batch" in e.message], "each resume finds the batch it should"
     assert distance(weights_of("whole/m.lmp"), weights_of("parts/m.lmp")) < CLOSE
     assert counted("whole/m.lmp") == counted("parts/m.lmp")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("optimizer", ["adamw", "adagrad", "sgd", "rmsprop"])
+def test_the_optimizers_state_goes_along(exact, place, optimizer):
+    """Two steps by one process, two by two, two by one, with a stage that begins; rows are left out of three's end."""
+    text = ACCUMULATED.replace('optimizer = "adam"\n', "").replace("batch_size = 50", "batch_size = 20")
+    plan = write_plan(place, text.replace("lr = 0.01", f'lr = 0.01\noptimizer = "{optimizer}"'), "optimizer.toml")
+
+    def act(stop: int) -> Callable[[Event, Controls], None]:
+        def acting(event: Event, controls: Controls) -> None:
+            if isinstance(event, StepDone) and event.step == stop:
+                controls.send(Stop())
+
+        return acting
+
+    def trained(name: str, world_size: int, stop: int) -> None:
+        begun = {} if Path(name).exists() else {"training_plan": plan}
+        launch = given(**begun, exp=exact["exp"], model=f"{name}/m.lmp", out_dir=name).without("mini_batch_size")
+        events = train_together(world_size, launch, act=act(stop))
+        assert isinstance(last(events), RunStopped), last(events)
+
+    trained("whole", 1, 14)
+    for world_size, stop in ((1, 2), (2, 12), (1, 14)):
+        trained("parts", world_size, stop)
+    assert distance(weights_of("whole/m.lmp"), weights_of("parts/m.lmp")) < CLOSE
+    whole, parts = (state_of(Path(f"{name}/m.lmp"))["optimizers"] for name in ("whole", "parts"))
+    assert whole["state_args"] == parts["state_args"]
+    assert {name: entries.keys() for name, entries in whole["state"].items()} == {
+        name: entries.keys() for name, entries in parts["state"].items()
+    }
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"amp": True, "amp_dtype": "bfloat16"},
+        {"amp": True, "amp_dtype": "float16"},
+        {"recompute": True},
+        {"compile_model": True, "compile_backend": "aot_eager"},
+        {"grad_clip": 0.05},
+    ],
+    ids=lambda how: "-".join(map(str, how.values())),
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+def test_ways_of_computing_are_the_others_too(place, how):
+    plan = write_plan(place)
+    one = train(**how, training_plan=plan, model="one/m.lmp", out_dir="one")
+    two = train_together(2, given(**how, training_plan=plan, model="two/m.lmp", out_dir="two"))
+    assert isinstance(last(two), RunDone), last(two)
+    for a, b in zip(losses(one), losses(two), strict=True):
+        assert a[:2] == b[:2] and a[2] == pytest.approx(b[2], rel=0.02 if "amp" in how else 1e-4), (a, b)
+    ours, theirs = (state_of(Path(f"{name}/m.lmp"))["runner"]["state"]["scaler"] for name in ("one", "two"))
+    assert ours == theirs

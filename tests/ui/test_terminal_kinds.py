@@ -237,6 +237,7 @@ DIALOGS = (("x", "Stop training?"), ("l", "Learning rate"), ("q", "Leave the das
 
 
 @MUCH_TIME
+@pytest.mark.long_after(1)
 @pytest.mark.parametrize("theme", ["lmplay", "lmplay-light"])
 def test_in_256_colours_every_letter_can_be_read_on_its_ground(theme: str) -> None:
     environment = {"TERM": "xterm-256color", "COLORTERM": "", "TEXTUAL_THEME": theme}

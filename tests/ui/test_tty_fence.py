@@ -129,19 +129,38 @@ def _is_private(name: str) -> bool:
 
 
 @cache
+def _module_tree(name: str) -> ast.Module:
+    return ast.parse(inspect.getsource(importlib.import_module(name)))
+
+
+@cache
+def _own_private_names(cls: type) -> frozenset[str]:
+    """The private methods and attributes that a class declares or sets, without those of its bases."""
+    trees = [
+        node
+        for node in ast.walk(_module_tree(cls.__module__))
+        if isinstance(node, ast.ClassDef) and node.name == cls.__name__
+    ]
+    assert trees, cls
+    set_ = {
+        node.attr
+        for tree in trees
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+    }
+    return frozenset(filter(_is_private, [*vars(cls), *set_]))
+
+
+@cache
 def _private_names(cls: type) -> frozenset[str]:
     """The private methods and attributes that Textual's part of a class has."""
-    names: set[str] = set()
-    for base in cls.__mro__:
-        if base.__module__.split(".")[0] == "textual":
-            names |= set(filter(_is_private, vars(base)))
-            for node in ast.walk(_tree(base)):
-                if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and _is_private(node.attr):
-                    names.add(node.attr)
-    return frozenset(names)
+    ours = (base for base in cls.__mro__ if base.__module__.split(".")[0] == "textual")
+    return frozenset[str]().union(*map(_own_private_names, ours))
 
 
-_ANY = frozenset[str]().union(*map(_private_names, (App, Screen, Driver, Message, Timer, TextArea, *KEPT)))
+@cache
+def _any_private_name() -> frozenset[str]:
+    return frozenset[str]().union(*map(_private_names, (App, Screen, Driver, Message, Timer, TextArea, *KEPT)))
 
 
 def _reached(path: Path) -> Iterator[tuple[str, int]]:
@@ -156,7 +175,7 @@ def _reached(path: Path) -> Iterator[tuple[str, int]]:
         if isinstance(node, ast.ClassDef) and hasattr(module, node.name):
             names = _private_names(getattr(module, node.name))
             for child in ast.walk(node):
-                names_of_self[child] = names or (_ANY if node.name == "TypedText" else names)
+                names_of_self[child] = names or (_any_private_name() if node.name == "TypedText" else names)
             for child in node.body:
                 if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef) and child.name in names_of_self[child]:
                     yield child.name, child.lineno
@@ -166,5 +185,5 @@ def _reached(path: Path) -> Iterator[tuple[str, int]]:
             if isinstance(receiver, ast.Name) and receiver.id == "os":  # os._exit
                 continue
             is_self = isinstance(receiver, ast.Name) and receiver.id in ("self", "cls", "super")
-            if node.attr in (names_of_self.get(node, frozenset()) if is_self else _ANY):
+            if node.attr in (names_of_self.get(node, frozenset()) if is_self else _any_private_name()):
                 yield node.attr, node.lineno

@@ -218,8 +218,8 @@ class Dashboard(Screen[None]):
         """The machine's newest readings; asked for only while the pane is in sight."""
         if now - self._machine_at >= MACHINE_EVERY_S:
             self._machine_at = now
-            device = self.view.device if self.view.ranks is None else ""  # each rank's line tells of its own GPU
-            self._readings = self._machine.read(device, self.source.pid)
+            alone = self.view.ranks is None  # else each rank's line tells of its own GPU and memory
+            self._readings = self._machine.read(*(self.view.device, self.source.pid) if alone else ("", None))
         return self._readings
 
     def _draw_if_seen(self, kind: type[Any], show: Callable[[Any], None]) -> None:
