@@ -1,7 +1,8 @@
 """Rank 0's hand on the processes that follow it: each batch is dealt out, and what they have computed comes together.
 
-Mini-batches go to the ranks by their numbers, which are those that one process would give them: longest first, the
-i-th to rank i mod W. What is summed is summed in the order of the numbers, or has the same bits on every rank.
+Mini-batches go to the ranks by their numbers, which are those that one process would give them: longest first, in turns
+of one for each rank (`train/collate.py` `rank_of`). What is summed is summed in the order of the numbers, or has the
+same bits on every rank.
 """
 
 import contextlib
@@ -22,7 +23,7 @@ from lmplay_tui.options import TrainOptions
 from lmplay_tui.run.controls import StopRequested
 from lmplay_tui.run.ranks import RankRecorder, RankState, Straggler
 from lmplay_tui.text import one_line
-from lmplay_tui.train.collate import truth_rows_of
+from lmplay_tui.train.collate import rank_of, truth_rows_of
 from lmplay_tui.train.device import Precision, is_out_of_memory
 from lmplay_tui.train.gradients import Gradients, Share, StepConfig, StepResult
 from lmplay_tui.train.optim import load_by_name, state_by_name
@@ -424,7 +425,10 @@ class Leader:
         """
         assert self._shares is not None
         count = len(mini_batches)
-        parts = [{i: mini_batches[i] for i in range(rank, count, self.world_size)} for rank in range(self.world_size)]
+        parts = [
+            {i: part for i, part in enumerate(mini_batches) if rank_of(i, self.world_size) == rank}
+            for rank in range(self.world_size)
+        ]
         self._phase = "scoring"
         with self._together():
             self._sender.send(lambda rank: Score(count, Samples.of(parts[rank])))

@@ -19,6 +19,7 @@ from torch import distributed as dist
 from lmplay_tui.errors import TrainingError
 from lmplay_tui.run.controls import StopRequested
 from lmplay_tui.text import one_line
+from lmplay_tui.train.collate import rank_of
 from lmplay_tui.train.device import DeviceMeter, DeviceUse, fits, give_memory_back, is_out_of_memory, numbered_device
 from lmplay_tui.train.orders import connected
 from lmplay_tui.train.process_group import ProcessGroup
@@ -261,7 +262,7 @@ class Shares:
     def losses_in_order(self, reports: Sequence[Report], num_mini_batches: int) -> list[float]:
         """Of each mini-batch, by its number."""
         world_size = self._group.world_size
-        return [reports[i % world_size].losses[i // world_size] for i in range(num_mini_batches)]
+        return [reports[rank_of(i, world_size)].losses[i // world_size] for i in range(num_mini_batches)]
 
     def total(self, reports: Sequence[Report], num_mini_batches: int) -> float:
         """The batch's loss, as one process sums it."""
