@@ -26,12 +26,12 @@ def agent(count: int, words: list[str]) -> int:
     lock.lend()
     limit = RestartLimit(int(_values(words).get("most", "3")))
 
-    def told_lost(lost: list[Loss]) -> bool:
-        print(*lost, flush=True)
+    def told_lost(lost: list[Loss], left: int) -> bool:
+        print(*lost, "left:", left, flush=True)
         return limit.allows_one_more()
 
     command = own_command("tests.train.sum_worker", *words)
-    return Processes(run, lock, command, count, quiet=False, prog="", told_lost=told_lost).train()
+    return Processes(run, lock, command, count, quiet=False, prog="", told_lost=told_lost, devices=range(count)).train()
 
 
 def _values(words: list[str]) -> dict[str, str]:
@@ -42,6 +42,10 @@ def worker(what: dict[str, str]) -> int:
     place = place_of(os.environ)
     assert place is not None
     settle(place)
+    assert place.agent is not None
+    if what.get("without_device") == str(place.agent.devices[place.rank]):
+        place.agent.device_is_lost(place.rank, "it has fallen off the bus")
+        return 3
     import torch
 
     group = ProcessGroup.of_environment("cpu")
@@ -53,7 +57,7 @@ def worker(what: dict[str, str]) -> int:
     listening = [c.laddr.ip for c in psutil.Process().net_connections() if c.status == psutil.CONN_LISTEN]
     said = {
         "rank": group.rank, "pid": os.getpid(), "sum": total.item(), "attempt": group.attempt,
-        "threads": torch.get_num_threads(), "listens": listening,
+        "device": place.agent.devices[place.rank], "threads": torch.get_num_threads(), "listens": listening,
         "left_in_environment": sorted(name for name in os.environ if "RANK" in name or "ELASTIC" in name),
     }  # fmt: skip
     with SAID.open("a") as file:

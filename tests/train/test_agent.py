@@ -70,6 +70,15 @@ def test_one_that_is_killed_takes_all_down_and_all_start_again(tmp_path: Path, r
 
 
 @pytest.mark.long
+def test_the_others_go_on_without_a_device_that_is_lost(tmp_path: Path) -> None:
+    started = Started(tmp_path, 3, without_device="1")
+    assert started.end() == 0, started.errors
+    assert "has no device: it has fallen off the bus left: 2" in started.output
+    assert {(one["device"], one["rank"]) for one in started.said} == {(0, 0), (2, 1)}
+    assert {one["sum"] for one in started.said} == {3.0}
+
+
+@pytest.mark.long
 def test_it_gives_up_after_a_few_times(tmp_path: Path) -> None:
     started = Started(tmp_path, 2, dies="1", times="9", most="2")
     assert started.end() == 3, started.errors
