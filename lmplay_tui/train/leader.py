@@ -49,16 +49,19 @@ from lmplay_tui.train.reduction import (
     Shares,
     Status,
     argmax_key,
+    buffers_of,
     checksum_of,
     collective_device,
     drifted_ranks,
     drop_key,
     error_key,
     is_of_connection,
+    marks_of,
     own_place,
     phase_key,
     place_key,
     replicated,
+    share_buffers,
     sum_gradients,
     take_from_rank_0,
     touched_by_any,
@@ -279,6 +282,9 @@ class Leader:
         self._step, self._phase = step + 1, "computing"
         clock = gradients.clock
 
+        buffers = buffers_of(gradients.model)
+        marks = marks_of(buffers)
+
         def own() -> tuple[StepResult, list[float], int]:
             checksum = checksum_of(gradients.model) if checks_weights and self._sharding is None else 0
             result = gradients.accumulate_share(
@@ -294,6 +300,7 @@ class Leader:
             reports = self._share_report(
                 Report(
                     status, result.num_tokens, result.num_positions, seconds, checksum=checksum, losses=losses,
+                    has_changed_buffers=marks_of(buffers_of(gradients.model)) != marks,
                     touched=[p.grad is not None for p in parameters],
                 ),
                 batch.num_mini_batches, len(parameters),
@@ -309,6 +316,7 @@ class Leader:
             self._phase = "reduction"
             if self._sharding is None:  # else each pass has added up its own
                 sum_gradients(parameters, touched_by_any(reports))
+            share_buffers(gradients.model, reports)
             clock.mark("reduce")
         self._phase = "update"
         self._reports.append(reports)
