@@ -74,21 +74,22 @@ def assert_as_undisturbed(whole: Path, folder: Path) -> None:
         load_checkpoint(path)  # none is damaged
 
 
-def reach(run: RunFolder, moment: str, dice: random.Random) -> None:
-    """Wait until the run is about there; what it does then is by chance."""
+def reach(together: Together, moment: str, dice: random.Random) -> None:
+    """Wait until the run is about there, or has ended; what it does then is by chance."""
+    run = together.run
     if moment == "start":
         time.sleep(dice.uniform(0.0, 4.0))
         return
     begun = steps_in_journal(run)
-    until(lambda: steps_in_journal(run) > begun or not run.alive())
-    if moment == "pause":
+    until(lambda: steps_in_journal(run) > begun or not together.lives)
+    if moment == "pause" and together.lives:
         before = len(events_of(run, "Paused"))
         (run.control / "pause").touch()
-        until(lambda: len(events_of(run, "Paused")) > before or not run.alive())
+        until(lambda: len(events_of(run, "Paused")) > before or not together.lives)
     if moment in ("save", "evaluation"):
         kind = "CheckpointSaved" if moment == "save" else "Evaluated"
         before = len(events_of(run, kind))
-        until(lambda: len(events_of(run, kind)) > before or not run.alive())
+        until(lambda: len(events_of(run, kind)) > before or not together.lives)
     time.sleep(dice.uniform(0.0, 0.3))
 
 
@@ -117,7 +118,7 @@ class Kills:
         """Whether the agent lives on."""
         moment = self.dice.choice(MOMENTS)
         victim = self.dice.choice(["rank 0", "rank 1", "agent"])
-        reach(run, moment, self.dice)
+        reach(together, moment, self.dice)
         ranks = together.ranks()
         if victim != "agent" and victim_of(victim) not in ranks:
             return together.lives
