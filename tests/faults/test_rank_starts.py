@@ -111,3 +111,16 @@ def test_a_start_anew_is_one_whatever_is_lost(model: Path) -> None:
         assert_no_orphan(run)
         assert events_of(run, "RunStarted")[0]["resumed_from"] is None
     assert len(list((model.parent / "m.past").iterdir())) == 1
+
+
+@pytest.mark.long
+def test_what_follows_the_end_may_take_the_run(model: Path) -> None:
+    """`--on-done` is run once, when neither rank 0 nor the agent holds the run any more."""
+    asked = "sleep 0.5; flock -n m.run/lock echo free $LMP_STATE >> done.txt || echo held >> done.txt"
+    with Together(line(model, "--on-done", asked)) as together:
+        until(trains(together.run))
+        together.kill_rank(1)  # this is no end
+        until(lambda: len(events_of(together.run, "RunStarted")) == 2)
+        os.kill(together.pid, signal.SIGTERM)
+        assert together.wait() == 0, together.said[-2000:]
+    assert (model.parent / "done.txt").read_text() == "free stopped\n"

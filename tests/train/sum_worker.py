@@ -42,8 +42,8 @@ def worker(what: dict[str, str]) -> int:
     place = place_of(os.environ)
     assert place is not None
     settle(place)
-    assert place.agent is not None
-    if what.get("without_device") == str(place.agent.devices[place.rank]):
+    device = None if place.agent is None else place.agent.devices[place.rank]
+    if place.agent is not None and what.get("without_device") == str(device):
         place.agent.device_is_lost(place.rank, "it has fallen off the bus")
         return 3
     import torch
@@ -57,7 +57,7 @@ def worker(what: dict[str, str]) -> int:
     listening = [c.laddr.ip for c in psutil.Process().net_connections() if c.status == psutil.CONN_LISTEN]
     said = {
         "rank": group.rank, "pid": os.getpid(), "sum": total.item(), "attempt": group.attempt,
-        "device": place.agent.devices[place.rank], "threads": torch.get_num_threads(), "listens": listening,
+        "device": device, "threads": torch.get_num_threads(), "listens": listening,
         "left_in_environment": sorted(name for name in os.environ if "RANK" in name or "ELASTIC" in name),
     }  # fmt: skip
     with SAID.open("a") as file:

@@ -131,3 +131,27 @@ def test_the_end_that_rank_0_tells_is_read_once_it_is_there(tmp_path: Path) -> N
     assert agent.known_end() is None
     agent.end_is_known(2)
     assert agent.known_end() == 2
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_processes_as_srun_starts_them(tmp_path: Path, nodes: int) -> None:
+    """On one machine the store is at 127.0.0.1 alone; on several at the first of them."""
+    step = {
+        "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NUM_NODES": str(nodes), "SLURM_JOB_ID": str(os.getpid()),
+        "SLURM_STEP_ID": str(nodes), "SLURM_STEP_NODELIST": "localhost,far-away",
+    }  # fmt: skip
+    both = [
+        subprocess.Popen(
+            own_command("tests.train.sum_worker"), cwd=tmp_path, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            env=own_environment() | step | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)}, text=True,
+        )
+        for rank in (1, 0)
+    ]  # fmt: skip
+    ends = [one.communicate(timeout=120)[1] for one in both]
+    assert [one.returncode for one in both] == [0, 0], ends
+    said = [json.loads(one) for one in (tmp_path / "said.jsonl").read_text().splitlines()]
+    assert sorted(one["sum"] for one in said) == [3.0, 3.0]
+    assert len({one["attempt"] for one in said}) == 1
+    if nodes == 1:
+        assert {ip for one in said for ip in one["listens"]} == {"127.0.0.1"}
