@@ -111,7 +111,7 @@ class TrainStep:
         state = self._state
         if state.leader is None:
             return run.config
-        if state.settings.says("mini_batch_size", run.stage):
+        if run.options.mini_batch_size != "auto" and state.settings.says("mini_batch_size", run.stage):
             self._tell_of_idle_ranks(run.config.mini_batch_size, len(batch.samples), state.leader.world_size)
             return run.config
         fitted = state.leader.fitted(run.config, len(batch.samples))

@@ -226,13 +226,15 @@ def test_small_batches_give_each_rank_a_part_which_is_said_once(place):
         "free": given(training_plan=free).without("mini_batch_size"),
         "given": given(training_plan=free, mini_batch_size=4),
         "samples": given(training_plan=own).without("mini_batch_size"),
+        "auto": given(training_plan=free, mini_batch_size="auto"),
     }
-    runs = {
-        name: [e.message for e in of(LogLine, train_together(2, start.with_options(model=f"{name}.lmp")))]
-        for name, start in starts.items()
-    }
-    said = {name: [line for line in lines if "instead of 4" in line] for name, lines in runs.items()}
-    assert {name: len(lines) for name, lines in said.items()} == {"free": 1, "given": 0, "samples": 0}
+    runs = {name: train_together(2, start.with_options(model=f"{name}.lmp")) for name, start in starts.items()}
+    assert all(isinstance(last(events), RunDone) for events in runs.values())
+    said = {name: [e.message for e in of(LogLine, events)] for name, events in runs.items()}
+    smaller = {name: sum("instead of 4" in line for line in lines) for name, lines in said.items()}
+    assert smaller == {"free": 1, "given": 0, "samples": 0, "auto": 0}
+    kept = {name: sum("as asked for" in e.message for e in of(Warned, events)) for name, events in runs.items()}
+    assert kept == {"free": 0, "given": 1, "samples": 0, "auto": 0}, "auto asks for none"
 
 
 def test_a_rank_that_is_killed_ends_the_run_with_what_is_done_saved(place):
@@ -258,7 +260,7 @@ def test_a_rank_that_is_killed_ends_the_run_with_what_is_done_saved(place):
         events = next(ranks.children[0].reports())
     end = last(events)
     assert isinstance(end, RunFailed) and end.exit_code == EXIT_TRAINING, end
-    assert "a rank is lost" in end.message
+    assert "rank 1" in end.message and "does not answer" in end.message
     assert [e.step for e in of(StepDone, events)] == [1, 2, 3, 4]
     assert load_checkpoint(Path("m.lmp"))["runner"]["state"]["progress"]["step"] == 4
 
@@ -280,7 +282,7 @@ def test_a_rank_that_hangs_is_named_while_it_does_and_ends_the_run_in_bounded_ti
     end = last(results)
     assert isinstance(end, RunFailed) and end.exit_code == EXIT_TRAINING, end
     named = f"rank 1 ({socket.gethostname()}, cpu) is still computing"
-    assert "a rank is lost" in end.message and named in end.message
+    assert "does not answer" in end.message and named in end.message
     assert [e for e in of(LogLine, results) if "has not ended" in e.message and named in e.message]
     steps = len(of(StepDone, results))
     assert load_checkpoint(Path("m.lmp"))["runner"]["state"]["progress"]["step"] == steps > 0
