@@ -26,7 +26,7 @@ from lmplay_tui.errors import EXIT_LEFT_AT_ONCE, EXIT_TRAINING
 from lmplay_tui.options import OPTIONS, Launch, Part, command_words
 from lmplay_tui.process import own_command, own_environment
 from lmplay_tui.run.control_files import leave_command
-from lmplay_tui.run.controls import Pause, SaveNow, Stop
+from lmplay_tui.run.controls import Controls, Pause, SaveNow, Stop
 from lmplay_tui.run.events import ActivityChanged, Event, RunFailed, Warned
 from lmplay_tui.run.folder import RunFolder, RunLock, saved_status
 from lmplay_tui.run.notify import NOTIFY_URL
@@ -45,6 +45,7 @@ FOLLOWS_WITHIN_S = 10.0  # the others, when rank 0 has ended: they have nothing 
 def train_together(
     launch: Launch,
     count: int,
+    controls: Controls,
     say: Callable[[Event], None],
     *,
     quiet: bool,
@@ -53,8 +54,9 @@ def train_together(
 ) -> int:
     """Train the run that a command line speaks of by `count` processes; the exit status.
 
-    `say`: shows what the agent itself has to tell; what the run tells, rank 0 prints, unless `quiet`. Raises
-    `UserError` where the run cannot begin. `collective_s`: one that the others have awaited for so long hangs.
+    `controls`: what signals have asked for until now. `say`: shows what the agent itself has to tell; what the run
+    tells, rank 0 prints, unless `quiet`. `collective_s`: one that the others have awaited for so long hangs. Raises
+    `UserError` where the run cannot begin.
     """
     limit = limit or RestartLimit()
     run, lock, launch = taken_for_others(launch)
@@ -81,7 +83,6 @@ def train_together(
         tell(RunFailed(said, EXIT_TRAINING, step, str(run.model) if run.model.exists() else None))
         return False
 
-    tell(ActivityChanged("starting", f"{count} processes"))
     try:
         processes = Processes(
             run,
@@ -94,6 +95,8 @@ def train_together(
             devices=devices_of(launch.options, count),
             collective_s=collective_s,
         )
+        processes.catch_signals(controls)
+        tell(ActivityChanged("starting", f"{count} processes"))
         return processes.train()
     finally:
         lock.release()
@@ -187,9 +190,8 @@ class Processes:
     def train(self) -> int:
         """Start them, and again where that is due, until the run has ended; its exit status.
 
-        Call in the main thread: signals are caught, and processes end with the thread that has started them.
+        Call in the main thread: processes end with the thread that has started them.
         """
-        self._catch_signals()
         _prepare_environment(self._count)
         folder = Path(tempfile.mkdtemp(prefix="lmplay-"))
         try:
@@ -245,7 +247,8 @@ class Processes:
 
     # ---- signals
 
-    def _catch_signals(self) -> None:
+    def catch_signals(self, before: Controls) -> None:
+        """From here on signals are files for rank 0. `before`: what they have asked for until now."""
         interrupted_at = -AT_ONCE_WITHIN_S
 
         def stop(number: int, frame: FrameType | None) -> None:
@@ -264,6 +267,11 @@ class Processes:
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
             signal.signal(signal.SIGHUP, stop)
         signal.signal(signal.SIGUSR1, lambda *_: self._leave(SaveNow()))
+        for command in before.left_over():
+            if isinstance(command, Stop):
+                self._stop = command
+            if isinstance(command, Stop | SaveNow):
+                self._leave(command)
 
     def _leave(self, command: Stop | SaveNow) -> None:
         try:

@@ -14,6 +14,7 @@ from pytest_socket import enable_socket
 from lmplay_tui.commands.lines import Lines
 from lmplay_tui.commands.train import Headless, parse
 from lmplay_tui.commands.train import main as trainer_main
+from lmplay_tui.run.controls import Controls
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.train.agent import RestartLimit, train_together
 from lmplay_tui.train.process_group import COLLECTIVE_S
@@ -94,7 +95,9 @@ def _train(words: list[str], most: int | None, collective_s: float | None) -> in
     with Lines(None) as out:
         say = Headless(out, launch.options).say
         limit = RestartLimit() if most is None else RestartLimit(most)
-        return train_together(launch, count, say, quiet=False, limit=limit, collective_s=collective_s or COLLECTIVE_S)
+        return train_together(
+            launch, count, Controls(), say, quiet=False, limit=limit, collective_s=collective_s or COLLECTIVE_S
+        )
 
 
 def events_of(run: RunFolder, kind: str) -> list[dict]:

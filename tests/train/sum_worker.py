@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 
 from lmplay_tui.process import own_command
+from lmplay_tui.run.controls import Controls
 from lmplay_tui.run.folder import RunFolder, taken
 from lmplay_tui.train.agent import Loss, Processes, RestartLimit
 from lmplay_tui.train.process_group import ProcessGroup, leave, place_of, settle
@@ -31,7 +32,11 @@ def agent(count: int, words: list[str]) -> int:
         return limit.allows_one_more()
 
     command = own_command("tests.train.sum_worker", *words)
-    return Processes(run, lock, command, count, quiet=False, prog="", told_lost=told_lost, devices=range(count)).train()
+    processes = Processes(
+        run, lock, command, count, quiet=False, prog="", told_lost=told_lost, devices=range(count)
+    )  # fmt: skip
+    processes.catch_signals(Controls())
+    return processes.train()
 
 
 def _values(words: list[str]) -> dict[str, str]:
