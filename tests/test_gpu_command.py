@@ -32,3 +32,10 @@ def test_all_parts_on_a_processor(tmp_path):
     assert table == done.stdout
     for said in ("check | ok", "packed attention", "after a resume", "compiled plain loop", "--compile-model"):
         assert said in table, table
+
+
+@pytest.mark.slow
+def test_the_part_of_several_gpus_on_two_processes():
+    done = _run("--device", "cpu", "--tiny", "--nproc", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "parts: a loss differs from one process's by at most" in done.stdout

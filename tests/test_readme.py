@@ -53,8 +53,17 @@ def spans() -> Iterator[Command]:
             yield from commands_in(span)
 
 
+def under_launchers() -> Iterator[Command]:
+    """Our programs in the lines of docs/many-devices.md, behind torchrun or srun too."""
+    page = (ROOT / "docs" / "many-devices.md").read_text(encoding="utf-8")
+    for block in re.findall(r"```\n(.*?)```", page, re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            if ours := re.search(r"\b(lmp_trainer|lmplay-tui) [^|]+", line):
+                yield commands_in(ours[0])[0]
+
+
 COMMANDS = sorted({*shell_commands(), *spans()})
-OURS = [command for command in COMMANDS if Path(command[0]).name in PROGRAMS]
+OURS = [command for command in COMMANDS if Path(command[0]).name in PROGRAMS] + sorted(under_launchers())
 
 
 def said(program: str, *words: str) -> str:

@@ -1,6 +1,7 @@
 """`lmp_plotstats` and `lmplay-tui plot`: pictures of the statistics files, or the same in the terminal."""
 
 import argparse
+import contextlib
 import os
 import shutil
 import sys
@@ -213,6 +214,13 @@ def _show(compared: Sequence[Curve], line: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def _say(said: str) -> None:
+    """Print it at once. What the output does not take is no trouble of the pictures': it is told of at the end."""
+    print(said)
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+
+
 def _draw(curves: Sequence[Curve], compared: Sequence[Curve], line: argparse.Namespace) -> int:
     folders = {curve.path.parent for curve in curves}
     folder = Path(line.out_dir) if line.out_dir else folders.pop() if len(folders) == 1 else statistics_folder(None)
@@ -222,12 +230,10 @@ def _draw(curves: Sequence[Curve], compared: Sequence[Curve], line: argparse.Nam
         for name, chart in charts:
             picture = folder / f"{name}.{line.out_type}"
             draw_combined(chart, picture)
-            print(one_line(picture), flush=True)
-        print("and one beside each statistics file ...", flush=True)
+            _say(one_line(picture))
+        _say("and one beside each statistics file ...")
         options = PlotOptions(line.average_count, line.min_show)
         pictures = draw_own_pictures(curves, options, line.out_type)
-    except BrokenPipeError:  # nothing is wrong: the reader of our output has seen enough
-        raise
     except OSError as error:
         raise UserError(f"{one_line(folder)}: pictures cannot be written: {error.strerror}") from error
     print(f"{len(pictures)} of these")

@@ -102,11 +102,19 @@ def _zone(options: TrainOptions) -> tzinfo | None:
     return time_zone(options.tz) if options.tz is not None else None
 
 
-def _train_and_print(launch: Launch, place: "Place | None" = None) -> int:
-    """Train in this process, as rank 0 where it is one of several; gives the exit status."""
-    options, controls = launch.options, Controls()
+def _goes_on(options: TrainOptions) -> bool:
+    """Whether the run goes on without the terminal in which it was started."""
+    return options.on_hangup == "continue" or signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
+def _train_and_print(launch: Launch, place: "Place | None" = None, controls: Controls | None = None) -> int:
+    """Train in this process, as rank 0 where it is one of several; gives the exit status.
+
+    `controls`: with what signals have asked for before.
+    """
+    options, controls = launch.options, controls or Controls()
     zone = _zone(options)
-    goes_on = options.on_hangup == "continue" or signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    goes_on = _goes_on(options)
     catch_signals(controls, stop_on_hangup=not goes_on)
     # Before torch comes, which takes a second: a stop that is asked for in that time is heeded too.
     on_reader_gone = None if goes_on else lambda: controls.send(Stop(reason="standard output is closed"))
@@ -117,6 +125,8 @@ def _train_and_print(launch: Launch, place: "Place | None" = None) -> int:
 def _train_together(launch: Launch) -> int:
     """Start several processes that train together, and wait for them; the exit status."""
     quiet = LOCK_FROM in os.environ
+    controls = Controls()
+    catch_signals(controls, stop_on_hangup=not _goes_on(launch.options))  # until the agent does
     from lmplay_tui.train.preflight import problems_of
 
     if problems := problems_of(launch):
@@ -126,12 +136,12 @@ def _train_together(launch: Launch) -> int:
     count = processes_of(launch.options)
     if count == 1:
         print("--nproc auto: one process, as this machine has no more than one CUDA device for it", flush=True)
-        return _train_and_print(launch)
+        return _train_and_print(launch, controls=controls)
     from lmplay_tui.train.agent import train_together
 
     with Lines(None, ascii_only=launch.options.ascii) as out:
         printer = JsonLines(out) if launch.options.json_lines else Headless(out, launch.options, _zone(launch.options))
-        return train_together(launch, count, (lambda _: None) if quiet else printer.say, quiet=quiet)
+        return train_together(launch, count, controls, (lambda _: None) if quiet else printer.say, quiet=quiet)
 
 
 def _follow(launch: Launch, place: "Place") -> int:

@@ -27,6 +27,7 @@ from lmplay_tui.text import one_line
 DEFAULT_OUT = "out_gpt"
 HEARTBEAT_S = 3.0
 HEARTBEAT_STALE_S = 30.0
+WATCHED_S = 2.5 * HEARTBEAT_S  # whether another machine's heart still beats
 LOCK_FROM = "LMPLAY_TUI_LOCK"  # environment: `descriptor:path` of a lock that a process was started with
 _CANNOT_LOCK = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 _MOST_BYTES = 1 << 22  # of `run.json` or a plan: ours have some kilobytes
@@ -190,7 +191,13 @@ class RunFolder:
             return True if error.errno not in _CANNOT_LOCK else self._heart_beats()
         finally:
             os.close(descriptor)
-        return False
+        # A share may keep the locks of each machine apart.
+        return self.is_of_another_machine() and self._heart_beats()
+
+    def is_of_another_machine(self) -> bool:
+        """Whether it was another machine's process that said last that it trains this run."""
+        said = self.status()
+        return said.get("state") in ("running", "paused") and said.get("host") not in (None, socket.gethostname())
 
     def _heart_beats(self) -> bool:
         said = saved_status(self, alive=False)
@@ -232,10 +239,17 @@ class RunLock:
         assert self._descriptor is not None
         return self._descriptor
 
-    def take(self, wait_s: float = 0.3) -> None:
-        """Take the run. `RunHeldError` that names the holder if it is held for longer than `wait_s`; `UserError`."""
+    def take(self, wait_s: float = 0.3, watch_s: float = 0.0) -> None:
+        """Take the run. `RunHeldError` that names the holder if it is held for longer than `wait_s`; `UserError`.
+
+        `watch_s`: how long to look for the heartbeat of another machine, whose lock may be none to this one.
+        """
         if not self._inherit():
             self._take_at_path(wait_s)
+            if watch_s and self._beats_elsewhere(watch_s):
+                held = self._held()
+                self.release()
+                raise RunHeldError(held)
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
 
     def _take_at_path(self, wait_s: float) -> None:
@@ -265,17 +279,42 @@ class RunLock:
             time.sleep(0.02)  # a viewer that only looks holds the lock for an instant
         self._hold(descriptor)
 
+    def _beats_elsewhere(self, watch_s: float) -> bool:
+        """Whether a process of another machine touches the lock that this one has just taken.
+
+        The file system's clock alone counts, and that something changes: the machines' clocks may differ.
+        """
+        if not self._run.is_of_another_machine():
+            return False
+        last = os.fstat(self.descriptor).st_mtime
+        try:
+            os.utime(self.descriptor)
+            touched = os.fstat(self.descriptor).st_mtime
+            if touched - last > HEARTBEAT_STALE_S:
+                return False
+            deadline = time.monotonic() + watch_s
+            while time.monotonic() < deadline:
+                time.sleep(0.1)
+                descriptor = self._run.files.open("lock")  # anew: what a share keeps of a file is then asked for again
+                try:
+                    if os.fstat(descriptor).st_mtime != touched:
+                        return True
+                finally:
+                    os.close(descriptor)
+        except OSError:  # a disk that cannot say it
+            return False
+        return False
+
     def _is_said_to_be_held_here(self) -> bool:
         """Whether it is this very process that `run.json` names."""
         pid, host, _ = saved_status(self._run, alive=True).writer
         return self.times_lost > 0 and host == socket.gethostname() and pid == os.getpid()
 
     def _beat(self) -> None:
-        """Keep the run, however long a step takes; show other machines that it is held, where they see no lock."""
+        """Keep the run, however long a step takes; show other machines, which may see no lock, that it is held."""
         while not self._released.wait(HEARTBEAT_S):
-            if self.by_heartbeat:
-                with contextlib.suppress(OSError):
-                    os.utime(self.descriptor)
+            with contextlib.suppress(OSError, AssertionError):  # released meanwhile
+                os.utime(self.descriptor)
             with contextlib.suppress(UserError, AssertionError):  # the folder cannot be made now, or it was released
                 self.keep()
 
@@ -367,7 +406,7 @@ def taken(run: RunFolder) -> RunLock:
     """The run's lock, held; its folders are there. Raises `UserError`, also where another process has the run."""
     run.create()
     lock = RunLock(run)
-    lock.take()
+    lock.take(watch_s=WATCHED_S)
     for folder in (run.files, run.history):  # what a killed process left half written
         with contextlib.suppress(OSError):
             folder.sweep()

@@ -26,14 +26,14 @@ from lmplay_tui.errors import EXIT_LEFT_AT_ONCE, EXIT_TRAINING
 from lmplay_tui.options import OPTIONS, Launch, Part, command_words
 from lmplay_tui.process import own_command, own_environment
 from lmplay_tui.run.control_files import leave_command
-from lmplay_tui.run.controls import Pause, SaveNow, Stop
+from lmplay_tui.run.controls import Controls, Pause, SaveNow, Stop
 from lmplay_tui.run.events import ActivityChanged, Event, RunFailed, Warned
 from lmplay_tui.run.folder import RunFolder, RunLock, saved_status
 from lmplay_tui.run.notify import NOTIFY_URL
 from lmplay_tui.text import one_line
 from lmplay_tui.train.handoff import take_spent
 from lmplay_tui.train.launch import taken_for_others, told
-from lmplay_tui.train.process_group import COLLECTIVE_S, Agent
+from lmplay_tui.train.process_group import COLLECTIVE_S, Agent, devices_of
 
 AT_ONCE_WITHIN_S = 5.0  # of a first Ctrl+C: a second one
 SAVES_WITHIN_S = 300  # rank 0, when another is lost
@@ -45,6 +45,7 @@ FOLLOWS_WITHIN_S = 10.0  # the others, when rank 0 has ended: they have nothing 
 def train_together(
     launch: Launch,
     count: int,
+    controls: Controls,
     say: Callable[[Event], None],
     *,
     quiet: bool,
@@ -53,8 +54,9 @@ def train_together(
 ) -> int:
     """Train the run that a command line speaks of by `count` processes; the exit status.
 
-    `say`: shows what the agent itself has to tell; what the run tells, rank 0 prints, unless `quiet`. Raises
-    `UserError` where the run cannot begin. `collective_s`: one that the others have awaited for so long hangs.
+    `controls`: what signals have asked for until now. `say`: shows what the agent itself has to tell; what the run
+    tells, rank 0 prints, unless `quiet`. `collective_s`: one that the others have awaited for so long hangs. Raises
+    `UserError` where the run cannot begin.
     """
     limit = limit or RestartLimit()
     run, lock, launch = taken_for_others(launch)
@@ -65,7 +67,7 @@ def train_together(
         for each in told(run, lock, launch, event):
             say(each)
 
-    def told_lost(lost: list[Loss]) -> bool:
+    def told_lost(lost: list[Loss], left: int) -> bool:
         what = ", ".join(str(loss) for loss in lost)
         status = saved_status(run)
         saved = status.checkpoint
@@ -75,13 +77,12 @@ def train_together(
                 with contextlib.suppress(OSError):
                     leave_command(run, Pause(id=f"{0:020d}-pause"))
             again = f"restart {limit.count} of at most {limit.most} in an hour"
-            tell(Warned(f"{what}; all {count} processes start again from step {step:,}: {again}", step))
+            tell(Warned(f"{what}; {_all(left)} again from step {step:,}: {again}", step))
             return True
         said = f"{what}; not started again: that was done {limit.most} times in the last hour; see {one_line(run.log)}"
         tell(RunFailed(said, EXIT_TRAINING, step, str(run.model) if run.model.exists() else None))
         return False
 
-    tell(ActivityChanged("starting", f"{count} processes"))
     try:
         processes = Processes(
             run,
@@ -91,11 +92,18 @@ def train_together(
             quiet=quiet,
             prog=launch.prog,
             told_lost=told_lost,
+            devices=devices_of(launch.options, count),
             collective_s=collective_s,
         )
+        processes.catch_signals(controls)
+        tell(ActivityChanged("starting", f"{count} processes"))
         return processes.train()
     finally:
         lock.release()
+
+
+def _all(count: int) -> str:
+    return "the one that is left starts" if count == 1 else f"all {count} processes start"
 
 
 def _command(run: RunFolder, launch: Launch) -> list[str]:
@@ -132,19 +140,25 @@ class RestartLimit:
 
 @dataclass(frozen=True)
 class Loss:
-    """A process that has ended before the run did. `status`: its exit status, negative for a signal."""
+    """A process that has ended before the run did. `status`: its exit status, negative for a signal.
+
+    `device`: why its device could not be used, where that is so.
+    """
 
     rank: int
     pid: int
     status: int
+    device: str | None = None
 
     @property
     def is_consequence(self) -> bool:
         """Whether it has ended because another had."""
-        return self.status in (-signal.SIGTERM, EXIT_TRAINING)
+        return self.device is None and self.status in (-signal.SIGTERM, EXIT_TRAINING)
 
     def __str__(self) -> str:
-        if self.status >= 0:
+        if self.device is not None:
+            by = f"has no device: {one_line(self.device, 300)}"
+        elif self.status >= 0:
             by = f"has ended with status {self.status}"
         else:
             try:
@@ -158,16 +172,17 @@ class Processes:
     """The processes of one run, attempt after attempt.
 
     `command`: of each of them; they find their rank in the environment. `told_lost` is called where one was lost before
-    rank 0 knew the run's end, with all that were, and says whether to start again.
+    rank 0 knew the run's end, with all that were and how many go on, and says whether to start again. `devices`: of
+    each process, where it has one to itself; the others go on without one that cannot be used.
     """
 
     def __init__(
         self, run: RunFolder, lock: RunLock, command: Sequence[str], count: int, *, quiet: bool, prog: str,
-        told_lost: Callable[[list[Loss]], bool], collective_s: float = COLLECTIVE_S,
+        told_lost: Callable[[list[Loss], int], bool], devices: Sequence[int] = (), collective_s: float = COLLECTIVE_S,
     ) -> None:  # fmt: skip
         self._run, self._lock = run, lock
         self._command, self._count, self._quiet, self._prog = list(command), count, quiet, prog
-        self._told_lost, self._collective_s = told_lost, collective_s
+        self._told_lost, self._devices, self._collective_s = told_lost, list(devices), collective_s
         self._begun, self._spent_s = time.monotonic(), take_spent()
         self._saved_before = _stamp(run)
         self._stop: Stop | None = None  # asked for; a process that is lost must not make it forgotten
@@ -175,9 +190,8 @@ class Processes:
     def train(self) -> int:
         """Start them, and again where that is due, until the run has ended; its exit status.
 
-        Call in the main thread: signals are caught, and processes end with the thread that has started them.
+        Call in the main thread: processes end with the thread that has started them.
         """
-        self._catch_signals()
         _prepare_environment(self._count)
         folder = Path(tempfile.mkdtemp(prefix="lmplay-"))
         try:
@@ -185,7 +199,7 @@ class Processes:
                 ended, lost = self._attempt(folder)
                 if ended is not None:
                     return ended
-                if not self._told_lost(lost):
+                if not self._told_lost(lost, self._count):
                     return EXIT_TRAINING
                 if self._stop is not None:  # the one that has taken it may be lost
                     self._leave(self._stop)
@@ -203,7 +217,7 @@ class Processes:
         agent = Agent(
             os.getpid(), name, str(folder), str(self._run.lock_path.resolve()), self._begun, self._spent_s,
             resumes=_stamp(self._run) != self._saved_before, quiet=self._quiet, prog=self._prog,
-            collective_s=self._collective_s,
+            collective_s=self._collective_s, devices=self._devices,
         )  # fmt: skip
         os.environ.update(agent.environment())
         config = LaunchConfig(
@@ -217,13 +231,24 @@ class Processes:
             try:
                 elastic_launch(config, self._command[0])(*(word.replace("$", "$$") for word in self._command[1:]))
             except ChildFailedError as error:
-                lost = [Loss(rank, failure.pid, failure.exitcode) for rank, failure in sorted(error.failures.items())]
+                lost = [
+                    Loss(rank, failure.pid, failure.exitcode, agent.lost_device(rank))
+                    for rank, failure in sorted(error.failures.items())
+                ]
         _hold_nothing()
+        self._leave_out(lost)
         return agent.known_end(), _first(lost)
+
+    def _leave_out(self, lost: list[Loss]) -> None:
+        """Go on without the devices that cannot be used, as long as one can."""
+        gone = {loss.rank for loss in lost if loss.device is not None}
+        if left := [device for rank, device in enumerate(self._devices) if rank not in gone]:
+            self._devices, self._count = left, len(left)
 
     # ---- signals
 
-    def _catch_signals(self) -> None:
+    def catch_signals(self, before: Controls) -> None:
+        """From here on signals are files for rank 0. `before`: what they have asked for until now."""
         interrupted_at = -AT_ONCE_WITHIN_S
 
         def stop(number: int, frame: FrameType | None) -> None:
@@ -242,6 +267,11 @@ class Processes:
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
             signal.signal(signal.SIGHUP, stop)
         signal.signal(signal.SIGUSR1, lambda *_: self._leave(SaveNow()))
+        for command in before.left_over():
+            if isinstance(command, Stop):
+                self._stop = command
+            if isinstance(command, Stop | SaveNow):
+                self._leave(command)
 
     def _leave(self, command: Stop | SaveNow) -> None:
         try:

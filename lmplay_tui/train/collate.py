@@ -50,6 +50,16 @@ def mini_batches(samples: Sequence[Sample], size: int, *, by_length: bool) -> It
         yield ordered[begin : begin + size]
 
 
+def rank_of(number: int, world_size: int) -> int:
+    """Which rank computes a mini-batch: in turns of one for each, there and back again.
+
+    They come longest first: always the same way round, the first rank would have the longest of each turn. Rank 0,
+    which has all else to do, begins last.
+    """
+    turn, place = divmod(number, world_size)
+    return place if turn % 2 else world_size - 1 - place
+
+
 def collate(
     samples: Sequence[Sample],
     *,

@@ -49,16 +49,19 @@ from lmplay_tui.train.reduction import (
     Shares,
     Status,
     argmax_key,
+    buffers_of,
     checksum_of,
     collective_device,
     drifted_ranks,
     drop_key,
     error_key,
+    marks_of,
     own_place,
     phase_key,
     place_key,
     replicated,
     said_of,
+    share_buffers,
     sum_gradients,
     take_from_rank_0,
     touched_by_any,
@@ -253,11 +256,13 @@ class _Follower:
         share = Share(order.samples.mini_batches(), order.num_mini_batches, order.num_samples, order.num_loss_tokens)
         argmax = argmax_key(self._shares.turn, self._group.rank)
 
-        def work() -> tuple[StepResult, list[float], int]:
+        def work() -> tuple[StepResult, list[float], int, bool]:
             known = self._checked(order)
             assert known.optimizer is not None
             known.model.train()
             known.optimizer.zero_grad(set_to_none=True)
+            buffers = buffers_of(known.model)
+            marks = marks_of(buffers)
             checksum = checksum_of(known.model) if order.checks_weights and known.sharding is None else 0
             result = known.gradients.accumulate_share(
                 share, config, self._is_dropped(), want_argmax=order.want_argmax,
@@ -266,19 +271,19 @@ class _Follower:
             losses = known.gradients.losses_of(result)
             if order.want_argmax:
                 self._tell_argmax(argmax, result.argmax_N)
-            return result, losses, checksum
+            return result, losses, checksum, marks_of(buffers_of(known.model)) != marks
 
         self._is_at("computing")
         status, computed, seconds = self._shares.compute(work)
         self._tell_problem(status)
-        result, losses, checksum = (StepResult(), [], 0) if computed is None else computed
+        result, losses, checksum, has_changed = (StepResult(), [], 0, False) if computed is None else computed
         parameters = [] if self._replica is None else list(self._replica.model.parameters())
         touched = [parameter.grad is not None for parameter in parameters]
         self._is_at("waiting")
         reports = self._shares.report(
             Report(
                 status, result.num_tokens, result.num_positions, seconds, checksum=checksum, losses=losses,
-                touched=touched,
+                touched=touched, has_changed_buffers=has_changed,
             ),
             order.num_mini_batches, order.num_parameters,
         )  # fmt: skip
@@ -293,6 +298,7 @@ class _Follower:
         known = self._known
         if known.sharding is None:
             sum_gradients(parameters, touched_by_any(reports))
+        share_buffers(known.model, reports)
         result.loss_on_device = self._shares.total(reports, order.num_mini_batches)
         assert known.optimizer is not None
         known.gradients.update(known.optimizer, result, lr=order.lr, grad_clip=config.grad_clip)

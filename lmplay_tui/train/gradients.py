@@ -17,7 +17,7 @@ from lmplay_tui.data.samples import Sample
 from lmplay_tui.models.body import Packable
 from lmplay_tui.options import TrainOptions
 from lmplay_tui.run.controls import StopRequested
-from lmplay_tui.train.collate import FewShapes, MiniBatch, collate, mini_batches, pack
+from lmplay_tui.train.collate import FewShapes, MiniBatch, collate, mini_batches, pack, rank_of
 from lmplay_tui.train.device import Precision
 from lmplay_tui.train.loss import HeadLoss, loss_and_argmax
 
@@ -119,8 +119,9 @@ class Share:
         return cls(parts, len(parts), len(samples), counted)
 
     def of_rank(self, rank: int, world_size: int) -> "Share":
-        """What one of several processes computes of it: each `world_size`-th mini-batch."""
-        return replace(self, mini_batches={i: p for i, p in self.mini_batches.items() if i % world_size == rank})
+        """What one of several processes computes of it."""
+        dealt = {i: part for i, part in self.mini_batches.items() if rank_of(i, world_size) == rank}
+        return replace(self, mini_batches=dealt)
 
 
 class StepClock:

@@ -1,7 +1,8 @@
 """Rank 0's hand on the processes that follow it: each batch is dealt out, and what they have computed comes together.
 
-Mini-batches go to the ranks by their numbers, which are those that one process would give them: longest first, the
-i-th to rank i mod W. What is summed is summed in the order of the numbers, or has the same bits on every rank.
+Mini-batches go to the ranks by their numbers, which are those that one process would give them: longest first, in turns
+of one for each rank (`train/collate.py` `rank_of`). What is summed is summed in the order of the numbers, or has the
+same bits on every rank.
 """
 
 import contextlib
@@ -22,7 +23,7 @@ from lmplay_tui.options import TrainOptions
 from lmplay_tui.run.controls import StopRequested
 from lmplay_tui.run.ranks import RankRecorder, RankState, Straggler
 from lmplay_tui.text import one_line
-from lmplay_tui.train.collate import truth_rows_of
+from lmplay_tui.train.collate import rank_of, truth_rows_of
 from lmplay_tui.train.device import Precision, is_out_of_memory
 from lmplay_tui.train.gradients import Gradients, Share, StepConfig, StepResult
 from lmplay_tui.train.optim import load_by_name, state_by_name
@@ -48,16 +49,19 @@ from lmplay_tui.train.reduction import (
     Shares,
     Status,
     argmax_key,
+    buffers_of,
     checksum_of,
     collective_device,
     drifted_ranks,
     drop_key,
     error_key,
     is_of_connection,
+    marks_of,
     own_place,
     phase_key,
     place_key,
     replicated,
+    share_buffers,
     sum_gradients,
     take_from_rank_0,
     touched_by_any,
@@ -278,6 +282,9 @@ class Leader:
         self._step, self._phase = step + 1, "computing"
         clock = gradients.clock
 
+        buffers = buffers_of(gradients.model)
+        marks = marks_of(buffers)
+
         def own() -> tuple[StepResult, list[float], int]:
             checksum = checksum_of(gradients.model) if checks_weights and self._sharding is None else 0
             result = gradients.accumulate_share(
@@ -293,6 +300,7 @@ class Leader:
             reports = self._share_report(
                 Report(
                     status, result.num_tokens, result.num_positions, seconds, checksum=checksum, losses=losses,
+                    has_changed_buffers=marks_of(buffers_of(gradients.model)) != marks,
                     touched=[p.grad is not None for p in parameters],
                 ),
                 batch.num_mini_batches, len(parameters),
@@ -308,6 +316,7 @@ class Leader:
             self._phase = "reduction"
             if self._sharding is None:  # else each pass has added up its own
                 sum_gradients(parameters, touched_by_any(reports))
+            share_buffers(gradients.model, reports)
             clock.mark("reduce")
         self._phase = "update"
         self._reports.append(reports)
@@ -371,7 +380,7 @@ class Leader:
         for rank, status in enumerate(statuses):
             if status is Status.FAILED:
                 raise TrainingError(f"rank {rank}: {self._said_of(rank)}")
-        if Status.STOPPED in statuses:
+        if statuses[0] is Status.STOPPED:  # where others have stopped, this process had them drop their share
             raise StopRequested
         if Status.NO_MEMORY in statuses:
             raise MemoryError(f"rank {statuses.index(Status.NO_MEMORY)}: out of memory")
@@ -424,7 +433,10 @@ class Leader:
         """
         assert self._shares is not None
         count = len(mini_batches)
-        parts = [{i: mini_batches[i] for i in range(rank, count, self.world_size)} for rank in range(self.world_size)]
+        parts = [
+            {i: part for i, part in enumerate(mini_batches) if rank_of(i, self.world_size) == rank}
+            for rank in range(self.world_size)
+        ]
         self._phase = "scoring"
         with self._together():
             self._sender.send(lambda rank: Score(count, Samples.of(parts[rank])))

@@ -378,8 +378,9 @@ class Sender:
 
     def _keep_in_touch(self) -> None:
         while not self._over.wait(self._idle_every_s / 4):
-            try:
+            with contextlib.suppress(Exception):  # what cannot be shown must not make the others leave
                 self._look()
+            try:
                 if not self.is_awaited and time.monotonic() - self._sent_at >= self._idle_every_s:
                     self.send_all(Idle())
             except RankLostError:  # whatever is sent next says so

@@ -17,7 +17,7 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -59,7 +59,7 @@ class Agent:
     `folder`: of this attempt alone. `lock`: the path of the run's lock, which the standard input is. `begun`: when the
     agent began (`time.monotonic`); `spent_s`: the start had taken so long by then. `resumes`: it has saved since.
     `quiet`: what it says is in the log already. `prog`: the command that a resume is typed with. `collective_s`: a
-    process that the others have awaited for so long hangs.
+    process that the others have awaited for so long hangs. `devices`: the CUDA device of each process; empty: none.
     """
 
     pid: int
@@ -72,6 +72,7 @@ class Agent:
     quiet: bool
     prog: str
     collective_s: float = COLLECTIVE_S
+    devices: Sequence[int] = ()
 
     def environment(self) -> dict[str, str]:
         return {AGENT: json.dumps(asdict(self))}
@@ -83,6 +84,17 @@ class Agent:
     def pid_of(self, rank: int) -> int | None:
         """The number of one of the processes, as soon as it has said it."""
         return _read_number(Path(self.folder, f"pid-{rank}"))
+
+    def device_is_lost(self, rank: int, why: str) -> None:
+        """A process tells the agent that its device cannot be used: the others go on without it."""
+        Path(self.folder, f"device-{rank}").write_text(why, encoding="utf-8")
+
+    def lost_device(self, rank: int) -> str | None:
+        """Why the device of one of the processes cannot be used; None: nothing is known against it."""
+        try:
+            return Path(self.folder, f"device-{rank}").read_text(encoding="utf-8")
+        except OSError:
+            return None
 
     def known_end(self) -> int | None:
         """The exit status of the run; None: rank 0 was ended before it had one."""
@@ -157,6 +169,15 @@ def processes_of(options: TrainOptions) -> int:
     return options.nproc
 
 
+def devices_of(options: TrainOptions, count: int) -> Sequence[int]:
+    """The CUDA devices of so many processes, by their numbers; empty where they compute on processors."""
+    if options.device == "cpu":
+        return ()
+    import torch
+
+    return range(count) if torch.cuda.is_available() else ()
+
+
 def first_host(node_list: str) -> str:
     """The first host of SLURM's list of nodes: `gpu[03-06,11],x1` is gpu03. Raises `UserError`."""
     found = re.match(r"\s*([A-Za-z0-9._-]*)(?:\[([0-9]+)[0-9,-]*\]([A-Za-z0-9._-]*))?", node_list)
@@ -192,6 +213,8 @@ def settle(place: Place) -> None:
             os.close(held)
     if place.started_by != "srun":
         _end_with(place)
+    # To ask for the devices must not be to use them: which of them this process sees is settled after that.
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a connection that ends is said in a line of ours
 
 
@@ -419,10 +442,21 @@ def _bind_device(place: Place, device: str) -> str:
         raise UserError(f"--device: {one_line(device)} is one device; several processes take --device cuda or cpu")
     count = torch.cuda.device_count()
     given = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    number = place.agent.devices[place.rank] if place.agent is not None and place.agent.devices else place.local_rank
     if count > 1 or place.started_by != "srun":  # srun may have given each process its own
-        if place.local_rank >= count:
-            raise UserError(f"--device: cuda: {count} devices are here, and this is process {place.local_rank + 1}")
         names = given if len(given) >= count else [str(number) for number in range(count)]
+        if number >= count:
+            _refuse_device(place, f"cuda:{number} is not there: this machine has {count}")
         os.environ[ALL_DEVICES] = ",".join(names)
-        os.environ["CUDA_VISIBLE_DEVICES"] = names[place.local_rank]
+        os.environ["CUDA_VISIBLE_DEVICES"] = names[number]
+    try:
+        torch.zeros(1, device="cuda")
+    except RuntimeError as error:
+        _refuse_device(place, f"cuda:{number} cannot be used ({one_line(error, 200)})")
     return "nccl"
+
+
+def _refuse_device(place: Place, why: str) -> NoReturn:
+    if place.agent is not None:
+        place.agent.device_is_lost(place.rank, why)
+    raise TrainingError(f"rank {place.rank}: {why}")

@@ -19,6 +19,7 @@ from torch import distributed as dist
 from lmplay_tui.errors import TrainingError
 from lmplay_tui.run.controls import StopRequested
 from lmplay_tui.text import one_line
+from lmplay_tui.train.collate import rank_of
 from lmplay_tui.train.device import DeviceMeter, DeviceUse, fits, give_memory_back, is_out_of_memory, numbered_device
 from lmplay_tui.train.orders import connected
 from lmplay_tui.train.process_group import ProcessGroup
@@ -26,7 +27,7 @@ from lmplay_tui.train.process_group import ProcessGroup
 Computed = TypeVar("Computed")
 MOST_SAID = 4000  # characters of another rank's error
 BUCKET_BYTES = 25 << 20
-_HEADER = 10
+_HEADER = 11
 
 
 class Status(enum.IntEnum):
@@ -43,7 +44,7 @@ class Report:
     """What each rank tells all others of its share of a batch. `losses`, in nats: of its mini-batches, by number.
 
     `seconds`: of its own work. `checksum`: of its weights before the step, where that was wanted. `touched`: whether
-    each parameter has a gradient.
+    each parameter has a gradient. `has_changed_buffers`: by the passes, as running means are.
     """
 
     status: Status = Status.OK
@@ -52,6 +53,7 @@ class Report:
     seconds: float = 0.0
     use: DeviceUse = field(default_factory=DeviceUse)
     checksum: int = 0
+    has_changed_buffers: bool = False
     losses: Sequence[float] = ()
     touched: Sequence[bool] = ()
 
@@ -65,7 +67,8 @@ def gather(report: Report, num_losses: int, num_parameters: int, device: torch.d
     """Each rank's report. `num_losses`: room for those of the rank with the most. Raises `RankLostError`."""
     values = [
         float(report.status), float(report.num_tokens), float(report.num_positions), report.seconds,
-        float(report.checksum >> 32), float(report.checksum & 0xFFFFFFFF), *astuple(report.use),
+        float(report.checksum >> 32), float(report.checksum & 0xFFFFFFFF), float(report.has_changed_buffers),
+        *astuple(report.use),
     ]  # fmt: skip
     losses = [*report.losses, *[0.0] * (num_losses - len(report.losses))]
     touched = [float(each) for each in report.touched] or [0.0] * num_parameters
@@ -76,8 +79,8 @@ def gather(report: Report, num_losses: int, num_parameters: int, device: torch.d
         rows = everyone.tolist()
     return [
         Report(
-            Status(int(row[0])), int(row[1]), int(row[2]), row[3], DeviceUse(*row[6:_HEADER]),
-            (int(row[4]) << 32) | int(row[5]),
+            Status(int(row[0])), int(row[1]), int(row[2]), row[3], DeviceUse(*row[7:_HEADER]),
+            (int(row[4]) << 32) | int(row[5]), row[6] != 0.0,
             row[_HEADER : _HEADER + num_losses], [each != 0.0 for each in row[_HEADER + num_losses :]],
         )
         for row in rows
@@ -92,6 +95,19 @@ def is_of_connection(error: BaseException) -> bool:
 def touched_by_any(reports: Sequence[Report]) -> list[bool]:
     """Of each parameter: whether any rank has a gradient of it."""
     return [any(each) for each in zip(*(report.touched for report in reports), strict=True)]
+
+
+def buffers_of(model: nn.Module) -> list[Tensor]:
+    """The buffers that belong to the model's state; those of them that are no more than a memory of its own do not."""
+    if next(model.buffers(), None) is None:
+        return []
+    parameters = set(model.parameters())
+    return [each for each in dict.fromkeys(model.state_dict(keep_vars=True).values()) if each not in parameters]
+
+
+def marks_of(buffers: Sequence[Tensor]) -> list[tuple[int, int]]:
+    """Others than before where one of them has been written to, or replaced."""
+    return [(id(each), each._version) for each in buffers]
 
 
 def sum_gradients(parameters: Sequence[nn.Parameter], touched: Sequence[bool]) -> None:
@@ -142,12 +158,31 @@ def _buckets(tensors: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
 
 def take_from_rank_0(tensors: Sequence[Tensor], device: torch.device) -> None:
     """Give each tensor the bits of rank 0's, which must be as many and as large. Raises `RankLostError`."""
-    is_source = dist.get_rank() == 0
+    take_from(0, tensors, device)
+
+
+def share_buffers(model: nn.Module, reports: Sequence[Report]) -> None:
+    """Where passes change buffers, all ranks take those of the rank with the batch's first mini-batch.
+
+    As with one process, they know a part of the batch better than the rest, but they are the same everywhere. Raises
+    `RankLostError`.
+    """
+    if any(report.has_changed_buffers for report in reports):
+        buffers = buffers_of(model)
+        device = buffers[0].device
+        take_from(rank_of(0, len(reports)), buffers, collective_device(device))
+
+
+def take_from(rank: int, tensors: Sequence[Tensor], device: torch.device) -> None:
+    """`take_from_rank_0`, from another one."""
+    is_source = dist.get_rank() == rank
     for tensor in tensors:
+        if not tensor.numel():
+            continue
         flat = tensor.detach().to(device).contiguous().flatten().view(torch.uint8)
         for part in torch.split(flat, BUCKET_BYTES):
             with connected("a rank is lost"):
-                dist.broadcast(part, src=0)
+                dist.broadcast(part, src=rank)
         if not is_source:
             tensor.detach().copy_(flat.view(tensor.dtype).view(tensor.shape))
 
@@ -261,7 +296,7 @@ class Shares:
     def losses_in_order(self, reports: Sequence[Report], num_mini_batches: int) -> list[float]:
         """Of each mini-batch, by its number."""
         world_size = self._group.world_size
-        return [reports[i % world_size].losses[i // world_size] for i in range(num_mini_batches)]
+        return [reports[rank_of(i, world_size)].losses[i // world_size] for i in range(num_mini_batches)]
 
     def total(self, reports: Sequence[Report], num_mini_batches: int) -> float:
         """The batch's loss, as one process sums it."""

@@ -7,7 +7,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from tests.bench import journals, ranks, runs, scaling, starts, texts, training, ui
+from tests.bench import journals, ranks, runs, scaling, sharding, starts, texts, training, ui
 
 Measurement = Callable[[argparse.Namespace], dict[str, str]]
 
@@ -24,7 +24,7 @@ def _train_both(arguments: argparse.Namespace) -> dict[str, str]:
 ALL: dict[str, Measurement] = {
     "train": _train_both, "resume": runs.run_resume, "save": runs.run_save, "tokenize": texts.run_tokenize,
     "cut": texts.run_cut, "journal": journals.run, "starts": starts.run, "ui": ui.run,
-    "scaling": scaling.run, "ranks": ranks.run,
+    "scaling": scaling.run, "ranks": ranks.run, "shard": sharding.run,
 }  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from lmplay_tui.commands.export import main
 from lmplay_tui.errors import UserError
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.run.journal import Journal
+from tests.faults.terminals import Terminal
 
 
 @pytest.fixture(autouse=True)
@@ -135,3 +136,18 @@ def test_help_reads_well(capsys):
     text = capsys.readouterr().out
     assert max(len(line) for line in text.splitlines()) <= 100
     assert "lmplay-tui export my_model --to safetensors" in text
+
+
+def test_csv_on_a_terminal_is_harmless_and_in_a_file_as_it_was(run, tmp_path):
+    """Names of metrics and stages are another's: on a terminal they would write its clipboard or its title."""
+    hostile = "\x1b]52;c;aGk=\x07\x1b[2J\x9b31m\u202ex"
+    journal = Journal(run.metrics)
+    journal.write({"step": 40, "stage": hostile, f"train/{hostile}": 1.0, "train/loss": 5.0})
+    journal.close()
+    with Terminal(lambda: export("m", "--to", "csv", "--output", "-")) as terminal:
+        assert terminal.wait() == 0
+    shown = terminal.output.decode()
+    assert "\n40," in shown
+    assert not [sign for sign in shown if not sign.isprintable() and sign not in "\r\n"]
+    assert export("m", "--to", "csv") == 0
+    assert hostile in (tmp_path / "out_gpt" / "m.csv").read_text(encoding="utf-8")

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import os
 import pty
+import re
 import signal
 import struct
 import sys
@@ -18,6 +19,7 @@ from typing import ClassVar, Self
 from tests.faults.forks import can_be_read
 
 ENDS_WITHIN_S = 240.0  # with much headroom: the machine is busy
+USUAL = {b"25", b"7"}  # modes of a terminal that is at rest: the cursor is shown, long lines are wrapped
 
 
 class Terminal:
@@ -177,15 +179,13 @@ class Terminal:
 
     @property
     def restored(self) -> bool:
-        """Whether the screen is as a shell wants it: no alternate screen, the cursor shown, no mouse reports."""
-
-        def last(on: bytes, off: bytes) -> bool:
-            return self.output.rfind(off) > self.output.rfind(on) or on not in self.output
-
-        return (
-            last(b"\x1b[?1049h", b"\x1b[?1049l") and last(b"\x1b[?25l", b"\x1b[?25h")
-            and last(b"\x1b[?1000h", b"\x1b[?1000l") and last(b"\x1b[?2004h", b"\x1b[?2004l")
-        )  # fmt: skip
+        """Whether it is as a shell wants it: what was switched on is off, the cursor is shown, keys are plain."""
+        modes = dict.fromkeys(USUAL, b"h")
+        for numbers, switched in re.findall(rb"\x1b\[\?([\d;]+)([hl])", self.output):
+            modes |= dict.fromkeys(numbers.split(b";"), switched)
+        left_on = {number for number, switched in modes.items() if switched == b"h"}
+        keys = re.findall(rb"\x1b\[([<>])\d*u", self.output)  # an enhanced keyboard: pushed, popped
+        return left_on == USUAL and keys[-1:] in ([], [b"<"])
 
 
 def until(condition: Callable[[], object], seconds: float = ENDS_WITHIN_S) -> None:

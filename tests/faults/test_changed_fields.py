@@ -264,6 +264,7 @@ def test_fuzzed_fields(run, place, count):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_fuzzed_fields_1000(run, place, count):
     fuzz(run, 1000, count)
 

@@ -17,16 +17,11 @@ from lmplay_tui.run.events import LogLine, RunFailed, StepDone
 from lmplay_tui.train.checkpoint import load_checkpoint
 from lmplay_tui.train.launch import run_events
 from tests.faults.forks import Child
-from tests.train.runs import given, write_plan
+from tests.train.runs import TINY, given, write_plan
 
-PLAN = """\
-[train]
-exp = "test_runner"
-num_blocks = 1
-embed_dim = 16
-num_heads = 2
-context_len = 64
-tokenizer = "bytes"
+PLAN = (
+    TINY
+    + """\
 batch_size = 2
 validation_interval = 3
 eval_samples = 8
@@ -34,6 +29,7 @@ eval_samples = 8
 dataset = "{dataset}"
 epochs = 50
 """
+)
 TEXTS = [f"Story {i}. " + "It went on and on, and then it went on. " * 200 for i in range(600)]
 
 

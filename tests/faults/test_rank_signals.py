@@ -252,3 +252,24 @@ def test_what_was_asked_of_a_process_that_is_lost_is_done_by_the_next(model: Pat
         (run.control / "stop").touch()
         assert together.wait() == 0
         assert_no_orphan(run)
+
+
+@pytest.mark.long
+def test_a_stop_before_anything_runs_is_heeded(model: Path) -> None:
+    with Together(line(model)) as together:
+        until(lambda: "starting 2 processes" in together.said)
+        os.kill(together.pid, signal.SIGTERM)
+        assert together.wait() == 0, together.said[-2000:]
+        assert_no_orphan(together.run)
+        assert not model.exists()
+
+
+@pytest.mark.long
+def test_a_hang_up_is_passed_over_where_the_run_goes_on(model: Path) -> None:
+    with Together(line(model, "--on-hangup", "continue")) as together:
+        until(trains(together.run))
+        for pid in (together.pid, *together.ranks().values()):
+            os.kill(pid, signal.SIGHUP)
+        until(trains(together.run, steps_in_journal(together.run) + 3))
+        os.kill(together.pid, signal.SIGTERM)
+        assert_stopped_in_order(together, "SIGTERM")

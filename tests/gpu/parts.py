@@ -12,16 +12,21 @@ from typing import Any
 
 from lmplay_tui.options import Launch
 from tests.bench.settings import SETTINGS, plan_text
+from tests.gpu.ranks import ranks
 
 Rows = dict[str, str]
 
 
 @dataclass(frozen=True)
 class Asked:
-    """`device`: what `--device` would name. `tiny`: seconds on a processor, to try the parts themselves."""
+    """`device`: what `--device` would name. `tiny`: seconds on a processor, to try the parts themselves.
+
+    `nproc`: the processes of the parts that want several.
+    """
 
     device: str
     tiny: bool
+    nproc: int = 1
 
     @property
     def setting(self) -> str:
@@ -201,4 +206,4 @@ PARTS: dict[str, tuple[Callable[[Asked], Rows], int]] = {
     "check": (check, 40), "attention": (attention, 30), "resume": (resume, 60), "speed": (speed, 170),
     "modes": (modes, 120), "dashboard": (dashboard, 60),
 }  # fmt: skip
-# Another part to come: training on several GPUs (`--nproc`).
+TOGETHER = {"ranks": (ranks, 400)}  # of several GPUs: run with `--nproc` alone

@@ -152,6 +152,18 @@ def test_a_real_run_with_a_resume_and_three_stages(place: Path) -> None:  # noqa
     same(source.view, line_by_line(RunView(Clock()), *paths))
 
 
+def test_a_run_that_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
+    """Its lines have the reduction's time, and the ranks' figures, or they have not."""
+    of_ranks = {"time/reduce_s": 0.03, "ranks/slowest": 1.0, "ranks/wait_share": 0.1}
+    lines = [row(step, **(of_ranks if 30 <= step < 70 else {})) for step in range(1, 100)]
+    path = write(tmp_path / "metrics.jsonl", [lines[0], *lines[1:30], {"resumed_from": 30}, *lines[30:]])
+    bulk, columns = in_bulk(fresh(), path)
+    same(bulk, line_by_line(fresh(), path))
+    assert columns > 50
+    assert 0 < bulk.step_time.shares()["reduce"] < 0.03 / 0.37
+    assert bulk.history.series["ranks/slowest"].points().x.tolist() == list(range(30, 70))
+
+
 hostile = st.sampled_from([
     b"", b"not json", b"[1]", b"7", b"{}", b"null", b"{", b"}", b'{"step":', b'{"step":5}', b'{"step":5}{"step":6}',
     b'{"event":"Warned","message":"x","step":3}', b'{"prompt":"x","step":3}', b'{"step":"x","a/b":[]}', b"\xff\xfe",

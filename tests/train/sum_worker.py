@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 
 from lmplay_tui.process import own_command
+from lmplay_tui.run.controls import Controls
 from lmplay_tui.run.folder import RunFolder, taken
 from lmplay_tui.train.agent import Loss, Processes, RestartLimit
 from lmplay_tui.train.process_group import ProcessGroup, leave, place_of, settle
@@ -26,12 +27,16 @@ def agent(count: int, words: list[str]) -> int:
     lock.lend()
     limit = RestartLimit(int(_values(words).get("most", "3")))
 
-    def told_lost(lost: list[Loss]) -> bool:
-        print(*lost, flush=True)
+    def told_lost(lost: list[Loss], left: int) -> bool:
+        print(*lost, "left:", left, flush=True)
         return limit.allows_one_more()
 
     command = own_command("tests.train.sum_worker", *words)
-    return Processes(run, lock, command, count, quiet=False, prog="", told_lost=told_lost).train()
+    processes = Processes(
+        run, lock, command, count, quiet=False, prog="", told_lost=told_lost, devices=range(count)
+    )  # fmt: skip
+    processes.catch_signals(Controls())
+    return processes.train()
 
 
 def _values(words: list[str]) -> dict[str, str]:
@@ -42,6 +47,10 @@ def worker(what: dict[str, str]) -> int:
     place = place_of(os.environ)
     assert place is not None
     settle(place)
+    device = None if place.agent is None else place.agent.devices[place.rank]
+    if place.agent is not None and what.get("without_device") == str(device):
+        place.agent.device_is_lost(place.rank, "it has fallen off the bus")
+        return 3
     import torch
 
     group = ProcessGroup.of_environment("cpu")
@@ -53,7 +62,7 @@ def worker(what: dict[str, str]) -> int:
     listening = [c.laddr.ip for c in psutil.Process().net_connections() if c.status == psutil.CONN_LISTEN]
     said = {
         "rank": group.rank, "pid": os.getpid(), "sum": total.item(), "attempt": group.attempt,
-        "threads": torch.get_num_threads(), "listens": listening,
+        "device": device, "threads": torch.get_num_threads(), "listens": listening,
         "left_in_environment": sorted(name for name in os.environ if "RANK" in name or "ELASTIC" in name),
     }  # fmt: skip
     with SAID.open("a") as file:

@@ -70,6 +70,15 @@ def test_one_that_is_killed_takes_all_down_and_all_start_again(tmp_path: Path, r
 
 
 @pytest.mark.long
+def test_the_others_go_on_without_a_device_that_is_lost(tmp_path: Path) -> None:
+    started = Started(tmp_path, 3, without_device="1")
+    assert started.end() == 0, started.errors
+    assert "has no device: it has fallen off the bus left: 2" in started.output
+    assert {(one["device"], one["rank"]) for one in started.said} == {(0, 0), (2, 1)}
+    assert {one["sum"] for one in started.said} == {3.0}
+
+
+@pytest.mark.long
 def test_it_gives_up_after_a_few_times(tmp_path: Path) -> None:
     started = Started(tmp_path, 2, dies="1", times="9", most="2")
     assert started.end() == 3, started.errors
@@ -122,3 +131,27 @@ def test_the_end_that_rank_0_tells_is_read_once_it_is_there(tmp_path: Path) -> N
     assert agent.known_end() is None
     agent.end_is_known(2)
     assert agent.known_end() == 2
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_processes_as_srun_starts_them(tmp_path: Path, nodes: int) -> None:
+    """On one machine the store is at 127.0.0.1 alone; on several at the first of them."""
+    step = {
+        "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NUM_NODES": str(nodes), "SLURM_JOB_ID": str(os.getpid()),
+        "SLURM_STEP_ID": str(nodes), "SLURM_STEP_NODELIST": "localhost,far-away",
+    }  # fmt: skip
+    both = [
+        subprocess.Popen(
+            own_command("tests.train.sum_worker"), cwd=tmp_path, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            env=own_environment() | step | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)}, text=True,
+        )
+        for rank in (1, 0)
+    ]  # fmt: skip
+    ends = [one.communicate(timeout=120)[1] for one in both]
+    assert [one.returncode for one in both] == [0, 0], ends
+    said = [json.loads(one) for one in (tmp_path / "said.jsonl").read_text().splitlines()]
+    assert sorted(one["sum"] for one in said) == [3.0, 3.0]
+    assert len({one["attempt"] for one in said}) == 1
+    if nodes == 1:
+        assert {ip for one in said for ip in one["listens"]} == {"127.0.0.1"}

@@ -159,7 +159,13 @@ def test_orders_come_in_their_order_and_leave_nothing_behind():
 def test_where_there_is_nothing_to_say_there_is_a_sign():
     """A pause of hours: the others wait for an order, and would leave without one."""
     store = HashStore()
-    sender = Sender(store, 2, idle_every_s=0.1)
+    looks = []
+
+    def look() -> None:
+        looks.append(1)
+        raise ValueError("nothing can be shown")
+
+    sender = Sender(store, 2, idle_every_s=0.1, look=look)
     receiver = Receiver(store, 1, silent_s=2.0)
     begun = time.monotonic()
     while time.monotonic() - begun < 2.5:
@@ -167,7 +173,7 @@ def test_where_there_is_nothing_to_say_there_is_a_sign():
     threading.Timer(0.3, sender.close).start()
     while (order := receiver.next()) == Idle():
         pass
-    assert order == Done()
+    assert order == Done() and len(looks) > 3
 
 
 def test_silence_ends_the_wait():

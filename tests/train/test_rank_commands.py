@@ -167,11 +167,14 @@ def in_rank(rank: int) -> bool:
 @pytest.mark.long
 @pytest.mark.parametrize("rank", [0, 1])
 def test_memory_that_lacks_on_one_rank_makes_the_mini_batches_of_all_smaller(place, seams, rank):
-    plan = write_plan(place, SHORT.replace("dropout = 0.1", "dropout = 0"))
+    text = SHORT.replace("dropout = 0.1", "dropout = 0").replace("\nbatch_size = 6\n", "\nbatch_size = 12\n")
+    plan = write_plan(place, text)
     options = {"training_plan": plan, "mini_batch_size": 2}
     expected = train_together(2, given(**options, model="one/m.lmp", out_dir="one").with_options(mini_batch_size=1))
 
     def look(samples: list, **_: Any) -> None:
+        if in_rank(1 - rank):
+            time.sleep(0.05)  # it is amidst its share when it is told to drop it
         if in_rank(rank) and len(samples) > 1 and any(len(s.truth_ids) > 20 for s in samples):
             raise MemoryError
 
@@ -226,13 +229,16 @@ def test_small_batches_give_each_rank_a_part_which_is_said_once(place):
         "free": given(training_plan=free).without("mini_batch_size"),
         "given": given(training_plan=free, mini_batch_size=4),
         "samples": given(training_plan=own).without("mini_batch_size"),
+        "auto": given(training_plan=free, mini_batch_size="auto"),
     }
-    runs = {
-        name: [e.message for e in of(LogLine, train_together(2, start.with_options(model=f"{name}.lmp")))]
-        for name, start in starts.items()
-    }
-    said = {name: [line for line in lines if "instead of 4" in line] for name, lines in runs.items()}
-    assert {name: len(lines) for name, lines in said.items()} == {"free": 1, "given": 0, "samples": 0}
+    runs = {name: train_together(2, start.with_options(model=f"{name}.lmp")) for name, start in starts.items()}
+    assert all(isinstance(last(events), RunDone) for events in runs.values())
+    said = {name: [e.message for e in of(LogLine, events)] for name, events in runs.items()}
+    smaller = {name: sum("instead of 4" in line for line in lines) for name, lines in said.items()}
+    assert smaller == {"free": 1, "given": 0, "samples": 0, "auto": 0}
+    idle = {name: [e.message for e in of(Warned, events) if "1 of 2" in e.message] for name, events in runs.items()}
+    assert {name: len(lines) for name, lines in idle.items()} == {"free": 0, "given": 1, "samples": 1, "auto": 0}
+    assert "as asked for" in idle["given"][0] and "changes the gradient" in idle["samples"][0]
 
 
 def test_a_rank_that_is_killed_ends_the_run_with_what_is_done_saved(place):
@@ -258,7 +264,7 @@ def test_a_rank_that_is_killed_ends_the_run_with_what_is_done_saved(place):
         events = next(ranks.children[0].reports())
     end = last(events)
     assert isinstance(end, RunFailed) and end.exit_code == EXIT_TRAINING, end
-    assert "a rank is lost" in end.message
+    assert "rank 1" in end.message and "does not answer" in end.message
     assert [e.step for e in of(StepDone, events)] == [1, 2, 3, 4]
     assert load_checkpoint(Path("m.lmp"))["runner"]["state"]["progress"]["step"] == 4
 
@@ -280,7 +286,7 @@ def test_a_rank_that_hangs_is_named_while_it_does_and_ends_the_run_in_bounded_ti
     end = last(results)
     assert isinstance(end, RunFailed) and end.exit_code == EXIT_TRAINING, end
     named = f"rank 1 ({socket.gethostname()}, cpu) is still computing"
-    assert "a rank is lost" in end.message and named in end.message
+    assert "does not answer" in end.message and named in end.message
     assert [e for e in of(LogLine, results) if "has not ended" in e.message and named in e.message]
     steps = len(of(StepDone, results))
     assert load_checkpoint(Path("m.lmp"))["runner"]["state"]["progress"]["step"] == steps > 0

@@ -15,6 +15,7 @@ from lmplay_tui.models.body import body_of, trunk_of
 from lmplay_tui.models.registry import build_model, load_experiment
 from lmplay_tui.options import TrainOptions
 from lmplay_tui.train.device import Precision, RandomNumbers
+from lmplay_tui.train.evaluation import losses_and_argmax
 from lmplay_tui.train.follower import follow
 from lmplay_tui.train.gradients import Gradients, StepConfig, StepResult
 from lmplay_tui.train.leader import Leader
@@ -50,6 +51,23 @@ class Picky(torch.nn.Module):
     def forward(self, ids):
         x = self.table(ids)
         return x * (1 + self.of_long) if ids.shape[1] > 20 else x
+
+
+class Centred(torch.nn.Module):
+    '''Has a running mean, which passes change, and a table that it looks up anew for each length.'''
+
+    def __init__(self, *, vocab_size, context_len):
+        super().__init__()
+        self.table = torch.nn.Embedding(vocab_size, vocab_size).double()
+        self.register_buffer("mean", torch.zeros(vocab_size, dtype=torch.float64))
+        self.register_buffer("by_length", torch.zeros(0), persistent=False)
+
+    def forward(self, ids):
+        x = self.table(ids)
+        self.by_length = torch.arange(ids.shape[1])
+        if self.training:
+            self.mean.lerp_(x.detach().mean(dim=(0, 1)), 0.1)
+        return x - self.mean
 """
 NUM_SAMPLES = 13
 BATCH = [sample(1 + i % 4, 2 + (5 * i) % 17, seed=i) for i in range(NUM_SAMPLES)]
@@ -228,3 +246,18 @@ def test_a_follower_that_cannot_build_the_model_says_why(exp, tmp_path):
 
     said, status = on_ranks(2, work)
     assert "rank 1" in said and "not on this machine" in said and status == 0
+
+
+def test_buffers_that_passes_change_are_the_same_on_all_ranks(exp):
+    """Else the ranks would score with other models than the one that is saved."""
+
+    def work(leader: Leader) -> tuple[list, list, list]:
+        trained = Trained(leader, exp.replace("Exact", "Centred"))
+        for step, samples in enumerate((BATCH, BATCH[:1], BATCH[:5])):
+            trained.update(trained.gradient(config_of(), step, samples))
+        compute = partial(losses_and_argmax, trained.model, None, Precision(CPU), should_stop=lambda: False)
+        parts = [BATCH[i : i + 2] for i in range(0, NUM_SAMPLES, 2)]
+        return leader.score(parts, compute), compute(parts), trained.model.get_buffer("mean").tolist()
+
+    (together_, alone, changed), *others = on_ranks(3, work)
+    assert together_ == alone and any(changed) and others == [0, 0]

@@ -29,17 +29,12 @@ from lmplay_tui.ui.widgets.chart import ChartBuilder
 from lmplay_tui.ui.widgets.curve_window import CurveWindow, Group
 from lmplay_tui.ui.widgets.lines import Lines, Row
 from tests.train.conftest import _one_thread, place  # noqa: F401
-from tests.train.runs import given, write_plan
+from tests.train.runs import TINY, given, write_plan
 from tests.ui.fake import Clock, FakeSource, started
 
-PLAN = """\
-[train]
-exp = "test_runner"
-num_blocks = 1
-embed_dim = 16
-num_heads = 2
-context_len = 64
-tokenizer = "bytes"
+PLAN = (
+    TINY
+    + """\
 batch_size = 1
 lr = 0.01
 validation_interval = 7
@@ -52,6 +47,7 @@ dataset = "stories.jsonl"
 dataset = "pairs.jsonl"
 epochs = 2
 """
+)
 STOPS_AT = 48  # inside the second stage, and between two lines of the log
 NUMBER = r"(\d+\.\d+)"
 

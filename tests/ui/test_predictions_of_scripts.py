@@ -141,7 +141,7 @@ def characters_of(text: str) -> list[str]:
 @pytest.mark.parametrize("script", LONG)
 @pytest.mark.parametrize("width", [40, 68, 110])
 def test_lines_break_between_words_or_where_words_are_not_told_between_characters(script: str, width: int) -> None:
-    """The pieces are a tokenizer's, whatever they cut; what closes begins no line."""
+    """The pieces are a tokenizer's, whatever they cut."""
     known = load_tokenizer("gpt2")
     made = predicted(LONG[script], "gpt2")
     assert len(known.encode(LONG[script])) == len(made.truth_tokens)
@@ -153,9 +153,21 @@ def test_lines_break_between_words_or_where_words_are_not_told_between_character
     ], "no row begins inside a character"
     if script in ("chinese", "thai"):
         assert all(cell_len(row) >= width - 3 for row in rows[:-1]), "rows are filled"
-        assert not [row for row in rows if row[0] in "，。」"]
     else:
         assert [word for row in rows for word in row.split()] == LONG[script].split(), "no word is cut"
+
+
+def test_what_closes_begins_no_row_and_what_opens_ends_none() -> None:
+    """Tried at every width, for at most of them no such character comes where a row is full."""
+    closing = opening = 0
+    for width in range(8, 80):
+        rows = ["".join(text for text, _ in row) for row in flow([(LONG["chinese"], "")], width)]
+        assert not [row for row in rows if row[0] in "，。」"], width
+        assert not [row for row in rows if row[-1] == "「"], width
+        room = [width // 2 * 2 - cell_len(row) for row in rows]  # each of its characters takes two cells
+        opening += sum(left > 0 and behind[0] == "「" for left, behind in zip(room, rows[1:], strict=False))
+        closing += sum(left > 0 and behind[1] in "，。」" for left, behind in zip(room, rows[1:], strict=False))
+    assert min(closing, opening) > 10, "rows that end earlier because of it"
 
 
 @pytest.mark.parametrize("size", [(80, 24), (120, 40)], ids=str)

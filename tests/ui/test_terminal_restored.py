@@ -10,7 +10,9 @@ import pytest
 from lmplay_tui.ui.tty import signals as ours
 from tests.faults.terminals import ENDS_WITHIN_S, Terminal, until
 
-PICTURE = b"\x1b[?1049h" + b"a picture that is on its way " * 100
+# All that a screen switches: another screen, the mouse's reports, pasting, resizes, focus, wrapping, cursor, keys.
+MODES = "".join(f"\x1b[?{mode}h" for mode in (1049, 1000, 1003, 1015, 1006, 1016, 2004, 2048, 1004))
+PICTURE = f"{MODES}\x1b[?7l\x1b[?25l\x1b[>25u".encode() + b"a picture that is on its way " * 100
 
 
 def test_a_terminal_in_the_middle_of_a_picture_is_restored(tmp_path: Path) -> None:

@@ -28,10 +28,11 @@ EMPTIED_FROM_BYTES = 1 << 24  # the file that catches prints
 
 _kept_open: list[int] = []
 
-# What Textual switches on, the other way round: attributes, keyboard, mouse, pasting, resizes, focus, screen, cursor.
+# What Textual switches on, the other way round: attributes, keyboard, mouse, pasting, resizes, focus, screen, wrapping,
+# cursor.
 _AS_BEFORE = (
     b"\x1b[0m\x1b[<u\x1b[?1000l\x1b[?1003l\x1b[?1015l\x1b[?1006l\x1b[?1016l\x1b[?2004l\x1b[?2048l\x1b[?1004l\x1b[?1049l"
-    b"\x1b[?25h"
+    b"\x1b[?7h\x1b[?25h"
 )
 
 

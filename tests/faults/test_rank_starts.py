@@ -1,0 +1,126 @@
+"""How several processes begin and go on: detached, handed over, anew; what is refused; who can reach them."""
+
+import os
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+
+from lmplay_tui.cli import main
+from lmplay_tui.commands.train import main as trainer_main
+from lmplay_tui.errors import UserError
+from lmplay_tui.run.control_files import leave_command
+from lmplay_tui.run.controls import HandOver
+from lmplay_tui.run.folder import RunFolder, status_of
+from tests.faults.programs import PLAN, saved_step, steps_in_journal, stop_and_wait, trains
+from tests.faults.terminals import until
+from tests.faults.test_handoff_kills import never_free
+from tests.faults.together import Together, assert_no_orphan, events_of, line
+from tests.train.runs import write_plan
+
+
+@pytest.fixture
+def model(place: Path) -> Path:
+    """Of a run that would take hours; every step is in its journal."""
+    write_plan(place, PLAN)
+    return place / "m.lmp"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--nproc", "2", "--device", "mps"], "--nproc: 2 processes cannot share --device mps"),
+        (["--nproc", "2", "--device", "cuda:1"], "--nproc: 2 processes cannot share --device cuda:1"),
+        (["--nproc", "0"], "--nproc: must be at least 1"),
+        (["--nproc", "many"], "--nproc: must be a whole number"),
+    ],
+)
+def test_what_several_processes_cannot_share_is_refused(model: Path, words: list[str], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        trainer_main(["--training-plan", "plan.toml", "--model", str(model), *words], "lmp_trainer")
+    assert not RunFolder(model).folder.exists()
+
+
+def test_torchrun_has_started_them_already(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="--nproc: torchrun has started 2 processes; leave it out"):
+        trainer_main(line(model), "lmp_trainer")
+
+
+@pytest.mark.long
+def test_detached_and_asked_from_a_shell(model: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run = RunFolder(model)
+    assert trainer_main([*line(model), "--detach"], "lmp_trainer") == 0
+    try:
+        pid = status_of(run)["pid"]
+        assert f"m: training in process {pid};" in capfd.readouterr().out
+        until(trains(run))
+        (agent,) = (p for p in psutil.process_iter() if p.pid == pid)
+        both = agent.children()
+        for process in (agent, *both):  # all that listens
+            listening = [c.laddr.ip for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+            assert set(listening) <= {"127.0.0.1"}
+        assert len(both) == 2
+        assert main(["ctl", str(model), "save"]) == 0
+        assert main(["ctl", str(model), "stop"]) == 0
+        until(lambda: not run.alive())
+        assert_no_orphan(run)
+        assert saved_step(run) == steps_in_journal(run)
+        assert "Traceback" not in run.log.read_text()
+    finally:
+        stop_and_wait(run)
+
+
+@pytest.mark.long
+def test_handed_over_to_another_agent(model: Path) -> None:
+    with Together(line(model)) as together:
+        run = together.run
+        until(trains(run))
+        with never_free(run):
+            leave_command(run, HandOver())
+            assert together.wait() == 0, together.said[-3000:]
+            (handed,) = events_of(run, "HandedOver")
+            until(trains(run, handed["step"] + 3))
+            assert status_of(run)["pid"] == handed["pid"] != together.pid
+            assert len(psutil.Process(handed["pid"]).children()) == 2
+            victim = psutil.Process(handed["pid"]).children()[0]
+            victim.kill()  # and is held while all start again
+            until(lambda: len(events_of(run, "RunStarted")) == 3)
+            until(trains(run, steps_in_journal(run) + 3))
+        os.kill(handed["pid"], signal.SIGTERM)
+        until(lambda: not run.alive())
+        assert_no_orphan(run)
+        assert saved_step(run) == steps_in_journal(run)
+
+
+@pytest.mark.long
+def test_a_start_anew_is_one_whatever_is_lost(model: Path) -> None:
+    with Together(line(model)) as together:
+        until(trains(together.run))
+        os.kill(together.pid, signal.SIGTERM)
+        assert together.wait() == 0
+    with Together(line(model, "--reset-history")) as together:
+        run = together.run
+        until(lambda: len(together.ranks()) == 2)
+        together.kill_rank(0)
+        until(trains(run))
+        os.kill(together.pid, signal.SIGTERM)
+        assert together.wait() == 0, together.said[-2000:]
+        assert_no_orphan(run)
+        assert events_of(run, "RunStarted")[0]["resumed_from"] is None
+    assert len(list((model.parent / "m.past").iterdir())) == 1
+
+
+@pytest.mark.long
+def test_what_follows_the_end_may_take_the_run(model: Path) -> None:
+    """`--on-done` is run once, when neither rank 0 nor the agent holds the run any more."""
+    asked = "sleep 0.5; flock -n m.run/lock echo free $LMP_STATE >> done.txt || echo held >> done.txt"
+    with Together(line(model, "--on-done", asked)) as together:
+        until(trains(together.run))
+        together.kill_rank(1)  # this is no end
+        until(lambda: len(events_of(together.run, "RunStarted")) == 2)
+        os.kill(together.pid, signal.SIGTERM)
+        assert together.wait() == 0, together.said[-2000:]
+    assert (model.parent / "done.txt").read_text() == "free stopped\n"
