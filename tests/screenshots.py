@@ -12,6 +12,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from textual.pilot import Pilot
+
 from lmplay_tui.options import Launch
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.ui.app import LmplayApp
@@ -35,21 +37,28 @@ SCENES: tuple[tuple[str, tuple[int, int], tuple[str, ...]], ...] = (
 LAUNCHER = ("launcher", (120, 40), ())
 
 
+async def look(app: LmplayApp, pilot: Pilot[int]) -> None:
+    """Take in what is new, and draw it."""
+    app.tick()
+    for screen in app.screen_stack:
+        if isinstance(screen, Dashboard):
+            screen.refresh_now()
+    await pilot.pause(0.05)
+
+
 async def take(run: RunFolder, name: str, size: tuple[int, int], keys: tuple[str, ...]) -> None:
     """One picture of the run as it is now."""
     app = LmplayApp(Launch({"tz": "UTC"}), source=FolderSource(run), timers=False)
     async with app.run_test(size=size) as pilot:
         await pilot.pause()
+        while app.source is not None and (not app.source.view.plan_text or app.source.behind):
+            await look(app, pilot)  # a thread reads the journals, a chunk at a time
+        await look(app, pilot)
         await pilot.press(*keys)
         if keys == EDIT:
             app.screen.query_one(PlanPane).check_now()  # it would after a while without a key
             await pilot.pause()
-        for _ in range(3):  # one look reads a chunk of each journal
-            app.tick()
-            for screen in app.screen_stack:
-                if isinstance(screen, Dashboard):
-                    screen.refresh_now()
-            await pilot.pause()
+        await look(app, pilot)
         app.save_screenshot(str(DOCS / f"{name}.svg"))
 
 

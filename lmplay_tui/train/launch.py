@@ -386,7 +386,7 @@ def _answers(controls: Controls, end: Event) -> Iterator[Answered]:
             continue
         if isinstance(command, Stop) and isinstance(end, RunStopped):
             saved = f"saved {end.path}" if end.path and end.saved else "nothing had been trained"
-            yield Answered("Stop", command.id, True, f"stopped at step {end.step}, {saved}")
+            yield Answered("Stop", command.id, True, f"stopped at step {end.step:,}, {saved}")
         elif isinstance(command, SaveNow) and isinstance(end, RunStopped | RunDone):
             # The end's own save came after it was asked for: all that there is, is saved.
             ok = end.path is not None and (isinstance(end, RunDone) or end.saved)

@@ -380,7 +380,7 @@ class Leader:
         for rank, status in enumerate(statuses):
             if status is Status.FAILED:
                 raise TrainingError(f"rank {rank}: {self._said_of(rank)}")
-        if Status.STOPPED in statuses:
+        if statuses[0] is Status.STOPPED:  # where others have stopped, this process had them drop their share
             raise StopRequested
         if Status.NO_MEMORY in statuses:
             raise MemoryError(f"rank {statuses.index(Status.NO_MEMORY)}: out of memory")

@@ -111,27 +111,28 @@ class TrainStep:
         state = self._state
         if state.leader is None:
             return run.config
-        if run.options.mini_batch_size != "auto" and state.settings.says("mini_batch_size", run.stage):
-            self._tell_of_idle_ranks(run.config.mini_batch_size, len(batch.samples), state.leader.world_size)
-            return run.config
-        fitted = state.leader.fitted(run.config, len(batch.samples))
-        if fitted != run.config and not self._has_told_dealt:
-            self._has_told_dealt = True
-            self._notes.append(
-                LogLine(
-                    f"{where}: mini-batches of {fitted.mini_batch_size} instead of {run.config.mini_batch_size}, so "
-                    f"that each of {state.leader.world_size} processes has one; a --mini-batch-size is kept"
-                )
-            )
-        return fitted
+        asked = run.options.mini_batch_size != "auto" and state.settings.says("mini_batch_size", run.stage)
+        config = run.config if asked else state.leader.fitted(run.config, len(batch.samples))
+        if not self._has_told_dealt and len(batch.samples) == run.options.batch_size:  # a stage's last batch is smaller
+            self._tell_of_cut(run, config, state.leader.world_size, where, asked=asked)
+        return config
 
-    def _tell_of_idle_ranks(self, size: int, samples: int, ranks: int) -> None:
-        """Where a size that was asked for leaves some without a mini-batch: once."""
-        at_work = -(-samples // size)
-        if at_work < ranks and not self._has_told_dealt:
-            self._has_told_dealt = True
-            said = f"mini-batches of {size}, as asked for, give work to {at_work} of {ranks} processes"
-            self._notes.append(Warned(f"{said}, for a batch has {samples} samples: a smaller mini_batch_size helps"))
+    def _tell_of_cut(self, run: StageRun, config: StepConfig, ranks: int, where: str, *, asked: bool) -> None:
+        """Say once that mini-batches are smaller for the processes' sake, or that some have none."""
+        size, batch_size = config.mini_batch_size, run.options.batch_size
+        at_work = -(-batch_size // size)
+        self._has_told_dealt = config != run.config or at_work < ranks
+        if config != run.config:
+            said = f"{where}: mini-batches of {size} instead of {run.config.mini_batch_size}, so that each of {ranks}"
+            self._notes.append(LogLine(f"{said} processes has one; a --mini-batch-size is kept"))
+        elif at_work < ranks:
+            why = ", as asked for," if asked else ""
+            said = (
+                f"mini-batches of {size}{why} give work to {at_work} of {ranks} processes, for a batch has {batch_size}"
+            )
+            by_samples = config.normalization == "samples" and batch_size > 1
+            advice = "a smaller mini_batch_size helps" + (", and changes the gradient" if by_samples else "")
+            self._notes.append(Warned(f"{said} samples: {advice}"))
 
     def _undo(self) -> None:
         """Forget the gradients and the random numbers of a step that did not happen."""

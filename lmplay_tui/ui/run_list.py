@@ -51,7 +51,7 @@ def run_table(entries: Sequence[RunEntry], width: int) -> tuple[Row, list[Row]]:
     cells = [_run_cells(entry) for entry in entries]
     longest = max((cell_len(one_line(entry.folder.name)) for entry in entries), default=0)
     needed = max((cell_len(row["age"][0]) for row in cells), default=0) + _SIGN_CELLS + 2
-    widths = {"run": min(max(longest, 4) + 1, max(width - needed, 12)), "sign": _SIGN_CELLS}
+    widths = {"run": min(max(longest, 4), max(width - needed, 12)), "sign": _SIGN_CELLS}
     room = width - sum(widths.values())
     for column in ("age", "state", "val_loss", "train_loss", "step"):
         wanted = max(len(_TITLES[column]), *(cell_len(row[column][0]) for row in cells), 0) + 2
@@ -80,7 +80,7 @@ def _run_cells(entry: RunEntry) -> dict[str, Piece]:
     sign, style, _ = STATES.get(entry.state, STATES["stopped"])
     status = entry.status
     return {
-        "run": (f"{one_line(entry.folder.name)} {entry.about.words}", "strong" if entry.alive else ""),
+        "run": (f"{one_line(entry.folder.name)} {entry.about.words}".rstrip(), "strong" if entry.alive else ""),
         "sign": (f" {sign}", style),
         "state": (entry.state, style),
         "step": (f"{status.at.step:,.0f}" if status.is_placed else "–", ""),
