@@ -121,6 +121,11 @@ class Soak:
                 cwd=self.folder, stdin=subprocess.DEVNULL, stdout=printed, stderr=printed,
             )  # fmt: skip
 
+    @property
+    def _pid(self) -> int:
+        assert self._trainer is not None
+        return self._trainer.pid
+
     def _viewer(self) -> Terminal:
         words = [*LMPLAY_TUI, "attach", str(self.run.model)]
         return self._open.enter_context(Terminal(lambda: os.execv(words[0], words)))
@@ -158,8 +163,8 @@ class Soak:
         self._trainer.kill()
         self._trainer.wait()
         self._paused = False
-        self._start(["--model", "m.lmp"] if self.run.model.exists() else LINE)
-        until(self.run.alive)
+        self._start(["--model", "m.lmp", "--mini-batch-size", "2"] if self.run.model.exists() else LINE)
+        until(lambda: self.run.alive() and self.run.status().get("pid") == self._pid)  # else its first look at the lock
 
     def _come_or_go(self) -> None:
         if self._guest is None:
