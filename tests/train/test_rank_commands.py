@@ -1,6 +1,7 @@
 """Whatever is asked of a run of several processes happens as with one: same events, same answers, same run."""
 
 import json
+import random
 import socket
 import threading
 import time
@@ -368,3 +369,38 @@ def test_scores_have_the_bits_of_one_process(place):
         assert of(Evaluated, events)
         assert not of(OptionChanged, events)
     assert scores[1] and scores[1] == scores[2] == scores[3]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(8))
+def test_disturbances_at_random_end_as_they_should_and_never_in_a_wait(place, seams, seed):
+    """Ranks that are slow, lack memory, have a bug, are stopped, at random mini-batches, several of it in one run."""
+    dice = random.Random(seed)
+    plan = write_plan(place, PLAN.replace("\nbatch_size = 6\n", "\nbatch_size = 14\n"))
+    world_size = dice.choice([2, 3])
+    kinds_ = dice.sample(["memory", "stop", "bug"], dice.randrange(1, 4))
+    victim, begins, stops_at = dice.randrange(world_size), dice.randrange(1, 25), dice.randrange(1, 60)
+    computed = [0]
+
+    def look(samples: list, **_: Any) -> None:
+        if not dist.is_initialized():
+            return
+        computed[0] += 1
+        time.sleep(random.Random(f"{seed} {dist.get_rank()} {computed[0]}").choice([0, 0, 0.003, 0.02]))
+        if dist.get_rank() == victim and "memory" in kinds_ and computed[0] > begins and len(samples) > 1:
+            raise MemoryError
+        if dist.get_rank() == victim and "bug" in kinds_ and computed[0] > begins + 20:
+            raise KeyError("a bug")
+
+    seams.watch("pack", look)
+    own = (lambda: StopsAtLook(stops_at)) if "stop" in kinds_ else Controls
+    events = train_together(world_size, given(training_plan=plan, model="m.lmp"), own, timeout_s=30.0)
+    end = last(events)
+    if isinstance(end, RunFailed):
+        assert "bug" in kinds_ and "KeyError: 'a bug'" in end.message, end
+    else:
+        assert isinstance(end, RunDone | RunStopped) and ("stop" in kinds_ or isinstance(end, RunDone)), end
+    steps = [e.step for e in of(StepDone, events)]
+    assert steps == list(range(1, len(steps) + 1))
+    if steps:
+        assert load_checkpoint(Path("m.lmp"))["runner"]["state"]["progress"]["step"] == steps[-1]
