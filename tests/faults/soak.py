@@ -167,7 +167,7 @@ class Soak:
             return
         guest, self._guest = self._guest, None
         how = self.dice.choice(["quit", "hang up", "kill"])
-        self.done[how] = self.done.get(how, 0) + 1
+        self.done[f"viewer: {how}"] = self.done.get(f"viewer: {how}", 0) + 1
         if how == "quit":
             until(lambda: b"\x1b[?1049h" in guest.output or guest.ended)
             guest.type("\x1b\x1b")
