@@ -190,7 +190,8 @@ def _train(launch: Launch, controls: Controls, out: Lines, zone: tzinfo | None, 
 
         last: events.Event | None = None
         say = (lambda _: None) if quiet else printer.say
-        group = None if place is None else ProcessGroup.of_environment(launch.options.device)
+        stopped = lambda: controls.stop_now  # noqa: E731
+        group = None if place is None else ProcessGroup.of_environment(launch.options.device, stopped)
         for event in run_events(_as_before(launch, place), controls, tell=say, group=group):
             if isinstance(event, events.RunStarted):
                 gc.enable()

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import FrameType
 
 import psutil
+from torch.distributed.elastic.multiprocessing.api import PContext
 
 from lmplay_tui.errors import EXIT_LEFT_AT_ONCE, EXIT_TRAINING
 from lmplay_tui.options import OPTIONS, Launch, Part, command_words
@@ -286,6 +287,9 @@ def _prepare_environment(count: int) -> None:
     os.environ.update(own_environment())
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
+    # When one is lost, torch's launcher kills the others after this many seconds, of which it has no option: 30 are too
+    # few for a large model's last save.
+    PContext.close.__defaults__ = (None, SAVES_WITHIN_S)
     logging.disable(logging.ERROR)  # torch's launcher says at length what is said here in a line
 
 

@@ -17,7 +17,7 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -245,15 +245,18 @@ class ProcessGroup:
     processes: tuple[tuple[str, str, int], ...] = ()
 
     @classmethod
-    def of_environment(cls, device: str = "auto") -> "ProcessGroup | None":
+    def of_environment(cls, device: str = "auto", stopped: Callable[[], bool] = lambda: False) -> "ProcessGroup | None":
         """Join the others; None where the environment speaks of no others.
 
-        `device`: `--device`. Until all have joined, a signal ends the process at once. Raises `UserError`.
+        `device`: `--device`. Until all have joined, a signal ends the process at once, and so does one that has come
+        before, as `stopped` says: the others may be gone by it. Raises `UserError`.
         """
         place = place_of(os.environ)
         if place is None:
             return None
         with _mortal():
+            if stopped():
+                leave(EXIT_TRAINING)
             group = _joined(place, device)
         for name in list(os.environ):  # what this process starts is none of them
             if name in _OF_LAUNCHERS or name.startswith("TORCHELASTIC_"):

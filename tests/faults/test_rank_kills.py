@@ -120,8 +120,11 @@ class Kills:
         victim = self.dice.choice(["rank 0", "rank 1", "agent"])
         reach(together, moment, self.dice)
         ranks = together.ranks()
+        if not together.lives:
+            return False
         if victim != "agent" and victim_of(victim) not in ranks:
-            return together.lives
+            (run.control / "resume").touch()
+            return True
         self.left -= 1
         self.fell[f"{victim} at {moment}"] += 1
         if victim == "agent":

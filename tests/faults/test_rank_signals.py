@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Self
 
@@ -17,7 +18,7 @@ from lmplay_tui.run.controls import Pause
 from lmplay_tui.run.folder import RunFolder, saved_status
 from tests.faults.programs import PLAN, saved_step, steps_in_journal, trains
 from tests.faults.terminals import ENDS_WITHIN_S, until
-from tests.faults.together import Together, assert_no_orphan, events_of, line
+from tests.faults.together import Together, assert_no_orphan, crowded, events_of, line
 from tests.train.runs import write_plan
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -273,3 +274,14 @@ def test_a_hang_up_is_passed_over_where_the_run_goes_on(model: Path) -> None:
         until(trains(together.run, steps_in_journal(together.run) + 3))
         os.kill(together.pid, signal.SIGTERM)
         assert_stopped_in_order(together, "SIGTERM")
+
+
+@pytest.mark.long
+def test_an_agent_that_is_killed_while_all_start_leaves_no_process(model: Path) -> None:
+    """At any of the moments in which they import, find each other and load."""
+    for moment in (0.0, 0.5, 1.5, 3.0):
+        with Together(line(model)) as together:
+            until(lambda: len(together.ranks()) == 2)
+            time.sleep(moment * crowded() / 2)
+            together.kill()
+            assert_no_orphan(together.run)

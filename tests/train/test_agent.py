@@ -70,6 +70,13 @@ def test_one_that_is_killed_takes_all_down_and_all_start_again(tmp_path: Path, r
 
 
 @pytest.mark.long
+def test_rank_0_has_its_time_to_save_when_another_is_lost(tmp_path: Path) -> None:
+    started = Started(tmp_path, 2, dies="1", times="1", saves_s="35")
+    assert started.end() == 0, started.errors
+    assert (tmp_path / "saved").exists()
+
+
+@pytest.mark.long
 def test_the_others_go_on_without_a_device_that_is_lost(tmp_path: Path) -> None:
     started = Started(tmp_path, 3, without_device="1")
     assert started.end() == 0, started.errors

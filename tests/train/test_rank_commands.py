@@ -202,6 +202,28 @@ def test_numbers_that_are_not_finite_on_one_rank_end_the_run_of_all(place, seams
     assert not of(StepDone, events)
 
 
+def test_a_run_whose_ranks_drift_apart_ends_and_saves_no_more(place, seams):
+    """One bit, behind the first update: found at the next log interval. Which of the ranks is right is not known."""
+
+    updated = []
+
+    def drift(real: Callable[..., None], gradients: Any, *args: Any, **named: Any) -> None:
+        real(gradients, *args, **named)
+        updated.append(1)
+        if in_rank(1) and len(updated) == 1:
+            with torch.no_grad():
+                next(gradients.model.parameters()).view(torch.int32).flatten()[0] ^= 1
+
+    seams.around("update", drift)
+    act = at_steps({1: [asked.SaveNow(id="save")]})
+    events = train_together(2, given(training_plan=write_plan(place, SHORT), model="m.lmp"), act=act)
+    end = last(events)
+    assert isinstance(end, RunFailed) and end.exit_code == EXIT_TRAINING, end
+    assert "the weights of rank 1 are not those of the others" in end.message
+    assert [e.step for e in of(StepDone, events)] == [1, 2]
+    assert load_checkpoint(Path("m.lmp"))["runner"]["state"]["progress"]["step"] == 1
+
+
 def test_a_bug_in_one_ranks_share_is_told_with_its_rank(place, seams):
     plan = write_plan(place, SHORT)
     seen = []
