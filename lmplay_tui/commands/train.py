@@ -19,7 +19,7 @@ from lmplay_tui.commands.lines import Lines
 from lmplay_tui.errors import EXIT_LEFT_AT_ONCE, EXIT_OK, EXIT_TRAINING, EXIT_USAGE, UserError
 from lmplay_tui.formats import format_clock, format_cost, format_duration, format_loss, format_rate, time_zone
 from lmplay_tui.options import Launch, TrainOptions
-from lmplay_tui.process import typed
+from lmplay_tui.process import leave, typed
 from lmplay_tui.run import events
 from lmplay_tui.run.controls import Controls, SaveNow, Stop
 from lmplay_tui.run.folder import LOCK_FROM, utc_now
@@ -83,7 +83,7 @@ def run_headless(launch: Launch) -> int:
         return _describe(launch)
     if options.save_datasets:
         return _save_datasets(options)
-    from lmplay_tui.train.process_group import leave, place_of, settle
+    from lmplay_tui.train.process_group import place_of, settle
 
     place = place_of(os.environ)
     if place is not None:
@@ -160,8 +160,6 @@ def _follow(launch: Launch, place: "Place") -> int:
 
 def _leave_signals_to_rank_0(group: "ProcessGroup") -> None:
     """It alone decides, so that all leave at one step. One whose torchrun is no more waits for that, but not long."""
-
-    from lmplay_tui.train.process_group import leave
 
     def pass_over(_: int, frame: FrameType | None) -> None:
         if group.agent is None and group.is_orphan:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Literal, NoReturn
 
 from lmplay_tui.errors import EXIT_TRAINING, TrainingError, UserError
 from lmplay_tui.options import TrainOptions
-from lmplay_tui.process import ALL_DEVICES, is_alive
+from lmplay_tui.process import ALL_DEVICES, is_alive, leave
 from lmplay_tui.run.folder import LOCK_FROM
 from lmplay_tui.text import one_line
 
@@ -286,7 +286,7 @@ class ProcessGroup:
     def close(self, wait_s: float = LEAVES_WITHIN_S) -> None:
         """Let all leave together: rank 0, which holds the store, goes last. Nothing may be sent afterwards.
 
-        It tears nothing down: a group that is destroyed waits for the ones that are gone. Leave by `leave`.
+        It tears nothing down: a group that is destroyed waits for the ones that are gone. Leave by `process.leave`.
         """
         with contextlib.suppress(RuntimeError):  # the connection is gone, and so is rank 0
             self.store.set(f"left/{self.rank}", "1")
@@ -295,14 +295,6 @@ class ProcessGroup:
             while waits_for and time.monotonic() < deadline:
                 waits_for = {r for r in waits_for if not self.store.check([f"left/{r}"]) and not self._has_ended(r)}
                 time.sleep(_LOOKS_EVERY_S)
-
-
-def leave(status: int) -> NoReturn:
-    """End this process at once, with what it has printed: torch's own threads may wait for the ones that are gone."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
-            stream.flush()
-    os._exit(status)
 
 
 @contextlib.contextmanager

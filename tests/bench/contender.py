@@ -20,13 +20,14 @@ def run_trainer(setting: Setting, asked: dict[str, Any]) -> dict[str, Any]:
     """The real trainer, by the same code path as `lmp_trainer`."""
     from lmplay_tui.models.registry import build_model, load_experiment
     from lmplay_tui.options import Launch
+    from lmplay_tui.process import leave
     from lmplay_tui.run.controls import Controls, Stop
     from lmplay_tui.run.events import MetricsLogged, RunFailed, RunStarted, StepDone, Warned
     from lmplay_tui.train.device import choose_device, peak_flops
     from lmplay_tui.train.follower import follow
     from lmplay_tui.train.launch import run_events
     from lmplay_tui.train.metrics import FlopCount
-    from lmplay_tui.train.process_group import ProcessGroup, leave
+    from lmplay_tui.train.process_group import ProcessGroup
 
     group = ProcessGroup.of_environment(asked.get("device", "auto"))
     if group is not None and group.rank:

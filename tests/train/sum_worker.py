@@ -12,11 +12,11 @@ from pathlib import Path
 
 import psutil
 
-from lmplay_tui.process import own_command
+from lmplay_tui.process import leave, own_command
 from lmplay_tui.run.controls import Controls
 from lmplay_tui.run.folder import RunFolder, taken
 from lmplay_tui.train.agent import Loss, Processes, RestartLimit
-from lmplay_tui.train.process_group import ProcessGroup, leave, place_of, settle
+from lmplay_tui.train.process_group import ProcessGroup, place_of, settle
 
 SAID = Path("said.jsonl")
 
