@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from lmplay_tui.command_line import given_options, new_parser, parse_line
 from lmplay_tui.errors import UserError
 from lmplay_tui.options import Launch, home_path
-from lmplay_tui.process import leave, typed
+from lmplay_tui.process import typed
 from lmplay_tui.run.folder import find_run
 
 DESCRIPTION = """\
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str], prog: str) -> int:
     gc.disable()  # until the first frame stands, as for a run of one's own
     from lmplay_tui.ui.run_app import run_dashboard
 
-    leave(run_dashboard(launch, attach=run))
+    return run_dashboard(launch, attach=run)
 
 
 def parser(prog: str) -> argparse.ArgumentParser:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from lmplay_tui.errors import EXIT_BUG, EXIT_LEFT_AT_ONCE
 from lmplay_tui.formats import time_zone
 from lmplay_tui.options import Launch
+from lmplay_tui.process import leave
 from lmplay_tui.text import one_line, plain_signs, printable
 from lmplay_tui.ui.app import LmplayApp
 from lmplay_tui.ui.tty.painting import use_our_output
@@ -65,6 +66,8 @@ def run_dashboard(launch: Launch, *, attach: "RunFolder | None" = None, launcher
 
             _print_lines(left_lines(app.source.view), app)
     signals.restore()
+    if attach is not None and app.trainer is None:  # nothing is left to do, but what pyarrow's threads are at
+        leave(int(code or 0))
     return int(code or 0)
 
 

@@ -89,7 +89,10 @@ def check_flips(run: RunFolder, times: int, count) -> None:
         seen[used] += 1
         assert not list(differences(checkpoint, newest if used == "newest" else previous)), "a silent difference"
     count(f"bits flipped: {times}, {seen['previous']} found, {seen['newest']} without effect, 0 silent")
-    assert seen["previous"] > 0.9 * times
+    # What lies between the archive's parts, to align them, is part of nothing: nearly all other bits are found.
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        covered = sum(member.file_size for member in archive.infolist()) / len(data)
+    assert seen["previous"] > 0.9 * covered * times
 
 
 def test_flipped_bits(run, count):
