@@ -23,7 +23,7 @@ from types import FrameType
 import psutil
 from torch.distributed.elastic.multiprocessing.api import PContext
 
-from lmplay_tui.errors import EXIT_LEFT_AT_ONCE, EXIT_TRAINING
+from lmplay_tui.errors import EXIT_LEFT_AT_ONCE, EXIT_TRAINING, UserError
 from lmplay_tui.options import OPTIONS, Launch, Part, command_words
 from lmplay_tui.process import own_command, own_environment
 from lmplay_tui.run.control_files import leave_command
@@ -60,6 +60,7 @@ def train_together(
     `UserError` where the run cannot begin.
     """
     limit = limit or RestartLimit()
+    refuse_old_launcher()
     run, lock, launch = taken_for_others(launch)
     if (url := launch.options.notify_url) is not None:
         os.environ[NOTIFY_URL] = url
@@ -101,6 +102,15 @@ def train_together(
         return processes.train()
     finally:
         lock.release()
+
+
+def refuse_old_launcher() -> None:
+    """Raise `UserError` where torch's launcher takes the signals that are ours."""
+    import torch
+    from torch.distributed.launcher.api import LaunchConfig
+
+    if not hasattr(LaunchConfig, "signals_to_handle"):
+        raise UserError(f"--nproc: torch {torch.__version__} is too old for it; install a newer one, or use torchrun")
 
 
 def _all(count: int) -> str:

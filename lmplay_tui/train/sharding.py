@@ -211,8 +211,21 @@ def _owned(computed: Any) -> Any:
     return computed.clone() if isinstance(computed, Tensor) and computed._is_view() else computed
 
 
+def can_sum() -> bool:
+    """Whether this torch's FSDP2 adds gradients up as they are."""
+    return hasattr(FSDPModule, "set_force_sum_reduction_for_comms")
+
+
 def refuse_unshardable(model: nn.Module) -> None:
-    """Raise `UserError` for single numbers, and for parameters that two blocks share: FSDP2 shards neither."""
+    """Raise `UserError` for single numbers, and for parameters that two blocks share: FSDP2 shards neither.
+
+    Torch's first versions of it cannot add gradients up without dividing them: they shard nothing.
+    """
+    if not can_sum():
+        raise UserError(
+            f"--shard: torch {torch.__version__} is too old for it (its FSDP2 cannot add gradients up); install a "
+            "newer one"
+        )
     for name, parameter in model.named_parameters():
         if parameter.ndim == 0:
             raise UserError(

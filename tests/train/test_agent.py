@@ -10,11 +10,24 @@ from pathlib import Path
 import psutil
 import pytest
 
+from lmplay_tui.errors import UserError
 from lmplay_tui.process import is_alive, own_command, own_environment
 from lmplay_tui.run.folder import RunFolder
-from lmplay_tui.train.agent import RestartLimit
+from lmplay_tui.train.agent import RestartLimit, refuse_old_launcher
 from lmplay_tui.train.process_group import Agent
 from tests.faults.terminals import until
+
+
+def is_refused() -> bool:
+    """Whether this torch is too old for the agent."""
+    try:
+        refuse_old_launcher()
+    except UserError as error:
+        return "too old" in str(error)
+    return False
+
+
+pytestmark = pytest.mark.skipif(is_refused(), reason="an old torch, which is refused")
 
 
 class Started:

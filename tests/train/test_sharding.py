@@ -16,10 +16,12 @@ from lmplay_tui.train.device import Precision
 from lmplay_tui.train.gradients import Gradients, Share, StepConfig
 from lmplay_tui.train.optim import build_optimizer
 from lmplay_tui.train.process_group import ProcessGroup
-from lmplay_tui.train.sharding import Sharding, mesh_of
+from lmplay_tui.train.sharding import Sharding, can_sum, mesh_of
 from tests.train.ranks import together, train_together
 from tests.train.runs import differences, given, last, losses, of, state_of, stop_after, train, write_plan
 from tests.train.test_ranks import CLOSE, EXACT, distance, exact, weights_of  # noqa: F401
+
+needs_sums = pytest.mark.skipif(not can_sum(), reason="an old torch, which is refused")
 
 
 def ask_at_step_4(event: Event, controls: Controls) -> None:
@@ -29,6 +31,7 @@ def ask_at_step_4(event: Event, controls: Controls) -> None:
 
 
 @pytest.mark.long
+@needs_sums
 def test_a_sharded_run_is_the_run_of_one(place, exact):  # noqa: F811
     """Three stages of two optimizers, dropout, validations, evaluations, predictions, a save."""
     one = train(**exact, model="one/m.lmp", out_dir="one")
@@ -52,6 +55,7 @@ def test_a_sharded_run_is_the_run_of_one(place, exact):  # noqa: F811
 
 
 @pytest.mark.long
+@needs_sums
 def test_a_run_goes_on_sharded_and_whole_and_sharded_again(place, exact):  # noqa: F811
     """A chain of resumes, of 1, 2 in parts, 1, 3 in parts: the checkpoint is the same whoever wrote it."""
     whole = train(**exact, model="whole/m.lmp", out_dir="whole")
@@ -98,6 +102,7 @@ WAYS = {
 
 @pytest.mark.long_after(1)
 @pytest.mark.parametrize("way", WAYS)
+@needs_sums
 def test_each_way_of_training_is_the_same_in_parts(place, exact, way):  # noqa: F811
     padded = EXACT.replace("class Exact", "class Padded").replace("self.double()", "self.double()\n" + NO_TRUNK)
     (place / "padded.py").write_text(padded, encoding="utf-8")
@@ -144,6 +149,7 @@ class Plain(nn.Module):
 """
 
 
+@needs_sums
 def test_what_cannot_lie_in_parts_is_refused_in_a_line(place):
     scaled = PLAIN.replace("self.double()", "self.scale = nn.Parameter(torch.ones(()))").replace(
         "from torch", "import torch\nfrom torch"
@@ -159,6 +165,7 @@ def test_what_cannot_lie_in_parts_is_refused_in_a_line(place):
 
 
 @pytest.mark.long
+@needs_sums
 def test_hybrid_needs_hosts_of_as_many_processes(place):
     options = {"training_plan": write_plan(place, ONE_STAGE)}
     events = train_together(2, given(**options, model="m.lmp", shard="hybrid"))
@@ -194,6 +201,7 @@ def two_hosts(group: ProcessGroup) -> list[float]:
 
 
 @pytest.mark.long
+@needs_sums
 def test_hosts_with_a_copy_each_train_the_same():
     expected, *_ = together(1, two_hosts)
     for found in together(4, two_hosts):
