@@ -192,9 +192,14 @@ class RankRecorder:
         return True
 
     def interval(self, ranks: Sequence[RankState], step_s: float) -> tuple[dict[str, float], Straggler | None]:
-        """A log interval is over: what its line in `metrics.jsonl` says of the ranks, and a straggler newly found."""
+        """A log interval is over: what its line in `metrics.jsonl` says of the ranks, and a straggler newly found.
+
+        One that is found, or is none any more, stands in the file with the next `write`, however soon that is.
+        """
         before = self._straggler
         self._straggler = self._watch.note(ranks)
+        if (before is None) != (self._straggler is None):
+            self._written_at = -math.inf
         is_new = self._straggler is not None and (before is None or before.rank != self._straggler.rank)
         return rank_figures(ranks, step_s), self._straggler if is_new else None
 

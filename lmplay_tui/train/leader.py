@@ -96,6 +96,8 @@ class Leader:
 
     def close(self) -> None:
         """Tell the others that the run has ended; they leave."""
+        with contextlib.suppress(RankLostError):
+            self._write()  # what was found last
         self._sender.close()
 
     # ---- what all have alike

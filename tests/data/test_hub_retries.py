@@ -62,7 +62,7 @@ try:
     hub.read(DatasetSpec("mine", "owner/name"), lambda activity, detail, fraction: said.append(f"{activity} {detail}"))
 except UserError as error:
     said.append(str(error))
-print(json.dumps(list(dict.fromkeys(said))))
+print(json.dumps(list(dict.fromkeys(said))), flush=True)
 os._exit(0)
 """
 
