@@ -33,7 +33,7 @@ from tests.journals import read_journal
 from tests.train.runs import differences, stop_after, write_plan, write_rows
 
 LMPLAY_TUI = [sys.executable, "-m", "lmplay_tui.cli"]
-CALM = 2 / 3  # of the time: nobody is killed
+CALM = 2 / 3  # of the time: none is killed
 WARM_UP = 1 / 4  # of a process's samples: what it grows by at first is no leak
 FIGURES = ("memory_mb", "descriptors", "threads")
 # What a process may grow by in an hour: curves are kept to a size, lists of events and of rows are not kept.

@@ -40,7 +40,7 @@ def no_locks(*_: object) -> None:
 
 
 def locks_of_its_own(*_: object) -> None:
-    """Nobody else's is seen."""
+    """No other's is seen."""
 
 
 LOCKS: dict[str, Callable[..., None] | None] = {"shared": None, "none": no_locks, "kept apart": locks_of_its_own}

@@ -57,7 +57,7 @@ def test_a_sharded_run_is_the_run_of_one(place, exact):  # noqa: F811
 @pytest.mark.long
 @needs_sums
 def test_a_run_goes_on_sharded_and_whole_and_sharded_again(place, exact):  # noqa: F811
-    """A chain of resumes, of 1, 2 in parts, 1, 3 in parts: the checkpoint is the same whoever wrote it."""
+    """A chain of resumes, of 1, 2 in parts, 1, 3 in parts: the checkpoint is the same from each of them."""
     whole = train(**exact, model="whole/m.lmp", out_dir="whole")
     links = [(1, 3), (2, 9), (1, 14), (3, 10**6)]
     for world_size, until in links:
