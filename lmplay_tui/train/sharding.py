@@ -197,7 +197,7 @@ def _kept(whole: Tensor, *, is_part: bool, keep: bool) -> Tensor:
     """On the processor and no tensor that training changes; nothing of it where it is not kept."""
     if not keep:
         return whole[:0] if whole.ndim else whole
-    return whole.cpu() if is_part and whole.device.type != "cpu" else whole.clone() if not is_part else whole
+    return whole.cpu() if is_part else whole.clone()
 
 
 def _register(module: nn.Module, name: str, compute: Callable[..., Any]) -> None:
