@@ -417,7 +417,7 @@ def _told(ask: Callable[[], T], unknown: T) -> T:
     """What a driver or the system says; `unknown` where it says nothing: no such counter, no driver, no rights."""
     try:
         return ask()
-    except Exception:
+    except Exception:  # each driver raises its own kind, and a figure is worth no step
         return unknown
 
 
