@@ -231,6 +231,9 @@ class TrainOptions:
     shard: Literal["none", "full", "hybrid"] = _device(
         "none", "with several processes: each holds a part of weights, gradients and optimizer state, of one model "
         "(full) or of one a host (hybrid)")  # fmt: skip
+    shard_save: Literal["auto", "file", "folder"] = _device(
+        "auto", "with --shard: a checkpoint is one file that rank 0 gathers (file), or has a folder beside it, into "
+        "which each process writes its part (folder); auto: a folder from 20 GB on")  # fmt: skip
     recompute: bool = _device(
         False, "keep only what goes into each block, and compute the rest again in the backward pass: less memory, "
         "more time")  # fmt: skip

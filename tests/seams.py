@@ -23,6 +23,7 @@ SEAMS = {
     "state to save": "train.state:TrainState.checkpoint",
     "copy to save": "train.checkpointer:cpu_copy",
     "write a checkpoint": "train.checkpointer:write_checkpoint",
+    "write a part": "train.follower:write_part",
     "link a checkpoint": "train.checkpointer:link_whole",
     "write statistics": "run.statistics:RunStatistics.write",
     "wait for a save": "train.checkpointer:CheckpointWriter.wait",

@@ -35,7 +35,7 @@ def test_defaults_are_those_of_the_specification():
         "lr": 0.0006, "lr_schedule": "constant", "optimizer": "adamw", "loss_normalization": "tokens",
         "mini_batch_size": 4, "validation_batch_size": 4, "validation_interval": 100, "eval_interval": 5000,
         "eval_samples": 256, "save_interval": 10000, "log_interval": 10, "keep": 0, "validation_split": 0.1,
-        "device": "auto", "shard": "none", "refresh_hz": 2.0, "resume": "auto", "nproc": 1,
+        "device": "auto", "shard": "none", "shard_save": "auto", "refresh_hz": 2.0, "resume": "auto", "nproc": 1,
     }  # fmt: skip
     for name, value in expected.items():
         assert getattr(defaults, name) == value, name

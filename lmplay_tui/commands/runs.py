@@ -198,7 +198,7 @@ def _remove(line: argparse.Namespace) -> int:
     if not line.yes:
         if not (sys.stdin.isatty() and sys.stdout.isatty()):
             raise UserError(f"{name}: nothing was removed: there is no terminal to ask at; --yes removes it")
-        size = sum(path.lstat().st_size for path in files)
+        size = sum(each.lstat().st_size for path in files for each in (path, *path.glob("*")))
         held = f"{len(files)} file{'s' if len(files) != 1 else ''} of {format_bytes(size)}"
         question = f"remove {name} ({status_of(run)['state']}, {held})? [y/N] "
         if input(question).strip().lower() not in ("y", "yes"):

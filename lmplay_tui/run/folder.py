@@ -25,6 +25,7 @@ from lmplay_tui.run.status import SavedStatus, Writer
 from lmplay_tui.text import one_line
 
 DEFAULT_OUT = "out_gpt"
+PARTS_SUFFIX = ".dcp"  # of the folders beside checkpoints that hold their tensors in parts
 HEARTBEAT_S = 3.0
 HEARTBEAT_STALE_S = 30.0
 WATCHED_S = 2.5 * HEARTBEAT_S  # whether another machine's heart still beats
@@ -114,6 +115,15 @@ class RunFolder:
         except OSError:
             return []
         return [path for _, path in sorted((int(match[1]), path) for match, path in matches if match is not None)]
+
+    def parts_folders(self) -> list[Path]:
+        """The folders beside its checkpoints that hold tensors of theirs, or have held them."""
+        found = re.compile(re.escape(self.name) + r"\.[0-9a-f]{16}" + re.escape(PARTS_SUFFIX))
+        try:
+            named = sorted(path for path in self.model.parent.iterdir() if found.fullmatch(path.name))
+            return [path for path in named if path.is_dir() and not path.is_symlink()]
+        except OSError:
+            return []
 
     def create(self) -> None:
         """Make the run's folders. `UserError` if they cannot be made, or hold links in place of files."""

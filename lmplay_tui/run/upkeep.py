@@ -76,12 +76,17 @@ def set_about(run: RunFolder, said: About) -> None:
 # ---- what belongs to it
 
 
-def files_of(run: RunFolder, statistics: Path) -> list[Path]:
-    """The run's files beside its folders: checkpoints of every kind, and in `statistics` its figures and pictures."""
+def checkpoints_of(run: RunFolder) -> list[Path]:
+    """The run's checkpoints of every kind, and what was to become one."""
     own = re.compile(r"\.?" + re.escape(run.name) + r"(\.[A-Za-z0-9_-]+)?\.lmp(\.tmp)?")
-    figures = re.compile(re.escape(run.name) + r"(_step_[A-Za-z0-9_-]+)?_(train|validate)_stats\.(json|png)")
     found = [path for path in _entries(run.model.parent) if own.fullmatch(path.name)]
-    files = [path for path in found if path.is_symlink() or path.is_file()]
+    return [path for path in found if path.is_symlink() or path.is_file()]
+
+
+def files_of(run: RunFolder, statistics: Path) -> list[Path]:
+    """The run's beside its folders: checkpoints and their parts, and in `statistics` its figures and pictures."""
+    figures = re.compile(re.escape(run.name) + r"(_step_[A-Za-z0-9_-]+)?_(train|validate)_stats\.(json|png)")
+    files = [*checkpoints_of(run), *run.parts_folders()]
     files += [path for path in _entries(statistics) if figures.fullmatch(path.name) and _is_of(path, run.name)]
     return files
 
@@ -137,7 +142,10 @@ def rename(run: RunFolder, name: str, statistics: Path) -> RunFolder:
             _check_free(run, new, files)
             run.files.write(_RENAMING, json.dumps({"from": run.name, "to": name}).encode())
         for path, target in files.items():
-            _name_too(path, target, name)
+            if path.is_dir() and not path.is_symlink():  # of parts: a checkpoint finds it by the other end of its name
+                path.rename(target)
+            else:
+                _name_too(path, target, name)
         if run.past.exists():
             run.past.rename(new.past)
         run.folder.rename(new.folder)

@@ -9,7 +9,8 @@ import errno
 import os
 import shutil
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,8 +20,10 @@ from lmplay_tui.errors import DamagedFileError, DataError, OutOfMemoryError, Use
 from lmplay_tui.files import create, mode_of, open_given, sync
 from lmplay_tui.formats import format_megabytes
 from lmplay_tui.run.folder import RunFolder
+from lmplay_tui.run.upkeep import checkpoints_of
 from lmplay_tui.text import one_line
-from lmplay_tui.train.checkpoint_fields import FORMAT, problem_of, shown
+from lmplay_tui.train.checkpoint_fields import FORMAT, problem_of, problem_of_parts, shown
+from lmplay_tui.train.checkpoint_parts import OwnRows, PartsSave, found_in, remove_folder, token_of
 from lmplay_tui.train.device import is_out_of_memory
 
 COMPONENTS = ("curriculum", "model", "runner", "optimizers", "lr_schedulers")
@@ -41,12 +44,15 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path, previous: Path | No
     """Write `checkpoint` to `path`, whole or not at all, and return its size in bytes.
 
     The bytes lie beside `path` until they are on the disk and their checksums have been read back; then one rename
-    puts them in its place. What `path` was before stays as `previous`. Raises `SaveError`; the temporary file is
-    gone then.
+    puts them in its place. What `path` was before stays as `previous`. Of a checkpoint in parts the folder is complete
+    before that. Raises `SaveError`; the temporary file is gone then, and so is that folder.
     """
     temporary = temporary_path(path)
+    parts = parts_of(checkpoint)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)  # it may have been removed under a run of many hours
+        if parts is not None:
+            checkpoint = _with_runner_state(checkpoint, parts=parts.finish())
         check_room(checkpoint, path.parent)
         temporary.unlink(missing_ok=True)
         # New, so that no link is followed, and as private as the one before it. A file object: torch then lets other
@@ -63,12 +69,26 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path, previous: Path | No
         temporary.replace(path)
         sync(path.parent)  # the rename, too, lasts through a power cut
     except (OSError, RuntimeError, MemoryError) as error:
+        if parts is not None:
+            parts.abandon()
         # A full disk reaches us as torch's RuntimeError about positions in the file, the OSError beneath it.
-        raise SaveError(_why_not_saved(error)) from error
+        raise SaveError(why_not_saved(error)) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)  # there is none after the rename
-    return size
+    return size if parts is None else size + parts.num_bytes
+
+
+def parts_of(checkpoint: Mapping[str, Any]) -> PartsSave | None:
+    """The tensors of a checkpoint that are being written beside it; None where all are in it."""
+    runner = checkpoint.get("runner")
+    parts = runner["state"].get("parts") if isinstance(runner, dict) else None
+    return parts if isinstance(parts, PartsSave) else None
+
+
+def _with_runner_state(checkpoint: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    runner = checkpoint["runner"]
+    return checkpoint | {"runner": runner | {"state": runner["state"] | fields}}
 
 
 def check_room(checkpoint: dict[str, Any], folder: Path) -> None:
@@ -101,7 +121,8 @@ def devices_of(tree: Any) -> set[torch.device]:
     return set()
 
 
-def _why_not_saved(error: BaseException) -> str:
+def why_not_saved(error: BaseException) -> str:
+    """What hindered a write, in words."""
     cause = unchain(error)
     if is_out_of_memory(cause):
         return "no memory for it"
@@ -190,7 +211,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"{one_line(path)}: checkpoint format {one_line(said)}, this version reads {FORMAT}"
             "; weights alone can be taken with --initial-model"
         )
-    if problem := problem_of(checkpoint):
+    with _reading(path):
+        problem = problem_of(checkpoint)
+    if problem:
         raise DamagedFileError(f"{one_line(path)}: not a checkpoint that a run can go on with: {problem}")
     return checkpoint
 
@@ -223,7 +246,57 @@ def load_archive(path: Path) -> dict[str, Any]:
         raise DamagedFileError(f"{one_line(path)}: cannot be loaded safely: {one_line(error, 120)}") from None
     if not isinstance(value, dict):
         raise DamagedFileError(f"{one_line(path)}: not a checkpoint")
+    with _reading(path):
+        _take_parts(value, path)
     return value
+
+
+def _said_of_parts(archive: Mapping[str, Any]) -> Any:
+    """What a head says of its parts, whatever that is; None where all is in the file."""
+    runner = archive.get("runner")
+    state = runner.get("state") if isinstance(runner, dict) else None
+    return state.get("parts") if isinstance(state, dict) else None
+
+
+def _take_parts(archive: dict[str, Any], path: Path) -> None:
+    """Put the weights that lie beside a head in their places, and for the optimizer's tensors what reads them later.
+
+    Raises `OSError`, `DamagedFileError`.
+    """
+    if (said := _said_of_parts(archive)) is None:
+        return
+    if problem := problem_of_parts(said):
+        raise DamagedFileError(f"{one_line(path)}: not a checkpoint that can be read: {problem}")
+    del archive["runner"]["state"]["parts"]
+    found = found_in(path, said)
+    read: dict[str, torch.Tensor] = {}  # a tied weight is one
+    for component in ("model", "optimizers"):
+        table = archive[component].get("state") if isinstance(archive.get(component), dict) else None
+        tables = [table] if component == "model" else table.values() if isinstance(table, dict) else []
+        for each in [each for each in tables if isinstance(each, dict)]:
+            for name, key in each.items():
+                if not isinstance(key, str) or key not in found:
+                    continue
+                if component == "model" and key not in read:
+                    read[key] = found[key].whole(check=True)
+                each[name] = read[key] if component == "model" else found[key]
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """What hinders the reading of parts: damage, a machine that lacks something, or what is not to be trusted."""
+    try:
+        yield
+    except OSError as error:
+        if _lack(error) is None and error.errno in (errno.EIO, errno.ENOENT):
+            raise DamagedFileError(f"{one_line(error.filename or path)}: damaged: {error.strerror}") from None
+        raise os_error(error) from None
+    except MemoryError:
+        raise OutOfMemoryError(f"{one_line(path)}: {_NO_MEMORY_TO_LOAD}") from None
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemoryError(f"{one_line(path)}: {_NO_MEMORY_TO_LOAD}") from None
 
 
 def newest_checkpoint(run: RunFolder, warn: Callable[[str], None]) -> tuple[dict[str, Any], Path] | None:
@@ -253,6 +326,43 @@ def newest_checkpoint(run: RunFolder, warn: Callable[[str], None]) -> tuple[dict
     if problems:
         raise DamagedFileError(f"{problems[0]}; no earlier checkpoint can be used: start anew with --reset-history")
     return None
+
+
+def sweep_parts(run: RunFolder) -> None:
+    """Remove the folders of parts that no checkpoint of the run needs any more, and those that a killed save left.
+
+    Where one of its checkpoints is whole, but cannot be looked into at this moment, all stay. Raises `OSError`.
+    """
+    if not (folders := run.parts_folders()):
+        return
+    used = set()
+    for path in checkpoints_of(run):
+        try:
+            used.add(_token_in(path))
+        except OSError:
+            return
+        except Exception:  # torch raises any kind
+            if damage_of(path) is None:
+                return
+    for folder in folders:
+        if token_of(folder.name) not in used:
+            remove_folder(folder)
+
+
+def _token_in(path: Path) -> str | None:
+    """Which folder a checkpoint names, found out without reading its tensors; None: none."""
+    head = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    said = _said_of_parts(head) if isinstance(head, dict) else None
+    return token_of(said.get("folder")) if isinstance(said, dict) else None
+
+
+def copied(own: Sequence[OwnRows], buffers: dict[str, torch.Tensor]) -> list[OwnRows]:
+    """The rows that this process is to write, on the CPU, as `cpu_copy` copies."""
+    copies = [replace(each, rows=cpu_copy(each.rows, buffers, each.key)) for each in own]
+    for device in {each.rows.device for each in own}:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+    return copies
 
 
 def cpu_copy(tree: Any, buffers: dict[str, torch.Tensor], path: str = "") -> Any:

@@ -19,6 +19,7 @@ from lmplay_tui.options import MAX_INT, OPTIONS, check, shown_value
 from lmplay_tui.plan.schema import NAME_PATTERN
 from lmplay_tui.run.statistics import AVERAGED, MAX_POINTS, SPLITS
 from lmplay_tui.text import one_line
+from lmplay_tui.train.checkpoint_parts import FORMATS, Deferred
 
 FORMAT = 1
 # How a run's random numbers are drawn: each mini-batch's by itself, or one sequence for all, as in versions before.
@@ -410,7 +411,8 @@ CHECKPOINT = Table(
             {
                 "state_args": Table({"name": one_of(*_MOMENTS)}, later={"num_parameters": _COUNT}),
                 "state": TableOf(
-                    TableOf(One(lambda v: v is None or isinstance(v, torch.Tensor), "a tensor"), most=10), text(1000)
+                    TableOf(One(lambda v: v is None or isinstance(v, torch.Tensor | Deferred), "a tensor"), most=10),
+                    text(1000),
                 ),
             }
         ),
@@ -422,6 +424,21 @@ CHECKPOINT = Table(
         ),
     }
 )
+
+
+# What a head says of its tensors in the folder beside it: of each its number format, its shape and where its rows lie.
+_PIECE = Row((whole(at_most=1 << 20), _COUNT, _COUNT, whole(1), whole(at_most=(1 << 32) - 1)))
+_IN_PARTS = (one_of(*FORMATS), ListOf(whole(at_most=1 << 40), 16))
+_PARTS = Table({"folder": text(255), "tensors": TableOf(Row((*_IN_PARTS, ListOf(_PIECE, 1 << 20))), text(1100))})
+# What a process tells of its part: what hindered it, or each tensor of which it has written rows.
+PART_REPORT = Table(
+    {"problem": text(4000).or_none(), "written": ListOf(Row((text(1100), *_IN_PARTS, _PIECE)), _MOST_ENTRIES)}
+)
+
+
+def problem_of_parts(said: object) -> str | None:
+    """What is wrong with what a head says of its parts."""
+    return _PARTS.problem(said, "runner/state/parts")
 
 
 def problem_of_tensors(table: Mapping[Any, Any]) -> str | None:
@@ -519,7 +536,10 @@ def _disagreements(checkpoint: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _optimizer_problems(checkpoint: Mapping[str, Any]) -> Iterator[str]:
-    """Tensors of the optimizer that are not of the parameter they are named for: its kernels would not look."""
+    """Tensors of the optimizer that are not of the parameter they are named for: its kernels would not look.
+
+    Raises `OSError` and `DamagedFileError` by those that lie in parts.
+    """
     name, states = checkpoint["optimizers"]["state_args"]["name"], checkpoint["optimizers"]["state"]
     weights, moments = checkpoint["model"]["state"], _MOMENTS[name]
     expected = {*moments, *({"step"} if name in _COUNTS_STEPS else ())}
@@ -535,9 +555,10 @@ def _optimizer_problems(checkpoint: Mapping[str, Any]) -> Iterator[str]:
         if values.keys() != expected:
             yield f"{place} must hold {', '.join(sorted(expected))}"
             return
-        for what, value in values.items():
-            if value is None and name == "sgd":  # no gradient has come yet
+        for what, held in values.items():
+            if held is None and name == "sgd":  # no gradient has come yet
                 continue
+            value = held.whole(check=True) if isinstance(held, Deferred) else held  # one at a time
             if problem := _MOMENT.problem(value, f"{place}/{what}"):
                 yield problem
                 return
@@ -546,6 +567,8 @@ def _optimizer_problems(checkpoint: Mapping[str, Any]) -> Iterator[str]:
             )
             if problem is not None:
                 yield f"{place}/{what} {problem}"
+            if isinstance(held, Deferred):
+                continue
             if value.numel() and value.data_ptr() in seen:
                 yield f"{place}/{what} shares its bytes with another tensor"
             seen.add(value.data_ptr())

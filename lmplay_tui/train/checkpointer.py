@@ -25,7 +25,15 @@ from lmplay_tui.run.events import ActivityChanged, Answered, CheckpointSaved, Ev
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.run.statistics import RunStatistics
 from lmplay_tui.text import one_line
-from lmplay_tui.train.checkpoint import SaveError, cpu_copy, devices_of, link_whole, write_checkpoint
+from lmplay_tui.train.checkpoint import (
+    SaveError,
+    cpu_copy,
+    devices_of,
+    link_whole,
+    parts_of,
+    sweep_parts,
+    write_checkpoint,
+)
 from lmplay_tui.train.device import fits
 from lmplay_tui.train.progress import Progress
 from lmplay_tui.train.state import TrainState
@@ -216,10 +224,12 @@ class CheckpointWriter:
         self._outcome: Outcome | None = None
 
     def sweep(self) -> None:
-        """Remove the temporary files that a killed process left."""
+        """Remove the temporary files that a killed process left, and parts that belong to no checkpoint."""
         for stray in strays(self._run):
             with contextlib.suppress(OSError):
                 stray.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            sweep_parts(self._run)
 
     def complete(self, checkpoint: dict[str, Any]) -> Iterator[str]:
         """Give the run's newest checkpoint, just loaded, its other names and its statistics; a line for what fails.
@@ -255,7 +265,7 @@ class CheckpointWriter:
             thread.start()
         except RuntimeError as error:  # the system gives no more threads: that costs a save, not the run
             self._copied.set()
-            self._fail(request, str(error))
+            self._give_up(state, request, str(error))
             return
         self._thread = thread
         self._blocked_s = time.perf_counter() - begun
@@ -301,19 +311,25 @@ class CheckpointWriter:
                 if device.type == "cuda":
                     torch.cuda.synchronize(device)
         except Exception as error:  # a thread never dies silently
-            self._fail(request, f"{type(error).__name__}: {error}")
+            self._give_up(checkpoint, request, f"{type(error).__name__}: {error}")
             return
         finally:
             self._copied.set()
         if copies is None:
             self._buffers.clear()
-            self._fail(request, "no memory for a copy of the weights")
+            self._give_up(checkpoint, request, "no memory for a copy of the weights")
             return
         self._write(checkpoint | copies, request, begun)
 
     def _copies(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
         """The live tensors, weights and the optimizer's, in memory of their own."""
         return {name: cpu_copy(checkpoint[name], self._buffers, name) for name in ("model", "optimizers")}
+
+    def _give_up(self, checkpoint: dict[str, Any], request: SaveRequest, why: str) -> None:
+        """It cannot even be begun; what others may have begun of it goes too."""
+        if (parts := parts_of(checkpoint)) is not None:
+            parts.abandon()
+        self._fail(request, why)
 
     def _fail(self, request: SaveRequest, why: str) -> None:
         self._outcome = Outcome(request, None, (f"{one_line(self._run.model)}: not saved: {one_line(why)}",))
@@ -354,6 +370,7 @@ class CheckpointWriter:
         if request.keep:
             for old in self._oldest_first(request.numbered)[: -request.keep]:
                 yield partial(old.unlink, missing_ok=True)
+        yield partial(sweep_parts, run)
         yield lambda: self._write_statistics(checkpoint["runner"]["state"])
 
     def _oldest_first(self, line: Sequence[int]) -> list[Path]:

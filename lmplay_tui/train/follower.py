@@ -1,13 +1,16 @@
 """A process that follows rank 0: it holds the model and its optimizer, and does what it is told.
 
-It knows no plan, no data, no tokenizer, no file of the run. What it computes and how it updates is what rank 0 does, by
-the same code.
+It knows no plan, no data, no tokenizer, and of the run's files the folder alone that its part of a checkpoint goes to.
+What it computes and how it updates is what rank 0 does, by the same code.
 """
 
+import json
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,8 +22,10 @@ from lmplay_tui.models.registry import build_model, load_experiment
 from lmplay_tui.models.units import recompute
 from lmplay_tui.run.events import Warned
 from lmplay_tui.text import one_line
+from lmplay_tui.train.checkpoint import copied, why_not_saved
+from lmplay_tui.train.checkpoint_parts import OwnRows, write_part
 from lmplay_tui.train.compile import Compilation
-from lmplay_tui.train.device import Precision, RandomNumbers, choose_device, use_what_is_fast
+from lmplay_tui.train.device import Precision, RandomNumbers, choose_device, fits, use_what_is_fast
 from lmplay_tui.train.evaluation import losses_and_argmax
 from lmplay_tui.train.gradients import Gradients, Share, StepConfig, StepResult
 from lmplay_tui.train.optim import freeze, load_by_name, next_optimizer, set_dropout
@@ -36,6 +41,7 @@ from lmplay_tui.train.orders import (
     OrderError,
     Pass,
     Receiver,
+    SaveParts,
     Score,
     SetDropout,
     ShardModel,
@@ -57,6 +63,7 @@ from lmplay_tui.train.reduction import (
     error_key,
     marks_of,
     own_place,
+    parts_key,
     phase_key,
     place_key,
     replicated,
@@ -116,6 +123,41 @@ class _Replica:
         self.compilation: Compilation | None = None
 
 
+class _Part:
+    """This rank's part of a save: written in a thread, beside the training."""
+
+    def __init__(self, folder: Path, rank: int, own: Sequence[OwnRows] | None) -> None:
+        """`own`: its rows; None: there was no memory to copy them."""
+        self.key = parts_key(folder.name, rank)
+        self.report: dict[str, Any] = {"problem": "no memory for a copy of its part", "written": []}
+        self._thread = threading.Thread(target=self._write, args=(folder, rank, own or ()), name="checkpoint")
+        if own is not None:
+            try:
+                self._thread.start()
+            except RuntimeError as error:  # the system gives no more threads: that costs a save
+                self.report["problem"] = one_line(error)
+
+    def _write(self, folder: Path, rank: int, own: Sequence[OwnRows]) -> None:
+        try:
+            self.report = {"problem": None, "written": write_part(folder, rank, own)}
+        except FileNotFoundError:
+            self.report["problem"] = (
+                f"does not see the folder {one_line(folder)}: all machines must see the run's folder; else use "
+                "--shard-save file"
+            )
+        except Exception as error:  # a thread never dies silently
+            self.report["problem"] = why_not_saved(error)
+
+    @property
+    def is_being_written(self) -> bool:
+        return self._thread.is_alive()
+
+    def wait(self) -> None:
+        """Return when it is written, or cannot be."""
+        if self._thread.ident is not None:
+            self._thread.join()
+
+
 class _Follower:
     """Obeys one order after the other. What fails in one of them is told rank 0 in the next report."""
 
@@ -126,6 +168,8 @@ class _Follower:
         self._shares = Shares(group, torch.device("cpu"))
         self._replica: _Replica | None = None
         self._problem = ""
+        self._part: _Part | None = None  # of a save, until it has been told of
+        self._part_buffers: dict[str, Tensor] = {}
         self.is_done = False
 
     @property
@@ -135,7 +179,7 @@ class _Follower:
 
     def obey(self) -> None:
         """Wait for an order and carry it out. Raises `RankLostError`."""
-        order = self._orders.next()
+        order = self._orders.next(self._is_writing)
         sharding = None if self._replica is None else self._replica.sharding
         if sharding is not None and not isinstance(order, Idle):
             sharding.give_back()
@@ -152,6 +196,8 @@ class _Follower:
         elif isinstance(order, GatherState):
             assert self._replica is not None and sharding is not None
             sharding.whole_state(self._replica.optimizer, keep=False)
+        elif isinstance(order, SaveParts):
+            self._save_part(Path(order.folder))
         elif isinstance(order, Pass):
             assert sharding is not None
             sharding.pass_of_nothing()
@@ -160,6 +206,24 @@ class _Follower:
                 self._set_up(order)
             except Exception as error:
                 self._problem = said_of(error)
+
+    def _save_part(self, folder: Path) -> None:
+        """Copy what this rank holds, and begin to write it."""
+        if self._part is not None:  # rank 0 has given it up
+            self._part.wait()
+        known = self._known
+        assert known.sharding is not None
+        _, _, own = known.sharding.own_state(known.optimizer)
+        _, copies = fits(lambda: copied(own, self._part_buffers))
+        self._part = _Part(folder, self._group.rank, copies)
+
+    def _is_writing(self) -> bool:
+        """Whether a part is being written. Once it is, rank 0 is told: this thread alone speaks to the store."""
+        if self._part is None or self._part.is_being_written:
+            return self._part is not None
+        part, self._part = self._part, None
+        self._tell(part.key, json.dumps(part.report))
+        return False
 
     @property
     def _known(self) -> _Replica:

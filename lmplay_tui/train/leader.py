@@ -7,9 +7,14 @@ same bits on every rank.
 
 import contextlib
 import dataclasses
+import errno
+import json
 import math
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,10 +26,14 @@ from lmplay_tui.errors import DriftedError, TrainingError, UserError
 from lmplay_tui.files import Folder
 from lmplay_tui.options import TrainOptions
 from lmplay_tui.run.controls import StopRequested
+from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.run.ranks import RankRecorder, RankState, Straggler
 from lmplay_tui.text import one_line
+from lmplay_tui.train.checkpoint import copied
+from lmplay_tui.train.checkpoint_fields import PART_REPORT
+from lmplay_tui.train.checkpoint_parts import PartsSave, Written, new_folder, remove_folder
 from lmplay_tui.train.collate import rank_of, truth_rows_of
-from lmplay_tui.train.device import Precision, is_out_of_memory
+from lmplay_tui.train.device import Precision, fits, is_out_of_memory
 from lmplay_tui.train.gradients import Gradients, Share, StepConfig, StepResult
 from lmplay_tui.train.optim import load_by_name, state_by_name
 from lmplay_tui.train.orders import (
@@ -35,6 +44,7 @@ from lmplay_tui.train.orders import (
     GatherState,
     Pass,
     Samples,
+    SaveParts,
     Score,
     Sender,
     SetDropout,
@@ -42,7 +52,7 @@ from lmplay_tui.train.orders import (
     Step,
     connected,
 )
-from lmplay_tui.train.process_group import ProcessGroup, RankLostError
+from lmplay_tui.train.process_group import COLLECTIVE_S, ProcessGroup, RankLostError
 from lmplay_tui.train.reduction import (
     MOST_SAID,
     Report,
@@ -58,6 +68,7 @@ from lmplay_tui.train.reduction import (
     is_of_connection,
     marks_of,
     own_place,
+    parts_key,
     phase_key,
     place_key,
     replicated,
@@ -71,6 +82,7 @@ if TYPE_CHECKING:
     from lmplay_tui.train.sharding import Sharding
 
 AT_WORK = ("computing", "scoring")
+_LOOKS_EVERY_S = 0.02
 
 
 class Leader:
@@ -92,6 +104,10 @@ class Leader:
         self._reports: list[list[Report]] = []  # of the steps of this log interval
         self._reports_before: list[list[Report]] = []
         self._step: int | None = None
+        self._is_lost = False  # one of the others
+        self._part_buffers: dict[str, Tensor] = {}
+        self._part_written = threading.Event()  # the copies in these are not used any more
+        self._part_written.set()
         self._sender = Sender(group.store, group.world_size, look=self._write)
 
     def close(self) -> None:
@@ -203,6 +219,57 @@ class Leader:
         with self._together():
             self._sender.send_all(GatherState())
             return self._sharding.whole_state(optimizer, keep=True)
+
+    def state_in_parts(
+        self, optimizer: torch.optim.Optimizer | None, run: RunFolder
+    ) -> tuple[dict[str, Tensor | str], dict[str, dict[str, Any]], PartsSave]:
+        """As `whole_state`, but each rank has copied its part, and writes it into a folder of the run by itself.
+
+        What hinders it is raised where the save is awaited.
+        """
+        assert self._sharding is not None
+        self._check_whole()
+        self._part_written.wait()
+        weights, states, own = self._sharding.own_state(optimizer)
+        num_bytes = self._sharding.state_bytes(optimizer)
+        try:
+            folder = new_folder(run, num_bytes)
+        except OSError as error:
+            return weights, states, PartsSave(None, (), list, 0, problem=error)
+        try:
+            self._sender.send_all(SaveParts(str(folder)))
+        except RankLostError:
+            remove_folder(folder)
+            raise
+        fitted, copies = fits(lambda: copied(own, self._part_buffers))
+        problem = None if fitted else OSError(errno.ENOMEM, "no memory for a copy of its part")
+        self._part_written.clear()
+        others = partial(self._parts_of_others, folder.name)
+        over = self._part_written.set
+        return weights, states, PartsSave(folder, copies or (), others, num_bytes, problem=problem, over=over)
+
+    def _parts_of_others(self, folder: str, within_s: float = COLLECTIVE_S) -> list[Written]:
+        """What the others have written, once all have told. Raises `OSError` where one could not, or is lost."""
+        written: list[Written] = []
+        problems: list[str] = []
+        keys = {rank: parts_key(folder, rank) for rank in range(1, self.world_size)}
+        deadline = time.monotonic() + within_s
+        while keys:
+            try:
+                told = [rank for rank, key in keys.items() if self._store.check([key])]
+                for rank in told:
+                    report = part_report(bytes(self._store.get(keys[rank])))
+                    self._store.delete_key(keys.pop(rank))
+                    written += [Written(*each) for each in report["written"]]
+                    problems += [f"rank {rank}: {one_line(report['problem'])}"] if report["problem"] else []
+            except RuntimeError as error:
+                raise OSError(errno.EIO, f"the orders' store is gone ({one_line(error, 100)})") from None
+            if keys and (self._is_lost or self.group.ended() or time.monotonic() > deadline):
+                raise OSError(errno.EIO, f"rank {', '.join(map(str, keys))} has not written its part")
+            time.sleep(_LOOKS_EVERY_S if not told else 0)
+        if problems:
+            raise OSError(errno.EIO, "; ".join(problems))
+        return written
 
     def enter_stage(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None,
@@ -335,6 +402,7 @@ class Leader:
         try:
             yield
         except RankLostError as error:
+            self._is_lost = True
             gone = self.group.ended()
             what = f"{', '.join(gone)} has ended" if gone else self.behind()
             raise RankLostError(f"{error}: {what}" if what else str(error)) from error
@@ -510,6 +578,16 @@ class Leader:
             return bytes(self._store.get(key)).decode("utf-8", "replace") if self._store.check([key]) else ""
         except RuntimeError:
             return ""
+
+
+def part_report(data: bytes) -> dict[str, Any]:
+    """What a rank tells of its part of a save; of anything else that it is none."""
+    try:
+        report = json.loads(data)
+    except (ValueError, RecursionError):
+        report = None
+    problem = PART_REPORT.problem(report, "")
+    return {"problem": f"no report of a part: {problem}", "written": []} if problem else dict(report)
 
 
 def _mean(values: Sequence[float]) -> float:

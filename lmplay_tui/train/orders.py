@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
@@ -23,6 +24,7 @@ from lmplay_tui.data.samples import Sample
 from lmplay_tui.options import MAX_INT
 from lmplay_tui.text import one_line
 from lmplay_tui.train.checkpoint_fields import Kind, ListOf, One, Row, Table, number, one_of, text, whole
+from lmplay_tui.train.checkpoint_parts import token_of
 from lmplay_tui.train.process_group import RankLostError
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 IDLE_EVERY_S = 5.0  # where there is nothing else to say
 SILENT_S = 120.0  # so long without an order: rank 0 is no more
 _SLICE = timedelta(seconds=10)
+_LOOKS_EVERY_S = 0.02
 _PART_BYTES = 4 << 20  # torch's store takes 8 MB at once
 _MOST_BYTES = 1 << 32
 _MAGIC = b"LMPO"
@@ -95,6 +98,13 @@ class ShardModel:
 @dataclass(frozen=True)
 class GatherState:
     """Gather the model and the optimizer's state with rank 0, which keeps them."""
+
+
+@dataclass(frozen=True)
+class SaveParts:
+    """Write the rows of model and optimizer that you hold into this folder, which is there, and tell of it."""
+
+    folder: str
 
 
 @dataclass(frozen=True)
@@ -198,8 +208,30 @@ class Done:
 
 
 Order: TypeAlias = (
-    Build | EnterStage | Copy | ShardModel | GatherState | Pass | SetDropout | Compile | Step | Score | Idle | Done
+    Build
+    | EnterStage
+    | Copy
+    | ShardModel
+    | GatherState
+    | SaveParts
+    | Pass
+    | SetDropout
+    | Compile
+    | Step
+    | Score
+    | Idle
+    | Done
 )
+
+
+def _is_folder_of_parts(value: object) -> bool:
+    """Whether it is the whole path of one: nothing else is written to, whatever comes over the store."""
+    return (
+        text(8192, is_utf8=False).fits(value)
+        and Path(str(value)).is_absolute()
+        and bool(token_of(Path(str(value)).name))
+    )
+
 
 _COUNT = whole()
 _SEED = whole(at_most=2**63 - 1)
@@ -238,6 +270,7 @@ _FORMS: Mapping[type, Mapping[str, Kind]] = {
     Copy: {"optimizer_state": _ENTRIES, "scaler": _SCALER, "num_bytes": _COUNT},
     ShardModel: {"kind": one_of("full", "hybrid"), "num_bytes": _COUNT},
     GatherState: {},
+    SaveParts: {"folder": One(_is_folder_of_parts, "the path of a folder of parts")},
     Pass: {},
     SetDropout: {"before": _SHARE, "after": _SHARE},
     Compile: {"backend": _WORD, "mode": _WORD, "rows": whole(1, 1 << 20), "config": _CONFIG},
@@ -402,11 +435,14 @@ class Receiver:
         self._received = 0
         self._silent_s = silent_s
 
-    def next(self) -> Order:
-        """Wait for the next order. Raises `RankLostError` where none comes for long, or rank 0 is no more."""
+    def next(self, is_busy: Callable[[], bool] = lambda: False) -> Order:
+        """Wait for the next order. Raises `RankLostError` where none comes for long, or rank 0 is no more.
+
+        `is_busy`: asked again and again, while it says so, whether something is under way beside this.
+        """
         key = f"order/{self._rank}/{self._received}"
         since = time.monotonic()
-        while not self._comes(key):
+        while not (self._is_there(key) if is_busy() else self._comes(key)):
             if time.monotonic() - since > self._silent_s:
                 raise RankLostError(f"rank 0 has said nothing for {self._silent_s:.0f} s")
         with connected("the orders' store is gone"):
@@ -417,6 +453,13 @@ class Receiver:
             data = b"".join([data[4:], *(self._take(f"{key}/{i}") for i in range(1, count))])
         self._received += 1
         return decode(data)
+
+    def _is_there(self, key: str) -> bool:
+        with connected("the orders' store is gone"):
+            if self._store.check([key]):
+                return True
+        time.sleep(_LOOKS_EVERY_S)
+        return False
 
     def _comes(self, key: str) -> bool:
         try:

@@ -190,6 +190,10 @@ def _check_processes(options: TrainOptions) -> None:
             raise UserError(
                 "--shard and --compile-model: a model that lies in parts is not compiled; leave one of them out"
             )
+    elif options.shard_save != "auto":
+        raise UserError(
+            f"--shard-save {options.shard_save}: nothing lies in parts; it goes with --shard full or hybrid"
+        )
     if options.nproc == 1 or options.device in ("auto", "cpu", "cuda"):
         return
     raise UserError(f"--nproc: {options.nproc} processes cannot share --device {options.device}; use cuda or cpu")

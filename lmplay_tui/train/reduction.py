@@ -225,6 +225,11 @@ def error_key(rank: int) -> str:
     return f"error/{rank}"
 
 
+def parts_key(folder: str, rank: int) -> str:
+    """What a rank has written into a folder of parts, or what hindered it: JSON, as `PART_REPORT` has it."""
+    return f"parts/{folder}/{rank}"
+
+
 def phase_key(rank: int) -> str:
     """How many shares a rank has done, and what it is at, in a word; by lines."""
     return f"phase/{rank}"

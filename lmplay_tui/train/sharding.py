@@ -8,7 +8,7 @@ gradient (`train/loss.py`) and the embeddings' are added to by hand, before torc
 All ranks make these calls together, in one order: a pass, `gathered`, and what moves states of the whole model.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
 import torch
@@ -22,6 +22,7 @@ from lmplay_tui.errors import UserError
 from lmplay_tui.models.body import Packable
 from lmplay_tui.models.units import units_of
 from lmplay_tui.text import one_line
+from lmplay_tui.train.checkpoint_parts import OwnRows, whole
 from lmplay_tui.train.process_group import ProcessGroup
 from lmplay_tui.train.reduction import place_key, take_from_rank_0
 
@@ -154,7 +155,7 @@ class Sharding:
         """
         parameters = dict(self._model.named_parameters())
         return {
-            name: {key: self._scattered(value, parameters[name]) for key, value in entries.items()}
+            name: {key: self._scattered(whole(value), parameters[name]) for key, value in entries.items()}
             for name, entries in states.items()
         }
 
@@ -164,6 +165,44 @@ class Sharding:
             return distribute_tensor(full.to(like.device), like.device_mesh, like.placements)
         take_from_rank_0([full], like.device)  # a counter
         return full
+
+    def state_bytes(self, optimizer: Optimizer | None) -> int:
+        """What lies in parts of model and optimizer, in all processes together; tied weights once."""
+        states = (
+            [] if optimizer is None else [each for entries in optimizer.state.values() for each in entries.values()]
+        )
+        return sum(each.nbytes for each in (*self._model.parameters(), *states) if _lies_in_parts(each))
+
+    @torch.no_grad()
+    def own_state(
+        self, optimizer: Optimizer | None
+    ) -> tuple[dict[str, Tensor | str], dict[str, dict[str, Any]], list[OwnRows]]:
+        """`whole_state` with a key for each tensor that lies in parts, and the rows of those that are this rank's part.
+
+        Nothing is gathered, and the rows are the live ones. Of a model with a copy on each host the first writes.
+        """
+        self.give_back()
+        own: list[OwnRows] = []
+        keys: dict[int, str] = {}  # by the part's identity: a tied parameter is one
+
+        def placed(key: str, value: Any) -> Any:
+            if not _lies_in_parts(value):
+                return value.clone() if isinstance(value, Tensor) else value
+            if id(value) not in keys:
+                keys[id(value)] = key
+                own.extend(_own_rows(key, value))
+            return keys[id(value)]
+
+        weights = {
+            name: placed(f"model/{name}", value) for name, value in self._model.state_dict(keep_vars=True).items()
+        }
+        known = {} if optimizer is None else optimizer.state
+        states = {
+            name: {entry: placed(f"optimizer/{entry}/{name}", value) for entry, value in known[parameter].items()}
+            for name, parameter in self._model.named_parameters()
+            if parameter in known
+        }
+        return weights, states, own
 
     @torch.no_grad()
     def whole_state(
@@ -191,6 +230,21 @@ class Sharding:
                     for key, value in known[parameter].items()
                 }
         return (weights, states) if keep else ({}, {})
+
+
+def _lies_in_parts(value: Any) -> bool:
+    return isinstance(value, DTensor) and value.numel() > 0
+
+
+def _own_rows(key: str, tensor: DTensor) -> Iterator[OwnRows]:
+    """What this rank is to write of a tensor, where that is any of it."""
+    place = tensor.device_mesh.get_coordinate()
+    assert place is not None
+    if any(at and placement.is_replicate() for at, placement in zip(place, tensor.placements, strict=True)):
+        return
+    for chunk in tensor.__create_chunk_list__():  # type: ignore[no-untyped-call]  # torch's own protocol for checkpoints in parts
+        assert not any(chunk.offsets[1:]), "parts are rows"
+        yield OwnRows(key, tuple(tensor.shape), chunk.offsets[0], tensor.to_local().detach())
 
 
 def _kept(whole: Tensor, *, is_part: bool, keep: bool) -> Tensor:

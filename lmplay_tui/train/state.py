@@ -1,5 +1,6 @@
 """The state of a run in memory, and its way into a checkpoint and back."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.run.learning_rate import schedule, warmup
 from lmplay_tui.run.statistics import RunStatistics
 from lmplay_tui.train.checkpoint_fields import FORMAT
+from lmplay_tui.train.checkpoint_parts import PartsSave, whole
 from lmplay_tui.train.device import Precision, RandomNumbers, hardware_note
 from lmplay_tui.train.gradients import Gradients
 from lmplay_tui.train.optim import freeze, load_by_name, next_optimizer, set_dropout, state_by_name
@@ -23,6 +25,8 @@ from lmplay_tui.train.settings import Settings
 
 if TYPE_CHECKING:
     from lmplay_tui.train.leader import Leader
+
+FOLDER_FROM_BYTES = 20 * 10**9  # of a sharded state: more is not gathered in one process's memory
 
 
 @dataclass
@@ -80,7 +84,10 @@ class TrainState:
         loaded = self.loaded_optimizer["state"] if self.loaded_optimizer is not None and keeps else {}
         self.loaded_optimizer = None
         if loaded and self.gradients.sharding is None:
-            load_by_name(self.optimizer, self.model, loaded)
+            in_memory = {
+                name: {key: whole(value) for key, value in entries.items()} for name, entries in loaded.items()
+            }
+            load_by_name(self.optimizer, self.model, in_memory)
         if self.leader is not None:
             self.leader.enter_stage(
                 self.model, self.optimizer, self.gradients.scaler, options, loaded=loaded, keeps_state=keeps
@@ -104,7 +111,7 @@ class TrainState:
         """
         plan, scaler = self.settings.plan, self.gradients.scaler
         statistics = self.statistics.state()
-        weights, optimizer_state = self._tensors()
+        weights, optimizer_state, parts = self._tensors()
         return {
             "curriculum": {
                 "state_args": {
@@ -132,6 +139,7 @@ class TrainState:
                     **self.random_numbers.state(),
                     "scaler": scaler.state_dict() if scaler is not None else {},
                     **statistics,
+                    **({} if parts is None else {"parts": parts}),
                 },
             },
             "optimizers": {
@@ -144,12 +152,17 @@ class TrainState:
             },
         }
 
-    def _tensors(self) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
-        """Weights, and the optimizer's state by parameters' names; gathered where they lie in parts."""
-        if self.gradients.sharding is not None:
-            assert self.leader is not None
-            return self.leader.whole_state(self.optimizer)
-        return _weights(self.model), {} if self.optimizer is None else state_by_name(self.optimizer, self.model)
+    def _tensors(self) -> tuple[Mapping[str, Tensor | str], dict[str, dict[str, Any]], PartsSave | None]:
+        """Weights, and the optimizer's state by parameters' names; of a sharded model gathered, or being written."""
+        sharding = self.gradients.sharding
+        if sharding is None:
+            state = {} if self.optimizer is None else state_by_name(self.optimizer, self.model)
+            return _weights(self.model), state, None
+        assert self.leader is not None
+        way = self.settings.for_run().shard_save
+        if way == "folder" or (way == "auto" and sharding.state_bytes(self.optimizer) > FOLDER_FROM_BYTES):
+            return self.leader.state_in_parts(self.optimizer, self.run)
+        return *self.leader.whole_state(self.optimizer), None
 
     def restore(self, checkpoint: dict[str, Any], *, ignore_optimizer: bool) -> None:
         """Take everything but the weights and the settings from a checkpoint (they were needed to build this)."""

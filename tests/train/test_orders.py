@@ -27,6 +27,7 @@ from lmplay_tui.train.orders import (
     Pass,
     Receiver,
     Samples,
+    SaveParts,
     Score,
     Sender,
     SetDropout,
@@ -65,6 +66,7 @@ ORDERS: list[Order] = [
     Done(),
     ShardModel("full", 1 << 40),
     GatherState(),
+    SaveParts("/runs/m.0123456789abcdef.dcp"),
     Pass(),
 ]  # fmt: skip
 
@@ -119,6 +121,7 @@ def test_altered_bytes_are_an_order_or_are_refused(seed):
         (ORDERS[3], (b'"float32"', b'"__class__"')), (ORDERS[3], (b"[3, 4]", b"[-3, 4]")),
         (ORDERS[6], (b'"num_mini_batches": 5', b'"num_mini_batches": 4')), (ORDERS[9], (b'"Idle"', b'"Exit"')),
         (ORDERS[9], (b'{"order"', b'{"more": 1, "order"')),
+        (ORDERS[13], (b"/runs/m", b"runs/m")), (ORDERS[13], (b".dcp", b".ssh")), (ORDERS[13], (b"/m.", b"/")),
     ],
 )  # fmt: skip
 def test_a_field_out_of_its_bounds_is_refused(order, changed):
@@ -154,6 +157,17 @@ def test_orders_come_in_their_order_and_leave_nothing_behind():
         assert isinstance(scored, Score) and len(scored.samples.ids) == 3_000_001, "more than a store takes at once"
         assert receiver.next() == Done()
     assert store.num_keys() == 0
+
+
+def test_what_is_under_way_beside_the_wait_is_looked_at_until_it_is_done():
+    store = HashStore()
+    left = iter([True, True, False])
+    receiver = Receiver(store, 1, silent_s=0.5)
+    with pytest.raises(RankLostError, match="has said nothing"):
+        receiver.next(lambda: next(left, False))
+    assert next(left, None) is None
+    Sender(store, 2, idle_every_s=1000).send_all(Pass())
+    assert receiver.next(lambda: True) == Pass()
 
 
 def test_where_there_is_nothing_to_say_there_is_a_sign():

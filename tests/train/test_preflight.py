@@ -74,6 +74,10 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
         "--training-plan good.toml --shard full --nproc 2 --compile-model",
         ["--shard and --compile-model: a model that lies in parts is not compiled; leave one of them out"],
     ),
+    "parts of a whole": (
+        "--training-plan good.toml --shard-save folder",
+        ["--shard-save folder: nothing lies in parts; it goes with --shard full or hybrid"],
+    ),
     "several processes of one device": (
         "--training-plan good.toml --nproc 2 --device mps",
         ["--nproc: 2 processes cannot share --device mps; use cuda or cpu"],

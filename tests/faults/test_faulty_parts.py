@@ -1,0 +1,294 @@
+"""Checkpoints in parts whose folder is damaged, another's or gone, and saves of them that are cut short."""
+
+import copy
+import os
+import pickle
+import random
+import resource
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lmplay_tui.errors import DamagedFileError, UserError
+from lmplay_tui.run.controls import Controls, SaveNow, Stop
+from lmplay_tui.run.events import CheckpointSaved, Event, RunFailed, RunStopped, StepDone, Warned
+from lmplay_tui.run.folder import RunFolder
+from lmplay_tui.train.checkpoint import load_archive, load_checkpoint, newest_checkpoint
+from lmplay_tui.train.checkpointer import CheckpointWriter
+from lmplay_tui.train.follower import follow
+from lmplay_tui.train.launch import run_events
+from lmplay_tui.train.process_group import ProcessGroup
+from lmplay_tui.train.sharding import can_sum
+from tests.faults.test_damaged_files import MARKER, Runs, outcome_of
+from tests.faults.test_strangers_folder import KINDS, SECRET, hard_link
+from tests.seams import Seams
+from tests.train.parted import save_in_parts, tensors_of
+from tests.train.ranks import together, train_together
+from tests.train.runs import TINY, differences, given, last, of, write_plan, write_rows
+
+needs_sums = pytest.mark.skipif(not can_sum(), reason="an old torch, which shards nothing")
+
+
+@pytest.fixture
+def parts(run: RunFolder) -> RunFolder:
+    """A run whose newest checkpoint, and the one before, lie in parts of three ranks."""
+    checkpoint = load_checkpoint(run.model)
+    for _ in range(2):
+        save_in_parts(checkpoint, run)
+    assert len(run.parts_folders()) == 2
+    return run
+
+
+def files_of_newest(run: RunFolder) -> list[Path]:
+    """The parts of the newest checkpoint."""
+    said = torch.load(run.model, weights_only=True)["runner"]["state"]["parts"]
+    return sorted((run.model.parent / said["folder"]).iterdir())
+
+
+def altered(data: bytes, dice: random.Random) -> bytes:
+    """With one bit of its rows flipped."""
+    header = 8 + int.from_bytes(data[:8], "little")
+    at = dice.randrange(header, len(data))
+    return data[:at] + bytes([data[at] ^ 1 << dice.randrange(8)]) + data[at + 1 :]
+
+
+DAMAGES: dict[str, Callable[[Path, random.Random], object]] = {
+    "a flipped bit": lambda path, dice: path.write_bytes(altered(path.read_bytes(), dice)),
+    "a cut": lambda path, dice: os.truncate(path, dice.randrange(path.stat().st_size)),
+    "no file": lambda path, _: path.unlink(),
+    "another's part": lambda path, _: shutil.copyfile(sorted(path.parent.iterdir())[-1], path),
+    "no folder": lambda path, _: shutil.rmtree(path.parent),
+    "an empty folder": lambda path, _: [each.unlink() for each in path.parent.iterdir()],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_part_falls_back_to_the_checkpoint_before(parts, damage):
+    before = tensors_of(parts.checkpoint("prev"))
+    dice = random.Random(damage)
+    DAMAGES[damage](files_of_newest(parts)[0], dice)
+    with pytest.raises(DamagedFileError) as caught:
+        load_checkpoint(parts.model)
+    assert "\n" not in str(caught.value)
+    assert outcome_of(parts)[0] == "previous"
+    assert not list(differences(before, tensors_of(parts.checkpoint("prev"))))
+
+
+def test_each_flipped_bit_of_a_row_is_found(parts, count):
+    dice, files = random.Random(3), files_of_newest(parts)
+    for _ in range(40):
+        path = dice.choice(files)
+        data = path.read_bytes()
+        path.write_bytes(altered(data, dice))
+        with pytest.raises(DamagedFileError, match="the checksum of"):
+            load_checkpoint(parts.model)
+        path.write_bytes(data)
+    load_checkpoint(parts.model)
+    count("flipped bits of parts: 40 found")
+
+
+def test_weights_are_read_without_the_optimizers_part(parts):
+    """As `generate` does: what it does not read cannot hinder it; what it reads is looked at."""
+    said = torch.load(parts.model, weights_only=True)["runner"]["state"]["parts"]["tensors"]
+    data = bytearray(files_of_newest(parts)[0].read_bytes())
+    places = {kind: next(it[2][0][1] for key, it in said.items() if key.startswith(kind)) for kind in ("opt", "model")}
+    data[places["opt"]] ^= 1
+    files_of_newest(parts)[0].write_bytes(data)
+    load_archive(parts.model)
+    data[places["model"]] ^= 1
+    files_of_newest(parts)[0].write_bytes(data)
+    with pytest.raises(DamagedFileError, match="the checksum of model/"):
+        load_archive(parts.model)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("of_folder", [False, True], ids=["part", "folder"])
+def test_what_lies_in_place_of_a_part_is_not_followed_and_stays(parts, tmp_path, kind, of_folder):
+    outside = tmp_path / "outside"
+    (outside / "folder").mkdir(parents=True)
+    (outside / "precious").write_bytes(SECRET)
+    path = files_of_newest(parts)[1]
+    if of_folder:
+        shutil.copytree(path.parent, outside / "folder", dirs_exist_ok=True)
+        shutil.rmtree(path.parent)
+        path = path.parent
+    else:
+        shutil.copy(path, outside / "new")
+        path.unlink()
+    kind(path, outside)
+    seen = {each: each.read_bytes() for each in outside.rglob("*") if each.is_file()}
+    with pytest.raises(UserError) as caught:
+        load_checkpoint(parts.model)
+    assert "\n" not in str(caught.value)
+    if kind is not hard_link and not (of_folder and kind.__name__ == "folder"):
+        assert not isinstance(caught.value, DamagedFileError), "it is refused, not set aside"
+        assert any(word in str(caught.value) for word in ("link", "pipe", "socket", "a folder", "a file"))
+    parts.model.unlink()
+    CheckpointWriter(parts, parts.model.parent).sweep()
+    assert {each: each.read_bytes() for each in outside.rglob("*") if each.is_file()} == seen
+
+
+def heads(said: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """What a head may say of its parts that no run has saved."""
+    key = next(iter(said["tensors"]))
+
+    def with_tensor(value: Any) -> dict[str, Any]:
+        return said | {"tensors": said["tensors"] | {key: value}}
+
+    dtype, shape, pieces = said["tensors"][key]
+    rank, byte, first, count, checksum = pieces[0]
+    yield "a text", "everywhere"
+    yield "no table of tensors", said | {"tensors": [1, 2]}
+    yield "another folder", said | {"folder": "../../etc"}
+    yield "a path", said | {"folder": str(Path.cwd() / said["folder"])}
+    yield "a number for a folder", said | {"folder": 7}
+    yield "one more field", said | {"more": 1}
+    yield "a tensor less", said | {"tensors": {name: it for name, it in said["tensors"].items() if name != key}}
+    yield "another number format", with_tensor(["complex64", shape, pieces])
+    yield "half the number format", with_tensor(["int8" if dtype != "int8" else "int16", shape, pieces])
+    yield "a negative size", with_tensor([dtype, [-1, *shape[1:]], pieces])
+    yield "huge sizes", with_tensor([dtype, [1 << 40, *[1 << 40] * 5], [[rank, byte, 0, 1 << 40, checksum]]])
+    yield "no sizes", with_tensor([dtype, [], pieces])
+    yield "no rows", with_tensor([dtype, shape, []])
+    yield "rows left out", with_tensor([dtype, shape, pieces[1:]])
+    yield "rows twice", with_tensor([dtype, shape, [*pieces, pieces[0]]])
+    yield (
+        "rows of a byte further on",
+        with_tensor([dtype, shape, [[rank, byte + 1, first, count, checksum], *pieces[1:]]]),
+    )
+    yield "rows beyond the end", with_tensor([dtype, shape, [[rank, 1 << 50, first, count, checksum], *pieces[1:]]])
+    yield "a byte before the first", with_tensor([dtype, shape, [[rank, -1, first, count, checksum], *pieces[1:]]])
+    yield "a rank that is none", with_tensor([dtype, shape, [[999, byte, first, count, checksum], *pieces[1:]]])
+    yield "true for a rank", with_tensor([dtype, shape, [[True, byte, first, count, checksum], *pieces[1:]]])
+    yield "a piece cut short", with_tensor([dtype, shape, [[rank, byte]]])
+    yield (
+        "the same bytes for a thousand tensors",
+        said | {"tensors": said["tensors"] | {f"model/{i}": said["tensors"][key] for i in range(1000)}},
+    )
+
+
+def test_what_a_head_says_of_its_parts_is_looked_at_before_anything_is_read(parts, count):
+    head = torch.load(parts.model, weights_only=True)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    number = 0
+    for name, said in heads(head["runner"]["state"]["parts"]):
+        wrong = copy.deepcopy(head)
+        wrong["runner"]["state"]["parts"] = said
+        torch.save(wrong, parts.model)
+        with pytest.raises(DamagedFileError) as caught:
+            load_checkpoint(parts.model)
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 600, name
+        number += 1
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10
+    torch.save(head, parts.model)
+    load_checkpoint(parts.model)
+    count(f"heads that lie about their parts: {number} refused")
+
+
+def test_no_pickle_in_a_folder_of_parts_is_ever_opened(parts, tmp_path):
+    """As torch's other format has one, `.metadata`: it would run what it likes."""
+    folder = files_of_newest(parts)[0].parent
+    marker = tmp_path / MARKER
+    for name in (".metadata", "__0_0.distcp", "model.safetensors.index.json"):
+        (folder / name).write_bytes(pickle.dumps(Runs(os.system, f"touch {marker}")))
+    assert outcome_of(parts)[0] == "newest"
+    assert not marker.exists()
+    path = files_of_newest(parts)[-1]
+    path.write_bytes(pickle.dumps(Runs(os.system, f"touch {marker}")))
+    assert outcome_of(parts)[0] == "previous"
+    assert not marker.exists()
+
+
+# ---- saves that are cut short
+
+
+ACT_AT = {2: SaveNow, 4: SaveNow, 6: SaveNow, 8: Stop}
+
+
+def save_and_stop(event: Event, controls: Controls) -> None:
+    if isinstance(event, StepDone) and event.step in ACT_AT:
+        controls.send(ACT_AT[event.step]())
+
+
+@pytest.fixture
+def in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The options of a small run by several processes that saves in parts."""
+    monkeypatch.chdir(tmp_path)
+    write_rows(tmp_path)
+    text = TINY + 'batch_size = 4\n[stages.pairs]\ndataset = "pairs.jsonl"\nepochs = 3\n'
+    return {"training_plan": write_plan(tmp_path, text), "model": "m.lmp", "shard": "full", "shard_save": "folder"}
+
+
+@pytest.mark.long
+@needs_sums
+def test_a_rank_whose_disk_is_full_costs_the_save_and_nothing_else(in_parts, seams: Seams):
+    """Told once; the next save works, and no half folder is left."""
+    seen = 0
+
+    def write(real: Callable[..., Any], *given_: Any) -> Any:
+        nonlocal seen
+        seen += 1
+        if seen != 2:
+            return real(*given_)
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+        try:
+            return real(*given_)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    seams.around("write a part", write)
+    events = train_together(2, given(**in_parts), act=save_and_stop, timeout_s=30.0)
+    assert isinstance(last(events), RunStopped), last(events)
+    (warned,) = of(Warned, events)
+    assert warned.message.startswith("m.lmp: not saved: rank 1: disk full")
+    assert "training goes on, the next save tries again" in warned.message
+    assert [saved.step for saved in of(CheckpointSaved, events)] == [2, 6, 8]
+    run = RunFolder(Path("m.lmp"))
+    assert len(run.parts_folders()) == 2
+    load_checkpoint(run.model)
+    load_checkpoint(run.checkpoint("prev"))
+
+
+@pytest.mark.long
+@needs_sums
+def test_a_rank_that_is_killed_while_it_writes_leaves_the_checkpoint_before(in_parts, seams: Seams):
+    """Kill -9 with half of its part written; the next start finds step 2's checkpoint, and removes the rest."""
+    seen = 0
+
+    def write(real: Callable[..., Any], folder: Path, rank: int, own: Any) -> Any:
+        nonlocal seen
+        seen += 1
+        written = real(folder, rank, own)
+        if seen == 2:
+            path = next(each for each in folder.iterdir() if f"{rank + 1:05d}-model" in each.name)
+            os.truncate(path, path.stat().st_size // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return written
+
+    seams.around("write a part", write)
+
+    def work(group: ProcessGroup) -> Any:
+        if group.rank:
+            return follow(group)
+        controls, events = Controls(), []
+        for event in run_events(given(**in_parts), controls, events.append, group):
+            events.append(event)
+            save_and_stop(event, controls)
+        return events
+
+    events = together(2, work, timeout_s=10.0)[0]
+    assert isinstance(last(events), RunFailed), last(events)
+    run = RunFolder(Path("m.lmp"))
+    found = newest_checkpoint(run, pytest.fail)
+    assert found is not None and found[1] == run.model
+    assert found[0]["runner"]["state"]["progress"]["step"] == 2
+    CheckpointWriter(run, Path()).sweep()
+    assert len(run.parts_folders()) == 1
+    load_checkpoint(run.model)
