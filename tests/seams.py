@@ -23,6 +23,7 @@ SEAMS = {
     "state to save": "train.state:TrainState.checkpoint",
     "copy to save": "train.checkpointer:cpu_copy",
     "write a checkpoint": "train.checkpointer:write_checkpoint",
+    "look for the parts": "train.checkpoint_parts:found_in",
     "write a part": "train.follower:write_part",
     "link a checkpoint": "train.checkpointer:link_whole",
     "write statistics": "run.statistics:RunStatistics.write",

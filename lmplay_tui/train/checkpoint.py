@@ -49,6 +49,7 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path, previous: Path | No
     """
     temporary = temporary_path(path)
     parts = parts_of(checkpoint)
+    is_there = False
     try:
         path.parent.mkdir(parents=True, exist_ok=True)  # it may have been removed under a run of many hours
         if parts is not None:
@@ -67,9 +68,10 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path, previous: Path | No
         if previous is not None and path.exists():
             link_whole(path, previous)
         temporary.replace(path)
+        is_there = True
         sync(path.parent)  # the rename, too, lasts through a power cut
     except (OSError, RuntimeError, MemoryError) as error:
-        if parts is not None:
+        if parts is not None and not is_there:
             parts.abandon()
         # A full disk reaches us as torch's RuntimeError about positions in the file, the OSError beneath it.
         raise SaveError(why_not_saved(error)) from error

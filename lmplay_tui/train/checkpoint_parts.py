@@ -34,6 +34,7 @@ from lmplay_tui.run.folder import PARTS_SUFFIX, RunFolder
 from lmplay_tui.text import one_line
 
 _FILE = "shard-{:05d}-model-00001-of-00001.safetensors"
+_MOST_OPEN = 64  # files at a time
 _FILES = re.compile(r"shard-\d{5,}-model-00001-of-00001\.safetensors")
 # By torch's names, which the head has: those of safetensors.
 FORMATS: Mapping[str, str] = {
@@ -71,11 +72,49 @@ class Written(NamedTuple):
     piece: Sequence[int]
 
 
+class PartFiles:
+    """The files of a folder of parts, to read: a few of them stay open."""
+
+    def __init__(self, folder: Folder) -> None:
+        self.folder = folder
+        self._open: dict[int, int] = {}
+
+    def __del__(self) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        while self._open:
+            os.close(self._open.popitem()[1])
+
+    def path(self, rank: int) -> Path:
+        return self.folder.path / file_name(rank)
+
+    def size(self, rank: int) -> int:
+        """How large the file of a rank is. Raises `OSError`."""
+        return os.fstat(self._of(rank)).st_size
+
+    def read(self, piece: Piece, into: memoryview) -> None:
+        """Fill `into` from where a piece begins. Raises `OSError`."""
+        descriptor, byte, rest = self._of(piece.rank), piece.byte, into
+        while rest:
+            count = os.preadv(descriptor, [rest], byte)
+            if not count:
+                raise OSError(errno.EIO, "is cut short", str(self.path(piece.rank)))
+            byte, rest = byte + count, rest[count:]
+
+    def _of(self, rank: int) -> int:
+        if rank not in self._open:
+            if len(self._open) >= _MOST_OPEN:
+                self._close()
+            self._open[rank] = self.folder.open(file_name(rank))
+        return self._open[rank]
+
+
 @dataclass(frozen=True)
 class Deferred:
     """A tensor that is read from its folder where it is wanted."""
 
-    folder: Folder
+    files: PartFiles
     key: str
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -86,12 +125,10 @@ class Deferred:
         whole = torch.empty(self.shape, dtype=self.dtype)
         for piece in self.pieces:
             into = _bytes_of(whole[piece.first : piece.first + piece.num_rows])
-            _read(self.folder, piece, into)
+            self.files.read(piece, into)
             if check and zlib.crc32(into) != piece.checksum:
-                where = self.folder.path / file_name(piece.rank)
-                raise DamagedFileError(
-                    f"{one_line(where)}: damaged: the checksum of {one_line(self.key, 100)} is wrong"
-                )
+                where, what = one_line(self.files.path(piece.rank)), one_line(self.key, 100)
+                raise DamagedFileError(f"{where}: damaged: the checksum of {what} is wrong")
         return whole
 
 
@@ -107,19 +144,6 @@ def file_name(rank: int) -> str:
 
 def _bytes_of(rows: Tensor) -> memoryview:
     return memoryview(cast(Any, rows.detach().reshape(-1).view(torch.uint8).numpy()))
-
-
-def _read(folder: Folder, piece: Piece, into: memoryview) -> None:
-    descriptor = folder.open(file_name(piece.rank))
-    try:
-        byte, rest = piece.byte, into
-        while rest:
-            count = os.preadv(descriptor, [rest], byte)
-            if not count:
-                raise OSError(errno.EIO, "is cut short", str(folder.path / file_name(piece.rank)))
-            byte, rest = byte + count, rest[count:]
-    finally:
-        os.close(descriptor)
 
 
 # ---- written
@@ -151,7 +175,7 @@ def write_part(folder: Path, rank: int, own: Iterable[OwnRows]) -> list[Written]
     header, begin = _header(rows)
     files, written = Folder(folder), list[Written]()
     descriptor = files.open(file_name(rank), os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-    with os.fdopen(descriptor, "wb") as file:
+    with os.fdopen(descriptor, "xb") as file:
         file.write(header)
         for each in rows:
             data = _bytes_of(each.rows)
@@ -162,9 +186,10 @@ def write_part(folder: Path, rank: int, own: Iterable[OwnRows]) -> list[Written]
         file.flush()
         os.fsync(descriptor)
     sync(folder)
+    read = PartFiles(files)
     for each, (_, _, _, placed) in zip(rows, written, strict=True):
         piece, again = Piece(*placed), _bytes_of(torch.empty_like(each.rows))
-        _read(files, piece, again)
+        read.read(piece, again)
         if zlib.crc32(again) != piece.checksum:
             raise OSError(errno.EIO, "what was written cannot be read back", str(folder / file_name(rank)))
     return written
@@ -274,7 +299,7 @@ def found_in(path: Path, said: Mapping[str, Any]) -> dict[str, Deferred]:
 
     Raises `OSError`, and `DamagedFileError` where the folder's files cannot hold them.
     """
-    folder = _folder_of(path, said["folder"])
+    files = PartFiles(_folder_of(path, said["folder"]))
     tensors: dict[str, Deferred] = {}
     held: dict[int, int] = {}  # bytes of each file that are some tensor's
     ends: dict[int, int] = {}
@@ -293,10 +318,10 @@ def found_in(path: Path, said: Mapping[str, Any]) -> dict[str, Deferred]:
             ends[piece.rank] = max(ends.get(piece.rank, 0), piece.byte + piece.num_rows * row_bytes)
         if not shape or first != shape[0] or not row_bytes:
             raise DamagedFileError(f"{one_line(path)}: the rows of {one_line(key, 100)} are not all there")
-        tensors[key] = Deferred(folder, key, dtype, tuple(shape), tuple(placed))
+        tensors[key] = Deferred(files, key, dtype, tuple(shape), tuple(placed))
     for rank, end in ends.items():
-        if max(held[rank], end) > folder.status(file_name(rank)).st_size:
-            raise DamagedFileError(f"{one_line(folder.path / file_name(rank))}: damaged: it is cut short")
+        if max(held[rank], end) > files.size(rank):
+            raise DamagedFileError(f"{one_line(files.path(rank))}: damaged: it is cut short")
     return tensors
 
 

@@ -8,6 +8,7 @@ import resource
 import shutil
 import signal
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,18 @@ from lmplay_tui.errors import DamagedFileError, UserError
 from lmplay_tui.run.controls import Controls, SaveNow, Stop
 from lmplay_tui.run.events import CheckpointSaved, Event, RunFailed, RunStopped, StepDone, Warned
 from lmplay_tui.run.folder import RunFolder
-from lmplay_tui.train.checkpoint import load_archive, load_checkpoint, newest_checkpoint
-from lmplay_tui.train.checkpointer import CheckpointWriter
+from lmplay_tui.train.checkpoint import SaveError, load_archive, load_checkpoint, newest_checkpoint, write_checkpoint
+from lmplay_tui.train.checkpointer import CheckpointWriter, Outcome, SaveRequest
 from lmplay_tui.train.follower import follow
 from lmplay_tui.train.launch import run_events
 from lmplay_tui.train.process_group import ProcessGroup
 from lmplay_tui.train.sharding import can_sum
+from tests.faults.forks import Child
 from tests.faults.test_damaged_files import MARKER, Runs, outcome_of
+from tests.faults.test_failing_saves import Calls
 from tests.faults.test_strangers_folder import KINDS, SECRET, hard_link
-from tests.seams import Seams
-from tests.train.parted import save_in_parts, tensors_of
+from tests.seams import Seams, for_a_while
+from tests.train.parted import in_parts, save_in_parts, tensors_of
 from tests.train.ranks import together, train_together
 from tests.train.runs import TINY, differences, given, last, of, write_plan, write_rows
 
@@ -207,6 +210,122 @@ def test_no_pickle_in_a_folder_of_parts_is_ever_opened(parts, tmp_path):
 # ---- saves that are cut short
 
 
+def mark(checkpoint: dict[str, Any], step: int) -> dict[str, Any]:
+    """Make it the checkpoint of a step: one made of two saves would show it."""
+    checkpoint["runner"]["state"]["progress"] |= {"step": step, "best_step": step}
+    checkpoint["lr_schedulers"]["state"]["step"] = step
+    for tensor in checkpoint["model"]["state"].values():
+        tensor.fill_(step)
+    return checkpoint
+
+
+def save(run: RunFolder, checkpoint: dict[str, Any], step: int) -> Outcome:
+    saver = CheckpointWriter(run, run.model.parent / "statistics")
+    request = SaveRequest(step, step, "stories", "interval", keep=2, is_best=True)
+    saver.start(lambda: in_parts(mark(checkpoint, step), run), request)
+    outcome = saver.wait()
+    assert outcome is not None
+    return outcome
+
+
+def check_whole(run: RunFolder, *steps: int) -> int:
+    """The newest checkpoint is whole and of one of these steps, which is returned; the one before is of its own."""
+    found = newest_checkpoint(run, pytest.fail)
+    assert found is not None
+    step = found[0]["runner"]["state"]["progress"]["step"]
+    assert step in steps
+    for held in (found[0], load_checkpoint(run.checkpoint("prev"))):
+        own = held["runner"]["state"]["progress"]["step"]
+        assert all(bool((tensor == own).all()) for tensor in held["model"]["state"].values()), "a mixture of saves"
+    return step
+
+
+def named(run: RunFolder) -> list[Path]:
+    """The folders that its checkpoints name."""
+    heads = [torch.load(path, weights_only=True) for path in run.model.parent.glob("*.lmp")]
+    return sorted({run.model.parent / head["runner"]["state"]["parts"]["folder"] for head in heads})
+
+
+@pytest.mark.long
+def test_each_system_call_of_a_save_in_parts_failing(run, count):
+    """Whatever fails: the run has a whole checkpoint that is no older, no half folder, and the next save works."""
+    checkpoint = load_checkpoint(run.model)
+    for path in run.model.parent.glob("*.lmp"):
+        path.unlink()
+    for step in (97, 98, 99):
+        assert not save(run, checkpoint, step).problems
+    with Calls().watching() as calls:
+        save(run, checkpoint, 100)
+    refused, step = 0, 100
+    tried = range(1, len(calls.made) + 1, 3)
+    for n in tried:
+        with Calls(fail_at=n).watching() as calls:
+            outcome = save(run, checkpoint, step + 1)
+        assert all("\n" not in problem for problem in outcome.problems)
+        step = check_whole(run, *((step, step + 1) if outcome.saved is None else (step + 1,)))
+        refused += outcome.saved is None
+        assert not save(run, checkpoint, step + 1).problems, calls.failed
+        step += 1
+        assert run.parts_folders() == named(run), calls.failed
+    count(f"system calls of a save in parts failing in turn: {len(tried)}, {refused} saves refused, 0 half folders")
+    assert refused > len(tried) / 4
+
+
+def save_and_die(run: RunFolder, checkpoint: dict[str, Any], step: int, call: int, _: object) -> None:
+    with Calls(call, kill=True).watching():
+        save(run, checkpoint, step)
+
+
+@pytest.mark.long
+def test_kill_9_at_each_system_call_of_a_save_in_parts(run, count):
+    """The next start finds a whole checkpoint, and removes what belongs to none."""
+    checkpoint = load_checkpoint(run.model)
+    for path in run.model.parent.glob("*.lmp"):
+        path.unlink()
+    for step in (98, 99):
+        save(run, checkpoint, step)
+    with Calls().watching() as calls:
+        save(run, checkpoint, 100)
+    step, half = 100, 0
+    tried = range(1, len(calls.made) + 1, 3)
+    for n in tried:
+        with Child(partial(save_and_die, run, checkpoint, step + 1, n)) as child:
+            assert child.wait() == -signal.SIGKILL
+        half += run.parts_folders() != named(run)
+        step = check_whole(run, step, step + 1)
+        CheckpointWriter(run, run.model.parent / "statistics").sweep()
+        assert run.parts_folders() == named(run), calls.made[n - 1]
+    count(f"kill -9 at each of {len(tried)} system calls of a save in parts: 0 unreadable, {half} half folders removed")
+    assert half
+
+
+def test_a_part_of_another_rank_that_is_not_written_costs_the_save(parts):
+    before = {path: path.read_bytes() for path in (parts.model, parts.checkpoint("prev"))}
+    folders = set(parts.parts_folders())
+    head = in_parts(load_checkpoint(parts.model), parts, problem=OSError(5, "rank 2: disk full"))
+    with pytest.raises(SaveError, match="rank 2: disk full"):
+        write_checkpoint(head, parts.model, previous=parts.checkpoint("prev"))
+    assert {path: path.read_bytes() for path in before} == before
+    assert set(parts.parts_folders()) == folders
+
+
+def test_a_part_that_rank_0_does_not_see_costs_the_save(parts):
+    """As on machines that do not share a disk."""
+    folders = set(parts.parts_folders())
+    head = in_parts(load_checkpoint(parts.model), parts)
+    (folder,) = set(parts.parts_folders()) - folders
+
+    def move_away(real: Callable[..., Any], *given_: Any) -> Any:
+        (folder / "shard-00003-model-00001-of-00001.safetensors").unlink()
+        return real(*given_)
+
+    with for_a_while() as seams:
+        seams.around("look for the parts", move_away)
+        with pytest.raises(SaveError, match="all machines must see the run's folder; else use --shard-save file"):
+            write_checkpoint(head, parts.model)
+    assert set(parts.parts_folders()) == folders
+
+
 ACT_AT = {2: SaveNow, 4: SaveNow, 6: SaveNow, 8: Stop}
 
 
@@ -216,7 +335,7 @@ def save_and_stop(event: Event, controls: Controls) -> None:
 
 
 @pytest.fixture
-def in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The options of a small run by several processes that saves in parts."""
     monkeypatch.chdir(tmp_path)
     write_rows(tmp_path)
@@ -226,7 +345,7 @@ def in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 @pytest.mark.long
 @needs_sums
-def test_a_rank_whose_disk_is_full_costs_the_save_and_nothing_else(in_parts, seams: Seams):
+def test_a_rank_whose_disk_is_full_costs_the_save_and_nothing_else(options, seams: Seams):
     """Told once; the next save works, and no half folder is left."""
     seen = 0
 
@@ -235,7 +354,6 @@ def test_a_rank_whose_disk_is_full_costs_the_save_and_nothing_else(in_parts, sea
         seen += 1
         if seen != 2:
             return real(*given_)
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         limits = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
         try:
@@ -244,7 +362,7 @@ def test_a_rank_whose_disk_is_full_costs_the_save_and_nothing_else(in_parts, sea
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
     seams.around("write a part", write)
-    events = train_together(2, given(**in_parts), act=save_and_stop, timeout_s=30.0)
+    events = train_together(2, given(**options), act=save_and_stop, timeout_s=30.0)
     assert isinstance(last(events), RunStopped), last(events)
     (warned,) = of(Warned, events)
     assert warned.message.startswith("m.lmp: not saved: rank 1: disk full")
@@ -258,7 +376,7 @@ def test_a_rank_whose_disk_is_full_costs_the_save_and_nothing_else(in_parts, sea
 
 @pytest.mark.long
 @needs_sums
-def test_a_rank_that_is_killed_while_it_writes_leaves_the_checkpoint_before(in_parts, seams: Seams):
+def test_a_rank_that_is_killed_while_it_writes_leaves_the_checkpoint_before(options, seams: Seams):
     """Kill -9 with half of its part written; the next start finds step 2's checkpoint, and removes the rest."""
     seen = 0
 
@@ -278,7 +396,7 @@ def test_a_rank_that_is_killed_while_it_writes_leaves_the_checkpoint_before(in_p
         if group.rank:
             return follow(group)
         controls, events = Controls(), []
-        for event in run_events(given(**in_parts), controls, events.append, group):
+        for event in run_events(given(**options), controls, events.append, group):
             events.append(event)
             save_and_stop(event, controls)
         return events

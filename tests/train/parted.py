@@ -8,7 +8,7 @@ import torch
 
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.train.checkpoint import load_checkpoint, num_bytes, write_checkpoint
-from lmplay_tui.train.checkpoint_parts import OwnRows, PartsSave, new_folder, whole, write_part
+from lmplay_tui.train.checkpoint_parts import OwnRows, PartsSave, Written, new_folder, whole, write_part
 
 
 def rows_of(key: str, tensor: torch.Tensor, rank: int, num_ranks: int) -> list[OwnRows]:
@@ -18,8 +18,15 @@ def rows_of(key: str, tensor: torch.Tensor, rank: int, num_ranks: int) -> list[O
     return [OwnRows(key, tuple(tensor.shape), rank * size, rows)]
 
 
-def save_in_parts(checkpoint: dict[str, Any], run: RunFolder, num_ranks: int = 3, path: Path | None = None) -> int:
+def save_in_parts(checkpoint: dict[str, Any], run: RunFolder, num_ranks: int = 3) -> int:
     """Write a checkpoint as so many ranks of a sharded model write it."""
+    return write_checkpoint(in_parts(checkpoint, run, num_ranks), run.model, previous=run.checkpoint("prev"))
+
+
+def in_parts(
+    checkpoint: dict[str, Any], run: RunFolder, num_ranks: int = 3, problem: OSError | None = None
+) -> dict[str, Any]:
+    """A checkpoint whose parts so many ranks are about to write. `problem`: what hinders the last one."""
     own: list[list[OwnRows]] = [[] for _ in range(num_ranks)]
     keys: dict[int, str] = {}
 
@@ -35,20 +42,27 @@ def save_in_parts(checkpoint: dict[str, Any], run: RunFolder, num_ranks: int = 3
     head = copy.copy(checkpoint)
     weights, states = checkpoint["model"]["state"], checkpoint["optimizers"]["state"]
     head["model"] = head["model"] | {"state": {name: placed(f"model/{name}", it) for name, it in weights.items()}}
-    in_parts = {
+    moments = {
         name: {entry: placed(f"optimizer/{entry}/{name}", whole(it)) for entry, it in held.items()}
         for name, held in states.items()
     }
-    head["optimizers"] = head["optimizers"] | {"state": in_parts}
+    head["optimizers"] = head["optimizers"] | {"state": moments}
     size = num_bytes([each.rows for rank in own for each in rank])
-    folder = new_folder(run, size)
 
-    def others() -> list:
-        return [each for rank in range(1, num_ranks) for each in write_part(folder, rank, own[rank])]
+    def others() -> list[Written]:
+        written = [each for rank in range(1, num_ranks) for each in write_part(folder, rank, own[rank])]
+        if problem is not None:
+            raise problem
+        return written
 
-    parts = PartsSave(folder, own[0], others, size)
+    try:
+        folder = new_folder(run, size)
+    except OSError as error:
+        parts = PartsSave(None, (), list, 0, problem=error)
+    else:
+        parts = PartsSave(folder, own[0], others, size)
     head["runner"] = head["runner"] | {"state": head["runner"]["state"] | {"parts": parts}}
-    return write_checkpoint(head, path or run.model, previous=run.checkpoint("prev"))
+    return head
 
 
 def tensors_of(path: Path) -> dict[str, Any]:
