@@ -24,6 +24,7 @@ SEAMS = {
     "copy to save": "train.checkpointer:cpu_copy",
     "write a checkpoint": "train.checkpointer:write_checkpoint",
     "look for the parts": "train.checkpoint_parts:found_in",
+    "write rank 0's part": "train.checkpoint_parts:write_part",
     "write a part": "train.follower:write_part",
     "link a checkpoint": "train.checkpointer:link_whole",
     "write statistics": "run.statistics:RunStatistics.write",

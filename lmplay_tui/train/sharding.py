@@ -22,7 +22,7 @@ from lmplay_tui.errors import UserError
 from lmplay_tui.models.body import Packable
 from lmplay_tui.models.units import units_of
 from lmplay_tui.text import one_line
-from lmplay_tui.train.checkpoint_parts import OwnRows, whole
+from lmplay_tui.train.checkpoint_parts import Deferred, OwnRows, whole
 from lmplay_tui.train.process_group import ProcessGroup
 from lmplay_tui.train.reduction import place_key, take_from_rank_0
 
@@ -148,10 +148,11 @@ class Sharding:
                         parameter.requires_grad_(trained[name])
                 module.reshard()
 
-    def scattered(self, states: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
+    def scattered(self, states: Mapping[str, Mapping[str, Tensor | Deferred]]) -> dict[str, dict[str, Tensor]]:
         """An optimizer's state by parameters' names, of which this rank keeps its parts; only rank 0's is read.
 
-        On the other ranks the tensors have the same formats and shapes, and any numbers.
+        On the other ranks the tensors have the same formats and shapes, and any numbers. What is deferred is read one
+        by one.
         """
         parameters = dict(self._model.named_parameters())
         return {

@@ -60,13 +60,18 @@ def altered(data: bytes, dice: random.Random) -> bytes:
     return data[:at] + bytes([data[at] ^ 1 << dice.randrange(8)]) + data[at + 1 :]
 
 
+def emptied(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.unlink()
+
+
 DAMAGES: dict[str, Callable[[Path, random.Random], object]] = {
     "a flipped bit": lambda path, dice: path.write_bytes(altered(path.read_bytes(), dice)),
     "a cut": lambda path, dice: os.truncate(path, dice.randrange(path.stat().st_size)),
     "no file": lambda path, _: path.unlink(),
     "another's part": lambda path, _: shutil.copyfile(sorted(path.parent.iterdir())[-1], path),
     "no folder": lambda path, _: shutil.rmtree(path.parent),
-    "an empty folder": lambda path, _: [each.unlink() for each in path.parent.iterdir()],
+    "an empty folder": lambda path, _: emptied(path.parent),
 }
 
 
@@ -395,7 +400,7 @@ def test_a_rank_that_is_killed_while_it_writes_leaves_the_checkpoint_before(opti
     def work(group: ProcessGroup) -> Any:
         if group.rank:
             return follow(group)
-        controls, events = Controls(), []
+        controls, events = Controls(), list[Event]()
         for event in run_events(given(**options), controls, events.append, group):
             events.append(event)
             save_and_stop(event, controls)

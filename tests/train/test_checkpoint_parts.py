@@ -2,8 +2,11 @@
 
 import contextlib
 import shutil
+import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -216,10 +219,10 @@ def called(name: str) -> str:
 OPTIMIZERS = ("adamw", "adam", "adagrad", "sgd", "rmsprop")
 
 
-def sharded(group: ProcessGroup, name: str) -> tuple[Sharding, nn.Module, torch.optim.Optimizer]:
+def sharded(group: ProcessGroup, name: str, hosts: int = 1) -> tuple[Sharding, nn.Module, torch.optim.Optimizer]:
     torch.manual_seed(1)
     model = Tied()
-    mesh = mesh_of("full", "cpu", group.world_size, group.world_size)
+    mesh = mesh_of("full" if hosts == 1 else "hybrid", "cpu", group.world_size, group.world_size // hosts)
     sharding = Sharding(model, mesh, has_hidden=True, trunk=model.trunk)
     return sharding, model, build_optimizer(name, model, lr=0.01, weight_decay=0.1, device_type="cpu")
 
@@ -285,6 +288,30 @@ def test_parts_are_what_was_gathered_for_each_optimizer_and_any_number_of_ranks(
         assert not list(differences(gathered[name][1], states)), name
 
 
+def late(write: Callable[..., Any], *given_: Any) -> Any:
+    time.sleep(1.0)  # more than the two steps take that are to be trained meanwhile
+    return write(*given_)
+
+
+def own_of_hosts(group: ProcessGroup) -> tuple[list, list]:
+    """The weights' keys, and what this rank would write, of a model with a copy on each of two hosts."""
+    sharding, _, optimizer = sharded(group, "sgd", hosts=2)
+    weights, _, own = sharding.own_state(optimizer)
+    return sorted(set(weights.values())), [(each.key, each.shape, each.first, len(each.rows)) for each in own]
+
+
+@pytest.mark.long
+@needs_sums
+def test_of_hosts_with_a_copy_each_the_first_writes():
+    ranks = together(4, own_of_hosts)
+    assert ranks[2][1] == ranks[3][1] == []
+    pieces = sorted(ranks[0][1] + ranks[1][1])
+    for key in ranks[0][0]:
+        own = [piece for piece in pieces if piece[0] == key]
+        assert [first for _, _, first, _ in own] == [0, own[0][3]]
+        assert own[0][3] + own[1][3] == own[0][1][0]
+
+
 def save_at_2(event: Event, controls: Controls) -> None:
     if isinstance(event, StepDone) and event.step in (2, 4):
         controls.send(SaveNow() if event.step == 2 else Stop())
@@ -298,9 +325,14 @@ def stop_at_6(event: Event, controls: Controls) -> None:
 @pytest.mark.long
 @needs_sums
 @pytest.mark.timeout(600)
-def test_any_number_of_processes_goes_on_from_parts_as_from_a_file(place, exact):  # noqa: F811
-    """Two sharded processes save both ways; one, two and three go on from each, to the same bits."""
+def test_any_number_of_processes_goes_on_from_parts_as_from_a_file(place, exact, seams):  # noqa: F811
+    """Two sharded processes save both ways; one, two and three go on from each, to the same bits.
+
+    Parts are written when steps have been trained behind them.
+    """
     options = {**exact, "training_plan": write_plan(place, ONE_STAGE)}
+    for name in ("write a part", "write rank 0's part"):
+        seams.around(name, late)
     for way in ("file", "folder"):
         launch = given(**options, model=f"{way}/m.lmp", out_dir=way, shard="full", shard_save=way)
         events = train_together(2, launch, act=save_at_2)
