@@ -43,7 +43,7 @@ from lmplay_tui.train.device import Precision, choose_device, choose_precision, 
 from lmplay_tui.train.gradients import Gradients
 from lmplay_tui.train.handoff import resume_command
 from lmplay_tui.train.model_body import choose_ways
-from lmplay_tui.train.preflight import nothing_to_extend, plan_to_begin_with
+from lmplay_tui.train.preflight import check_statistics, nothing_to_extend, plan_to_begin_with
 from lmplay_tui.train.progress import Progress
 from lmplay_tui.train.settings import Settings, check_fixed, describe_changes, overruled_of, rate_jumps, without_effect
 from lmplay_tui.train.state import TrainState, said_of_warm_up
@@ -119,6 +119,7 @@ def read_start(run: RunFolder, launch: Launch, warnings: list[str]) -> Start:
         if options.extend is not None:
             raise UserError(nothing_to_extend(run))
         plan = plan_to_begin_with(run, options, warnings)
+        check_statistics(run, plan, options)
         return Start(run, launch, Settings(plan, launch.line, plan_as_given=plan.text, plan_unedited=plan.text), None)
     curriculum = checkpoint["curriculum"]["state_args"]
     try:

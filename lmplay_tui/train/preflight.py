@@ -29,6 +29,7 @@ from lmplay_tui.run.folder import (
     saved_status,
     statistics_folder,
 )
+from lmplay_tui.run.statistics import clash
 from lmplay_tui.text import one_line
 
 # Of the environment in which torchrun, our own agent or srun starts one of several processes.
@@ -114,6 +115,8 @@ class _Found:
             begins_with_own = options.training_plan is None and not self._launch.anew and not _has_checkpoint(run)
             if plan is None and begins_with_own and options.model is not None:
                 plan = self._try(lambda: plan_to_begin_with(run, options, []))
+            if self._launch.anew or not _has_checkpoint(run):
+                self._try(lambda: check_statistics(run, plan, options))
         self._try(lambda: _check_processes(options))
         self._look_at_names(plan)
         if plan is not None and self._looks_at_data:
@@ -287,6 +290,16 @@ def _run_of(launch: Launch, plan: Plan | None) -> RunFolder:
         name = _NO_NAME.sub("_", f"{exp}_{plan.name}").strip("_-")[:40].rstrip("_-")
         model = output_folder(options.out_dir) / f"{name}.lmp"
     return RunFolder(model)
+
+
+def check_statistics(run: RunFolder, plan: Plan | None, options: TrainOptions) -> None:
+    """Raise `UserError` where a run that begins would have other runs' names for its statistics.
+
+    `plan`: its stages have statistics of their own; None: they are not known yet.
+    """
+    stages = () if plan is None else tuple(stage.name for stage in plan.stages)
+    if (said := clash(statistics_folder(options.out_dir), run.name, stages)) is not None:
+        raise UserError(f"{said}; choose another --model")
 
 
 def nothing_to_extend(run: RunFolder) -> str:

@@ -15,6 +15,7 @@ import pytest
 from lmplay_tui import cli
 from lmplay_tui.options import Launch
 from lmplay_tui.run.folder import RunFolder, RunLock
+from lmplay_tui.run.statistics import StatisticsFile, statistics_path, write_statistics
 from lmplay_tui.train.preflight import Waits, problems_of
 from tests.faults.terminals import Terminal
 
@@ -41,6 +42,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         json.dumps({"one": {"dataset": "d"}, "datasets": {"d": {"path": "rows.jsonl", "text": "txt"}}}, indent=1),
         encoding="utf-8",
     )
+    for name, stage, split in (("a", "b", "validate"), ("c_step_one", None, "train")):
+        path = statistics_path(tmp_path / "out_gpt", name, stage, split)
+        path.parent.mkdir(exist_ok=True)
+        write_statistics(path, StatisticsFile(name, stage, split, [], {}, {}))
     (tmp_path / "mine.py").write_text("class Mine:\n    pass\n", encoding="utf-8")
     (tmp_path / "broken.py").write_text("def f(:\n", encoding="utf-8")
     return tmp_path
@@ -151,6 +156,20 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
         ["--initial-model: no.lmp: no such file"],
     ),
     "nothing to extend": ("--model m --extend 2", ["--extend: m.lmp is not there: there is nothing to go on with"]),
+    "another run's statistics": (
+        "--training-plan good.toml --model a_step_b",
+        [
+            "out_gpt/a_step_b_validate_stats.json: the statistics of run a, whose name those of run a_step_b would "
+            "have; choose another --model"
+        ],
+    ),
+    "another run's statistics, of a stage": (
+        "--training-plan good.toml --model c",
+        [
+            "out_gpt/c_step_one_train_stats.json: the statistics of run c_step_one, whose name those of stage one of "
+            "run c would have; choose another --model"
+        ],
+    ),
     "a busy run": (
         "--training-plan demo --model busy",
         [
@@ -216,7 +235,7 @@ def test_no_screen_opens_on_a_mistake(here: Path, words: str) -> None:
     assert said.splitlines() == ["--lr: must be above 0, got 0"] * ("--lr" in words) + (
         THREE if "three" in words else ["column.toml:1: " + NO_COLUMN.format("mine")]
     )
-    assert not list(here.glob("*.run")) + list(here.glob("out_gpt"))
+    assert not list(here.rglob("*.run"))
 
 
 def test_neither_torch_nor_the_hub_s_library_is_imported_for_it() -> None:
