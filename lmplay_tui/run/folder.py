@@ -403,7 +403,7 @@ class RunLock:
 
 
 def take_run(run: RunFolder) -> RunLock:
-    """Hold the run, whose folders are made; gives its lock. Raises `UserError`, also where another process has the run."""
+    """Hold the run, whose folders are made; gives its lock. Raises `UserError`, also where another process has it."""
     run.create()
     lock = RunLock(run)
     lock.take(watch_s=WATCHED_S)
