@@ -19,7 +19,7 @@ from lmplay_tui.errors import UserError, os_error
 from lmplay_tui.files import Folder, sync
 from lmplay_tui.options import shown_value
 from lmplay_tui.plan.schema import check_name
-from lmplay_tui.run.folder import RunFolder, taken
+from lmplay_tui.run.folder import RunFolder, take_run
 from lmplay_tui.run.statistics import SUFFIX, other_run, read_statistics, write_statistics
 from lmplay_tui.text import one_line
 
@@ -101,7 +101,7 @@ def _is_of(figures: Path, name: str) -> bool:
 @contextlib.contextmanager
 def _held(run: RunFolder) -> Iterator[None]:
     """While no process can train the run. Raises `UserError`, also for what the disk refuses in between."""
-    lock = taken(run)
+    lock = take_run(run)
     try:
         yield
     except OSError as error:

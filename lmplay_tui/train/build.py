@@ -38,7 +38,7 @@ from lmplay_tui.text import one_line
 from lmplay_tui.train.checkpoint import load_archive, load_checkpoint, newest_checkpoint
 from lmplay_tui.train.checkpoint_fields import bounds_of, problem_of_model, problem_of_tensors
 from lmplay_tui.train.checkpointer import CheckpointWriter
-from lmplay_tui.train.dataloader import LoadedData, patiently
+from lmplay_tui.train.dataloader import LoadedData, in_thread
 from lmplay_tui.train.device import Precision, choose_device, choose_precision, hardware_note, speed_choices
 from lmplay_tui.train.gradients import Gradients
 from lmplay_tui.train.handoff import resume_command
@@ -189,9 +189,13 @@ def build_trainer(
     """
     run, launch, settings = start.run, start.launch, start.settings
     options = settings.for_run()
+
+    # where it computes, and in which number format
     device = choose_device(options.device)
     precision = choose_precision(options, device)
     chosen = speed_choices(options, precision)
+
+    # the model, with a checkpoint's weights, those of --initial-model, or its own by the seed
     model_args = start.checkpoint["model"]["state_args"] if start.checkpoint else None
     weights = start.checkpoint["model"]["state"] if start.checkpoint else None
     tokenizer = yield from _load_tokenizer(model_args["tokenizer"] if model_args else options.tokenizer, controls)
@@ -206,6 +210,8 @@ def build_trainer(
         for line in load_initial(model, built_with, path, tokenizer, ignore_tokenizer=options.ignore_tokenizer):
             yield Warned(line)
     model.to(device)
+
+    # how steps compute it: what it offers beside `forward`, what other processes do of it
     ways = choose_ways(model, precision, vocab_size=tokenizer.vocab_size, context_len=built_with["context_len"])
     for line in ways.notes + nothing_to_recompute(model, options):
         yield Warned(f"experiment {one_line(built_with['exp'])}: {line}")
@@ -216,6 +222,8 @@ def build_trainer(
     if options.shard != "none":
         ways = replace(ways, reading=Reading.FORWARD)  # a cache is made by the head's own numbers, which lie in parts
         _shard(gradients, options, precision, leader)
+
+    # the run's state, standing where the checkpoint stands
     state = TrainState(
         run=run, settings=settings, model=model, model_args=built_with | {"tokenizer": tokenizer.name},
         gradients=gradients, reading=ways.reading,
@@ -227,6 +235,7 @@ def build_trainer(
         chosen.append(f"{leader.world_size} processes")
         yield from _draw_by_mini_batch(state, options)
     yield from _write_plan(start, state.progress.step)
+
     return Trainer(
         state,
         LoadedData(
@@ -274,7 +283,7 @@ def _draw_by_mini_batch(state: TrainState, options: TrainOptions) -> Iterator[Ev
 
 def _load_tokenizer(name: str, controls: Controls) -> Generator[Event, None, Tokenizer]:
     yield ActivityChanged("loading", f"tokenizer {name}")
-    return (yield from patiently(lambda _: load_tokenizer(name), controls))
+    return (yield from in_thread(lambda _: load_tokenizer(name), controls))
 
 
 def model_of_shape(

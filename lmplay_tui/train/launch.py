@@ -36,7 +36,7 @@ from lmplay_tui.run.events import (
     StepDone,
     Warned,
 )
-from lmplay_tui.run.folder import RunFolder, RunLock, keep_plan, saved_status, statistics_folder, taken, utc_now
+from lmplay_tui.run.folder import RunFolder, RunLock, keep_plan, saved_status, statistics_folder, take_run, utc_now
 from lmplay_tui.run.notify import NOTIFY_URL, Notifier, run_on_done
 from lmplay_tui.run.plots import write_pngs
 from lmplay_tui.run.recorder import LogFile, Recorder
@@ -70,7 +70,7 @@ def run_events(
     """
     try:
         run = choose_run(launch)
-        lock = taken(run)
+        lock = take_run(run)
     except (UserError, OSError) as error:
         yield _failed(error, 0)
         return
@@ -116,7 +116,7 @@ def _start_anew(run: RunFolder, lock: RunLock, launch: Launch) -> RunLock:
     folder = saved_status(run, alive=False).plan_folder
     set_aside(run, statistics_folder(launch.options.out_dir))
     lock.release()
-    fresh = taken(run)
+    fresh = take_run(run)
     if plan is not None:
         run.files.write(run.plan.name, plan)
         run.write_status({"name": run.name, "plan_folder": folder})
@@ -433,7 +433,7 @@ def taken_for_others(launch: Launch) -> tuple[RunFolder, RunLock, Launch]:
     Raises `UserError`, also where another process has the run.
     """
     run = choose_run(launch)
-    lock = taken(run)
+    lock = take_run(run)
     launch = _with_notify_url(launch, lock)
     try:
         if launch.anew:
@@ -480,7 +480,7 @@ def start_detached(launch: Launch, *, until_it_trains: bool = False) -> tuple[Ru
     screen shows the run, so wait until its data are open, or for as long as people wait.
     """
     run = choose_run(launch)
-    lock = taken(run)
+    lock = take_run(run)
     ControlFiles(run).sweep()  # the process that inherits the lock takes what it finds for its own
     try:
         pid = start_process(run, launch, lock, resumes=False)

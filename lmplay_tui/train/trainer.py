@@ -194,7 +194,7 @@ class Trainer:
                     yield done
                     yield from self.watch.step_done(done, first_row)
                     yield from run.feed.step_done(done)
-                    yield from self.step.take_notes()
+                    yield from self.step.take_news()
                     yield from self._check_gradients(run)
 
                 # a stage ends: evaluate it and those before it, keep a checkpoint
