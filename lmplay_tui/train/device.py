@@ -251,6 +251,9 @@ def processor_choices(*, in_parts: bool = False) -> list[str]:
 
 
 @cache
+MEASURED = "measured here"  # where a peak is from: other programs may have had the machine meanwhile
+
+
 def peak_flops(device: torch.device, dtype: torch.dtype | None) -> tuple[float, str]:
     """Floating-point operations a second at most, and where the figure is from: `data sheet` or `measured here`."""
     if device.type == "cuda":
@@ -258,7 +261,7 @@ def peak_flops(device: torch.device, dtype: torch.dtype | None) -> tuple[float, 
         known = vendor_peak(torch.cuda.get_device_name(device), number_format)
         if known is not None:
             return known, "data sheet"
-    return measured_peak(device, dtype or torch.float32), "measured here"
+    return measured_peak(device, dtype or torch.float32), MEASURED
 
 
 # The side of the matrices, and products begun before the device is waited for: a GPU is busy with less only in part.
