@@ -7,7 +7,6 @@ run in a process of its own (`--detach`).
 import contextlib
 import errno
 import os
-import shlex
 import signal
 import time
 import traceback
@@ -282,17 +281,17 @@ def _train_to_an_end(held: _HeldRun, step: int) -> Iterator[Event]:
 
 def _train(held: _HeldRun) -> Iterator[Event]:
     """Read the plan and the checkpoint, build the trainer, run it."""
-    run, prog = held.run, typed(held.launch.prog)
+    run = held.run
     warnings: list[str] = []
     yield ActivityChanged("loading", "the plan and the checkpoint")
     start = read_start(run, held.launch, warnings)
     for warning in (*warnings, *start.complete()):
         yield Warned(warning)
     if start.checkpoint is not None and start.finished():
-        name, model = one_line(run.name), f"--model {shlex.quote(one_line(run.model))}"
+        name, again = one_line(run.name), saved_status(run, alive=True).go_on_with(held.launch.prog, run.model)
         yield LogLine(
             f"{name} is finished: its plan is done. Look at it: {typed('lmplay-tui attach')} {name}; train on: "
-            f"{prog} {model} --extend EPOCHS, or a longer --training-plan; start anew: {prog} {model} --reset-history"
+            f"{again} --extend EPOCHS, or a longer --training-plan; start anew: {again} --reset-history"
         )
         yield RunDone(start.progress.step, str(run.model), start.progress.elapsed_s, already=True)
         return

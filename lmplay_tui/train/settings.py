@@ -71,6 +71,12 @@ class Settings:
         return {name: _words(name, value) for name, value in self.line.items() if name in train_names()}
 
     @property
+    def own_experiment(self) -> str:
+        """The user's own experiment, as the command line gives it: each start must; empty for a shipped one."""
+        exp = str(self.line.get("exp", ""))
+        return exp if ":" in exp else ""
+
+    @property
     def plan_file(self) -> str:
         """The file that the command line's plan was read from; empty where there is none, or it is a shipped one."""
         plan = self.line.get("training_plan")

@@ -499,4 +499,5 @@ class Trainer:
             on_line=state.settings.on_line,
             train_loss=state.statistics.recent_loss,
             val_loss=state.statistics.last_val_loss,
+            own_experiment=state.settings.own_experiment,
         )
