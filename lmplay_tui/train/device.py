@@ -250,10 +250,10 @@ def processor_choices(*, in_parts: bool = False) -> list[str]:
     return chosen
 
 
-@cache
 MEASURED = "measured here"  # where a peak is from: other programs may have had the machine meanwhile
 
 
+@cache
 def peak_flops(device: torch.device, dtype: torch.dtype | None) -> tuple[float, str]:
     """Floating-point operations a second at most, and where the figure is from: `data sheet` or `measured here`."""
     if device.type == "cuda":
