@@ -7,6 +7,7 @@ torch.distributed.elastic, one launch an attempt: each has a store of its own, s
 
 import contextlib
 import logging
+import math
 import os
 import shutil
 import signal
@@ -27,7 +28,7 @@ from lmplay_tui.errors import EXIT_LEFT_AT_ONCE, EXIT_TRAINING, UserError
 from lmplay_tui.options import OPTIONS, Launch, Part, command_words
 from lmplay_tui.process import own_command, own_environment
 from lmplay_tui.run.control_files import leave_command
-from lmplay_tui.run.controls import Controls, Pause, SaveNow, Stop
+from lmplay_tui.run.controls import Controls, SaveNow, Stop
 from lmplay_tui.run.events import ActivityChanged, Event, RunFailed, Warned
 from lmplay_tui.run.folder import RunFolder, RunLock, saved_status
 from lmplay_tui.run.notify import NOTIFY_URL
@@ -69,17 +70,15 @@ def train_together(
         for each in told(run, lock, launch, event):
             say(each)
 
-    def told_lost(lost: list[Loss], left: int) -> bool:
-        what = ", ".join(str(loss) for loss in lost)
+    def told_lost(what: str, left: int) -> bool:
         status = saved_status(run)
-        saved = status.checkpoint
-        step = 0 if saved is None or not run.model.exists() else saved.step
+        step = 0 if status.checkpoint is None or not run.model.exists() else status.checkpoint.step
+        reached = int(status.at.step) if math.isfinite(status.at.step) else step
+        what = f"{what}, behind step {reached:,}"
         if limit.allows_one_more():
-            if status.state == "paused":  # no checkpoint knows it
-                with contextlib.suppress(OSError):
-                    leave_command(run, Pause(id=f"{0:020d}-pause"))
-            again = f"restart {limit.count} of at most {limit.most} in an hour"
-            tell(Warned(f"{what}; {_all(left)} again from step {step:,}: {again}", step))
+            again = f", {reached - step:,} steps or more are trained again" if reached > step else ""
+            times = f"restart {limit.count} of at most {limit.most} in an hour"
+            tell(Warned(f"{what}; {_all(left)} again from step {step:,}{again}: {times}", step))
             return True
         said = f"{what}; not started again: that was done {limit.most} times in the last hour; see {one_line(run.log)}"
         tell(RunFailed(said, EXIT_TRAINING, step, str(run.model) if run.model.exists() else None))
@@ -183,13 +182,13 @@ class Processes:
     """The processes of one run, attempt after attempt.
 
     `command`: of each of them; they find their rank in the environment. `told_lost` is called where one was lost before
-    rank 0 knew the run's end, with all that were and how many go on, and says whether to start again. `devices`: of
-    each process, where it has one to itself; the others go on without one that cannot be used.
+    rank 0 knew the run's end, with what is known of that and how many go on, and says whether to start again.
+    `devices`: of each process, where it has one to itself; the others go on without one that cannot be used.
     """
 
     def __init__(
         self, run: RunFolder, lock: RunLock, command: Sequence[str], count: int, *, quiet: bool, prog: str,
-        told_lost: Callable[[list[Loss], int], bool], devices: Sequence[int] = (), collective_s: float = COLLECTIVE_S,
+        told_lost: Callable[[str, int], bool], devices: Sequence[int] = (), collective_s: float = COLLECTIVE_S,
     ) -> None:  # fmt: skip
         self._run, self._lock = run, lock
         self._command, self._count, self._quiet, self._prog = list(command), count, quiet, prog
@@ -207,18 +206,18 @@ class Processes:
         folder = Path(tempfile.mkdtemp(prefix="lmplay-"))
         try:
             while True:
-                ended, lost = self._attempt(folder)
+                ended, what = self._attempt(folder)
                 if ended is not None:
                     return ended
-                if not self._told_lost(lost, self._count):
+                if not self._told_lost(what, self._count):
                     return EXIT_TRAINING
                 if self._stop is not None:  # the one that has taken it may be lost
                     self._leave(self._stop)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _attempt(self, parent: Path) -> tuple[int | None, list[Loss]]:
-        """Start all and wait until all have ended: the run's exit status, or None and the ones that were lost."""
+    def _attempt(self, parent: Path) -> tuple[int | None, str]:
+        """Start all and wait until all have ended: the run's exit status, or None and what is known of the loss."""
         from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
         from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -248,7 +247,7 @@ class Processes:
                 ]
         _hold_nothing()
         self._leave_out(lost)
-        return agent.known_end(), _first(lost)
+        return agent.known_end(), _what_is_lost(lost, agent.lost_rank())
 
     def _leave_out(self, lost: list[Loss]) -> None:
         """Go on without the devices that cannot be used, as long as one can."""
@@ -312,9 +311,10 @@ def _stamp(run: RunFolder) -> tuple[int, int] | None:
     return found.st_mtime_ns, found.st_ino
 
 
-def _first(lost: list[Loss]) -> list[Loss]:
-    """Without those that have ended because another had."""
-    return [loss for loss in lost if not loss.is_consequence] or lost
+def _what_is_lost(lost: list[Loss], said_by_rank_0: str) -> str:
+    """Those that have ended by themselves; where all have because of another, what rank 0 has said of that one."""
+    first = [loss for loss in lost if not loss.is_consequence]
+    return said_by_rank_0 if said_by_rank_0 and not first else ", ".join(str(loss) for loss in first or lost)
 
 
 def _kill_children() -> None:

@@ -96,6 +96,22 @@ class Agent:
         except OSError:
             return None
 
+    def rank_is_lost(self, what: str) -> None:
+        """Rank 0 tells the agent in words that another process has ended or hangs; it saves then, and leaves."""
+        Path(self.folder, "lost").write_text(what, encoding="utf-8")
+
+    def lost_rank(self) -> str:
+        """What rank 0 has said of another process; empty: nothing."""
+        try:
+            return Path(self.folder, "lost").read_text(encoding="utf-8")
+        except OSError:
+            return ""
+
+    @property
+    def asked(self) -> Path:
+        """Where rank 0 keeps what is asked of it: the same file for each attempt."""
+        return Path(self.folder).with_name("asked.json")
+
     def known_end(self) -> int | None:
         """The exit status of the run; None: rank 0 was ended before it had one."""
         return _read_number(Path(self.folder, "ended"))
