@@ -46,14 +46,13 @@ from lmplay_tui.text import one_line, printable
 from lmplay_tui.train.build import build_trainer, read_start, set_aside
 from lmplay_tui.train.handoff import KeptCommands, TimeLimit, hand_over, resume_command, start_process
 from lmplay_tui.train.preflight import choose_run
-from lmplay_tui.train.process_group import ProcessGroup, RankLostError
+from lmplay_tui.train.process_group import SEEN_WITHIN_S, ProcessGroup, RankLostError
 from lmplay_tui.train.progress import Progress
 
 if TYPE_CHECKING:
     from lmplay_tui.train.leader import Leader
 
 BEGINS_WITHIN_S = 60.0  # a process of its own
-SEEN_WITHIN_S = 0.5  # a process that has ended, by the one that has started it
 NO_PARENT = "what has started this process is no more"
 LOADS_WITHIN_S = 20.0  # from then on it is a download, which may take hours
 
@@ -388,10 +387,7 @@ def _of_group(held: _HeldRun, end: Event) -> Event:
 
 def _what_is_lost(held: _HeldRun, group: ProcessGroup) -> str:
     """Which rank has ended, or hangs and in what; else what torch has said of it."""
-    deadline = time.monotonic() + SEEN_WITHIN_S
-    while not (gone := group.ended()) and time.monotonic() < deadline:  # its parent has yet to see it
-        time.sleep(0.05)
-    if gone:
+    if gone := group.ended(SEEN_WITHIN_S):
         return f"{', '.join(gone)} has ended"
     behind = "" if held.leader is None else held.leader.behind()
     return f"{behind}, and does not answer" if behind else held.lost
