@@ -167,8 +167,9 @@ class KeptCommands:
     def __init__(self, path: Path) -> None:
         """`path`: of the file, which is the agent's: what it holds was asked of an earlier rank 0."""
         self._path = path
-        self._progress = Progress()
-        self._kept = self._read()
+        self._before = self._read()
+        self._kept = list(self._before)
+        self.progress = Progress()  # the run's, from when on something is obeyed
         self.problem = ""  # why the next rank 0 will not know what is asked of this one
 
     def note(self, command: Command) -> None:
@@ -178,18 +179,16 @@ class KeptCommands:
             self._write()
 
     def ask_again(self, progress: Progress) -> list[Command]:
-        """What was asked before and is not in `progress`, where the run goes on; in the order in which it was asked.
-
-        `progress`: of the run from now on.
-        """
-        self._progress = progress
-        self._kept = [kept for kept in self._kept if kept.number is None or kept.number > progress.changes]
-        for kept in self._kept:
+        """What was asked of an earlier rank 0 and is not in `progress`, where the run goes on; it is given once."""
+        before, self._before = self._before, []
+        again = [kept for kept in before if kept.number is None or kept.number > progress.changes]
+        for kept in again:
             kept.number = None
             if kept.stage and progress.of(kept.stage).done:
                 kept.command = Stop(reason="the stage's end", id=kept.command.id)
+        self._kept = [kept for kept in self._kept if kept in again or kept not in before]
         self._write()
-        return [kept.command for kept in self._kept]
+        return [kept.command for kept in again]
 
     def follow(self, event: Event) -> None:
         """Take in an event: an answered command, or a checkpoint, after which there is less to keep."""
@@ -202,10 +201,10 @@ class KeptCommands:
             return
         match answered.command:
             case SetLearningRate() | Pin() | ChangePlan() if event.ok:
-                answered.number, answered.step = self._progress.changes, self._progress.step
+                answered.number, answered.step = self.progress.changes, self.progress.step
                 self._write()
             case Stop(when="stage_end") if event.ok:
-                answered.stage = self._progress.stage
+                answered.stage = self.progress.stage
                 self._write()
             case Pause():
                 pass

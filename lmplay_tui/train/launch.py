@@ -251,8 +251,9 @@ class _HeldRun:
         return self._recorder.record(Warned(said))
 
     def ask_again(self, progress: Progress) -> None:
-        """What was asked of an earlier rank 0, and is not in the checkpoint that this one goes on from."""
-        for command in [] if self.kept is None else self.kept.ask_again(progress):
+        """What was asked of an earlier rank 0 and is not in `progress`, before what has been asked of this one."""
+        again = [] if self.kept is None else self.kept.ask_again(progress)
+        for command in (*again, *self.controls.take_waiting()):
             self.controls.send(command)
 
     def _stop_for_bug(self, error: Exception) -> list[Event]:
@@ -315,12 +316,14 @@ def _train(held: _HeldRun) -> Iterator[Event]:
         )
         yield RunDone(start.progress.step, str(run.model), start.progress.elapsed_s, already=True)
         return
+    held.ask_again(start.progress)
     trainer = yield from build_trainer(
         start, held.controls, go_on_elsewhere=held.go_on_elsewhere, tell=held.tell, may_not_save=held.may_not_save,
         leader=held.leader,
     )  # fmt: skip
     del start  # its checkpoint is as large as the model and the optimizer, which have taken what they need
-    held.ask_again(trainer.state.progress)
+    if held.kept is not None:
+        held.kept.progress = trainer.state.progress
     yield from trainer.run()
 
 

@@ -18,7 +18,7 @@ class Rank0:
 
     def __init__(self, folder: Path, progress: Progress) -> None:
         self.kept = KeptCommands(folder / "asked.json")
-        self.progress = progress
+        self.progress = self.kept.progress = progress
         self.asked_again = [command_record(command) for command in self.kept.ask_again(progress)]
 
     def asks(self, *commands: Command) -> None:
@@ -83,6 +83,16 @@ def test_a_change_is_made_once_whatever_checkpoint_the_run_goes_on_from(tmp_path
     second.progress.step = 11
     second.saves()
     assert (tmp_path / "asked.json").read_text() == "[]"
+
+
+def test_what_was_asked_while_all_load_is_asked_once(tmp_path: Path) -> None:
+    first = Rank0(tmp_path, Progress())
+    first.asks(PAUSE)
+    kept = KeptCommands(tmp_path / "asked.json")
+    kept.note(LR)  # it is in this process's mailbox
+    assert [command_record(command) for command in kept.ask_again(Progress())] == records(PAUSE)
+    assert not kept.ask_again(Progress())
+    assert Rank0(tmp_path, Progress()).asked_again == records(PAUSE, LR)
 
 
 def test_a_stop_at_the_end_of_a_stage_that_is_over_is_a_stop(tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ class Products(TorchDispatchMode):
         self.said = said
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm):
+        if func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.addmm_):
             self.said.append("product")
         return func(*args, **(kwargs or {}))
 
