@@ -71,6 +71,7 @@ class RunStarted(Event):
     on_line: Mapping[str, str] = field(default_factory=dict)  # a plan's options that the command line gives, as words
     train_loss: float | None = None  # over the last steps before `step`; None: none, or a journal that does not say it
     val_loss: float | None = None  # of the last validation before
+    own_experiment: str = ""  # FILE:CLASS, as the command line gives it: no checkpoint can say it to the next start
 
 
 class ActivityChanged(Event):

@@ -372,7 +372,7 @@ CHECKPOINT = Table(
                         "plan_folder": text(8192, is_utf8=False),
                         "current_step": _STAGE,
                     },
-                    later={"plan_as_given": text(MOST_TEXT)},
+                    later={"plan_as_given": text(MOST_TEXT), "plan_unedited": text(MOST_TEXT)},
                 ),
                 "state": TableOf(_STAGE_PROGRESS, _STAGE_NAME),
             }

@@ -7,7 +7,6 @@ run in a process of its own (`--detach`).
 import contextlib
 import errno
 import os
-import shlex
 import signal
 import time
 import traceback
@@ -38,7 +37,7 @@ from lmplay_tui.run.events import (
     StepDone,
     Warned,
 )
-from lmplay_tui.run.folder import RunFolder, RunLock, keep_plan, saved_status, statistics_folder, taken, utc_now
+from lmplay_tui.run.folder import RunFolder, RunLock, keep_plan, saved_status, statistics_folder, take_run, utc_now
 from lmplay_tui.run.notify import NOTIFY_URL, Notifier, run_on_done
 from lmplay_tui.run.plots import write_pngs
 from lmplay_tui.run.recorder import LogFile, Recorder
@@ -72,7 +71,7 @@ def run_events(
     """
     try:
         run = choose_run(launch)
-        lock = taken(run)
+        lock = take_run(run)
     except (UserError, OSError) as error:
         yield _failed(error, 0)
         return
@@ -118,7 +117,7 @@ def _start_anew(run: RunFolder, lock: RunLock, launch: Launch) -> RunLock:
     folder = saved_status(run, alive=False).plan_folder
     set_aside(run, statistics_folder(launch.options.out_dir))
     lock.release()
-    fresh = taken(run)
+    fresh = take_run(run)
     if plan is not None:
         run.files.write(run.plan.name, plan)
         run.write_status({"name": run.name, "plan_folder": folder})
@@ -302,17 +301,17 @@ def _train_to_an_end(held: _HeldRun, step: int) -> Iterator[Event]:
 
 def _train(held: _HeldRun) -> Iterator[Event]:
     """Read the plan and the checkpoint, build the trainer, run it."""
-    run, prog = held.run, typed(held.launch.prog)
+    run = held.run
     warnings: list[str] = []
     yield ActivityChanged("loading", "the plan and the checkpoint")
     start = read_start(run, held.launch, warnings)
     for warning in (*warnings, *start.complete()):
         yield Warned(warning)
     if start.checkpoint is not None and start.finished():
-        name, model = one_line(run.name), f"--model {shlex.quote(one_line(run.model))}"
+        name, again = one_line(run.name), saved_status(run, alive=True).go_on_with(held.launch.prog, run.model)
         yield LogLine(
             f"{name} is finished: its plan is done. Look at it: {typed('lmplay-tui attach')} {name}; train on: "
-            f"{prog} {model} --extend EPOCHS, or a longer --training-plan; start anew: {prog} {model} --reset-history"
+            f"{again} --extend EPOCHS, or a longer --training-plan; start anew: {again} --reset-history"
         )
         yield RunDone(start.progress.step, str(run.model), start.progress.elapsed_s, already=True)
         return
@@ -451,7 +450,7 @@ def taken_for_others(launch: Launch) -> tuple[RunFolder, RunLock, Launch]:
     Raises `UserError`, also where another process has the run.
     """
     run = choose_run(launch)
-    lock = taken(run)
+    lock = take_run(run)
     launch = _with_notify_url(launch, lock)
     try:
         if launch.anew:
@@ -500,7 +499,7 @@ def start_detached(launch: Launch, *, until_it_trains: bool = False) -> tuple[Ru
     screen shows the run, so wait until its data are open, or for as long as people wait.
     """
     run = choose_run(launch)
-    lock = taken(run)
+    lock = take_run(run)
     ControlFiles(run).sweep()  # the process that inherits the lock takes what it finds for its own
     try:
         pid = start_process(run, launch, lock, resumes=False)

@@ -35,7 +35,7 @@ class TrainStep:
         self._state = state
         self._controls = controls
         self._accuracy_interval = accuracy_interval
-        self._notes: list[Event] = []
+        self._news: list[Event] = []
         self._has_told_dealt = False
         self.steps_here = 0  # steps done by this process: without any there is nothing to save
         self.is_whole = True  # the state is that of a finished step; not while an update is under way
@@ -98,7 +98,7 @@ class TrainStep:
                 run.config, mini_batch_size=smaller, least_rows=min(run.config.least_rows, smaller)
             )  # fmt: skip
             state.progress.of(run.stage.name).mini_batch_size = smaller
-            self._notes.append(
+            self._news.append(
                 Warned(
                     f"{where}: out of memory with mini-batches of {size}; going on with {smaller}"
                     " (the gradient is the same but for dropout and rounding)",
@@ -128,7 +128,7 @@ class TrainStep:
         work = f"give work to {f'{at_work} of' if at_work < ranks else 'all'} {ranks} processes"
         if config != run.config:
             smaller = f"{where}: mini-batches of {size} instead of {run.config.mini_batch_size} {work}"
-            self._notes.append(LogLine(f"{smaller}; a --mini-batch-size on the command line is kept"))
+            self._news.append(LogLine(f"{smaller}; a --mini-batch-size on the command line is kept"))
         elif at_work < ranks:
             why = ", as asked for," if asked else ""
             said = f"mini-batches of {size}{why} {work}, for a batch has {batch_size} samples"
@@ -137,7 +137,7 @@ class TrainStep:
                 advice = f"--mini-batch-size {best} helps" + (", and changes the gradient" if by_samples else "")
             else:
                 advice = "a larger --batch-size or fewer processes help"
-            self._notes.append(Warned(f"{said}: {advice}"))
+            self._news.append(Warned(f"{said}: {advice}"))
 
     def _undo(self) -> None:
         """Forget the gradients and the random numbers of a step that did not happen."""
@@ -174,7 +174,7 @@ class TrainStep:
         if self._overflows == OVERFLOWS_TOLD:
             step = self._state.progress.step + 1
             where = f"stage {run.stage.name}, step {step}: {what}, so none of them has moved the weights"
-            self._notes.append(Warned(f"{where}; try a lower --lr, --amp-dtype bfloat16, or without --amp", step))
+            self._news.append(Warned(f"{where}; try a lower --lr, --amp-dtype bfloat16, or without --amp", step))
 
     def _give_up(self, run: StageRun, batch: Batch, what: str, advice: str) -> NoReturn:
         """Numbers that are of no use: keep the last checkpoint, put what there is apart, and end the run."""
@@ -257,7 +257,7 @@ class TrainStep:
         decode = self._state.tokenizer.decode
         return mean_accuracy(fast_accuracy_of(decode(tokens), sample.truth) for sample, tokens in result.predictions())
 
-    def take_notes(self) -> list[Event]:
+    def take_news(self) -> list[Event]:
         """What the steps since the last call have to say."""
-        notes, self._notes = self._notes, []
-        return notes
+        news, self._news = self._news, []
+        return news

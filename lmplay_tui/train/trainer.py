@@ -193,7 +193,7 @@ class Trainer:
                     yield done
                     yield from self.watch.step_done(done, first_row)
                     yield from run.feed.step_done(done)
-                    yield from self.step.take_notes()
+                    yield from self.step.take_news()
                     yield from self._check_gradients(run)
 
                 # a stage ends: evaluate it and those before it, keep a checkpoint
@@ -498,4 +498,5 @@ class Trainer:
             on_line=state.settings.on_line,
             train_loss=state.statistics.recent_loss,
             val_loss=state.statistics.last_val_loss,
+            own_experiment=state.settings.own_experiment,
         )

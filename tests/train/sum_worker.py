@@ -14,7 +14,7 @@ import psutil
 
 from lmplay_tui.process import leave, own_command
 from lmplay_tui.run.controls import Controls
-from lmplay_tui.run.folder import RunFolder, taken
+from lmplay_tui.run.folder import RunFolder, take_run
 from lmplay_tui.train.agent import Processes, RestartLimit
 from lmplay_tui.train.process_group import ProcessGroup, place_of, settle
 
@@ -23,7 +23,7 @@ SAID = Path("said.jsonl")
 
 def agent(count: int, words: list[str]) -> int:
     run = RunFolder(Path("m.lmp"))
-    lock = taken(run)
+    lock = take_run(run)
     lock.lend()
     limit = RestartLimit(int(_values(words).get("most", "3")))
 
