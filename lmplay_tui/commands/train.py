@@ -183,7 +183,7 @@ def _train(launch: Launch, controls: Controls, out: Lines, zone: tzinfo | None, 
         if problems := problems_of(launch, to_stderr):  # said before torch comes
             printer.say(events.RunFailed("\n".join(problems), EXIT_USAGE, 0, None))
             return EXIT_USAGE
-        from lmplay_tui.train.launch import draw_pictures, exit_status, goes_on_anew, run_events
+        from lmplay_tui.train.launch import draw_pictures, exit_status, run_events
         from lmplay_tui.train.process_group import ProcessGroup
 
         last: events.Event | None = None
@@ -199,10 +199,9 @@ def _train(launch: Launch, controls: Controls, out: Lines, zone: tzinfo | None, 
         gc.enable()
     assert last is not None
     draw_pictures(last, launch)
-    if group is None:
-        return exit_status(last)
-    group.close()
-    return EXIT_TRAINING if goes_on_anew(last, group) else exit_status(last)
+    if group is not None:
+        group.close()
+    return exit_status(last)
 
 
 def _as_before(launch: Launch, place: "Place | None") -> Launch:

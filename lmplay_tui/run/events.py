@@ -342,6 +342,16 @@ class HandedOver(Event):
     pid: int
 
 
+class LeftToAgent(Event):
+    """Another of the processes that train together is lost: this one, rank 0, leaves, and the agent starts all again.
+
+    It is the agent that says so: it knows how the lost one has ended, and what becomes of the run.
+    """
+
+    journaled: ClassVar[bool] = False
+    step: int
+
+
 class StageDone(Event):
     stage: str
     index: int
@@ -382,7 +392,7 @@ class RunDone(Event):
     already: bool = False
 
 
-LAST_EVENTS = (RunStopped, RunFailed, RunDone, HandedOver)
+LAST_EVENTS = (RunStopped, RunFailed, RunDone, HandedOver, LeftToAgent)
 
 
 class Rewound(Event):

@@ -233,6 +233,8 @@ class RunStatus:
             case events.HandedOver():
                 self.handed_over = event
                 self.set_activity("handing over")
+            case events.LeftToAgent():
+                self.set_activity("starting", "again")
             case events.RunStopped() | events.RunFailed() | events.RunDone():
                 self.result = event
                 self.state = ENDS[type(event)]

@@ -303,6 +303,7 @@ _PROGRESS = Table(
     later={
         "numbered": ListOf(_STEP),
         "best_step": _STEP.or_none(),
+        "changes": _COUNT,
         "probed_mini_batch_size": _SIZE,
         "mini_batch_size": _SIZE,  # of the whole run, as versions before had it
     },

@@ -60,10 +60,9 @@ class Settings:
         """The options that hold while `stage` runs."""
         return resolve(self.line, self._remembered_for(stage.name), stage.options, self.plan.train)
 
-    def says(self, name: str, stage: Stage) -> bool:
-        """Whether a command line or the plan gives the option for `stage`: it is not its default by chance."""
-        given = (self.line, self._remembered_for(stage.name), stage.options, self.plan.train)
-        return any(name in each for each in given)
+    def says_on_line(self, name: str, stage: Stage) -> bool:
+        """Whether a command line gives the option for `stage`: this one, or one that is remembered."""
+        return name in self.line or name in self._remembered_for(stage.name)
 
     @property
     def on_line(self) -> dict[str, str]:
