@@ -78,8 +78,8 @@ def mini_batches_of_like_work(
 def rank_of(number: int, world_size: int) -> int:
     """Which rank computes a mini-batch: in turns of one for each, there and back again.
 
-    They come longest first: always the same way round, the first rank would have the longest of each turn. Rank 0,
-    which has all else to do, begins last.
+    The one with most work comes first: always the same way round, the first rank would have the most of each turn.
+    Rank 0, which has all else to do, begins last.
     """
     turn, place = divmod(number, world_size)
     return place if turn % 2 else world_size - 1 - place

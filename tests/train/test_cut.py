@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lmplay_tui.data.samples import Sample
@@ -39,6 +39,7 @@ def works_of(parts: list[list[Sample]]) -> list[int]:
 
 
 @examples(200)
+@example([400, 1, 1, 1], 2)
 @given(st.lists(st.integers(1, 400), min_size=1, max_size=40), st.integers(1, 12))
 def test_mini_batches_of_like_work(lengths, size):
     samples = [sample(1, n, seed=i) for i, n in enumerate(lengths)]
@@ -69,7 +70,8 @@ def test_a_position_in_the_loss_is_more_work(include_prompts):
     """Long prompts cost less than long truths of as many tokens, unless they count too."""
     prompts, truths = [sample(90, 10, seed=i) for i in range(2)], [sample(10, 90, seed=i) for i in range(2)]
     config = dataclasses.replace(step_config(2, include_prompts=include_prompts), head_work=4.0)
-    parts = list(Share.of_batch([*prompts, *truths], config).mini_batches.values())
+    samples = [prompts[0], truths[0], prompts[1], truths[1]]
+    parts = list(Share.of_batch(samples, config).mini_batches.values())
     truth_tokens = [sum(len(s.truth_ids) for s in part) for part in parts]
     assert truth_tokens == ([100, 100] if not include_prompts else truth_tokens)
     assert works_of(parts) == [198, 198]
