@@ -63,6 +63,10 @@ METRICS: Mapping[str, str] = {
     "ranks/compute_s_max": "the same, the slowest rank's: all wait for it",
     "ranks/slowest": "the number of that rank",
     "ranks/wait_share": "share of a step that a rank waits for the slowest one, mean over the ranks",
+    "ranks/memory_bytes_max": "most that a rank has in use on its device (`memory/...` and `sys/...` are of rank 0 "
+    "and its machine)",
+    "ranks/utilisation_mean": "share of the time that a rank's device was busy, mean over the ranks that know it",
+    "ranks/celsius_max": "temperature of the hottest of their devices",
     "data/text_shown": "share of the characters read in this stage that reached a sample",
     "data/rows_without_sample": "rows read in this stage that hold no words",
 }

@@ -305,6 +305,7 @@ _PROGRESS = Table(
     later={
         "numbered": ListOf(_STEP),
         "best_step": _STEP.or_none(),
+        "changes": _COUNT,
         "probed_mini_batch_size": _SIZE,
         "mini_batch_size": _SIZE,  # of the whole run, as versions before had it
     },
@@ -373,7 +374,7 @@ CHECKPOINT = Table(
                         "plan_folder": text(8192, is_utf8=False),
                         "current_step": _STAGE,
                     },
-                    later={"plan_as_given": text(MOST_TEXT)},
+                    later={"plan_as_given": text(MOST_TEXT), "plan_unedited": text(MOST_TEXT)},
                 ),
                 "state": TableOf(_STAGE_PROGRESS, _STAGE_NAME),
             }

@@ -74,7 +74,7 @@ class LoadedData:
             return data, left_out(data.preview(PREVIEWED_STEPS, PREVIEW_S), stage) if trains else []
 
         yield ActivityChanged("loading", f"data of stage {stage.name}")
-        data, warnings = yield from patiently(opened, controls)
+        data, warnings = yield from in_thread(opened, controls)
         self._opened[stage.name] = (key, data)
         for event in (*openings(data), *warnings):
             if (fact := _without_rows(event)) not in self._reported:
@@ -148,7 +148,7 @@ def _without_rows(event: Event) -> Hashable:
     return event
 
 
-def patiently(work: Callable[[Report], T], controls: Controls) -> Generator[ActivityChanged, None, T]:
+def in_thread(work: Callable[[Report], T], controls: Controls) -> Generator[ActivityChanged, None, T]:
     """Do `work` in a thread, pass on what it reports, and give its value.
 
     Raises what `work` raises, and `StopRequested` as soon as a stop is asked for: the thread is then left behind

@@ -216,8 +216,8 @@ class Gradients:
         self.hidden = hidden
         self.trunk = trunk
         self.scaler = precision.scaler()
-        self.head_loss = HeadLoss()
         self.clock = StepClock(precision.device)
+        self.head_loss = HeadLoss()
         self.sharding: Sharding | None = None  # where the model's parameters lie in parts on several ranks
         self._precision = precision
         self.device = precision.device
@@ -348,7 +348,7 @@ class Gradients:
                     x = self.trunk(embedded_PC, mini.offsets)
                 x_NC = x.index_select(0, mini.index_N)
                 loss_sum, argmax_N, grad_x_NC = self.head_loss(
-                    head, x_NC, mini.targets_N, factor, want_argmax=want_argmax
+                    head, x_NC, mini.targets_N, factor, want_argmax=want_argmax, mark=clock.mark
                 )
             else:
                 loss_sum, argmax_N = loss_and_argmax(

@@ -8,6 +8,8 @@ same bits on every rank.
 import contextlib
 import dataclasses
 import math
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -42,7 +44,7 @@ from lmplay_tui.train.orders import (
     Step,
     connected,
 )
-from lmplay_tui.train.process_group import ProcessGroup, RankLostError
+from lmplay_tui.train.process_group import Agent, ProcessGroup, RankLostError
 from lmplay_tui.train.reduction import (
     MOST_SAID,
     Report,
@@ -71,6 +73,7 @@ if TYPE_CHECKING:
     from lmplay_tui.train.sharding import Sharding
 
 AT_WORK = ("computing", "scoring")
+SIGNS_EVERY_S = 1.0
 
 
 class Leader:
@@ -93,6 +96,15 @@ class Leader:
         self._reports_before: list[list[Report]] = []
         self._step: int | None = None
         self._sender = Sender(group.store, group.world_size, look=self._write)
+        if group.agent is not None:
+            threading.Thread(target=self._give_signs, args=(group.agent,), name="signs of life", daemon=True).start()
+
+    def _give_signs(self, agent: Agent) -> None:
+        """In a thread that does nothing else: a folder on a network may hold up all that writes to it."""
+        while True:  # to the end of this process
+            with contextlib.suppress(OSError):
+                agent.give_sign(f"{self.group.host}, {self._device}", self._phase)
+            time.sleep(SIGNS_EVERY_S)
 
     def close(self) -> None:
         """Tell the others that the run has ended; they leave."""
@@ -337,6 +349,8 @@ class Leader:
         except RankLostError as error:
             gone = self.group.ended()
             what = f"{', '.join(gone)} has ended" if gone else self.behind()
+            if self.group.agent is not None:  # from here on it is known: what is finished is saved now
+                self.group.agent.rank_is_lost(what or str(error))
             raise RankLostError(f"{error}: {what}" if what else str(error)) from error
         finally:
             self._sender.is_awaited = False

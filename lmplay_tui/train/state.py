@@ -119,6 +119,7 @@ class TrainState:
                 "state_args": {
                     "plan": plan.text,
                     "plan_as_given": self.settings.plan_as_given,
+                    "plan_unedited": self.settings.plan_unedited,
                     "plan_name": plan.name,
                     "plan_folder": plan.folder,
                     "current_step": self.progress.stage,

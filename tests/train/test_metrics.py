@@ -1,5 +1,6 @@
 """The lines of `metrics.jsonl`."""
 
+import itertools
 import json
 import math
 import re
@@ -78,7 +79,7 @@ def step_of(step: int, step_s: float) -> StepDone:
 def test_a_line_of_several_ranks_has_their_figures_and_the_share_of_all_their_peaks(place):
     run = RunFolder(place / "m.lmp")
     run.create()
-    recorder = RankRecorder(run.files)
+    recorder = RankRecorder(run.files, clock=itertools.count().__next__)
     ranks = many_ranks(4, slow=2)
     flops = FlopCount(1000, 100, 2, 8)
     window, alone = (
