@@ -38,8 +38,8 @@ METRICS: Mapping[str, str] = {
     "eval/STAGE/bits_per_byte": "the same of an earlier stage's set",
     "perf/tokens_per_s": "real tokens a second over the steps, waiting for data included",
     "perf/samples_per_s": "dataset rows a second over the steps: by what `samples` has grown since the line before",
-    "perf/mfu": "share of the device's peak: the vendor's dense figure, or measured where it is unknown; above 1 a "
-    "warning says once that it is too low",
+    "perf/mfu": "share of the device's peak: the vendor's dense figure (above 1 a warning says once that it is too "
+    "low), or measured where it is unknown, and what the run itself has reached where that is more (said once)",
     "time/step_s": "seconds a step, mean",
     "time/data_s": "of it: waiting for the next batch",
     "time/forward_s": "of it: forward passes",
