@@ -87,7 +87,7 @@ def test_to_the_bit_what_the_sum_of_all_rows_is():
             matrix.grad, small.grad = both[group.rank], torch.full((5,), group.rank + 1.0)
             with Sent() as sent:
                 sum_gradients([small, untouched, matrix], [True, False, True])
-            assert small.grad.tolist() == [3.0] * 5 and untouched.grad is None
+            assert matrix.grad is not None and small.grad.tolist() == [3.0] * 5 and untouched.grad is None
             found[name] = (bits(matrix.grad) == expected, sent.num_bytes)
         return found
 
@@ -104,9 +104,10 @@ def test_three_ranks_find_the_same_bits():
         for gradient_of in (FEW["some rows on both"], FEW["on one rank alone"], MANY["each row of one rank"]):
             parts = [gradient_of(rank) for rank in range(3)]
             matrix = nn.Parameter(torch.zeros(ROWS, WIDTH))
-            expected = sum(part.double() for part in parts if part is not None)
+            expected = torch.stack([part.double() for part in parts if part is not None]).sum(dim=0)
             matrix.grad = parts[group.rank]
             sum_gradients([matrix], [True])
+            assert matrix.grad is not None
             found.append((bits(matrix.grad), float((matrix.grad - expected).abs().max())))
         dist.barrier()
         return found
