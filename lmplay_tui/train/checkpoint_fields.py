@@ -23,6 +23,8 @@ from lmplay_tui.text import one_line
 FORMAT = 1
 # How a run's random numbers are drawn: each mini-batch's by itself, or one sequence for all, as in versions before.
 BY_MINI_BATCH, RUNNING = "mini-batch", "running"
+# Which packed samples share a mini-batch: so that each has as much work, or those of like length, as before.
+BY_WORK, BY_LENGTH = "work", "length"
 MOST_TEXT = 16 << 20  # characters, of a plan or a pinned prompt
 _MOST_ENTRIES = 100_000
 _MOST_RNG_BYTES = 1 << 16  # torch's generators have 5,056 at most
@@ -403,7 +405,7 @@ CHECKPOINT = Table(
                         "stats": _RECORD,
                         "step_stats": TableOf(_RECORD, _STAGE_NAME),
                     },
-                    later={"random_numbers": one_of(BY_MINI_BATCH, RUNNING)},
+                    later={"random_numbers": one_of(BY_MINI_BATCH, RUNNING), "cut": one_of(BY_WORK, BY_LENGTH)},
                 ),
             }
         ),

@@ -1,8 +1,8 @@
 """Rank 0's hand on the processes that follow it: each batch is dealt out, and what they have computed comes together.
 
-Mini-batches go to the ranks by their numbers, which are those that one process would give them: longest first, in turns
-of one for each rank (`train/collate.py` `rank_of`). What is summed is summed in the order of the numbers, or has the
-same bits on every rank.
+Mini-batches go to the ranks by their numbers, which are those that one process would give them: the one with most work
+first, in turns of one for each rank (`train/collate.py` `rank_of`). What is summed is summed in the order of the
+numbers, or has the same bits on every rank.
 """
 
 import contextlib

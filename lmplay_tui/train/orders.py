@@ -221,6 +221,7 @@ _CONFIG = Table(
         "width_multiple": whole(1),
         "least_rows": whole(1),
         "graphs": _FLAG,
+        "head_work": number(0, 1.7e308).or_none(),
     }
 )
 _ENTRIES = ListOf(Row((text(1000), text(100), one_of(*_DTYPES), ListOf(_COUNT, 16))), 4 * _MOST_NAMES)

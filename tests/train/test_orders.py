@@ -46,7 +46,7 @@ from tests.faults.forks import Child
 
 CONFIG = {
     "mini_batch_size": 4, "normalization": "tokens", "include_prompts": False, "grad_clip": None, "longest": 64,
-    "width_multiple": 1, "least_rows": 1, "graphs": False,
+    "width_multiple": 1, "least_rows": 1, "graphs": False, "head_work": 1.8,
 }  # fmt: skip
 
 
