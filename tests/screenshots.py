@@ -6,6 +6,7 @@ Trains the offline demo in a process of its own, looks at it as `lmplay-tui atta
 import argparse
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -81,6 +82,7 @@ def main() -> None:
         model = Path(folder) / "gpt2ish_demo.lmp"
         words = ["--training-plan", "demo", "--model", str(model), "--out-dir", folder]
         code = "import sys; from lmplay_tui.cli import trainer_main; sys.exit(trainer_main())"
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the trainer is ended then too
         trainer = subprocess.Popen([sys.executable, "-c", code, *words], stdout=subprocess.DEVNULL)
         try:
             run = RunFolder(model)

@@ -8,8 +8,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
-from lmplay_tui.command_line import add_options, given_options, new_parser, parse_line
+from lmplay_tui.command_line import add_options, checked_options, new_parser, read_line
 from lmplay_tui.commands.columns import cut
+from lmplay_tui.commands.lines import to_stderr
 from lmplay_tui.errors import EXIT_OK, EXIT_USAGE, UserError
 from lmplay_tui.formats import format_bytes, format_duration, format_parameters, format_percent
 from lmplay_tui.options import Launch, home_path, screen_options
@@ -26,13 +27,24 @@ EPILOG = "Exit status: 0 all is well, 2 there are problems."
 
 
 def main(arguments: Sequence[str], prog: str) -> int:
-    """Check a plan and print what was found. Raises `UserError` for a mistake on the line."""
-    namespace = parse_line(parser(prog), arguments)
-    as_json = namespace.json
-    launch = Launch(given_options(namespace) | {"training_plan": namespace.plan}, prog)
-    from lmplay_tui.train.check import check_plan
+    """Check a plan and print what was found.
 
+    Raises `UserError` with all that is wrong with the line, what it names, and the plan.
+    """
+    namespace, problems = read_line(parser(prog), arguments)
+    as_json = namespace.json
+    given, of_options = checked_options(namespace)
+    launch = Launch(given | {"training_plan": namespace.plan}, prog)
+    from lmplay_tui.train.preflight import problems_of
+
+    problems += of_options
+    # Where nothing else is wrong the data have their place in the report, with the stages that are well.
+    problems += problems_of(launch, to_stderr, run=False, data=bool(problems))
     try:
+        if problems:
+            raise UserError("\n".join(problems))
+        from lmplay_tui.train.check import check_plan
+
         with Progress() as progress:
             report = check_plan(launch, progress.report)
     except UserError as error:

@@ -12,10 +12,13 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
 
+from lmplay_tui.commands.lines import to_stderr
 from lmplay_tui.errors import EXIT_BUG, EXIT_OK, UserError
 from lmplay_tui.options import Launch, TrainOptions
+from lmplay_tui.process import is_child_alive
 
-WAITS_S = 2.0  # for the preflight, behind the imports of the screen
+WAITS_S = 60.0  # for the preflight, which itself ends far sooner, behind the imports of the screen
+ENDS_WITHIN_S = 0.5  # a process that is killed, unless a disk holds it
 _SCREEN_IN_PARTS = (
     "asyncio", "textual.css.styles", "textual.widget", "textual.app",
     "lmplay_tui.ui.run_app", "lmplay_tui.ui.screens.dashboard",
@@ -70,13 +73,17 @@ class _Preflight:
     """What is wrong with a start, found by a child process while this one imports the screen.
 
     The child imports what a first frame must not wait for (pydantic, and pyarrow where the data are files). It is
-    waited for before the screen opens, but not for ever: a disk may hang. Then the run says what is wrong.
+    waited for before the screen opens, but not for ever. Over a pipe it says, a line of JSON each, what it waits for
+    (a text) and last the problems (a list).
     """
 
     def __init__(self, launch: Launch) -> None:
         self._pid, self._said = 0, b""
+        self._problems: list[str] = []
         if threading.active_count() > 1:  # a lock that another thread holds would never be free in the child
-            self._said = _encoded_problems(launch)
+            from lmplay_tui.train.preflight import problems_of
+
+            self._problems = problems_of(launch, to_stderr)
             return
         self._pipe, write = os.pipe()
         self._pid = os.fork()
@@ -87,12 +94,18 @@ class _Preflight:
     @staticmethod
     def _look(launch: Launch, pipe: int) -> NoReturn:
         """In the child: it ends here, whatever happens, and prints nothing."""
+
+        def say(what: str | list[str]) -> None:
+            left = json.dumps(what).encode() + b"\n"
+            while left:
+                left = left[os.write(pipe, left) :]
+
         try:
             for stream in (1, 2):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
-            left = _encoded_problems(launch)
-            while left:
-                left = left[os.write(pipe, left) :]
+            from lmplay_tui.train.preflight import problems_of
+
+            say(problems_of(launch, say))
         except BaseException:  # a bug of the check's is no reason not to start
             os._exit(EXIT_BUG)
         os._exit(EXIT_OK)
@@ -104,26 +117,30 @@ class _Preflight:
             more = os.read(self._pipe, 1 << 16)
             self._said += more
             if not more:
-                self._end()
+                self._leave()  # it was killed, or failed
+            while b"\n" in self._said:
+                line, _, self._said = self._said.partition(b"\n")
+                self._hear(json.loads(line))
         if self._pid and wait_s:
-            os.kill(self._pid, signal.SIGKILL)  # it hangs
-            self._end()
-        if self._said and not self._pid:
-            raise UserError("\n".join(json.loads(self._said)))
+            self._leave()  # it hangs
+        if self._problems:
+            raise UserError("\n".join(self._problems))
 
-    def _end(self) -> None:
+    def _hear(self, said: str | list[str]) -> None:
+        if isinstance(said, str):
+            to_stderr(said)
+            return
+        self._problems = said
+        self._leave()
+
+    def _leave(self) -> None:
+        """End the child, which has no more to say. One that a disk holds cannot be ended: it is not waited for."""
         os.close(self._pipe)
-        if os.waitpid(self._pid, 0)[1] != 0:  # it was killed, or failed: what it has said may be cut
-            self._said = b""
+        os.kill(self._pid, signal.SIGKILL)
+        deadline = time.monotonic() + ENDS_WITHIN_S
+        while is_child_alive(self._pid) and time.monotonic() < deadline:
+            time.sleep(0.002)
         self._pid = 0
-
-
-def _encoded_problems(launch: Launch) -> bytes:
-    """What is wrong with the start; empty where nothing is."""
-    from lmplay_tui.train.preflight import problems_of
-
-    problems = problems_of(launch)
-    return json.dumps(problems).encode() if problems else b""
 
 
 def _parsed(arguments: Sequence[str], prog: str) -> Launch:

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import queue
+import sys
 import threading
 from collections.abc import Callable
 from types import TracebackType
@@ -83,3 +84,9 @@ def _write_all(descriptor: int, data: bytes) -> None:
             data = data[os.write(descriptor, data) :]
         except BlockingIOError:  # another program has made the terminal non-blocking
             threading.Event().wait(0.05)
+
+
+def to_stderr(line: str) -> None:
+    """A line to who waits, while there is no run yet that could say it."""
+    with contextlib.suppress(OSError, ValueError):  # it has been closed
+        print(line, file=sys.stderr, flush=True)

@@ -130,7 +130,7 @@ def _rename_parser(prog: str) -> argparse.ArgumentParser:
 def _rename(line: argparse.Namespace) -> int:
     run = find_run(line.run, line.out_dir)
     new = rename(run, line.name, statistics_folder(line.out_dir))
-    go_on = f"{typed('lmp_trainer')} --model {one_line(new.model)}"
+    go_on = saved_status(new).go_on_with("lmp_trainer", new.model)
     print(f"{one_line(run.name)} is called {new.name} now; go on with: {go_on}")
     return EXIT_OK
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmplay_tui.command_line import add_options, checked_options, new_parser, read_line
 from lmplay_tui.commands.columns import cells_in, cut, line_width
-from lmplay_tui.commands.lines import Lines
+from lmplay_tui.commands.lines import Lines, to_stderr
 from lmplay_tui.errors import EXIT_LEFT_AT_ONCE, EXIT_OK, EXIT_TRAINING, EXIT_USAGE, UserError
 from lmplay_tui.formats import format_clock, format_cost, format_duration, format_loss, format_rate, time_zone
 from lmplay_tui.options import Launch, TrainOptions
@@ -69,7 +69,7 @@ def parse(arguments: Sequence[str], prog: str, description: str, epilog: str) ->
         if launch.names_a_run:
             from lmplay_tui.train.preflight import problems_of
 
-            problems += problems_of(launch)
+            problems += problems_of(launch, to_stderr)
         raise UserError("\n".join(problems))
     return launch
 
@@ -129,7 +129,7 @@ def _train_together(launch: Launch) -> int:
     catch_signals(controls, stop_on_hangup=not _goes_on(launch.options))  # until the agent does
     from lmplay_tui.train.preflight import problems_of
 
-    if problems := problems_of(launch):
+    if problems := problems_of(launch, to_stderr):
         raise UserError("\n".join(problems))
     from lmplay_tui.train.process_group import processes_of
 
@@ -180,10 +180,10 @@ def _train(launch: Launch, controls: Controls, out: Lines, zone: tzinfo | None, 
         printer = JsonLines(out) if launch.options.json_lines else Headless(out, launch.options, zone)
         from lmplay_tui.train.preflight import problems_of
 
-        if problems := problems_of(launch):  # said before torch comes
+        if problems := problems_of(launch, to_stderr):  # said before torch comes
             printer.say(events.RunFailed("\n".join(problems), EXIT_USAGE, 0, None))
             return EXIT_USAGE
-        from lmplay_tui.train.launch import draw_pictures, exit_status, goes_on_anew, run_events
+        from lmplay_tui.train.launch import draw_pictures, exit_status, run_events
         from lmplay_tui.train.process_group import ProcessGroup
 
         last: events.Event | None = None
@@ -199,10 +199,9 @@ def _train(launch: Launch, controls: Controls, out: Lines, zone: tzinfo | None, 
         gc.enable()
     assert last is not None
     draw_pictures(last, launch)
-    if group is None:
-        return exit_status(last)
-    group.close()
-    return EXIT_TRAINING if goes_on_anew(last, group) else exit_status(last)
+    if group is not None:
+        group.close()
+    return exit_status(last)
 
 
 def _as_before(launch: Launch, place: "Place | None") -> Launch:
@@ -222,7 +221,7 @@ def _detach(launch: Launch) -> int:
     """Start the run in a process of its own and say where to look."""
     from lmplay_tui.train.preflight import problems_of
 
-    if problems := problems_of(launch):
+    if problems := problems_of(launch, to_stderr):
         raise UserError("\n".join(problems))
     from lmplay_tui.train.launch import start_detached
 

@@ -70,10 +70,38 @@ def leave_command(run: RunFolder, command: Command) -> str:
 
     Raises `OSError`.
     """
-    identity = command.id or f"{time.time_ns():020d}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-    values = {"command": type(command).__name__} | asdict(command) | {"id": identity}
-    run.commands.write(f"{identity}.json", json.dumps(values).encode("utf-8"))
-    return identity
+    command = with_identity(command)
+    run.commands.write(f"{command.id}.json", json.dumps(command_record(command)).encode("utf-8"))
+    return command.id
+
+
+def with_identity(command: Command) -> Command:
+    """The command with the `id` of its answer: its own, or a new one behind all that were given before."""
+    return command if command.id else replace(command, id=f"{time.time_ns():020d}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
+
+
+def command_record(command: Command) -> dict[str, Any]:
+    """A command as a control file holds it."""
+    return {"command": type(command).__name__} | asdict(command)
+
+
+def read_command(values: object, identity: str) -> Command:
+    """The inverse of `command_record`. Raises `ValueError` for anything else."""
+    if not isinstance(values, dict) or str(values.get("command")) not in _KINDS:
+        raise ValueError(f'needs "command", one of {", ".join(_KINDS)}')
+    from pydantic import ValidationError
+
+    fields = {name: value for name, value in values.items() if name != "command"} | {"id": identity}
+    try:
+        # As JSON, because only there strictness lets a table become one of our classes.
+        return _reader(str(values["command"])).validate_json(json.dumps(fields))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from None
+
+
+def _forget(_: Command) -> None:
+    """Who takes a command has it in its hands alone."""
 
 
 class ControlFiles:
@@ -82,7 +110,11 @@ class ControlFiles:
     Plain files alone are taken out, by the names that commands have. Another that is not empty stays.
     """
 
-    def __init__(self, run: RunFolder, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, run: RunFolder, clock: Callable[[], float] = time.monotonic, keep: Callable[[Command], None] = _forget
+    ) -> None:  # fmt: skip
+        """`keep`: called with each command before its file is removed."""
+        self._keep = keep
         self._folder = run.control
         self._files = run.commands
         self._clock = clock
@@ -116,6 +148,7 @@ class ControlFiles:
         except (OSError, ValueError, RecursionError) as error:
             said = error.strerror if isinstance(error, OSError) else error
             command = Refused(f"control/{one_line(name, 80)}: {one_line(said)}", id=identity)
+        self._keep(command)
         self._remove(name)
         return command
 
@@ -141,15 +174,4 @@ def _parsed(name: str, data: bytes, identity: str) -> Command:
         return replace(PLAIN[name], id=identity)
     if not name.endswith(".json"):
         raise ValueError(f"is no command; those are {', '.join(PLAIN)}, or a .json file")
-    values: Any = json.loads(data)
-    if not isinstance(values, dict) or str(values.get("command")) not in _KINDS:
-        raise ValueError(f'needs "command", one of {", ".join(_KINDS)}')
-    from pydantic import ValidationError
-
-    kind = str(values.pop("command"))
-    try:
-        # As JSON, because only there strictness lets a table become one of our classes.
-        return _reader(kind).validate_json(json.dumps(values | {"id": identity}))
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ValueError(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from None
+    return read_command(json.loads(data), identity)

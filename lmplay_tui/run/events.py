@@ -71,6 +71,7 @@ class RunStarted(Event):
     on_line: Mapping[str, str] = field(default_factory=dict)  # a plan's options that the command line gives, as words
     train_loss: float | None = None  # over the last steps before `step`; None: none, or a journal that does not say it
     val_loss: float | None = None  # of the last validation before
+    own_experiment: str = ""  # FILE:CLASS, as the command line gives it: no checkpoint can say it to the next start
 
 
 class ActivityChanged(Event):
@@ -341,6 +342,16 @@ class HandedOver(Event):
     pid: int
 
 
+class LeftToAgent(Event):
+    """Another of the processes that train together is lost: this one, rank 0, leaves, and the agent starts all again.
+
+    It is the agent that says so: it knows how the lost one has ended, and what becomes of the run.
+    """
+
+    journaled: ClassVar[bool] = False
+    step: int
+
+
 class StageDone(Event):
     stage: str
     index: int
@@ -381,7 +392,7 @@ class RunDone(Event):
     already: bool = False
 
 
-LAST_EVENTS = (RunStopped, RunFailed, RunDone, HandedOver)
+LAST_EVENTS = (RunStopped, RunFailed, RunDone, HandedOver, LeftToAgent)
 
 
 class Rewound(Event):

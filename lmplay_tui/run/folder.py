@@ -412,8 +412,8 @@ class RunLock:
         self._let_go()
 
 
-def taken(run: RunFolder) -> RunLock:
-    """The run's lock, held; its folders are there. Raises `UserError`, also where another process has the run."""
+def take_run(run: RunFolder) -> RunLock:
+    """Hold the run, whose folders are made; gives its lock. Raises `UserError`, also where another process has it."""
     run.create()
     lock = RunLock(run)
     lock.take(watch_s=WATCHED_S)

@@ -38,8 +38,8 @@ METRICS: Mapping[str, str] = {
     "eval/STAGE/bits_per_byte": "the same of an earlier stage's set",
     "perf/tokens_per_s": "real tokens a second over the steps, waiting for data included",
     "perf/samples_per_s": "dataset rows a second over the steps: by what `samples` has grown since the line before",
-    "perf/mfu": "share of the device's peak: the vendor's dense figure, or measured where it is unknown; above 1 a "
-    "warning says once that it is too low",
+    "perf/mfu": "share of the device's peak: the vendor's dense figure (above 1 a warning says once that it is too "
+    "low), or measured where it is unknown, and what the run itself has reached where that is more (said once)",
     "time/step_s": "seconds a step, mean",
     "time/data_s": "of it: waiting for the next batch",
     "time/forward_s": "of it: forward passes",
@@ -63,6 +63,10 @@ METRICS: Mapping[str, str] = {
     "ranks/compute_s_max": "the same, the slowest rank's: all wait for it",
     "ranks/slowest": "the number of that rank",
     "ranks/wait_share": "share of a step that a rank waits for the slowest one, mean over the ranks",
+    "ranks/memory_bytes_max": "most that a rank has in use on its device (`memory/...` and `sys/...` are of rank 0 "
+    "and its machine)",
+    "ranks/utilisation_mean": "share of the time that a rank's device was busy, mean over the ranks that know it",
+    "ranks/celsius_max": "temperature of the hottest of their devices",
     "data/text_shown": "share of the characters read in this stage that reached a sample",
     "data/rows_without_sample": "rows read in this stage that hold no words",
 }

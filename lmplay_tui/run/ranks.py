@@ -11,7 +11,7 @@ import socket
 import time
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -26,6 +26,8 @@ WRITE_EVERY_S = 2.0
 MOST_RANKS = 4096
 _MOST_BYTES = 1 << 22  # ours has some 300 bytes a rank
 _SLOWER = 1.2  # times the median of the others: less is weather
+_NOTICED_S = 0.005  # a step: by less no machine tells its ranks apart
+_JUDGES_EVERY_S = 1.0  # so that ten log intervals are more than a moment, however short they are
 _INTERVALS, _SLOW_IN, _GOES_ON_IN = 10, 9, 3
 
 
@@ -79,8 +81,9 @@ class StragglerWatch:
     """Finds the rank that is slower than the others for longer than the weather lasts.
 
     It is one whose own work, before the reduction, took more than 1.2 times the median of the others in 9 of the last
-    10 log intervals; it stays one until that holds for fewer than 3. Where ranks say how much they computed, it is the
-    time for a token that is compared: a rank that is dealt one mini-batch more than another is not slow.
+    10 log intervals; it stays one until that holds for fewer than 3. Where ranks say how much they computed,
+    that must hold of the time for a token too: a rank that is dealt one mini-batch more than another is not slow, and
+    for one that is dealt little and takes longer for each token, but is done first, nobody waits.
     """
 
     def __init__(self) -> None:
@@ -118,16 +121,23 @@ def median(values: Iterable[float]) -> float:
 def _shares(ranks: Sequence[RankState]) -> dict[int, float]:
     """Each rank's own work as times the median of the others' work; where that is not known, or nothing, none."""
     of_tokens = all(state.tokens >= 0 for state in ranks)
-    costs = {
-        state.rank: state.compute_s / state.tokens if of_tokens else state.compute_s
-        for state in ranks
-        if state.compute_s > 0 and not (of_tokens and state.tokens == 0)
+    at_work = [state for state in ranks if state.compute_s > 0 and not (of_tokens and state.tokens == 0)]
+    shares = _times_the_others({state.rank: state.compute_s for state in at_work})
+    if of_tokens:
+        by_token = _times_the_others({state.rank: state.compute_s / state.tokens for state in at_work})
+        shares = {rank: min(share, by_token[rank]) for rank, share in shares.items()}
+    seconds = {state.rank: state.compute_s for state in at_work}
+    return {  # slower by what nobody would notice: as quick as the others
+        rank: share if seconds[rank] - seconds[rank] / share >= _NOTICED_S else min(share, 1.0)
+        for rank, share in shares.items()
     }
-    if len(costs) < 2:
-        return {}
+
+
+def _times_the_others(costs: Mapping[int, float]) -> dict[int, float]:
+    """Each rank's cost as times the median of the others'; of fewer than two, none."""
     ordered = sorted(costs.values())
     shares = {}
-    for rank, cost in costs.items():
+    for rank, cost in costs.items() if len(costs) > 1 else ():
         place = bisect_left(ordered, cost)
         shares[rank] = cost / median([*ordered[:place], *ordered[place + 1 :]])
     return shares
@@ -143,14 +153,28 @@ def rank_figures(ranks: Sequence[RankState], step_s: float) -> dict[str, float]:
     if own:
         figures |= {
             "ranks/compute_s_min": min(own.values()),
-            "ranks/compute_s_mean": math.fsum(own.values()) / len(own),
+            "ranks/compute_s_mean": _mean(list(own.values())),
             "ranks/compute_s_max": max(own.values()),
             "ranks/slowest": float(max(own, key=lambda rank: own[rank])),
         }
-    waits = [state.wait_s for state in ranks if math.isfinite(state.wait_s)]
+    if memory := _known(state.memory_bytes for state in ranks):
+        figures["ranks/memory_bytes_max"] = max(memory)
+    if busy := _known(state.utilisation for state in ranks):
+        figures["ranks/utilisation_mean"] = _mean(busy)
+    if degrees := _known(state.celsius for state in ranks):
+        figures["ranks/celsius_max"] = max(degrees)
+    waits = _known(state.wait_s for state in ranks)
     if waits and step_s > 0:
-        figures["ranks/wait_share"] = math.fsum(waits) / len(waits) / step_s
+        figures["ranks/wait_share"] = _mean(waits) / step_s
     return figures
+
+
+def _known(values: Iterable[float]) -> list[float]:
+    return [value for value in values if math.isfinite(value)]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
 
 
 class RankRecorder:
@@ -167,7 +191,7 @@ class RankRecorder:
         self._files = files
         self._clock = clock
         self._pid = os.getpid() if pid is None else pid
-        self._written_at = -math.inf
+        self._written_at = self._judged_at = -math.inf
         self._watch = StragglerWatch()
         self._straggler: Straggler | None = None
 
@@ -196,8 +220,10 @@ class RankRecorder:
 
         One that is found, or is none any more, stands in the file with the next `write`, however soon that is.
         """
-        before = self._straggler
-        self._straggler = self._watch.note(ranks)
+        before, now = self._straggler, self._clock()
+        if now - self._judged_at >= _JUDGES_EVERY_S:
+            self._judged_at = now
+            self._straggler = self._watch.note(ranks)
         if (before is None) != (self._straggler is None):
             self._written_at = -math.inf
         is_new = self._straggler is not None and (before is None or before.rank != self._straggler.rank)

@@ -6,8 +6,11 @@ resumed writes the same files, byte for byte, as one that was not.
 They are kept in the statistics files of the user's document: names and JSON, there and back, are here too.
 """
 
+import errno
 import json
+import os
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -21,6 +24,8 @@ from lmplay_tui.text import one_line
 COLUMNS = ("samples", "accuracy", "loss", "tokens")
 BY_CHARACTERS = "character_accuracy"  # one more column where some truth was measured so
 SUFFIX = "_stats.json"
+_HEAD = ("name", "stage", "split")  # what a file of ours begins with, a line each
+_HEAD_BYTES = 4096
 MAX_BYTES = 64 * 2**20  # of a file worth reading; ours have at most 1 MB
 
 
@@ -42,6 +47,36 @@ class StatisticsFile:
 def statistics_path(folder: Path, name: str, stage: str | None, split: str) -> Path:
     """Where the statistics of a run, or of one stage of it, lie."""
     return folder / f"{name}{'' if stage is None else f'_step_{stage}'}_{split}{SUFFIX}"
+
+
+def other_run(path: Path, name: str) -> str | None:
+    """The other run whose statistics lie at a path where the run `name` would have its own; None: none.
+
+    `a_step_b` may be a run, or the stage b of a run a. What another program has written, or a hand has renamed, is no
+    other run's: its own would lie elsewhere.
+    """
+    try:
+        with os.fdopen(Folder(path.parent, own=0).open(path.name), "rb") as file:
+            head = file.read(_HEAD_BYTES).splitlines()[: len(_HEAD)]
+        said = json.loads(b"{" + b"".join(head).strip(b"{,") + b"}")
+        other, stage, split = (said[key] for key in _HEAD)
+    except (OSError, ValueError, TypeError, LookupError, RecursionError):
+        return None
+    is_other = isinstance(other, str) and other != name
+    return other if is_other and statistics_path(path.parent, other, stage, split) == path else None
+
+
+def clash(folder: Path, name: str, stages: Iterable[str]) -> str | None:
+    """Why a run of these stages cannot have its statistics in `folder`: other runs' lie there under its names."""
+    for stage in (None, *stages):
+        for split in SPLITS:
+            path = statistics_path(folder, name, stage, split)
+            if (other := other_run(path, name)) is not None:
+                whose = f"run {name}" if stage is None else f"stage {stage} of run {name}"
+                return (
+                    f"{one_line(path)}: the statistics of run {one_line(other)}, whose name those of {whose} would have"
+                )
+    return None
 
 
 def write_statistics(path: Path, content: StatisticsFile) -> None:
@@ -347,15 +382,22 @@ class RunStatistics:
     def write(self, folder: Path) -> list[Path]:
         """Write the statistics files into `folder`, each whole or not at all, and return their paths.
 
-        Raises `OSError`.
+        Raises `OSError`, also where another run's lies in place of one: that one stays, and all others are written.
         """
         folder.mkdir(parents=True, exist_ok=True)
         paths = []
+        taken: OSError | None = None
         records: list[tuple[str | None, Record]] = [(None, self.run), *self.stages.items()]
         for stage, record in records:
             for split, series in record.series.items():
                 path = statistics_path(folder, self.name, stage, split)
+                if (other := other_run(path, self.name)) is not None:
+                    said = f"is of run {other} and stays; give one of the two another name (lmplay-tui runs rename)"
+                    taken = taken or FileExistsError(errno.EEXIST, said, str(path))
+                    continue
                 paths.append(path)
                 content = StatisticsFile(self.name, stage, split, series.history(), series.averages(), record.totals)
                 write_statistics(path, content)
+        if taken is not None:
+            raise taken
         return paths

@@ -1,11 +1,13 @@
 """How a run is: the one fold of its events that the trainer's `run.json` and every screen are made from."""
 
 import math
+import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from lmplay_tui.process import typed
 from lmplay_tui.run import events
 from lmplay_tui.run.axes import At
 from lmplay_tui.run.history import MOST_STEPS
@@ -82,6 +84,7 @@ class RunStatus:
         self.fraction: float | None = None
         self.activity_since = clock()
         self.device = ""
+        self.own_experiment = ""  # FILE:CLASS that this start's command line gave
         self.plan_folder = ""  # where relative paths of the plan start; empty while not known
         self.stages: list[StageView] = []
         self.stage_index = -1
@@ -124,6 +127,11 @@ class RunStatus:
         left = stage.rows_left if stage else sum(each.rows_left for each in self.stages)
         return self.pace.seconds_for(left) if math.isfinite(left) else math.nan
 
+    def go_on_with(self, program: str, model: object) -> str:
+        """What is typed to go on from the run's checkpoint: what no checkpoint can say stands there too."""
+        own = ["--exp", self.own_experiment] if self.own_experiment else []
+        return f"{typed(program)} {shlex.join(['--model', one_line(model, 400), *own])}"
+
     def find_stage(self, name: str) -> StageView | None:
         """The stage of that name, as an event or a line calls it."""
         shown = one_line(name, 40)
@@ -138,6 +146,7 @@ class RunStatus:
     def carry_over(self, record: Mapping[str, Any]) -> None:
         """Take from a `run.json` what holds until this start of the run knows better; anything may stand there."""
         self.device, self.plan_folder = (str(record.get(key) or "") for key in ("device", "plan_folder"))
+        self.own_experiment = one_line(record.get("own_experiment") or "", 1000)
         self._take_stages(events.read_stages(record.get("stages")))
         names = [stage.plan_name for stage in self.stages]
         self.stage_index = names.index(record["stage"]) if record.get("stage") in names else -1
@@ -161,6 +170,7 @@ class RunStatus:
             "state": self.state, "activity": "" if self.over else self.activity,
             "activity_since": self.activity_since, "detail": self.detail, "fraction": self.fraction,
             "device": self.device or None, "plan_folder": self.plan_folder, "has_begun": self.has_begun or None,
+            "own_experiment": self.own_experiment or None,
             "stages": [stage.record() for stage in self.stages] or None,
             "stage": self.stage.plan_name if self.stage else None,
             "train_loss": self.train_loss, "val_loss": self.val_loss, "lr": _known(self.lr),
@@ -223,6 +233,8 @@ class RunStatus:
             case events.HandedOver():
                 self.handed_over = event
                 self.set_activity("handing over")
+            case events.LeftToAgent():
+                self.set_activity("starting", "again")
             case events.RunStopped() | events.RunFailed() | events.RunDone():
                 self.result = event
                 self.state = ENDS[type(event)]
@@ -235,6 +247,7 @@ class RunStatus:
 
     def _run_started(self, event: events.RunStarted) -> None:
         self.device, self.plan_folder, self.is_placed = event.device, event.plan_folder, True
+        self.own_experiment = event.own_experiment
         is_anew = event.resumed_from is None
         seconds = event.elapsed_s if is_anew or event.elapsed_s else self.at.time  # an older journal does not say it
         self.at = At(float(event.step), float(event.rows), float(event.tokens), seconds)

@@ -19,8 +19,8 @@ from lmplay_tui.errors import UserError, os_error
 from lmplay_tui.files import Folder, sync
 from lmplay_tui.options import shown_value
 from lmplay_tui.plan.schema import check_name
-from lmplay_tui.run.folder import RunFolder, taken
-from lmplay_tui.run.statistics import SUFFIX, read_statistics, write_statistics
+from lmplay_tui.run.folder import RunFolder, take_run
+from lmplay_tui.run.statistics import SUFFIX, other_run, read_statistics, write_statistics
 from lmplay_tui.text import one_line
 
 TRASH = "trash"  # the folder beside the runs that removed ones go to
@@ -99,17 +99,14 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _is_of(figures: Path, name: str) -> bool:
-    """Whether statistics are those of the run of that name: `a_step_b` may be a run, or the stage b of a run a."""
-    try:
-        return read_statistics(figures.with_suffix(".json")).name == name
-    except UserError:
-        return True
+    """Whether statistics, or their picture, are those of the run of that name."""
+    return other_run(figures.with_suffix(".json"), name) is None
 
 
 @contextlib.contextmanager
 def _held(run: RunFolder) -> Iterator[None]:
     """While no process can train the run. Raises `UserError`, also for what the disk refuses in between."""
-    lock = taken(run)
+    lock = take_run(run)
     try:
         yield
     except OSError as error:

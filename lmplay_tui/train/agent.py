@@ -7,6 +7,7 @@ torch.distributed.elastic, one launch an attempt: each has a store of its own, s
 
 import contextlib
 import logging
+import math
 import os
 import shutil
 import signal
@@ -19,6 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import Self
 
 import psutil
 from torch.distributed.elastic.multiprocessing.api import PContext
@@ -27,19 +29,20 @@ from lmplay_tui.errors import EXIT_LEFT_AT_ONCE, EXIT_TRAINING, UserError
 from lmplay_tui.options import OPTIONS, Launch, Part, command_words
 from lmplay_tui.process import own_command, own_environment
 from lmplay_tui.run.control_files import leave_command
-from lmplay_tui.run.controls import Controls, Pause, SaveNow, Stop
+from lmplay_tui.run.controls import Controls, SaveNow, Stop
 from lmplay_tui.run.events import ActivityChanged, Event, RunFailed, Warned
 from lmplay_tui.run.folder import RunFolder, RunLock, saved_status
 from lmplay_tui.run.notify import NOTIFY_URL
 from lmplay_tui.text import one_line
 from lmplay_tui.train.handoff import take_spent
 from lmplay_tui.train.launch import taken_for_others, told
-from lmplay_tui.train.process_group import COLLECTIVE_S, Agent, devices_of
+from lmplay_tui.train.process_group import COLLECTIVE_S, Agent, devices_of, processors
 
 AT_ONCE_WITHIN_S = 5.0  # of a first Ctrl+C: a second one
 SAVES_WITHIN_S = 300  # rank 0, when another is lost
 HOUR_S = 3600.0
 WATCHES_EVERY_S = 0.05
+LOOKS_LATE_S = 1.0  # at most, even on a crowded machine
 FOLLOWS_WITHIN_S = 10.0  # the others, when rank 0 has ended: they have nothing to save
 
 
@@ -51,13 +54,12 @@ def train_together(
     *,
     quiet: bool,
     limit: "RestartLimit | None" = None,
-    collective_s: float = COLLECTIVE_S,
+    limits: "HangLimits | None" = None,
 ) -> int:
     """Train the run that a command line speaks of by `count` processes; the exit status.
 
     `controls`: what signals have asked for until now. `say`: shows what the agent itself has to tell; what the run
-    tells, rank 0 prints, unless `quiet`. `collective_s`: one that the others have awaited for so long hangs. Raises
-    `UserError` where the run cannot begin.
+    tells, rank 0 prints, unless `quiet`. Raises `UserError` where the run cannot begin.
     """
     limit = limit or RestartLimit()
     refuse_old_launcher()
@@ -69,23 +71,22 @@ def train_together(
         for each in told(run, lock, launch, event):
             say(each)
 
-    def told_lost(lost: list[Loss], left: int) -> bool:
-        what = ", ".join(str(loss) for loss in lost)
+    def told_lost(what: str, left: int) -> bool:
         status = saved_status(run)
-        saved = status.checkpoint
-        step = 0 if saved is None or not run.model.exists() else saved.step
+        step = 0 if status.checkpoint is None or not run.model.exists() else status.checkpoint.step
+        reached = int(status.at.step) if math.isfinite(status.at.step) else step
+        what = f"{what}, behind step {reached:,}"
         if limit.allows_one_more():
-            if status.state == "paused":  # no checkpoint knows it
-                with contextlib.suppress(OSError):
-                    leave_command(run, Pause(id=f"{0:020d}-pause"))
-            again = f"restart {limit.count} of at most {limit.most} in an hour"
-            tell(Warned(f"{what}; {_all(left)} again from step {step:,}: {again}", step))
+            again = f", at least {_steps(reached - step)} trained again" if reached > step else ""
+            times = f"restart {limit.count} of at most {limit.most} in an hour"
+            tell(Warned(f"{what}; {_all(left)} again from step {step:,}{again}: {times}", step))
             return True
         said = f"{what}; not started again: that was done {limit.most} times in the last hour; see {one_line(run.log)}"
         tell(RunFailed(said, EXIT_TRAINING, step, str(run.model) if run.model.exists() else None))
         return False
 
     try:
+        devices = devices_of(launch.options, count)
         processes = Processes(
             run,
             lock,
@@ -94,11 +95,14 @@ def train_together(
             quiet=quiet,
             prog=launch.prog,
             told_lost=told_lost,
-            devices=devices_of(launch.options, count),
-            collective_s=collective_s,
+            devices=devices,
+            limits=limits or HangLimits(),
         )
         processes.catch_signals(controls)
         tell(ActivityChanged("starting", f"{count} processes"))
+        if not devices and count > (there := processors()):
+            shared = "one processor" if there == 1 else f"{there} processors"
+            tell(Warned(f"--nproc: {count} processes share {shared}, and wait for each other: fewer would be quicker"))
         return processes.train()
     finally:
         lock.release()
@@ -111,6 +115,10 @@ def refuse_old_launcher() -> None:
 
     if not hasattr(LaunchConfig, "signals_to_handle"):
         raise UserError(f"--nproc: torch {torch.__version__} is too old for it; install a newer one, or use torchrun")
+
+
+def _steps(count: int) -> str:
+    return "1 step" if count == 1 else f"{count:,} steps"
 
 
 def _all(count: int) -> str:
@@ -150,6 +158,19 @@ class RestartLimit:
 
 
 @dataclass(frozen=True)
+class HangLimits:
+    """Seconds after which a process hangs; all are then started again, without waiting for it.
+
+    `collective_s`: the others wait so long for its share. `silent_s`: rank 0, of which not even a thread beside its
+    work gives a sign of life. `reacts_s`: rank 0, which others have given up waiting for and which does not see it.
+    """
+
+    collective_s: float = COLLECTIVE_S
+    silent_s: float = 60.0
+    reacts_s: float = 30.0
+
+
+@dataclass(frozen=True)
 class Loss:
     """A process that has ended before the run did. `status`: its exit status, negative for a signal.
 
@@ -183,17 +204,17 @@ class Processes:
     """The processes of one run, attempt after attempt.
 
     `command`: of each of them; they find their rank in the environment. `told_lost` is called where one was lost before
-    rank 0 knew the run's end, with all that were and how many go on, and says whether to start again. `devices`: of
-    each process, where it has one to itself; the others go on without one that cannot be used.
+    rank 0 knew the run's end, with what is known of that and how many go on, and says whether to start again.
+    `devices`: of each process, where it has one to itself; the others go on without one that cannot be used.
     """
 
     def __init__(
         self, run: RunFolder, lock: RunLock, command: Sequence[str], count: int, *, quiet: bool, prog: str,
-        told_lost: Callable[[list[Loss], int], bool], devices: Sequence[int] = (), collective_s: float = COLLECTIVE_S,
+        told_lost: Callable[[str, int], bool], devices: Sequence[int] = (), limits: HangLimits = HangLimits(),
     ) -> None:  # fmt: skip
         self._run, self._lock = run, lock
         self._command, self._count, self._quiet, self._prog = list(command), count, quiet, prog
-        self._told_lost, self._devices, self._collective_s = told_lost, list(devices), collective_s
+        self._told_lost, self._devices, self._limits = told_lost, list(devices), limits
         self._begun, self._spent_s = time.monotonic(), take_spent()
         self._saved_before = _stamp(run)
         self._stop: Stop | None = None  # asked for; a process that is lost must not make it forgotten
@@ -207,18 +228,18 @@ class Processes:
         folder = Path(tempfile.mkdtemp(prefix="lmplay-"))
         try:
             while True:
-                ended, lost = self._attempt(folder)
+                ended, what = self._attempt(folder)
                 if ended is not None:
                     return ended
-                if not self._told_lost(lost, self._count):
+                if not self._told_lost(what, self._count):
                     return EXIT_TRAINING
                 if self._stop is not None:  # the one that has taken it may be lost
                     self._leave(self._stop)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _attempt(self, parent: Path) -> tuple[int | None, list[Loss]]:
-        """Start all and wait until all have ended: the run's exit status, or None and the ones that were lost."""
+    def _attempt(self, parent: Path) -> tuple[int | None, str]:
+        """Start all and wait until all have ended: the run's exit status, or None and what is known of the loss."""
         from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
         from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -228,7 +249,7 @@ class Processes:
         agent = Agent(
             os.getpid(), name, str(folder), str(self._run.lock_path.resolve()), self._begun, self._spent_s,
             resumes=_stamp(self._run) != self._saved_before, quiet=self._quiet, prog=self._prog,
-            collective_s=self._collective_s, devices=self._devices,
+            collective_s=self._limits.collective_s, devices=self._devices,
         )  # fmt: skip
         os.environ.update(agent.environment())
         config = LaunchConfig(
@@ -238,17 +259,18 @@ class Processes:
         )  # fmt: skip
         lost: list[Loss] = []
         os.dup2(self._lock.descriptor, 0)  # torch's launcher passes this descriptor on, and no other
-        with _Watch(agent, self._lock, self._count):
+        with _Watch(agent, self._lock, self._count, self._limits) as watch:
             try:
                 elastic_launch(config, self._command[0])(*(word.replace("$", "$$") for word in self._command[1:]))
             except ChildFailedError as error:
                 lost = [
                     Loss(rank, failure.pid, failure.exitcode, agent.lost_device(rank))
                     for rank, failure in sorted(error.failures.items())
+                    if rank not in watch.killed
                 ]
         _hold_nothing()
         self._leave_out(lost)
-        return agent.known_end(), _first(lost)
+        return agent.known_end(), _what_is_lost(lost, watch.hangs, agent.lost_rank())
 
     def _leave_out(self, lost: list[Loss]) -> None:
         """Go on without the devices that cannot be used, as long as one can."""
@@ -295,10 +317,11 @@ class Processes:
 def _prepare_environment(count: int) -> None:
     """What holds for all of them; torch's launcher hands this process's environment down."""
     os.environ.update(own_environment())
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, processors() // count)))
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
-    # When one is lost, torch's launcher kills the others after this many seconds, of which it has no option: 30 are too
-    # few for a large model's last save.
+    # When one is lost, torch's launcher kills the others after so many seconds; 30 are too few for a large model's last
+    # save. `LaunchConfig.shutdown_timeout` is not asked there: `SubprocessContext._poll` calls `close` without a
+    # timeout (torch 2.13), so that its default is what holds.
     PContext.close.__defaults__ = (None, SAVES_WITHIN_S)
     logging.disable(logging.ERROR)  # torch's launcher says at length what is said here in a line
 
@@ -312,9 +335,10 @@ def _stamp(run: RunFolder) -> tuple[int, int] | None:
     return found.st_mtime_ns, found.st_ino
 
 
-def _first(lost: list[Loss]) -> list[Loss]:
-    """Without those that have ended because another had."""
-    return [loss for loss in lost if not loss.is_consequence] or lost
+def _what_is_lost(lost: list[Loss], hangs: str, said_by_rank_0: str) -> str:
+    """Who has ended by itself, and rank 0 where it `hangs`; where all have because of another, what rank 0 has said."""
+    first = [str(loss) for loss in lost if not loss.is_consequence] + [hangs] * bool(hangs)
+    return ", ".join(first) or said_by_rank_0 or ", ".join(map(str, lost))
 
 
 def _kill_children() -> None:
@@ -331,16 +355,22 @@ def _hold_nothing() -> None:
 
 
 class _Watch:
-    """Beside torch's launcher, while an attempt lasts: the lock is let go when rank 0 says that the run has ended, and
-    no other process outlives it for long."""
+    """Beside torch's launcher, while an attempt lasts: the lock is let go when rank 0 says that the run has ended, no
+    other process outlives it for long, and where it hangs it is ended.
 
-    def __init__(self, agent: Agent, lock: RunLock, count: int) -> None:
-        self._agent, self._lock, self._count = agent, lock, count
+    `killed`: the ranks that were ended here; `hangs`: what is known of rank 0, where it was for that.
+    """
+
+    def __init__(self, agent: Agent, lock: RunLock, count: int, limits: HangLimits) -> None:
+        self._agent, self._lock, self._count, self._limits = agent, lock, count, limits
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look, name="agent's watch", daemon=True)
+        self.killed: set[int] = set()
+        self.hangs = ""
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Self:
         self._thread.start()
+        return self
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
@@ -348,23 +378,60 @@ class _Watch:
 
     def _look(self) -> None:
         released = False
-        gone_at: float | None = None  # rank 0
+        gone, silent, unheard, unborn = (_Stopwatch() for _ in range(4))
+        sign: int | None = None
         while not self._over.wait(WATCHES_EVERY_S):
-            if not released and self._agent.known_end() is not None:
+            agent, ended = self._agent, self._agent.known_end() is not None
+            if not released and ended:
                 released = True  # what rank 0 does after its end may want to go on with the run
                 self._lock.release()
                 _hold_nothing()
-            if gone_at is None and (rank_0 := self._agent.pid_of(0)) is not None and not _runs(rank_0):
-                gone_at = time.monotonic()
-            if gone_at is not None and time.monotonic() - gone_at >= FOLLOWS_WITHIN_S:
-                self._kill_others()
+            if gone.while_holds(self._has_ended(0)) >= FOLLOWS_WITHIN_S:
+                self._kill([rank for rank in range(1, self._count) if not self._has_ended(rank)])
+            if ended or gone.seconds:
+                continue
+            before, sign = sign, agent.last_sign()
+            if silent.while_holds(sign is not None and sign == before) >= self._limits.silent_s:
+                self._end_hanging(f"has given no sign of life for {silent.seconds:.0f} s")
+            if unheard.while_holds(agent.is_given_up and not agent.lost_rank()) >= self._limits.reacts_s:
+                self._end_hanging("hangs: the others have waited for it in vain")
+            others_ended = any(self._has_ended(rank) for rank in range(1, self._count))
+            if unborn.while_holds(sign is None and others_ended) >= FOLLOWS_WITHIN_S:
+                self._end_hanging("has not begun")
 
-    def _kill_others(self) -> None:
-        for rank in range(1, self._count):
-            pid = self._agent.pid_of(rank)
-            if pid is not None and _runs(pid):
+    def _has_ended(self, rank: int) -> bool:
+        """Whether a process has been there and is no more."""
+        pid = self._agent.pid_of(rank)
+        return pid is not None and not _runs(pid)
+
+    def _end_hanging(self, how: str) -> None:
+        pid, place, phase = self._agent.pid_of(0), *self._agent.last_words()
+        where = f", {one_line(place, 100)}" if place else ""
+        at = f", last at: {one_line(phase, 40)}" if phase else ""
+        self.hangs = f"rank 0 (process {pid}{where}) {how}{at}"
+        self._kill([0])
+
+    def _kill(self, ranks: Sequence[int]) -> None:
+        for rank in ranks:
+            if (pid := self._agent.pid_of(rank)) is not None:
+                self.killed.add(rank)
                 with contextlib.suppress(psutil.Error):
                     psutil.Process(pid).kill()
+
+
+class _Stopwatch:
+    """For how long something has held, by the looks at it: time in which nobody could look, as where this process was
+    stopped too, does not count."""
+
+    def __init__(self) -> None:
+        self._looked_at = time.monotonic()
+        self.seconds = 0.0
+
+    def while_holds(self, holds: bool) -> float:
+        now = time.monotonic()
+        passed, self._looked_at = now - self._looked_at, now
+        self.seconds = self.seconds + min(passed, LOOKS_LATE_S) if holds else 0.0
+        return self.seconds
 
 
 def _runs(pid: int) -> bool:

@@ -38,12 +38,12 @@ from lmplay_tui.text import one_line
 from lmplay_tui.train.checkpoint import load_archive, load_checkpoint, newest_checkpoint
 from lmplay_tui.train.checkpoint_fields import bounds_of, problem_of_model, problem_of_tensors
 from lmplay_tui.train.checkpointer import CheckpointWriter
-from lmplay_tui.train.dataloader import LoadedData, patiently
+from lmplay_tui.train.dataloader import LoadedData, in_thread
 from lmplay_tui.train.device import Precision, choose_device, choose_precision, hardware_note, speed_choices
 from lmplay_tui.train.gradients import Gradients
 from lmplay_tui.train.handoff import resume_command
 from lmplay_tui.train.model_body import choose_ways
-from lmplay_tui.train.preflight import nothing_to_extend, plan_to_begin_with
+from lmplay_tui.train.preflight import check_statistics, nothing_to_extend, plan_to_begin_with
 from lmplay_tui.train.progress import Progress
 from lmplay_tui.train.settings import Settings, check_fixed, describe_changes, overruled_of, rate_jumps, without_effect
 from lmplay_tui.train.state import TrainState, said_of_warm_up
@@ -119,7 +119,8 @@ def read_start(run: RunFolder, launch: Launch, warnings: list[str]) -> Start:
         if options.extend is not None:
             raise UserError(nothing_to_extend(run))
         plan = plan_to_begin_with(run, options, warnings)
-        return Start(run, launch, Settings(plan, launch.line, plan_as_given=plan.text), None)
+        check_statistics(run, plan, options)
+        return Start(run, launch, Settings(plan, launch.line, plan_as_given=plan.text, plan_unedited=plan.text), None)
     curriculum = checkpoint["curriculum"]["state_args"]
     try:
         plan_before = parse_plan(
@@ -129,14 +130,19 @@ def read_start(run: RunFolder, launch: Launch, warnings: list[str]) -> Start:
     except PlanError as error:
         raise UserError(f"the checkpoint's plan cannot be used any more:\n{error}") from None
     as_given = curriculum.get("plan_as_given") or plan_before.text
+    unedited = curriculum.get("plan_unedited") or as_given
     plan = plan_before
     if options.training_plan is not None:
-        plan = choose_plan(plan_before, read_plan(options.training_plan), as_given, warnings)
-        as_given = plan.text if plan is not plan_before else as_given
+        plan = choose_plan(plan_before, read_plan(options.training_plan), as_given, unedited, warnings)
+        if plan is not plan_before:
+            as_given = unedited = plan.text
     if options.extend is not None:
-        plan = extend_plan(plan, options.extend)
+        longer = extend_plan(plan, options.extend)
+        if plan.text == unedited:
+            unedited = longer.text
+        plan = longer
     of_run = checkpoint["runner"]["state_args"]
-    before = Settings(plan_before, launch.line, recorded(of_run["options"]), overruled_of(of_run), as_given)
+    before = Settings(plan_before, launch.line, recorded(of_run["options"]), overruled_of(of_run), as_given, unedited)
     settings = before.with_plan(plan)
     check_fixed(settings, checkpoint["model"]["state_args"])
     start = Start(run, launch, settings, checkpoint, is_newest, before)
@@ -147,16 +153,18 @@ def read_start(run: RunFolder, launch: Launch, warnings: list[str]) -> Start:
     return start
 
 
-def choose_plan(own: Plan, file: Plan, as_given: str, warnings: list[str]) -> Plan:
+def choose_plan(own: Plan, file: Plan, as_given: str, unedited: str, warnings: list[str]) -> Plan:
     """The plan to go on with: the run's own or the file's, whichever has changed since the file was last read.
 
+    `as_given`: the file's text then; `unedited`: the run's own, but for edits. A file that has changed holds as it is,
+    without what `--extend` had added to the one before.
     Raises `UserError` with the differences where both have.
     """
     if file.text in (as_given, own.text):
-        if own.text != as_given:
+        if own.text != unedited:
             warnings.append(f"plan {one_line(file.name)} was edited while it ran: going on with the edited plan")
         return own
-    if own.text == as_given:
+    if own.text == unedited:
         return file
     lines = "\n".join(f"  {change}" for change in list_changes(own, file))
     raise UserError(
@@ -181,9 +189,13 @@ def build_trainer(
     """
     run, launch, settings = start.run, start.launch, start.settings
     options = settings.for_run()
+
+    # where it computes, and in which number format
     device = choose_device(options.device)
     precision = choose_precision(options, device)
     chosen = speed_choices(options, precision)
+
+    # the model, with a checkpoint's weights, those of --initial-model, or its own by the seed
     model_args = start.checkpoint["model"]["state_args"] if start.checkpoint else None
     weights = start.checkpoint["model"]["state"] if start.checkpoint else None
     tokenizer = yield from _load_tokenizer(model_args["tokenizer"] if model_args else options.tokenizer, controls)
@@ -198,6 +210,8 @@ def build_trainer(
         for line in load_initial(model, built_with, path, tokenizer, ignore_tokenizer=options.ignore_tokenizer):
             yield Warned(line)
     model.to(device)
+
+    # how steps compute it: what it offers beside `forward`, what other processes do of it
     ways = choose_ways(model, precision, vocab_size=tokenizer.vocab_size, context_len=built_with["context_len"])
     for line in ways.notes + nothing_to_recompute(model, options):
         yield Warned(f"experiment {one_line(built_with['exp'])}: {line}")
@@ -208,6 +222,8 @@ def build_trainer(
     if options.shard != "none":
         ways = replace(ways, reading=Reading.FORWARD)  # a cache is made by the head's own numbers, which lie in parts
         _shard(gradients, options, precision, leader)
+
+    # the run's state, standing where the checkpoint stands
     state = TrainState(
         run=run, settings=settings, model=model, model_args=built_with | {"tokenizer": tokenizer.name},
         gradients=gradients, reading=ways.reading,
@@ -219,6 +235,7 @@ def build_trainer(
         chosen.append(f"{leader.world_size} processes")
         yield from _draw_by_mini_batch(state, options)
     yield from _write_plan(start, state.progress.step)
+
     return Trainer(
         state,
         LoadedData(
@@ -266,7 +283,7 @@ def _draw_by_mini_batch(state: TrainState, options: TrainOptions) -> Iterator[Ev
 
 def _load_tokenizer(name: str, controls: Controls) -> Generator[Event, None, Tokenizer]:
     yield ActivityChanged("loading", f"tokenizer {name}")
-    return (yield from patiently(lambda _: load_tokenizer(name), controls))
+    return (yield from in_thread(lambda _: load_tokenizer(name), controls))
 
 
 def model_of_shape(

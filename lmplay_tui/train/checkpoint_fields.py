@@ -24,6 +24,8 @@ from lmplay_tui.train.checkpoint_parts import FORMATS, Deferred
 FORMAT = 1
 # How a run's random numbers are drawn: each mini-batch's by itself, or one sequence for all, as in versions before.
 BY_MINI_BATCH, RUNNING = "mini-batch", "running"
+# Which packed samples share a mini-batch: so that each has as much work, or those of like length, as before.
+BY_WORK, BY_LENGTH = "work", "length"
 MOST_TEXT = 16 << 20  # characters, of a plan or a pinned prompt
 _MOST_ENTRIES = 100_000
 _MOST_RNG_BYTES = 1 << 16  # torch's generators have 5,056 at most
@@ -304,6 +306,7 @@ _PROGRESS = Table(
     later={
         "numbered": ListOf(_STEP),
         "best_step": _STEP.or_none(),
+        "changes": _COUNT,
         "probed_mini_batch_size": _SIZE,
         "mini_batch_size": _SIZE,  # of the whole run, as versions before had it
     },
@@ -372,7 +375,7 @@ CHECKPOINT = Table(
                         "plan_folder": text(8192, is_utf8=False),
                         "current_step": _STAGE,
                     },
-                    later={"plan_as_given": text(MOST_TEXT)},
+                    later={"plan_as_given": text(MOST_TEXT), "plan_unedited": text(MOST_TEXT)},
                 ),
                 "state": TableOf(_STAGE_PROGRESS, _STAGE_NAME),
             }
@@ -403,7 +406,7 @@ CHECKPOINT = Table(
                         "stats": _RECORD,
                         "step_stats": TableOf(_RECORD, _STAGE_NAME),
                     },
-                    later={"random_numbers": one_of(BY_MINI_BATCH, RUNNING)},
+                    later={"random_numbers": one_of(BY_MINI_BATCH, RUNNING), "cut": one_of(BY_WORK, BY_LENGTH)},
                 ),
             }
         ),

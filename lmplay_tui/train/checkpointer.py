@@ -98,10 +98,14 @@ class Checkpointer:
         """Answer these commands with the outcome of the save that begins next."""
         self._asked += identities
 
+    def take_asked(self) -> list[str]:
+        """The commands that wait for a save, now that this process makes none any more; they are the caller's."""
+        identities, self._asked, self._answering = self._answering + self._asked, [], []
+        return identities
+
     def refuse(self, why: str) -> Iterator[Event]:
         """Answer the commands that wait for a save, now that there will be none."""
-        identities, self._asked, self._answering = self._answering + self._asked, [], []
-        for identity in identities:
+        for identity in self.take_asked():
             yield Answered("SaveNow", identity, False, why)
 
     def wait_for_copy(self) -> None:

@@ -3,7 +3,8 @@
 Axes: B samples of a mini-batch, T tokens, N positions in the loss (flat over B and T), P positions of packed samples.
 """
 
-from collections.abc import Iterator, Sequence
+import heapq
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,11 +51,35 @@ def mini_batches(samples: Sequence[Sample], size: int, *, by_length: bool) -> It
         yield ordered[begin : begin + size]
 
 
+def mini_batches_of_like_work(
+    samples: Sequence[Sample], size: int, work: Callable[[Sample], float]
+) -> Iterator[list[Sample]]:
+    """Cut a batch into as few mini-batches of at most `size` as there must be, each with about as much work.
+
+    For samples that are packed: none is padded to another's length, and whoever computes one of the mini-batches is
+    done when the others are. Greedy: the sample with most work comes first, each goes to the mini-batch that has least
+    so far and room (Graham 1969, https://doi.org/10.1137/0117039). The mini-batch with most is the first.
+    """
+    made: list[list[Sample]] = [[] for _ in range(-(-len(samples) // size))]
+    with_room = [(0.0, number) for number in range(len(made))]  # a heap: the least work so far, then the first
+    done: list[tuple[float, int]] = []
+    for sample in sorted(samples, key=lambda s: -work(s)):
+        so_far, number = heapq.heappop(with_room)
+        made[number].append(sample)
+        grown = (so_far + work(sample), number)
+        if len(made[number]) < size:
+            heapq.heappush(with_room, grown)
+        else:
+            done.append(grown)
+    for _, number in sorted(done + with_room, key=lambda each: (-each[0], each[1])):
+        yield made[number]
+
+
 def rank_of(number: int, world_size: int) -> int:
     """Which rank computes a mini-batch: in turns of one for each, there and back again.
 
-    They come longest first: always the same way round, the first rank would have the longest of each turn. Rank 0,
-    which has all else to do, begins last.
+    The one with most work comes first: always the same way round, the first rank would have the most of each turn.
+    Rank 0, which has all else to do, begins last.
     """
     turn, place = divmod(number, world_size)
     return place if turn % 2 else world_size - 1 - place
@@ -73,7 +98,7 @@ def collate(
 
     T is rounded up to `multiple`, at most to `most`, and B is at least `least_rows`: compiled code meets few shapes.
     """
-    lengths = [_num_positions(s) for s in samples]
+    lengths = [num_positions(s) for s in samples]
     width = -(-max(lengths) // multiple) * multiple
     if most is not None:
         width = min(width, most)
@@ -118,7 +143,7 @@ def pack(
     Attention and matrix products prepare code for each length that they meet, and keep it: with lengths of all kinds
     that takes more time and memory than the few positions between the samples.
     """
-    lengths = [_num_positions(s) for s in samples]
+    lengths = [num_positions(s) for s in samples]
     begins = np.cumsum([0, *(-(-length // PACKED_MULTIPLE) * PACKED_MULTIPLE for length in lengths)])
     offsets = begins if few_shapes is None else few_shapes.filled(begins)
     P = int(offsets[-1])
@@ -152,7 +177,8 @@ def truth_rows_of(samples: Sequence[Sample], *, include_prompts: bool) -> tuple[
     return tuple(rows)
 
 
-def _num_positions(sample: Sample) -> int:
+def num_positions(sample: Sample) -> int:
+    """Positions that a model reads of a sample: all tokens but the last."""
     return len(sample.prompt_ids) + len(sample.truth_ids) - 1
 
 

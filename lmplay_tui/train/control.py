@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -99,10 +99,13 @@ class CommandHandler:
         if command.id:
             yield Answered(type(command).__name__, command.id, ok, message)
 
-    def put_back(self) -> None:
-        """Training is left with these undone: they are in the mailbox again, for who goes on, or for the end."""
+    def put_back(self, saves: Iterable[str] = ()) -> None:
+        """Training is left with these undone: they are in the mailbox again, for who goes on, or for the end.
+
+        `saves`: the commands that wait for a save.
+        """
         undone, self._unanswered = self._unanswered, []
-        for command in undone:
+        for command in (*undone, *(asked.SaveNow(id=identity) for identity in saves)):
             self._controls.send(command)
 
     def take_save_ids(self) -> list[str]:
@@ -153,17 +156,21 @@ class CommandHandler:
                 yield ActivityChanged("training")
             case asked.SetLearningRate():
                 yield self._set_lr(command)
-                self.has_changed_the_run = True
+                self._count_change()
             case asked.Bookmark():
                 yield Bookmarked(step, command.note)
             case asked.Pin():
                 self._pin(command.prompt)
-                self.has_changed_the_run = True
+                self._count_change()
                 yield PinsChanged(step, tuple(self._state.progress.pinned))
             case asked.ChangePlan():
                 yield from self._change_plan(command.text)
             case asked.Refused():
                 raise UserError(command.reason)
+
+    def _count_change(self) -> None:
+        self.has_changed_the_run = True
+        self._state.progress.changes += 1
 
     def _set_lr(self, command: asked.SetLearningRate) -> LearningRateChanged:
         """Set the factor of the schedule: a value asked for is what schedule and factor give now.
@@ -220,7 +227,7 @@ class CommandHandler:
         not_now += self._state.change_plan(changed)
         progress.reopen(new)
         self._wanted.add("plan")
-        self.has_changed_the_run = True
+        self._count_change()
         step = progress.step
         yield PlanChanged(step, tuple(changes), text, self.stage_infos())
         for line in not_now:

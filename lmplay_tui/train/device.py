@@ -66,7 +66,8 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
     if device.type == "cpu":
-        return f"cpu, {torch.get_num_threads()} threads"
+        threads = torch.get_num_threads()
+        return f"cpu, {threads} {'thread' if threads == 1 else 'threads'}"
     return str(device)
 
 
@@ -249,6 +250,9 @@ def processor_choices(*, in_parts: bool = False) -> list[str]:
     return chosen
 
 
+MEASURED = "measured here"  # where a peak is from: other programs may have had the machine meanwhile
+
+
 @cache
 def peak_flops(device: torch.device, dtype: torch.dtype | None) -> tuple[float, str]:
     """Floating-point operations a second at most, and where the figure is from: `data sheet` or `measured here`."""
@@ -257,7 +261,7 @@ def peak_flops(device: torch.device, dtype: torch.dtype | None) -> tuple[float, 
         known = vendor_peak(torch.cuda.get_device_name(device), number_format)
         if known is not None:
             return known, "data sheet"
-    return measured_peak(device, dtype or torch.float32), "measured here"
+    return measured_peak(device, dtype or torch.float32), MEASURED
 
 
 # The side of the matrices, and products begun before the device is waited for: a GPU is busy with less only in part.

@@ -49,7 +49,7 @@ from lmplay_tui.train.orders import (
     connected,
     set_bytes,
 )
-from lmplay_tui.train.process_group import ProcessGroup, RankLostError
+from lmplay_tui.train.process_group import SEEN_WITHIN_S, ProcessGroup, RankLostError
 from lmplay_tui.train.reduction import (
     Report,
     Shares,
@@ -86,6 +86,8 @@ def follow(group: ProcessGroup) -> int:
             follower.obey()
     except (RankLostError, OrderError) as error:
         sys.stderr.write(f"rank {group.rank}: {one_line(error, 600)}\n")
+        if group.agent is not None and not group.ended(SEEN_WITHIN_S):
+            group.agent.give_up()
         return EXIT_TRAINING
     except Exception as error:
         if not follower.is_sharded:

@@ -17,7 +17,16 @@ from lmplay_tui.data.samples import Sample
 from lmplay_tui.models.body import Packable
 from lmplay_tui.options import TrainOptions
 from lmplay_tui.run.controls import StopRequested
-from lmplay_tui.train.collate import FewShapes, MiniBatch, collate, mini_batches, pack, rank_of
+from lmplay_tui.train.collate import (
+    FewShapes,
+    MiniBatch,
+    collate,
+    mini_batches,
+    mini_batches_of_like_work,
+    num_positions,
+    pack,
+    rank_of,
+)
 from lmplay_tui.train.device import Precision
 from lmplay_tui.train.loss import HeadLoss, loss_and_argmax
 
@@ -27,7 +36,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StepConfig:
-    """How a batch becomes a gradient. `normalization` and `include_prompts` say which; all else changes rounding."""
+    """How a batch becomes a gradient. `normalization` and `include_prompts` say which; all else changes rounding.
+
+    `head_work`: of a position in the loss, where the body's work of a position is 1: packed mini-batches are then made
+    of like work. None: those share one that are of like length.
+    """
 
     mini_batch_size: int
     normalization: str  # tokens or samples
@@ -37,6 +50,7 @@ class StepConfig:
     width_multiple: int = 1
     least_rows: int = 1
     graphs: bool = False  # mini-batches run as recorded CUDA graphs
+    head_work: float | None = None
 
     @classmethod
     def of(cls, options: TrainOptions, mini_batch_size: int, longest: int) -> "StepConfig":
@@ -113,10 +127,17 @@ class Share:
     @classmethod
     def of_batch(cls, samples: Sequence[Sample], config: StepConfig) -> "Share":
         """All of a batch."""
-        by_length = config.normalization == "tokens"
-        parts = dict(enumerate(mini_batches(samples, config.mini_batch_size, by_length=by_length)))
+        size, head_work, by_tokens = config.mini_batch_size, config.head_work, config.normalization == "tokens"
+        if by_tokens and head_work is not None:
+            parts = mini_batches_of_like_work(
+                samples, size,
+                lambda s: num_positions(s) + head_work * num_loss_tokens([s], include_prompts=config.include_prompts),
+            )  # fmt: skip
+        else:
+            parts = mini_batches(samples, size, by_length=by_tokens)
         counted = num_loss_tokens(samples, include_prompts=config.include_prompts)
-        return cls(parts, len(parts), len(samples), counted)
+        dealt = dict(enumerate(parts))
+        return cls(dealt, len(dealt), len(samples), counted)
 
     def of_rank(self, rank: int, world_size: int) -> "Share":
         """What one of several processes computes of it."""
@@ -195,8 +216,8 @@ class Gradients:
         self.hidden = hidden
         self.trunk = trunk
         self.scaler = precision.scaler()
-        self.head_loss = HeadLoss()
         self.clock = StepClock(precision.device)
+        self.head_loss = HeadLoss()
         self.sharding: Sharding | None = None  # where the model's parameters lie in parts on several ranks
         self._precision = precision
         self.device = precision.device
@@ -327,7 +348,7 @@ class Gradients:
                     x = self.trunk(embedded_PC, mini.offsets)
                 x_NC = x.index_select(0, mini.index_N)
                 loss_sum, argmax_N, grad_x_NC = self.head_loss(
-                    head, x_NC, mini.targets_N, factor, want_argmax=want_argmax
+                    head, x_NC, mini.targets_N, factor, want_argmax=want_argmax, mark=clock.mark
                 )
             else:
                 loss_sum, argmax_N = loss_and_argmax(

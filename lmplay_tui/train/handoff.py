@@ -1,23 +1,28 @@
-"""How a run goes on: the command that resumes it, and a process of its own session that takes it over.
+"""How a run goes on: the command that resumes it, a process of its own session that takes it over, and what was asked.
 
 That process inherits the lock's descriptor, so the run is held throughout: viewers see it alive, and no third process
 can come between. What the processes before it have spent counts for `--max-hours` (`TimeLimit`).
 """
 
+import json
 import os
 import shlex
 import subprocess
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from lmplay_tui.files import write_whole
 from lmplay_tui.options import OPTIONS, Launch, OnResume, Part, command_words
 from lmplay_tui.process import own_command, own_environment, typed
-from lmplay_tui.run.control_files import leave_command
-from lmplay_tui.run.controls import Command, Controls, Stop
-from lmplay_tui.run.events import Answered, Event, HandedOver, Warned
+from lmplay_tui.run.control_files import command_record, leave_command, read_command, with_identity
+from lmplay_tui.run.controls import ChangePlan, Command, Controls, Pause, Pin, Refused, Resume, SetLearningRate, Stop
+from lmplay_tui.run.events import Answered, CheckpointSaved, Event, HandedOver, Warned
 from lmplay_tui.run.folder import LOCK_FROM, RunFolder, RunLock
 from lmplay_tui.run.notify import NOTIFY_URL
+from lmplay_tui.train.progress import Progress
 
 SPENT = "LMPLAY_TUI_SPENT_S"  # environment: seconds that the processes before this one have spent on the same start
 
@@ -137,3 +142,94 @@ def not_handed_over(why: str, step: int, controls: Controls) -> Iterator[Event]:
     for command in controls.stay():
         if command.id:
             yield Answered(type(command).__name__, command.id, False, said)
+
+
+@dataclass(eq=False)
+class _Kept:
+    """A command, and of one that has been obeyed what of it no checkpoint may know."""
+
+    command: Command
+    number: int | None = None  # of a change that was made: `Progress.changes` with it
+    step: int = 0  # at which it was made
+    stage: str = ""  # at whose end to stop
+
+    def record(self) -> dict[str, Any]:
+        return vars(self) | {"command": command_record(self.command)}
+
+
+class KeptCommands:
+    """What was asked of a run of several processes and would be forgotten with rank 0: a file, for the next one.
+
+    A command is in it before its control file is removed. A question stays until it is answered, a pause until the run
+    goes on, a stop to come until the run ends; a change of learning rate, pins or plan until a checkpoint has it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """`path`: of the file, which is the agent's: what it holds was asked of an earlier rank 0."""
+        self._path = path
+        self._before = self._read()
+        self._kept = list(self._before)
+        self.progress = Progress()  # the run's, from when on something is obeyed
+        self.problem = ""  # why the next rank 0 will not know what is asked of this one
+
+    def note(self, command: Command) -> None:
+        """Keep `command`, which nobody has obeyed yet."""
+        if not isinstance(command, Refused):
+            self._kept.append(_Kept(with_identity(command)))
+            self._write()
+
+    def ask_again(self, progress: Progress) -> list[Command]:
+        """What was asked of an earlier rank 0 and is not in `progress`, where the run goes on; it is given once."""
+        before, self._before = self._before, []
+        again = [kept for kept in before if kept.number is None or kept.number > progress.changes]
+        for kept in again:
+            kept.number = None
+            if kept.stage and progress.of(kept.stage).done:
+                kept.command = Stop(reason="the stage's end", id=kept.command.id)
+        self._kept = [kept for kept in self._kept if kept in again or kept not in before]
+        self._write()
+        return [kept.command for kept in again]
+
+    def follow(self, event: Event) -> None:
+        """Take in an event: an answered command, or a checkpoint, after which there is less to keep."""
+        if isinstance(event, CheckpointSaved):  # one of the same step may have begun before the change
+            self._keep_if(lambda kept: kept.number is None or kept.step >= event.step)
+        if not isinstance(event, Answered):
+            return
+        answered = next((kept for kept in self._kept if kept.command.id == event.id and kept.number is None), None)
+        if answered is None:
+            return
+        match answered.command:
+            case SetLearningRate() | Pin() | ChangePlan() if event.ok:
+                answered.number, answered.step = self.progress.changes, self.progress.step
+                self._write()
+            case Stop(when="stage_end") if event.ok:
+                answered.stage = self.progress.stage
+                self._write()
+            case Pause():
+                pass
+            case Resume():
+                pauses = [each for each in self._kept[: self._kept.index(answered)] if isinstance(each.command, Pause)]
+                self._keep_if(lambda kept: kept is not answered and kept not in pauses)
+            case _:
+                self._keep_if(lambda kept: kept is not answered)
+
+    def _keep_if(self, holds: Callable[[_Kept], bool]) -> None:
+        left = [kept for kept in self._kept if holds(kept)]
+        if len(left) < len(self._kept):
+            self._kept = left
+            self._write()
+
+    def _write(self) -> None:
+        records = [kept.record() for kept in self._kept]
+        try:
+            write_whole(self._path, json.dumps(records).encode("utf-8"))
+        except OSError as error:
+            self.problem = error.strerror or type(error).__name__
+
+    def _read(self) -> list[_Kept]:
+        try:
+            records = json.loads(self._path.read_bytes())
+        except FileNotFoundError:
+            return []
+        return [_Kept(**each | {"command": read_command(each["command"], each["command"]["id"])}) for each in records]

@@ -7,7 +7,6 @@ run in a process of its own (`--detach`).
 import contextlib
 import errno
 import os
-import shlex
 import signal
 import time
 import traceback
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING
 from lmplay_tui.errors import EXIT_BUG, EXIT_TRAINING, TrainingError, UserError, os_error
 from lmplay_tui.options import Launch
 from lmplay_tui.process import is_child_alive, typed
-from lmplay_tui.run.control_files import ControlFiles, leave_command
+from lmplay_tui.run.control_files import ControlFiles
 from lmplay_tui.run.controls import Controls, HandOver, SaveNow, Stop, StopRequested
 from lmplay_tui.run.events import (
     LAST_EVENTS,
@@ -28,6 +27,7 @@ from lmplay_tui.run.events import (
     CheckpointSaved,
     Event,
     HandedOver,
+    LeftToAgent,
     LogLine,
     PlanChanged,
     RunDone,
@@ -37,21 +37,21 @@ from lmplay_tui.run.events import (
     StepDone,
     Warned,
 )
-from lmplay_tui.run.folder import RunFolder, RunLock, keep_plan, saved_status, statistics_folder, taken, utc_now
+from lmplay_tui.run.folder import RunFolder, RunLock, keep_plan, saved_status, statistics_folder, take_run, utc_now
 from lmplay_tui.run.notify import NOTIFY_URL, Notifier, run_on_done
 from lmplay_tui.run.plots import write_pngs
 from lmplay_tui.run.recorder import LogFile, Recorder
 from lmplay_tui.text import one_line, printable
 from lmplay_tui.train.build import build_trainer, read_start, set_aside
-from lmplay_tui.train.handoff import TimeLimit, hand_over, resume_command, start_process
+from lmplay_tui.train.handoff import KeptCommands, TimeLimit, hand_over, resume_command, start_process
 from lmplay_tui.train.preflight import choose_run
-from lmplay_tui.train.process_group import ProcessGroup, RankLostError
+from lmplay_tui.train.process_group import SEEN_WITHIN_S, ProcessGroup, RankLostError
+from lmplay_tui.train.progress import Progress
 
 if TYPE_CHECKING:
     from lmplay_tui.train.leader import Leader
 
 BEGINS_WITHIN_S = 60.0  # a process of its own
-SEEN_WITHIN_S = 0.5  # a process that has ended, by the one that has started it
 NO_PARENT = "what has started this process is no more"
 LOADS_WITHIN_S = 20.0  # from then on it is a download, which may take hours
 
@@ -67,11 +67,11 @@ def run_events(
     Never raises: the last event is `RunDone`, `RunStopped` or `RunFailed` with its exit status, or `HandedOver`. Every
     event is in the run's journals before it is handed out. `tell`: called from a thread, while the iterator is at
     work, with what cannot wait for its next event: a step hangs. `group`: the other processes that train with this
-    one, which is rank 0. Where one of them is lost and our agent starts all again, the last event is `HandedOver`.
+    one, which is rank 0. Where one of them is lost and our agent starts all again, the last event is `LeftToAgent`.
     """
     try:
         run = choose_run(launch)
-        lock = taken(run)
+        lock = take_run(run)
     except (UserError, OSError) as error:
         yield _failed(error, 0)
         return
@@ -117,7 +117,7 @@ def _start_anew(run: RunFolder, lock: RunLock, launch: Launch) -> RunLock:
     folder = saved_status(run, alive=False).plan_folder
     set_aside(run, statistics_folder(launch.options.out_dir))
     lock.release()
-    fresh = taken(run)
+    fresh = take_run(run)
     if plan is not None:
         run.files.write(run.plan.name, plan)
         run.write_status({"name": run.name, "plan_folder": folder})
@@ -139,16 +139,18 @@ class _HeldRun:
         self.bug: str | None = None  # of the recording: the first one
         self.lost = ""  # one of the processes that train with this one: what shows it
         self._times_lost = 0  # the run's lock, as far as that has been told
-        self._is_lost = False
+        self._is_lost = self._said_not_kept = False
         self._plan_text = ""
         self._has_saved = False
         self._tell = tell
         self._limit = TimeLimit(launch.options.max_hours)
         self._notifier = Notifier(launch.options.notify_url, run.name)
-        controls.sources += [_control_files(run, lock), self._limit]
+        agent = None if group is None else group.agent
+        self.kept = None if agent is None else KeptCommands(agent.asked)
+        controls.sources += [_control_files(run, lock, self.kept), self._limit]
         self._recorder = Recorder(
             run, verbose=launch.options.verbose, holds=lambda: self.may_not_save() is None,
-            pid=None if group is None or group.agent is None else group.agent.pid,
+            pid=None if agent is None else agent.pid,
         )  # fmt: skip
 
     def close(self) -> None:
@@ -206,7 +208,7 @@ class _HeldRun:
                 with contextlib.suppress(OSError):
                     keep_plan(self.run, event.text, event.step)
             self._notifier.hear(event)
-            return [*self._recorder.record(event), *self._not_sent()]
+            return [*self._recorder.record(event), *self._not_sent(), *self._not_kept(event)]
         except Exception as error:
             return [event, *self._stop_for_bug(error)]
 
@@ -236,6 +238,23 @@ class _HeldRun:
         complaint = self._notifier.complaint()
         return [] if complaint is None else self._recorder.record(complaint)
 
+    def _not_kept(self, event: Event) -> list[Event]:
+        """What is asked is kept for the process that may have to go on; where that fails it is said once."""
+        if self.kept is None:
+            return []
+        self.kept.follow(event)
+        if not self.kept.problem or self._said_not_kept:
+            return []
+        self._said_not_kept = True
+        said = f"{self.kept.problem}: should a process be lost, what was asked of the run since its checkpoint is too"
+        return self._recorder.record(Warned(said))
+
+    def ask_again(self, progress: Progress) -> None:
+        """What was asked of an earlier rank 0 and is not in `progress`, before what has been asked of this one."""
+        again = [] if self.kept is None else self.kept.ask_again(progress)
+        for command in (*again, *self.controls.take_waiting()):
+            self.controls.send(command)
+
     def _stop_for_bug(self, error: Exception) -> list[Event]:
         if self.bug is not None:
             return []
@@ -246,8 +265,8 @@ class _HeldRun:
         return [trace]
 
 
-def _control_files(run: RunFolder, lock: RunLock) -> ControlFiles:
-    files = ControlFiles(run)
+def _control_files(run: RunFolder, lock: RunLock, kept: KeptCommands | None = None) -> ControlFiles:
+    files = ControlFiles(run) if kept is None else ControlFiles(run, keep=kept.note)
     if not lock.inherited:  # else they were left for this very run
         files.sweep()
     return files
@@ -282,25 +301,28 @@ def _train_to_an_end(held: _HeldRun, step: int) -> Iterator[Event]:
 
 def _train(held: _HeldRun) -> Iterator[Event]:
     """Read the plan and the checkpoint, build the trainer, run it."""
-    run, prog = held.run, typed(held.launch.prog)
+    run = held.run
     warnings: list[str] = []
     yield ActivityChanged("loading", "the plan and the checkpoint")
     start = read_start(run, held.launch, warnings)
     for warning in (*warnings, *start.complete()):
         yield Warned(warning)
     if start.checkpoint is not None and start.finished():
-        name, model = one_line(run.name), f"--model {shlex.quote(one_line(run.model))}"
+        name, again = one_line(run.name), saved_status(run, alive=True).go_on_with(held.launch.prog, run.model)
         yield LogLine(
             f"{name} is finished: its plan is done. Look at it: {typed('lmplay-tui attach')} {name}; train on: "
-            f"{prog} {model} --extend EPOCHS, or a longer --training-plan; start anew: {prog} {model} --reset-history"
+            f"{again} --extend EPOCHS, or a longer --training-plan; start anew: {again} --reset-history"
         )
         yield RunDone(start.progress.step, str(run.model), start.progress.elapsed_s, already=True)
         return
+    held.ask_again(start.progress)
     trainer = yield from build_trainer(
         start, held.controls, go_on_elsewhere=held.go_on_elsewhere, tell=held.tell, may_not_save=held.may_not_save,
         leader=held.leader,
     )  # fmt: skip
     del start  # its checkpoint is as large as the model and the optimizer, which have taken what they need
+    if held.kept is not None:
+        held.kept.progress = trainer.state.progress
     yield from trainer.run()
 
 
@@ -316,25 +338,24 @@ def _stop_while_loading(held: _HeldRun, step: int) -> Generator[Event, None, boo
 def _end(held: _HeldRun, event: Event, step: int) -> Iterator[Event]:
     """Answer what waits for an answer, record the end, let go of the run, and do what was to be done after it."""
     end = _of_group(held, _with_place(event, step, held.run, held.bug))
-    if held.group is not None and goes_on_anew(end, held.group):
-        yield from held.record(Warned(held.lost, step))
+    if isinstance(end, LeftToAgent):
         _leave_for_the_next(held)
     for answer in _answers(held.controls, end):
         yield from held.record(answer)
     recorded = held.record(end)
     held.lock.release()  # what follows may want to go on with the run
-    if held.group is not None and held.group.agent is not None and not goes_on_anew(end, held.group):
+    if held.group is not None and held.group.agent is not None and not isinstance(end, LeftToAgent):
         held.group.agent.end_is_known(exit_status(end))
     yield from _aftermath(held, end)
     yield from recorded
 
 
 def _leave_for_the_next(held: _HeldRun) -> None:
-    """What was asked for and is not done: the process that goes on does it. The signal that ends this one is none."""
+    """What signals have asked for is kept like all else that is not done. The one that ends this process is none."""
+    assert held.kept is not None
     for command in held.controls.left_over():
-        if not (isinstance(command, Stop) and command.reason == signal.SIGTERM.name and not command.id):
-            with contextlib.suppress(OSError):
-                leave_command(held.run, command)
+        if not command.id and not (isinstance(command, Stop) and command.reason == signal.SIGTERM.name):
+            held.kept.note(command)
 
 
 def _with_place(event: Event, step: int, run: RunFolder, bug: str | None) -> Event:
@@ -360,23 +381,18 @@ def _of_group(held: _HeldRun, end: Event) -> Event:
     if group.is_orphan:  # torchrun holds the store that all of them reach
         return replace(end, message=f"{NO_PARENT}; what was trained is saved")
     held.lost = _what_is_lost(held, group)
-    return replace(end, message=held.lost) if group.agent is None else HandedOver(end.step, group.agent.pid)
+    if group.agent is None:
+        return replace(end, message=held.lost)
+    group.agent.rank_is_lost(held.lost)
+    return LeftToAgent(end.step)
 
 
 def _what_is_lost(held: _HeldRun, group: ProcessGroup) -> str:
     """Which rank has ended, or hangs and in what; else what torch has said of it."""
-    deadline = time.monotonic() + SEEN_WITHIN_S
-    while not (gone := group.ended()) and time.monotonic() < deadline:  # its parent has yet to see it
-        time.sleep(0.05)
-    if gone:
+    if gone := group.ended(SEEN_WITHIN_S):
         return f"{', '.join(gone)} has ended"
     behind = "" if held.leader is None else held.leader.behind()
     return f"{behind}, and does not answer" if behind else held.lost
-
-
-def goes_on_anew(end: Event, group: ProcessGroup) -> bool:
-    """Whether rank 0 has ended for our agent to start all processes again."""
-    return isinstance(end, HandedOver) and group.agent is not None and end.pid == group.agent.pid
 
 
 def _answers(controls: Controls, end: Event) -> Iterator[Answered]:
@@ -434,7 +450,7 @@ def taken_for_others(launch: Launch) -> tuple[RunFolder, RunLock, Launch]:
     Raises `UserError`, also where another process has the run.
     """
     run = choose_run(launch)
-    lock = taken(run)
+    lock = take_run(run)
     launch = _with_notify_url(launch, lock)
     try:
         if launch.anew:
@@ -471,6 +487,8 @@ def draw_pictures(event: Event, launch: Launch) -> None:
 def exit_status(event: Event) -> int:
     """The process's exit status after a run's last event."""
     assert isinstance(event, LAST_EVENTS)
+    if isinstance(event, LeftToAgent):
+        return EXIT_TRAINING
     return event.exit_code if isinstance(event, RunFailed) else 0
 
 
@@ -481,7 +499,7 @@ def start_detached(launch: Launch, *, until_it_trains: bool = False) -> tuple[Ru
     screen shows the run, so wait until its data are open, or for as long as people wait.
     """
     run = choose_run(launch)
-    lock = taken(run)
+    lock = take_run(run)
     ControlFiles(run).sweep()  # the process that inherits the lock takes what it finds for its own
     try:
         pid = start_process(run, launch, lock, resumes=False)

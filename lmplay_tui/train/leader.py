@@ -1,8 +1,8 @@
 """Rank 0's hand on the processes that follow it: each batch is dealt out, and what they have computed comes together.
 
-Mini-batches go to the ranks by their numbers, which are those that one process would give them: longest first, in turns
-of one for each rank (`train/collate.py` `rank_of`). What is summed is summed in the order of the numbers, or has the
-same bits on every rank.
+Mini-batches go to the ranks by their numbers, which are those that one process would give them: the one with most work
+first, in turns of one for each rank (`train/collate.py` `rank_of`). What is summed is summed in the order of the
+numbers, or has the same bits on every rank.
 """
 
 import contextlib
@@ -52,7 +52,7 @@ from lmplay_tui.train.orders import (
     Step,
     connected,
 )
-from lmplay_tui.train.process_group import COLLECTIVE_S, ProcessGroup, RankLostError
+from lmplay_tui.train.process_group import COLLECTIVE_S, Agent, ProcessGroup, RankLostError
 from lmplay_tui.train.reduction import (
     MOST_SAID,
     Report,
@@ -83,6 +83,7 @@ if TYPE_CHECKING:
 
 AT_WORK = ("computing", "scoring")
 _LOOKS_EVERY_S = 0.02
+SIGNS_EVERY_S = 1.0
 
 
 class Leader:
@@ -109,6 +110,15 @@ class Leader:
         self._part_written = threading.Event()  # the copies in these are not used any more
         self._part_written.set()
         self._sender = Sender(group.store, group.world_size, look=self._write)
+        if group.agent is not None:
+            threading.Thread(target=self._give_signs, args=(group.agent,), name="signs of life", daemon=True).start()
+
+    def _give_signs(self, agent: Agent) -> None:
+        """In a thread that does nothing else: a folder on a network may hold up all that writes to it."""
+        while True:  # to the end of this process
+            with contextlib.suppress(OSError):
+                agent.give_sign(f"{self.group.host}, {self._device}", self._phase)
+            time.sleep(SIGNS_EVERY_S)
 
     def close(self) -> None:
         """Tell the others that the run has ended; they leave."""
@@ -405,6 +415,8 @@ class Leader:
             self._is_lost = True
             gone = self.group.ended()
             what = f"{', '.join(gone)} has ended" if gone else self.behind()
+            if self.group.agent is not None:  # from here on it is known: what is finished is saved now
+                self.group.agent.rank_is_lost(what or str(error))
             raise RankLostError(f"{error}: {what}" if what else str(error)) from error
         finally:
             self._sender.is_awaited = False

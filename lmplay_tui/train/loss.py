@@ -116,11 +116,13 @@ class HeadLoss:
         self._converted = None
 
     def __call__(
-        self, head: nn.Linear, x_NC: Tensor, targets_N: Tensor, factor: Tensor, *, want_argmax: bool = True
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        self, head: nn.Linear, x_NC: Tensor, targets_N: Tensor, factor: Tensor, *, want_argmax: bool = True,
+        mark: Callable[[str], None] = lambda _: None,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:  # fmt: skip
         """The summed loss (scalar), the argmax of each row, and the gradient of `factor` times the loss by `x_NC`.
 
         Adds the gradients of `factor` times the loss to the head's parameters. `factor` is a scalar on the device.
+        `mark`: called with "forward" and "backward", each where so much of a chunk's work ends.
         """
         device = x_NC.device.type
         is_mixed = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
@@ -139,12 +141,14 @@ class HeadLoss:
                 losses.append(loss_n)
                 if argmax_n is not None:
                     argmaxes.append(argmax_n)
+                mark("forward")
                 if grad_x is not None:
                     torch.mm(logits_nV, weight, out=grad_x[part])
                 if head.weight.requires_grad:
                     self._add_product(head.weight, logits_nV, x[part])
                 if head.bias is not None and head.bias.requires_grad:
                     _add_column_sums(head.bias, logits_nV)
+                mark("backward")
             argmax_N = torch.cat(argmaxes) if want_argmax else None
             return torch.cat(losses).sum(), argmax_N, None if grad_x is None else grad_x[:N].to(x_NC.dtype)
 

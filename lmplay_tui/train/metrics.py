@@ -16,7 +16,7 @@ from lmplay_tui.run.events import Event, MetricsLogged, StepDone, Warned
 from lmplay_tui.run.journal import rounded
 from lmplay_tui.run.metric_names import STEP_METRICS
 from lmplay_tui.run.ranks import Straggler
-from lmplay_tui.train.device import matmul_parameters
+from lmplay_tui.train.device import MEASURED, matmul_parameters
 from lmplay_tui.train.progress import Progress
 
 READ_EVERY_S = 1.0  # a driver may take a millisecond to answer
@@ -63,7 +63,7 @@ class LogWindow:
     flops: FlopCount
     peak_flops: float
     rows: int
-    peak_from: str = "measured here"
+    peak_from: str = MEASURED  # then it becomes what the run itself has reached, where that is more
     machine: Callable[[], dict[str, float]] = dict  # what it tells at the end of an interval
     num_ranks: int = 1  # `peak_flops` is what one of them could do
     # Where there are several: given the seconds a step, their figures of the interval, and a straggler newly found.
@@ -72,6 +72,7 @@ class LogWindow:
     scores: dict[str, float] = field(default_factory=dict)  # val/*, eval/*
     seconds: dict[str, float] = field(default_factory=dict)  # time/validate_s, time/save_s
     _has_doubted: bool = False  # the peak
+    _reached: float = 0.0  # FLOP/s of the last interval, where it is above a measured peak
     _straggler: Straggler | None = None  # of which the next line tells
 
     def add(self, step: StepDone) -> None:
@@ -94,15 +95,22 @@ class LogWindow:
         if self._straggler is not None:
             yield Warned(self._straggler.sentence(), progress.step)
             self._straggler = None
-        mfu = values.get("perf/mfu")
-        if mfu is not None and mfu > 1 and not self._has_doubted:
-            self._has_doubted = True
-            peak = f"{self.peak_flops / 1e12:,.3g} TFLOP/s ({self.peak_from})"
-            yield Warned(
-                f"MFU {100 * mfu:.0f} %: the peak assumed for this device, {peak}, is too low; read MFU as a "
-                "comparison with that figure",
-                progress.step,
-            )
+        yield from self._doubts(values.get("perf/mfu"), progress.step)
+
+    def _doubts(self, mfu: float | None, step: int) -> Iterator[Event]:
+        """Once, that the peak is too low."""
+        before = self.peak_flops
+        self.peak_flops, self._reached = max(before, self._reached), 0.0
+        if self._has_doubted or mfu is None or (mfu <= 1 and self.peak_flops == before):
+            return
+        self._has_doubted = True
+        peak = f"{before / 1e12:,.3g} TFLOP/s ({self.peak_from})"
+        if self.peak_flops > before:
+            said = f"the peak of this device, {peak}, is too low: something else used it meanwhile, say. MFU is the "
+            yield Warned(f"{said}share of the most that this run has reached from here on", step)
+            return
+        said = f"MFU {100 * mfu:.0f} %: the peak assumed for this device, {peak}, is too low; read MFU as a "
+        yield Warned(f"{said}comparison with that figure", step)
 
     def take(self, progress: Progress, *, steps: bool) -> dict[str, Any] | None:
         """The line of `metrics.jsonl` that is due where the run stands; None: there is nothing to write.
@@ -135,6 +143,10 @@ class LogWindow:
         tokens = sum(s.step_tokens for s in steps)
         loss_tokens = sum(s.loss_tokens for s in steps)
         flops = sum(self.flops.of(s.step_tokens, s.loss_tokens, s.step_tokens / s.samples) for s in steps)
+        rate = flops / seconds / self.num_ranks if seconds else math.nan  # of each device
+        peak = self.peak_flops
+        if peak and rate > peak and self.peak_from == MEASURED:
+            peak = self._reached = rate
         values: dict[str, Any] = {
             "steps": len(steps),
             "train/loss": math.fsum(s.loss * s.loss_tokens for s in steps) / max(loss_tokens, 1),
@@ -142,7 +154,7 @@ class LogWindow:
             "train/lr": last.lr,
             "perf/tokens_per_s": tokens / seconds if seconds else 0.0,
             "perf/samples_per_s": rows / seconds if seconds else 0.0,
-            "perf/mfu": flops / seconds / (self.peak_flops * self.num_ranks) if seconds and self.peak_flops else None,
+            "perf/mfu": rate / peak if seconds and peak else None,
             "data/text_shown": last.text_shown,
             "data/rows_without_sample": last.rows_without_sample,
         }

@@ -9,6 +9,7 @@ import contextlib
 import json
 import re
 import struct
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +22,9 @@ import numpy as np
 from torch import distributed as dist
 
 from lmplay_tui.data.samples import Sample
+from lmplay_tui.errors import EXIT_TRAINING
 from lmplay_tui.options import MAX_INT
+from lmplay_tui.process import leave
 from lmplay_tui.text import one_line
 from lmplay_tui.train.checkpoint_fields import Kind, ListOf, One, Row, Table, number, one_of, text, whole
 from lmplay_tui.train.checkpoint_parts import token_of
@@ -250,6 +253,7 @@ _CONFIG = Table(
         "width_multiple": whole(1),
         "least_rows": whole(1),
         "graphs": _FLAG,
+        "head_work": number(0, 1.7e308).or_none(),
     }
 )
 _ENTRIES = ListOf(Row((text(1000), text(100), one_of(*_DTYPES), ListOf(_COUNT, 16))), 4 * _MOST_NAMES)
@@ -440,6 +444,18 @@ class Receiver:
 
         `is_busy`: asked again and again, while it says so, whether something is under way beside this.
         """
+        # A store whose process is stopped leaves a wait without an answer, whatever its timeout (torch 2.13).
+        overdue = threading.Timer(1.5 * self._silent_s, self._leave)
+        overdue.daemon = True
+        overdue.start()
+        try:
+            data = self._next(is_busy)
+        finally:
+            overdue.cancel()
+        self._received += 1
+        return decode(data)
+
+    def _next(self, is_busy: Callable[[], bool]) -> bytes:
         key = f"order/{self._rank}/{self._received}"
         since = time.monotonic()
         while not (self._is_there(key) if is_busy() else self._comes(key)):
@@ -450,9 +466,11 @@ class Receiver:
             (count,) = struct.unpack_from("<I", data) if len(data) >= 4 else (0,)
             if not 1 <= count <= _MOST_BYTES // _PART_BYTES:
                 raise OrderError("no order")
-            data = b"".join([data[4:], *(self._take(f"{key}/{i}") for i in range(1, count))])
-        self._received += 1
-        return decode(data)
+            return b"".join([data[4:], *(self._take(f"{key}/{i}") for i in range(1, count))])
+
+    def _leave(self) -> None:
+        sys.stderr.write(f"rank {self._rank}: rank 0 does not answer for {1.5 * self._silent_s:.0f} s\n")
+        leave(EXIT_TRAINING)
 
     def _is_there(self, key: str) -> bool:
         with connected("the orders' store is gone"):

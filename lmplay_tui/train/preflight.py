@@ -6,10 +6,13 @@ that the run itself makes: what cannot be seen here (the model in a checkpoint, 
 
 import os
 import re
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from lmplay_tui.background import BackgroundCall
 from lmplay_tui.errors import UserError, os_error
 from lmplay_tui.formats import time_zone
 from lmplay_tui.options import Launch, TrainOptions, resolve, shown_value
@@ -26,59 +29,107 @@ from lmplay_tui.run.folder import (
     saved_status,
     statistics_folder,
 )
+from lmplay_tui.run.statistics import clash
 from lmplay_tui.text import one_line
 
 # Of the environment in which torchrun, our own agent or srun starts one of several processes.
 _OF_LAUNCHERS = {"RANK", "SLURM_PROCID"}
 _NO_NAME = re.compile(r"[^A-Za-z0-9_-]+")
 
+_LOOKS_EVERY_S = 0.05
+
 T = TypeVar("T")
 
 
-def problems_of(launch: Launch) -> list[str]:
+@dataclass(frozen=True)
+class Waits:
+    """Seconds that one thing is waited for, whose disk may hang."""
+
+    said_s: float = 5.0  # until it is said what is waited for
+    refused_s: float = 20.0  # until the start is refused: the run could not do without it
+    left_s: float = 8.0  # data: the run opens them itself, says so, and can be stopped meanwhile
+
+
+def problems_of(
+    launch: Launch, say: Callable[[str], None], waits: Waits = Waits(), *, run: bool = True, data: bool = True
+) -> list[str]:
     """All that is wrong with the start that a command line asks for, a line each; nothing: it may begin.
 
     Nothing is written, and no file of more than a few megabytes is read. A process that takes a run over is not asked:
-    the one before it has begun with the same line.
+    the one before it has begun with the same line. A disk that hangs is waited for as `waits` says; `say` is given a
+    line of what is waited for. `run`, `data`: whether the run that is named and the plan's files of rows are looked at.
     """
     if LOCK_FROM in os.environ:
         return []
-    return list(dict.fromkeys(_Found(launch).lines()))
+    found = _Found(launch, run=run, data=data)
+    looking = BackgroundCall(found.look, "preflight")
+    said = ""
+    while not looking.wait(_LOOKS_EVERY_S):
+        at = found.at
+        waited_s = time.monotonic() - at.since
+        if at.is_data and waited_s >= waits.left_s:
+            break
+        if waited_s >= waits.refused_s:
+            hangs = f"{at.what}: no answer in {waited_s:.0f} s: its disk hangs; is it mounted, and its server up?"
+            return list(dict.fromkeys([*found.problems, hangs]))
+        if waited_s >= waits.said_s and at.what != said:
+            said = at.what
+            say(f"waiting for {said}")
+    else:
+        looking.result()  # a bug of the look's is raised
+    return list(dict.fromkeys(found.problems))
+
+
+@dataclass(frozen=True)
+class _LookedAt:
+    """What is looked at, since when (`time.monotonic`)."""
+
+    what: str
+    since: float
+    is_data: bool = False
 
 
 class _Found:
     """The problems of one start, in the order of the line, the run, its plan, its data."""
 
-    def __init__(self, launch: Launch) -> None:
+    def __init__(self, launch: Launch, *, run: bool, data: bool) -> None:
         self._launch = launch
         self._options = launch.options
-        self._problems: list[str] = []
+        self._looks_at_run, self._looks_at_data = run, data
+        self.problems: list[str] = []
+        self.at = _LookedAt("the folders", time.monotonic())
 
-    def lines(self) -> list[str]:
+    def _look_at(self, what: object, *, is_data: bool = False) -> None:
+        self.at = _LookedAt(one_line(what, 300), time.monotonic(), is_data)
+
+    def look(self) -> None:
+        """Find all of them, in `problems`. What may hang is named in `at` before."""
         options = self._options
         self._try(lambda: time_zone(options.tz))
         self._try(lambda: statistics_folder(options.out_dir))  # $LMP_DATASETS
+        self._look_at(f"plan {options.training_plan or DEFAULT_PLAN}")
         plan = self._try(lambda: _named_plan(self._launch)) if _reads_plan(self._launch) else None
         run = self._try(lambda: _run_of(self._launch, plan)) if plan or not _needs_plan_for_name(options) else None
-        if run is not None:
+        if run is not None and self._looks_at_run:
             self._look_at_run(run)
             begins_with_own = options.training_plan is None and not self._launch.anew and not _has_checkpoint(run)
             if plan is None and begins_with_own and options.model is not None:
                 plan = self._try(lambda: plan_to_begin_with(run, options, []))
+            if self._launch.anew or not _has_checkpoint(run):
+                self._try(lambda: check_statistics(run, plan, options))
         self._try(lambda: _check_processes(options))
         self._look_at_names(plan)
-        if plan is not None:
+        if plan is not None and self._looks_at_data:
             self._look_at_data(plan)
-        return self._problems
 
     def _try(self, work: Callable[[], T], at: str = "") -> T | None:
         """What `work` gives; None where it fails by the user's mistake, which is a problem. `at`: of this option."""
         try:
             return work()
         except UserError as error:
-            self._problems += [self._place_of(at) + line for line in str(error).splitlines()]
+            self.problems += [self._place_of(at) + line for line in str(error).splitlines()]
         except OSError as error:
-            self._problems += str(os_error(error)).splitlines()
+            self.problems += str(os_error(error)).splitlines()
         return None
 
     def _place_of(self, option: str) -> str:
@@ -92,15 +143,18 @@ class _Found:
 
     def _look_at_run(self, run: RunFolder) -> None:
         options = self._options
+        self._look_at(run.folder)
         self._try(lambda: _check_place(run))
         self._try(lambda: _check_free(run))
         if (path := self._launch.resumes_from) is not None:
+            self._look_at(path)
             self._try(lambda: _check_file(path, "--resume"))
         if options.initial_model is not None and (self._launch.anew or not _has_checkpoint(run)):
             initial = Path(options.initial_model)
+            self._look_at(initial)
             self._try(lambda: _check_file(initial, "--initial-model"))
         if options.extend is not None and (self._launch.anew or not _has_checkpoint(run)) and path is None:
-            self._problems.append(nothing_to_extend(run))
+            self.problems.append(nothing_to_extend(run))
 
     def _look_at_names(self, plan: Plan | None) -> None:
         """The experiment and the tokenizer that the line names; those of the plan where it says them alone."""
@@ -108,6 +162,7 @@ class _Found:
         from lmplay_tui.models.registry import check_experiment
 
         options = resolve(self._launch.line, {} if plan is None else plan.train)
+        self._look_at(f"--exp {options.exp}")
         self._try(lambda: check_experiment(options.exp), at="exp")
         self._try(lambda: check_tokenizer(options.tokenizer), at="tokenizer")
 
@@ -120,11 +175,12 @@ class _Found:
         from lmplay_tui.data.sources import open_source, opens_in_a_moment
 
         for spec in specs:
+            self._look_at(f"dataset {spec.name}", is_data=True)
             if opens_in_a_moment(spec, folder):
                 try:
                     open_source(spec, datasets_folder=folder, report=lambda *_: None)
                 except UserError as error:
-                    self._problems += self._with_places(str(error))
+                    self.problems += self._with_places(str(error))
 
     def _with_places(self, message: str) -> list[str]:
         """A dataset's problems with the line of the plan that names it, where the plan is a file."""
@@ -238,6 +294,16 @@ def _run_of(launch: Launch, plan: Plan | None) -> RunFolder:
         name = _NO_NAME.sub("_", f"{exp}_{plan.name}").strip("_-")[:40].rstrip("_-")
         model = output_folder(options.out_dir) / f"{name}.lmp"
     return RunFolder(model)
+
+
+def check_statistics(run: RunFolder, plan: Plan | None, options: TrainOptions) -> None:
+    """Raise `UserError` where a run that begins would have other runs' names for its statistics.
+
+    `plan`: its stages have statistics of their own; None: they are not known yet.
+    """
+    stages = () if plan is None else tuple(stage.name for stage in plan.stages)
+    if (said := clash(statistics_folder(options.out_dir), run.name, stages)) is not None:
+        raise UserError(f"{said}; choose another --model")
 
 
 def nothing_to_extend(run: RunFolder) -> str:

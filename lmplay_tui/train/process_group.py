@@ -10,6 +10,7 @@ Nothing here imports torch before a group is joined: a command asks at its begin
 import contextlib
 import ctypes
 import json
+import math
 import os
 import re
 import signal
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NoReturn
 
 from lmplay_tui.errors import EXIT_TRAINING, TrainingError, UserError
+from lmplay_tui.formats import format_bytes
 from lmplay_tui.options import TrainOptions
 from lmplay_tui.process import ALL_DEVICES, is_alive, leave
 from lmplay_tui.run.folder import LOCK_FROM
@@ -35,8 +37,11 @@ if TYPE_CHECKING:
 AGENT = "LMPLAY_TUI_AGENT"  # environment: what the agent tells its processes, as JSON
 JOINS_WITHIN_S = 300.0  # one that does not come for so long will not come
 COLLECTIVE_S = 600.0  # one that computes nothing for so long hangs
+SEEN_WITHIN_S = 0.5  # a process that has ended, by the one that has started it
 LEAVES_WITHIN_S = 10.0  # the others, when rank 0 has nothing more to say
 _LOOKS_EVERY_S = 0.02
+_PROCESS_BYTES = 200 << 20  # of one with torch and the smallest model, by itself (torch 2.13: 219 MB)
+_PROCESSOR_LIMIT = Path("/sys/fs/cgroup/cpu.max")
 _PR_SET_PDEATHSIG = 1  # sys/prctl.h
 _LOOPBACK = "127.0.0.1"
 _OF_TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -96,6 +101,49 @@ class Agent:
         except OSError:
             return None
 
+    def rank_is_lost(self, what: str) -> None:
+        """Rank 0 tells the agent in words that another process has ended or hangs; it saves then, and leaves."""
+        Path(self.folder, "lost").write_text(what, encoding="utf-8")
+
+    def lost_rank(self) -> str:
+        """What rank 0 has said of another process; empty: nothing."""
+        try:
+            return Path(self.folder, "lost").read_text(encoding="utf-8")
+        except OSError:
+            return ""
+
+    def give_sign(self, place: str, phase: str) -> None:
+        """Rank 0 tells the agent that it is there, every second or so, on which device, and what it is at."""
+        Path(self.folder, "sign").write_text(f"{place}\n{phase}", encoding="utf-8")
+
+    def last_sign(self) -> int | None:
+        """Another number with each sign; None: rank 0 has not given one yet."""
+        try:
+            return Path(self.folder, "sign").stat().st_mtime_ns
+        except OSError:
+            return None
+
+    def last_words(self) -> tuple[str, str]:
+        """Place and phase with rank 0's last sign; empty where there was none."""
+        try:
+            place, _, phase = Path(self.folder, "sign").read_text(encoding="utf-8").partition("\n")
+        except OSError:
+            return "", ""
+        return place, phase
+
+    def give_up(self) -> None:
+        """Another rank tells the agent that it has waited in vain, though no process has ended."""
+        Path(self.folder, "given-up").touch()
+
+    @property
+    def is_given_up(self) -> bool:
+        return Path(self.folder, "given-up").exists()
+
+    @property
+    def asked(self) -> Path:
+        """Where rank 0 keeps what is asked of it: the same file for each attempt."""
+        return Path(self.folder).with_name("asked.json")
+
     def known_end(self) -> int | None:
         """The exit status of the run; None: rank 0 was ended before it had one."""
         return _read_number(Path(self.folder, "ended"))
@@ -152,21 +200,50 @@ def _number(environment: Mapping[str, str], name: str) -> int:
 
 
 def processes_of(options: TrainOptions) -> int:
-    """How many processes `--nproc` means on this machine. Raises `UserError` where it has no devices for them."""
-    if options.device == "cpu" or options.nproc == 1:
-        return 1 if options.nproc == "auto" else options.nproc
-    import torch
+    """How many processes `--nproc` means on this machine. Raises `UserError` where it has no room for them."""
+    if options.nproc == 1:
+        return 1
+    devices = 0
+    if options.device != "cpu":
+        import torch
 
-    devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if options.nproc == "auto":
         return max(devices, 1)
-    if options.nproc > devices and (devices or options.device == "cuda"):
+    if not devices and options.device != "cuda":
+        _refuse_too_many(options.nproc)
+    elif options.nproc > devices:
         there = {0: "there is none", 1: "there is one"}.get(devices, f"there are {devices}")
         raise UserError(
             f"--nproc: {options.nproc} processes need as many CUDA devices, and {there}; use --nproc auto, "
             "or --device cpu"
         )
     return options.nproc
+
+
+def _refuse_too_many(count: int) -> None:
+    """Raise `UserError` where so many processes have no room in memory before they hold anything of a model."""
+    import psutil
+
+    there, needed = psutil.virtual_memory().total, count * _PROCESS_BYTES
+    if needed > there:
+        raise UserError(
+            f"--nproc: {count:,} processes take {format_bytes(needed)} before they hold a model, and this machine has "
+            f"{format_bytes(there)}; on its processors, {processors()}, more processes than those are no quicker"
+        )
+
+
+def processors(limit: Path = _PROCESSOR_LIMIT) -> int:
+    """How many processors this process may use: a container, or a scheduler, may give it fewer than there are.
+
+    `limit`: of a control group: microseconds of processor time in a period of so many, or "max".
+    """
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = limit.read_text(encoding="ascii").split()
+        return max(1, min(count, math.ceil(int(quota) / int(period))))
+    except (OSError, ValueError):
+        return count
 
 
 def devices_of(options: TrainOptions, count: int) -> Sequence[int]:
@@ -268,8 +345,14 @@ class ProcessGroup:
         """Whether what has started this process is no more."""
         return os.getppid() != self.parent
 
-    def ended(self) -> list[str]:
-        """The others of this machine that have ended, in words; of another machine's nothing is known."""
+    def ended(self, wait_s: float = 0.0) -> list[str]:
+        """The others of this machine that have ended, in words; of another machine's nothing is known.
+
+        `wait_s`: wait so long for one, as where its connection has ended and its parent has yet to see it.
+        """
+        deadline = time.monotonic() + wait_s
+        while not any(map(self._has_ended, range(len(self.processes)))) and time.monotonic() < deadline:
+            time.sleep(_LOOKS_EVERY_S)
         return [
             f"rank {rank} (process {pid} on {one_line(host, 80)})"
             for rank, (host, _, pid) in enumerate(self.processes)
@@ -372,7 +455,13 @@ def _loopback_store(port: int, world_size: int, within: timedelta) -> "tuple[Sto
     """A store that listens on 127.0.0.1 alone, and its port. `port` 0: any."""
     from torch.distributed import TCPStore
 
-    listener = socket.create_server((_LOOPBACK, port))
+    try:
+        listener = socket.create_server((_LOOPBACK, port))
+    except OSError as error:
+        raise UserError(
+            f"MASTER_PORT: no other process can be reached by port {port} of {_LOOPBACK} ({error.strerror}); set it to "
+            "a free one"
+        ) from None
     port = int(listener.getsockname()[1])
     store = TCPStore(
         _LOOPBACK, port, world_size, is_master=True, timeout=within, wait_for_workers=False,

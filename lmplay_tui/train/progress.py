@@ -59,6 +59,7 @@ class Progress:
     lr_factor: float = 1.0
     warm_up: WarmUp | None = None
     pinned: list[str] = field(default_factory=list)
+    changes: int = 0  # of learning rate, pins and plan that were asked for while it ran
     eval_loss: float | None = None  # of the stage under way, newest
     best_eval_loss: float | None = None  # lowest at a save, over the run
     best_step: int | None = None  # ... and the step of that save

@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -27,6 +28,9 @@ from lmplay_tui.train.process_group import ProcessGroup
 Computed = TypeVar("Computed")
 MOST_SAID = 4000  # characters of another rank's error
 BUCKET_BYTES = 25 << 20
+LARGE_BYTES = 4 << 20  # a matrix whose gradient is looked at for rows of zeros
+_FEW = 4  # rows are few where they are not more than this part of all
+_GLANCE = 64  # rows
 _HEADER = 11
 
 
@@ -113,23 +117,68 @@ def marks_of(buffers: Sequence[Tensor]) -> list[tuple[int, int]]:
 def sum_gradients(parameters: Sequence[nn.Parameter], touched: Sequence[bool]) -> None:
     """Each parameter's `grad` becomes the sum of all ranks'; None stays where no rank has one, as `touched` says.
 
-    Every rank has the same bits afterwards. Raises `RankLostError`, and `TrainingError` where memory lacks: the others
-    wait for this rank then, so that nothing can be tried again.
+    Every rank has the same bits afterwards. Of a large matrix with few rows that are not zero on any rank, as an
+    embedding's gradient is, these alone are sent. Raises `RankLostError`, and `TrainingError` where memory lacks: the
+    others wait for this rank then, so that nothing can be tried again.
     """
     summed = [parameter for parameter, is_touched in zip(parameters, touched, strict=True) if is_touched]
-    under_way = []
     with connected("a rank is lost"):
-        for bucket in _buckets(summed):
-            fitted, flat = fits(lambda: _flat(bucket))  # noqa: B023
-            if not fitted:
-                raise TrainingError("no memory for the sum of the gradients; try a smaller model or mini-batch")
-            assert flat is not None
+        rows_of = _few_rows([each for each in summed if each.ndim == 2 and each.nbytes >= LARGE_BYTES])
+        in_rows = [(parameter, rows, _selected(parameter, rows)) for parameter, rows in rows_of.items()]
+        rows_under_way = [dist.all_reduce(part, async_op=True) for _, _, part in in_rows]
+        under_way = []
+        for bucket in _buckets([parameter for parameter in summed if parameter not in rows_of]):
+            flat = _fitting(partial(_flat, bucket))
             under_way.append((bucket, flat, dist.all_reduce(flat, async_op=True)))
+        for (parameter, rows, part), work in zip(in_rows, rows_under_way, strict=True):
+            assert work is not None and parameter.grad is not None
+            work.wait()
+            parameter.grad.index_copy_(0, rows, part)
         for bucket, flat, work in under_way:
             assert work is not None
             work.wait()
             for parameter, part in zip(bucket, torch.split(flat, [p.numel() for p in bucket]), strict=True):
                 parameter.grad = part.view(parameter.shape)
+
+
+def _few_rows(matrices: Sequence[nn.Parameter]) -> dict[nn.Parameter, Tensor]:
+    """Of matrices whose gradients are zero in most rows, on all ranks: the numbers (int64) of the others.
+
+    All ranks find the same. Raises `TrainingError`.
+    """
+    if not matrices:
+        return {}
+    # The largest byte of a row says exactly whether any bit of it is set: 0 + 0 is what the sum of all others is.
+    largest = _fitting(lambda: torch.cat([_largest_bytes(each) for each in matrices]))
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    found = zip(matrices, torch.split(largest, [len(each) for each in matrices]), strict=True)
+    rows_of = {each: of_each.nonzero()[:, 0] for each, of_each in found}
+    return {each: rows for each, rows in rows_of.items() if len(rows) <= len(each) // _FEW}
+
+
+def _largest_bytes(matrix: nn.Parameter) -> Tensor:
+    """Of each row of its gradient (uint8): 0 where all bits are zero. Where a glance shows many that are not: 1."""
+    if matrix.grad is None:
+        return torch.zeros(len(matrix), dtype=torch.uint8, device=matrix.device)
+    bits = _gradient(matrix).contiguous().view(torch.uint8)
+    if int(bits[:: max(len(bits) // _GLANCE, 1)].amax(dim=1).count_nonzero()) > _GLANCE // _FEW:
+        return bits.new_ones(len(bits))
+    return bits.amax(dim=1)
+
+
+def _selected(parameter: nn.Parameter, rows: Tensor) -> Tensor:
+    """These rows of its gradient, which is there from now on, dense."""
+    parameter.grad = _fitting(partial(_gradient, parameter))
+    return _fitting(partial(parameter.grad.index_select, 0, rows))
+
+
+def _fitting(make: Callable[[], Tensor]) -> Tensor:
+    """What `make` gives. Raises `TrainingError` where memory lacks."""
+    fitted, made = fits(make)
+    if not fitted:
+        raise TrainingError("no memory for the sum of the gradients; try a smaller model or mini-batch")
+    assert made is not None
+    return made
 
 
 def _flat(bucket: Sequence[nn.Parameter]) -> Tensor:

@@ -37,6 +37,7 @@ class Settings:
     `line`: this start's command line. `remembered`: what earlier command lines gave and a resume must not lose.
     `overruled`: for each stage, what a changed plan gives anew: there it beats `remembered`.
     `plan_as_given`: the text of the plan as a file last gave it; an edit while the run goes on leaves it as it is.
+    `plan_unedited`: the same as `--extend` has made it longer since: a plan of another text was edited.
     """
 
     plan: Plan
@@ -44,6 +45,7 @@ class Settings:
     remembered: Mapping[str, Any] = field(default_factory=dict)
     overruled: Overruled = field(default_factory=dict)
     plan_as_given: str = ""
+    plan_unedited: str = ""
 
     @property
     def given_before(self) -> Mapping[str, Any]:
@@ -58,15 +60,20 @@ class Settings:
         """The options that hold while `stage` runs."""
         return resolve(self.line, self._remembered_for(stage.name), stage.options, self.plan.train)
 
-    def says(self, name: str, stage: Stage) -> bool:
-        """Whether a command line or the plan gives the option for `stage`: it is not its default by chance."""
-        given = (self.line, self._remembered_for(stage.name), stage.options, self.plan.train)
-        return any(name in each for each in given)
+    def says_on_line(self, name: str, stage: Stage) -> bool:
+        """Whether a command line gives the option for `stage`: this one, or one that is remembered."""
+        return name in self.line or name in self._remembered_for(stage.name)
 
     @property
     def on_line(self) -> dict[str, str]:
         """The options that the command line gives and a plan may set too, as words: no plan changes them."""
         return {name: _words(name, value) for name, value in self.line.items() if name in train_names()}
+
+    @property
+    def own_experiment(self) -> str:
+        """The user's own experiment, as the command line gives it: each start must; empty for a shipped one."""
+        exp = str(self.line.get("exp", ""))
+        return exp if ":" in exp else ""
 
     @property
     def plan_file(self) -> str:

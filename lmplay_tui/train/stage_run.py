@@ -127,7 +127,7 @@ class StageEntry:
         """The stage with its optimizer, its batches, and the configuration of its steps."""
         state = self._state
         options = state.enter_stage(stage, is_new=is_new)
-        config = StepConfig.of(options, self._mini_batch_size(stage, options), state.model_args["context_len"])
+        config = state.step_config(options, self._mini_batch_size(stage, options))
         if self._compilation is not None:
             config = self._compilation.shaped(config)
         feed = Feed(data, state.progress.of(stage.name).position, options.batch_size, self._data.job(stage))

@@ -1,7 +1,7 @@
 """The state of a run in memory, and its way into a checkpoint and back."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,10 +15,10 @@ from lmplay_tui.plan.schema import Stage
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.run.learning_rate import schedule, warmup
 from lmplay_tui.run.statistics import RunStatistics
-from lmplay_tui.train.checkpoint_fields import FORMAT
+from lmplay_tui.train.checkpoint_fields import BY_LENGTH, BY_WORK, FORMAT
 from lmplay_tui.train.checkpoint_parts import PartsSave, whole
-from lmplay_tui.train.device import Precision, RandomNumbers, hardware_note
-from lmplay_tui.train.gradients import Gradients
+from lmplay_tui.train.device import Precision, RandomNumbers, hardware_note, matmul_parameters
+from lmplay_tui.train.gradients import Gradients, StepConfig
 from lmplay_tui.train.optim import freeze, load_by_name, next_optimizer, set_dropout, state_by_name
 from lmplay_tui.train.progress import Progress, WarmUp
 from lmplay_tui.train.settings import Settings
@@ -47,6 +47,7 @@ class TrainState:
     optimizer_name: str = ""
     loaded_optimizer: dict[str, Any] | None = None  # a checkpoint's, until the stage it belongs to has been entered
     leader: "Leader | None" = None  # where others train the same run with this process
+    cut: str = BY_WORK  # which packed samples share a mini-batch; a checkpoint of before goes on by length
     random_numbers: RandomNumbers = field(init=False)
 
     def __post_init__(self) -> None:
@@ -94,6 +95,14 @@ class TrainState:
             )
         return options
 
+    def step_config(self, options: TrainOptions, mini_batch_size: int) -> StepConfig:
+        """How the batches of a stage become gradients."""
+        config = StepConfig.of(options, mini_batch_size, self.model_args["context_len"])
+        if self.gradients.trunk is None or self.cut == BY_LENGTH:
+            return config
+        body, head = matmul_parameters(self.model)
+        return replace(config, head_work=head / max(body, 1))
+
     def lr(self, options: TrainOptions, progress_of_stage: float) -> float:
         """The learning rate of the next step: schedule x warm-up x the factor given at the keyboard."""
         factor = schedule(options.lr_schedule, progress_of_stage) * self.progress.lr_factor
@@ -117,6 +126,7 @@ class TrainState:
                 "state_args": {
                     "plan": plan.text,
                     "plan_as_given": self.settings.plan_as_given,
+                    "plan_unedited": self.settings.plan_unedited,
                     "plan_name": plan.name,
                     "plan_folder": plan.folder,
                     "current_step": self.progress.stage,
@@ -137,6 +147,7 @@ class TrainState:
                     "hardware": hardware_note() | {"device": self.device.type, "precision": self.precision.name},
                     "progress": self.progress.state(),
                     **self.random_numbers.state(),
+                    "cut": self.cut,
                     "scaler": scaler.state_dict() if scaler is not None else {},
                     **statistics,
                     **({} if parts is None else {"parts": parts}),
@@ -170,6 +181,7 @@ class TrainState:
         self.progress = Progress.from_state(state["progress"])
         self.statistics.load({"stats": state["stats"], "step_stats": state["step_stats"]})
         self.random_numbers.restore(state)
+        self.cut = state.get("cut", BY_LENGTH)
         if self.gradients.scaler is not None and state["scaler"]:
             self.gradients.scaler.load_state_dict(state["scaler"])
         if not ignore_optimizer:

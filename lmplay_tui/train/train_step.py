@@ -35,7 +35,7 @@ class TrainStep:
         self._state = state
         self._controls = controls
         self._accuracy_interval = accuracy_interval
-        self._notes: list[Event] = []
+        self._news: list[Event] = []
         self._has_told_dealt = False
         self.steps_here = 0  # steps done by this process: without any there is nothing to save
         self.is_whole = True  # the state is that of a finished step; not while an update is under way
@@ -98,7 +98,7 @@ class TrainStep:
                 run.config, mini_batch_size=smaller, least_rows=min(run.config.least_rows, smaller)
             )  # fmt: skip
             state.progress.of(run.stage.name).mini_batch_size = smaller
-            self._notes.append(
+            self._news.append(
                 Warned(
                     f"{where}: out of memory with mini-batches of {size}; going on with {smaller}"
                     " (the gradient is the same but for dropout and rounding)",
@@ -107,11 +107,14 @@ class TrainStep:
             )
 
     def _dealt(self, run: StageRun, batch: Batch, where: str) -> StepConfig:
-        """How the batch is cut: where others train with this process so that each has a part, if the size is free."""
+        """How the batch is cut: where others train with this process so that each has a part.
+
+        The size of a plan is what a device holds at most, as its default is; one on a command line is kept.
+        """
         state = self._state
         if state.leader is None:
             return run.config
-        asked = run.options.mini_batch_size != "auto" and state.settings.says("mini_batch_size", run.stage)
+        asked = run.options.mini_batch_size != "auto" and state.settings.says_on_line("mini_batch_size", run.stage)
         config = run.config if asked else state.leader.fitted(run.config, len(batch.samples))
         if not self._has_told_dealt and len(batch.samples) == run.options.batch_size:  # a stage's last batch is smaller
             self._tell_of_cut(run, config, state.leader.world_size, where, asked=asked)
@@ -120,19 +123,21 @@ class TrainStep:
     def _tell_of_cut(self, run: StageRun, config: StepConfig, ranks: int, where: str, *, asked: bool) -> None:
         """Say once that mini-batches are smaller for the processes' sake, or that some have none."""
         size, batch_size = config.mini_batch_size, run.options.batch_size
-        at_work = -(-batch_size // size)
+        at_work, best = -(-batch_size // size), -(-batch_size // ranks)
         self._has_told_dealt = config != run.config or at_work < ranks
+        work = f"give work to {f'{at_work} of' if at_work < ranks else 'all'} {ranks} processes"
         if config != run.config:
-            said = f"{where}: mini-batches of {size} instead of {run.config.mini_batch_size}, so that each of {ranks}"
-            self._notes.append(LogLine(f"{said} processes has one; a --mini-batch-size is kept"))
+            smaller = f"{where}: mini-batches of {size} instead of {run.config.mini_batch_size} {work}"
+            self._news.append(LogLine(f"{smaller}; a --mini-batch-size on the command line is kept"))
         elif at_work < ranks:
             why = ", as asked for," if asked else ""
-            said = (
-                f"mini-batches of {size}{why} give work to {at_work} of {ranks} processes, for a batch has {batch_size}"
-            )
+            said = f"mini-batches of {size}{why} {work}, for a batch has {batch_size} samples"
             by_samples = config.normalization == "samples" and batch_size > 1
-            advice = "a smaller mini_batch_size helps" + (", and changes the gradient" if by_samples else "")
-            self._notes.append(Warned(f"{said} samples: {advice}"))
+            if best < size:
+                advice = f"--mini-batch-size {best} helps" + (", and changes the gradient" if by_samples else "")
+            else:
+                advice = "a larger --batch-size or fewer processes help"
+            self._news.append(Warned(f"{said}: {advice}"))
 
     def _undo(self) -> None:
         """Forget the gradients and the random numbers of a step that did not happen."""
@@ -169,7 +174,7 @@ class TrainStep:
         if self._overflows == OVERFLOWS_TOLD:
             step = self._state.progress.step + 1
             where = f"stage {run.stage.name}, step {step}: {what}, so none of them has moved the weights"
-            self._notes.append(Warned(f"{where}; try a lower --lr, --amp-dtype bfloat16, or without --amp", step))
+            self._news.append(Warned(f"{where}; try a lower --lr, --amp-dtype bfloat16, or without --amp", step))
 
     def _give_up(self, run: StageRun, batch: Batch, what: str, advice: str) -> NoReturn:
         """Numbers that are of no use: keep the last checkpoint, put what there is apart, and end the run."""
@@ -252,7 +257,7 @@ class TrainStep:
         decode = self._state.tokenizer.decode
         return mean_accuracy(fast_accuracy_of(decode(tokens), sample.truth) for sample, tokens in result.predictions())
 
-    def take_notes(self) -> list[Event]:
+    def take_news(self) -> list[Event]:
         """What the steps since the last call have to say."""
-        notes, self._notes = self._notes, []
-        return notes
+        news, self._news = self._news, []
+        return news

@@ -123,10 +123,9 @@ class Trainer:
                     yield ActivityChanged("training")  # no other process could take the run over
             yield from self.checkpointer.wait()
             yield RunDone(step=progress.step, path=str(state.run.model), seconds=progress.elapsed_s)
-        except Exception as error:  # whatever it is, and be it a bug: finished steps are not lost
+        except Exception:  # whatever it is, and be it a bug: finished steps are not lost
             yield from self._keep_what_is_done()
-            yield from self.checkpointer.refuse(one_line(error))
-            self.commands.put_back()
+            self.commands.put_back([*self.checkpointer.take_asked(), *self.commands.take_save_ids()])
             raise
         finally:
             self.leak_guard.close()
@@ -194,7 +193,7 @@ class Trainer:
                     yield done
                     yield from self.watch.step_done(done, first_row)
                     yield from run.feed.step_done(done)
-                    yield from self.step.take_notes()
+                    yield from self.step.take_news()
                     yield from self._check_gradients(run)
 
                 # a stage ends: evaluate it and those before it, keep a checkpoint
@@ -206,7 +205,7 @@ class Trainer:
             finally:
                 run.feed.close()
             if self.commands.stop_at_stage_end and self.commands.next_stage() is not None:
-                self.controls.stop_reason = "the stage's end"
+                self.controls.send(Stop(reason="the stage's end"))  # whatever else has been asked for meanwhile
                 raise StopRequested
 
     def _next_batch(self, run: StageRun, begun: float) -> Generator[Event, None, Batch | None]:
@@ -499,4 +498,5 @@ class Trainer:
             on_line=state.settings.on_line,
             train_loss=state.statistics.recent_loss,
             val_loss=state.statistics.last_val_loss,
+            own_experiment=state.settings.own_experiment,
         )

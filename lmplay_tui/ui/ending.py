@@ -1,7 +1,6 @@
 """What is left when the screen is gone: the last lines printed, and a draft of the plan that was being edited."""
 
 import itertools
-import shlex
 import tempfile
 from pathlib import Path
 
@@ -61,7 +60,7 @@ def _go_on(view: RunView, path: str) -> list[str]:
     """The checkpoint, and the command that goes on from it."""
     shown = one_line(path, 400)
     step = f" (step {view.checkpoint.step:,})" if view.checkpoint and view.checkpoint.step > 0 else ""
-    return [f"last checkpoint: {shown}{step}", f"go on with: {typed('lmplay-tui')} --model {shlex.quote(shown)}"]
+    return [f"last checkpoint: {shown}{step}", f"go on with: {view.go_on_with('lmplay-tui', path)}"]
 
 
 def keep_draft(text: str, run: RunFolder | None) -> str:

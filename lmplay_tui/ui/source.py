@@ -1,6 +1,5 @@
 """Where a dashboard's run comes from: a trainer in this process, or a run folder of another one."""
 
-import shlex
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -10,7 +9,6 @@ from typing import NamedTuple, Protocol
 
 from lmplay_tui.background import BackgroundCall
 from lmplay_tui.errors import EXIT_OK, EXIT_TRAINING
-from lmplay_tui.process import typed
 from lmplay_tui.run import controls
 from lmplay_tui.run.control_files import leave_command
 from lmplay_tui.run.events import Event, RunFailed, from_record
@@ -197,7 +195,7 @@ class FolderSource:
             view.state = status.state
             view.activity, view.detail, view.fraction = view.state, "", None
             if view.state == "dead":
-                view.say("error", f"its process has ended without a word; {_resume_command(self._run)}", event="Died")
+                view.say("error", f"its process has ended without a word; {self._how_to_go_on()}", event="Died")
         return before != (view.state, view.activity, view.detail, view.fraction)
 
     def send(self, command: controls.Command) -> bool:
@@ -211,9 +209,8 @@ class FolderSource:
             return False
         return True
 
-
-def _resume_command(run: RunFolder) -> str:
-    """The command that resumes a run, if it has saved."""
-    if not run.model.exists():
-        return "nothing had been saved"
-    return f"go on with: {typed('lmplay-tui')} --model {shlex.quote(one_line(run.model))}"
+    def _how_to_go_on(self) -> str:
+        """The command that resumes the run, if it has saved."""
+        if not self._run.model.exists():
+            return "nothing had been saved"
+        return f"go on with: {self.view.go_on_with('lmplay-tui', self._run.model)}"

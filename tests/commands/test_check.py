@@ -105,6 +105,36 @@ def test_all_problems_of_a_bad_plan(folder, capsys):
     assert len(json.loads(capsys.readouterr().out)["problems"]) == 2
 
 
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_all_that_is_wrong_with_the_line_what_it_names_and_the_plan_at_once(folder, capsys, form):
+    plan = write_plan(folder, '[stages.a]\ndataset = "local.jsonl"\nepochs = -1\n')
+    words = ["--lr", "nonsense", "--lrr=3", "--exp", "gpt2is", "--tokenizer", "gpt5", "--shard", "full"]
+    assert check(plan, *words, *form) == 2
+    out, err = capsys.readouterr()
+    said = json.loads(out)["problems"] if form else err.splitlines()
+    assert [line.partition(":")[0] for line in said] == [
+        "lmplay-tui check", "--lr", plan, "--shard full",
+        "unknown experiment gpt2is; did you mean gpt2ish?; see --exp list",
+        "tokenizer gpt5 is unknown; did you mean gpt2?; known",
+    ]  # fmt: skip
+    assert said[0] == "lmplay-tui check: unknown option '--lrr'; did you mean --lr?"
+
+
+def test_a_wrong_column_is_said_with_a_mistake_of_the_line_and_else_in_the_report(folder, capsys):
+    plan = write_plan(
+        folder, '[datasets.d]\npath = "local.jsonl"\ntext = "txt"\n[stages.a]\ndataset = "d"\n[stages.b]\n'
+        'dataset = "other.jsonl"\n',
+    )  # fmt: skip
+    assert check(plan, "--lr", "0", *TINY) == 2
+    line, column = capsys.readouterr().err.splitlines()
+    assert line.startswith("--lr: ")
+    assert column.startswith(f"{plan}:1: dataset d: there is no column txt")
+    assert check(plan, *TINY) == 2
+    out = capsys.readouterr().out
+    assert "there is no column txt" in out
+    assert out.count("ok  ") == 3, "the other stage is tried"
+
+
 def test_a_shape_that_cannot_be_is_one_line(folder, capsys):
     words = [word if word != "2" else "3" for word in TINY]
     assert check(write_plan(folder, PLAN), *words) == 2

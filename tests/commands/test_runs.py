@@ -15,7 +15,7 @@ from rich.cells import cell_len
 
 from lmplay_tui.cli import main
 from lmplay_tui.commands.columns import table
-from lmplay_tui.run.folder import RunFolder, taken
+from lmplay_tui.run.folder import RunFolder, take_run
 from lmplay_tui.run.upkeep import About, about, set_about
 from lmplay_tui.ui.run_list import find_runs, run_detail, run_table
 from tests.faults.terminals import until
@@ -174,7 +174,7 @@ def test_remove_asks_first(folder: Path) -> None:
 def test_without_a_terminal_nothing_is_removed_unless_yes(folder: Path, capsys) -> None:
     assert main(["runs", "remove", "b"]) == 2
     assert "--yes" in capsys.readouterr().err
-    lock = taken(RunFolder(Path("out_gpt/b.lmp")))
+    lock = take_run(RunFolder(Path("out_gpt/b.lmp")))
     assert main(["runs", "remove", "b", "--yes"]) == 2
     assert "is training this run; end it first with: lmplay-tui ctl b stop" in capsys.readouterr().err
     lock.release()
@@ -191,7 +191,7 @@ def move_on(run: RunFolder, steps: int, **more: object) -> None:
 
 def test_a_watch_in_a_terminal_stays_in_place_and_ends_with_the_run(folder: Path) -> None:
     run = RunFolder(folder / "out_gpt/b.lmp")
-    lock = taken(run)
+    lock = take_run(run)
     move_on(run, 1)
     with ScreenTerminal(program("status", "b", "--watch"), (80, 24)) as terminal:
         until(lambda: re.search(r"step +1 ", terminal.screen))
@@ -212,7 +212,7 @@ def watching(*words: str) -> "subprocess.Popen[str]":
 
 def test_a_watch_into_a_pipe_is_a_line_a_change(folder: Path) -> None:
     run = RunFolder(folder / "out_gpt/b.lmp")
-    lock = taken(run)
+    lock = take_run(run)
     move_on(run, 1)
     plain, as_json = watching(), watching("--json")
     assert plain.stdout is not None and as_json.stdout is not None
@@ -230,7 +230,7 @@ def test_a_watch_into_a_pipe_is_a_line_a_change(folder: Path) -> None:
 
 def test_a_watch_is_left_quietly(folder: Path) -> None:
     run = RunFolder(folder / "out_gpt/b.lmp")
-    lock = taken(run)
+    lock = take_run(run)
     move_on(run, 1)
     process = watching()
     assert process.stdout is not None and process.stdout.readline()

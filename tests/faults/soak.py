@@ -267,7 +267,9 @@ def main() -> int:
     given = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     with tempfile.TemporaryDirectory(prefix="lmplay-soak-") as made:
-        soak = Soak(given.folder or Path(made), 60 * given.minutes, given.seed, sample_s=60.0)
+        folder = given.folder or Path(made)
+        folder.mkdir(parents=True, exist_ok=True)
+        soak = Soak(folder, 60 * given.minutes, given.seed, sample_s=60.0)
         soak.go()
         for name, value in soak.grown().items():
             print(f"{name}: {value:+.2f} an hour")

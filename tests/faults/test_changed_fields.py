@@ -84,6 +84,7 @@ CHANGED: dict[str, list[Any]] = {
     f"{STORIES}/elapsed_s": [float("inf")],
     "runner/state/rng": [{"cpu": torch.Generator().get_state()}, {"cpu": ZEROS}, None],
     "runner/state/random_numbers": ["running", "both", None],
+    "runner/state/cut": ["both", None],
     "runner/state/scaler": [{"scale": float("nan")}, {"scale": 1.0}],
     f"{CURVE}/stride": [0, -2, 2],
     f"{CURVE}/updates": [10**18, 5],

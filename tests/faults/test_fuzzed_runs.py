@@ -13,6 +13,7 @@ import random
 import re
 import resource
 import shutil
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -23,22 +24,25 @@ import pytest
 
 from lmplay_tui.cli import main
 from lmplay_tui.run.events import LogLine, RunFailed, RunStopped
-from lmplay_tui.run.folder import RunFolder
+from lmplay_tui.run.folder import RunFolder, RunLock, boot_id
 from lmplay_tui.train.checkpoint import load_checkpoint
 from lmplay_tui.ui.source import FolderSource
 from tests.faults.forks import Child
 from tests.faults.mutations import spoilt, spoilt_json, spoilt_lines
+from tests.run.recorded_runs import many_ranks, record_ranks
 from tests.train.runs import differences, last, stop_after, write_plan, write_rows
 
 FILES = (
     "m.run/run.json", "m.run/events.jsonl", "m.run/metrics.jsonl", "m.run/predictions.jsonl", "m.run/log.txt",
-    "m.run/plan.toml", "m_train_stats.json", "m_step_stories_validate_stats.json",
+    "m.run/plan.toml", "m.run/ranks.json", "m_train_stats.json", "m_step_stories_validate_stats.json",
 )  # fmt: skip
+RANKS = "m.run/ranks.json"  # of a run of several processes, looked at while they live
 LOOKS = (
     ("status", "m"), ("status", "m", "--json"), ("status", "m", "--line"), ("runs",), ("runs", "--json"),
     ("export", "m", "--to", "csv"), ("plot", "m", "--terminal"), ("ctl", "m", "save"),
 )  # fmt: skip
 COSTLY = (("export", "m", "--to", "tensorboard"), ("plot", "m"))  # once in so many cases
+LIVING = LOOKS[:5]
 EACH = 8
 STOPPED = 16  # in the second stage, after an evaluation
 MOST_CPU_S = 10.0  # of one command or resume; measured: 0.3
@@ -54,6 +58,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_rows(folder / "run")
     with contextlib.chdir(folder / "run"):
         stop_after(STOPPED, training_plan=write_plan(Path()), model="m.lmp", out_dir=".", save_interval=24)
+        record_ranks(RunFolder(Path("m.lmp")), many_ranks(3, slow=1))
     shutil.copytree(folder / "run", folder / "on")
     with contextlib.chdir(folder / "on"):
         assert isinstance(last(stop_after(STOPPED + 2, model="m.lmp", out_dir=".")), RunStopped)
@@ -136,10 +141,30 @@ def meet(name: str, seeds: range, recorded: Path, place: Path, report: Callable[
             assert time.process_time() - begun < MOST_CPU_S, words
         report((seed, "view"))
         view()
+        if name == RANKS:
+            report((seed, "living"))
+            meet_living()
         if is_costly:
             report((seed, "resume"))
             report((seed, resume(recorded / "on" / "m.lmp")))
         report((seed, "done"))
+
+
+def meet_living() -> None:
+    """The same looks while a process has the run and says that it trains: its ranks are read then alone."""
+    run = RunFolder(Path("m.lmp"))
+    before = run.run_json.read_bytes()
+    lock = RunLock(run)
+    lock.take()
+    try:
+        writer = {"pid": os.getpid(), "host": socket.gethostname(), "boot": boot_id()}
+        run.write_status(json.loads(before) | writer | {"state": "running"})
+        for words in LIVING:
+            look(words)
+        view()
+    finally:
+        lock.release()
+        run.run_json.write_bytes(before)
 
 
 def outcomes(name: str, seeds: range, recorded: Path, place: Path) -> Iterator[str]:

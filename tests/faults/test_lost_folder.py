@@ -10,7 +10,7 @@ from lmplay_tui.commands.ctl import main as ctl
 from lmplay_tui.errors import UserError
 from lmplay_tui.run.controls import Controls, SaveNow, Stop
 from lmplay_tui.run.events import CheckpointSaved, Event, HandedOver, RunFailed, RunStopped, StepDone, Warned
-from lmplay_tui.run.folder import RunFolder, RunHeldError, RunLock, taken
+from lmplay_tui.run.folder import RunFolder, RunHeldError, RunLock, take_run
 from lmplay_tui.run.recorder import Recorder
 from lmplay_tui.train.launch import run_events
 from tests.faults.programs import saved_step, steps_in_journal
@@ -80,7 +80,7 @@ def test_a_run_that_another_process_has_taken_is_written_by_that_one_alone(long_
 
     def take_it() -> None:
         remove(long_run)
-        locks.append(taken(RunFolder(Path("m.lmp"))))
+        locks.append(take_run(RunFolder(Path("m.lmp"))))
         long_run.model.write_bytes(b"another's")
 
     events = train_until(lambda e: isinstance(e, StepDone) and e.step == 5, SaveNow(), take_it)
@@ -111,7 +111,7 @@ def test_the_next_processs_word_is_not_overwritten_by_a_hand_over(tmp_path, writ
 def test_a_command_is_not_waited_for_for_ever(tmp_path, seams):
     """What holds the run takes no commands: another program, or a process whose folder was replaced."""
     seams.put("an answer takes at most", 0.3)
-    lock = taken(RunFolder(tmp_path / "m.lmp"))
+    lock = take_run(RunFolder(tmp_path / "m.lmp"))
     try:
         with pytest.raises(UserError, match=r"m: no answer in .* minutes"):
             ctl([str(tmp_path / "m.lmp"), "save"], "lmplay-tui ctl")

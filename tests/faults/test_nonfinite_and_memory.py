@@ -223,6 +223,23 @@ def test_a_lack_of_memory_halves_the_mini_batch(place, seams, way, error, count)
     count(f"out of memory, {way}: 4 -> 2 -> 1, losses equal to a run with 1 from the start")
 
 
+def test_a_lack_of_memory_behind_a_mini_batch_leaves_nothing_of_it(place, seams):
+    """What the first mini-batch has added is forgotten before the batch is tried again."""
+    plan = write_plan(place)
+    small = stop_after(1, training_plan=plan, model="small.lmp", mini_batch_size=1)
+
+    def second_pass(x, _, number):
+        if number == 2:
+            raise KINDS[0]
+        return x
+
+    Steps(seams, "packed", second_pass)
+    events = stop_after(1, training_plan=plan, model="m.lmp", mini_batch_size=2)
+    assert len([e for e in events if isinstance(e, Warned) and "going on with 1" in e.message]) == 1
+    norms = [[e.grad_norm for e in run if isinstance(e, StepDone)] for run in (events, small)]
+    assert norms[0] == norms[1]
+
+
 def lowered(stage: str) -> int | None:
     return load_checkpoint(Path("m.lmp"))["runner"]["state"]["progress"]["stages"][stage]["mini_batch_size"]
 

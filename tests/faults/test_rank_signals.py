@@ -220,23 +220,6 @@ def test_two_machines_of_which_one_is_lost(model: Path) -> None:
 
 
 @pytest.mark.long
-def test_a_process_that_hangs_is_named_and_all_start_again(model: Path) -> None:
-    with Together(line(model), collective_s=5.0) as together:
-        run = together.run
-        until(trains(run))
-        hangs = together.kill_rank(1, signal.SIGSTOP)
-        until(lambda: len(events_of(run, "RunStarted")) == 2)
-        assert not psutil.pid_exists(hangs)
-        assert events_of(run, "RunStarted")[-1]["step"] == steps_in_journal(run)
-        warned = [event["message"] for event in events_of(run, "Warned")]
-        assert any(f"rank 1 ({socket.gethostname()}, cpu) is still" in said for said in warned), warned
-        until(trains(run, steps_in_journal(run) + 3))
-        os.kill(together.pid, signal.SIGTERM)
-        assert together.wait() == 0
-        assert_no_orphan(run)
-
-
-@pytest.mark.long
 def test_what_was_asked_of_a_process_that_is_lost_is_done_by_the_next(model: Path) -> None:
     with Together(line(model, mini_batch_size=6)) as together:
         run = together.run

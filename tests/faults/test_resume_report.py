@@ -12,6 +12,7 @@ from lmplay_tui.run.controls import ChangePlan, Controls, Stop
 from lmplay_tui.run.events import (
     ActivityChanged,
     CheckpointSaved,
+    Event,
     LogLine,
     RunDone,
     RunFailed,
@@ -210,6 +211,32 @@ def test_a_plan_edited_while_it_ran_is_not_undone_by_its_own_file(place):
     assert [e for e in events if isinstance(e, Warned) and "going on with the edited plan" in e.message]
     assert isinstance(last(events), RunDone)
     assert {e.lr for e in events if isinstance(e, StepDone) and e.stage == "stories"} == {0.005}
+
+
+def edits_said(events: list[Event]) -> list[str]:
+    return [e.message for e in events if isinstance(e, Warned) and "edited" in e.message]
+
+
+def test_a_plan_that_was_extended_was_not_edited(place):
+    """Its file is the same: nothing is said. The file is changed then: it holds."""
+    plan = write_plan(place)
+    train(training_plan=plan, model="m.lmp")
+    for _ in range(2):
+        assert not edits_said(train(training_plan=plan, model="m.lmp", extend=0.4))
+        events = train(training_plan=plan, model="m.lmp")
+        assert not edits_said(events)
+        assert isinstance(last(events), RunDone)
+    longer = PLAN.replace("epochs = 0.2\n", "epochs = 1.5\n")
+    events = train(training_plan=write_plan(place, longer), model="m.lmp")
+    assert isinstance(last(events), RunDone), last(events)
+    assert [e for e in events if isinstance(e, Warned) and "stage both: epochs 1 -> 1.5" in e.message]
+
+
+def test_a_plan_that_was_extended_and_edited_is_said_to_be_edited(place):
+    plan = write_plan(place)
+    edited_while_running(plan, PLAN.replace("lr = 0.01", "lr = 0.005"))
+    train(model="m.lmp", extend=0.4)
+    assert len(edits_said(train(training_plan=plan, model="m.lmp"))) == 1
 
 
 def test_a_plan_that_changed_in_the_file_alone_is_taken(place):

@@ -16,8 +16,7 @@ from lmplay_tui.commands.train import Headless, parse
 from lmplay_tui.commands.train import main as trainer_main
 from lmplay_tui.run.controls import Controls
 from lmplay_tui.run.folder import RunFolder
-from lmplay_tui.train.agent import RestartLimit, train_together
-from lmplay_tui.train.process_group import COLLECTIVE_S
+from lmplay_tui.train.agent import HangLimits, RestartLimit, train_together
 from tests.faults.forks import Child
 from tests.faults.terminals import until
 from tests.journals import read_journal
@@ -40,10 +39,10 @@ def line(
 class Together(Child):
     """`lmp_trainer --nproc` in a child of ours. Use as a context.
 
-    `most`: restarts an hour, where they are not as many as the program allows. `collective_s`: when one hangs.
+    `most`: restarts an hour, where they are not as many as the program allows. `limits`: when one hangs.
     """
 
-    def __init__(self, words: list[str], *, most: int | None = None, collective_s: float | None = None) -> None:
+    def __init__(self, words: list[str], *, most: int | None = None, limits: HangLimits | None = None) -> None:
         self.run = RunFolder(Path(words[words.index("--model") + 1]).absolute())
         self.output = self.run.model.with_suffix(".out")
 
@@ -52,7 +51,7 @@ class Together(Child):
             os.dup2(out, 1)
             os.dup2(out, 2)
             enable_socket()  # in that process; what it starts is not pytest's
-            os._exit(_train(words, most, collective_s))
+            os._exit(_train(words, most, limits))
 
         super().__init__(work)
 
@@ -86,8 +85,8 @@ class Together(Child):
         return pid
 
 
-def _train(words: list[str], most: int | None, collective_s: float | None) -> int:
-    if most is None and collective_s is None:
+def _train(words: list[str], most: int | None, limits: HangLimits | None) -> int:
+    if most is None and limits is None:
         return trainer_main(words, "lmp_trainer")
     launch = parse(words, "lmp_trainer", "", "")
     count = launch.options.nproc
@@ -95,9 +94,7 @@ def _train(words: list[str], most: int | None, collective_s: float | None) -> in
     with Lines(None) as out:
         say = Headless(out, launch.options).say
         limit = RestartLimit() if most is None else RestartLimit(most)
-        return train_together(
-            launch, count, Controls(), say, quiet=False, limit=limit, collective_s=collective_s or COLLECTIVE_S
-        )
+        return train_together(launch, count, Controls(), say, quiet=False, limit=limit, limits=limits)
 
 
 def events_of(run: RunFolder, kind: str) -> list[dict]:

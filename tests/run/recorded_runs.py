@@ -1,5 +1,6 @@
 """Runs as a trainer would have recorded them, without training."""
 
+import itertools
 import math
 import random
 from collections.abc import Callable, Sequence
@@ -101,7 +102,7 @@ def _line_of(step: events.StepDone, ranks: Sequence[RankState]) -> dict[str, Any
 
 def record_ranks(run: RunFolder, ranks: Sequence[RankState], intervals: int = 10) -> None:
     """Write `ranks.json` as rank 0 of this process does once so many log intervals have been as this one."""
-    recorder = RankRecorder(run.files)
+    recorder = RankRecorder(run.files, clock=itertools.count(0, 10).__next__)
     for _ in range(intervals):
         recorder.interval(ranks, 0.25)
     assert recorder.write(lambda: ranks)

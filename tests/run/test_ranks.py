@@ -1,5 +1,6 @@
 """The ranks of a run: what is written of them is read again, a stranger's file harms nothing, a slow one is named."""
 
+import itertools
 import json
 import math
 import random
@@ -155,6 +156,12 @@ def test_the_figures_of_an_interval() -> None:
         "ranks/compute_s_min": 0.1, "ranks/compute_s_mean": 0.2, "ranks/compute_s_max": 0.4, "ranks/slowest": 1,
         "ranks/wait_share": 0.2 / 0.5,
     })  # fmt: skip
+    ranks[1:3] = [replace(ranks[1], memory_bytes=5.0, utilisation=0.5, celsius=70.0),
+                  replace(ranks[2], memory_bytes=7.0, utilisation=1.0)]  # fmt: skip
+    more = rank_figures(ranks, 0.5)
+    assert {name: more[name] for name in more.keys() - figures.keys()} == {
+        "ranks/memory_bytes_max": 7.0, "ranks/utilisation_mean": 0.75, "ranks/celsius_max": 70.0,
+    }  # fmt: skip
 
 
 # ---- the straggler
@@ -210,6 +217,19 @@ def test_more_work_is_not_slowness() -> None:
     assert any(watch.note([replace(ranks[0], compute_s=0.26), ranks[1]]) for _ in range(50))
 
 
+def test_a_rank_that_is_done_first_is_waited_for_by_none() -> None:
+    """It is dealt the short samples; what a pass costs whatever its length makes each of its tokens dear."""
+    watch = StragglerWatch()
+    ranks = [RankState(0, compute_s=0.2, tokens=8192), RankState(1, compute_s=0.15, tokens=2048)]
+    assert not any(watch.note(ranks) for _ in range(50))
+
+
+def test_what_nobody_would_notice_is_no_alarm() -> None:
+    watch = StragglerWatch()
+    assert not any(watch.note([RankState(0, compute_s=0.004), RankState(1, compute_s=0.008)]) for _ in range(50))
+    assert any(watch.note([RankState(0, compute_s=0.04), RankState(1, compute_s=0.08)]) for _ in range(50))
+
+
 def test_a_rank_without_work_is_none_to_compare_with() -> None:
     ranks = [RankState(rank, compute_s=own, tokens=tokens) for rank, own, tokens in ((0, 0.1, 9), (1, 0.0, 0))]
     watch = StragglerWatch()
@@ -225,6 +245,12 @@ def test_another_number_of_ranks_begins_anew() -> None:
 
 
 def test_it_is_told_once(run: RunFolder) -> None:
-    recorder = RankRecorder(run.files)
+    recorder = RankRecorder(run.files, clock=itertools.count().__next__)
     told = [recorder.interval(many_ranks(4, slow=1), 0.25)[1] for _ in range(30)]
     assert [i for i, found in enumerate(told) if found] == [8]
+
+
+def test_however_short_log_intervals_are_it_takes_seconds_to_be_slow(run: RunFolder) -> None:
+    recorder = RankRecorder(run.files, clock=itertools.count(0, 0.25).__next__)
+    told = [recorder.interval(many_ranks(4, slow=1), 0.25)[1] for _ in range(100)]
+    assert [i for i, found in enumerate(told) if found] == [32]

@@ -16,6 +16,7 @@ from lmplay_tui.run.statistics import (
     MAX_POINTS,
     RunStatistics,
     Series,
+    clash,
     read_statistics,
     statistics_path,
 )
@@ -235,3 +236,40 @@ def test_a_checkpoint_of_before_accuracy_by_characters_goes_on_as_it_was():
     assert resumed.state() == straight.state()
     assert resumed.history()[-1] == [6, None, 1.0, 6, 0.75]
     assert resumed.averages()["character_accuracy"] == 0.75
+
+
+PAIRS = [("m", "m_step_x"), ("m_step_x", "m"), ("a", "a_step_b"), ("a_step_b", "a")]
+
+
+def trained(name: str, stage: str) -> RunStatistics:
+    statistics = RunStatistics(name)
+    statistics.trained(stage, rows=1, tokens=2, loss_tokens=2, loss=1.0, accuracy=None)
+    return statistics
+
+
+@pytest.mark.parametrize(("first", "second"), PAIRS)
+def test_no_run_writes_over_anothers_statistics(tmp_path: Path, first: str, second: str) -> None:
+    """Names are joined by `_step_`, which a name may hold; the run that came first keeps its files."""
+    stages = {"m": "x", "m_step_x": "y", "a": "b_step_c", "a_step_b": "c"}
+    before = files(trained(first, stages[first]), tmp_path)
+    with pytest.raises(OSError, match=f"is of run {first} and stays"):
+        trained(second, stages[second]).write(tmp_path)
+    after = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert before.items() <= after.items()
+    assert len(after) == 6, "what is nobody else's is written"
+    assert files(trained(first, stages[first]), tmp_path) == before
+    assert clash(tmp_path, second, [stages[second]]) is not None
+    assert clash(tmp_path, first, [stages[first]]) is None
+
+
+@pytest.mark.parametrize(
+    "head",
+    ["", "{", '{"name":"other"', '{"name":"other",\n"stage":null,\n"split":"train",\n', "[" * 5000, '{"name":7}'],
+)
+def test_what_is_no_other_runs_is_written_over(tmp_path: Path, head: str) -> None:
+    """A file of another program, a damaged one, one that a hand has renamed: its own run would not look for it here."""
+    path = statistics_path(tmp_path, "m", None, "train")
+    path.write_text(head, encoding="utf-8")
+    assert clash(tmp_path, "m", []) is None
+    trained("m", "x").write(tmp_path)
+    assert read_statistics(path).name == "m"

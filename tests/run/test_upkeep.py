@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lmplay_tui.errors import UserError
-from lmplay_tui.run.folder import RunFolder, list_runs, status_of, taken
+from lmplay_tui.run.folder import RunFolder, list_runs, status_of, take_run
 from lmplay_tui.run.statistics import StatisticsFile, read_statistics, statistics_path, write_statistics
 from lmplay_tui.run.upkeep import About, about, remove, rename, set_about
 from tests.faults.forks import Child
@@ -197,7 +197,7 @@ def test_a_removal_that_is_killed_anywhere_loses_nothing(tmp_path: Path) -> None
 
 def test_a_run_that_trains_is_left_alone_but_may_be_tagged(tmp_path: Path) -> None:
     run = write_run(tmp_path)
-    lock = taken(run)
+    lock = take_run(run)
     run.write_status({"state": "running", "pid": 4711, "host": "box"})
     before = held(tmp_path)
     with pytest.raises(UserError, match="process 4711 on box is training this run"):

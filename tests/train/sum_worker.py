@@ -14,8 +14,8 @@ import psutil
 
 from lmplay_tui.process import leave, own_command
 from lmplay_tui.run.controls import Controls
-from lmplay_tui.run.folder import RunFolder, taken
-from lmplay_tui.train.agent import Loss, Processes, RestartLimit
+from lmplay_tui.run.folder import RunFolder, take_run
+from lmplay_tui.train.agent import Processes, RestartLimit
 from lmplay_tui.train.process_group import ProcessGroup, place_of, settle
 
 SAID = Path("said.jsonl")
@@ -23,12 +23,12 @@ SAID = Path("said.jsonl")
 
 def agent(count: int, words: list[str]) -> int:
     run = RunFolder(Path("m.lmp"))
-    lock = taken(run)
+    lock = take_run(run)
     lock.lend()
     limit = RestartLimit(int(_values(words).get("most", "3")))
 
-    def told_lost(lost: list[Loss], left: int) -> bool:
-        print(*lost, "left:", left, flush=True)
+    def told_lost(what: str, left: int) -> bool:
+        print(what, "left:", left, flush=True)
         return limit.allows_one_more()
 
     command = own_command("tests.train.sum_worker", *words)
@@ -55,6 +55,8 @@ def worker(what: dict[str, str]) -> int:
 
     group = ProcessGroup.of_environment("cpu")
     assert group is not None
+    if group.agent is not None and group.rank == 0 and what.get("signs") != "no":
+        group.agent.give_sign("here", "computing")
     total = torch.tensor([group.rank + 1.0], dtype=torch.float64)
     torch.distributed.all_reduce(total)
     starts = 1 + len(SAID.read_text().splitlines()) // group.world_size if SAID.exists() else 1

@@ -1,5 +1,6 @@
 """The agent with processes that add up their ranks: they find each other, and are started again when one is killed."""
 
+import inspect
 import json
 import os
 import signal
@@ -9,12 +10,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+from torch.distributed.elastic.multiprocessing.api import PContext, SubprocessContext
 
 from lmplay_tui.errors import UserError
 from lmplay_tui.process import is_alive, own_command, own_environment
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.train.agent import RestartLimit, refuse_old_launcher
-from lmplay_tui.train.process_group import Agent
+from lmplay_tui.train.process_group import Agent, processors
 from tests.faults.terminals import until
 
 
@@ -64,7 +66,7 @@ def test_processes_add_up_their_ranks_on_127_0_0_1_alone(tmp_path: Path) -> None
     said = sorted(started.said, key=lambda one: one["rank"])
     assert [one["sum"] for one in said] == [3.0, 3.0]
     assert {ip for one in said for ip in one["listens"]} == {"127.0.0.1"}
-    assert {one["threads"] for one in said} == {max(1, (os.cpu_count() or 1) // 2)}
+    assert {one["threads"] for one in said} == {max(1, processors() // 2)}
     assert {tuple(one["left_in_environment"]) for one in said} == {()}  # what they start is none of them
     assert not started.run.alive()
 
@@ -131,6 +133,30 @@ def test_a_process_that_is_stopped_does_not_hold_the_others_back_for_ever(tmp_pa
     started.program.send_signal(signal.SIGINT)
     assert started.end() == 130
     until(lambda: not any(is_alive(one["pid"]) for one in started.said), seconds=5.0)
+
+
+@pytest.mark.long
+def test_a_rank_0_that_is_stopped_before_it_has_begun_does_not_hold_the_others_back(tmp_path: Path) -> None:
+    started = Started(tmp_path, 2, waits="yes", signs="no")
+    until(lambda: len(started.said) == 2)
+    by_rank = {one["rank"]: one["pid"] for one in started.said}
+    os.kill(by_rank[0], signal.SIGSTOP)
+    os.kill(by_rank[1], signal.SIGKILL)
+    until(lambda: len(started.said) == 4)  # all were started again
+    assert not is_alive(by_rank[0])
+    started.program.send_signal(signal.SIGINT)
+    time.sleep(0.2)
+    started.program.send_signal(signal.SIGINT)
+    assert started.end() == 130
+    assert "was ended by SIGKILL, rank 0 (process" in started.output and "has not begun left: 2" in started.output
+
+
+def test_torch_gives_survivors_half_a_minute_and_has_no_option_for_it() -> None:
+    """Else what the agent puts in its place, `_prepare_environment`, is not needed any more, or does not do it."""
+    assert inspect.signature(PContext.close).parameters.keys() == {"self", "death_sig", "timeout"}
+    assert PContext.close.__defaults__ == (None, 30)
+    source = inspect.getsource(SubprocessContext._poll)
+    assert "self.close()" in source, "where a process has failed, torch closes without a timeout of its own"
 
 
 def test_restarts_are_counted_within_an_hour() -> None:

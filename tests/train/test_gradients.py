@@ -53,10 +53,12 @@ def of_model(model, *, apart: bool = True, packed: bool = False) -> Gradients:
 
 
 def gradients_of(
-    model, samples, *, packed: bool = False, width_multiple: int = 1, **kwargs
+    model, samples, *, packed: bool = False, width_multiple: int = 1, head_work: float | None = None, **kwargs
 ) -> tuple[StepResult, dict[str, torch.Tensor]]:
     model.zero_grad()
-    config = dataclasses.replace(step_config(**kwargs), width_multiple=width_multiple, longest=model.context_len)
+    config = dataclasses.replace(
+        step_config(**kwargs), width_multiple=width_multiple, longest=model.context_len, head_work=head_work
+    )  # fmt: skip
     result = of_model(model, packed=packed).accumulate(samples, config)
     return result, {name: p.grad.clone() for name, p in model.named_parameters()}
 
@@ -65,13 +67,15 @@ lengths = st.lists(st.tuples(st.integers(1, 12), st.integers(1, 15)), min_size=1
 
 
 @examples(60)
-@given(lengths, st.integers(1, 10), st.booleans(), st.booleans(), st.sampled_from([1, 8, 20]))
-def test_gradient_does_not_depend_on_the_cut(shapes, mini_batch_size, include_prompts, packed, width_multiple):
+@given(lengths, st.integers(1, 10), st.booleans(), st.sampled_from([None, 0.0, 8.5]), st.sampled_from([1, 8, 20]))
+def test_gradient_does_not_depend_on_the_cut(shapes, mini_batch_size, include_prompts, head_work, width_multiple):
+    """Padded, by length; packed, so that each has as much work."""
     model = model64()
     samples = [sample(p, t, seed=i) for i, (p, t) in enumerate(shapes)]
     whole, expected = gradients_of(model, samples, mini_batch_size=len(samples), include_prompts=include_prompts)
     how = {"mini_batch_size": mini_batch_size, "include_prompts": include_prompts}
-    cut, got = gradients_of(model, samples, packed=packed, width_multiple=width_multiple, **how)
+    shapes_of = {"packed": head_work is not None, "head_work": head_work, "width_multiple": width_multiple}
+    cut, got = gradients_of(model, samples, **shapes_of, **how)
     assert cut.loss == pytest.approx(whole.loss, abs=1e-12)
     for name in expected:
         assert torch.allclose(expected[name], got[name], rtol=0, atol=1e-12), name

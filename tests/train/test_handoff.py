@@ -21,7 +21,7 @@ from lmplay_tui.run.events import (
     StepDone,
     Warned,
 )
-from lmplay_tui.run.folder import LOCK_FROM, RunFolder, taken
+from lmplay_tui.run.folder import LOCK_FROM, RunFolder, take_run
 from lmplay_tui.run.notify import NOTIFY_URL
 from lmplay_tui.train import handoff, launch
 from lmplay_tui.train.handoff import command_of
@@ -208,7 +208,7 @@ def test_the_address_for_messages_reaches_the_process_that_goes_on(place, seams,
     """By its environment: everybody on the machine can read a command line."""
     url, begun = "http://127.0.0.1:1/s3cret", []
     run = RunFolder(place / "m.lmp")
-    lock = taken(run)
+    lock = take_run(run)
 
     def start(words, **how):
         begun.append((words, how["env"]))

@@ -127,6 +127,29 @@ def test_without_the_argmax_the_rest_is_the_same_to_the_bit(kernel, dtype: torch
     assert torch.equal(loss_n, loss_alone_n) and torch.equal(with_it, without)
 
 
+class Products(TorchDispatchMode):
+    """Writes matrix products down."""
+
+    def __init__(self, said: list[str]) -> None:
+        super().__init__()
+        self.said = said
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.addmm_):
+            self.said.append("product")
+        return func(*args, **(kwargs or {}))
+
+
+def test_what_the_head_computes_for_gradients_is_no_forward_pass() -> None:
+    """In each chunk: the logits, then what they give to the rows and to the weight."""
+    head, x_NC, targets_N = a_head(70, 64, torch.float32)
+    said: list[str] = []
+    with Products(said):
+        HeadLoss(chunk_bytes=32 * 64 * 4)(head, x_NC, targets_N, QUARTER, mark=said.append)
+    chunk = ["product", "forward", "product", "product", "backward"]
+    assert said == chunk * (len(said) // 5) and len(said) > 5
+
+
 class Passes(TorchDispatchMode):
     """Operations that go through all logits: those that read or give a tensor as large."""
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lmplay_tui.run.metric_names import METRICS
-from lmplay_tui.train.device import DeviceMeter, numbered_device
+from lmplay_tui.train.device import DeviceMeter, device_name, numbered_device
 from lmplay_tui.train.metrics import MachineMetrics
 
 
@@ -55,6 +55,16 @@ def test_a_processor_s_memory_is_what_this_process_holds_of_all_there_is():
     assert meter() is first
     now[0] += 0.2
     assert meter() is not first
+
+
+@pytest.mark.parametrize(("count", "said"), [(1, "cpu, 1 thread"), (2, "cpu, 2 threads")])
+def test_a_processor_says_its_threads(count, said):
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        assert device_name(torch.device("cpu")) == said
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_gpu_that_tells_nothing_is_not_known(monkeypatch):

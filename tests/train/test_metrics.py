@@ -1,5 +1,6 @@
 """The lines of `metrics.jsonl`."""
 
+import itertools
 import json
 import math
 import re
@@ -49,6 +50,19 @@ def test_a_share_above_the_peak_is_said_once_and_shown_as_it_is(place, seams):
     assert len(shares) > 1 and min(shares) > 1
 
 
+def test_a_peak_that_was_measured_too_low_becomes_what_the_run_reaches(place, seams):
+    """Another program had the machine while it was measured: no share is above 1, and that is said once."""
+    seams.put("peak", lambda device, dtype: (1e3, "measured here"))
+    events = train(training_plan=write_plan(place, PLAN), model="m.lmp")
+    said = [event.message for event in events if isinstance(event, Warned) and "MFU" in event.message]
+    assert len(said) == 1
+    assert said[0].startswith("the peak of this device, 1e-09 TFLOP/s (measured here), is too low: ")
+    logged = [event.values for event in events if isinstance(event, MetricsLogged)]
+    shares = [values["perf/mfu"] for values in logged if "train/loss" in values]
+    assert len(shares) > 1 and shares[0] == 1
+    assert all(0 < share <= 1 for share in shares), shares
+
+
 def test_an_unknown_device_is_measured_by_work_enough(monkeypatch):
     """As much at a time as keeps it busy, and less where memory lacks."""
     sizes: list[int] = []
@@ -78,7 +92,7 @@ def step_of(step: int, step_s: float) -> StepDone:
 def test_a_line_of_several_ranks_has_their_figures_and_the_share_of_all_their_peaks(place):
     run = RunFolder(place / "m.lmp")
     run.create()
-    recorder = RankRecorder(run.files)
+    recorder = RankRecorder(run.files, clock=itertools.count().__next__)
     ranks = many_ranks(4, slow=2)
     flops = FlopCount(1000, 100, 2, 8)
     window, alone = (

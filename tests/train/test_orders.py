@@ -3,16 +3,21 @@
 import ast
 import inspect
 import random
+import signal
 import threading
 import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import distributed as dist
 from torch.distributed import HashStore
 
 from lmplay_tui.data.samples import Sample
+from lmplay_tui.errors import EXIT_TRAINING
 from lmplay_tui.train import orders
 from lmplay_tui.train.orders import (
     Build,
@@ -38,10 +43,11 @@ from lmplay_tui.train.orders import (
 )
 from lmplay_tui.train.process_group import RankLostError
 from tests.examples import examples
+from tests.faults.forks import Child
 
 CONFIG = {
     "mini_batch_size": 4, "normalization": "tokens", "include_prompts": False, "grad_clip": None, "longest": 64,
-    "width_multiple": 1, "least_rows": 1, "graphs": False,
+    "width_multiple": 1, "least_rows": 1, "graphs": False, "head_work": 1.8,
 }  # fmt: skip
 
 
@@ -193,3 +199,25 @@ def test_where_there_is_nothing_to_say_there_is_a_sign():
 def test_silence_ends_the_wait():
     with pytest.raises(RankLostError, match="said nothing"):
         Receiver(HashStore(), 1, silent_s=0.2).next()
+
+
+def test_a_follower_leaves_a_rank_0_that_is_stopped_with_the_store_in_its_hands() -> None:
+    """Torch's store then answers nothing, and a wait for it has no end of its own."""
+
+    def rank_0(report: Callable[[Any], None]) -> None:
+        store = dist.TCPStore("127.0.0.1", 0, None, is_master=True, wait_for_workers=False)
+        report(store.port)
+        time.sleep(1000)
+
+    with Child(rank_0) as leader:
+        port = next(leader.reports())
+
+        def follower(report: Callable[[Any], None]) -> None:
+            store = dist.TCPStore("127.0.0.1", port, None, is_master=False)
+            report("joined")
+            Receiver(store, 1, silent_s=1.0).next()
+
+        with Child(follower) as other:
+            assert next(other.reports()) == "joined"
+            leader.kill(signal.SIGSTOP)
+            assert other.wait(60) == EXIT_TRAINING

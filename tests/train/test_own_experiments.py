@@ -1,5 +1,6 @@
 """Experiments of a user's own: trained as they are written, frozen as they are marked."""
 
+import re
 from typing import Any
 
 import pytest
@@ -7,18 +8,21 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from lmplay_tui.cli import main
 from lmplay_tui.data.samples import Sample
 from lmplay_tui.data.tokenizer import load_tokenizer
 from lmplay_tui.models.generation import Reading
 from lmplay_tui.models.gpt2ish import Block, GPT2ish
 from lmplay_tui.models.registry import build_model, load_experiment
-from lmplay_tui.run.events import LogLine, RunFailed, Warned
+from lmplay_tui.run.events import LogLine, RunDone, RunFailed, RunStopped, Warned
+from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.train.check import describe_run
 from lmplay_tui.train.checkpoint import load_checkpoint
 from lmplay_tui.train.device import Precision
 from lmplay_tui.train.evaluation import Scorer
 from lmplay_tui.train.model_body import Ways, choose_ways
-from tests.train.runs import PLAN, given, last, losses, stop_after, write_plan
+from lmplay_tui.ui.source import FolderSource
+from tests.train.runs import PLAN, given, last, losses, stop_after, train, write_plan
 
 OWN_PLAN = PLAN.replace('exp = "test_runner"\n', "")
 
@@ -426,3 +430,29 @@ def test_a_softcap_and_a_learned_scale_are_trained_and_evaluated(place, options)
         loss = F.cross_entropy(model(ids)[0, 15:-1], ids[0, 16:])
     found = Scorer(model, ways.hidden, tokenizer, Precision(CPU)).predict(sample).loss
     assert found == pytest.approx(float(loss), rel=1e-5)
+
+
+MINE = "from lmplay_tui.models.gpt2ish import GPT2ish\n\n\nclass Mine(GPT2ish):\n    pass\n"
+
+
+def test_each_line_that_says_how_to_go_on_names_the_users_own_experiment(place, capsys):
+    """No checkpoint can: stopped, renamed, died, finished."""
+    (place / "mine.py").write_text(MINE, encoding="utf-8")
+    own = {"exp": "mine.py:Mine", "num_blocks": 1}
+    stopped = last(stop_after(3, training_plan=write_plan(place, OWN_PLAN), model="m.lmp", **own))
+    assert isinstance(stopped, RunStopped), stopped
+    assert main(["runs", "rename", "m", "later"]) == 0
+    said = [stopped.command.replace("m.lmp", "later.lmp"), capsys.readouterr().out]
+    run = RunFolder(place / "later.lmp")
+    run.write_status(run.status() | {"state": "running"})  # by a process that died before it could say more
+    lines = run.events.read_text(encoding="utf-8").splitlines(keepends=True)
+    run.events.write_text("".join(line for line in lines if "RunStopped" not in line), encoding="utf-8")
+    source = FolderSource(run)
+    while source.poll() or source.view.state != "dead":
+        assert source.view.state != "stopped"
+    said += [line.text for line in source.view.log if "without a word" in line.text]
+    finished = train(model="later.lmp", **own)
+    assert isinstance(last(finished), RunDone), last(finished)
+    said += [e.message for e in train(model="later.lmp") if isinstance(e, LogLine) and "--extend" in e.message]
+    assert len(said) == 4, said
+    assert all(re.search(r"--model \S*later.lmp .*--exp mine.py:Mine", line) for line in said), said

@@ -1,10 +1,13 @@
 """A mistake is met at the shell: all of them, a line each, before a screen opens and before torch is imported."""
 
+import contextlib
+import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,9 +15,11 @@ import pytest
 from lmplay_tui import cli
 from lmplay_tui.options import Launch
 from lmplay_tui.run.folder import RunFolder, RunLock
-from lmplay_tui.train.preflight import problems_of
+from lmplay_tui.run.statistics import StatisticsFile, statistics_path, write_statistics
+from lmplay_tui.train.preflight import Waits, problems_of
 from tests.faults.terminals import Terminal
 
+nothing = lambda line: pytest.fail(f"nothing hangs here: {line}")  # noqa: E731
 SHIPPED = "demo, curriculum_demo, default, fineweb, full, tinystories, wikitext3"
 OWN = "[datasets.mine]\npath = 'rows.jsonl'\n[stages.one]\ndataset = 'mine'\n"
 
@@ -37,6 +42,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         json.dumps({"one": {"dataset": "d"}, "datasets": {"d": {"path": "rows.jsonl", "text": "txt"}}}, indent=1),
         encoding="utf-8",
     )
+    for name, stage, split in (("a", "b", "validate"), ("c_step_one", None, "train")):
+        path = statistics_path(tmp_path / "out_gpt", name, stage, split)
+        path.parent.mkdir(exist_ok=True)
+        write_statistics(path, StatisticsFile(name, stage, split, [], {}, {}))
     (tmp_path / "mine.py").write_text("class Mine:\n    pass\n", encoding="utf-8")
     (tmp_path / "broken.py").write_text("def f(:\n", encoding="utf-8")
     return tmp_path
@@ -151,6 +160,20 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
         ["--initial-model: no.lmp: no such file"],
     ),
     "nothing to extend": ("--model m --extend 2", ["--extend: m.lmp is not there: there is nothing to go on with"]),
+    "another run's statistics": (
+        "--training-plan good.toml --model a_step_b",
+        [
+            "out_gpt/a_step_b_validate_stats.json: the statistics of run a, whose name those of run a_step_b would "
+            "have; choose another --model"
+        ],
+    ),
+    "another run's statistics, of a stage": (
+        "--training-plan good.toml --model c",
+        [
+            "out_gpt/c_step_one_train_stats.json: the statistics of run c_step_one, whose name those of stage one of "
+            "run c would have; choose another --model"
+        ],
+    ),
     "a busy run": (
         "--training-plan demo --model busy",
         [
@@ -216,7 +239,7 @@ def test_no_screen_opens_on_a_mistake(here: Path, words: str) -> None:
     assert said.splitlines() == ["--lr: must be above 0, got 0"] * ("--lr" in words) + (
         THREE if "three" in words else ["column.toml:1: " + NO_COLUMN.format("mine")]
     )
-    assert not list(here.glob("*.run")) + list(here.glob("out_gpt"))
+    assert not list(here.rglob("*.run"))
 
 
 def test_neither_torch_nor_the_hub_s_library_is_imported_for_it() -> None:
@@ -239,7 +262,7 @@ def test_neither_torch_nor_the_hub_s_library_is_imported_for_it() -> None:
 )  # fmt: skip
 def test_nothing_is_said_of_a_start_that_may_begin(here: Path, line: dict[str, str]) -> None:
     before = sorted(here.rglob("*"))
-    assert problems_of(Launch(line)) == []
+    assert problems_of(Launch(line), nothing) == []
     assert sorted(here.rglob("*")) == before
 
 
@@ -253,10 +276,60 @@ def test_nothing_is_said_of_a_start_that_may_begin(here: Path, line: dict[str, s
 )
 def test_a_checkpoint_is_looked_for(here: Path, make: Callable[[Path], None], said: str | None) -> None:
     make(here / "m.lmp")
-    assert problems_of(Launch({"resume": "m.lmp"})) == ([] if said is None else [said])
+    assert problems_of(Launch({"resume": "m.lmp"}), nothing) == ([] if said is None else [said])
 
 
 def test_large_files_are_left_to_the_run(here: Path) -> None:
     with (here / "rows.jsonl").open("a", encoding="utf-8") as file:
         file.writelines(json.dumps({"body": "mill " * 200}) + "\n" for _ in range(5000))
-    assert problems_of(Launch({"training_plan": "column.toml"})) == []
+    assert problems_of(Launch({"training_plan": "column.toml"}), nothing) == []
+
+
+@contextlib.contextmanager
+def hanging(path: Path) -> Iterator[None]:
+    """Whoever opens the file waits in the kernel, as for a disk that does not answer: we hold a lease on it.
+
+    The kernel breaks it after /proc/sys/fs/lease-break-time, 45 s.
+    """
+    before = signal.signal(signal.SIGIO, signal.SIG_IGN)  # that it is asked for
+    with path.open("rb") as file:
+        fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        try:
+            yield
+        finally:
+            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+            signal.signal(signal.SIGIO, before)
+
+
+SOON = Waits(said_s=0.1, refused_s=0.7, left_s=0.5)
+
+
+def test_what_hangs_is_named_and_not_waited_for(here: Path) -> None:
+    said: list[str] = []
+    launch = Launch({"training_plan": "good.toml", "exp": "mine.py:Mine", "tz": "Mars"})
+    with hanging(here / "mine.py"):
+        found = problems_of(launch, said.append, SOON)
+    assert found == [
+        "--tz: unknown time zone 'Mars'; for example Europe/Berlin or UTC",
+        "--exp mine.py:Mine: no answer in 1 s: its disk hangs; is it mounted, and its server up?",
+    ]
+    assert said == ["waiting for --exp mine.py:Mine"]
+
+
+def test_data_that_hang_are_left_to_the_run_which_can_be_stopped(here: Path) -> None:
+    said: list[str] = []
+    with hanging(here / "rows.jsonl"):
+        assert problems_of(Launch({"training_plan": "good.toml"}), said.append, SOON) == []
+    assert said == ["waiting for dataset rows.jsonl"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("words", ["", "--headless"])
+def test_a_start_whose_disk_hangs_says_so_and_ends(here: Path, words: str) -> None:
+    line = ["--training-plan", "good.toml", "--exp", "mine.py:Mine", *words.split()]
+    with hanging(here / "mine.py"), Terminal(lambda: cli.main(line)) as terminal:
+        assert terminal.wait() == 2
+    assert terminal.output.decode().splitlines() == [
+        "waiting for --exp mine.py:Mine",
+        "--exp mine.py:Mine: no answer in 20 s: its disk hangs; is it mounted, and its server up?",
+    ]

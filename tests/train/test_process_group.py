@@ -1,9 +1,23 @@
 """Which of several processes one is, by an environment that torchrun or srun makes."""
 
+import os
+import socket
+from pathlib import Path
+
+import psutil
 import pytest
 
 from lmplay_tui.errors import UserError
-from lmplay_tui.train.process_group import Place, first_host, place_of, step_port
+from lmplay_tui.options import TrainOptions
+from lmplay_tui.train.process_group import (
+    Place,
+    ProcessGroup,
+    first_host,
+    place_of,
+    processes_of,
+    processors,
+    step_port,
+)
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500"}
 SLURM = {
@@ -81,3 +95,31 @@ def test_a_step_has_one_port_and_two_steps_of_a_machine_have_two() -> None:
     assert all(20_000 <= port < 30_000 for port in ports)
     assert step_port(SLURM | {"MASTER_PORT": "31000"}) == 31000
     assert step_port(SLURM | {"SLURM_JOB_ID": "4711_3", "SLURM_STEP_ID": ""}) >= 20_000  # of an array
+
+
+def test_more_processes_than_memory_has_room_for_are_refused() -> None:
+    """They would take the machine with them before any of them said a word."""
+    count = psutil.virtual_memory().total // (200 << 20) + 1
+    assert processes_of(TrainOptions(nproc=2, device="cpu")) == 2
+    with pytest.raises(UserError, match=rf"--nproc: {count:,} processes take .*B before they hold a model"):
+        processes_of(TrainOptions(nproc=count, device="cpu"))
+
+
+@pytest.mark.parametrize(
+    ("said", "count"), [("max 100000", None), ("100000 100000", 1), ("50000 100000", 1), ("", None), ("x y", None)]
+)
+def test_a_container_may_have_fewer_processors_than_its_machine(tmp_path: Path, said: str, count: int | None) -> None:
+    all_of_them = processors(tmp_path / "none")
+    assert 1 <= all_of_them <= (os.cpu_count() or 1)
+    (tmp_path / "cpu.max").write_text(said)
+    assert processors(tmp_path / "cpu.max") == (all_of_them if count is None else count)
+
+
+@pytest.mark.enable_socket
+def test_a_port_that_another_program_has_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        step = SLURM | {"SLURM_PROCID": "0", "SLURM_STEP_NUM_NODES": "1", "MASTER_PORT": str(taken.getsockname()[1])}
+        for name, value in {**step, "GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(UserError, match=r"MASTER_PORT: .*Address already in use.*set it to a free one"):
+            ProcessGroup.of_environment("cpu")

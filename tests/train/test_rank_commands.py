@@ -244,12 +244,15 @@ def test_a_bug_in_one_ranks_share_is_told_with_its_rank(place, seams):
 
 @pytest.mark.long
 def test_small_batches_give_each_rank_a_part_which_is_said_once(place):
-    """Unless the size is asked for, or the gradient would be another one by it."""
+    """Unless a command line asks for the size, or the gradient would be another one by it."""
     text = SHORT.replace("batch_size = 6\n", "batch_size = 3\n")
     own = write_plan(place, text + 'loss_normalization = "samples"\n', "samples.toml")
     free = write_plan(place, text)
+    with_size = text.replace("batch_size = 3\n", "batch_size = 3\nmini_batch_size = 4\n")
+    of_plan = write_plan(place, with_size, "of_plan.toml")
     starts = {
         "free": given(training_plan=free).without("mini_batch_size"),
+        "plan": given(training_plan=of_plan).without("mini_batch_size"),
         "given": given(training_plan=free, mini_batch_size=4),
         "samples": given(training_plan=own).without("mini_batch_size"),
         "auto": given(training_plan=free, mini_batch_size="auto"),
@@ -257,11 +260,17 @@ def test_small_batches_give_each_rank_a_part_which_is_said_once(place):
     runs = {name: train_together(2, start.with_options(model=f"{name}.lmp")) for name, start in starts.items()}
     assert all(isinstance(last(events), RunDone) for events in runs.values())
     said = {name: [e.message for e in of(LogLine, events)] for name, events in runs.items()}
-    smaller = {name: sum("instead of 4" in line for line in lines) for name, lines in said.items()}
-    assert smaller == {"free": 1, "given": 0, "samples": 0, "auto": 0}
+    smaller = {
+        name: sum("of 2 instead of 4 give work to all 2 processes" in line for line in lines)
+        for name, lines in said.items()
+    }
+    assert smaller == {"free": 1, "plan": 1, "given": 0, "samples": 0, "auto": 0}
     idle = {name: [e.message for e in of(Warned, events) if "1 of 2" in e.message] for name, events in runs.items()}
-    assert {name: len(lines) for name, lines in idle.items()} == {"free": 0, "given": 1, "samples": 1, "auto": 0}
-    assert "as asked for" in idle["given"][0] and "changes the gradient" in idle["samples"][0]
+    assert {name: len(lines) for name, lines in idle.items()} == {
+        "free": 0, "plan": 0, "given": 1, "samples": 1, "auto": 0,
+    }  # fmt: skip
+    assert "as asked for" in idle["given"][0] and idle["given"][0].endswith("--mini-batch-size 2 helps")
+    assert idle["samples"][0].endswith("--mini-batch-size 2 helps, and changes the gradient")
 
 
 def test_a_rank_that_is_killed_ends_the_run_with_what_is_done_saved(place):

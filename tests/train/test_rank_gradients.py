@@ -114,8 +114,11 @@ class Trained:
         self.gradients.update(self.optimizer, result, lr=0.01)
 
 
-def config_of(normalization: str = "tokens", include_prompts: bool = False, size: int = 2) -> StepConfig:
-    return StepConfig(size, normalization, include_prompts, grad_clip=None, longest=32)
+def config_of(
+    normalization: str = "tokens", include_prompts: bool = False, size: int = 2, *, packed: bool = False
+) -> StepConfig:
+    head_work = 2.0 if packed else None
+    return StepConfig(size, normalization, include_prompts, grad_clip=None, longest=32, head_work=head_work)
 
 
 def on_ranks(world_size: int, work) -> list[Any]:
@@ -159,7 +162,7 @@ def test_gradient_of_several_processes_is_that_of_one(exp, world_size, cases):
         results = []
         for packed, normalization, include_prompts, dropout in cases:
             trained = Trained(leader, exp, packed=packed, dropout=dropout)
-            results.append(found(trained, config_of(normalization, include_prompts)))
+            results.append(found(trained, config_of(normalization, include_prompts, packed=packed)))
         return results
 
     alone, (results, *others) = every_case(None), on_ranks(world_size, every_case)

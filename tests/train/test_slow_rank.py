@@ -27,7 +27,7 @@ class Slow(GPT2ish):
 
     def trunk(self, *arguments):
         if distributed.is_initialized():
-            time.sleep(0.4 if distributed.get_rank() == SLOWEST else 0.2)  # whatever else this machine is at
+            time.sleep(1.0 if distributed.get_rank() == SLOWEST else 0.5)  # whatever else this machine is at
         return super().trunk(*arguments)
 """
 

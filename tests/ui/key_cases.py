@@ -144,6 +144,8 @@ STORIES: dict[str, list[Case]] = {
     "PlanPane": [
         ("4 x ctrl+s", lambda s: s.source.sent == [] and "not applied" in [n.title for n in s.app._notifications]),
         ("down down f8", lambda s: s.plan.query_one(TextArea).cursor_location == (0, 0)),
+        ("ctrl+end", lambda s: s.plan.query_one(TextArea).cursor_location == s.plan.query_one(TextArea).document.end),
+        ("ctrl+home", lambda s: s.plan.query_one(TextArea).cursor_location == (0, 0)),
         ("f4", lambda s: s.plan.text == PLAN),
         ("f9", lambda s: "no file of this plan has changed" in s.toasts),
         ("f2", lambda s: s.asks(TypingDialog, "Save the plan")),

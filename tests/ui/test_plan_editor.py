@@ -377,3 +377,10 @@ def test_a_check_says_what_the_run_would_refuse_only_of_a_plan_without_mistakes(
     (problem,) = editor.check(PLAN.replace("epochs = 1.5", "epochs = -1"))
     assert problem.key == "stages.docstrings.epochs"
     assert editor.check(PLAN) == ()
+
+
+async def test_what_is_typed_behind_a_jump_stands_where_it_has_led(dashboard: Open, planned: FakeSource) -> None:
+    async with dashboard(planned) as pilot:
+        await pilot.press("4", "ctrl+end", "y", "ctrl+home", "#", "x", "enter")
+        await pilot.pause()
+        assert pilot.app.screen.query_one(PlanPane).text == f"#x\n{PLAN}y"

@@ -104,6 +104,8 @@ class PlanPane(Vertical):
         Binding("f4", "revert", "revert"),
         Binding("f9", "take_offered", "take the changed file", show=False),
         Binding("f8", "next_problem", "next problem"),
+        Binding("ctrl+home", "edge(False)", "start of the plan", show=False),
+        Binding("ctrl+end", "edge(True)", "end of the plan", show=False),
         Binding("escape", "leave", "back"),
     ]
 
@@ -275,6 +277,11 @@ class PlanPane(Vertical):
         if lines:
             here = self.query_one(TextArea).cursor_location[0] + 1
             self._show_line(next((line for line in lines if line > here), lines[0]))
+
+    def action_edge(self, last: bool) -> None:
+        """Go to where the text begins or ends."""
+        area = self.query_one(TextArea)
+        area.move_cursor(area.document.end if last else area.document.start)
 
     @on(Button.Pressed, "#plan-apply")
     def action_apply(self) -> None:

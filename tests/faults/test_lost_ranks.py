@@ -1,0 +1,166 @@
+"""One of several processes is lost: what was asked of the run holds, and it is said once, with what is known of it."""
+
+import re
+import signal
+import socket
+from pathlib import Path
+
+import psutil
+import pytest
+
+from lmplay_tui.run.control_files import leave_command
+from lmplay_tui.run.controls import Ask, ChangePlan, Command, Pause, Pin, SaveNow, SetLearningRate, Stop
+from lmplay_tui.run.folder import RunFolder
+from lmplay_tui.train.agent import HangLimits
+from lmplay_tui.train.checkpoint import load_checkpoint
+from tests.faults.programs import saved_step, trains
+from tests.faults.terminals import until
+from tests.faults.together import Together, assert_no_orphan, events_of, line
+from tests.train.runs import write_plan
+
+PLAN = """\
+[train]
+exp = "test_runner"
+num_blocks = 2
+embed_dim = 16
+num_heads = 2
+context_len = 64
+tokenizer = "bytes"
+batch_size = 6
+validation_interval = 100000
+eval_interval = 100000
+eval_samples = 8
+log_interval = 1
+[stages.first]
+dataset = "stories.jsonl"
+epochs = 2
+[stages.second]
+dataset = "stories.jsonl"
+epochs = 100000
+"""
+
+
+@pytest.fixture
+def model(place: Path) -> Path:
+    """Of a run whose first stage has some fifty steps, and whose second would take hours."""
+    write_plan(place, PLAN)
+    return place / "m.lmp"
+
+
+def ask(run: RunFolder, *commands: Command) -> None:
+    """Ask one thing after the other, each when the one before is answered."""
+    for command in commands:
+        asked = leave_command(run, command)
+        until(lambda asked=asked: any(event["id"] == asked for event in events_of(run, "Answered")))  # type: ignore[misc]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("victim", [0, 1])
+def test_what_was_asked_holds(model: Path, victim: int) -> None:
+    """A pause, a stop to come, changes in a checkpoint and behind it; rank 0 takes what only it knows with it."""
+    changed = PLAN.replace("epochs = 100000", "epochs = 100001")
+    with Together(line(model)) as together:
+        run = together.run
+        until(trains(run))
+        ask(run, Pause(), Stop(when="stage_end"), SetLearningRate(factor=0.5), SaveNow())
+        saved = saved_step(run)
+        ask(run, SetLearningRate(factor=0.5), Pin("The"), ChangePlan(changed), Ask("The mill", max_tokens=2))
+        together.kill_rank(victim)
+        until(lambda: len(events_of(run, "Paused")) == 2 or not together.lives)
+        until(lambda: len(events_of(run, "PlanChanged")) > (victim == 0) or not together.lives)
+        assert events_of(run, "RunStarted")[-1]["step"] == saved
+        (run.control / "resume").touch()
+        assert together.wait() == 0, together.said[-3000:]
+        assert_no_orphan(run)
+        (stopped,) = events_of(run, "RunStopped")
+        assert stopped["reason"] == "the stage's end"
+        state = load_checkpoint(model)["runner"]["state"]
+        assert state["progress"]["lr_factor"] == 0.25 and state["progress"]["pinned"] == ["The"]
+        assert [name for name, stage in state["progress"]["stages"].items() if stage["done"]] == ["first"]
+        assert "epochs = 100001" in run.plan.read_text()
+        assert len(events_of(run, "Answered")) == 9 + (2 if victim else 5)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_loss_is_said_once_with_what_is_known_of_it(model: Path, victim: int) -> None:
+    with Together(line(model)) as together:
+        run = together.run
+        until(trains(run))
+        ask(run, SaveNow())
+        until(trains(run, saved_step(run) + 3))
+        pid = together.kill_rank(victim)
+        until(lambda: len(events_of(run, "RunStarted")) == 2 or not together.lives)
+        until(trains(run, events_of(run, "RunStarted")[-1]["step"] + 3))
+        together.kill_rank(0, signal.SIGTERM)
+        assert together.wait() == 0, together.said[-3000:]
+        goes_on_at = events_of(run, "RunStarted")[-1]["step"]
+        said = [event["message"] for event in events_of(run, "Warned") if "start again" in event["message"]]
+        found = re.fullmatch(
+            rf"rank {victim} \(process {pid}\) was ended by SIGKILL, behind step (\d+); all 2 processes start again "
+            rf"from step {goes_on_at}(?:, at least (\d+) steps? trained again)?: restart 1 of at most 3 in an hour",
+            said[0],
+        )
+        assert found and len(said) == 1, said
+        assert int(found[1]) == goes_on_at + int(found[2] or 0)
+        assert (found[2] is not None) == (victim == 0)
+        assert not events_of(run, "HandedOver") and "handed over" not in together.said
+        assert together.said.count("start again") == run.log.read_text().count("start again") == 1
+
+
+HANGS = """\
+import time
+from pathlib import Path
+
+from torch import distributed
+
+from lmplay_tui.models.gpt2ish import GPT2ish
+
+
+class Hangs(GPT2ish):
+    def __init__(self, *, vocab_size, context_len, num_blocks=1, embed_dim=16, num_heads=2, dropout=0.0):
+        super().__init__(vocab_size=vocab_size, context_len=context_len, num_blocks=num_blocks, embed_dim=embed_dim,
+                         num_heads=num_heads, dropout=dropout)
+
+    def trunk(self, *arguments):
+        if distributed.is_initialized() and distributed.get_rank() == RANK and Path("hang").exists():
+            Path("hang").unlink()
+            time.sleep(1000)
+        return super().trunk(*arguments)
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("how", ["is stopped", "works for ever"])
+def test_a_process_that_hangs_is_named_and_all_start_again(model: Path, rank: int, how: str) -> None:
+    """With its host, its device and what it was at; a second rank 0 is not waited for either."""
+    limits = HangLimits(collective_s=6.0, silent_s=6.0, reacts_s=2.0)
+    (model.parent / "hangs.py").write_text(HANGS.replace("RANK", str(rank)))
+    write_plan(model.parent, PLAN.replace('exp = "test_runner"\n', ""))
+    with Together(line(model, "--exp", "hangs.py:Hangs", "--num-blocks", "2"), limits=limits) as together:
+        run = together.run
+        until(trains(run))
+        ask(run, SaveNow())
+        until(trains(run, saved_step(run) + 2))
+        pid = together.ranks()[rank]
+        if how == "is stopped":
+            together.kill_rank(rank, signal.SIGSTOP)
+        else:
+            (model.parent / "hang").touch()
+        until(lambda: len(events_of(run, "RunStarted")) == 2 or not together.lives)
+        assert not psutil.pid_exists(pid)
+        (said,) = (e["message"] for e in events_of(run, "Warned") if "start again" in e["message"])
+        here = f"{socket.gethostname()}, cpu"
+        if rank == 1:
+            assert re.match(rf"rank 1 \({here}\) is still (computing|to begin), and does not answer", said), said
+        elif how == "is stopped":
+            assert said.startswith(f"rank 0 (process {pid}, {here}) has given no sign of life for 6 s, last at: "), said
+        else:
+            hangs = "hangs: the others have waited for it in vain, last at: computing"
+            assert said.startswith(f"rank 0 (process {pid}, {here}) {hangs}"), said
+        goes_on_at = events_of(run, "RunStarted")[-1]["step"]
+        until(trains(run, goes_on_at + 3))
+        together.kill_rank(0, signal.SIGTERM)
+        assert together.wait() == 0
+        assert_no_orphan(run)
