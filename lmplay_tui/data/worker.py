@@ -78,6 +78,10 @@ class WorkerLostError(Exception):
     """The worker could not be started, or has ended without a word: the same batches can be had without it."""
 
 
+class BusError(DataError):
+    """A page of a mapped file could not be had (SIGBUS). Who else reads it may be ended so, with all it holds."""
+
+
 class Worker:
     """The process. Its messages are read in another thread than their user's, so that a user need not wait for one."""
 
@@ -149,7 +153,8 @@ class Worker:
         except subprocess.TimeoutExpired:
             return WorkerLostError("it has stopped talking")
         if -status in _BY_READING:
-            return DataError(
+            kind = BusError if -status == signal.SIGBUS else DataError
+            return kind(
                 f"reading the data has ended their reader ({_signal_name(-status)}): a file was cut short, or its disk "
                 "fails; look at the dataset's files"
             )

@@ -22,7 +22,7 @@ from lmplay_tui.data.sources import count_rows, is_at_hand
 from lmplay_tui.data.splits import Report
 from lmplay_tui.data.stage_data import BATCHES_AHEAD, StageData, open_stage
 from lmplay_tui.data.tokenizer import Tokenizer
-from lmplay_tui.data.worker import Job, Opened, Worker, WorkerLostError
+from lmplay_tui.data.worker import BusError, Job, Opened, Worker, WorkerLostError
 from lmplay_tui.errors import UserError
 from lmplay_tui.options import Part, TrainOptions, names_of
 from lmplay_tui.plan.schema import Stage
@@ -294,18 +294,26 @@ class Feed:
         assert self._process is not None
         try:
             opened: Opened = next(messages)
-        except Exception as error:  # whatever it met there has not been met here
+        except BusError as error:  # this process maps the same files: its thread would be ended so, and the run with it
+            self._end_process()
+            self._leave_thread(Prefetch(_failing(error), 1))
+            return
+        except Exception as error:  # whatever else it met there has not been met here
             self._stay(error)
             return
         if opened.fingerprint != self._data.fingerprint:
             self._stay(WorkerLostError("it finds other data than were opened here"))
             return
+        self._leave_thread(messages)
+        self._process.begin(self._after)
+        self._news.append(LogLine(f"data reader: process {self._process.pid}"))
+
+    def _leave_thread(self, then: Prefetch[Batch]) -> None:
+        """Read no more here. What lies ready is trained first, `then` gives what follows."""
         for batch in self._batches.leave():
             self._waiting.append(batch)
             self._after = batch.position_after
-        self._process.begin(self._after)
-        self._batches = messages
-        self._news.append(LogLine(f"data reader: process {self._process.pid}"))
+        self._batches = then
 
     def _stay(self, error: Exception) -> None:
         self._end_process()
@@ -326,6 +334,12 @@ class Feed:
             self._messages = None
         self._process.close()
         self._process = None
+
+
+def _failing(error: Exception) -> Iterator[Any]:
+    """No batch, but an error in place of the first."""
+    yield from ()
+    raise error
 
 
 class RowCounts:

@@ -115,6 +115,7 @@ class Noted(Worker):
     def __init__(self, source: Source, job: Job, **how: Any) -> None:
         super().__init__(job, **how)
         source.pids.append(self.pid)
+        self.begun()
         self._error: Exception | None = None
         self._reading = super().messages()
         self._first: list[Any] = []
@@ -123,6 +124,9 @@ class Noted(Worker):
         except Exception as error:
             self._error = error
         source.is_slow.clear()
+
+    def begun(self) -> None:
+        """The process has been started, and has yet to open its data."""
 
     def messages(self) -> Iterator[Any]:
         if self._error is not None:
@@ -239,6 +243,29 @@ def test_where_the_process_is_no_use_the_thread_stays(place, undisturbed, slow, 
     assert len(warned) == 1, warned
     assert "data reader: stays a thread" in warned[0] and why in warned[0]
     assert losses(events) == whole
+
+
+class OfALostPage(Noted):
+    """What a page that the disk does not give does to it."""
+
+    def begun(self) -> None:
+        os.kill(self.pid, signal.SIGBUS)
+
+
+@pytest.mark.long
+def test_a_page_that_is_lost_to_the_process_while_it_opens_ends_the_run_saved(place, undisturbed, slow) -> None:
+    """The thread would go on with the same mapped files: a bus error there ends the trainer, and nothing is saved."""
+    whole, _, _ = undisturbed
+    slow.process = OfALostPage
+    events = train(training_plan="plan.toml", model="slow/m.lmp", out_dir="slow")
+    end = last(events)
+    assert isinstance(end, RunFailed), end
+    assert end.exit_code == 3
+    assert "SIGBUS" in end.message
+    trained = losses(events)
+    assert trained == whole[: len(trained)]
+    assert state_of(place / "slow/m.lmp")["runner"]["state"]["progress"]["step"] == len(trained)
+    assert not any(map(alive, slow.pids))
 
 
 class OfADamagedRow(Noted):
