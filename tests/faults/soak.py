@@ -9,6 +9,7 @@ have stayed level, and nothing may be left behind.
 
 import argparse
 import contextlib
+import math
 import os
 import random
 import subprocess
@@ -85,6 +86,7 @@ class Soak:
         self.samples: dict[str, list[Sample]] = {"trainer": [], "viewer": []}
         self.done: dict[str, int] = {}
         self.wrong: list[str] = []
+        self.first_kill_at_s = math.inf
         self._trainer: subprocess.Popen[bytes] | None = None
         self._open = contextlib.ExitStack()
         self._guest: Terminal | None = None
@@ -160,6 +162,7 @@ class Soak:
 
     def _kill(self) -> None:
         assert self._trainer is not None
+        self.first_kill_at_s = min(self.first_kill_at_s, time.monotonic())
         self._trainer.kill()
         self._trainer.wait()
         self._paused = False
@@ -242,11 +245,19 @@ class Soak:
         return max(by_process.values(), key=len, default=[])
 
     def grown(self) -> dict[str, float]:
-        """By how much each figure of each process grew in an hour: of the process that lived longest."""
+        """By how much each figure of each process grew in an hour: of the process that lived longest.
+
+        Before the first kill and after it apart, each with its own warm-up: a viewer needs more memory once, when the
+        run that it looks at goes on from a checkpoint and its journals are read anew.
+        """
         return {
-            f"{name} {figure}": growth_an_hour(self.longest(name), figure)
+            f"{name} {figure}, {when}": growth_an_hour([each for each in self.longest(name) if belongs(each)], figure)
             for name in self.samples
             for figure in FIGURES
+            for when, belongs in (
+                ("calm", lambda each: each.at_s < self.first_kill_at_s),
+                ("killed", lambda each: each.at_s >= self.first_kill_at_s),
+            )
         }
 
     def compare(self) -> None:
@@ -273,7 +284,7 @@ def main() -> int:
         soak.go()
         for name, value in soak.grown().items():
             print(f"{name}: {value:+.2f} an hour")
-            if given.minutes >= ENOUGH_MINUTES and value > MOST_GROWN[name.partition(" ")[2]]:
+            if given.minutes >= ENOUGH_MINUTES and value > MOST_GROWN[name.split()[1].strip(",")]:
                 soak.wrong.append(f"{name} has grown by {value:.2f} an hour")
         print(f"done: {soak.done}; step {saved_step(soak.run)}", flush=True)
         soak.compare()
