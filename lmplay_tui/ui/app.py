@@ -216,7 +216,7 @@ class LmplayApp(TerminalApp):
             return
         if self._stray is not None:
             self.keep_prints(self._stray.new_lines())
-        if self._dashboard is not None and self._dashboard.composed:
+        if self._dashboard is not None and self._dashboard.composed and self.return_code is None:
             self._dashboard.tick()
         done, view = source.done, source.view
         gone = source.live and done is not None and (view.state == "stopped" or view.handed_over is not None)

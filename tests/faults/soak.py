@@ -234,8 +234,13 @@ class Soak:
         for path in self.folder.iterdir():
             if path.name not in known and not path.name.endswith("_stats.json"):
                 yield f"left behind: {path.name}"
-        if saved_step(self.run) != steps_in_journal(self.run):
+        if self._has_trained() and saved_step(self.run) != steps_in_journal(self.run):
             yield f"saved is step {saved_step(self.run)}, and the journal ends with {steps_in_journal(self.run)}"
+
+    def _has_trained(self) -> bool:
+        """Whether the last process has: until it does, what a killed one wrote behind its checkpoint stands."""
+        starts = [each for each in read_journal(self.run.events) if each["event"] == "RunStarted"]
+        return starts[-1]["pid"] == self._pid and saved_step(self.run) > starts[-1]["step"]
 
     def longest(self, name: str) -> list[Sample]:
         """The samples of that process of a name which lived longest."""

@@ -1,5 +1,6 @@
 """What stands on the screen: sizes, ASCII, drawing, the launcher; and that only what changed is painted."""
 
+import asyncio
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +132,28 @@ async def test_a_save_by_schedule_covers_no_pane(dashboard: Open, source: FakeSo
         told = [notice.message for notice in pilot.app._notifications][before:]
         assert ["no space left" in text for text in told] == [True, False]
         assert told[-1].startswith("saved a.lmp (step 331")
+
+
+async def test_a_screen_that_is_left_draws_no_panes_that_are_gone(dashboard: Open, source: FakeSource) -> None:
+    """Textual takes the panes off bit by bit, while timers and callbacks of before still come."""
+    seen: set[int] = set()
+
+    async def draw_on(app: LmplayApp, screen: Dashboard) -> None:
+        while left := len(list(screen.walk_children())):
+            if left not in seen:
+                app.tick()
+                screen.refresh_now()
+                screen.catch_up()
+            seen.add(left)
+            await asyncio.sleep(0)
+
+    async with dashboard(source) as pilot:
+        app, screen = pilot.app, pilot.app.screen
+        assert isinstance(app, LmplayApp) and isinstance(screen, Dashboard)
+        app.exit(0)
+        drawing = asyncio.create_task(draw_on(app, screen))
+    await drawing
+    assert len(seen) > 2, seen  # it was met in pieces
 
 
 def test_the_terminals_title_says_how_far_how_good_how_long() -> None:

@@ -189,6 +189,8 @@ class Dashboard(Screen[None]):
 
     def draw(self, now: float) -> None:
         """Hand the run to each pane that is in sight."""
+        if self.app.return_code is not None:  # the screen is left: its panes go, one by one
+            return
         view = self.view
         self.query_one(StateLine).show(view)
         self._draw_buttons(view)
