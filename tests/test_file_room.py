@@ -29,6 +29,7 @@ MAY = {
     "train/agent.py": "a temporary folder of its own; /dev/null",
     "train/build.py": "names that a pattern takes for this run's, moved as names: no link is followed",
     "train/checkpoint.py": "a checkpoint beside the run, new (x), put in its place as a name",
+    "train/checkpoint_parts.py": "a new folder beside the run, whose name none foresees; what `Folder` has opened",
     "train/checkpointer.py": "checkpoints by the names that the product gives",
     "train/device.py": "/proc",
     "train/handoff.py": "what `Folder` has opened",

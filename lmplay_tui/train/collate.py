@@ -54,24 +54,22 @@ def mini_batches(samples: Sequence[Sample], size: int, *, by_length: bool) -> It
 def mini_batches_of_like_work(
     samples: Sequence[Sample], size: int, work: Callable[[Sample], float]
 ) -> Iterator[list[Sample]]:
-    """Cut a batch into as few mini-batches of at most `size` as there must be, each with about as much work.
+    """Cut a batch into mini-batches of `size`, each with about as much work; the last may be smaller.
 
     For samples that are packed: none is padded to another's length, and whoever computes one of the mini-batches is
     done when the others are. Greedy: the sample with most work comes first, each goes to the mini-batch that has least
-    so far and room (Graham 1969, https://doi.org/10.1137/0117039). The mini-batch with most is the first.
+    so far and room (Graham 1969, https://doi.org/10.1137/0117039). Of those of `size` the one with most is the first.
     """
     made: list[list[Sample]] = [[] for _ in range(-(-len(samples) // size))]
-    with_room = [(0.0, number) for number in range(len(made))]  # a heap: the least work so far, then the first
+    room = [min(size, len(samples) - size * number) for number in range(len(made))]
+    least = [(0.0, number) for number in range(len(made))]  # a heap: the least work so far, then the first
     done: list[tuple[float, int]] = []
     for sample in sorted(samples, key=lambda s: -work(s)):
-        so_far, number = heapq.heappop(with_room)
+        so_far, number = heapq.heappop(least)
         made[number].append(sample)
-        grown = (so_far + work(sample), number)
-        if len(made[number]) < size:
-            heapq.heappush(with_room, grown)
-        else:
-            done.append(grown)
-    for _, number in sorted(done + with_room, key=lambda each: (-each[0], each[1])):
+        heap = least if len(made[number]) < room[number] else done
+        heapq.heappush(heap, (so_far + work(sample), number))
+    for _, number in sorted(done, key=lambda each: (room[each[1]] < size, -each[0], each[1])):
         yield made[number]
 
 

@@ -45,14 +45,14 @@ def test_mini_batches_of_like_work(lengths, size):
     samples = [sample(1, n, seed=i) for i, n in enumerate(lengths)]
     parts = list(mini_batches_of_like_work(samples, size, num_positions))
     works = works_of(parts)
-    assert len(parts) == -(-len(samples) // size), "as few as there must be"
-    assert all(1 <= len(part) <= size for part in parts)
+    whole, rest = divmod(len(samples), size)
+    assert [len(part) for part in parts] == [size] * whole + [rest] * (rest > 0)
     assert sorted(id(s) for part in parts for s in part) == sorted(map(id, samples))
-    assert works == sorted(works, reverse=True), "a lack of memory shows at once"
-    # Whatever came last to one came there because none with room had less to do.
-    for part, work in zip(parts, works, strict=True):
-        if len(part) < size:
-            assert all(other - min(map(num_positions, more)) <= work for more, other in zip(parts, works, strict=True))
+    assert works[:whole] == sorted(works[:whole], reverse=True), "a lack of memory shows at once"
+    # No two of the samples with most work meet.
+    largest = sorted(map(num_positions, samples), reverse=True)[: len(parts)]
+    tops = sorted((max(map(num_positions, part)) for part in parts), reverse=True)
+    assert tops == largest
     again = list(mini_batches_of_like_work(samples, size, num_positions))
     assert [[id(s) for s in part] for part in again] == [[id(s) for s in part] for part in parts]
 
