@@ -39,7 +39,7 @@ check: $(VENV)/.installed-dev  ## ruff, format, types, which room may import whi
 bench: $(VENV)/.installed  ## one table: train, resume, save, tokenize, cut, journal, starts, ui, scaling, ranks
 	$(BIN)/python -m tests.bench all
 
-faults: $(VENV)/.installed-dev  ## the long form of the fault tests: up to an hour on two cores
+faults: $(VENV)/.installed-dev  ## the long form of the fault tests: an hour or two on two cores
 	$(PYTEST) -m "slow or not slow" --timeout 3600 tests/faults tests/plan/test_fuzz.py
 
 screenshots: $(VENV)/.installed-dev  ## the pictures in docs/

@@ -19,6 +19,8 @@ from lmplay_tui.train.agent import RestartLimit, refuse_old_launcher
 from lmplay_tui.train.process_group import Agent, processors
 from tests.faults.terminals import until
 
+ENDS_WITHIN_S = 600  # eleven starts of two processes, each of which loads torch, beside other tests
+
 
 def is_refused() -> bool:
     """Whether this torch is too old for the agent."""
@@ -45,7 +47,7 @@ class Started:
         )  # fmt: skip
 
     def end(self) -> int:
-        self.output, self.errors = self.program.communicate(timeout=120)
+        self.output, self.errors = self.program.communicate(timeout=ENDS_WITHIN_S)
         return self.program.returncode
 
     @property
@@ -72,6 +74,7 @@ def test_processes_add_up_their_ranks_on_127_0_0_1_alone(tmp_path: Path) -> None
 
 
 @pytest.mark.long
+@pytest.mark.timeout(ENDS_WITHIN_S)
 @pytest.mark.parametrize(("rank", "times"), [(0, 2), (1, 10)])
 def test_one_that_is_killed_takes_all_down_and_all_start_again(tmp_path: Path, rank: int, times: int) -> None:
     started = Started(tmp_path, 2, dies=str(rank), times=str(times), most=str(times))
@@ -194,7 +197,7 @@ def test_processes_as_srun_starts_them(tmp_path: Path, nodes: int) -> None:
         )
         for rank in (1, 0)
     ]  # fmt: skip
-    ends = [one.communicate(timeout=120)[1] for one in both]
+    ends = [one.communicate(timeout=ENDS_WITHIN_S)[1] for one in both]
     assert [one.returncode for one in both] == [0, 0], ends
     said = [json.loads(one) for one in (tmp_path / "said.jsonl").read_text().splitlines()]
     assert sorted(one["sum"] for one in said) == [3.0, 3.0]
