@@ -50,6 +50,7 @@ SEAMS = {
     "columns at least": "run.metric_columns:AT_LEAST_BYTES",
     "export looks every": "run.export:POLL_S",
     "heartbeat": "run.folder:HEARTBEAT_S",
+    "state written every": "run.recorder:STATUS_EVERY_S",
     "an answer takes at most": "commands.ctl:MOST_S",
     "proof shown": "train.stage_run:PROOF_SHOWN_S",
     "feed": "train.stage_run:Feed",

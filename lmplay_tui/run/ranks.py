@@ -83,7 +83,7 @@ class StragglerWatch:
     It is one whose own work, before the reduction, took more than 1.2 times the median of the others in 9 of the last
     10 log intervals; it stays one until that holds for fewer than 3. Where ranks say how much they computed,
     that must hold of the time for a token too: a rank that is dealt one mini-batch more than another is not slow, and
-    for one that is dealt little and takes longer for each token, but is done first, nobody waits.
+    for one that is dealt little and takes longer for each token, but is done first, no other waits.
     """
 
     def __init__(self) -> None:
@@ -127,7 +127,7 @@ def _shares(ranks: Sequence[RankState]) -> dict[int, float]:
         by_token = _times_the_others({state.rank: state.compute_s / state.tokens for state in at_work})
         shares = {rank: min(share, by_token[rank]) for rank, share in shares.items()}
     seconds = {state.rank: state.compute_s for state in at_work}
-    return {  # slower by what nobody would notice: as quick as the others
+    return {  # slower by less than can be noticed: as quick as the others
         rank: share if seconds[rank] - seconds[rank] / share >= _NOTICED_S else min(share, 1.0)
         for rank, share in shares.items()
     }

@@ -395,14 +395,16 @@ class _Watch:
                 self._end_hanging(f"has given no sign of life for {silent.seconds:.0f} s")
             if unheard.while_holds(agent.is_given_up and not agent.lost_rank()) >= self._limits.reacts_s:
                 self._end_hanging("hangs: the others have waited for it in vain")
-            others_ended = any(self._has_ended(rank) for rank in range(1, self._count))
-            if unborn.while_holds(sign is None and others_ended) >= FOLLOWS_WITHIN_S:
+            if unborn.while_holds(sign is None and self._has_any_other_ended()) >= FOLLOWS_WITHIN_S:
                 self._end_hanging("has not begun")
 
     def _has_ended(self, rank: int) -> bool:
         """Whether a process has been there and is no more."""
         pid = self._agent.pid_of(rank)
         return pid is not None and not _runs(pid)
+
+    def _has_any_other_ended(self) -> bool:
+        return any(self._has_ended(rank) for rank in range(1, self._count))
 
     def _end_hanging(self, how: str) -> None:
         pid, place, phase = self._agent.pid_of(0), *self._agent.last_words()
@@ -420,7 +422,7 @@ class _Watch:
 
 
 class _Stopwatch:
-    """For how long something has held, by the looks at it: time in which nobody could look, as where this process was
+    """For how long something has held, by the looks at it: time in which this process could not look, as while it was
     stopped too, does not count."""
 
     def __init__(self) -> None:

@@ -247,7 +247,7 @@ class PartsSave:
                     written = write_part(self._folder, 0, self._own)
                 except OSError as error:
                     problem = error
-            written = [*written, *self._others()]  # whatever has failed here: nobody writes behind our back
+            written = [*written, *self._others()]  # whatever has failed here: no process writes on behind our back
             if problem is not None:
                 raise problem
             sync(self._folder.parent)
@@ -272,9 +272,9 @@ class PartsSave:
         return said
 
     def abandon(self) -> None:
-        """There will be no head: remove what has been written, once nobody writes any more."""
+        """There will be no head: remove what has been written, once all processes have stopped writing."""
         if not self._is_over:
-            self._problem = self._problem or OSError("nobody wants it any more")
+            self._problem = self._problem or OSError("is not wanted any more")
             with contextlib.suppress(OSError):
                 self.finish()
         if self._folder is not None:
@@ -295,7 +295,7 @@ def remove_folder(folder: Path) -> None:
 
 
 def found_in(path: Path, said: Mapping[str, Any]) -> dict[str, Deferred]:
-    """The tensors of a head at `path` that says `said` of them (`checkpoint_fields.PARTS` has looked at it).
+    """The tensors of a head at `path` that says `said` of them (`checkpoint_fields.problem_of_parts` has looked at it).
 
     Raises `OSError`, and `DamagedFileError` where the folder's files cannot hold them.
     """

@@ -169,11 +169,11 @@ class KeptCommands:
         self._path = path
         self._before = self._read()
         self._kept = list(self._before)
-        self.progress = Progress()  # the run's, from when on something is obeyed
+        self.progress = Progress()  # the run's, once it trains
         self.problem = ""  # why the next rank 0 will not know what is asked of this one
 
     def note(self, command: Command) -> None:
-        """Keep `command`, which nobody has obeyed yet."""
+        """Keep `command`, which has not been done yet."""
         if not isinstance(command, Refused):
             self._kept.append(_Kept(with_identity(command)))
             self._write()

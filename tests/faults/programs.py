@@ -7,16 +7,11 @@ from lmplay_tui.train.checkpoint import load_checkpoint
 from lmplay_tui.train.checkpointer import strays
 from tests.faults.terminals import Terminal, until
 from tests.journals import read_journal
+from tests.train.runs import SMALL
 
-PLAN = """\
-[train]
-exp = "test_runner"
-num_blocks = 2
-embed_dim = 16
-num_heads = 2
-context_len = 64
-tokenizer = "bytes"
-batch_size = 6
+PLAN = (
+    SMALL
+    + """\
 validation_interval = 40
 eval_interval = 200
 eval_samples = 8
@@ -25,6 +20,7 @@ log_interval = 1
 dataset = "stories.jsonl"
 epochs = 100000
 """
+)
 LINE = ["--training-plan", "plan.toml", "--model", "m.lmp", "--device", "cpu", "--mini-batch-size", "2"]
 
 

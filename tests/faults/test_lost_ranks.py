@@ -16,17 +16,11 @@ from lmplay_tui.train.checkpoint import load_checkpoint
 from tests.faults.programs import saved_step, trains
 from tests.faults.terminals import until
 from tests.faults.together import Together, assert_no_orphan, events_of, line
-from tests.train.runs import write_plan
+from tests.train.runs import SMALL, write_plan
 
-PLAN = """\
-[train]
-exp = "test_runner"
-num_blocks = 2
-embed_dim = 16
-num_heads = 2
-context_len = 64
-tokenizer = "bytes"
-batch_size = 6
+PLAN = (
+    SMALL
+    + """\
 validation_interval = 100000
 eval_interval = 100000
 eval_samples = 8
@@ -38,6 +32,7 @@ epochs = 2
 dataset = "stories.jsonl"
 epochs = 100000
 """
+)
 
 
 @pytest.fixture

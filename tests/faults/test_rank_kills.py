@@ -15,18 +15,12 @@ from lmplay_tui.train.checkpointer import strays
 from tests.faults.programs import steps_in_journal
 from tests.faults.terminals import until
 from tests.faults.together import TRAINS_AGAIN_WITHIN_S, Together, assert_no_orphan, crowded, events_of, line
-from tests.train.runs import differences, state_of, statistics_of, write_plan, write_rows
+from tests.train.runs import SMALL, differences, state_of, statistics_of, write_plan, write_rows
 
 # Saves, validations and evaluations lie close together: a kill at any time meets each of them.
-PLAN = """\
-[train]
-exp = "test_runner"
-num_blocks = 2
-embed_dim = 16
-num_heads = 2
-context_len = 64
-tokenizer = "bytes"
-batch_size = 6
+PLAN = (
+    SMALL
+    + """\
 lr = 0.01
 dropout = 0.1
 validation_interval = 10
@@ -46,6 +40,7 @@ optimizer = "adam"
 lr_schedule = "cosine"
 shuffle = true
 """
+)
 MOMENTS = ("start", "step", "update", "save", "evaluation", "pause")
 
 

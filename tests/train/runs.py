@@ -25,7 +25,8 @@ SENTENCES = [
     "How could that be?", "She wound it up again.", "Then she went home.",
 ]  # fmt: skip
 
-PLAN = """\
+# What the plans of small models begin with.
+SMALL = """\
 [train]
 exp = "test_runner"
 num_blocks = 2
@@ -34,6 +35,11 @@ num_heads = 2
 context_len = 64
 tokenizer = "bytes"
 batch_size = 6
+"""
+
+PLAN = (
+    SMALL
+    + """\
 lr = 0.01
 dropout = 0.1
 validation_interval = 5
@@ -56,6 +62,7 @@ weights = [0.3, 0.7]
 epochs = 0.2
 optimizer = "adam"
 """
+)
 
 
 TINY = """\

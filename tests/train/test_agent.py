@@ -50,6 +50,13 @@ class Started:
         self.output, self.errors = self.program.communicate(timeout=ENDS_WITHIN_S)
         return self.program.returncode
 
+    def leave_at_once(self) -> int:
+        """By Ctrl+C twice."""
+        self.program.send_signal(signal.SIGINT)
+        time.sleep(0.2)
+        self.program.send_signal(signal.SIGINT)
+        return self.end()
+
     @property
     def said(self) -> list[dict]:
         try:
@@ -131,10 +138,7 @@ def test_a_process_that_is_stopped_does_not_hold_the_others_back_for_ever(tmp_pa
     os.kill(by_rank[0], signal.SIGKILL)
     until(lambda: len(started.said) == 4)  # all were started again
     assert not is_alive(by_rank[1])
-    started.program.send_signal(signal.SIGINT)
-    time.sleep(0.2)
-    started.program.send_signal(signal.SIGINT)
-    assert started.end() == 130
+    assert started.leave_at_once() == 130
     until(lambda: not any(is_alive(one["pid"]) for one in started.said), seconds=5.0)
 
 
@@ -147,10 +151,7 @@ def test_a_rank_0_that_is_stopped_before_it_has_begun_does_not_hold_the_others_b
     os.kill(by_rank[1], signal.SIGKILL)
     until(lambda: len(started.said) == 4)  # all were started again
     assert not is_alive(by_rank[0])
-    started.program.send_signal(signal.SIGINT)
-    time.sleep(0.2)
-    started.program.send_signal(signal.SIGINT)
-    assert started.end() == 130
+    assert started.leave_at_once() == 130
     assert "was ended by SIGKILL, rank 0 (process" in started.output and "has not begun left: 2" in started.output
 
 
