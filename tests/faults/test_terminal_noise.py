@@ -85,7 +85,7 @@ def test_the_run_goes_on(long_run, noise):
 class Slow(FakeSource):
     """A run to which the first command takes longer than a paste may be silent."""
 
-    pauses = iter([PASTE_SILENCE_S * 2])
+    pauses = iter([PASTE_SILENCE_S * 4])
 
     def send(self, command: Command) -> bool:
         time.sleep(next(self.pauses, 0))
@@ -93,14 +93,21 @@ class Slow(FakeSource):
 
 
 @pytest.mark.long
-def test_a_paste_without_an_end_does_not_swallow_what_comes_behind_a_silence(place):
-    """Also where the app comes to all of it at once, for it was busy all the while."""
+@pytest.mark.parametrize("piece", [1, 400], ids=["letter by letter", "at once"])
+def test_a_paste_without_an_end_does_not_swallow_what_comes_behind_a_silence(place, piece):
+    """Also where the app comes to all of it at once, for it was busy all the while, in however many pieces it came."""
     source = Slow()
     source.waiting = list(training(60))
     source.poll()
+    keys = b";" * 400  # which do nothing
+    assert len(keys) > 2 * MOST_WAITING
     with Terminal(shown(source)) as terminal:
         until(lambda: b"\x1b[?2004h" in terminal.output)
-        terminal.type(b"s" + b"z" * 2 * MOST_WAITING + b"\x1b[200~pasted")
+        terminal.type(b"s")
+        for begin in range(0, len(keys), piece):
+            terminal.type(keys[begin : begin + piece])
+            time.sleep(0.002)  # else it is read as one
+        terminal.type(b"\x1b[200~pasted")
         time.sleep(PASTE_SILENCE_S * 1.5)
         terminal.type(b"\x03\x03")
         assert terminal.wait() == EXIT_LEFT_AT_ONCE

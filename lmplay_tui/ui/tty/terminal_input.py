@@ -32,7 +32,7 @@ CATCHES_UP_S = 0.01
 LOOK_S = 0.1  # at most so long until it is seen that the app leaves
 READ_BYTES = 1 << 10
 MOST_WAITING = 64  # messages that the app has not come to: more are made when it has, so that it can always be left
-MOST_AHEAD = 256  # pieces of input, and silences between them, that are read until then
+MOST_AHEAD = 1 << 18  # bytes that are read until then: in what the terminal's line keeps, no silence can be seen
 LONGEST = 32  # characters of a sequence that Textual's parser knows; it types a longer one letter by letter
 
 PASTE, PASTE_END = "\x1b[200~", "\x1b[201~"
@@ -179,13 +179,15 @@ class TerminalDriver(LinuxDriver):
         # Bytes, and seconds of silence, that the app has not come to. A silence is seen while it lasts or never: what
         # comes behind it lies in the terminal's line as if it had come at once.
         ahead: deque[bytes | float] = deque()
+        bytes_ahead = 0
         while not self.exit_event.is_set():
             is_behind = self._app.message_queue_size > MOST_WAITING
             if ahead and not is_behind:
                 part = ahead.popleft()
+                bytes_ahead -= len(part) if isinstance(part, bytes) else 0
                 for message in typed.feed(part) if isinstance(part, bytes) else typed.tick(part):
                     self.process_message(message)
-            if len(ahead) >= MOST_AHEAD:
+            if bytes_ahead >= MOST_AHEAD:
                 self.exit_event.wait(CATCHES_UP_S if is_behind else 0)
                 continue
             look_s = CATCHES_UP_S if is_behind else 0 if ahead else LOOK_S
@@ -202,7 +204,7 @@ class TerminalDriver(LinuxDriver):
                 continue
             lost_since = None
             if data:
-                came_at = time.monotonic()
+                came_at, bytes_ahead = time.monotonic(), bytes_ahead + len(data)
             elif ahead and isinstance(ahead[-1], float):
                 ahead.pop()  # it lasts
             ahead.append(data or time.monotonic() - came_at)
