@@ -1,4 +1,7 @@
-"""The only gate for foreign text (data, model output, file names, exceptions) to a terminal; our signs in ASCII."""
+"""The only gate for foreign text (data, model output, file names, exceptions) to a terminal; our signs in ASCII.
+
+And the one to the file system: which text can name a file at all.
+"""
 
 import re
 
@@ -51,6 +54,14 @@ def printable(text: object, limit: int | None = None) -> str:
 def one_line(text: object, limit: int = 200) -> str:
     """`printable` on a single line: runs of white space become one space."""
     return printable(" ".join(str(text).split()), limit)
+
+
+def can_name_a_file(text: str) -> bool:
+    """Whether the system can be asked for such a path: one with NUL, or half a character, raises `ValueError`.
+
+    U+DC80 to U+DCFF are no halves there: each stands for a byte of a name that is not UTF-8 (PEP 383).
+    """
+    return re.search("[\0\ud800-\udc7f\udd00-\udfff]", text) is None
 
 
 # Signs that we draw with, and what stands for them where a terminal knows ASCII alone: of as many cells.

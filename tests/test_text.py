@@ -2,10 +2,11 @@
 
 import unicodedata
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
-from lmplay_tui.text import one_line, printable
+from lmplay_tui.text import can_name_a_file, one_line, printable
 from tests.examples import some
 
 PAYLOADS = ["\x1b[2J", "\x1b]52;c;aGk=\x07", "\x1b]0;title\x07", "\x9b31m", "\u202egnp.exe", "a\rb", "\x07", "\x7f",
@@ -61,3 +62,14 @@ def test_limits():
 def test_marks_do_not_pile_up() -> None:
     assert printable("e\u0301te\u0301, vie\u0323\u0302t") == "e\u0301te\u0301, vie\u0323\u0302t"
     assert printable("Z" + "\u0301\u0489" * 150 + "a\u0301") == "Z" + "\u0301\u0489" * 2 + "a\u0301"
+
+
+def test_what_can_name_a_file_is_what_the_system_can_be_asked_for():
+    for char in ("a", "é", "\U0001f600", "\x01", "\n", "\0", *map(chr, range(0xD7FF, 0xE001))):
+        try:
+            Path(f"no such/{char}").stat()
+        except FileNotFoundError:
+            can = True
+        except ValueError:
+            can = False
+        assert can_name_a_file(f"no such/{char}") == can, ascii(char)

@@ -15,7 +15,7 @@ from lmplay_tui.run.journal import number, stamp, utc_time
 from lmplay_tui.run.metric_names import OF_STEPS, RECENT_LOSS
 from lmplay_tui.run.pace import Pace
 from lmplay_tui.run.ranks import Ranks
-from lmplay_tui.text import one_line
+from lmplay_tui.text import can_name_a_file, one_line
 
 
 @dataclass
@@ -146,6 +146,8 @@ class RunStatus:
     def carry_over(self, record: Mapping[str, Any]) -> None:
         """Take from a `run.json` what holds until this start of the run knows better; anything may stand there."""
         self.device, self.plan_folder = (str(record.get(key) or "") for key in ("device", "plan_folder"))
+        if not can_name_a_file(self.plan_folder):
+            self.plan_folder = ""
         self.own_experiment = one_line(record.get("own_experiment") or "", 1000)
         self._take_stages(events.read_stages(record.get("stages")))
         names = [stage.plan_name for stage in self.stages]

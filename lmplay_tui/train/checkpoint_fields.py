@@ -18,7 +18,7 @@ import torch
 from lmplay_tui.options import MAX_INT, OPTIONS, check, shown_value
 from lmplay_tui.plan.schema import NAME_PATTERN
 from lmplay_tui.run.statistics import AVERAGED, MAX_POINTS, SPLITS
-from lmplay_tui.text import one_line
+from lmplay_tui.text import can_name_a_file, one_line
 from lmplay_tui.train.checkpoint_parts import FORMATS, Deferred
 
 FORMAT = 1
@@ -86,7 +86,7 @@ def text(at_most: int = 400, *, is_utf8: bool = True) -> One:
     """Text without NUL. `is_utf8` False: a path, which may hold any other byte."""
 
     def fits(value: object) -> bool:
-        if not isinstance(value, str) or len(value) > at_most or "\0" in value:
+        if not isinstance(value, str) or len(value) > at_most or not can_name_a_file(value):
             return False
         return not is_utf8 or re.search("[\ud800-\udfff]", value) is None
 

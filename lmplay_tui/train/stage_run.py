@@ -61,7 +61,14 @@ class StageEntry:
         yield from self._data.open(stage, self._controls)
         data = self._data.of(stage)
         yield from self._take_over(stage, data, is_new=is_new)
+        optimizer_before = state.optimizer_before
         run = self._prepared(stage, data, is_new=is_new)
+        if not is_new and optimizer_before not in ("", run.options.optimizer):
+            yield Warned(
+                f"stage {stage.name}: its optimizer is {run.options.optimizer}, the checkpoint's {optimizer_before}: "
+                "the optimizer's state begins anew",
+                progress.step,
+            )
         names = [s.name for s in state.settings.plan.stages]
         yield StageStarted(
             stage=stage.name,

@@ -57,6 +57,11 @@ class TrainState:
     def device(self) -> torch.device:
         return self.precision.device
 
+    @property
+    def optimizer_before(self) -> str:
+        """The optimizer until the next stage is entered, a checkpoint's too; empty where there was none."""
+        return self.optimizer_name if self.loaded_optimizer is None else self.loaded_optimizer["name"]
+
     def stage_options(self, stage: Stage) -> TrainOptions:
         """The options that hold in `stage`, as the settings are now."""
         return self.settings.for_stage(stage)
@@ -70,9 +75,7 @@ class TrainState:
         """
         options = self.stage_options(stage)
         self._freeze(options.default_freeze)
-        name_before, self.optimizer_name = self.optimizer_name, options.optimizer
-        if self.loaded_optimizer is not None:
-            name_before = self.loaded_optimizer["name"]
+        name_before, self.optimizer_name = self.optimizer_before, options.optimizer
         fresh = is_new and options.reset_optimizer
         is_other = name_before not in ("", options.optimizer)
         if (fresh or is_other) and self.progress.warm_up is not None:

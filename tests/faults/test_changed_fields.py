@@ -59,7 +59,8 @@ ZEROS = torch.zeros(48, 16)
 CHANGED: dict[str, list[Any]] = {
     "curriculum": [None, []],
     "curriculum/state_args/plan": [3, "\0", "[train]\nlr = \ud800"],
-    "curriculum/state_args/plan_folder": [None, "/tmp/\0"],
+    "curriculum/state_args/plan_folder": [None, "/tmp/\0", "/tmp/\ud800"],
+    "curriculum/state_args/plan_name": ["\udfff"],
     "curriculum/state_args/current_step": ["pairs", doubled()],
     "curriculum/state/stories/tokens": [7],
     "model/state_args/num_blocks": [10**9, 1000, 2.5, doubled()],

@@ -118,6 +118,12 @@ def test_any_run_json_can_be_carried_over(run: RunFolder, value: object) -> None
     assert status_of(run)["step"] == 0
 
 
+@pytest.mark.parametrize("folder", ["/a\0b", "/\ud800", "\0"])
+def test_a_folder_that_no_system_has_is_not_known(run: RunFolder, folder: str) -> None:
+    run.files.write("run.json", json.dumps({"name": "m", "plan_folder": folder}).encode("ascii"))
+    assert not saved_status(run, alive=False).plan_folder
+
+
 @pytest.mark.parametrize("value", ["x", None, [], {"a": 1}, 10**400, -1, True, "\x1b[2J"])
 def test_a_holder_is_named_whatever_stands_in_run_json(run: RunFolder, value: object) -> None:
     """By the lock's message, and by what waits for the run's process."""

@@ -194,6 +194,15 @@ def test_a_finished_run_is_extended(place, undisturbed):
     assert last(train(model="whole/m.lmp", out_dir="whole")).already, "it is not extended once more"
 
 
+@pytest.mark.parametrize(("optimizer", "said"), [("adamw", []), ("sgd", ["sgd, the checkpoint's adamw"])])
+def test_a_resume_with_another_optimizer_says_that_its_state_begins_anew(place, optimizer, said):
+    stop_after(2, training_plan=write_plan(place), model="m.lmp")
+    warned = [e.message for e in stop_after(3, model="m.lmp", optimizer=optimizer) if isinstance(e, Warned)]
+    assert [message for message in warned if "optimizer" in message] == [
+        f"stage stories: its optimizer is {each}: the optimizer's state begins anew" for each in said
+    ]
+
+
 def test_there_must_be_a_run_to_extend(place):
     end = last(train(training_plan=write_plan(place), model="none/m.lmp", extend=1.0))
     assert isinstance(end, RunFailed)
