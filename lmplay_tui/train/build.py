@@ -128,7 +128,8 @@ def read_start(run: RunFolder, launch: Launch, warnings: list[str]) -> Start:
             folder=Path(curriculum["plan_folder"]),
         )  # fmt: skip
     except PlanError as error:
-        raise UserError(f"the checkpoint's plan cannot be used any more:\n{error}") from None
+        more = f" (and {len(error.problems) - 1} more)" if len(error.problems) > 1 else ""
+        raise UserError(f"the checkpoint's plan cannot be used any more: {error.problems[0]}{more}") from None
     as_given = curriculum.get("plan_as_given") or plan_before.text
     unedited = curriculum.get("plan_unedited") or as_given
     plan = plan_before
