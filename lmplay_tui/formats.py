@@ -52,6 +52,11 @@ def format_count(count: float, *, guessed: bool = False) -> str:
     return f"{count:,.0f}"
 
 
+def counted(count: float, noun: str) -> str:
+    """`1 row`, `2,000 rows`, `0.5 epochs`."""
+    return (f"{count:,}" if isinstance(count, int) else f"{count:g}") + f" {noun}" + ("" if count == 1 else "s")
+
+
 def format_parameters(num_parameters: float) -> str:
     """The size of a model: `124.4 M parameters`."""
     return f"{num_parameters / 1e6:.1f} M parameters"

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from lmplay_tui.errors import UserError
 from lmplay_tui.formats import (
+    counted,
     format_age,
     format_bytes,
     format_clock,
@@ -50,6 +51,10 @@ START_S = 1_600_000_000.0  # 12:26:40 UTC
         (format_rate(9120), "9.1k"),
         (format_rate(1.2e6), "1.20M"),
         (format_rate(math.nan), "–"),
+        (counted(1, "row"), "1 row"),
+        (counted(2_000, "row"), "2,000 rows"),
+        (counted(0.5, "epoch"), "0.5 epochs"),
+        (counted(1.0, "epoch"), "1 epoch"),
         (format_count(81_204), "81,204"),
         (format_count(1_234_567), "1.23M"),
         (format_count(math.nan), "–"),

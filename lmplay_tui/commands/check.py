@@ -12,7 +12,7 @@ from lmplay_tui.command_line import add_options, checked_options, new_parser, re
 from lmplay_tui.commands.columns import cut
 from lmplay_tui.commands.lines import to_stderr
 from lmplay_tui.errors import EXIT_OK, EXIT_USAGE, UserError
-from lmplay_tui.formats import format_bytes, format_duration, format_parameters, format_percent
+from lmplay_tui.formats import counted, format_bytes, format_duration, format_parameters, format_percent
 from lmplay_tui.options import Launch, home_path, screen_options
 from lmplay_tui.text import one_line, printable
 
@@ -104,7 +104,7 @@ def as_text(report: Mapping[str, Any]) -> str:
     """The report as a person reads it."""
     model, count = report["model"], len(report["stages"])
     lines = [
-        f"plan {one_line(report['plan'])}: {count} {'stage' if count == 1 else 'stages'}; "
+        f"plan {one_line(report['plan'])}: {counted(count, 'stage')}; "
         f"{one_line(model['exp'])}, {format_parameters(model['parameters'])}, context {model['context_len']}, "
         f"tokenizer {one_line(model['tokenizer'])}; {one_line(report['device'])}"
         + ("" if report["processes"] == 1 else f"; {report['processes']} processes, times estimated for one"),
@@ -122,7 +122,7 @@ def as_text(report: Mapping[str, Any]) -> str:
                 told.append(key)
                 lines += ["", *_dataset_lines(dataset)]
         if stage.get("rows_without_sample_estimate"):
-            without = f"about {stage['rows_without_sample_estimate']:,} of {stage['rows']:,} rows"
+            without = f"about {stage['rows_without_sample_estimate']:,} of {counted(stage['rows'], 'row')}"
             lines += ["", f"stage {one_line(stage['name'])}: {without} give no sample (est.)"]
     lines += ["", one_line(report["leak_guard"]["sentence"], 400), ""]
     lines += [f"{'ok ' if step['ok'] else 'NO '} {one_line(step['what'], 400)}" for step in report["tried"]]
@@ -138,7 +138,9 @@ def _dataset_lines(dataset: Mapping[str, Any]) -> list[str]:
     name = one_line(dataset["name"])
     lines = [f"dataset {name}: columns: {one_line(dataset['columns'], 4000)}"]
     lines += [f"dataset {name}: {one_line(note, 1000)}" for note in dataset["notes"]]
-    lines.append(f"dataset {name}: {dataset['rows']:,} rows to train on, {dataset['rows_held_out']:,} to validate on")
+    lines.append(
+        f"dataset {name}: {counted(dataset['rows'], 'row')} to train on, {dataset['rows_held_out']:,} to validate on"
+    )
     for sample in dataset["samples"]:
         lines += sample_lines(sample)
     return lines
@@ -147,7 +149,7 @@ def _dataset_lines(dataset: Mapping[str, Any]) -> list[str]:
 def sample_lines(sample: Mapping[str, Any]) -> list[str]:
     """A sample as the model sees it, between quotation marks: line breaks as a sign, the end-of-text mark by name."""
     return [
-        f"  row {sample['row']}, {sample['tokens']} tokens",
+        f"  row {sample['row']}, {counted(sample['tokens'], 'token')}",
         f"    prompt: {_seen(sample['prompt']) if sample['prompt'] else END_OF_TEXT}",
         f"    truth:  {_seen(sample['truth'])}{END_OF_TEXT if sample['ends'] else ''}",
     ]

@@ -8,7 +8,7 @@ from typing import Any
 
 from lmplay_tui.command_line import new_parser, parse_line
 from lmplay_tui.errors import EXIT_LEFT_AT_ONCE, EXIT_OK, UserError
-from lmplay_tui.formats import format_megabytes
+from lmplay_tui.formats import counted, format_megabytes
 from lmplay_tui.options import home_path
 from lmplay_tui.run.export import (
     CsvFile,
@@ -115,7 +115,7 @@ def _export_metrics(run: RunFolder, target: Path, line: argparse.Namespace) -> i
     if table is not None:
         table.show()
     else:
-        print(f"{one_line(target)}: {num_rows} rows")
+        print(f"{one_line(target)}: {counted(num_rows, 'row')}")
     return EXIT_OK
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from lmplay_tui.command_line import new_parser, parse_line
 from lmplay_tui.commands.check import Progress, as_text
 from lmplay_tui.errors import EXIT_OK, EXIT_USAGE, UserError, os_error
-from lmplay_tui.formats import format_bytes, format_count
+from lmplay_tui.formats import counted, format_bytes, format_count
 from lmplay_tui.options import Launch, TrainOptions, check, home_path, resolve
 from lmplay_tui.process import typed
 from lmplay_tui.text import one_line, printable
@@ -296,7 +296,7 @@ def _key(name: str, value: object) -> str:
 def _dataset_lines(one: Measured, target: Path) -> list[str]:
     held = f"{one.rows_held_out:,} {'of a split of its own' if one.is_own_split else 'held out of them'}"
     lines = [
-        f"# {format_bytes(one.size_bytes)}: {one.rows:,} rows to train on, {held} to validate on;",
+        f"# {format_bytes(one.size_bytes)}: {counted(one.rows, 'row')} to train on, {held} to validate on;",
         f"# {format_count(one.tokens, guessed=True)} tokens, {one.tokens / max(one.rows, 1):.0f} a row.",
         f"# Columns: {one_line(one.said, 1000)}",
         *(f"# {one_line(note, 1000)}" for note in one.notes),

@@ -15,6 +15,7 @@ from lmplay_tui.data.cells import Column, Spell, looks_nested
 from lmplay_tui.data.messages import plain
 from lmplay_tui.data.rows import Columns
 from lmplay_tui.errors import UserError
+from lmplay_tui.formats import counted
 from lmplay_tui.options import nearest
 from lmplay_tui.plan.schema import DatasetSpec
 from lmplay_tui.text import one_line
@@ -146,7 +147,7 @@ def _notes(chosen: Columns, look: _Look) -> Iterable[str]:
         speakers = Counter(turn.speaker for row in rows for turn in chosen.turns(row, met))
         for said, count in met.items():
             name = " + ".join(chosen.messages or (chosen.history or "",))
-            yield f"{one_line(name, 60)}: {count} {said} (in the first {len(rows):,} rows)"
+            yield f"{one_line(name, 60)}: {count} {said} (in the first {counted(len(rows), 'row')})"
         unknown = [one_line(name, 40) for name in speakers if name and not chat.is_known(name)]
         if unknown:
             yield f"roles that are not known are read as prompts: {one_line(', '.join(unknown[:8]), 200)}"

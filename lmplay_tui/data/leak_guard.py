@@ -15,6 +15,7 @@ from lmplay_tui.data.order import TrainingOrder, ValidationOrder
 from lmplay_tui.data.samples import Item
 from lmplay_tui.data.shuffle import Permutation, keyed
 from lmplay_tui.data.stage_data import StageData
+from lmplay_tui.formats import counted
 from lmplay_tui.plan.schema import Stage
 from lmplay_tui.text import one_line
 
@@ -72,8 +73,8 @@ class LeakReport:
         elif self.evaluation_rows and not looked:
             said = "no row to train on could be looked at"
         elif self.evaluation_rows:
-            of = f" of {rows:,}" if looked < rows else ""
-            said = f"no training row carries an evaluation text ({looked:,}{of} rows looked at)"
+            of = f"{looked:,} of " if looked < rows else ""
+            said = f"no training row carries an evaluation text ({of}{counted(rows, 'row')} looked at)"
         else:
             said = "no row with a text is evaluated on, so there is nothing to look for"
         unseen = f"; not looked at before its data are opened: {', '.join(self.not_open)}" if self.not_open else ""

@@ -14,6 +14,7 @@ from lmplay_tui.data.mapped_files import MappedRows
 from lmplay_tui.data.messages import Turn
 from lmplay_tui.data.samples import Item
 from lmplay_tui.errors import DataError, UserError
+from lmplay_tui.formats import counted
 from lmplay_tui.text import one_line
 
 _SAMPLED_ROWS = 64
@@ -239,7 +240,7 @@ class _Seen:
         """One sentence."""
         columns = self._columns
         rows = (
-            f"none of its {num_rows:,} rows"
+            f"none of its {counted(num_rows, 'row')}"
             if self._rows == num_rows
             else (f"none of the {self._rows:,} rows looked at, of {num_rows:,},")
         )

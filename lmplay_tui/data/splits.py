@@ -15,6 +15,7 @@ from lmplay_tui.data.library import quiet_datasets
 from lmplay_tui.data.mapped_files import check_places
 from lmplay_tui.data.rows import Rows
 from lmplay_tui.errors import UserError
+from lmplay_tui.formats import counted
 from lmplay_tui.options import nearest
 from lmplay_tui.plan.schema import DatasetSpec
 from lmplay_tui.text import one_line
@@ -186,9 +187,9 @@ def _split(spec: DatasetSpec, name: str, known: Mapping[str, SplitRows]) -> Spli
         raise UserError(f"{shown} cannot be read ({said}); write train[:50%], train[10:20] or train+test") from None
     for part in wanted:
         if part.to <= part.from_:
-            rows = f"{sizes[part.splitname]:,}"
+            rows = counted(sizes[part.splitname], "row")
             raise UserError(f"{shown} holds nothing in rows {part.from_:,} to {part.to:,}; "
-                            f"{one_line(part.splitname, 60)} has {rows} rows")  # fmt: skip
+                            f"{one_line(part.splitname, 60)} has {rows}")  # fmt: skip
     try:
         return _joined([_sliced(known[part.splitname], part.from_, part.to) for part in wanted])
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:

@@ -16,6 +16,7 @@ from lmplay_tui.data.sources import claims_of_plan, open_source
 from lmplay_tui.data.splits import Report
 from lmplay_tui.data.tokenizer import Tokenizer
 from lmplay_tui.errors import UserError
+from lmplay_tui.formats import counted
 from lmplay_tui.options import TrainOptions
 from lmplay_tui.plan.schema import Stage
 from lmplay_tui.text import one_line
@@ -47,8 +48,8 @@ def open_stage(
         look = look_at(part)
         if look.rows_without_sample == look.rows == part.training_rows:  # those with words are held out
             raise UserError(
-                f"dataset {spec.name}: none of its {look.rows:,} rows to train on gives a sample: there are no words "
-                f"in what is read of them ({source.columns})"
+                f"dataset {spec.name}: none of its {counted(look.rows, 'row')} to train on gives a sample: there are "
+                f"no words in what is read of them ({source.columns})"
             )
         parts.append(part)
         looks.append(look)
@@ -63,8 +64,8 @@ def _nothing_to_train(stage: Stage, part: StagePart) -> str:
     takers = ", ".join(one_line(name, 60) for name in part.taken_by)
     whose = f"stage {takers} validates" if len(part.taken_by) == 1 else f"stages {takers} validate"
     return (
-        f"{shown}: {whose} on the {part.source.train.num_rows:,} rows that stage {one_line(stage.name, 60)} would "
-        "train; name another split to train on, or another validation there"
+        f"{shown}: {whose} on the {counted(part.source.train.num_rows, 'row')} that stage {one_line(stage.name, 60)} "
+        "would train; name another split to train on, or another validation there"
     )
 
 

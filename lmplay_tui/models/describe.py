@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lmplay_tui.formats import format_memory, format_percent
+from lmplay_tui.formats import counted, format_memory, format_percent
 from lmplay_tui.models.units import computed_once, units_of
 from lmplay_tui.text import one_line
 
@@ -135,7 +135,7 @@ def _memory_table(
     precision = "float32" if amp_dtype is None else f"mixed {str(amp_dtype).removeprefix('torch.')}"
     of_each = f" of each of {num_ranks} processes" if num_ranks > 1 else ""
     title = (
-        f"Memory{of_each} to train, estimated: {precision}, mini-batches of {mini_batch_size} samples "
+        f"Memory{of_each} to train, estimated: {precision}, mini-batches of {counted(mini_batch_size, 'sample')} "
         f"as long as the context ({num_tokens:,} tokens)"
     )
     gradients = _bytes_of_gradients(model)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lmplay_tui.formats import counted
 from lmplay_tui.options import OPTIONS, Part, Where, names_of, resolve
 from lmplay_tui.plan.problems import KeyPath, Places, Problem, locate, shown_key
 from lmplay_tui.plan.reading import parse_plan, plan_text
@@ -48,7 +49,7 @@ def list_changes(old: Plan, new: Plan) -> list[Change]:
     for name, stage in after.items():
         place = f"stage {name}"
         if name not in before:
-            changes.append(Change(place, f"new, {stage.epochs:g} epochs", name))
+            changes.append(Change(place, f"new, {counted(stage.epochs, 'epoch')}", name))
             continue
         was = before[name]
         if was.epochs != stage.epochs:

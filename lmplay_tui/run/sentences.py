@@ -6,7 +6,7 @@ Everything that is foreign in an event (names, paths, messages) is made fit for 
 import math
 from typing import Literal, NamedTuple
 
-from lmplay_tui.formats import format_bytes, format_duration, format_parameters, format_percent
+from lmplay_tui.formats import counted, format_bytes, format_duration, format_parameters, format_percent
 from lmplay_tui.run import events
 from lmplay_tui.run.learning_rate import rate_sentence
 from lmplay_tui.text import one_line, printable
@@ -66,7 +66,7 @@ def _words(event: events.Event) -> tuple[Level, str | None]:  # noqa: PLR0912  (
         case events.TextLeftOut():
             return "warning", _text_left_out(event)
         case events.StageStarted():
-            return "info", f"stage {one_line(event.stage)} begins, {event.rows_total:,} rows"
+            return "info", f"stage {one_line(event.stage)} begins, {counted(event.rows_total, 'row')}"
         case events.StageDone():
             return "good", _stage_done(event)
         case events.LearningRateChanged():
@@ -149,7 +149,7 @@ def _more_of_dataset(event: events.DatasetOpened) -> list[str]:
     name = one_line(event.dataset)
     lines = [f"dataset {name}: {one_line(note, 1000)}" for note in event.notes]
     if event.rows_without_sample > 0:
-        without = f"{event.rows_without_sample:,} of its first {event.rows_looked_at:,} rows"
+        without = f"{event.rows_without_sample:,} of its first {counted(event.rows_looked_at, 'row')}"
         lines.append(f"dataset {name}: {without} give no sample: there are no words in them")
     return lines
 
@@ -169,7 +169,7 @@ def _stage_done(event: events.StageDone) -> str:
     if event.text_shown is not None and event.text_shown < 0.9995:
         text += f", text shown {format_percent(event.text_shown, 1)}"
     without = event.rows_without_sample
-    return text + (f", {without:,} rows without a sample" if without > 0 else "")
+    return text + (f", {counted(without, 'row')} without a sample" if without > 0 else "")
 
 
 def _saved(event: events.CheckpointSaved) -> str:

@@ -26,6 +26,7 @@ import psutil
 from torch.distributed.elastic.multiprocessing.api import PContext
 
 from lmplay_tui.errors import EXIT_LEFT_AT_ONCE, EXIT_TRAINING, UserError
+from lmplay_tui.formats import counted
 from lmplay_tui.options import OPTIONS, Launch, Part, command_words
 from lmplay_tui.process import own_command, own_environment
 from lmplay_tui.run.control_files import leave_command
@@ -77,7 +78,7 @@ def train_together(
         reached = int(status.at.step) if math.isfinite(status.at.step) else step
         what = f"{what}, behind step {reached:,}"
         if limit.allows_one_more():
-            again = f", at least {_steps(reached - step)} trained again" if reached > step else ""
+            again = f", at least {counted(reached - step, 'step')} trained again" if reached > step else ""
             times = f"restart {limit.count} of at most {limit.most} in an hour"
             tell(Warned(f"{what}; {_all(left)} again from step {step:,}{again}: {times}", step))
             return True
@@ -115,10 +116,6 @@ def refuse_old_launcher() -> None:
 
     if not hasattr(LaunchConfig, "signals_to_handle"):
         raise UserError(f"--nproc: torch {torch.__version__} is too old for it; install a newer one, or use torchrun")
-
-
-def _steps(count: int) -> str:
-    return "1 step" if count == 1 else f"{count:,} steps"
 
 
 def _all(count: int) -> str:

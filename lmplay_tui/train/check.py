@@ -23,7 +23,7 @@ from lmplay_tui.data.splits import Report
 from lmplay_tui.data.stage_data import StageData, open_stage
 from lmplay_tui.data.tokenizer import load_tokenizer
 from lmplay_tui.errors import UserError
-from lmplay_tui.formats import format_bytes, format_megabytes
+from lmplay_tui.formats import counted, format_bytes, format_megabytes
 from lmplay_tui.models.describe import describe
 from lmplay_tui.options import Launch, TrainOptions
 from lmplay_tui.plan.builtin import DEFAULT_PLAN
@@ -197,8 +197,9 @@ def _sampled(stage: Stage, data: StageData, options: TrainOptions) -> dict[str, 
         "warnings": [sentence.text for event in left_out(found, stage) if (sentence := sentence_of(event))],
     }
     if not found.samples:
-        which = f"its {found.rows:,} rows" if found.rows == data.rows_total else f"the first {found.rows:,} of its rows"
-        said["problem"] = f"stage {stage.name}: nothing would be trained in it: {which} give no sample"
+        rows = counted(found.rows, "row")
+        which = rows if found.rows == data.rows_total else f"first {rows}"
+        said["problem"] = f"stage {stage.name}: nothing would be trained in it: none of its {which} gives a sample"
     return said
 
 
@@ -245,7 +246,7 @@ def _try_all(
     def train() -> str:
         rates.append(_train(state, options, samples[: 2 * size], config))
         longest = len(samples[0].prompt_ids) + len(samples[0].truth_ids)
-        return f"two mini-batches of {size}, the longest sample {longest} tokens: {rates[0]:,.0f} tokens/s"
+        return f"two mini-batches of {size}, the longest sample {counted(longest, 'token')}: {rates[0]:,.0f} tokens/s"
 
     def compile_it(compilation: Compilation) -> str:
         events = list(compilation.prepare(state.gradients, config(), min(size, 2), step=0))
@@ -260,7 +261,7 @@ def _try_all(
         score = Scorer(state.model, state.gradients.hidden, state.tokenizer, state.precision).score(
             held_out, options.validation_batch_size
         )
-        return f"a validation of {len(held_out)} samples: loss {score.loss:.3f}"
+        return f"a validation of {counted(len(held_out), 'sample')}: loss {score.loss:.3f}"
 
     def save() -> str:
         with tempfile.TemporaryDirectory(prefix="lmplay-check-") as folder:

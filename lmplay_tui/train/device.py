@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from lmplay_tui.errors import OutOfMemoryError, UserError
+from lmplay_tui.formats import counted
 from lmplay_tui.options import TrainOptions
 from lmplay_tui.run.device_peaks import vendor_peak
 from lmplay_tui.text import one_line
@@ -67,7 +68,7 @@ def device_name(device: torch.device) -> str:
         return f"{device} ({torch.cuda.get_device_name(device)})"
     if device.type == "cpu":
         threads = torch.get_num_threads()
-        return f"cpu, {threads} {'thread' if threads == 1 else 'threads'}"
+        return f"cpu, {counted(threads, 'thread')}"
     return str(device)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from lmplay_tui.data.batches import Batch
 from lmplay_tui.data.leak_guard import LeakGuard
 from lmplay_tui.errors import DataError, UserError
+from lmplay_tui.formats import counted
 from lmplay_tui.plan.schema import Stage
 from lmplay_tui.run.controls import Ask, Command, Controls, Pause, SaveNow, Stop, StopRequested
 from lmplay_tui.run.events import (
@@ -328,7 +329,8 @@ class Trainer:
         ok, message = False, f"stage {run.stage.name} has no rows to validate on"
         for event in self._validate(run):
             if isinstance(event, Validated):
-                ok, message = True, f"validated {event.samples} samples at step {event.step}: loss {event.loss:.4f}"
+                samples = counted(event.samples, "sample")
+                ok, message = True, f"validated {samples} at step {event.step}: loss {event.loss:.4f}"
             yield event
         yield from self._log(steps=False)
         for command in asked:
@@ -389,7 +391,7 @@ class Trainer:
         progress.stages[stage] = StageProgress()
         names = ", ".join(dict.fromkeys(spec.name for spec in run.stage.datasets))
         raise DataError(
-            f"stage {run.stage.name}: nothing was trained in it: no sample came of the {rows:,} rows that it "
+            f"stage {run.stage.name}: nothing was trained in it: no sample came of the {counted(rows, 'row')} that it "
             f"read of {one_line(names)}, there are no words in them; give it other rows, or leave it out; the last "
             "checkpoint is intact"
         )

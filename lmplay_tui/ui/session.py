@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
 from lmplay_tui.errors import EXIT_BUG, EXIT_OK
+from lmplay_tui.formats import counted
 from lmplay_tui.options import Launch
 from lmplay_tui.run.controls import Command, Controls, HandOver, SaveNow, Stop
 from lmplay_tui.run.events import (
@@ -110,7 +111,7 @@ class LiveSource:
             changed = True
         self._show_stopping()
         if self._lost:
-            self.view.say("warning", f"the screen fell behind: {self._lost} steps are in the journals only")
+            self.view.say("warning", f"the screen fell behind: {counted(self._lost, 'step')} are in the journals only")
             self._lost = 0
         return changed
 

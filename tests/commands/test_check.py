@@ -304,7 +304,7 @@ def test_a_stage_that_would_train_nothing_is_a_problem(folder, capsys):
     plan = write_plan(folder, '[stages.late]\ndataset = "late.jsonl"\nepochs = 0.5\n')
     assert check(plan, *TINY, "--validation-split", "0") == 2
     out = capsys.readouterr().out
-    assert no(out) == ["NO  stage late: nothing would be trained in it: its 9 rows give no sample"]
+    assert no(out) == ["NO  stage late: nothing would be trained in it: none of its 9 rows gives a sample"]
     assert "Error" not in out
 
 

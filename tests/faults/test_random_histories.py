@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from lmplay_tui.run.controls import Controls, Stop
-from lmplay_tui.run.events import CheckpointSaved, RunDone, RunStarted, RunStopped, StepDone, Warned
+from lmplay_tui.run.events import CheckpointSaved, RunDone, RunFailed, RunStarted, RunStopped, StepDone, Warned
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.train.checkpoint import load_checkpoint, newest_checkpoint
 from lmplay_tui.train.launch import run_events
@@ -41,7 +41,7 @@ def train_and_report(options: dict, stop_after: int | None, report) -> None:
             report(("saved", event.step, sum_of(Path("m.lmp"))))
         elif isinstance(event, Warned):
             report(("warned", event.message))
-    report(("end", type(event).__name__))
+    report(("end", type(event).__name__, event.message if isinstance(event, RunFailed) else ""))
 
 
 def sum_of(path: Path) -> str:
@@ -84,7 +84,9 @@ class SavedRun(RuleBasedStateMachine):
                 self.saves = [*self.saves, (values[0], values[1])][-2:]
             elif kind == "end":
                 self.over = values[0] == RunDone.__name__
-                assert values[0] in (RunDone.__name__, RunStopped.__name__)
+                # A plan with fewer epochs than have been trained is refused; the run keeps its own.
+                refused = values[0] == RunFailed.__name__ and "epochs are done already" in values[1] and not step
+                assert refused or values[0] in (RunDone.__name__, RunStopped.__name__), values
         return step
 
     def look(self) -> None:

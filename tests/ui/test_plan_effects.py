@@ -60,7 +60,7 @@ ON_LINE = {"lr": "--lr 0.0003", "mini_batch_size": "--mini-batch-size 4"}
          [" ~ finetune epochs 0.5 -> 1  +2,400 rows", " ! mini_batch_size: the command line's --mini-batch-size 4 "
           "holds; this edit changes nothing until a start without it"]),
         (("epochs = 0.5", 'epochs = 0.5\n[stages.new]\ndataset = "pydocs"\nlr = 1e-4'),
-         [" + new new, 1 epochs  rows are counted when it is applied",
+         [" + new new, 1 epoch  rows are counted when it is applied",
           f" ! lr: the command line's --lr 0.0003 {KEPT}"]),
     ],
 )  # fmt: skip

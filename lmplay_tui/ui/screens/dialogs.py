@@ -16,7 +16,7 @@ from textual.message import Message
 from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
-from lmplay_tui.formats import format_lr
+from lmplay_tui.formats import counted, format_lr
 from lmplay_tui.ui.messages import StageChange
 from lmplay_tui.ui.tty.patches import TypedLine, set_titles
 from lmplay_tui.ui.widgets.lines import Lines, Row, fitted
@@ -304,7 +304,7 @@ def _epochs(text: str) -> str | None:
 
 
 def extend_dialog(stage: "StageView") -> TypingDialog:
-    now = f"It has {stage.epochs:g} epochs now."
+    now = f"It has {counted(stage.epochs, 'epoch')} now."
     return TypingDialog(f"Extend {stage.name}", now, [Field("more epochs", "1", check=_epochs)])
 
 
