@@ -93,9 +93,12 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-@pytest.fixture
-def own_signals() -> Iterator[None]:
-    """A command that runs here may catch signals: pytest's own handlers are put back."""
+@pytest.fixture(autouse=True)
+def _own_signals() -> Iterator[None]:
+    """A command that runs here may catch signals: pytest's own handlers are put back.
+
+    Else each program that is forked later seems to catch them before it does, and dies of one.
+    """
     caught = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
     before = [signal.getsignal(number) for number in caught]
     yield

@@ -26,7 +26,7 @@ TINY = ["--exp", "test_runner", "--num-blocks", "1", "--embed-dim", "16", "--num
 
 
 @pytest.fixture(autouse=True)
-def drawn(seams, own_signals) -> list[tuple[str, str]]:
+def drawn(seams) -> list[tuple[str, str]]:
     """The pictures that would have been drawn; and signals stay as they are."""
     asked: list[tuple[str, str]] = []
     seams.put("pictures", lambda folder, name: asked.append((str(folder), name)))

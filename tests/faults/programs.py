@@ -47,7 +47,8 @@ def trains(run: RunFolder, steps: int = 3):
 
 
 def assert_stopped_in_order(terminal: Terminal, run: RunFolder) -> None:
-    assert terminal.wait() == 0, terminal.output[-3000:]
+    status = terminal.wait()
+    assert status == 0, (status, terminal.output[-3000:])
     assert terminal.restored, terminal.output[-500:]
     assert b"Traceback" not in terminal.output
     if run.model.exists() or steps_in_journal(run):

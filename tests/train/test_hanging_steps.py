@@ -63,7 +63,7 @@ def test_it_is_written_and_told_before_the_step_ends(place, goes_on):
     assert not [thread for thread in threading.enumerate() if thread.name == "hanging steps"]
 
 
-def test_headless_it_goes_to_standard_error(place, goes_on, capfd, seams, own_signals):
+def test_headless_it_goes_to_standard_error(place, goes_on, capfd, seams):
     seams.put("pictures", lambda *_: None)
     look = threading.Thread(target=_set_when_written, args=(RunFolder(place / "m.lmp"), goes_on))
     look.start()

@@ -203,7 +203,6 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
 }
 
 
-@pytest.mark.usefixtures("own_signals")
 @pytest.mark.parametrize("kind", MISTAKES)
 def test_a_mistake_is_a_line_at_the_shell(here: Path, capfd: pytest.CaptureFixture[str], kind: str) -> None:
     import tiktoken
