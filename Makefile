@@ -11,7 +11,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 run: $(VENV)/.installed  ## the dashboard on the offline demo; headless where there is no terminal
 	@$(BIN)/lmplay-tui --training-plan demo
 
-test: $(VENV)/.installed-dev  ## `check` and `test-fast` side by side: under five minutes on two cores
+test: $(VENV)/.installed-dev  ## `check` and `test-fast` side by side: 4 to 7 minutes on two cores
 	@$(MAKE) --jobs 2 check test-fast
 
 test-fast: $(VENV)/.installed-dev  ## the tests that are not long, some cases of those that are sampled
@@ -39,7 +39,7 @@ check: $(VENV)/.installed-dev  ## ruff, format, types, which room may import whi
 bench: $(VENV)/.installed  ## one table: train, resume, save, tokenize, cut, journal, starts, ui, scaling, ranks
 	$(BIN)/python -m tests.bench all
 
-faults: $(VENV)/.installed-dev  ## the long form of the fault tests: an hour or two on two cores
+faults: $(VENV)/.installed-dev  ## the long form of the fault tests: about 80 minutes on two cores
 	$(PYTEST) -m "slow or not slow" --timeout 3600 tests/faults tests/plan/test_fuzz.py
 
 screenshots: $(VENV)/.installed-dev  ## the pictures in docs/
