@@ -54,7 +54,7 @@ def format_count(count: float, *, guessed: bool = False) -> str:
 
 def counted(count: float, noun: str) -> str:
     """`1 row`, `2,000 rows`, `0.5 epochs`."""
-    return (f"{count:,}" if isinstance(count, int) else f"{count:g}") + f" {noun}" + ("" if count == 1 else "s")
+    return (f"{count:,.0f}" if count % 1 == 0 else f"{count:g}") + f" {noun}" + ("" if count == 1 else "s")
 
 
 def format_parameters(num_parameters: float) -> str:

@@ -54,6 +54,7 @@ START_S = 1_600_000_000.0  # 12:26:40 UTC
         (counted(1, "row"), "1 row"),
         (counted(2_000, "row"), "2,000 rows"),
         (counted(0.5, "epoch"), "0.5 epochs"),
+        (counted(1_234_567.0, "row"), "1,234,567 rows"),
         (counted(1.0, "epoch"), "1 epoch"),
         (format_count(81_204), "81,204"),
         (format_count(1_234_567), "1.23M"),

@@ -253,9 +253,8 @@ def fuzz(run, times: int, count) -> None:
     while len(cases) < times:
         path = dice.choice(by_name if dice.random() < 0.7 else fields)
         value = other_value(at(original, path), dice)
-        if (
-            path[-1] != "cut" or value is not MISSING
-        ):  # that is a checkpoint of an earlier version, which goes on as before
+        # Without `cut` it is a checkpoint of an earlier version, which goes on as before.
+        if path[-1] != "cut" or value is not MISSING:
             cases.append((path, value))
     outcomes = meet(cases)
     counted = {name: len(found) for name, found in outcomes.items()}
