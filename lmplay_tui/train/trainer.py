@@ -125,6 +125,7 @@ class Trainer:
             yield from self.checkpointer.wait()
             yield RunDone(step=progress.step, path=str(state.run.model), seconds=progress.elapsed_s)
         except Exception:  # whatever it is, and be it a bug: finished steps are not lost
+            yield from self.step.take_news()  # what was tried before it failed: smaller mini-batches
             yield from self._keep_what_is_done()
             self.commands.put_back([*self.checkpointer.take_asked(), *self.commands.take_save_ids()])
             raise

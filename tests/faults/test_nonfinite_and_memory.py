@@ -296,10 +296,14 @@ def test_memory_for_not_even_one_sample(place, seams, way):
     stop_after(3, training_plan=plan, model="m.lmp")
     before = Path("m.lmp").read_bytes()
     steps = Steps(seams, way, lacking(0, KINDS[0]))
-    end = last(train(model="m.lmp", **steps.options))
+    events = train(model="m.lmp", **steps.options)
+    end = last(events)
     assert isinstance(end, RunFailed)
     assert end.exit_code == 3
     assert "--mini-batch-size is 1 already" in end.message
+    tried = [event.message for event in events if isinstance(event, Warned) and "out of memory with" in event.message]
+    assert tried, "what was tried before it is told"
+    assert "going on with 1 " in tried[-1]
     assert "\n" not in end.message
     assert Path("m.lmp").read_bytes() == before
 
