@@ -132,21 +132,24 @@ def rename(run: RunFolder, name: str, statistics: Path) -> RunFolder:
     files = {path: path.with_name(path.name.replace(run.name, name, 1)) for path in files_of(run, statistics)}
     if _being_renamed(new) == run.name:  # the folder has moved already
         with _held(new):
-            _finish(run, new, files)
+            _check_goes_on(run, new, files, has_moved=True)
+            _finish(run, new, files, statistics)
         return new
     with _held(run):
-        if _being_renamed(run) != name:
+        if _being_renamed(run) == name:
+            _check_goes_on(run, new, files, has_moved=False)
+        else:
             _check_free(run, new, files)
             run.files.write(_RENAMING, json.dumps({"from": run.name, "to": name}).encode())
         for path, target in files.items():
             if path.is_dir() and not path.is_symlink():  # of parts: a checkpoint finds it by the other end of its name
                 path.rename(target)
-            else:
-                _name_too(path, target, name)
+            elif not _is_same(path, target):  # else an interrupted rename came that far
+                _name_too(path, target)
         if run.past.exists():
             run.past.rename(new.past)
         run.folder.rename(new.folder)
-        _finish(run, new, files)
+        _finish(run, new, files, statistics)
     return new
 
 
@@ -156,17 +159,49 @@ def _being_renamed(run: RunFolder) -> str | None:
         said = json.loads(run.files.read(_RENAMING, _ABOUT_BYTES))
     except (OSError, ValueError, RecursionError):
         return None
-    names = {said.get("from"), said.get("to")} - {run.name} if isinstance(said, dict) else ()
-    return next((name for name in names if isinstance(name, str)), None)
+    names = (said.get("from"), said.get("to")) if isinstance(said, dict) else ()
+    return next((name for name in names if isinstance(name, str) and name != run.name), None)
 
 
-def _finish(run: RunFolder, new: RunFolder, files: dict[Path, Path]) -> None:
+def _check_goes_on(run: RunFolder, new: RunFolder, files: dict[Path, Path], *, has_moved: bool) -> None:
+    """Raise `UserError` where the two names are of two runs, whatever a file in a folder says of a rename.
+
+    Another hand may have written that, or the run was trained since: the old names would then go with all they hold.
+    `has_moved`: the folder has its new name, which all else had before it.
+    """
+    folders = {run.folder: new.folder, run.past: new.past}
+    for path, target in (folders | files).items():
+        if not os.path.lexists(path) or not (has_moved or os.path.lexists(target)):
+            continue
+        if path in folders or not _is_same(path, target):
+            raise UserError(
+                f"{one_line(target)}: it is not {one_line(path.name)} under another name; {one_line(run.name)} and "
+                f"{new.name} are two runs, or parts of two; rename or remove one of them first"
+            )
+
+
+def _is_same(path: Path, target: Path) -> bool:
+    """Whether both are names of one file; of a link, of the link itself."""
+    try:
+        return os.path.samestat(path.lstat(), target.lstat())
+    except OSError:
+        return False
+
+
+def _finish(run: RunFolder, new: RunFolder, files: dict[Path, Path], statistics: Path) -> None:
     """All has its new name: the old ones go, that of the newest checkpoint last, by which the run is found."""
     if said := new.status():
         new.write_status(_renamed(said, run, new))
     sync(new.model.parent)
-    for path in sorted(files, key=lambda path: path == run.model):
-        path.unlink(missing_ok=True)
+    old = [path for path, target in files.items() if _is_same(path, target)]
+    for path in old:
+        if path != run.model:
+            path.unlink()
+    for path in files_of(new, statistics):
+        if path.name.endswith(SUFFIX):
+            _say_name(path, new.name)
+    if run.model in old:
+        run.model.unlink()
     if new.files.has(_RENAMING):
         new.files.remove(_RENAMING)
 
@@ -184,18 +219,18 @@ def _check_free(run: RunFolder, new: RunFolder, files: dict[Path, Path]) -> None
         raise UserError(f"{new.name}: there is a run of that name, or a part of one; rename or remove it first")
 
 
-def _name_too(path: Path, target: Path, name: str) -> None:
+def _name_too(path: Path, target: Path) -> None:
     """Let a file have its new name too; where there are no links it moves at once."""
-    if path.name.endswith(SUFFIX):
-        with contextlib.suppress(UserError):  # no file of ours: it keeps what it holds
-            return write_statistics(target, replace(read_statistics(path), name=name))
-    if target.exists():  # an interrupted rename came that far
-        return None
     try:
         os.link(path, target, follow_symlinks=False)
     except (OSError, NotImplementedError):
         path.rename(target)
-    return None
+
+
+def _say_name(figures: Path, name: str) -> None:
+    """Let statistics say that they are of the run of that name. Raises `OSError`."""
+    with contextlib.suppress(UserError):  # no file of ours: it keeps what it holds
+        write_statistics(figures, replace(read_statistics(figures), name=name))
 
 
 def _renamed(said: dict[str, Any], run: RunFolder, new: RunFolder) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import signal
 import sys
+from collections.abc import Callable, Set
 from pathlib import Path
 
 import pytest
@@ -104,15 +106,15 @@ def test_another_runs_name_is_refused(tmp_path: Path, what: str) -> None:
     assert held(tmp_path) == before
 
 
-def stopped_at(number: int, work) -> bool:
-    """Do the work in a process that is killed at its `number`-th change to the disk; whether it came that far."""
+def stopped_at(number: int, work, changes: Set[str] = frozenset(CHANGES)) -> bool:
+    """Do the work in a process that is killed at its `number`-th such change to the disk; whether it came that far."""
 
     def run(report) -> None:
         seen = 0
 
         def hook(event: str, arguments: tuple) -> None:
             nonlocal seen
-            if event in CHANGES and not (event == "open" and not (arguments[2] & (os.O_CREAT | os.O_TRUNC))):
+            if event in changes and not (event == "open" and not (arguments[2] & (os.O_CREAT | os.O_TRUNC))):
                 seen += 1
                 if seen == number:
                     os.kill(os.getpid(), signal.SIGKILL)
@@ -155,6 +157,90 @@ def test_a_rename_that_is_killed_anywhere_loses_nothing_and_is_completed(tmp_pat
         assert {path: text for path, text in held(folder).items() if ".tmp" not in path} == renamed(whole, "m", "later")
     count(f"a rename killed at each of its {number - 1} changes to the disk: nothing lost, completed by the next one")
     assert number > 15
+
+
+SAID = '{"from": "m", "to": "later"}'
+
+
+def planted_in_the_other_folder(folder: Path) -> None:
+    write_run(folder)
+    (folder / "later.run").mkdir()
+    (folder / "later.run" / "renaming.json").write_text(SAID, encoding="utf-8")
+
+
+def planted_and_no_folder_of_its_own(folder: Path) -> None:
+    planted_in_the_other_folder(folder)
+    shutil.rmtree(folder / "m.run")
+    shutil.rmtree(folder / "m.past")
+
+
+def planted_beside_another_run(folder: Path) -> None:
+    planted_and_no_folder_of_its_own(folder)
+    (folder / "later.run" / "renaming.json").unlink()
+    write_run(folder, "later")
+    (folder / "later.run" / "renaming.json").write_text(SAID, encoding="utf-8")
+
+
+def planted_beside(*names: str) -> Callable[[Path], None]:
+    def plant(folder: Path) -> None:
+        run = write_run(folder)
+        (run.folder / "renaming.json").write_text(SAID, encoding="utf-8")
+        for name in names:
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_text("another's", encoding="utf-8")
+
+    return plant
+
+
+def trained_since(change: str, number: int) -> Callable[[Path], None]:
+    """A rename was killed at the `number`-th such change, and the run that still has the old name was trained on."""
+
+    def train(folder: Path) -> None:
+        run = write_run(folder)
+        assert stopped_at(number, lambda: rename(run, "later", folder), {change})
+        run.create()
+        for name in ("m.lmp", "m_train_stats.json"):
+            (folder / "new").write_text(f"{name}, days later", encoding="utf-8")
+            (folder / "new").replace(folder / name)
+
+    return train
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        planted_in_the_other_folder,
+        planted_and_no_folder_of_its_own,
+        planted_beside_another_run,
+        *(
+            pytest.param(planted_beside(name), id=name)
+            for name in ("later.lmp", "later.prev.lmp", "later_train_stats.json", "later.past/x", "later.run/x")
+        ),
+        pytest.param(trained_since("os.link", 5), id="trained when some files had both names"),
+        pytest.param(trained_since("os.remove", 1), id="trained when the folder had moved"),
+    ],
+)
+def test_nothing_goes_on_the_word_of_a_file_that_says_it_was_renamed(tmp_path: Path, make) -> None:
+    """Another hand may have put it there, or it is of a rename that was given up."""
+    make(tmp_path)
+    before = held(tmp_path)
+    with pytest.raises(
+        UserError, match=r"later\S*: it is not m\S* under another name; m and later are two runs"
+    ) as said:
+        rename(RunFolder(tmp_path / "m.lmp"), "later", tmp_path)
+    assert held(tmp_path) == before and "\n" not in str(said.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{", '{"from": []}', '{"from": {}, "to": [[]]}', '{"from": [], "to": "later"}', "\xff", "[" * 100_000],
+)
+def test_what_says_nothing_of_a_rename_hinders_none(tmp_path: Path, text: str) -> None:
+    run = write_run(tmp_path)
+    before = held(tmp_path)
+    (run.folder / "renaming.json").write_text(text, encoding="latin-1")
+    rename(run, "later", tmp_path)
+    assert held(tmp_path) == renamed(before, "m", "later")
 
 
 def _refused(*_: object, **__: object) -> None:
