@@ -294,12 +294,12 @@ def create(path: Path, mode: int | None = None) -> BinaryIO:
     return os.fdopen(descriptor, "xb")
 
 
-def mode_of(path: Path) -> int | None:
-    """The permissions of a file, for the one that takes its place; None where there is none."""
-    try:
-        return stat.S_IMODE(path.stat().st_mode) & 0o777
-    except OSError:
-        return None
+def mode_of(*paths: Path) -> int | None:
+    """The permissions of the first of these files that is there, for the one that takes its place; None: none is."""
+    for path in paths:
+        with contextlib.suppress(OSError):
+            return stat.S_IMODE(path.stat().st_mode) & 0o777
+    return None
 
 
 def open_given(path: Path) -> BinaryIO:

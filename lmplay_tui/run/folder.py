@@ -103,6 +103,11 @@ class RunFolder:
         """The path of another checkpoint of this run: `prev`, `best`, `corrupted`, or a stage's name."""
         return self.model.with_name(f"{self.name}.{kind}.lmp")
 
+    @property
+    def newest(self) -> tuple[Path, Path]:
+        """Where its newest checkpoint lies; where that is gone or damaged, the one before it."""
+        return self.model, self.checkpoint("prev")
+
     def numbered_checkpoint(self, step: int) -> Path:
         return self.checkpoint(f"step-{step:08d}")
 

@@ -228,7 +228,8 @@ class LogFile:
                 file.write((line + "\n").encode("utf-8", errors="replace"))
                 size = file.tell()
             if size > LOG_LIMIT_BYTES:
-                self._folder.rename(self._name, "log.1.txt")
+                with self._folder.replacing(self._name):  # by an empty one, as private
+                    self._folder.rename(self._name, "log.1.txt")
 
     def write_traceback(self, time: str, traceback: str) -> None:
         """Append a bug's traceback, a line for each of its own, so that it can be read and pasted."""

@@ -40,14 +40,18 @@ class SaveError(OSError):
     """A checkpoint could not be written; the one before it is untouched."""
 
 
-def write_checkpoint(checkpoint: dict[str, Any], path: Path, previous: Path | None = None) -> int:
+def write_checkpoint(
+    checkpoint: dict[str, Any], path: Path, previous: Path | None = None, like: Sequence[Path] = ()
+) -> int:
     """Write `checkpoint` to `path`, whole or not at all, and return its size in bytes.
 
     The bytes lie beside `path` until they are on the disk and their checksums have been read back; then one rename
     puts them in its place. What `path` was before stays as `previous`. Of a checkpoint in parts the folder is complete
-    before that. Raises `SaveError`; the temporary file is gone then, and so is that folder.
+    before that. It is as private as what was there before: `path`, `previous`, or the first of `like` that is there.
+    Raises `SaveError`; the temporary file is gone then, and so is that folder.
     """
     temporary = temporary_path(path)
+    before = (path, *like) if previous is None else (path, previous, *like)
     parts = parts_of(checkpoint)
     is_there = False
     try:
@@ -56,9 +60,8 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path, previous: Path | No
             checkpoint = _with_runner_state(checkpoint, parts=parts.finish())
         check_room(checkpoint, path.parent)
         temporary.unlink(missing_ok=True)
-        # New, so that no link is followed, and as private as the one before it. A file object: torch then lets other
-        # threads run while it writes.
-        with create(temporary, mode_of(path)) as file:
+        # New, so that no link is followed. A file object: torch then lets other threads run while it writes.
+        with create(temporary, mode_of(*before)) as file:
             torch.save(checkpoint, file)
             file.flush()
             os.fsync(file.fileno())
@@ -308,7 +311,7 @@ def newest_checkpoint(run: RunFolder, warn: Callable[[str], None]) -> tuple[dict
     Raises `DamagedFileError` if there are checkpoints, but none can be used.
     """
     problems: list[DamagedFileError] = []
-    for path in (run.model, run.checkpoint("prev")):
+    for path in run.newest:
         if not path.exists():
             continue
         if path.is_symlink():

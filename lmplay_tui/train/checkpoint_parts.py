@@ -158,7 +158,7 @@ def new_folder(run: RunFolder, num_bytes: int) -> Path:
         raise OSError(errno.ENOSPC, f"disk full: needs {format_megabytes(num_bytes)}, {format_megabytes(free)} free")
     folder = parent / f"{run.name}.{secrets.token_hex(8)}{PARTS_SUFFIX}"
     folder.mkdir()
-    if (mode := mode_of(run.model)) is not None:  # as private as the checkpoint before it
+    if (mode := mode_of(*run.newest)) is not None:  # as private as the checkpoint before it
         folder.chmod(mode | 0o300 | (mode & 0o044) >> 2)
     return folder
 

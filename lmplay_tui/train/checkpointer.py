@@ -360,7 +360,7 @@ class CheckpointWriter:
         """Another process writes the run's checkpoints: keep what this one has trained beside them."""
         apart = self._run.checkpoint("apart")
         try:
-            write_checkpoint(checkpoint, apart)
+            write_checkpoint(checkpoint, apart, like=self._run.newest)
         except Exception as error:
             self._fail(request, f"{why}; nor to {apart.name}: {error}")
             return

@@ -181,7 +181,7 @@ class TrainStep:
         path = self._state.run.checkpoint("corrupted")
         kept = f"the state is in {path}"
         try:
-            write_checkpoint(self._state.checkpoint(), path)
+            write_checkpoint(self._state.checkpoint(), path, like=self._state.run.newest)
         except SaveError as error:
             kept = f"the state could not be written to {path} ({error})"
         begin = self._state.progress.of(run.stage.name).position.row

@@ -16,11 +16,16 @@ from lmplay_tui.commands.train import main as trainer_main
 from lmplay_tui.errors import UserError
 from lmplay_tui.run.control_files import leave_command
 from lmplay_tui.run.controls import Controls, Stop
-from lmplay_tui.run.events import Event
+from lmplay_tui.run.events import Event, RunFailed
 from lmplay_tui.run.folder import RunFolder
+from lmplay_tui.run.recorder import LOG_LIMIT_BYTES, LogFile
+from lmplay_tui.run.upkeep import rename
+from lmplay_tui.train.checkpoint import load_checkpoint, write_checkpoint
+from lmplay_tui.train.checkpointer import CheckpointWriter, SaveRequest
 from lmplay_tui.train.launch import run_events
 from lmplay_tui.ui.source import FolderSource
 from tests.faults.terminals import until
+from tests.train.parted import save_in_parts
 from tests.train.runs import given, last, stop_after, train, write_plan
 
 FILES = (
@@ -295,6 +300,74 @@ def test_a_private_run_stays_private(ground):
     assert trainer_main(["--model", "m.lmp", "--out-dir", ".", "--device", "cpu"], "lmp_trainer") == 0
     for name in ("m.lmp", "m.prev.lmp", "m.stories.lmp", "m_train_stats.json", "m.run/run.json"):
         assert Path(name).stat().st_mode & 0o777 == 0o600, name
+
+
+def resumed_behind_damage() -> str:
+    os.truncate("m.lmp", 1000)
+    train(model="m.lmp", out_dir=".")
+    return "m.lmp"
+
+
+def resumed_without_the_newest() -> str:
+    for name in ("m.lmp", "m.stories.lmp"):
+        Path(name).unlink()
+    train(model="m.lmp", out_dir=".")
+    return "m.stories.lmp"
+
+
+def saved_where_another_has_the_run() -> str:
+    run = RunFolder(Path("m.lmp"))
+    writer = CheckpointWriter(run, Path(), may_not_save=lambda: "it is another's")
+    writer.start(lambda: load_checkpoint(run.model), SaveRequest(2, 16, "stories", "asked", keep=0, is_best=False))
+    outcome = writer.wait()
+    assert outcome is not None and "what this process has trained is in m.apart.lmp" in outcome.problems[0]
+    return "m.apart.lmp"
+
+
+def ended_by_numbers_that_are_not_finite() -> str:
+    checkpoint = load_checkpoint(Path("m.lmp"))
+    for weights in checkpoint["model"]["state"].values():
+        weights.fill_(3e38)
+    write_checkpoint(checkpoint, Path("m.lmp"))
+    end = last(train(model="m.lmp", out_dir="."))
+    assert isinstance(end, RunFailed) and "is not finite" in end.message
+    return "m.corrupted.lmp"
+
+
+def saved_in_parts_without_the_newest() -> str:
+    checkpoint = load_checkpoint(Path("m.lmp"))
+    Path("m.lmp").unlink()
+    save_in_parts(checkpoint, RunFolder(Path("m.lmp")))
+    return RunFolder(Path("m.lmp")).parts_folders()[0].name
+
+
+def renamed() -> str:
+    rename(RunFolder(Path("m.lmp")), "later", Path())
+    return "later_train_stats.json"
+
+
+def log_turned_over() -> str:
+    for line in ("x" * LOG_LIMIT_BYTES, "the next one"):
+        LogFile(Path("m.run/log.txt")).write(line)
+    assert Path("m.run/log.txt").read_text(encoding="utf-8") == "the next one\n"
+    return "m.run/log.1.txt"
+
+
+@pytest.mark.parametrize(
+    "work",
+    [resumed_behind_damage, resumed_without_the_newest, saved_where_another_has_the_run, renamed, log_turned_over,
+     ended_by_numbers_that_are_not_finite, saved_in_parts_without_the_newest],
+)  # fmt: skip
+def test_what_takes_the_place_of_something_private_is_private(ground, work):
+    """Also where that lies under another name by then, or is gone."""
+    shutil.copy("m.lmp", "m.prev.lmp")
+    kinds = ("*.lmp", "*.dcp", "*_stats.json", "*.run/log*.txt")
+    for path in [path for kind in kinds for path in Path().glob(kind)]:
+        path.chmod(0o600)
+    made = work()
+    modes = {str(path): path.stat().st_mode & 0o777 for kind in kinds for path in Path().glob(kind)}
+    assert made in modes
+    assert {name: oct(mode) for name, mode in modes.items() if mode & 0o077} == {}
 
 
 def test_a_refused_start_names_a_process_only_while_it_lives(ground):
