@@ -111,13 +111,20 @@ def _quoted(text: str) -> str:
     return "'" + text.replace("'", "'\\''") + "'"
 
 
+# Names of runs, by their folders here and in the output folder. A folder may be called anything, `$(rm x).run` too, and
+# bash types what it is told: only what a run can be called (`plan/schema.py` `check_name`) is told.
+_RUNS = (
+    "command find . out_gpt -maxdepth 1 -name '*.run' -type d 2>/dev/null | "
+    r"command sed -n 's|^.*/\([A-Za-z0-9][A-Za-z0-9_-]*\)\.run$|\1|p'"
+)
+
 # ---- bash and zsh: the same tables, and what each does with them
 
 _TABLES = """\
 # Completion of lmplay-tui in {shell}; made by: lmplay-tui completion {shell}
 
-_lmplay_tui_runs() {{  # names of runs, by their folders here and in the output folder
-    command find . out_gpt -maxdepth 1 -name '*.run' -type d 2>/dev/null | command sed 's|.*/||; s|\\.run$||'
+_lmplay_tui_runs() {{
+    {runs}
 }}
 
 _lmplay_tui_place() {{  # which command a line is of: the program, its first word, its second
@@ -240,6 +247,7 @@ def _tables(shell: str, found: Sequence[Place]) -> str:
     actions = [(name, f"echo {_quoted(name)}; return") for name in names if " " in name]
     return _TABLES.format(
         shell=shell,
+        runs=_RUNS,
         programs=_case([(program, f"echo {place}; return") for program, place in PROGRAMS.items()]),
         actions=_case(actions),
         commands=_case([(name, f"echo {name}") for name in names if name in COMMANDS]),
@@ -270,7 +278,7 @@ _FISH = """\
 # Completion of lmplay-tui in fish; made by: lmplay-tui completion fish
 
 function __lmplay_tui_runs
-    command find . out_gpt -maxdepth 1 -name '*.run' -type d 2>/dev/null | command sed 's|.*/||; s|\\.run$||'
+    RUNS
 end
 
 function __lmplay_tui_at  # whether the line is of this place
@@ -288,7 +296,7 @@ end
 
 def _fish(found: Sequence[Place]) -> str:
     actions = " ".join(_quoted(place.name) for place in found if " " in place.name)
-    lines = [_FISH.replace("COMMANDS", " ".join(COMMANDS)).replace("ACTIONS", actions)]
+    lines = [_FISH.replace("RUNS", _RUNS).replace("COMMANDS", " ".join(COMMANDS)).replace("ACTIONS", actions)]
     programs = {place: [program] for program, place in PROGRAMS.items()}
     for place in found:
         at = [] if place.name == "train" else [f"{TUI} -n {_quoted(f'__lmplay_tui_at {_fish_word(place.name)}')}"]

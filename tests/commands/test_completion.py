@@ -1,10 +1,12 @@
 """Shell completion, asked of the shells themselves."""
 
+import contextlib
 import os
 import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -99,8 +101,38 @@ def test_bash_completes_a_file_with_a_space_and_a_value_behind_an_equals_sign(fo
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_a_tab_in_the_shell_itself(folder: Path, shell: str) -> None:
-    """A terminal, the shell in it, and keys: what a user sees."""
+def test_only_what_a_run_can_be_called_is_told_to_a_shell(folder: Path, shell: str) -> None:
+    """A folder may be called anything; what a shell is told it may type, and so run."""
+    others = (
+        "$(touch pwned)", "`touch pwned`", "a;touch pwned", "a b", "it's", 'a"b', "a\nb", "a|b", "~", "$HOME", "*",
+        "-rf", "_x", "a.b", "\x1b[31m", "x\\", "",
+    )  # fmt: skip
+    for name in others:
+        Path(f"{name}.run").mkdir()
+    names = subprocess.run(
+        ["sh", "-c", Path(f"script.{shell}").read_text(encoding="utf-8").partition("_tui_runs")[2].splitlines()[1]],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert sorted(names.stdout.splitlines()) == ["my_run", "other_run"]
+    if shell != "zsh" and shutil.which(shell):
+        told = offered(shell, "lmplay-tui attach ")
+        assert {"my_run", "other_run"} <= told and not set(others) & told
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_folder_from_another_hand_is_not_typed_as_a_command(folder: Path, shell: str) -> None:
+    """In the shell itself: the one name that fits, and Enter."""
+    Path("z$(touch pwned).run").mkdir()
+    with shell_of(folder, shell) as terminal:
+        terminal.type("lmplay-tui attach z\t\x01: \r")  # Ctrl+A and a colon: the words are expanded, nothing is begun
+        terminal.type("echo do''ne\r")
+        until(lambda: "\ndone" in terminal.screen, 30)
+        assert not Path("pwned").exists()
+
+
+@contextlib.contextmanager
+def shell_of(folder: Path, shell: str) -> Iterator[ScreenTerminal]:
+    """A terminal with the shell in it that has our script."""
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is not installed")
     rc = {"bash": ["--norc", "--noprofile"], "zsh": ["-f"], "fish": ["--no-config"]}[shell]
@@ -113,14 +145,21 @@ def test_a_tab_in_the_shell_itself(folder: Path, shell: str) -> None:
     with ScreenTerminal(run, (100, 24)) as terminal:
         terminal.type(f"{begin}source ./script.{shell}; echo re''ady\r")
         until(lambda: "\nready" in terminal.screen, 30)
+        yield terminal
+        terminal.type("\x15exit\r")
+        terminal.wait(30)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_tab_in_the_shell_itself(folder: Path, shell: str) -> None:
+    """A terminal, the shell in it, and keys: what a user sees."""
+    with shell_of(folder, shell) as terminal:
         terminal.type("lmplay-tui sta\t")
         until(lambda: "lmplay-tui status" in terminal.screen, 30)
         terminal.type("my\t")
         until(lambda: "lmplay-tui status my_run" in terminal.screen, 30)
         terminal.type("\x15lmp_trainer --lr-sch\tcos\t")
         until(lambda: "lmp_trainer --lr-schedule cosine" in terminal.screen, 30)
-        terminal.type("\x15exit\r")
-        terminal.wait(30)
 
 
 def test_another_shell_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
