@@ -34,6 +34,8 @@ _LACKS = (
 )  # fmt: skip
 _DOS_FOLDER = 0x10
 _NO_MEMORY_TO_LOAD = "no memory to load it; close other programs"
+_MAY_BE_LONG = (str, list, tuple, dict)
+_MOST_REPEATED = 1 << 20  # values and characters; a run repeats its plan's text (64 KiB), and some words
 
 
 class SaveError(OSError):
@@ -251,9 +253,45 @@ def load_archive(path: Path) -> dict[str, Any]:
         raise DamagedFileError(f"{one_line(path)}: cannot be loaded safely: {one_line(error, 120)}") from None
     if not isinstance(value, dict):
         raise DamagedFileError(f"{one_line(path)}: not a checkpoint")
+    if (place := _repeated(value)) is not None:
+        raise DamagedFileError(
+            f"{one_line(path)}: not a checkpoint that can be read: {place or 'it'} repeats what it holds "
+            "far more often than any run"
+        )
     with _reading(path):
         _take_parts(value, path)
     return value
+
+
+def _repeated(archive: dict[str, Any]) -> str | None:
+    """Where a file says the same texts, lists or tables over and over; None: nowhere.
+
+    A pickle holds such a value once, and who looks at the file meets it each time: few bytes can take hours. What is
+    met for the first time is not counted: its bytes lie in the file, as many of them as a long run needs.
+    """
+    seen: set[int] = set()
+    repeated = 0
+    waiting: list[tuple[Any, Any]] = [(archive, None)]  # each with the fields that lead to it, the last one first
+    while waiting:
+        value, fields = waiting.pop()
+        if id(value) in seen:
+            repeated += 1 + len(value)
+            if repeated > _MOST_REPEATED:
+                return _place(fields)
+        seen.add(id(value))
+        if isinstance(value, dict):
+            waiting += [(each, (name, fields)) for name, each in value.items() if isinstance(each, _MAY_BE_LONG)]
+        elif not isinstance(value, str) and any(issubclass(kind, _MAY_BE_LONG) for kind in set(map(type, value))):
+            waiting += [(each, fields) for each in value if isinstance(each, _MAY_BE_LONG)]
+    return None
+
+
+def _place(fields: Any) -> str:
+    names = []
+    while fields is not None:
+        name, fields = fields
+        names.append(one_line(name[:60]) if isinstance(name, str) else shown(name))
+    return one_line("/".join(reversed(names)), 150)
 
 
 def _said_of_parts(archive: Mapping[str, Any]) -> Any:

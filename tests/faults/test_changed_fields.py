@@ -5,6 +5,7 @@ refused in one line; what is accepted trains on, and to the very weights of the 
 """
 
 import copy
+import json
 import random
 import resource
 import shutil
@@ -18,7 +19,8 @@ import torch
 
 from lmplay_tui.errors import DamagedFileError
 from lmplay_tui.run.events import LogLine, RunFailed, RunStopped, Warned
-from lmplay_tui.train.checkpoint import load_checkpoint
+from lmplay_tui.run.statistics import AVERAGED, SPLITS
+from lmplay_tui.train.checkpoint import load_archive, load_checkpoint
 from tests.faults.forks import Child
 from tests.train.runs import differences, last, stop_after
 
@@ -53,6 +55,18 @@ def endless() -> list[Any]:
     value: list[Any] = []
     value.append(value)
     return value
+
+
+def record_of_a_stage(points: int = 9_999) -> dict[str, Any]:
+    """The statistics of a long stage."""
+    count, recent = [1] * points, min(points, AVERAGED)
+    series = {
+        "updates": points, "stride": 1, "points": [count] * 8, "open": None,
+        "recent": [[0.5] * recent, [1] * recent, [None] * recent, [None] * recent],
+    }  # fmt: skip
+    totals = {f"total_{split}_{what}": 0 for split in SPLITS for what in ("samples", "tokens")}
+    sums = {f"{split}_loss_{what}": 0 for split in SPLITS for what in ("total", "tokens")}
+    return dict.fromkeys(SPLITS, series) | totals | sums
 
 
 ZEROS = torch.zeros(48, 16)
@@ -103,6 +117,28 @@ CHANGED: dict[str, list[Any]] = {
     "lr_schedulers/state/factor": [0.5, doubled()],
     "lr_schedulers/state_args": [{"from_step": 0, "fraction": float("nan"), "steps": 4}],
 }  # fmt: skip
+
+
+NAMES = [f"s{i}" for i in range(100_000)]
+# What a pickle holds once and says so often that who looks at each of them takes hours.
+REPEATED: dict[str, Callable[[], tuple[str, Any]]] = {
+    "a text": lambda: (f"{PROGRESS}/pinned", ["a" * (1 << 20)] * 100_000),
+    "a list of texts": lambda: ("runner/state_args/overruled", dict.fromkeys(NAMES, ["lr" * 200] * 1000)),
+    "a table": lambda: ("runner/state/step_stats", dict.fromkeys(NAMES[:20_000], record_of_a_stage())),
+    "a table in tables": lambda: (
+        "runner/state/step_stats",
+        {name: dict(record) for record in [record_of_a_stage()] for name in NAMES[:10_000]},
+    ),
+    "a list of lists": lambda: (
+        "runner/state/parts",
+        {
+            "folder": "m",
+            "tensors": {
+                name: ["float32", [1], pieces] for pieces in [[[0, 0, 0, 1, 0]] * 100_000] for name in NAMES[:20_000]
+            },
+        },
+    ),
+}
 
 
 def at(tree: Any, path: Path_) -> Any:
@@ -242,6 +278,28 @@ def test_changed_values_are_refused_by_name(run, place, count):
     named = [path for path, said in outcomes["refused"] if str(path[-1]) in said or str(path[-2:][0]) in said]
     assert len(named) > 0.8 * len(cases)
     count(f"changed values of a checkpoint: {len(cases)}, each refused in one line")
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("what", REPEATED)
+def test_what_a_small_file_repeats_is_refused_at_once(run, what):
+    place, value = REPEATED[what]()
+    torch.save(changed(load_checkpoint(run.model), tuple(place.split("/")), value), run.model)
+    assert run.model.stat().st_size < 4 << 20
+    begun = time.process_time()
+    with pytest.raises(DamagedFileError, match=place) as caught:
+        load_checkpoint(run.model)
+    assert time.process_time() - begun < MOST_CPU_S
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+
+
+@pytest.mark.long
+def test_what_a_long_run_holds_is_no_repetition(place):
+    """A million values and a plan of 64 KiB, which is there three times."""
+    stages = {f"s{i}": json.loads(json.dumps(record_of_a_stage())) for i in range(8)}
+    held = {"step_stats": stages, "plan": ["#" * (64 << 10)] * 3}
+    torch.save(held, "m.lmp")
+    assert load_archive(Path("m.lmp")) == held
 
 
 def fuzz(run, times: int, count) -> None:
