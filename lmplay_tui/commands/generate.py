@@ -231,6 +231,11 @@ def _load(path: Path, line: argparse.Namespace) -> _Writer:
     tokenizer = load_tokenizer(built_with["tokenizer"])
     if not is_lmplays:
         _check_tokenizer(archive, tokenizer)
+    if built_with["vocab_size"] < tokenizer.vocab_size:
+        raise UserError(
+            f"{one_line(path)}: its model knows {built_with['vocab_size']} tokens, tokenizer "
+            f"{one_line(tokenizer.name)} has {tokenizer.vocab_size}: it is not the one that the model was trained with"
+        )
     exp = allowed_experiment(line.exp, built_with["exp"])
     if line.exp not in (None, exp):
         raise UserError(f"--exp {one_line(line.exp)}: the checkpoint's experiment is {one_line(exp)}; leave --exp out")

@@ -431,6 +431,7 @@ def weights_in(archive: Mapping[str, Any], path: Path) -> tuple[dict[str, torch.
         TypeError,
         LookupError,
         AttributeError,
+        ArithmeticError,
     ) as error:  # parts that do not fit together
         raise UserError(f"{one_line(path)}: its weights do not fit together ({one_line(error, 80)})") from None
     if converted is None and "state" not in component:

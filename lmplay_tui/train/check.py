@@ -333,7 +333,8 @@ def describe_run(launch: Launch) -> str:
     shape = start.checkpoint["model"]["state_args"] if start.checkpoint else vars(options)
     tokenizer = load_tokenizer(shape["tokenizer"])
     exp = allowed_experiment(launch.line.get("exp"), shape["exp"])
-    model, model_args = model_of_shape(exp, shape, tokenizer, options)
+    weights = start.checkpoint["model"]["state"] if start.checkpoint else None
+    model, model_args = model_of_shape(exp, shape, tokenizer, options, weights)
     first, *others = _stages_to_come(start)
     options = start.settings.for_stage(first)
     freeze(model, options.default_freeze)

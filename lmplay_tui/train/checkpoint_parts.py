@@ -316,7 +316,7 @@ def found_in(path: Path, said: Mapping[str, Any]) -> dict[str, Deferred]:
             first += piece.num_rows
             held[piece.rank] = held.get(piece.rank, 0) + piece.num_rows * row_bytes
             ends[piece.rank] = max(ends.get(piece.rank, 0), piece.byte + piece.num_rows * row_bytes)
-        if not shape or first != shape[0] or not row_bytes:
+        if not placed or not shape or first != shape[0] or not row_bytes:
             raise DamagedFileError(f"{one_line(path)}: the rows of {one_line(key, 100)} are not all there")
         tensors[key] = Deferred(files, key, dtype, tuple(shape), tuple(placed))
     for rank, end in ends.items():

@@ -1,6 +1,7 @@
 """`lmp_generator`: text from any checkpoint, the same for the same seed, harmless to the terminal."""
 
 import io
+import math
 import os
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from lmplay_tui.data.tokenizer import load_tokenizer
 from lmplay_tui.models.generation import generate
 from lmplay_tui.models.lmplay_weights import convert_lmplay
 from lmplay_tui.models.registry import build_model, load_experiment
-from tests.models.test_lmplay_weights import their_state, with_components
+from tests.models.test_lmplay_weights import THEIR_ARGS, their_state, with_components
 
 CONTEXT = 32
 
@@ -279,6 +280,41 @@ def test_checkpoints_that_cannot_be_used(
     assert result.status == 2
     assert result.err.startswith(said)
     assert result.err.count("\n") == 1
+
+
+ODD: list[Any] = [None, True, 0, -1, 10**400, 1 << 62, 0.5, math.nan, "", "gpt2", "gpt2:999", [], {}]
+
+
+@pytest.mark.parametrize("whose", ["ours", "lmplays"])
+def test_whatever_a_file_says_of_its_model_is_a_text_or_one_line(
+    whose: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where it does not say its tokenizer's fingerprint."""
+    model = torch.load(save(Path("tiny.lmp")), weights_only=True)["model"]
+    names = list(model["state_args"])
+    if whose == "lmplays":
+        model, names = {"state_args": THEIR_ARGS, "state": their_state(50257)}, ["num_heads", "ff_dropout"]
+    statuses = set()
+    for name in names:
+        for value in ODD:
+            torch.save({"model": model | {"state_args": model["state_args"] | {name: value}}}, "odd.lmp")
+            said = Said(capsys, "--model", "odd.lmp", "Hello", "--max-len", "2")
+            statuses.add(said.status)
+            assert said.err.count("\n") == (said.status == 2), (name, value)
+            assert len(said.err) < 400, (name, value)
+    assert statuses == {0, 2}
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model(capsys: pytest.CaptureFixture[str]) -> None:
+    own = torch.load(save(Path("tiny.lmp")), weights_only=True)["model"]
+    model = {"state_args": own["state_args"] | {"tokenizer": "gpt2"}, "state": own["state"]}
+    torch.save({"model": model}, "other.lmp")
+    said = Said(capsys, "--model", "other.lmp", "Hello")
+    assert (said.status, said.out) == (2, "")
+    assert said.err == (
+        "other.lmp: its model knows 257 tokens, tokenizer gpt2 has 50257: it is not the one that the model was "
+        "trained with\n"
+    )
 
 
 def test_a_damaged_file(model: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,12 +17,14 @@ from typing import Any
 import pytest
 import torch
 
-from lmplay_tui.errors import DamagedFileError
+from lmplay_tui.commands.generate import main as generate_main
+from lmplay_tui.errors import DamagedFileError, UserError
 from lmplay_tui.run.events import LogLine, RunFailed, RunStopped, Warned
 from lmplay_tui.run.statistics import AVERAGED, SPLITS
+from lmplay_tui.train.check import describe_run
 from lmplay_tui.train.checkpoint import load_archive, load_checkpoint
 from tests.faults.forks import Child
-from tests.train.runs import differences, last, stop_after
+from tests.train.runs import differences, given, last, stop_after
 
 MOST_CPU_S = 10.0  # of one case; measured: 0.1
 WAIT_S = 240.0
@@ -300,6 +302,32 @@ def test_what_a_long_run_holds_is_no_repetition(place):
     held = {"step_stats": stages, "plan": ["#" * (64 << 10)] * 3}
     torch.save(held, "m.lmp")
     assert load_archive(Path("m.lmp")) == held
+
+
+BUILDERS: dict[str, Callable[[], object]] = {
+    "a resume": lambda: last(stop_after(6, model="m.lmp")),
+    "--describe": lambda: describe_run(given(model="m.lmp")),
+    "generate": lambda: generate_main(["--model", "m.lmp", "Hello"], "lmp_generator"),
+}
+
+
+@pytest.mark.parametrize("shape", [{"embed_dim": 512}, {"num_blocks": 800}, {"context_len": 1 << 18}], ids=str)
+@pytest.mark.parametrize("command", BUILDERS)
+def test_no_command_builds_a_model_out_of_proportion_to_the_file(run, place, command, shape):
+    """Some megabytes here, where its weights have some kilobytes; the plan in the file says no other size."""
+    checkpoint = load_checkpoint(run.model)
+    checkpoint["model"]["state_args"] |= shape
+    curriculum = checkpoint["curriculum"]["state_args"]
+    for text in ("plan", "plan_as_given", "plan_unedited"):
+        lines = curriculum[text].splitlines(keepends=True)
+        curriculum[text] = "".join(line for line in lines if line.partition(" ")[0] not in shape)
+    torch.save(checkpoint, run.model)
+    try:
+        said = BUILDERS[command]()
+    except UserError as error:
+        said = error
+    assert "the sizes that the file gives are not those of its weights" in str(said)
+    assert "\n" not in str(said)
 
 
 def fuzz(run, times: int, count) -> None:

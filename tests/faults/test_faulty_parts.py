@@ -163,6 +163,13 @@ def heads(said: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     yield "huge sizes", with_tensor([dtype, [1 << 40, *[1 << 40] * 5], [[rank, byte, 0, 1 << 40, checksum]]])
     yield "no sizes", with_tensor([dtype, [], pieces])
     yield "no rows", with_tensor([dtype, shape, []])
+    yield "a size of none", with_tensor([dtype, [0, *shape[1:]], []])
+    yield "a size of none, and huge ones", with_tensor([dtype, [0, 1 << 40, 1 << 40], []])
+    yield "huge sizes, and one of none", with_tensor([dtype, [1, 1 << 40, 1 << 40, 0], [[rank, byte, 0, 1, checksum]]])
+    yield (
+        "each tensor with a size of none",
+        said | {"tensors": {name: [dtype, [0, 1 << 40, 1 << 40], []] for name in said["tensors"]}},
+    )
     yield "rows left out", with_tensor([dtype, shape, pieces[1:]])
     yield "rows twice", with_tensor([dtype, shape, [*pieces, pieces[0]]])
     yield (
