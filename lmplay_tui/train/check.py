@@ -327,8 +327,12 @@ def _train(
 
 
 def describe_run(launch: Launch) -> str:
-    """Parameters by module, which of them are trained and decay, and an estimate of the memory. Raises `UserError`."""
-    start = read_start(choose_run(launch), launch, [])
+    """Parameters by module, which of them are trained and decay, and an estimate of the memory. Raises `UserError`.
+
+    Above them stands what a resume would warn of: a checkpoint that is damaged, say, and the one that is read for it.
+    """
+    warnings: list[str] = []
+    start = read_start(choose_run(launch), launch, warnings)
     options = start.settings.for_run()
     shape = start.checkpoint["model"]["state_args"] if start.checkpoint else vars(options)
     tokenizer = load_tokenizer(shape["tokenizer"])
@@ -347,7 +351,7 @@ def describe_run(launch: Launch) -> str:
     lines = [_line_of(model, stage, start.settings.for_stage(stage)) for stage in (first, *others)]
     if len({said for _, said in lines}) > 1:  # the table above is the first one's
         page += "\n\nBy stages\n" + "\n".join(f"  {name}: {said}" for name, said in lines)
-    return page
+    return "\n".join([*(f"warning: {one_line(warning, 1000)}" for warning in warnings), page])
 
 
 def _stages_to_come(start: Start) -> list[Stage]:

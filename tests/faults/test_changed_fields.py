@@ -368,3 +368,10 @@ def test_a_changed_value_falls_back_to_the_checkpoint_before(run, place):
     assert isinstance(last(events), RunStopped)
     [said] = [e.message for e in events if isinstance(e, Warned)]
     assert "exp_avg" in said and "m.damaged.lmp" in said and "going on from m.prev.lmp" in said
+
+
+def test_a_description_says_that_it_is_of_the_checkpoint_before(run, place):
+    run.model.write_bytes(b"no checkpoint")
+    first, *page = describe_run(given(model="m.lmp")).splitlines()
+    assert first.startswith("warning: ") and "m.damaged.lmp" in first and "going on from m.prev.lmp" in first
+    assert page, "and the description below"
