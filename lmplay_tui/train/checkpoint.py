@@ -7,6 +7,7 @@ dictionary of `state_args` (what it was built with) and `state`. Plain values an
 import contextlib
 import errno
 import os
+import pickletools
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,6 +35,14 @@ _LACKS = (
 )  # fmt: skip
 _DOS_FOLDER = 0x10
 _NO_MEMORY_TO_LOAD = "no memory to load it; close other programs"
+_PUTS = ("PUT", "BINPUT", "LONG_BINPUT")
+_GETS = ("GET", "BINGET", "LONG_BINGET")
+_PLAIN = {
+    opcode.name for opcode in pickletools.opcodes
+    if not opcode.stack_before and opcode.stack_after not in ([], [pickletools.markobject]) and opcode.name not in _GETS
+}  # fmt: skip
+_SHORT_TUPLES = ("TUPLE1", "TUPLE2", "TUPLE3")
+_MOST_IN_TUPLE = 1 << 12  # a state of Python's own random numbers has 627
 _MAY_BE_LONG = (str, list, tuple, dict)
 _MOST_REPEATED = 1 << 20  # values and characters; a run repeats its plan's text (64 KiB), and some words
 
@@ -183,14 +192,52 @@ def _damage_in(file: BinaryIO) -> str | None:
                 return "one of its parts claims to be a folder"
             if sum(member.file_size for member in members) > os.fstat(file.fileno()).st_size:
                 return "its parts claim to be larger than the file"
-            bad = archive.testzip()
-            return None if bad is None else f"the checksum of {one_line(bad)} is wrong"
+            if (bad := archive.testzip()) is not None:
+                return f"the checksum of {one_line(bad)} is wrong"
+            pickles = (archive.read(member) for member in members if member.filename.endswith("data.pkl"))
+            if any(map(_holds_large_tuple, pickles)):
+                return "it holds tuples in tuples that no checkpoint has"
+            return None
     except MemoryError:  # it says nothing about the file's bytes
         raise
     except Exception as error:  # zipfile raises a dozen kinds for what is cut or altered
         if (lack := _lack(error)) is not None:
             raise lack from None
         return one_line(unchain(error)) or type(error).__name__
+
+
+def _holds_large_tuple(pickled: bytes) -> bool:
+    """Whether some tuple has more than `_MOST_IN_TUPLE` values, counted through the tuples within.
+
+    One that is a dictionary's key is hashed through all of them, each as often as it is met, in one call that no signal
+    ends: a few bytes a level would take years, and ten thousand levels end the process. So the stack of the pickle's
+    machine is followed with a size for each value, and None for a mark; whatever else a pickle does, torch refuses.
+    """
+    stack: list[int | None] = []
+    memo: dict[object, int | None] = {}
+    try:
+        for opcode, argument, _ in pickletools.genops(pickled):
+            if opcode.name in _PLAIN:
+                stack.append(1)
+            elif opcode.name in _PUTS:
+                memo[argument] = stack[-1]
+            elif opcode.name in _GETS:
+                stack.append(memo.get(argument, 1))
+            else:
+                taken = opcode.stack_before
+                start = len(stack) - len(taken)
+                if pickletools.stackslice in taken:
+                    start = len(stack) - 1 - stack[::-1].index(None) - taken.index(pickletools.markobject)
+                size = 1
+                if opcode.name.endswith("TUPLE") or opcode.name in _SHORT_TUPLES:
+                    size += sum(filter(None, stack[start:]))
+                if size > _MOST_IN_TUPLE:
+                    return True
+                del stack[max(start, 0) :]
+                stack += [None if each is pickletools.markobject else size for each in opcode.stack_after]
+    except Exception:  # no pickle: torch says so in its own words
+        return False
+    return False
 
 
 def _lack(error: BaseException) -> OSError | None:

@@ -247,6 +247,10 @@ def hostile_files(folder: Path, whole: Path) -> list[Path]:
         "global": b"cposix\nsystem\n(S'touch " + marker.encode() + b"'\ntR.",
         "endless-list": b"\x80\x02" + b"]" + b"(" * 200_000 + b".",
         "deep": b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b".",
+        # As keys, which are hashed: tuples that double 40 times, and ones nested so deep that it ends the process.
+        "doubling-key": b"\x80\x02})" + b"q\x00h\x00\x86" * 40 + b"K\x01s.",
+        "tripling-keys": b"\x80\x02}()" + b"q\x00h\x00h\x00\x87" * 30 + b"K\x01K\x02K\x03u.",
+        "deep-key": b"\x80\x02})" + b"\x85" * 1_000_000 + b"K\x01s.",
         "huge-bytes": b"\x80\x04\x8e" + (1 << 40).to_bytes(8, "little") + b".",
         "not-a-pickle": b"hello",
         "empty": b"",
