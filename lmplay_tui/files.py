@@ -302,6 +302,22 @@ def mode_of(*paths: Path) -> int | None:
     return None
 
 
+# Paths that a user has named. `Path`'s own methods raise where the system will not look: at a name that is too long, in
+# a folder without the right to search it. For whoever asks what is there, nothing is.
+
+
+def is_there(path: Path) -> bool:
+    return os.path.exists(path)  # noqa: PTH110
+
+
+def is_file(path: Path) -> bool:
+    return os.path.isfile(path)  # noqa: PTH113
+
+
+def is_folder(path: Path) -> bool:
+    return os.path.isdir(path)  # noqa: PTH112
+
+
 def open_given(path: Path) -> BinaryIO:
     """A file that a user has named, to read: a link is followed, but no pipe is waited for. Raises `OSError`."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -8,6 +8,7 @@ from typing import Any
 
 from lmplay_tui.command_line import new_parser, parse_line
 from lmplay_tui.errors import EXIT_LEFT_AT_ONCE, EXIT_OK, UserError
+from lmplay_tui.files import is_file
 from lmplay_tui.formats import counted, format_megabytes
 from lmplay_tui.options import home_path
 from lmplay_tui.run.export import (
@@ -83,7 +84,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
 def _checkpoint(run: RunFolder, text: str | None) -> Path:
     """The very file that was named, or the run's newest checkpoint."""
     given = Path(text) if text is not None else run.model
-    return given if given.is_file() and given.suffix == ".lmp" else run.model
+    return given if is_file(given) and given.suffix == ".lmp" else run.model
 
 
 def _export_weights(checkpoint_path: Path, target: Path) -> int:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmplay_tui.command_line import new_parser, parse_line
 from lmplay_tui.errors import EXIT_OK, UserError
+from lmplay_tui.files import is_file
 from lmplay_tui.options import check, home_path
 from lmplay_tui.process import typed
 from lmplay_tui.run.folder import find_run, output_folder
@@ -153,7 +154,7 @@ def assign_words(line: argparse.Namespace) -> None:
         raise UserError(f"give the prompt once, not with {' and with '.join(given)}")
     words = list(line.words)
     is_model = len(words) == 2 or (
-        len(words) == 1 and (given or (words[0].endswith(".lmp") and Path(words[0]).is_file()))
+        len(words) == 1 and (given or (words[0].endswith(".lmp") and is_file(Path(words[0]))))
     )
     if is_model and (line.model is None or len(words) == 2):
         if line.model is not None:
@@ -206,10 +207,10 @@ def _checkpoint(model: str | None, out_dir: str | None) -> Path:
         given = Path(model)
         names = [given, given.with_name(f"{given.name}.lmp")] if given.name else []
         for path in [*names, *(output_folder(out_dir) / name for name in names)]:
-            if path.is_file():
+            if is_file(path):
                 return path
     run = find_run(model, out_dir)
-    if not run.model.is_file():
+    if not is_file(run.model):
         name = one_line(run.name)
         raise UserError(f"{name}: no checkpoint yet; save one with: {typed('lmplay-tui ctl')} {name} save")
     return run.model

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from lmplay_tui.command_line import new_parser, parse_line
 from lmplay_tui.commands.check import Progress, as_text
 from lmplay_tui.errors import EXIT_OK, EXIT_USAGE, UserError, os_error
+from lmplay_tui.files import is_file, is_there
 from lmplay_tui.formats import counted, format_bytes, format_count
 from lmplay_tui.options import Launch, TrainOptions, check, home_path, resolve
 from lmplay_tui.process import typed
@@ -100,7 +101,7 @@ def main(arguments: Sequence[str], prog: str) -> int:
     target = Path(line.output or f"{_stem(Path(line.data[0]))}.toml")
     if target.suffix != ".toml":
         raise UserError(f"-o {one_line(target)}: a plan's name ends in .toml")
-    if target.exists():
+    if is_there(target):
         raise UserError(f"{one_line(target)}: is there already; choose another name with -o FILE")
     options = TrainOptions(device=line.device)
     specs = _specs(line.data)
@@ -155,7 +156,7 @@ def _specs(data: Sequence[str]) -> list["DatasetSpec"]:
     shelf, specs, problems = Shelf(Path()), [], []
     names: set[str] = set()
     for place in dict.fromkeys(data):
-        if not Path(place).exists():
+        if not is_there(Path(place)):
             problems.append(f"{one_line(place, 200)}: no such file or folder")
             continue
         name = _stem(Path(place))[:36]
@@ -177,7 +178,7 @@ def _stem(path: Path) -> str:
     from lmplay_tui.plan.schema import check_name
 
     name = path.absolute().name
-    if path.is_file() and (kind := file_kind(name)) is not None:
+    if is_file(path) and (kind := file_kind(name)) is not None:
         name = name[: -len("".join(kind))]
     name = _NO_NAME.sub("-", name).strip("-_")[:40].rstrip("-_") or "data"
     return f"{name}-data"[:40] if check_name("dataset", name) is not None else name

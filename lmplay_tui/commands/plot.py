@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lmplay_tui.command_line import new_parser, parse_line
 from lmplay_tui.errors import EXIT_OK, UserError
+from lmplay_tui.files import is_file, is_folder
 from lmplay_tui.options import home_path
 from lmplay_tui.run.charts import (
     AVERAGE_COUNT,
@@ -126,15 +127,15 @@ def _statistics(location: str | None, out_dir: str | None) -> list[Path]:
     if location is None:
         return _required(statistics_folder(out_dir))
     path = Path(location)
-    if path.is_file() and path.name.endswith(".json"):
+    if is_file(path) and path.name.endswith(".json"):
         return [path]
-    if path.is_dir() and path.suffix != ".run":
+    if is_folder(path) and path.suffix != ".run":
         return _required(path)
     return _of_run(location, out_dir)
 
 
 def _required(folder: Path) -> list[Path]:
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise UserError(f"{one_line(folder)}: no such folder; name one that holds *{SUFFIX} files, or a run")
     paths = statistics_in(folder)
     if not paths:
@@ -162,7 +163,7 @@ def _of_run(text: str, out_dir: str | None) -> list[Path]:
 
 def _named(name: str, folders: Sequence[Path]) -> list[Path]:
     for folder in folders:
-        paths = statistics_in(folder) if folder.is_dir() else []
+        paths = statistics_in(folder) if is_folder(folder) else []
         candidates = [path for path in paths if path.name.startswith(f"{name}_")]
         curves, _ = load_curves(candidates)
         if found := [curve.path for curve in curves if curve.name == name]:

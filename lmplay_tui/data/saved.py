@@ -18,7 +18,7 @@ from lmplay_tui.data import hub, local, pydocs
 from lmplay_tui.data.library import listening, quiet_datasets
 from lmplay_tui.data.splits import Report, Segment, SplitRows, Splits, choose, identified, split_names
 from lmplay_tui.errors import DataError
-from lmplay_tui.files import sync
+from lmplay_tui.files import is_file, sync
 from lmplay_tui.plan.schema import DatasetSpec, Plan
 from lmplay_tui.process import is_alive
 from lmplay_tui.text import one_line
@@ -80,7 +80,7 @@ def _folders(spec: DatasetSpec, datasets_folder: Path) -> tuple[Path, Path]:
 
 
 def _is_whole(folder: Path) -> bool:
-    return (folder / "state.json").is_file()
+    return is_file(folder / "state.json")
 
 
 def save_datasets(plan: Plan, datasets_folder: Path, report: Report) -> list[Path]:

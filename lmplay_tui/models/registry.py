@@ -107,11 +107,11 @@ def _no_class(where: str, class_name: str, classes: list[str]) -> UserError:
 
 def _parsed(file: Path, where: str) -> ast.Module:
     """The syntax of the user's file. Raises `UserError` where there is no such file, or it is no Python."""
-    if not file.is_file():
-        raise UserError(f"{where}: no such file: {one_line(file)}")
-    if file.suffix != ".py":
-        raise UserError(f"{where}: {one_line(file)} is not a Python file (.py)")
     try:
+        if not file.is_file():
+            raise UserError(f"{where}: no such file: {one_line(file)}")
+        if file.suffix != ".py":
+            raise UserError(f"{where}: {one_line(file)} is not a Python file (.py)")
         return ast.parse(file.read_bytes(), file)
     except OSError as error:
         raise UserError(f"{where}: {one_line(file)} cannot be read: {error.strerror}") from None

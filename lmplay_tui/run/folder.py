@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lmplay_tui.errors import UserError, os_error
-from lmplay_tui.files import Folder
+from lmplay_tui.files import Folder, is_file, is_folder
 from lmplay_tui.process import is_alive, typed
 from lmplay_tui.run.journal import utc_time
 from lmplay_tui.run.ranks import read_ranks
@@ -450,7 +450,7 @@ def list_runs(*folders: Path) -> list[RunFolder]:
         except OSError:
             continue
         for entry in entries:
-            if entry.suffix == ".run" and entry.is_dir():
+            if entry.suffix == ".run" and is_folder(entry):
                 run = RunFolder(entry.with_suffix(".lmp"))
                 newest = max((_modified(path) for path in (run.run_json, run.model, run.folder)), default=0.0)
                 found[entry.resolve()] = (newest, run)
@@ -482,7 +482,7 @@ def find_run(text: str | None, out_dir: str | None = None) -> RunFolder:
     for candidate in candidates:
         for stem in (_OTHER_CHECKPOINT.sub("", candidate.stem), candidate.stem):
             run = RunFolder(candidate.with_name(stem + ".lmp"))
-            if run.folder.is_dir() or run.model.is_file():
+            if is_folder(run.folder) or is_file(run.model):
                 return run
     where = f"in this folder or in {one_line(places[1])}"
     raise UserError(f"no run called {one_line(text)} {where}; see: {typed('lmplay-tui runs')}")

@@ -23,6 +23,7 @@ from lmplay_tui.data.splits import Report
 from lmplay_tui.data.stage_data import StageData, open_stage
 from lmplay_tui.data.tokenizer import load_tokenizer
 from lmplay_tui.errors import UserError
+from lmplay_tui.files import is_there
 from lmplay_tui.formats import counted, format_bytes, format_megabytes
 from lmplay_tui.models.describe import describe
 from lmplay_tui.options import Launch, TrainOptions
@@ -152,7 +153,7 @@ def _numbered(stages: Sequence[Stage], settings: Settings, said: Sequence[Mappin
 
 def _free(options: TrainOptions) -> int:
     folder = Path(options.model).parent if options.model is not None else output_folder(options.out_dir)
-    while not folder.exists():
+    while not is_there(folder) and folder != folder.parent:
         folder = folder.parent
     return shutil.disk_usage(folder).free
 

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from lmplay_tui.background import BackgroundCall
 from lmplay_tui.errors import UserError, os_error
+from lmplay_tui.files import is_there
 from lmplay_tui.formats import time_zone
 from lmplay_tui.options import Launch, TrainOptions, resolve, shown_value
 from lmplay_tui.plan.builtin import DEFAULT_PLAN, shipped_plans
@@ -213,7 +214,7 @@ def _needs_plan_for_name(options: TrainOptions) -> bool:
 
 
 def _has_checkpoint(run: RunFolder) -> bool:
-    return run.model.exists() or run.checkpoint("prev").exists()
+    return is_there(run.model) or is_there(run.checkpoint("prev"))
 
 
 def _check_place(run: RunFolder) -> None:

@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 from lmplay_tui.errors import EXIT_USAGE
-from lmplay_tui.files import write_whole
+from lmplay_tui.files import is_there, write_whole
 from lmplay_tui.process import typed
 from lmplay_tui.run.events import RunFailed, RunStopped
 from lmplay_tui.run.folder import RunFolder
@@ -79,4 +79,4 @@ def keep_draft(text: str, run: RunFolder | None) -> str:
 def _free_path(folder: Path) -> Path:
     """No earlier draft is written over."""
     names = itertools.chain(["plan.draft.toml"], (f"plan.draft-{i}.toml" for i in itertools.count(2)))
-    return next(path for path in (folder / name for name in names) if not path.exists())
+    return next(path for path in (folder / name for name in names) if not is_there(path))

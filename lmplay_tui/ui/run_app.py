@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from lmplay_tui.errors import EXIT_BUG, EXIT_LEFT_AT_ONCE
+from lmplay_tui.files import is_folder
 from lmplay_tui.formats import time_zone
 from lmplay_tui.options import Launch
 from lmplay_tui.process import leave
@@ -121,7 +122,7 @@ def _crash_lines(error: Exception, source: "LiveSource | None") -> list[str]:
     """What has failed, in one line; the traceback is in the run's log, or else here."""
     said = f"the dashboard has failed: {type(error).__name__}: {one_line(error)}"
     lines = [printable(line) for line in "".join(traceback.format_exception(error)).splitlines()]
-    if source is None or source.folder is None or not source.folder.folder.is_dir():
+    if source is None or source.folder is None or not is_folder(source.folder.folder):
         return [*lines, said]
     from lmplay_tui.run.folder import utc_now
     from lmplay_tui.run.recorder import LogFile

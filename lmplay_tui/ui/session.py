@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
 from lmplay_tui.errors import EXIT_BUG, EXIT_OK
+from lmplay_tui.files import is_folder, is_there
 from lmplay_tui.formats import counted
 from lmplay_tui.options import Launch
 from lmplay_tui.run.controls import Command, Controls, HandOver, SaveNow, Stop
@@ -147,7 +148,7 @@ class LiveSource:
     def keep_prints(self, lines: Sequence[str]) -> None:
         """Write what was printed into the run's `log.txt`, as soon as there is one."""
         self._prints.extend(lines)
-        if self._prints and self.folder is not None and self.folder.folder.is_dir():
+        if self._prints and self.folder is not None and is_folder(self.folder.folder):
             log, stamp = LogFile(self.folder.log), utc_now()
             while self._prints:
                 log.write(f"{stamp} print   {one_line(self._prints.popleft(), 1000)}")
@@ -194,7 +195,7 @@ class LiveSource:
 
     def _remember(self, folder: RunFolder) -> None:
         """A resumed run's curves begin where the run began: read its journals before it goes on."""
-        if self._launch.anew or not folder.model.exists():
+        if self._launch.anew or not is_there(folder.model):
             return
         for tail in (Tail(folder.events), MetricsTail(folder.metrics), Tail(folder.predictions)):
             more = True

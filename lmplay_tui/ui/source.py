@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 
 from lmplay_tui.background import BackgroundCall
 from lmplay_tui.errors import EXIT_OK, EXIT_TRAINING
+from lmplay_tui.files import is_there
 from lmplay_tui.run import controls
 from lmplay_tui.run.control_files import leave_command
 from lmplay_tui.run.events import Event, RunFailed, from_record
@@ -211,6 +212,6 @@ class FolderSource:
 
     def _how_to_go_on(self) -> str:
         """The command that resumes the run, if it has saved."""
-        if not self._run.model.exists():
+        if not is_there(self._run.model):
             return "nothing had been saved"
         return f"go on with: {self.view.go_on_with('lmplay-tui', self._run.model)}"

@@ -1,6 +1,7 @@
 """Every command on every ground that a shell can give it: one line and a status, no traceback, no waiting."""
 
 import contextlib
+import ctypes
 import os
 import shutil
 import socket
@@ -37,6 +38,41 @@ COMMANDS = {
     "resume": ["--headless", "--model", "m.lmp", "--device", "cpu"],
     "--help": ["--help"],
     "--version": ["--version"],
+}
+NAMING = {  # a command with NAME in the place of each path that it takes
+    "status": ["status", "NAME"],
+    "status in": ["status", "x", "--out-dir", "NAME"],
+    "runs in": ["runs", "--out-dir", "NAME"],
+    "runs tag": ["runs", "tag", "NAME", "good"],
+    "runs note": ["runs", "note", "NAME", "a sentence"],
+    "runs rename": ["runs", "rename", "NAME", "other"],
+    "runs remove": ["runs", "remove", "NAME", "--yes"],
+    "ctl": ["ctl", "NAME", "save"],
+    "attach": ["attach", "NAME"],
+    "check": ["check", "NAME.toml"],
+    "check in": ["check", "plan.toml", "--out-dir", "NAME", "--device", "cpu"],
+    "check with": ["check", "plan.toml", "--exp", "NAME.py:Mine", "--device", "cpu"],
+    "check from": ["check", "plan.toml", "--initial-model", "NAME.lmp", "--device", "cpu"],
+    "new": ["new", "NAME", "--no-check"],
+    "new from a file": ["new", "NAME.jsonl", "--no-check"],
+    "new to": ["new", "stories.jsonl", "-o", "NAME.toml", "--no-check"],
+    "plot": ["plot", "NAME"],
+    "plot a file": ["plot", "NAME_train_stats.json"],
+    "plot in": ["plot", "--out-dir", "NAME"],
+    "plot a run in": ["plot", "x", "--out-dir", "NAME"],
+    "generate": ["generate", "NAME.lmp"],
+    "generate by": ["generate", "NAME", "Once"],
+    "generate in": ["generate", "x", "Once", "--out-dir", "NAME"],
+    "generate from": ["generate", "m.lmp", "--file", "NAME"],
+    "generate with": ["generate", "m.lmp", "Once", "--exp", "NAME.py:Mine"],
+    "export": ["export", "NAME", "--to", "csv"],
+    "export a file": ["export", "NAME.lmp", "--to", "safetensors"],
+    "export to": ["export", "m", "--to", "csv", "--output", "NAME"],
+    "train by": ["--headless", "--training-plan", "NAME.toml", "--model", "new.lmp", "--device", "cpu"],
+    "train in": ["--headless", "--training-plan", "plan.toml", "--out-dir", "NAME", "--device", "cpu"],
+    "train with": ["--headless", "--training-plan", "plan.toml", "--exp", "NAME.py:Mine", "--device", "cpu"],
+    "train from": ["--headless", "--training-plan", "plan.toml", "--model", "new.lmp", "--initial-model", "NAME.lmp"],
+    "resume": ["--headless", "--model", "NAME/m.lmp", "--device", "cpu"],
 }
 REFUSALS = (2, 3)  # a mistake of the user's, a disk that does not take it
 
@@ -92,6 +128,18 @@ def another_user() -> None:
         Path(name).chmod(mode)
     os.setgid(65534)
     os.setuid(65534)
+
+
+def closed_folders() -> None:
+    """`listed` may be listed, and no more; `closed` not even that. The modes hold for root too from here on."""
+    for folder, mode in (("listed", 0o644), ("closed", 0o000)):
+        for name in ("m.lmp", "m.toml", "m.jsonl", "m.py", "m_train_stats.json", "m.run/run.json"):
+            path = Path(folder, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        Path(folder).chmod(mode)
+    version_3, no_capabilities = (ctypes.c_uint32 * 2)(0x20080522), (ctypes.c_uint32 * 6)()
+    assert ctypes.CDLL(None).capset(version_3, no_capabilities) == 0
 
 
 def pipe(path: Path) -> None:
@@ -194,6 +242,19 @@ def test_some_commands_on(ground, trained, tmp_path):
 @pytest.mark.parametrize("ground", [output_to_a_full_disk, all_output_to_a_full_disk], ids=lambda of: of.__name__)
 def test_what_is_printed_bit_by_bit_on_a_full_disk(ground, trained, tmp_path):
     check(["generate", "plot"], ground, trained, tmp_path / "place")
+
+
+@pytest.mark.sampled
+@pytest.mark.parametrize("name", ["x" * 300, "listed", "listed/m", "closed/m"], ids=lambda name: name[:10])
+@pytest.mark.parametrize("command", some([*NAMING], 3))
+def test_a_path_at_which_the_system_will_not_look(command, name, trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "place")
+    words = [word.replace("NAME", name) for word in NAMING[command]]
+    status, said = outcome(words, closed_folders, tmp_path / "place")
+    assert status in (0, *REFUSALS), (status, said[-2000:])
+    assert len(said.splitlines()) <= 2, said[-2000:]
+    if command == "runs in":
+        assert "stopped" in (tmp_path / "place" / "printed").read_text(encoding="utf-8"), "the run beside it is listed"
 
 
 @pytest.mark.slow

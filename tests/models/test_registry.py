@@ -154,6 +154,7 @@ def test_the_documents_model_can_be_built(tmp_path: Path) -> None:
         ("zebra", "unknown experiment zebra; see --exp list"),
         ("model.py", "--exp model.py: say which class of the file, as file.py:Name"),
         ("nowhere.py:Model", "--exp nowhere.py:Model: no such file: nowhere.py"),
+        (f"{'x' * 300}.py:Model", f"--exp {'x' * 199}…: {'x' * 199}… cannot be read: File name too long"),
     ],
 )
 def test_what_there_is_not(name: str, said: str) -> None:
