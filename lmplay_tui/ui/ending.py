@@ -2,6 +2,7 @@
 
 import itertools
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from lmplay_tui.errors import EXIT_USAGE
@@ -65,10 +66,13 @@ def _go_on(view: RunView, path: str) -> list[str]:
 
 def keep_draft(text: str, run: RunFolder | None) -> str:
     """Write the text beside the run's plan, or where that cannot be; the line that says where it is."""
-    folders = [run.plan.parent] if run is not None else []
-    for folder in (*folders, Path.cwd(), Path(tempfile.gettempdir())):
-        path = _free_path(folder)
+    # Each is asked for when it is its turn: the working folder may be gone, and no folder for temporaries have room.
+    folders: list[Callable[[], Path]] = [Path.cwd, lambda: Path(tempfile.gettempdir())]
+    if run is not None:
+        folders.insert(0, lambda: run.folder)
+    for folder in folders:
         try:
+            path = _free_path(folder())
             write_whole(path, text.encode("utf-8", "surrogatepass"))
         except OSError:
             continue

@@ -1,8 +1,11 @@
 """The screen fails, or cannot leave: the run, the terminal and what was typed are none the worse for it."""
 
 import asyncio
+import os
+import signal
 import time
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -77,6 +80,34 @@ def test_a_screen_that_fails_says_so_and_the_run_goes_on(long_run, goes_on):
                 assert not long_run.alive()
         finally:
             stop_and_wait(long_run)
+    assert saved_step(long_run) == steps_in_journal(long_run)
+
+
+@pytest.mark.long
+def test_a_draft_outlives_the_working_folder(long_run):
+    """It is kept beside the run; and what became of the run is said."""
+
+    def work() -> int:
+        Path("work").mkdir()
+        os.chdir("work")
+        line = ["--training-plan", "../plan.toml", "--model", str(long_run.model)]
+        return main([*line, "--device", "cpu", "--refresh-hz", "10"])
+
+    with ScreenTerminal(work, (100, 30)) as terminal:
+        until(trains(long_run))
+        terminal.shows("stories", "training")
+        terminal.type("e")
+        terminal.shows("ctrl+s apply")
+        terminal.type("# mine ")
+        terminal.shows("# mine [train]", "edited")
+        (long_run.model.parent / "work").rmdir()
+        terminal.send(signal.SIGTERM)
+        assert terminal.wait() == 0, terminal.output[-2000:]
+        assert terminal.restored, terminal.output[-500:]
+    said = terminal.output.rpartition(b"\x1b[?1049l")[2].decode()
+    assert f"it is kept in {long_run.folder}/plan.draft.toml" in said
+    assert "go on with: " in said
+    assert (long_run.folder / "plan.draft.toml").read_text(encoding="utf-8").startswith("# mine")
     assert saved_step(long_run) == steps_in_journal(long_run)
 
 

@@ -2,18 +2,22 @@
 
 import ctypes
 import os
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lmplay_tui.cli import main
 from lmplay_tui.run.controls import Controls
 from lmplay_tui.run.events import LAST_EVENTS, StepDone
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.train.launch import run_events
-from tests.faults.forks import Child
+from tests.faults.forks import Child, limit_file_size
 from tests.train.runs import given, write_plan
+from tests.ui.terminal_screen import ScreenTerminal
 
 _NEW_USER, _NEW_MOUNTS = 0x10000000, 0x00020000  # sched.h
 _PRIVATE = 0x4000 | 0x40000  # sys/mount.h: MS_REC, MS_PRIVATE
@@ -72,3 +76,30 @@ def test_a_run_that_a_full_disk_ends_says_so(place):
     assert status["state"] == "failed"
     assert status["message"] == end.message
     assert status["step"] == end.step > 2
+
+
+@pytest.mark.long_after(1)
+@pytest.mark.parametrize(
+    ("words", "shown", "ends"),
+    [
+        (["attach", "m"], "stopped at step 4", 0),
+        (["--model", "m.lmp", "--device", "cpu"], "✗ failed m.lmp: not saved", 3),
+    ],
+    ids=["attach", "resume"],
+)
+def test_a_dashboard_opens_on_a_full_disk(trained, tmp_path, words, shown, ends):
+    """No folder for temporaries has room, nor has any other."""
+    shutil.copytree(trained, tmp_path / "place")
+
+    def work() -> int:
+        os.chdir(tmp_path / "place")
+        tempfile.tempdir = None  # as a new process, which has found none yet
+        limit_file_size(0)
+        return main(words)
+
+    with ScreenTerminal(work, (100, 30)) as terminal:
+        terminal.shows(shown)
+        terminal.type("q")
+        assert terminal.wait() == ends, terminal.output[-3000:]
+        assert terminal.restored
+        assert b"Traceback" not in terminal.output

@@ -5,9 +5,10 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from lmplay_tui.ui.ending import ending_lines, left_lines
 from lmplay_tui.ui.screens.dashboard import Dashboard
 from lmplay_tui.ui.session import LiveSource
 from lmplay_tui.ui.source import FolderSource
-from lmplay_tui.ui.tty.signals import StrayPrints
+from lmplay_tui.ui.tty.signals import EMPTIED_FROM_BYTES, StrayPrints
 from tests.run.test_view import journals
 from tests.ui.conftest import Open, until
 from tests.ui.fake import STAGES, Clock, FakeSource, fed, started, step_done, training
@@ -356,14 +357,27 @@ async def test_a_long_journal_is_read_on_by_a_slow_machine(dashboard: Open, monk
         await until(pilot, lambda: source.looks > before + 5, seconds=10)
 
 
-def test_native_prints_are_caught_and_the_descriptors_given_back(capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("folder", ["", "none"])
+def test_native_prints_are_caught_and_the_descriptors_given_back(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: str
+) -> None:
+    """In memory where no folder takes a temporary file."""
     before = os.fstat(1).st_ino, os.fstat(2).st_ino
     streams = sys.__stdout__, sys.__stderr__
-    with StrayPrints().caught() as stray:
+    with ExitStack() as stack:
+        with monkeypatch.context() as patch:
+            patch.setattr(tempfile, "tempdir", str(tmp_path / folder))
+            stray = stack.enter_context(StrayPrints().caught())
         os.write(1, b"from C\n50%\r100%\nhalf")
         os.write(2, b" a line\n")
         assert stray.new_lines() == ["from C", "100%", "half a line"]
         assert stray.new_lines() == []
+        os.write(1, b"x\n" * (EMPTIED_FROM_BYTES // 2))
+        while stray.new_lines():
+            pass
+        os.write(1, b"at the end of a file that was emptied\n")
+        assert os.fstat(1).st_size < 100
+        assert stray.new_lines() == ["at the end of a file that was emptied"]
     assert (os.fstat(1).st_ino, os.fstat(2).st_ino) == before
     assert (sys.__stdout__, sys.__stderr__) == streams
     assert capfd.readouterr().out == ""

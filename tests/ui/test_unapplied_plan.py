@@ -1,9 +1,12 @@
 """Leaving the dashboard with a plan in the editor that was not applied: the text is never lost silently."""
 
 import gc
+import operator
+import tempfile
 import threading
 import weakref
 from collections.abc import Iterator
+from itertools import compress, product
 from pathlib import Path
 
 import pytest
@@ -112,11 +115,23 @@ def test_a_draft_is_kept_beside_the_run_and_no_earlier_one_is_lost(tmp_path: Pat
     assert (folder / "plan.draft-2.toml").read_text() == "two"
 
 
-def test_a_draft_finds_another_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    gone = RunFolder(tmp_path / "gone" / "m.lmp")  # the run's folder has vanished
-    assert str(tmp_path / "plan.draft.toml") in keep_draft("text", gone)
-    assert (tmp_path / "plan.draft.toml").read_text() == "text"
+@pytest.mark.parametrize("there", list(product([False, True], repeat=3)), ids=str)
+def test_a_draft_finds_another_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: tuple[bool, bool, bool]
+) -> None:
+    """The run's folder, the working folder, the one for temporaries: the first that is still there takes it."""
+    folders = [tmp_path / name for name in ("m.run", "work", "temporary")]
+    for folder in folders:
+        folder.mkdir()
+    monkeypatch.chdir(folders[1])
+    for folder in compress(folders, map(operator.not_, there)):
+        folder.rmdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(folders[2]))
+        said = keep_draft("text", RunFolder(tmp_path / "m.lmp"))
+    left = list(compress(folders, there))
+    assert sorted(tmp_path.rglob("*.toml")) == [folder / "plan.draft.toml" for folder in left[:1]]
+    assert (str(left[0] / "plan.draft.toml") in said) if left else "no folder would take a copy" in said
 
 
 async def test_buttons_of_a_run_that_is_over_say_so(dashboard: Open, source: FakeSource) -> None:

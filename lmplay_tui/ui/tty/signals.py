@@ -5,6 +5,7 @@ must happen may depend on it.
 """
 
 import contextlib
+import fcntl
 import os
 import signal
 import socket
@@ -147,6 +148,15 @@ class Signals:
         let_go_of_terminal(self._settings)
 
 
+def _new_file() -> IO[bytes]:
+    """A file without a name: in memory where no disk has room; where a system makes none there, prints are lost."""
+    with contextlib.suppress(OSError):
+        return tempfile.TemporaryFile(prefix="lmplay-tui-")
+    with contextlib.suppress(OSError, AttributeError):
+        return os.fdopen(os.memfd_create("lmplay-tui"), "r+b", buffering=0)
+    return os.fdopen(os.open(os.devnull, os.O_RDWR), "r+b", buffering=0)
+
+
 class StrayPrints:
     """Catches what native code and child processes write to descriptors 1 and 2 while the screen is up.
 
@@ -165,8 +175,9 @@ class StrayPrints:
         sys.stderr.flush()
         saved_out, saved_err = os.dup(1), os.dup(2)
         saved_streams = sys.__stdout__, sys.__stderr__
-        # Appending: the file can be emptied while others write to it. Closed below, with the descriptors.
-        self._file = tempfile.TemporaryFile("a+b", prefix="lmplay-tui-")  # noqa: SIM115
+        self._file = _new_file()  # closed below, with the descriptors
+        # Appending: the file can be emptied while others write to it. A temporary file's mode does not see to that.
+        fcntl.fcntl(self._file, fcntl.F_SETFL, os.O_APPEND)
         terminal = next((stream for stream in (2, 1) if os.isatty(stream)), 2)
         screen = os.fdopen(os.dup(terminal), "w", encoding="utf-8", errors="replace")
         # Textual draws on one of these names and asks the other one for the terminal's size.
