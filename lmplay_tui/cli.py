@@ -98,6 +98,10 @@ def guarded(prog: str, words: Sequence[str], work: Callable[[], int]) -> int:
         if isinstance(error, FileNotFoundError) and _is_folder_gone():
             print("the folder in which this was started is no longer there: cd to another one", file=sys.stderr)
             return EXIT_USAGE
+        if isinstance(error, FileNotFoundError) and "temporary directory" in str(error):  # `tempfile`, for a library
+            said = "no folder takes a temporary file: make room on the disk, or set TMPDIR to a folder that has some"
+            print(said, file=sys.stderr)
+            return EXIT_TRAINING
         if isinstance(error, OSError) and (status := _written(EXIT_OK)) != EXIT_OK:  # it was the output's
             return status
         print(printable(traceback.format_exc()), end="", file=sys.stderr)

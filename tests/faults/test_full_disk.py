@@ -3,8 +3,11 @@
 import ctypes
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,3 +106,19 @@ def test_a_dashboard_opens_on_a_full_disk(trained, tmp_path, words, shown, ends)
         assert terminal.wait() == ends, terminal.output[-3000:]
         assert terminal.restored
         assert b"Traceback" not in terminal.output
+
+
+@pytest.mark.long_after(1)
+@pytest.mark.parametrize("words", [["check", "plan.toml"], ["generate", "m", "The"], ["new", "stories.jsonl"]], ids=str)
+def test_where_no_folder_takes_a_temporary_file_a_command_says_so(trained, tmp_path, words):
+    """In a process of its own: libraries look for such a folder when they are imported."""
+    shutil.copytree(trained, tmp_path / "place")
+    program = [sys.executable, "-m", "lmplay_tui.cli", *words]
+    ended = subprocess.run(
+        program, cwd=tmp_path / "place", preexec_fn=partial(limit_file_size, 0), capture_output=True, text=True,
+        check=False, timeout=120,
+    )  # fmt: skip
+    assert ended.returncode in (0, 3), ended.stderr
+    assert "Traceback" not in ended.stderr
+    if ended.returncode:
+        assert "set TMPDIR" in ended.stderr and ended.stderr.count("\n") == 1

@@ -310,6 +310,23 @@ async def test_a_plan_with_local_data_is_saved_beside_them_or_says_that_it_misse
 
 
 @pytest.mark.long
+async def test_a_plan_is_saved_beside_its_data_once_the_working_folder_is_gone(
+    dashboard: Open, planned: FakeSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans, gone = tmp_path / "plans", tmp_path / "gone"
+    plans.mkdir()
+    gone.mkdir()
+    planned.view.follow(dataclasses.replace(started(), plan_text=PLAN, plan_folder=str(plans)))
+    async with dashboard(planned) as pilot:
+        monkeypatch.chdir(gone)
+        gone.rmdir()
+        await pilot.press("4", "f2", "enter")
+        await pilot.pause()
+        assert (plans / "my_plan.toml").read_text(encoding="utf-8") == PLAN
+        assert pilot.app.return_code is None
+
+
+@pytest.mark.long
 async def test_a_number_that_is_none_is_not_extended(dashboard: Open, planned: FakeSource) -> None:
     async with dashboard(planned) as pilot:
         pane = pilot.app.screen.query_one(PlanPane)

@@ -209,9 +209,12 @@ class PlanEditor:
 
 def _place_beside(plan_folder: Path) -> Path:
     """Where to propose to save a plan: where its relative paths start, if that is a place for a user's files."""
-    here = Path.cwd()
     if plan_folder == shipped_folder() or not os.access(plan_folder, os.W_OK):
         return Path()
+    try:
+        here = Path.cwd()
+    except OSError:  # the working folder is gone
+        return plan_folder
     return plan_folder.relative_to(here) if plan_folder.is_relative_to(here) else plan_folder
 
 
