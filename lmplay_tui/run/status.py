@@ -248,7 +248,8 @@ class RunStatus:
         self.pace.clear()
 
     def _run_started(self, event: events.RunStarted) -> None:
-        self.device, self.plan_folder, self.is_placed = event.device, event.plan_folder, True
+        self.device, self.is_placed = event.device, True
+        self.plan_folder = event.plan_folder if can_name_a_file(event.plan_folder) else ""
         self.own_experiment = event.own_experiment
         is_anew = event.resumed_from is None
         seconds = event.elapsed_s if is_anew or event.elapsed_s else self.at.time  # an older journal does not say it

@@ -16,7 +16,7 @@ from lmplay_tui.run.metric_names import OF_STEPS, RECENT_STEPS, STEP_METRICS
 from lmplay_tui.run.pace import StepTime
 from lmplay_tui.run.sentences import Level, mark_of, sentences_of
 from lmplay_tui.run.status import RunStatus, StageView, place_of, steps_of
-from lmplay_tui.text import one_line
+from lmplay_tui.text import can_name_a_file, one_line
 
 if TYPE_CHECKING:
     from lmplay_tui.run.history import MetricRows
@@ -194,7 +194,8 @@ class RunView(RunStatus):
         self.num_parameters, self.pid = event.num_parameters, event.pid
         self.started_at = self._clock() if at is None else at
         self._elapsed_before, self._ended_at = event.elapsed_s, None
-        self.plan_file, self.on_line = event.plan_file, dict(event.on_line)
+        self.plan_file = event.plan_file if can_name_a_file(event.plan_file) else ""
+        self.on_line = dict(event.on_line)
         self.plan_text = _whole_characters(event.plan_text)
         self.pinned = list(event.pinned)
         self._rewinds_to = event.resumed_from

@@ -34,6 +34,10 @@ class Source(Protocol):
         """The trainer's process, where it is on this machine."""
 
     @property
+    def alive(self) -> bool:
+        """Whether a process trains the run, whatever its journals say."""
+
+    @property
     def done(self) -> int | None:
         """The exit status once nothing more will come; None before."""
 
@@ -120,6 +124,10 @@ class FolderSource:
     def pid(self) -> int | None:
         status = self._status
         return status.pid if status is not None and status.host == socket.gethostname() else None
+
+    @property
+    def alive(self) -> bool:
+        return self._status is not None and not self._status.over
 
     @property
     def done(self) -> int | None:

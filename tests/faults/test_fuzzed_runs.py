@@ -5,6 +5,7 @@ be the child's.
 Bytes that would drive a terminal come out of no command, whatever stands in the files.
 """
 
+import asyncio
 import contextlib
 import io
 import json
@@ -23,9 +24,11 @@ from typing import Any
 import pytest
 
 from lmplay_tui.cli import main
+from lmplay_tui.options import Launch
 from lmplay_tui.run.events import LogLine, RunFailed, RunStopped
 from lmplay_tui.run.folder import RunFolder, RunLock, boot_id
 from lmplay_tui.train.checkpoint import load_checkpoint
+from lmplay_tui.ui.app import LmplayApp
 from lmplay_tui.ui.source import FolderSource
 from tests.faults.forks import Child
 from tests.faults.mutations import spoilt, spoilt_json, spoilt_lines
@@ -110,6 +113,20 @@ def view() -> None:
         time.sleep(0.002)
 
 
+def draw() -> None:
+    """A dashboard that is attached to it, pane by pane."""
+
+    async def drawn() -> None:
+        app = LmplayApp(Launch(), source=FolderSource(RunFolder(Path("m.lmp"))), timers=False)
+        async with app.run_test(size=(120, 40)) as pilot:
+            for key in "123456":
+                await pilot.press(key)
+                app.tick()
+                await pilot.pause()
+
+    asyncio.run(drawn())
+
+
 def resume(undisturbed: Path) -> str:
     """Two steps more: to the weights of the undisturbed run, or not at all."""
     events = stop_after(STOPPED + 2, model="m.lmp", out_dir=".")
@@ -145,6 +162,8 @@ def meet(name: str, seeds: range, recorded: Path, place: Path, report: Callable[
             report((seed, "living"))
             meet_living()
         if is_costly:
+            report((seed, "draw"))
+            draw()
             report((seed, "resume"))
             report((seed, resume(recorded / "on" / "m.lmp")))
         report((seed, "done"))

@@ -42,6 +42,7 @@ class FakeSource:
         self.live = live
         self.folder = folder
         self.behind = False
+        self.alive = True
         self.pid: int | None = None
         self.waiting: list[happened.Event] = []
         self.sent: list[controls.Command] = []

@@ -9,6 +9,7 @@ import pytest
 import tomlkit
 from textual.widgets import TextArea
 
+from lmplay_tui.plan.reading import MAX_BYTES
 from lmplay_tui.run import controls
 from lmplay_tui.run import events as happened
 from lmplay_tui.run.folder import RunFolder
@@ -267,6 +268,24 @@ async def test_the_file_that_a_run_was_given_is_offered_when_it_changes(
         assert pane.text == PLAN + "# two\n"
         await pilot.press("ctrl+z")
         assert pane.text == "a" + PLAN
+
+
+@pytest.mark.parametrize("is_own", [True, False])
+async def test_of_a_file_that_has_become_huge_no_more_than_a_plan_is_read(
+    dashboard: Open, planned: FakeSource, tmp_path: Path, is_own: bool
+) -> None:
+    assert planned.folder is not None
+    given = tmp_path / "given.toml"
+    given.write_text(PLAN, encoding="utf-8", newline="\n")
+    say_plan(planned, PLAN, str(given))
+    async with dashboard(planned) as pilot:
+        with (planned.folder.plan if is_own else given).open("a", encoding="utf-8") as file:
+            file.write("# more\n" * 20_000)
+        await tick(pilot)
+        await tick(pilot)
+        pane = pilot.app.screen.query_one(PlanPane)
+        assert len(PLAN) < len(pane.text) <= MAX_BYTES + 1
+        assert pane.problems[0].sentence.startswith(f"must have at most {MAX_BYTES} bytes")
 
 
 @pytest.mark.long

@@ -13,13 +13,14 @@ from lmplay_tui.commands import runs as runs_command
 from lmplay_tui.commands import status as status_command
 from lmplay_tui.errors import EXIT_BUG, EXIT_TRAINING
 from lmplay_tui.options import Launch
-from lmplay_tui.run.folder import RunFolder, saved_status
+from lmplay_tui.run.folder import RunFolder, RunLock, saved_status
 from lmplay_tui.run.journal import Journal, number, stamp
 from lmplay_tui.ui.app import LmplayApp
 from lmplay_tui.ui.source import FolderSource
+from lmplay_tui.ui.widgets.plan_pane import PlanPane
 from tests.run.test_view import journals
 from tests.ui.conftest import Open, text_of, tick, whole_launcher
-from tests.ui.fake import Clock, prediction, training
+from tests.ui.fake import PLAN, STAGES, Clock, prediction, training
 
 HUGE = 10**400
 
@@ -151,3 +152,66 @@ def test_a_bugs_traceback_is_printable(capsys: pytest.CaptureFixture[str]) -> No
     assert cli.guarded("lmplay-tui", [], fails) == EXIT_BUG
     said = capsys.readouterr().err
     assert "Traceback" in said and "ValueError: a␛[31mb\n" in said and "\x1b" not in said
+
+
+# ---- what a run's first event says: paths that no system can be asked for, numbers that nothing can be divided by
+
+
+def first_event_with(folder: RunFolder, **values: Any) -> None:
+    """Put these values into the journal's `RunStarted`; a stage's own into each of its stages."""
+    lines = [json.loads(line) for line in folder.events.read_text(encoding="utf-8").splitlines()]
+    of_stages = {name: values[name] for name in values.keys() & vars(STAGES[0]).keys() - {"name"}}
+    for line in lines:
+        if line["event"] == "RunStarted":
+            line.update({"plan_text": PLAN} | values, stages=[stage | of_stages for stage in line["stages"]])
+        if line["event"] == "StageStarted":
+            line.update({name: value for name, value in of_stages.items() if name in line})
+    folder.events.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+
+
+OF_TEXT = ("plan_folder", "plan_file", "name", "device", "note", "own_experiment")
+TEXTS = [
+    dict.fromkeys(OF_TEXT, text) | {"pinned": [text], "on_line": {"lr": text, "lr_schedule": text}}
+    for text in ("\0", "\ud800", "x" * 5000, "a/" * 3000, "~nobody/x", "", " ", "\x1b[31m", "--lr nan", "--lr 1e999")
+]
+NUMBERS = [
+    {name: number, **also}
+    for name in ("epochs", "rows_total", "rows_done", "rows_per_epoch")
+    for number in ("NaN", "Infinity", 0, -1, 5e-324, 2**62, None)
+    for also in ({"rows_per_epoch": None}, {})[name == "rows_per_epoch" :]
+]
+HOSTILE = [*TEXTS[:2], *NUMBERS[:1], *TEXTS[2:], *NUMBERS[1:]]
+
+
+@pytest.mark.long_after(3)
+@pytest.mark.parametrize("values", HOSTILE, ids=lambda values: repr(values)[:40])
+async def test_a_first_event_of_any_values_is_drawn_and_its_plan_edited(
+    folder: RunFolder, dashboard: Open, values: dict[str, Any]
+) -> None:
+    first_event_with(folder, **values)
+    lock = RunLock(folder)
+    lock.take()
+    try:
+        async with dashboard(FolderSource(folder)) as pilot:
+            await pilot.press("4")
+            pane = pilot.app.screen.query_one(PlanPane)
+            pane.replace_text(PLAN.replace("epochs = 1\n", "epochs = 3\nlr = 1e-4\n"))
+            await tick(pilot)
+            for keys in (("f2", "escape"), ("1", "enter", "f"), ("1", "enter", "e", "enter"), "2356"):
+                for key in keys:
+                    await pilot.press(key)
+                    await tick(pilot)
+    finally:
+        lock.release()
+
+
+async def test_a_file_that_only_a_journal_names_is_not_read(folder: RunFolder, dashboard: Open, tmp_path: Path) -> None:
+    """A run that no process trains may come from another hand, and name any file of this user's."""
+    (tmp_path / "precious").write_text("SECRET = 1\n", encoding="utf-8")
+    first_event_with(folder, plan_file=str(tmp_path / "precious"), plan_text="")
+    with folder.events.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"event": "RunFailed", "message": "m", "exit_code": 3, "step": 30}) + "\n")
+    async with dashboard(FolderSource(folder)) as pilot:
+        await pilot.press("4")
+        await tick(pilot)
+        assert "SECRET" not in pilot.app.screen.query_one(PlanPane).text

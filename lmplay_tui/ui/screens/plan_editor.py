@@ -18,7 +18,7 @@ from lmplay_tui.errors import EXIT_USAGE
 from lmplay_tui.files import Folder, open_given, write_whole
 from lmplay_tui.plan.builtin import shipped_folder
 from lmplay_tui.plan.problems import Form, PlanError, Problem
-from lmplay_tui.plan.reading import failure_problems, parse_plan, plan_path, problems_of
+from lmplay_tui.plan.reading import MAX_BYTES, failure_problems, parse_plan, plan_path, problems_of
 from lmplay_tui.plan.schema import DatasetSpec
 from lmplay_tui.run.controls import ChangePlan
 from lmplay_tui.run.events import RunFailed
@@ -92,7 +92,9 @@ class PlanEditor:
         pane.locked = view.over
         own, given = self._files
         own.look(self._source.folder.plan if self._source.folder is not None else None)
-        given.look(Path(view.plan_file) if view.plan_file else self._asked)
+        # A journal may come from another hand and name any file: it is looked at only while the run itself says so.
+        trains = self._source.alive and view.state in ("running", "paused")
+        given.look(Path(view.plan_file) if trains and view.plan_file else self._asked)
         # Until the run's first event, and for a run that never recorded its plan, the file is what there is.
         failed_plan = given.text if isinstance(view.result, RunFailed) else None
         text = view.plan_text or failed_plan or own.text
@@ -101,7 +103,7 @@ class PlanEditor:
             if not pane.load(text) and not is_first:
                 said = "the run's plan has changed; your text stays as it is"
                 self._screen.notify(said, severity="warning", timeout=8, markup=False)
-        if view.plan_text and view.state in ("running", "paused"):
+        if view.plan_text and trains:
             for file in (own, given):
                 self._offer_change_of(file)
 
@@ -173,7 +175,8 @@ class PlanEditor:
         try:
             begun = [each.name for each in self._view.stages if each.begun]
             text = changed_plan(pane.text, stage, change, epochs=epochs, rows_per_s=rows_per_s, begun=begun)
-        except (KeyError, ValueError, TypeError, AttributeError):  # no such stage, no plan, no number, no table
+        # No such stage, no plan, no number, no table; numbers that a journal may hold, as no epochs at all.
+        except (KeyError, ValueError, TypeError, AttributeError, ArithmeticError):
             said = "the plan in the editor cannot be changed like that; mend it first"
             self._screen.notify(said, severity="error", markup=False)
             return
@@ -272,14 +275,14 @@ def _open_own(path: Path) -> BinaryIO:
 
 
 def _read(path: Path, known: _Stamp | None, opened: Callable[[Path], BinaryIO] = open_given) -> _Seen:
-    """In a thread: what the file holds, where it is not as it was."""
+    """In a thread: what the file holds, where it is not as it was; of a file too large for a plan its beginning."""
     try:
         status = path.stat()
         stamp = (status.st_mtime_ns, status.st_size)
         if stamp == known:
             return False
         with opened(path) as file:
-            return stamp, file.read().decode("utf-8", errors="replace")
+            return stamp, file.read(MAX_BYTES + 1).decode("utf-8", errors="replace")
     except OSError:
         return False
 

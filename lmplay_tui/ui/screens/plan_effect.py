@@ -1,5 +1,6 @@
 """What applying an edited plan would change: stage by stage, in rows, time and cost, or why the run would refuse it."""
 
+import contextlib
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -63,7 +64,7 @@ def effect_rows(
 
 def _rate_jumps(old: Plan, new: Plan, view: RunView) -> list[str]:
     """What other rows of a stage under way, or of one that has ended, do to its learning rate."""
-    on_line = {name: words.split()[-1] for name, words in view.on_line.items() if name in ("lr", "lr_schedule")}
+    on_line = {name: words.rpartition(" ")[2] for name, words in view.on_line.items() if name in ("lr", "lr_schedule")}
     jumps = []
     for stage in new.stages:
         before, seen = _named(stage.name, old.stages), _named(stage.name, view.stages)
@@ -74,11 +75,12 @@ def _rate_jumps(old: Plan, new: Plan, view: RunView) -> list[str]:
         if after <= seen.rows_done:  # nothing of it is left
             continue
         options = resolve(stage.options, new.train)
-        rate = StageRate(
-            stage.name, float(on_line.get("lr", options.lr)), on_line.get("lr_schedule", options.lr_schedule)
-        )
-        jump = rate_jump(rate, seen.rows_done, before.rows_total(per_epoch), after, factor=view.lr_factor)
-        jumps += [jump] if jump is not None else []
+        rows = seen.rows_done, before.rows_total(per_epoch), after
+        with contextlib.suppress(ValueError):  # a journal may say any words of the command line
+            lr = float(on_line.get("lr", options.lr))
+            rate = StageRate(stage.name, lr, on_line.get("lr_schedule", options.lr_schedule))
+            jump = rate_jump(rate, *rows, factor=view.lr_factor)
+            jumps += [jump] if jump is not None else []
     return jumps
 
 
@@ -139,7 +141,8 @@ def _named(name: str, stages: Iterable[_Stage]) -> _Stage | None:
 def _rows_per_epoch(stage: StageView) -> int | None:
     """As the run recorded it; where it has recorded only the whole stage, a part of that."""
     if stage.rows_per_epoch is None and stage.rows_total and stage.epochs:
-        return round(stage.rows_total / stage.epochs)
+        rows = stage.rows_total / stage.epochs
+        return round(rows) if abs(rows) < 2**63 else None  # a journal may hold any epochs, NaN too
     return stage.rows_per_epoch
 
 
