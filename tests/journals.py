@@ -10,7 +10,7 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
     """Every record of the file, in order, without what a later resume began before."""
     tail = Tail(path)
     records: list[dict[str, Any]] = []
-    while new := tail.read():
+    while (new := tail.read()) or tail.behind:
         for record in new:
             resumed_from = record.get("resumed_from")
             if isinstance(resumed_from, int) and "event" not in record:

@@ -81,7 +81,7 @@ def read_command(word: str) -> Command:
 def ask(run: RunFolder, command: Command) -> Answered | None:
     """Leave the command, wait for its answer; None if the run ended without one. Raises `UserError`."""
     journal = Tail(run.events)
-    while journal.read():  # what was said before
+    while journal.read() or journal.behind:  # what was said before
         pass
     try:
         identity = leave_command(run, command)

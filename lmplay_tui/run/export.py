@@ -61,7 +61,7 @@ def export_metrics(
     num_rows = polls_without = 0
     while True:
         polls_without = 0 if run.alive() else polls_without + 1  # asked before reading: its last words are read too
-        while records := tail.read():
+        while (records := tail.read()) or tail.behind:
             num_rows += _give(records, sink)
         gone = polls_without >= _GONE_POLLS or (polls_without and saved_status(run, alive=False).state != "dead")
         if gone or not follow:

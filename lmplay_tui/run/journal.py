@@ -5,10 +5,12 @@ A line is one object. Numbers that are not finite are written as strings (`"NaN"
 """
 
 import contextlib
+import errno
 import json
 import math
 import os
 import re
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,7 +20,10 @@ from lmplay_tui.files import Folder
 LATEST_S = 2.0**33  # the year 2242: far from where `datetime` ends, in any time zone
 _DIGITS = 9  # a float32 has as many; all others would be a third of a journal, and of the time in which it opens
 _ANEW = b'{"resumed_from":-1}\n'
-_MOST_OF_A_LINE = 1 << 20  # a plan's text, the longest that a line holds, has at most 64 KiB
+_MOST_OF_FIRST_LINE = 1 << 20  # that of events has a plan's text, of at most 64 KiB
+_MOST_OF_A_LINE = 1 << 25  # a prediction of a model that reads a million tokens has some 10 MB
+_CUT = b"\0"  # in place of what a longer line has begun with: no JSON, whatever comes behind it
+_TOO_LARGE = 4  # times its limit: no journal that is thinned grows to that
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -90,6 +95,8 @@ class Journal:
             return False
         if self._limit_bytes is not None and self._thin_beyond is not None and size > self._thin_beyond:
             try:
+                if size > _TOO_LARGE * self._limit_bytes:  # by another hand; to read it could take hours
+                    raise OSError(errno.EFBIG, "far larger than its limit")
                 self._thin()
                 self._thin_beyond = self._limit_bytes
             except OSError as error:  # the record itself is on the disk
@@ -120,11 +127,17 @@ class Journal:
 
     def _thin(self) -> None:
         """Leave out every other record. The file is replaced whole, once the new bytes are on the disk, or stays."""
-        with os.fdopen(self._folder.open(self.path.name), "rb") as journal:
-            lines = journal.readlines()
-        kept = [line for i, line in enumerate(lines) if i % 2 == 0 or i == len(lines) - 1 or b'"resumed_from"' in line]
-        with self._folder.replacing(self.path.name) as file:
-            file.write(b"".join(kept))
+        with (
+            os.fdopen(self._folder.open(self.path.name), "rb") as journal,
+            self._folder.replacing(self.path.name) as file,
+        ):
+            newest = b""
+            for i, line in enumerate(_sound_lines(journal)):
+                is_kept = i % 2 == 0 or b'"resumed_from"' in line
+                newest = b"" if is_kept else line
+                if is_kept:
+                    file.write(line)
+            file.write(newest)
             file.flush()
             os.fsync(file.fileno())  # some disks say only now that they are full
         self.close()
@@ -134,10 +147,10 @@ class Tail:
     """Reads a JSONL file as it grows.
 
     `read` gives the whole objects that are new. A torn last line waits for its rest; a line that is no JSON object is
-    passed over. `{"resumed_from": STEP}` is given too, with the file's name as `journal`: what it means for what that
-    file has told is the reader's to do. A file that was thinned is read again from
-    its start, without the rows up to the last step seen. One that begins with another line is that of a run that was
-    started anew: a `resumed_from` of -1, before its first step, comes before its lines.
+    passed over, and so is one too long to be ours, in bounded memory. `{"resumed_from": STEP}` is given too, with the
+    file's name as `journal`: what it means for what that file has told is the reader's to do. A file that was thinned
+    is read again from its start, without the rows up to the last step seen. One that begins with another line is that
+    of a run that was started anew: a `resumed_from` of -1, before its first step, comes before its lines.
     """
 
     def __init__(self, path: Path) -> None:
@@ -152,7 +165,10 @@ class Tail:
         self._seen_step = -1  # after a replacement: rows up to here are known
 
     def read(self, limit_bytes: int = 1 << 22) -> list[dict[str, Any]]:
-        """At most `limit_bytes` of the file's new lines; an empty list where there is nothing new (or no file)."""
+        """At most `limit_bytes` of the file's new lines; an empty list where there is nothing new (or no file).
+
+        Empty too where all of these bytes are none of ours; `behind` says whether more come.
+        """
         return self._records(self._take(limit_bytes))
 
     def _take(self, limit_bytes: int) -> bytes:
@@ -168,6 +184,8 @@ class Tail:
                 self._inode = status.st_ino
                 if not self._first_line or not self._offset:
                     self._first_line = _first_line(file)
+                if self._rest == _CUT:
+                    self._offset = _behind_hole(file, self._offset, status.st_size)
                 if status.st_size == self._offset:
                     return b""
                 file.seek(self._offset)
@@ -178,7 +196,8 @@ class Tail:
         self.behind = self._offset < status.st_size
         data = self._rest + data
         end = data.rfind(b"\n") + 1
-        self._rest = data[end:]
+        is_cut = len(data) - end > _MOST_OF_A_LINE or data.startswith(_CUT, end)
+        self._rest = _CUT if is_cut else data[end:]
         return data[:end]
 
     def _records(self, lines: bytes) -> list[dict[str, Any]]:
@@ -203,8 +222,26 @@ class Tail:
 def _first_line(file: BinaryIO) -> bytes:
     """Its first line; empty while there is no whole one."""
     file.seek(0)
-    line = file.readline(_MOST_OF_A_LINE)
+    line = file.readline(_MOST_OF_FIRST_LINE)
     return line if line.endswith(b"\n") else b""
+
+
+def _behind_hole(file: BinaryIO, offset: int, size: int) -> int:
+    """Where the next bytes are: a hole has no line's end, and takes no room in an archive, but hours to read."""
+    try:
+        return os.lseek(file.fileno(), offset, os.SEEK_DATA)
+    except OSError as error:
+        return size if error.errno == errno.ENXIO else offset
+
+
+def _sound_lines(file: BinaryIO) -> Iterator[bytes]:
+    """The whole lines of a file, but for those too long to be ours."""
+    goes_on = False
+    while line := file.readline(_MOST_OF_A_LINE):
+        is_end = line.endswith(b"\n")
+        if is_end and not goes_on:
+            yield line
+        goes_on = not is_end
 
 
 def _parsed_all(lines: list[bytes]) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -218,3 +219,33 @@ def test_many_spoilt_files(name, recorded, tmp_path, count):
         f"{name}, spoilt 200 times: each command shown or refused in a line; of {200 // EACH} resumes "
         f"{found.count('goes on')} went on as the undisturbed run"
     )
+
+
+HUGE = 100 << 30  # of which nothing but what was there takes room on a disk, or in an archive
+MOST_BYTES = 3 << 29  # more than a command takes
+
+
+def meet_huge(name: str, recorded: Path, place: Path, report: Callable[[Any], None]) -> None:
+    """All commands on a run one of whose files ends in a hole, and a resume; memory that grows with it ends them."""
+    taken = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (taken + MOST_BYTES, -1))
+    shutil.copytree(recorded / "run", place)
+    os.chdir(place)
+    os.truncate(name, HUGE)
+    looks: list[Callable[[], None]] = [partial(look, words) for words in (*LOOKS, *COSTLY)]
+    for each in (*looks, view, draw):
+        report(str(each))
+        begun = time.process_time()
+        each()
+        assert time.process_time() - begun < MOST_CPU_S, each
+    report("resume")
+    report(resume(recorded / "on" / "m.lmp"))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_of_a_hundred_gigabytes(name, recorded, tmp_path):
+    with Child(lambda report: meet_huge(name, recorded, tmp_path / "place", report)) as child:
+        met = list(child.reports(WAIT_S))
+        assert child.wait() == 0, (name, met[-1])
+    assert met[-1] == "goes on"

@@ -143,6 +143,15 @@ class TestFollow:
 
         assert export_metrics(run, rows, follow=True, wait=Waits(gone, lambda: None, taken_up, end)) == 2
 
+    @pytest.mark.parametrize("line", [b"x" * 100, b"x" * (5 << 20), b"x" * (40 << 20)], ids=len)
+    def test_rows_behind_megabytes_that_are_none_of_ours_are_given(self, run, line):
+        log(run, 1)
+        with run.metrics.open("ab") as file:
+            for _ in range(0, 9 << 20, len(line)):
+                file.write(line + b"\n")
+        log(run, 2, 3)
+        assert export_metrics(run, CsvTable(), follow=False) == 3
+
     def test_a_run_that_died_is_not_waited_for_for_ever(self, run):
         run.write_status({"state": "running"})
         log(run, 1)

@@ -1,15 +1,20 @@
 """Journals: what is written is read back whole, in order, whatever happened in between."""
 
+import contextlib
 import errno
 import json
 import math
 import os
+import tracemalloc
+from collections.abc import Iterator
+from typing import BinaryIO
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lmplay_tui.run.journal import Journal, Tail, encode, number
+from lmplay_tui.run.metric_rows import MetricsTail
 from tests.examples import examples
 from tests.journals import read_journal
 
@@ -123,3 +128,75 @@ def test_what_a_process_killed_while_thinning_left_is_removed(tmp_path):
     path.with_name(".x.jsonl.0123456789abcdef.tmp").write_bytes(b"{}")
     Journal(path, limit_bytes=2000).write({"step": 1})
     assert list(tmp_path.iterdir()) == [path]
+
+
+TOO_LONG = 1 << 27  # bytes of a line
+
+
+def hole(file: BinaryIO) -> None:
+    file.truncate(file.tell() + TOO_LONG)
+    file.seek(0, os.SEEK_END)
+
+
+def letters(file: BinaryIO) -> None:
+    for _ in range(TOO_LONG >> 20):
+        file.write(b"x" * (1 << 20))
+
+
+@contextlib.contextmanager
+def at_most(size: int) -> Iterator[None]:
+    """What Python allocates meanwhile has no more bytes at a time."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < size
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("kind", [Tail, MetricsTail])
+@pytest.mark.parametrize("long", [hole, letters])
+def test_a_line_of_any_length_is_passed_over_in_bounded_memory(tmp_path, long, kind):
+    path = tmp_path / "x.jsonl"
+    with path.open("wb") as file:
+        file.write(b'{"step": 1}\n')
+        long(file)
+        file.write(b'{"step": 2}\n{"step": 3}\n')
+    tail, seen = kind(path), []
+    read = tail.read_rows if isinstance(tail, MetricsTail) else tail.read
+    with at_most(TOO_LONG):
+        while (records := read()) or tail.behind:
+            seen += [record["step"] for record in records]
+        with path.open("ab") as file:
+            long(file)
+            file.write(b'"}\n{"step": 4}\n')
+        while (records := read()) or tail.behind:
+            seen += [record["step"] for record in records]
+    assert seen == [1, 3, 4], "what stands behind such a line, in its last line, is a part of it"
+
+
+@pytest.mark.parametrize("long", [hole, letters])
+def test_a_file_is_thinned_in_bounded_memory(tmp_path, long):
+    path = tmp_path / "x.jsonl"
+    with path.open("wb") as file:
+        file.write(b'{"step": 1}\n')
+        long(file)
+    journal = Journal(path, limit_bytes=TOO_LONG // 2)
+    with at_most(TOO_LONG):
+        for step in (2, 3, 4):
+            assert journal.write({"step": step})
+    assert [record["step"] for record in read_journal(path)] == [1, 2, 3, 4]
+    assert path.stat().st_size < 100
+    assert not journal.failed
+
+
+def test_a_file_far_larger_than_its_limit_is_not_thinned(tmp_path):
+    """No journal of ours has grown to that; a hole of terabytes takes hours to read."""
+    path = tmp_path / "x.jsonl"
+    path.touch()
+    os.truncate(path, 10_000)
+    journal = Journal(path, limit_bytes=2000)
+    for step in range(3):
+        assert journal.write({"step": step})
+    assert (journal.failed, journal.last_error) == (1, "far larger than its limit, while it was thinned")
+    assert [record["step"] for record in read_journal(path)] == [0, 1, 2]
