@@ -93,10 +93,7 @@ class Folder:
     def read(self, name: str, limit_bytes: int) -> bytes:
         """A file's bytes; one of more than `limit_bytes` is none of ours."""
         with os.fdopen(self.open(name), "rb") as file:
-            data = file.read(limit_bytes + 1)
-        if len(data) > limit_bytes:
-            raise OSError(errno.EFBIG, f"is larger than {limit_bytes >> 10} KiB", str(self.path / name))
-        return data
+            return _at_most(limit_bytes, file, self.path / name)
 
     def append(self, name: str) -> int:
         """A descriptor that reads, and writes at the file's end; the file is made where there is none.
@@ -326,6 +323,19 @@ def open_given(path: Path) -> BinaryIO:
         os.close(descriptor)
         raise OSError(*_of_kind(mode), str(path))
     return os.fdopen(descriptor, "rb")
+
+
+def read_given(path: Path, limit_bytes: int) -> bytes:
+    """The bytes of such a file; one of more than `limit_bytes` is refused. Raises `OSError`."""
+    with open_given(path) as file:
+        return _at_most(limit_bytes, file, path)
+
+
+def _at_most(limit_bytes: int, file: BinaryIO, path: Path) -> bytes:
+    data = file.read(limit_bytes + 1)
+    if len(data) > limit_bytes:
+        raise OSError(errno.EFBIG, f"is larger than {limit_bytes >> 10} KiB", str(path))
+    return data
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -16,7 +16,6 @@ ROOMS = ("run", "train", "ui", "commands", "plan")  # `data/` reads what users n
 
 MAY = {
     "commands/dashboard.py": "the terminal, /dev/null",
-    "commands/generate.py": "a prompt in a file that a user names",
     "commands/new.py": "a plan, new (x), where a user names it",
     "commands/plot.py": "the folder for pictures that a user names",
     "run/export.py": "the folder that a user names; a file without a name",

@@ -2,6 +2,7 @@
 
 import argparse
 import codecs
+import errno
 import os
 import sys
 from collections.abc import Callable, Iterable
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmplay_tui.command_line import new_parser, parse_line
 from lmplay_tui.errors import EXIT_OK, UserError
-from lmplay_tui.files import is_file
+from lmplay_tui.files import is_file, read_given
 from lmplay_tui.options import check, home_path
 from lmplay_tui.process import typed
 from lmplay_tui.run.folder import find_run, output_folder
@@ -39,6 +40,7 @@ examples:
 What a model was trained on decides what it answers to: docs/prompts.md.
 """
 TEMPERATURE, TOP_K = 0.8, 50  # where none is given
+_MOST_BYTES = 16 << 20  # of a prompt in a file: no context holds as many tokens
 _ONLY_SAMPLING = ("temperature", "top_k", "top_p", "seed")
 _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
 
@@ -186,9 +188,11 @@ def prompt_of(line: argparse.Namespace) -> str:
         return "".join(f"{turn}\n" for turn in line.message)
     if line.file is not None:
         try:
-            return Path(line.file).read_text(encoding="utf-8").removesuffix("\n")
+            text = read_given(Path(line.file), _MOST_BYTES).decode("utf-8")
+            return text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n")  # as standard input is read
         except OSError as error:
-            raise UserError(f"--file {one_line(line.file)}: {error.strerror}") from None
+            hint = "; give it by standard input" if error.errno == errno.EINVAL else ""  # a shell's <(...)
+            raise UserError(f"--file {one_line(line.file)}: {error.strerror}{hint}") from None
         except UnicodeDecodeError:
             raise UserError(f"--file {one_line(line.file)}: not a text in UTF-8") from None
     if line.prompt is None and sys.stdin.isatty():

@@ -11,6 +11,7 @@ from typing import Any
 
 from lmplay_tui.data.row_files import listed, of_one_kind, stem, with_rows
 from lmplay_tui.errors import UserError
+from lmplay_tui.files import open_given
 from lmplay_tui.options import nearest
 from lmplay_tui.plan.dataset_specs import file_kind
 from lmplay_tui.plan.schema import DatasetSpec
@@ -150,7 +151,7 @@ def _configs(folder: Path) -> tuple[list[_Config], str]:
     """The configurations of the folder's README.md, and what is wrong with its header ("": nothing)."""
     readme = folder / "README.md"
     try:
-        with readme.open("rb") as file:
+        with open_given(readme) as file:
             text = file.read(_README_BYTES).decode("utf-8-sig", "replace")
     except OSError:
         return [], ""

@@ -15,9 +15,13 @@ from lmplay_tui.data.library import quiet_datasets
 from lmplay_tui.data.row_files import like_most, listed
 from lmplay_tui.data.splits import Report, SplitRows, Splits, choose, of_dataset, of_saved, of_table
 from lmplay_tui.errors import DataError, UserError, unchain
+from lmplay_tui.files import open_given, read_given
 from lmplay_tui.plan.dataset_specs import KINDS_SAID, file_kind
 from lmplay_tui.plan.schema import DatasetSpec
 from lmplay_tui.text import one_line
+
+_LISTS = ("dataset_dict.json", "dataset_info.json", "state.json")  # in a folder that `datasets` has saved
+_JSON_BYTES = 32 << 20  # of a list worth reading: 100,000 files take as much
 
 T = TypeVar("T")
 
@@ -63,7 +67,7 @@ def read(spec: DatasetSpec, report: Report) -> Splits:
 
 def is_saved(folder: Path) -> bool:
     """Whether `datasets.save_to_disk` wrote the folder: its state names data files, or its list names such folders."""
-    match _json_of(folder / "state.json"), _json_of(folder / "dataset_dict.json"):
+    match json_in(folder / "state.json"), json_in(folder / "dataset_dict.json"):
         case ({"_data_files": list()}, _):
             return True
         case (_, {"splits": [*splits]}):
@@ -71,9 +75,10 @@ def is_saved(folder: Path) -> bool:
     return False
 
 
-def _json_of(path: Path) -> Any:
+def json_in(path: Path) -> Any:
+    """What a file beside saved rows says; None where there is none, or it is no such file."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_given(path, _JSON_BYTES).decode("utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
 
@@ -84,24 +89,46 @@ def read_saved(spec: DatasetSpec, folder: Path) -> SplitRows:
 
 
 def _from_disk(spec: DatasetSpec, folder: Path) -> Any:
-    """What `datasets` gives of a folder that it has saved, once none of its lists leads out of it."""
+    """What `datasets` gives of a folder that it has saved, once none of its lists leads out of it.
+
+    And once each file that is read is one: the library waits for a pipe, and reads a list of any size.
+    """
     shown = one_line(folder, 120)
     if "::" in str(folder):
         said = "`datasets` would take the :: in it for an address; give it another name"
         raise UserError(f"dataset {spec.name}: {shown} cannot be opened: {said}")
-    match _json_of(folder / "dataset_dict.json"):
+    match json_in(folder / "dataset_dict.json"):
         case {"splits": [*splits]}:
             names = [str(split) for split in splits]
         case _:
             names = []
-    for part in (folder, *(folder / name for name in names)):
-        match _json_of(part / "state.json"):
+    parts = (folder, *(folder / name for name in names))
+    data: list[Path] = []
+    for part in parts:
+        match json_in(part / "state.json"):
             case {"_data_files": [*files]}:
-                names += [str(file.get("filename")) for file in files if isinstance(file, dict)]
+                named = [str(file.get("filename")) for file in files if isinstance(file, dict)]
+                names += named
+                data += [part / name for name in named]
     for name in names:
         if name in ("", ".", "..") or "/" in name or "::" in name:
             raise UserError(f"dataset {spec.name}: {shown}: {one_line(name, 100)} leads out of it, and is not read")
+    _check_files(spec, [part / name for part in parts for name in _LISTS], data)
     return quiet_datasets().load_from_disk(str(folder))
+
+
+def _check_files(spec: DatasetSpec, lists: list[Path], data: list[Path]) -> None:
+    """Raise `DataError` for what is no plain file, and for a list without an end; what is not there is passed over."""
+    for path in (*lists, *data):
+        try:
+            if path in lists:
+                read_given(path, _JSON_BYTES)
+            else:
+                open_given(path).close()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise DataError(f"dataset {spec.name}: {one_line(path, 120)}: {error.strerror}") from error
 
 
 def _refuse_config(spec: DatasetSpec) -> None:

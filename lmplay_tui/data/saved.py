@@ -24,6 +24,7 @@ from lmplay_tui.process import is_alive
 from lmplay_tui.text import one_line
 
 _PLACES = "lmplay_tui_places.json"  # in a saved folder: its rows' segments
+_MOST_ROWS = 2**53
 
 
 def saved_name(spec: DatasetSpec) -> str:
@@ -66,12 +67,26 @@ def read(spec: DatasetSpec, folders: tuple[Path, Path | None]) -> Splits:
 def _read(spec: DatasetSpec, folder: Path) -> SplitRows:
     """The rows with the places that they had when they were saved; a copy that does not say has its own."""
     rows = identified(spec, local.read_saved(spec, folder))
-    try:
-        said = json.loads((folder / _PLACES).read_text(encoding="utf-8"))
-        segments = tuple(Segment(str(one["identity"]), int(one["first"]), int(one["rows"])) for one in said)
-    except (OSError, ValueError, TypeError, KeyError):
+    segments = _segments(local.json_in(folder / _PLACES))
+    if not segments or sum(one.rows for one in segments) != rows.table.num_rows:
         return rows
-    return replace(rows, segments=segments) if sum(one.rows for one in segments) == rows.table.num_rows else rows
+    return replace(rows, segments=segments)
+
+
+def _segments(said: Any) -> tuple[Segment, ...]:
+    """The places that a file beside saved rows gives; none where it is of another form."""
+    found = []
+    for one in said if isinstance(said, list) else ():
+        match one:
+            case {"identity": str(identity), "first": first, "rows": rows} if _is_count(first) and _is_count(rows):
+                found.append(Segment(identity, first, rows))
+            case _:
+                return ()
+    return tuple(found)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < _MOST_ROWS
 
 
 def _folders(spec: DatasetSpec, datasets_folder: Path) -> tuple[Path, Path]:

@@ -441,7 +441,8 @@ def sweep_parts(run: RunFolder) -> None:
 
 def _token_in(path: Path) -> str | None:
     """Which folder a checkpoint names, found out without reading its tensors; None: none."""
-    head = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    with open_given(path):  # torch would wait for a pipe, and maps what it has a name of
+        head = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     said = _said_of_parts(head) if isinstance(head, dict) else None
     return token_of(said.get("folder")) if isinstance(said, dict) else None
 

@@ -1,9 +1,12 @@
 """`lmp_generator`: text from any checkpoint, the same for the same seed, harmless to the terminal."""
 
+import contextlib
 import io
 import math
 import os
+import resource
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from lmplay_tui.data.tokenizer import load_tokenizer
 from lmplay_tui.models.generation import generate
 from lmplay_tui.models.lmplay_weights import convert_lmplay
 from lmplay_tui.models.registry import build_model, load_experiment
+from tests.faults.forks import Child
 from tests.models.test_lmplay_weights import THEIR_ARGS, their_state, with_components
 
 CONTEXT = 32
@@ -127,6 +131,8 @@ def test_prompts_from_everywhere(
     wanted = plain(expected(model, "Grüße\n\nan"))
     assert Said(capsys, "--model", model, "Grüße\n\nan", "--greedy").out == wanted
     Path("prompt.txt").write_text("Grüße\n\nan\n", encoding="utf-8")
+    assert Said(capsys, "--model", model, "--file", "prompt.txt", "--greedy").out == wanted
+    Path("prompt.txt").write_bytes("Grüße\r\n\r\nan\r\n".encode())
     assert Said(capsys, "--model", model, "--file", "prompt.txt", "--greedy").out == wanted
     for words in ((), ("-",)):
         monkeypatch.setattr(sys, "stdin", io.StringIO("Grüße\n\nan\n"))
@@ -359,6 +365,35 @@ def test_a_file_that_is_no_text(model: str, capsys: pytest.CaptureFixture[str]) 
     Path("binary").write_bytes(b"\xff\xfe\x00")
     result = Said(capsys, "--model", model, "--file", "binary")
     assert (result.status, result.err) == (2, "--file binary: not a text in UTF-8\n")
+
+
+def endless(path: str) -> None:
+    """A file of a quarter of a terabyte, of which the disk holds nothing."""
+    Path(path).touch()
+    os.truncate(path, 1 << 38)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (os.mkfifo, "is a pipe, not a plain file; give it by standard input"),
+        (lambda path: Path(path).symlink_to("/dev/zero"), "is a device, not a plain file; give it by standard input"),
+        (endless, "is larger than 16384 KiB"),
+    ],
+    ids=["pipe", "device", "without an end"],
+)  # fmt: skip
+def test_a_prompts_file_that_is_none_is_not_waited_for(make: Callable[[str], object], said: str, model: str) -> None:
+    make("prompt")
+
+    def work(report: Callable[[Any], None]) -> None:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+        most = pages * resource.getpagesize() + (1 << 30)
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+        with contextlib.redirect_stderr(io.StringIO()) as err:
+            report((generator_main(["--model", model, "--file", "prompt"]), err.getvalue()))
+
+    with Child(work) as child:
+        assert next(child.reports(20), None) == (2, f"--file prompt: {said}\n")
 
 
 def test_a_run_without_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:

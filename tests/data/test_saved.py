@@ -1,5 +1,6 @@
 """The datasets folder: whole or absent, and read by a run without network."""
 
+import json
 import os
 import threading
 from pathlib import Path
@@ -75,6 +76,40 @@ def test_the_same_rows_are_held_out_of_a_saved_copy(hub: list[str], tmp_path: Pa
     saved = StagePart(open_source(WIKI, datasets_folder=tmp_path, report=no_report), share=0.1, seed=0)
     assert [saved.validation(n) for n in range(2)] == [there.validation(n) for n in range(2)]
     assert saved.fingerprint() == there.fingerprint()
+
+
+def places(**changes: Any) -> str:
+    return json.dumps([{"identity": "a", "first": 5, "rows": 20} | changes])
+
+
+STRANGE_PLACES = {
+    "infinity": '[{"identity": "a", "first": 1e999, "rows": 20}]',
+    "a number without an end": places(first=10**4000),
+    "brackets": "[" * 100_000,
+    "before the first row": places(first=-1),
+    "fewer rows than none": json.dumps([{"identity": "a", "first": 0, "rows": rows} for rows in (30, -10)]),
+    "true": json.dumps([{"identity": "a", "first": 0, "rows": rows} for rows in (True, 19)]),
+    "a fraction": places(rows=20.5),
+    "text": places(rows="20"),
+    "no name": places(identity=["a"]),
+    "no place": '[{"identity": "a", "rows": 20}]',
+    "other rows": places(rows=19),
+    "no list": '{"identity": "a"}',
+    "no table": "[20]",
+    "nothing": "",
+}
+
+
+@pytest.mark.parametrize("said", [pytest.param(said, id=name) for name, said in STRANGE_PLACES.items()])
+def test_places_that_no_save_has_written_are_not_used(said: str, hub: list[str], tmp_path: Path) -> None:
+    [folder] = save_datasets(plan(WIKI), tmp_path, no_report)
+    (folder / "lmplay_tui_places.json").write_text(places(), encoding="utf-8")
+    given = open_source(WIKI, datasets_folder=tmp_path, report=no_report).segments
+    assert [(one.identity, one.first, one.rows) for one in given] == [("a", 5, 20)]
+    (folder / "lmplay_tui_places.json").unlink()
+    own = open_source(WIKI, datasets_folder=tmp_path, report=no_report).segments
+    (folder / "lmplay_tui_places.json").write_text(said, encoding="utf-8")
+    assert open_source(WIKI, datasets_folder=tmp_path, report=no_report).segments == own
 
 
 def test_parts_of_a_dataset_have_names_of_their_own() -> None:

@@ -141,6 +141,24 @@ def test_what_lies_in_place_of_a_part_is_not_followed_and_stays(parts, tmp_path,
     assert {each: each.read_bytes() for each in outside.rglob("*") if each.is_file()} == seen
 
 
+def device(place: Path, _: Path) -> None:
+    place.symlink_to("/dev/zero")
+
+
+@pytest.mark.parametrize("kind", [*KINDS, device], ids=lambda kind: kind.__name__)
+def test_what_another_checkpoint_leads_to_is_not_waited_for(parts, tmp_path, kind):
+    """A start, and each save, asks all of the run's checkpoints which folder of parts they need."""
+    outside = tmp_path / "outside"
+    (outside / "folder").mkdir(parents=True)
+    (outside / "precious").write_bytes(SECRET)
+    kind(outside / "there", outside)
+    parts.checkpoint("other").symlink_to(outside / "there")
+    with Child(lambda _: CheckpointWriter(parts, parts.model.parent).sweep()) as child:
+        assert child.wait(20) == 0
+    assert len(parts.parts_folders()) == 2
+    load_checkpoint(parts.model)
+
+
 def heads(said: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """What a head may say of its parts that no run has saved."""
     key = next(iter(said["tensors"]))

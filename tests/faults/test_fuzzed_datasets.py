@@ -172,11 +172,13 @@ def words(text: str) -> list[str]:
 
 def read(path: Path) -> tuple[list[str], tuple[str, ...]]:
     """The texts of a dataset's rows and what is noted of it, as a stage opens it; its first batches are cut too."""
+    return read_as(DatasetSpec("d", str(path)), path.parent / "none")
+
+
+def read_as(spec: DatasetSpec, datasets_folder: Path) -> tuple[list[str], tuple[str, ...]]:
     options = resolve({}, {"tokenizer": "bytes", "context_len": 64, "batch_size": 4})
-    stage = Stage("s", (DatasetSpec("d", str(path)),), epochs=1.0)
-    data = open_stage(
-        stage, options, load_tokenizer("bytes"), datasets_folder=path.parent / "none", report=lambda *_: None
-    )
+    stage = Stage("s", (spec,), epochs=1.0)
+    data = open_stage(stage, options, load_tokenizer("bytes"), datasets_folder=datasets_folder, report=lambda *_: None)
     for _ in zip(data.reading(Position()), range(MANY_BATCHES), strict=False):
         pass
     source = data.parts[0].source
@@ -282,6 +284,70 @@ def test_a_text_that_lies_elsewhere(kind, tmp_path):
         assert said == [row["text"] for row in ROWS]
     else:
         assert said.startswith("dataset d: ") and "cannot be read: " in said, said
+
+
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def endless(path: Path) -> None:
+    """A file of a quarter of a terabyte, of which the disk holds nothing."""
+    path.touch()
+    os.truncate(path, 1 << 38)
+
+
+# Where the rows lie, and the names of what lies beside them; the folder `kept` is one of the datasets folder.
+BESIDE = {
+    "rows": ("README.md", "state.json", "dataset_dict.json"),
+    "saved": ("README.md", "state.json", "dataset_dict.json", "dataset_info.json", "data-00000-of-00001.arrow"),
+    "kept": ("lmplay_tui_places.json", "dataset_info.json", "data-00000-of-00001.arrow"),
+}
+READ_ALL_THE_SAME = {"README.md", "state.json", "lmplay_tui_places.json"}
+
+
+@pytest.mark.parametrize(
+    ("form", "name", "what"),
+    [
+        (form, name, what) for form, names in BESIDE.items() for name in names for what in (pipe, device, endless)
+        if not name.endswith(".arrow") or what is not endless  # a table is mapped, however large it is
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.__name__,
+)  # fmt: skip
+def test_what_lies_beside_the_rows_is_not_waited_for(form, name, what, tmp_path):
+    """Nor read without an end: the rows are read without it, or it is refused by its name."""
+    import datasets
+
+    folder = tmp_path / ("hub_mills.train" if form == "kept" else "d")
+    if form == "rows":
+        folder.mkdir()
+        (folder / "a.jsonl").write_bytes(lines())
+    else:
+        datasets.Dataset.from_list(ROWS).save_to_disk(folder)
+        (folder / name).unlink(missing_ok=True)
+    what(folder / name)
+    spec = DatasetSpec("d", "hub/mills" if form == "kept" else str(folder))
+
+    def work(report: Callable[[Any], None]) -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (MOST_ADDRESSES, MOST_ADDRESSES))
+        os.environ["XDG_CACHE_HOME"] = str(tmp_path / "cache")
+        try:
+            report(read_as(spec, tmp_path)[0])
+        except UserError as error:
+            report(str(error))
+
+    with Child(work) as child:
+        said = next(child.reports(20), "it waits")
+        if isinstance(said, list):
+            assert child.wait(20) == 0
+    if isinstance(said, str):
+        assert form != "rows" and name not in READ_ALL_THE_SAME and said.startswith("dataset d: "), said
+        assert name in said and "\n" not in said, said
+    else:
+        assert said == [row["text"] for row in ROWS]
 
 
 @pytest.mark.parametrize("name", WHOLE)
