@@ -173,7 +173,7 @@ def _config(entry: Any) -> _Config:
     """Raises `ValueError` for an entry of another form."""
     if not isinstance(entry, dict):
         raise ValueError(f"configs holds {type(entry).__name__}")
-    name = str(entry.get("config_name", "default"))
+    name = _word(entry.get("config_name", "default"))
     given = entry.get("data_files")
     patterns: dict[str, list[str]] = {}
     if isinstance(given, dict):
@@ -186,8 +186,15 @@ def _config(entry: Any) -> _Config:
         words = [paths] if isinstance(paths, str) else paths
         if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
             raise ValueError(f"data_files of {name}")
-        patterns.setdefault(str(split), []).extend(words)
-    return _Config(name, patterns, str(entry.get("data_dir") or ""), entry.get("default") is True)
+        patterns.setdefault(_word(split), []).extend(words)
+    return _Config(name, patterns, _word(entry.get("data_dir") or ""), entry.get("default") is True)
+
+
+def _word(value: Any) -> str:
+    """A scalar as text. A list made of aliases of lists is small, and would be gigabytes of text: `ValueError`."""
+    if isinstance(value, list | tuple | set | dict):
+        raise ValueError(f"configs holds {type(value).__name__} for a name")
+    return str(value)
 
 
 def _chosen(spec: DatasetSpec, folder: Path, configs: list[_Config], problem: str) -> _Config | None:

@@ -184,20 +184,11 @@ def damage_of(path: Path) -> str | None:
 def _damage_in(file: BinaryIO) -> str | None:
     try:
         with zipfile.ZipFile(file) as archive:
-            members = archive.infolist()
-            if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-                return "it holds compressed parts, which no checkpoint does"
-            # One bit outside of all checksums makes a part a folder, and torch then reads nothing where numbers were.
-            if any(member.is_dir() or member.external_attr & _DOS_FOLDER for member in members):
-                return "one of its parts claims to be a folder"
-            if sum(member.file_size for member in members) > os.fstat(file.fileno()).st_size:
-                return "its parts claim to be larger than the file"
+            if claim := _false_claim(archive.infolist(), os.fstat(file.fileno()).st_size):
+                return claim
             if (bad := archive.testzip()) is not None:
                 return f"the checksum of {one_line(bad)} is wrong"
-            pickles = (archive.read(member) for member in members if member.filename.endswith("data.pkl"))
-            if any(map(_holds_large_tuple, pickles)):
-                return "it holds tuples in tuples that no checkpoint has"
-            return None
+            return "it holds tuples in tuples that no checkpoint has" if _has_large_tuples(archive) else None
     except MemoryError:  # it says nothing about the file's bytes
         raise
     except Exception as error:  # zipfile raises a dozen kinds for what is cut or altered
@@ -206,7 +197,24 @@ def _damage_in(file: BinaryIO) -> str | None:
         return one_line(unchain(error)) or type(error).__name__
 
 
-def _holds_large_tuple(pickled: bytes) -> bool:
+def _false_claim(members: list[zipfile.ZipInfo], size_bytes: int) -> str | None:
+    """What the archive's own list says that is true of no checkpoint; found without reading the parts."""
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+        return "it holds compressed parts, which no checkpoint does"
+    # One bit outside of all checksums makes a part a folder, and torch then reads nothing where numbers were.
+    if any(member.is_dir() or member.external_attr & _DOS_FOLDER for member in members):
+        return "one of its parts claims to be a folder"
+    if sum(member.file_size for member in members) > size_bytes:
+        return "its parts claim to be larger than the file"
+    return None
+
+
+def _has_large_tuples(archive: zipfile.ZipFile) -> bool:
+    names = [name for name in archive.namelist() if name.endswith("data.pkl")]
+    return any(_makes_large_tuple(archive.read(name)) for name in names)
+
+
+def _makes_large_tuple(pickled: bytes) -> bool:
     """Whether some tuple has more than `_MOST_IN_TUPLE` values, counted through the tuples within.
 
     One that is a dictionary's key is hashed through all of them, each as often as it is met, in one call that no signal
@@ -441,8 +449,11 @@ def sweep_parts(run: RunFolder) -> None:
 
 def _token_in(path: Path) -> str | None:
     """Which folder a checkpoint names, found out without reading its tensors; None: none."""
-    with open_given(path):  # torch would wait for a pipe, and maps what it has a name of
-        head = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    with open_given(path) as file, zipfile.ZipFile(file) as archive:  # torch would wait for a pipe
+        # What it unpacks has no bound; or the reading of it.
+        if _false_claim(archive.infolist(), os.fstat(file.fileno()).st_size) or _has_large_tuples(archive):
+            return None
+        head = torch.load(path, map_location="cpu", mmap=True, weights_only=True)  # mapped by its name
     said = _said_of_parts(head) if isinstance(head, dict) else None
     return token_of(said.get("folder")) if isinstance(said, dict) else None
 

@@ -3,6 +3,7 @@
 import gzip
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pyarrow as pa
@@ -350,8 +351,16 @@ def test_a_file_that_a_configuration_misses(folder: Fill) -> None:
         read(folder({"README.md": header(SLANG), "a.jsonl": [1]}))
 
 
+# A list of a few hundred bytes that is 10^7 words when it is written out.
+LAUGHS = "\n".join(
+    ["a: &a [ha,ha,ha,ha,ha,ha,ha,ha,ha,ha]"]
+    + [f"{name}: &{name} [{','.join([f'*{last}'] * 10)}]" for last, name in pairwise("abcdefg")]
+)
 BAD_HEADERS = [
     "configs: [", "configs: 3", "configs:\n- one", "configs:\n- data_files: {train: 3}", "configs: !!python/x 1",
+    f"{LAUGHS}\nconfigs:\n- config_name: *g", f"{LAUGHS}\nconfigs:\n- data_dir: *g",
+    f"{LAUGHS}\nconfigs:\n- data_files: [{{split: *g, path: a.jsonl}}]", f"{LAUGHS}\nconfigs: *g",
+    f"{LAUGHS}\nconfigs:\n- data_files: *g", "configs:\n- config_name: !!set {a, b}",
 ]  # fmt: skip
 
 

@@ -7,6 +7,7 @@ import random
 import resource
 import shutil
 import signal
+import zipfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -26,7 +27,7 @@ from lmplay_tui.train.launch import run_events
 from lmplay_tui.train.process_group import ProcessGroup
 from lmplay_tui.train.sharding import can_sum
 from tests.faults.forks import Child
-from tests.faults.test_damaged_files import MARKER, Runs, outcome_of
+from tests.faults.test_damaged_files import MARKER, Runs, hostile_files, outcome_of
 from tests.faults.test_failing_saves import Calls
 from tests.faults.test_strangers_folder import KINDS, SECRET, hard_link
 from tests.seams import Seams, for_a_while
@@ -157,6 +158,30 @@ def test_what_another_checkpoint_leads_to_is_not_waited_for(parts, tmp_path, kin
         assert child.wait(20) == 0
     assert len(parts.parts_folders()) == 2
     load_checkpoint(parts.model)
+
+
+@pytest.mark.long
+def test_hostile_checkpoints_beside_parts_are_not_unpacked(parts, trained, tmp_path):
+    """Each is looked into for the folder that it needs: nothing runs, and what it claims to hold is not believed."""
+    files = [*hostile_files(tmp_path, trained / "m.lmp"), tmp_path / "packed.lmp"]
+    with zipfile.ZipFile(trained / "m.lmp") as whole, zipfile.ZipFile(files[-1], "w", zipfile.ZIP_DEFLATED) as packed:
+        for name in whole.namelist():
+            packed.writestr(name, bytes(1 << 28) if name.endswith("data.pkl") else whole.read(name))
+
+    def work(report: Callable[[Any], None]) -> None:
+        for path in files:
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            path.rename(parts.checkpoint("other"))
+            CheckpointWriter(parts, parts.model.parent).sweep()
+            report((path.name, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
+
+    with Child(work) as child:
+        grown = dict(child.reports(60))
+        assert child.wait(20) == 0
+    assert len(grown) == len(files)
+    assert {name: kib for name, kib in grown.items() if kib > 100 << 10} == {}
+    assert not (tmp_path / MARKER).exists()
+    assert len(parts.parts_folders()) == 2
 
 
 def heads(said: dict[str, Any]) -> Iterator[tuple[str, Any]]:
