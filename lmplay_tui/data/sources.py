@@ -148,8 +148,8 @@ def opens_in_a_moment(spec: DatasetSpec, datasets_folder: Path) -> bool:
     path = Path(spec.path)
     if local.is_saved(path):  # by `datasets`, which is imported for it: a second
         return False
-    files = [path] if path.is_file() else list(islice(path.rglob("*"), FEW_FILES + 1))
-    return len(files) <= FEW_FILES and sum(file.stat().st_size for file in files) <= MOMENT_BYTES
+    are_few = path.is_file() or len(list(islice(path.rglob("*"), FEW_FILES + 1))) <= FEW_FILES
+    return are_few and local.size_bytes(path) <= MOMENT_BYTES
 
 
 def _is_large(spec: DatasetSpec, datasets_folder: Path, small_bytes: int = SMALL_BYTES) -> bool:

@@ -278,6 +278,18 @@ def test_a_checkpoint_is_looked_for(here: Path, make: Callable[[Path], None], sa
     assert problems_of(Launch({"resume": "m.lmp"}), nothing) == ([] if said is None else [said])
 
 
+def test_a_folder_with_links_to_nothing_is_looked_at(here: Path) -> None:
+    """As the run itself reads it: without them."""
+    (here / "linked").mkdir()
+    (here / "rows.jsonl").rename(here / "linked" / "rows.jsonl")
+    for name, target in (("gone.jsonl", "nowhere"), ("circle.jsonl", "circle.jsonl"), ("again", ".")):
+        (here / "linked" / name).symlink_to(target)
+    for text, said in (("body", []), ("txt", ["linked.toml:1: " + NO_COLUMN.format("mine")])):
+        plan = OWN.replace("rows.jsonl", "linked").replace("\n[stages", f"\ntext = '{text}'\n[stages")
+        (here / "linked.toml").write_text(plan, encoding="utf-8")
+        assert problems_of(Launch({"training_plan": "linked.toml"}), nothing) == said
+
+
 def test_large_files_are_left_to_the_run(here: Path) -> None:
     with (here / "rows.jsonl").open("a", encoding="utf-8") as file:
         file.writelines(json.dumps({"body": "mill " * 200}) + "\n" for _ in range(5000))
