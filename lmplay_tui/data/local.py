@@ -98,7 +98,7 @@ def _from_disk(spec: DatasetSpec, folder: Path) -> Any:
         said = "`datasets` would take the :: in it for an address; give it another name"
         raise UserError(f"dataset {spec.name}: {shown} cannot be opened: {said}")
     match json_in(folder / "dataset_dict.json"):
-        case {"splits": [*splits]}:
+        case {"splits": list() | dict() | str() as splits}:  # the library takes what can be iterated
             names = [str(split) for split in splits]
         case _:
             names = []

@@ -108,14 +108,16 @@ def test_each_name_is_trained_as_itself(form, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["../outside.arrow", "/etc/passwd", "s3::x", ".."])
-@pytest.mark.parametrize("lists", ["state.json", "dataset_dict.json"])
+@pytest.mark.parametrize("lists", ["state.json", "dataset_dict.json", "a table in dataset_dict.json"])
 def test_a_saved_dataset_does_not_lead_out_of_its_folder(lists, name, tmp_path):
     place = tmp_path / a_saved_dataset(tmp_path, "mine", "own")
     if lists == "state.json":
         said = json.loads((place / lists).read_text(encoding="utf-8"))
         (place / lists).write_text(json.dumps(said | {"_data_files": [{"filename": name}]}), encoding="utf-8")
     else:
-        (place / lists).write_text(json.dumps({"splits": [name]}), encoding="utf-8")
+        (place / "dataset_info.json").unlink()  # without it, the library asks for the splits
+        splits = [name] if lists == "dataset_dict.json" else {name: {}}
+        (place / "dataset_dict.json").write_text(json.dumps({"splits": splits}), encoding="utf-8")
     with pytest.raises(UserError, match="leads out of it, and is not read"):
         opened(tmp_path, "mine")
 
