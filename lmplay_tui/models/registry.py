@@ -115,7 +115,7 @@ def _parsed(file: Path, where: str) -> ast.Module:
         return ast.parse(file.read_bytes(), file)
     except OSError as error:
         raise UserError(f"{where}: {one_line(file)} cannot be read: {error.strerror}") from None
-    except (SyntaxError, ValueError) as error:  # ValueError: a NUL in it
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # a NUL in it; nested too deeply
         raise UserError(f"{where}: the file does not run: {_what(error, file)}") from None
 
 

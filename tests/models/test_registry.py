@@ -2,6 +2,7 @@
 
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import nn
 
 from lmplay_tui.errors import UserError
 from lmplay_tui.models.gpt2ish import GPT2ish
-from lmplay_tui.models.registry import build_model, experiments, load_experiment
+from lmplay_tui.models.registry import build_model, check_experiment, experiments, load_experiment
 
 OWN = """
     import torch
@@ -196,6 +197,16 @@ def test_a_file_that_does_not_run(tmp_path: Path, text: str, said: str) -> None:
         load_experiment(f"{file}:Model")
     assert str(caught.value).endswith(f"the file does not run: {said}")
     assert (set(sys.modules), sys.path) == (modules, path)
+
+
+@pytest.mark.parametrize("text", ["-" * 200_000 + "1", "x" + ".a" * 100_000, "x" + "[0]" * 60_000, "\0"])
+@pytest.mark.parametrize("look", [check_experiment, load_experiment])
+def test_a_file_that_cannot_be_taken_apart(look: Callable[[str], object], text: str, tmp_path: Path) -> None:
+    """Python's parser says so in several ways, by what is too deep for it."""
+    file = tmp_path / "deep.py"
+    file.write_text(f"class Model:\n    y = {text}\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"^[^\n]*: the file does not run: [^\n]+$"):
+        look(f"{file}:Model")
 
 
 def test_a_file_that_is_no_python(tmp_path: Path) -> None:
