@@ -26,12 +26,16 @@ from lmplay_tui.data.cells import with_kinds
 from lmplay_tui.data.decoding import Unreadable
 from lmplay_tui.data.mapped_files import check_places
 from lmplay_tui.data.text_files import Found, read_batches
-from lmplay_tui.files import sync
+from lmplay_tui.files import open_given, read_given, sync
 from lmplay_tui.plan.dataset_specs import TABLE_KINDS, file_kind
 from lmplay_tui.text import one_line
 
 _FORMAT = 2  # of the entries: a change of what they hold must not find the old ones
+_ABOUT_BYTES = 1 << 28  # a million small files that share entries take a tenth of it
 _LFS = b"version https://git-lfs.github.com/spec/v1"
+_NOT_WHOLE = (  # what the reading of an entry raises that is not there, or damaged
+    OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, pa.ArrowException,
+)  # fmt: skip
 _UNUSED_S = 30 * 86400.0  # an entry that was not opened for so long is removed
 _ABANDONED_S = 3600.0  # an unfinished entry that has not grown for so long has lost its process
 _ENTRY = re.compile(r"[0-9a-f]{32}")
@@ -183,17 +187,17 @@ def _entry(key: str) -> _Tables | None:
         rows = _read(folder)
         with suppress(OSError):  # a cache that another user owns is as good
             os.utime(folder)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, pa.ArrowException):  # not there, or damaged
+    except _NOT_WHOLE:
         shutil.rmtree(folder, ignore_errors=True)
         return None
     return rows
 
 
 def _read(folder: Path) -> _Tables:
-    about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+    about = json.loads(read_given(folder / "about.json", _ABOUT_BYTES))
     parts = []
     for name in about["parts"]:
-        with pa.memory_map(str(folder / name)) as source:
+        with open_given(folder / name), pa.memory_map(str(folder / name)) as source:  # Arrow would wait for a pipe
             parts.append(pa.ipc.open_file(source).read_all())
             check_places(parts[-1])
     table = _joined(parts, about["kinds"])

@@ -182,7 +182,35 @@ def damage_gone(entry: Path) -> None:
     next(entry.glob("rows-*")).unlink()
 
 
-@pytest.mark.parametrize("damage", [damage_cut, damage_about, damage_empty, damage_zeros, damage_gone])
+def damage_deep(entry: Path) -> None:
+    (entry / "about.json").write_text("[" * 100_000, encoding="utf-8")
+
+
+def damage_number(entry: Path) -> None:
+    said = json.loads((entry / "about.json").read_text(encoding="utf-8"))
+    said["files"][0]["rows"] = 10**30
+    (entry / "about.json").write_text(json.dumps(said), encoding="utf-8")
+
+
+def damage_about_pipe(entry: Path) -> None:
+    (entry / "about.json").unlink()
+    os.mkfifo(entry / "about.json")
+
+
+def damage_rows_pipe(entry: Path) -> None:
+    rows = next(entry.glob("rows-*"))
+    rows.unlink()
+    os.mkfifo(rows)
+
+
+DAMAGES = (
+    damage_cut, damage_about, damage_empty, damage_zeros, damage_gone, damage_deep, damage_number, damage_about_pipe,
+    damage_rows_pipe,
+)  # fmt: skip
+
+
+@pytest.mark.timeout(20)  # a pipe is not waited for
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_entry_is_made_anew(damage: Any, tmp_path: Path, cache: Path) -> None:
     path = write(tmp_path / "a.jsonl", ["One.", "Two."])
     texts(path)
