@@ -4,6 +4,7 @@ It knows no plan, no data, no tokenizer, and of the run's files the folder alone
 What it computes and how it updates is what rank 0 does, by the same code.
 """
 
+import contextlib
 import json
 import sys
 import threading
@@ -25,7 +26,7 @@ from lmplay_tui.text import one_line
 from lmplay_tui.train.checkpoint import copied, why_not_saved
 from lmplay_tui.train.checkpoint_parts import OwnRows, write_part
 from lmplay_tui.train.compile import Compilation
-from lmplay_tui.train.device import Precision, RandomNumbers, choose_device, fits, use_what_is_fast
+from lmplay_tui.train.device import Precision, RandomNumbers, choose_device, fits, is_out_of_memory, use_what_is_fast
 from lmplay_tui.train.evaluation import losses_and_argmax
 from lmplay_tui.train.gradients import Gradients, Share, StepConfig, StepResult
 from lmplay_tui.train.optim import freeze, load_by_name, next_optimizer, set_dropout
@@ -51,6 +52,7 @@ from lmplay_tui.train.orders import (
 )
 from lmplay_tui.train.process_group import SEEN_WITHIN_S, ProcessGroup, RankLostError
 from lmplay_tui.train.reduction import (
+    NO_RESCUE,
     Report,
     Shares,
     Status,
@@ -61,6 +63,7 @@ from lmplay_tui.train.reduction import (
     drifted_ranks,
     drop_key,
     error_key,
+    is_of_connection,
     marks_of,
     own_place,
     parts_key,
@@ -90,6 +93,7 @@ def follow(group: ProcessGroup) -> int:
             group.agent.give_up()
         return EXIT_TRAINING
     except Exception as error:
+        follower.leave_word(error)
         if not follower.is_sharded:
             raise
         sys.stderr.write(f"rank {group.rank}: {said_of(error)}\n")  # the others see that the connection ends
@@ -178,6 +182,19 @@ class _Follower:
     def is_sharded(self) -> bool:
         """Whether this process holds a part of the model."""
         return self._shares.in_parts
+
+    def leave_word(self, error: Exception) -> None:
+        """Tell rank 0 why this process leaves, where a new start would end the same way.
+
+        Not where it has only met another's end, nor where its device has failed: a new start leaves that out.
+        """
+        lacks_memory = is_out_of_memory(error)
+        if is_of_connection(error) or ("CUDA error" in str(error) and not lacks_memory):
+            return
+        key = error_key(self._group.rank)
+        with contextlib.suppress(RankLostError), connected("the orders' store is gone"):
+            self._tell(key, NO_RESCUE if lacks_memory and self.is_sharded else said_of(error))
+            self._store.check([key])  # once it answers it has the word: rank 0 looks as soon as this process ends
 
     def obey(self) -> None:
         """Wait for an order and carry it out. Raises `RankLostError`."""

@@ -385,9 +385,8 @@ class Gradients:
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         # Without a limit the norm is still wanted: it is shown, and it guards the update.
         limit = grad_clip if grad_clip is not None else float("inf")
-        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if self.sharding is not None:
-            norm = self.sharding.gathered(norm)
+        total_norm = nn.utils.get_total_norm if self.sharding is None else self.sharding.total_norm
+        norm = total_norm([p.grad for p in parameters if p.grad is not None])
         self.wait_for_numbers(result, norm)
         clock.waited()
         finite = np.isfinite(result.loss) and np.isfinite(result.grad_norm)

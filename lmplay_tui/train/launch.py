@@ -378,6 +378,8 @@ def _of_group(held: _HeldRun, end: Event) -> Event:
             end = RunFailed(held.lost, EXIT_TRAINING, end.step, end.path)
     if not held.lost or not isinstance(end, RunFailed):
         return end
+    if held.leader is not None and (said := held.leader.last_words()):  # started again it would come to the same
+        return replace(end, message=said)
     if group.is_orphan:  # torchrun holds the store that all of them reach
         return replace(end, message=f"{NO_PARENT}; what was trained is saved")
     held.lost = _what_is_lost(held, group)

@@ -55,6 +55,7 @@ from lmplay_tui.train.orders import (
 from lmplay_tui.train.process_group import COLLECTIVE_S, Agent, ProcessGroup, RankLostError
 from lmplay_tui.train.reduction import (
     MOST_SAID,
+    NO_RESCUE,
     Report,
     Shares,
     Status,
@@ -209,10 +210,7 @@ class Leader:
             return
         self._sharding.is_broken = True
         if is_out_of_memory(error):
-            raise TrainingError(
-                "out of memory, which a sharded model is not rescued from; the last checkpoint is intact; try a "
-                "smaller --mini-batch-size"
-            ) from None
+            raise TrainingError(NO_RESCUE) from None
         if is_of_connection(error):
             raise RankLostError(f"a rank is lost: {one_line(error, 300)}") from error
 
@@ -547,6 +545,11 @@ class Leader:
         return scored
 
     # ---- what is told of the ranks
+
+    def last_words(self) -> str:
+        """Why one of the others has left, as it says itself; empty: none has said anything, as where it was killed."""
+        said = {rank: self._told(error_key(rank)) for rank in range(1, self.world_size)}
+        return next((f"rank {rank}: {one_line(words, MOST_SAID)}" for rank, words in said.items() if words), "")
 
     def record_in(self, files: Folder) -> None:
         """Say in the run's folder what each rank is at, from now on and all the time."""

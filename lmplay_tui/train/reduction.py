@@ -27,6 +27,10 @@ from lmplay_tui.train.process_group import ProcessGroup
 
 Computed = TypeVar("Computed")
 MOST_SAID = 4000  # characters of another rank's error
+NO_RESCUE = (
+    "out of memory, which a sharded model is not rescued from; the last checkpoint is intact; try a smaller "
+    "--mini-batch-size"
+)
 BUCKET_BYTES = 25 << 20
 LARGE_BYTES = 4 << 20  # a matrix whose gradient is looked at for rows of zeros
 _FEW = 4  # rows are few where they are not more than this part of all
@@ -270,7 +274,7 @@ def argmax_key(turn: int, rank: int) -> str:
 
 
 def error_key(rank: int) -> str:
-    """What has gone wrong in a rank's share, in words."""
+    """What has gone wrong in a rank's share, or why it leaves, in words."""
     return f"error/{rank}"
 
 

@@ -8,7 +8,7 @@ gradient (`train/loss.py`) and the embeddings' are added to by hand, before torc
 All ranks make these calls together, in one order: a pass, `gathered`, and what moves states of the whole model.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -23,8 +23,9 @@ from lmplay_tui.models.body import Packable
 from lmplay_tui.models.units import units_of
 from lmplay_tui.text import one_line
 from lmplay_tui.train.checkpoint_parts import Deferred, OwnRows, whole
-from lmplay_tui.train.process_group import ProcessGroup
-from lmplay_tui.train.reduction import place_key, take_from_rank_0
+from lmplay_tui.train.orders import said_by_torch
+from lmplay_tui.train.process_group import ProcessGroup, RankLostError
+from lmplay_tui.train.reduction import is_of_connection, place_key, take_from_rank_0
 
 
 def mesh_of(kind: str, device_type: str, world_size: int, ranks_per_host: int) -> DeviceMesh:
@@ -116,6 +117,16 @@ class Sharding:
     def gathered(tensor: Tensor) -> Tensor:
         """A tensor as a whole: itself, where it does not lie in parts."""
         return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+    @staticmethod
+    def total_norm(gradients: Sequence[Tensor]) -> Tensor:
+        """The norm of gradients that lie in parts: all ranks add up. Raises `RankLostError`."""
+        try:
+            return Sharding.gathered(nn.utils.get_total_norm(gradients))
+        except RuntimeError as error:
+            if is_of_connection(error):
+                raise RankLostError(f"a rank is lost ({said_by_torch(error)})") from error
+            raise
 
     def _modules(self) -> list[FSDPModule]:
         return [module for module in self._model.modules() if isinstance(module, FSDPModule)]

@@ -13,6 +13,7 @@ from lmplay_tui.run.controls import Ask, ChangePlan, Command, Pause, Pin, SaveNo
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.train.agent import HangLimits
 from lmplay_tui.train.checkpoint import load_checkpoint
+from lmplay_tui.train.sharding import can_sum
 from tests.faults.programs import saved_step, trains
 from tests.faults.terminals import until
 from tests.faults.together import Together, assert_no_orphan, events_of, line
@@ -101,6 +102,41 @@ def test_a_loss_is_said_once_with_what_is_known_of_it(model: Path, victim: int) 
         assert (found[2] is not None) == (victim == 0)
         assert not events_of(run, "HandedOver") and "handed over" not in together.said
         assert together.said.count("start again") == run.log.read_text().count("start again") == 1
+
+
+LACKS = """\
+from torch import distributed, nn
+
+
+class Lacks(nn.Module):
+    def __init__(self, *, vocab_size, context_len, num_blocks=1, embed_dim=16, num_heads=2, dropout=0.0):
+        super().__init__()
+        self.embed = nn.Embedding(vocab_size, embed_dim)
+        self.blocks = nn.Sequential(nn.Linear(embed_dim, embed_dim), nn.Linear(embed_dim, embed_dim))
+        self.head = nn.Linear(embed_dim, vocab_size)
+        self.passes = 0
+
+    def forward(self, ids):
+        self.passes += self.training
+        if self.passes > 30 and distributed.is_initialized() and distributed.get_rank() == 1:
+            raise MemoryError
+        return self.head(self.blocks(self.embed(ids)))
+"""
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not can_sum(), reason="an old torch, which shards nothing")
+def test_a_rank_that_lacks_memory_is_no_loss(model: Path) -> None:
+    """A sharded model is not rescued from it: all would start again into the same lack. It ends, with what to do."""
+    (model.parent / "lacks.py").write_text(LACKS)
+    write_plan(model.parent, PLAN.replace('exp = "test_runner"\n', ""))
+    with Together(line(model, "--exp", "lacks.py:Lacks", "--shard", "full")) as together:
+        assert together.wait() == 3, together.said[-3000:]
+        run = together.run
+        assert len(events_of(run, "RunStarted")) == 1 and "start again" not in together.said
+        (failed,) = events_of(run, "RunFailed")
+        assert re.match("rank 1: out of memory, .* try a smaller --mini-batch-size", failed["message"])
+        assert_no_orphan(run)
 
 
 HANGS = """\

@@ -10,10 +10,14 @@ from torch import distributed as dist
 
 from lmplay_tui.data.samples import Sample
 from lmplay_tui.models.gpt2ish import GPT2ish
+from lmplay_tui.options import Launch
 from lmplay_tui.run.controls import Ask, Controls, Pin, SaveNow, Stop
 from lmplay_tui.run.events import Evaluated, Event, Predicted, RunDone, RunFailed, StepDone, Validated
+from lmplay_tui.text import printable
 from lmplay_tui.train.device import Precision
+from lmplay_tui.train.follower import follow
 from lmplay_tui.train.gradients import Gradients, Share, StepConfig
+from lmplay_tui.train.launch import run_events
 from lmplay_tui.train.optim import build_optimizer
 from lmplay_tui.train.process_group import ProcessGroup
 from lmplay_tui.train.sharding import Sharding, can_sum, mesh_of
@@ -170,6 +174,71 @@ def test_hybrid_needs_hosts_of_as_many_processes(place):
     options = {"training_plan": write_plan(place, ONE_STAGE)}
     events = train_together(2, given(**options, model="m.lmp", shard="hybrid"))
     assert "it needs two hosts and more" in last(events).message
+
+
+FAILS = """
+    def forward(self, ids):
+        from torch import distributed, is_grad_enabled
+        if distributed.is_initialized() and distributed.get_rank() == 1 and WHERE:
+            raise ERROR
+        return self.head(self.blocks(self.embed(ids)))
+"""
+A_PASS, A_SCORE, A_PREDICTION = "is_grad_enabled()", "not is_grad_enabled()", "ids.numel() == 1"
+HOSTILE = printable("\x1b[2Jmine")
+NO_RESCUE = "out of memory, which a sharded model is not rescued from; the last checkpoint is intact; try a smaller"
+
+
+@pytest.mark.long_after(1)
+@pytest.mark.parametrize(
+    ("where", "error", "said"),
+    [
+        pytest.param(A_PASS, "MemoryError('none')", NO_RESCUE, id="no memory for a pass"),
+        pytest.param(A_PREDICTION, "MemoryError('none')", NO_RESCUE, id="no memory for a pass with rank 0's"),
+        pytest.param(A_PASS, "RuntimeError('\\x1b[2Jmine')", f"RuntimeError: {HOSTILE} (", id="its code fails"),
+        pytest.param(A_SCORE, "KeyError('mine')", "KeyError: 'mine' (", id="its code fails in a score"),
+    ],
+)
+@needs_sums
+def test_a_rank_that_fails_says_why_before_it_leaves(place, where, error, said):
+    """The others see no more than that its connection ends; a new start would come to the same."""
+    code = PLAIN.replace(PLAIN[PLAIN.index("\n    def forward") :], FAILS)
+    (place / "fails.py").write_text(code.replace("WHERE", where).replace("ERROR", error), encoding="utf-8")
+    options = {"training_plan": write_plan(place, ONE_STAGE), "exp": "fails.py:Plain", "mini_batch_size": 1}
+    end, status = ends_of_two(given(**options, model="m.lmp", shard="full"))
+    assert end.message.startswith(f"rank 1: {said}"), end.message
+    assert (end.exit_code, status) == (3, 3)
+
+
+@pytest.mark.long_after(1)
+@pytest.mark.parametrize("shard", ["none", pytest.param("full", marks=needs_sums)])
+def test_a_rank_that_cannot_update_says_why_before_it_leaves(place, seams, shard):
+    """It fails behind the step's reports, where nothing can be dropped any more, sharded or not."""
+
+    def lacks(real, *args, **named):
+        if dist.get_rank() == 1:
+            raise MemoryError("none for its moments")
+        return real(*args, **named)
+
+    (place / "plain.py").write_text(PLAIN, encoding="utf-8")
+    seams.around("update", lacks)
+    options = {"training_plan": write_plan(place, ONE_STAGE), "exp": "plain.py:Plain"}
+    end, _ = ends_of_two(given(**options, model="m.lmp", shard=shard))
+    said = NO_RESCUE if shard == "full" else "MemoryError: none for its moments"
+    assert end.message.startswith(f"rank 1: {said}"), end.message
+    assert end.exit_code == 3
+
+
+def ends_of_two(launch: Launch) -> tuple[Event, int | None]:
+    """The last event of a run by two processes, and the status that rank 1 gives; None: it has raised."""
+
+    def work(group: ProcessGroup) -> Event | int:
+        if group.rank:
+            return follow(group)
+        *_, end = run_events(launch, Controls(), lambda _: None, group)
+        return end
+
+    end, status = together(2, work)
+    return end, status
 
 
 def two_hosts(group: ProcessGroup) -> list[float]:
