@@ -42,8 +42,24 @@ class Kept:
     @torch.no_grad()
     def restore(self) -> None:
         for module, name, buffer, values in self._buffers:
-            buffer.copy_(values)
+            if not torch.equal(buffer, values):  # else it would look as if a pass had changed it
+                buffer.copy_(values)
             module._buffers[name] = buffer  # a forward pass may have put another tensor there
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Passes that count nothing: mode and buffers are those of before afterwards, gradients are added to.
+
+    In evaluation mode: running means stay, no random numbers are drawn, and a single position is enough.
+    """
+    buffers, was_training = Kept(model), model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+        buffers.restore()
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lmplay_tui.data.samples import Sample
 from lmplay_tui.models.body import Packable
+from lmplay_tui.models.probing import undisturbed
 from lmplay_tui.options import TrainOptions
 from lmplay_tui.run.controls import StopRequested
 from lmplay_tui.train.collate import (
@@ -294,11 +295,18 @@ class Gradients:
                 ]
                 begin += len(argmax_N)
         if self.sharding is not None:  # parameters are gathered by all ranks together, for as many passes
-            for _ in range(-(-share.num_mini_batches // self.sharding.world_size) - len(share.mini_batches)):
-                self._forward_and_backward(self._mini_batch([_NOTHING], config), config, scale=0.0, want_argmax=False)
+            self._fill_up(-(-share.num_mini_batches // self.sharding.world_size) - len(share.mini_batches), config)
         if argmaxes:
             result.argmax_N = self.to_processor(torch.cat(argmaxes))
         return result
+
+    def _fill_up(self, passes: int, config: StepConfig) -> None:
+        """So many passes whose gradient is zero, and which leave the model as it is."""
+        if passes <= 0:
+            return
+        with undisturbed(self.model):
+            for _ in range(passes):
+                self._forward_and_backward(self._mini_batch([_NOTHING], config), config, scale=0.0, want_argmax=False)
 
     def losses_of(self, result: StepResult) -> list[float]:
         """The losses of a share's mini-batches by their numbers, in nats. Waits for the device."""

@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 
 from lmplay_tui.errors import UserError
 from lmplay_tui.models.body import Packable
+from lmplay_tui.models.probing import undisturbed
 from lmplay_tui.models.units import units_of
 from lmplay_tui.text import one_line
 from lmplay_tui.train.checkpoint_parts import Deferred, OwnRows, whole
@@ -138,10 +139,11 @@ class Sharding:
 
     @torch.no_grad()
     def pass_of_nothing(self) -> None:
-        """Gather with the ranks that make a pass of theirs."""
+        """Gather with the ranks that score in a pass of theirs; the model stays as it is."""
         device = next(self._model.parameters()).device
         ids_BT = torch.zeros(1, 1, dtype=torch.int64, device=device)
-        (self.hidden or self._model)(ids_BT)
+        with undisturbed(self._model):
+            (self.hidden or self._model)(ids_BT)
 
     def give_back(self) -> None:
         """Behind a pass without a backward pass: all parameters lie in parts again."""

@@ -176,6 +176,42 @@ def test_hybrid_needs_hosts_of_as_many_processes(place):
     assert "it needs two hosts and more" in last(events).message
 
 
+AVERAGES = """
+class Averages(Plain):
+    def __init__(self, *, vocab_size, embed_dim=16):
+        super().__init__(vocab_size=vocab_size, embed_dim=embed_dim)
+        self.norm = nn.BatchNorm1d(embed_dim, dtype=torch.float64)
+        self.register_buffer("passes", torch.zeros(1))
+        self.register_buffer("training_passes", torch.zeros(1))
+        self.register_buffer("lonely", torch.zeros(1))
+
+    def forward(self, ids):
+        self.passes += 1
+        self.training_passes += self.training
+        self.lonely += ids.numel() == 1
+        return self.head(self.blocks(self.norm(self.embed(ids).transpose(1, 2)).transpose(1, 2)))
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("mini_batch_size", [3, 2], ids=["as many for each rank", "more for rank 0"])
+@needs_sums
+def test_passes_that_only_gather_leave_a_model_as_it_is(place, mini_batch_size):
+    """Running means and counts, of any mode: those with which a rank follows another's prediction, score or share."""
+    (place / "averages.py").write_text(f"import torch\n{PLAIN}\n{AVERAGES}", encoding="utf-8")
+    options = {"exp": "averages.py:Averages", "mini_batch_size": mini_batch_size, "validation_batch_size": 5}
+    options["training_plan"] = write_plan(place, ONE_STAGE)
+    for shard in ("none", "full"):
+        launch = given(**options, model=f"{shard}/m.lmp", out_dir=shard, shard=shard)
+        events = train_together(2, launch, act=ask_at_step_4)
+        assert isinstance(last(events), RunDone), last(events)
+    whole, parts = weights_of("none/m.lmp"), weights_of("full/m.lmp")
+    assert whole["training_passes"] > 4 and whole["passes"] > whole["training_passes"] and not whole["lonely"]
+    for name in ("passes", "training_passes", "lonely", "norm.num_batches_tracked"):
+        assert torch.equal(whole[name], parts[name]), (name, whole[name], parts[name])
+    assert distance(whole, parts) < CLOSE
+
+
 FAILS = """
     def forward(self, ids):
         from torch import distributed, is_grad_enabled
