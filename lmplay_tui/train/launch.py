@@ -307,6 +307,11 @@ def _train(held: _HeldRun) -> Iterator[Event]:
     start = read_start(run, held.launch, warnings)
     for warning in (*warnings, *start.complete()):
         yield Warned(warning)
+    if held.group is not None and (unlike := held.group.unlike):
+        yield Warned(
+            f"{unlike}: where they round otherwise, weights drift apart and the run ends; use one version of torch and "
+            "processors of one kind"
+        )
     if start.checkpoint is not None and start.finished():
         name, again = one_line(run.name), saved_status(run, alive=True).go_on_with(held.launch.prog, run.model)
         yield LogLine(

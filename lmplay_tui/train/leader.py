@@ -385,10 +385,11 @@ class Leader:
             self._raise_for(reports)
             if checks_weights and (drifted := drifted_ranks(reports)):
                 names = ", ".join(map(str, drifted))
+                unlike = self.group.unlike
+                why = f"{unlike}, which may round otherwise" if unlike else "memory or a library computes wrongly there"
                 raise DriftedError(
                     f"behind step {step}: the weights of rank {names} are not those of the others, with which they "
-                    "were equal bit by bit: memory or a library computes wrongly there; nothing more is saved, the "
-                    "last checkpoint is intact"
+                    f"were equal bit by bit: {why}; nothing more is saved, the last checkpoint is intact"
                 )
             self._phase = "reduction"
             if self._sharding is None:  # else each pass has added up its own

@@ -12,6 +12,7 @@ import ctypes
 import json
 import math
 import os
+import platform
 import re
 import signal
 import socket
@@ -309,7 +310,7 @@ class ProcessGroup:
 
     `store`: keys and bytes between the processes of this attempt alone. `attempt`: its name, of letters and digits.
     `agent`: ours, if that has started them; `parent`: the number of the process that has started this one. `processes`:
-    of each rank its host, its space of process numbers there, and its number.
+    of each rank its host, its space of process numbers there, and its number. `codes`: of each, what it computes by.
     """
 
     rank: int
@@ -320,6 +321,7 @@ class ProcessGroup:
     agent: Agent | None = None
     parent: int = field(default_factory=os.getppid)
     processes: tuple[tuple[str, str, int], ...] = ()
+    codes: tuple[str, ...] = ()
 
     @classmethod
     def of_environment(cls, device: str = "auto", stopped: Callable[[], bool] = lambda: False) -> "ProcessGroup | None":
@@ -339,6 +341,14 @@ class ProcessGroup:
             if name in _OF_LAUNCHERS or name.startswith("TORCHELASTIC_"):
                 del os.environ[name]
         return group
+
+    @property
+    def unlike(self) -> str:
+        """A rank that may round otherwise than rank 0, and what both compute by; empty: none, as far as is known."""
+        for rank, code in enumerate(self.codes):
+            if code != self.codes[0]:
+                return f"rank {rank} computes by {one_line(code, 80)}, rank 0 by {one_line(self.codes[0], 80)}"
+        return ""
 
     @property
     def is_orphan(self) -> bool:
@@ -399,7 +409,7 @@ def _joined(place: Place, device: str) -> ProcessGroup:
     within = timedelta(seconds=JOINS_WITHIN_S)
     backend = _bind_device(place, device)
     host = socket.gethostname()
-    me = json.dumps([host, _space(), os.getpid(), uuid.uuid4().hex])
+    me = json.dumps([host, _space(), os.getpid(), _code(backend), uuid.uuid4().hex])
     try:
         if place.agent is not None:
             attempt = place.agent.attempt
@@ -419,8 +429,25 @@ def _joined(place: Place, device: str) -> ProcessGroup:
         raise RankLostError(
             f"process {place.rank} of {place.world_size} could not join the others: {one_line(error, 300)}"
         ) from None
-    processes = tuple((str(host), str(space), int(pid)) for host, space, pid, _ in said)
-    return ProcessGroup(place.rank, place.world_size, store, attempt, host, place.agent, processes=processes)
+    processes = tuple((str(host), str(space), int(pid)) for host, space, pid, _, _ in said)
+    codes = tuple(str(code) for _, _, _, code, _ in said)
+    return ProcessGroup(
+        place.rank, place.world_size, store, attempt, host, place.agent, processes=processes, codes=codes
+    )  # fmt: skip
+
+
+def _code(backend: str) -> str:
+    """What this process computes by, as far as the bits of an update were found to depend on it.
+
+    With AVX-512 they are those with AVX2, the gradients' norm too (torch 2.13, each optimizer); without both, others.
+    """
+    import torch
+
+    version = f"torch {torch.__version__}"
+    if backend != "gloo":
+        return version
+    instructions = torch.backends.cpu.get_cpu_capability()
+    return f"{version} on {platform.machine()} with {'AVX2' if instructions == 'AVX512' else instructions}"
 
 
 def _space() -> str:

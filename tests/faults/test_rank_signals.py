@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -115,15 +116,18 @@ def test_two_ctrl_c_leave_at_once(model: Path) -> None:
 
 
 class Torchrun:
-    """A real torchrun with two processes of the real trainer. Use as a context."""
+    """A real torchrun with two processes of the real trainer. Use as a context.
 
-    def __init__(self, model: Path, *options: str) -> None:
+    `through`: a program that starts the trainer, with the words that come before it.
+    """
+
+    def __init__(self, model: Path, *options: str, through: Sequence[str] = ()) -> None:
         self.run = RunFolder(model)
         self._output = model.with_suffix(".out")
         with self._output.open("ab") as output:
             self.program = subprocess.Popen(
                 [
-                    sys.executable, "-m", "torch.distributed.run", *options, "--no-python",
+                    sys.executable, "-m", "torch.distributed.run", *options, "--no-python", *through,
                     str(Path(sys.executable).with_name("lmp_trainer")), *line(model, count=None),
                 ],
                 env=own_environment(), stdin=subprocess.DEVNULL, stdout=output, stderr=output,

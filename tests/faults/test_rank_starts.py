@@ -1,11 +1,15 @@
 """How several processes begin and go on: detached, handed over, anew; what is refused; who can reach them."""
 
 import os
+import platform
+import re
 import signal
 from pathlib import Path
 
 import psutil
 import pytest
+import torch
+from torch.backends.cpu import get_cpu_capability
 
 from lmplay_tui.cli import main
 from lmplay_tui.commands.train import main as trainer_main
@@ -16,6 +20,7 @@ from lmplay_tui.run.folder import RunFolder, status_of
 from tests.faults.programs import PLAN, saved_step, steps_in_journal, stop_and_wait, trains
 from tests.faults.terminals import until
 from tests.faults.test_handoff_kills import never_free
+from tests.faults.test_rank_signals import Torchrun
 from tests.faults.together import Together, assert_no_orphan, events_of, line
 from tests.train.runs import write_plan
 
@@ -124,3 +129,19 @@ def test_what_follows_the_end_may_take_the_run(model: Path) -> None:
         os.kill(together.pid, signal.SIGTERM)
         assert together.wait() == 0, together.said[-2000:]
     assert (model.parent / "done.txt").read_text() == "free stopped\n"
+
+
+@pytest.mark.long
+@pytest.mark.skipif(get_cpu_capability() not in ("AVX2", "AVX512"), reason="all processors compute as this one can")
+def test_a_processor_that_rounds_otherwise_is_named_before_and_behind_the_drift(model: Path) -> None:
+    """Its updates have other last bits: that is no broken memory, and its user is told so at the start."""
+    as_an_old_one = 'if [ "$RANK" = 1 ]; then export ATEN_CPU_CAPABILITY=default; fi; exec "$0" "$@"'
+    with Torchrun(model, "--standalone", "--nproc-per-node", "2", through=("sh", "-c", as_an_old_one)) as torchrun:
+        torchrun.program.wait(120)
+        run = torchrun.run
+        on = rf"torch {re.escape(torch.__version__)} on {platform.machine()} with"
+        named = f"rank 1 computes by {on} DEFAULT, rank 0 by {on} AVX2"
+        assert any(re.match(f"{named}: where they round", event["message"]) for event in events_of(run, "Warned"))
+        (failed,) = events_of(run, "RunFailed")
+        assert re.search(f"the weights of rank 1 are not those .*: {named}, which may round", failed["message"])
+        assert_no_orphan(run)

@@ -1,6 +1,9 @@
 """Who is updated, who decays, and by which learning rate."""
 
 import math
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -378,3 +381,44 @@ def test_build_optimizer_takes_every_declared_name() -> None:
     assert set(OPTIONS["optimizer"].choices) == set(NAMES)
     for kind in OPTIONS["lr_schedule"].choices:
         assert 0 <= schedule(kind, 0.5) <= 1
+
+
+UPDATES = """
+import hashlib, sys
+import numpy as np, torch
+from lmplay_tui.train.optim import build_optimizer
+from torch import nn
+
+numbers, found = np.random.default_rng(0), hashlib.sha256()
+draw = lambda shape: torch.from_numpy(numbers.standard_normal(shape))
+for name in ("adamw", "adam", "adagrad", "sgd", "rmsprop"):
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        model = nn.Sequential(nn.Linear(37, 53), nn.LayerNorm(53), nn.Linear(53, 1009)).to(dtype)
+        optimizer = build_optimizer(name, model, lr=0.01, weight_decay=0.1, device_type="cpu")
+        for parameter in model.parameters():
+            parameter.data.copy_(draw(parameter.shape))
+        for _ in range(20):
+            for parameter in model.parameters():
+                parameter.grad = draw(parameter.shape).to(dtype)
+            norm = nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+            optimizer.step()
+            found.update(str(float(norm)).encode())
+        for parameter in model.parameters():
+            found.update(parameter.detach().view(torch.uint8).numpy().tobytes())
+print(torch.backends.cpu.get_cpu_capability(), found.hexdigest())
+"""
+
+
+@pytest.mark.long
+@pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() != "AVX512", reason="a processor without AVX-512")
+def test_avx2_and_avx_512_make_the_same_updates_to_the_bit() -> None:
+    """So machines of both kinds may train together: `ProcessGroup.unlike` takes them for like ones."""
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", UPDATES], env={**os.environ, "ATEN_CPU_CAPABILITY": kind.lower()}, text=True,
+            stdout=subprocess.PIPE, check=True,
+        ).stdout.split()
+        for kind in ("AVX2", "AVX512")
+    ]  # fmt: skip
+    assert [kind for kind, _ in said] == ["AVX2", "AVX512"]
+    assert said[0][1] == said[1][1]

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from torch.distributed import HashStore
 
 from lmplay_tui.errors import UserError
 from lmplay_tui.options import TrainOptions
+from lmplay_tui.text import printable
 from lmplay_tui.train.process_group import (
     Place,
     ProcessGroup,
@@ -113,6 +115,21 @@ def test_a_container_may_have_fewer_processors_than_its_machine(tmp_path: Path, 
     assert 1 <= all_of_them <= (os.cpu_count() or 1)
     (tmp_path / "cpu.max").write_text(said)
     assert processors(tmp_path / "cpu.max") == (all_of_them if count is None else count)
+
+
+@pytest.mark.parametrize(
+    ("codes", "said"),
+    [
+        ((), ""),
+        (("torch 2.13.0",) * 3, ""),
+        (
+            ("torch 2.13.0", "torch 2.13.0", "torch \x1b[2J" + 99 * "2"),
+            f"rank 2 computes by torch {printable(chr(27))}[2J{69 * '2'}…, rank 0 by torch 2.13.0",
+        ),
+    ],
+)
+def test_a_rank_that_computes_by_other_code_is_named(codes: tuple[str, ...], said: str) -> None:
+    assert ProcessGroup(0, 3, HashStore(), "a", "host", codes=codes).unlike == said
 
 
 @pytest.mark.enable_socket
