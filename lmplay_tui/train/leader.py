@@ -202,6 +202,8 @@ class Leader:
 
     def _check_whole(self) -> None:
         if self._sharding is not None and self._sharding.is_broken:
+            if self._is_lost:  # in an answer it has cost that alone
+                raise RankLostError("a rank is lost, and its part of the model with it")
             raise TrainingError("the model lies in parts that cannot be gathered any more")
 
     def _break(self, error: Exception) -> None:
@@ -212,6 +214,7 @@ class Leader:
         if is_out_of_memory(error):
             raise TrainingError(NO_RESCUE) from None
         if is_of_connection(error):
+            self._is_lost = True
             raise RankLostError(f"a rank is lost: {one_line(error, 300)}") from error
 
     @property

@@ -11,7 +11,7 @@ from torch import distributed as dist
 from lmplay_tui.data.samples import Sample
 from lmplay_tui.models.gpt2ish import GPT2ish
 from lmplay_tui.options import Launch
-from lmplay_tui.run.controls import Ask, Controls, Pin, SaveNow, Stop
+from lmplay_tui.run.controls import Ask, Command, Controls, Pin, SaveNow, Stop
 from lmplay_tui.run.events import Evaluated, Event, Predicted, RunDone, RunFailed, StepDone, Validated
 from lmplay_tui.text import printable
 from lmplay_tui.train.device import Precision
@@ -245,6 +245,24 @@ def test_a_rank_that_fails_says_why_before_it_leaves(place, where, error, said):
     assert (end.exit_code, status) == (3, 3)
 
 
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        pytest.param("MemoryError('none')", f"rank 1: {NO_RESCUE}", id="no memory"),
+        pytest.param("SystemExit('as if it were killed')", "a rank is lost", id="it ends"),
+    ],
+)
+@needs_sums
+def test_a_rank_that_is_lost_in_an_answer_is_lost_to_the_run(place, error, said):
+    """The answer alone fails by it, as by any other error; the next step ends the run, as any that lacks a rank."""
+    code = PLAIN.replace(PLAIN[PLAIN.index("\n    def forward") :], FAILS)
+    (place / "fails.py").write_text(code.replace("WHERE", A_PREDICTION).replace("ERROR", error), encoding="utf-8")
+    options = {"training_plan": write_plan(place, ONE_STAGE), "exp": "fails.py:Plain"}
+    end, _ = ends_of_two(given(**options, model="m.lmp", shard="full"), Ask("What is", max_tokens=5))
+    assert end.message.startswith(said) and end.exit_code == 3, end.message
+
+
 @pytest.mark.long_after(1)
 @pytest.mark.parametrize("shard", ["none", pytest.param("full", marks=needs_sums)])
 def test_a_rank_that_cannot_update_says_why_before_it_leaves(place, seams, shard):
@@ -264,13 +282,19 @@ def test_a_rank_that_cannot_update_says_why_before_it_leaves(place, seams, shard
     assert end.exit_code == 3
 
 
-def ends_of_two(launch: Launch) -> tuple[Event, int | None]:
-    """The last event of a run by two processes, and the status that rank 1 gives; None: it has raised."""
+def ends_of_two(launch: Launch, *commands: Command) -> tuple[Event, int | None]:
+    """The last event of a run by two processes, and the status that rank 1 gives; None: it has raised.
+
+    `commands`: asked of it at its beginning.
+    """
 
     def work(group: ProcessGroup) -> Event | int:
         if group.rank:
             return follow(group)
-        *_, end = run_events(launch, Controls(), lambda _: None, group)
+        controls = Controls()
+        for command in commands:
+            controls.send(command)
+        *_, end = run_events(launch, controls, lambda _: None, group)
         return end
 
     end, status = together(2, work)
