@@ -48,9 +48,10 @@ file's contents: every byte of up to 64 MB (1 MB where all files together are ab
 converted.
 
 - **Values** of text files are words as the file spells them: `001`, `1.50`, `1910-01-10`, `None` and `NA` stay so; \
-only JSON's `null` is a missing value. Lists and objects are kept as JSON text. Any row may have other keys and other \
-kinds of values. Parquet and Arrow keep their types; a column whose types differ from file to file takes one that \
-holds them all, or text, or is left out, which is said.
+only JSON's `null`, and the `NaN` without quotes that Python and pandas write for it, is a missing value. Lists and \
+objects are kept as JSON text. Any row may have other keys and other kinds of values. Parquet and Arrow keep their \
+types; a column whose types differ from file to file takes one that holds them all, or text, or is left out, which is \
+said.
 - **JSON**: one object a line, a list of objects, or objects one after the other, whatever the ending says. In a \
 `.json`, one object that holds one list of objects stands for that list; one that holds lists of equal length, for \
 their columns; one without lists, or with `messages`, for one row; any other is refused, naming its keys.

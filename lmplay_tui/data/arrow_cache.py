@@ -30,7 +30,7 @@ from lmplay_tui.files import open_given, read_given, sync
 from lmplay_tui.plan.dataset_specs import TABLE_KINDS, file_kind
 from lmplay_tui.text import one_line
 
-_FORMAT = 2  # of the entries: a change of what they hold must not find the old ones
+_FORMAT = 3  # of the entries: a change of what they hold must not find the old ones
 _ABOUT_BYTES = 1 << 28  # a million small files that share entries take a tenth of it
 _LFS = b"version https://git-lfs.github.com/spec/v1"
 _NOT_WHOLE = (  # what the reading of an entry raises that is not there, or damaged

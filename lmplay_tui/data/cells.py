@@ -90,8 +90,8 @@ def _half_of(cell: Any) -> str:
 
 
 def _number_of(cell: Any) -> str:
-    """NaN, as pandas writes what is missing, is no word."""
-    return "" if cell == "NaN" or (isinstance(cell, float) and math.isnan(cell)) else text_of(cell)
+    """NaN, as pandas keeps what is missing, is no word."""
+    return "" if cell is None or math.isnan(cell) else text_of(cell)
 
 
 def first_text(cell: Any) -> str:
@@ -337,7 +337,7 @@ class Column:
             return _single_of
         if types.is_float16(kind):
             return _half_of
-        if types.is_floating(kind) or "number" in self._kinds:
+        if types.is_floating(kind):
             return _number_of
         if self._labels:
             return self._label_of

@@ -39,7 +39,12 @@ class Number:
         self.text = text
 
 
-_numbers: dict[str, Any] = {"parse_int": Number, "parse_float": Number, "parse_constant": Number}
+def _constant(text: str) -> Number | None:
+    """Python and pandas write NaN, which is no JSON, for what is missing."""
+    return None if text == "NaN" else Number(text)
+
+
+_numbers: dict[str, Any] = {"parse_int": Number, "parse_float": Number, "parse_constant": _constant}
 _LINE = json.JSONDecoder(strict=False, **_numbers)  # a tab in a string is no reason to refuse a line
 _STRICT = json.JSONDecoder(**_numbers)  # over lines, a string that is not closed is to be found where it begins
 

@@ -1,7 +1,8 @@
 """Reads files of text (JSON Lines, JSON, CSV, `.txt`), compressed ones too, as Arrow record batches of strings.
 
 Every scalar is the text that the file spells: numbers keep their zeros, dates stay words, nothing is taken for a
-missing value but JSON's null. Lists and objects are JSON text. So no column has a type that a later row could break.
+missing value but JSON's null and NaN. Lists and objects are JSON text. So no column has a type that a later row could
+break.
 """
 
 import gzip

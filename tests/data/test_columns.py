@@ -4,6 +4,8 @@ import datetime
 import decimal
 import itertools
 import json
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +39,15 @@ def from_file(rows: list[dict[str, Any]]) -> pa.Table:
     """The table that a text file of these rows becomes."""
     columns, fields = [], []
     for name in dict.fromkeys(name for row in rows for name in row):
-        values = [row.get(name) for row in rows]
+        values = [None if _is_nan(value := row.get(name)) else value for row in rows]
         kinds = {_kind(value) for value in values}
         columns.append(pa.array([_written(value) for value in values], TEXT))
         fields.append(pa.field(name, TEXT, metadata={b"kinds": ",".join(sorted(kinds)).encode()}))
     return pa.Table.from_arrays(columns, schema=pa.schema(fields))
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)
 
 
 def _kind(value: Any) -> str:
@@ -286,7 +292,18 @@ def test_what_pandas_lacks_is_empty(nan: float | None) -> None:
         column = pa.array([float("nan"), 2.0], kind)
         table = pa.table({"instruction": ["Do."] * 2, "input": column, "output": ["Done."] * 2})
         assert samples(table) == [("Do.", "Done."), ("Do.\n2.0", "Done.")]
-    assert samples(from_file([{"question": "What?", "answer": "NaN"}])) == [("What?", "NaN")]  # as in a CSV
+
+
+@pytest.mark.parametrize(("other", "said"), [
+    ("No.", ["No."]), (3, ["3"]), (2.5, ["2.5"]), (True, ["true"]), (None, []), (float("nan"), []),
+])  # fmt: skip
+def test_a_string_of_the_letters_nan_is_an_answer(
+    other: object, said: list[str], jsonl: Callable[..., DatasetSpec]
+) -> None:
+    from lmplay_tui.data import local
+
+    asked = jsonl([{"question": "What?", "answer": "NaN"}, {"question": "Which?", "answer": other}])
+    assert [truth for _, truth in samples(local.read(asked, no_report).train.table)] == ["NaN", *said]
 
 
 def test_a_label_is_told_by_its_name(tmp_path: Path) -> None:

@@ -50,13 +50,22 @@ Written = Callable[[str, str | bytes], Path]
 def test_scalars_of_json_are_spelled_as_in_the_file(written: Written) -> None:
     line = '{"a": 1.50, "b": 001e0, "c": -0, "d": true, "e": null, "f": "1910-01-10", "g": NaN, "h": "None"}\n'
     rows, found = read(written("a.jsonl", line.replace("001e0", "1e05") + '{"a": "x", "d": 12345678901234567890123}\n'))
-    assert rows[0] == {"a": "1.50", "b": "1e05", "c": "-0", "d": "true", "e": None, "f": "1910-01-10", "g": "NaN",
+    assert rows[0] == {"a": "1.50", "b": "1e05", "c": "-0", "d": "true", "e": None, "f": "1910-01-10", "g": None,
                        "h": "None"}  # fmt: skip
     assert rows[1] == dict.fromkeys("abcdefgh") | {"a": "x", "d": "12345678901234567890123"}
     assert found.kinds["a"] == {"number", "string"}
     assert found.kinds["d"] == {"bool", "number"}
     assert found.kinds["e"] == {"null"}
     assert found.kinds["f"] == {"string", "null"}
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_nan_is_missing_and_a_string_of_these_letters_is_not(name: str, written: Written) -> None:
+    cells = ['"NaN"', "NaN", "3", '[1, NaN, "NaN"]', "null", "-Infinity"]
+    lines = ",\n".join(f'{{"a": {cell}}}' for cell in cells)
+    rows, found = read(written(name, lines.replace(",\n", "\n") if name == "a.jsonl" else f"[{lines}]"))
+    assert [row["a"] for row in rows] == ["NaN", None, "3", '[1, null, "NaN"]', None, "-Infinity"]
+    assert found.kinds == {"a": {"string", "null", "number", "list"}}
 
 
 def test_lists_and_objects_are_json_text_with_their_numbers_spelled(written: Written) -> None:
