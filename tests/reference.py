@@ -76,7 +76,8 @@ words are in a column of another name counts like `.txt`. No data beside others 
 object each; a table that names other files of the folder; a `.txt` of addresses; files called README, LICENSE, \
 notes, metadata, config, log, todo and the like. Of kinds that are left, one is read: that which holds all but a \
 tenth (compressed files count fourfold), or, of files that share their names, the first of JSON Lines, Parquet, \
-Arrow, JSON, CSV; else the folder is refused with the list. Of files of one kind, those that share no column that is \
+Arrow, JSON, CSV; else the folder is refused with the list. Of a file and its compressed copy of the same name, the \
+one that is not compressed is read. Of files of one kind, those that share no column that is \
 read with most rows are left out.
 - **Splits** by whole words of the file's name, else of its folders': `train`, `training`; `validation`, `valid`, \
 `val`, `dev`; `test`, `testing`, `eval`, `evaluation`; `data/NAME-00000-of-00002...` by NAME; which is said. Where no \

@@ -175,8 +175,10 @@ def _is_list(path: Path) -> bool:
 def of_one_kind(spec: DatasetSpec, folder: Path, names: list[str]) -> list[str]:
     """The files of the kind that holds nearly all bytes; of kinds whose files share their names, of the first.
 
+    Of a file and its compressed copy beside it (`gzip -k` leaves both), the one that is not compressed.
     Raises `UserError` that lists the files by kind where two kinds hold much.
     """
+    names = _without_packed_copies(names)
     by_kind: dict[str, list[str]] = {}
     for name in names:
         by_kind.setdefault(alike(name), []).append(name)
@@ -194,6 +196,21 @@ def of_one_kind(spec: DatasetSpec, folder: Path, names: list[str]) -> list[str]:
         f"dataset {spec.name}: the folder {one_line(folder, 120)} holds rows in files of several kinds ({shown}): name "
         "a file as path, or a folder of one kind, or say in its README.md which (configs, data_files)"
     )
+
+
+def _without_packed_copies(names: list[str]) -> list[str]:
+    """The files without those that bear the name of another and differ from it in their compression alone."""
+    best: dict[tuple[str, str], int] = {}
+    for name in names:
+        same = alike(name), _bare(name)
+        best[same] = min(_packing(name), best.get(same, len(COMPRESSIONS)))
+    return [name for name in names if _packing(name) == best[alike(name), _bare(name)]]
+
+
+def _packing(name: str) -> int:
+    """The place of a file's compression in their order: none comes first."""
+    kind = file_kind(name)
+    return ("", *COMPRESSIONS).index("" if kind is None else kind[1])
 
 
 def _size(path: Path) -> int:

@@ -1,7 +1,9 @@
 """Folders of files: which are a dataset's rows, of which split, by which configuration; the rest is named."""
 
+import bz2
 import gzip
 import json
+import lzma
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +20,7 @@ from lmplay_tui.plan.schema import DatasetSpec
 from tests.data.conftest import no_report
 
 Fill = Callable[..., Path]
+PACK: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
 
 
 @pytest.fixture
@@ -35,14 +38,13 @@ def folder(tmp_path: Path) -> Fill:
             lines = "".join(json.dumps({"text": row}) + "\n" for row in rows)
             if name.endswith(".parquet"):
                 pq.write_table(pa.table({"text": rows}), path)
-            elif name.endswith(".gz"):
-                path.write_bytes(gzip.compress(lines.encode()))
-            elif name.endswith(".txt"):
-                path.write_text("\n\n".join(rows), encoding="utf-8")
-            elif name.endswith(".csv"):
-                path.write_text("\n".join(["text", *rows]), encoding="utf-8")
-            else:
-                path.write_text(lines, encoding="utf-8")
+                continue
+            bare = path.stem if path.suffix in PACK else path.name
+            if bare.endswith(".txt"):
+                lines = "\n\n".join(rows)
+            elif bare.endswith(".csv"):
+                lines = "\n".join(["text", *rows])
+            path.write_bytes(PACK.get(path.suffix, bytes)(lines.encode()))
         return tmp_path / "data"
 
     return make
@@ -130,6 +132,37 @@ def test_strangers_are_left_out_and_named(name: str, folder: Fill) -> None:
     assert found.validation is None
     left = " ".join(note for note in found.notes if note.startswith("left out"))
     assert all(stranger in left for stranger in strangers)
+
+
+TWINS: dict[str, tuple[list[str], list[str]]] = {  # files of the same rows: those that are read, those left out
+    "gzip -k": (["train.jsonl"], ["train.jsonl.gz"]),
+    "of many": (["a.jsonl", "b.jsonl", "c.jsonl.gz"], ["b.jsonl.gz"]),
+    "another spelling of the kind": (["train.ndjson"], ["train.jsonl.gz"]),
+    "packed twice": (["train.jsonl.gz"], ["train.jsonl.xz", "train.jsonl.bz2"]),
+    "of each split": (["train.jsonl", "test.jsonl"], ["train.jsonl.gz", "test.jsonl.gz"]),
+    "texts": (["book.txt"], ["book.txt.gz"]),
+    "beside another kind": (["train.jsonl"], ["train.jsonl.gz", "train.csv", "train.csv.gz"]),
+    "by a README": (["train.jsonl"], ["train.jsonl.gz"]),
+}
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_a_file_and_its_compressed_copy_are_read_once(name: str, folder: Fill) -> None:
+    taken, left = TWINS[name]
+    number = dict(zip(dict.fromkeys(file.split(".")[0] for file in taken), range(1, 9), strict=False))
+    readme = (
+        {"README.md": "---\nconfigs:\n- config_name: x\n  data_files: 'train.*'\n---\n"} if "README" in name else {}
+    )
+    found = read(folder({file: [number[file.split(".")[0]]] for file in (*taken, *left)} | readme))
+    rows = [*(numbers(found.train) or []), *(numbers(found.validation) or [])]
+    assert sorted(rows) == sorted(number.values())
+    said = " ".join(note for note in found.notes if note.startswith("left out"))
+    assert sorted(said.removeprefix("left out: ").split(", ")) == sorted(left)
+
+
+def test_files_of_other_names_are_no_copies(folder: Fill) -> None:
+    files: dict[str, str | list[int]] = {"a.jsonl": [1], "a.ndjson": [2], "b.jsonl.gz": [3], "x/a.jsonl.gz": [4]}
+    assert numbers(read(folder(files)).train) == [1, 2, 3, 4]
 
 
 def test_two_kinds_of_rows_are_refused_and_listed(folder: Fill) -> None:
