@@ -198,6 +198,14 @@ def _holds_strings(kind: pa.DataType) -> bool:
     return pa.types.is_struct(kind) and any(_holds_strings(field.type) for field in kind)
 
 
+def _cells_of(block: pa.ChunkedArray) -> list[Any]:
+    """The cells; None for a time that Python cannot hold, such as a database's infinity, or of a zone unknown here."""
+    try:
+        return block.to_pylist()  # type: ignore[no-any-return]
+    except (OverflowError, pa.ArrowInvalid):
+        return [_cells_of(block.slice(at, 1))[0] for at in range(len(block))] if len(block) > 1 else [None]
+
+
 def _label_names(schema: pa.Schema, name: str) -> tuple[str, ...]:
     """The names that `datasets` keeps in a table's metadata for the numbers of a column of labels."""
     try:
@@ -244,13 +252,13 @@ class Column:
 
     @cached_property
     def first(self) -> list[Any]:
-        """The first cells, decoded: `LOOKED_AT_ROWS` at most, fewer where they are long."""
+        """The first cells, decoded: `LOOKED_AT_ROWS` at most, fewer where they are long; None for what is no value."""
         found: list[Any] = []
         chars = 0
         decode = self.decode
         limit = min(LOOKED_AT_ROWS, len(self._cells))
         while len(found) < limit and chars < _LOOKED_AT_CHARS:
-            block = self._cells.slice(len(found), min(_BLOCK, limit - len(found))).to_pylist()
+            block = _cells_of(self._cells.slice(len(found), min(_BLOCK, limit - len(found))))
             chars += sum(len(cell) if isinstance(cell, str) else len(str(cell)) for cell in block)
             found += block if decode is None else map(decode, block)
         return found

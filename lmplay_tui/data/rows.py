@@ -21,6 +21,8 @@ _SAMPLED_ROWS = 64
 _LOOKED_AT_ROWS = 1000  # at the beginning, for a sample
 _SPREAD_BLOCKS = 32  # and then over all the rows
 _BLOCK = 16  # rows
+# The disk's, Arrow's, of a text that is no UTF-8, of a time that Python cannot hold.
+_UNREADABLE = (OSError, pa.ArrowException, UnicodeDecodeError, OverflowError)
 
 
 def title_prompt(title: str) -> str:
@@ -164,7 +166,7 @@ class Rows:
             for name, decode in self._decoding.items():
                 cells[name] = decode(cells[name])
             return self.columns.items(cells)
-        except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        except _UNREADABLE as error:
             raise DataError(f"dataset {self._name}: row {row} cannot be read ({one_line(error, 120)})") from error
 
     def _look_at_files(self, row: int | None = None) -> None:
@@ -196,7 +198,7 @@ class Rows:
         self._look_at_files()
         try:
             cells = {name: column.slice(start, stop - start).to_pylist() for name, column in self._cells.items()}
-        except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        except _UNREADABLE as error:
             said = one_line(error, 120)
             raise DataError(f"dataset {self._name}: rows {start} to {stop} cannot be read ({said})") from error
         for name, decode in self._decoding.items():

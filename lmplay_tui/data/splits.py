@@ -113,8 +113,8 @@ def _identity(words: str) -> str:
 def _first_cell(column: pa.ChunkedArray) -> Any:
     try:
         return column[0].as_py()
-    except (IndexError, ValueError, pa.ArrowException):  # no rows, or bytes and times that Python cannot hold
-        return None
+    except (IndexError, ValueError, OverflowError, pa.ArrowException):
+        return None  # no rows, or bytes and times that Python cannot hold
 
 
 def _texts(cell: Any) -> Iterator[str]:

@@ -212,6 +212,58 @@ def test_a_row_that_the_disk_no_longer_gives() -> None:
         rows.items(2)
 
 
+FAR_TIMES: dict[str, tuple[pa.DataType, int]] = {  # what Python holds none of
+    "infinity of PostgreSQL": (pa.timestamp("us"), 2**63 - 1),
+    "minus infinity": (pa.timestamp("us"), -(2**63) + 1),
+    "the year 10000": (pa.timestamp("s"), 253_402_300_800),
+    "the year 1 west of Greenwich": (pa.timestamp("us", "America/New_York"), -62_135_596_800 * 10**6),
+    "a zone that is none": (pa.timestamp("ms", "Nowhere/At_all"), 5),
+    "a far day": (pa.date32(), 2**31 - 1),
+    "a far day of 64 bits": (pa.date64(), 86_400_000 * 10**7),
+    "a long time": (pa.duration("s"), 2**62),
+}
+
+
+def times(kind: pa.DataType, cells: list[int]) -> pa.Array:
+    return pa.array(cells, pa.int32() if kind.bit_width == 32 else pa.int64()).view(kind)
+
+
+def write_table(table: pa.Table, path: Path) -> Path:
+    if path.suffix == ".parquet":
+        pq.write_table(table, path)
+    else:
+        with pa.ipc.new_file(path, table.schema) as writer:
+            writer.write_table(table)
+    return path
+
+
+@pytest.mark.parametrize("far", FAR_TIMES)
+@pytest.mark.parametrize("at", [0, 17])
+@pytest.mark.parametrize("kind", [".parquet", ".arrow"])
+def test_a_time_that_python_cannot_hold_in_a_column_that_is_not_read(
+    far: str, at: int, kind: str, tmp_path: Path
+) -> None:
+    of, cell = FAR_TIMES[far]
+    texts = [f"Row {n} is here." for n in range(20)]
+    cells = [0] * at + [cell] + [0] * (19 - at)
+    source = open_(write_table(pa.table({"created": times(of, cells), "text": texts}), tmp_path / f"a{kind}"))
+    assert [item.truth for item in all_items(source.train)] == texts
+    assert source.columns == "text = text; left out: created"
+
+
+@pytest.mark.parametrize("far", FAR_TIMES)
+def test_a_time_that_python_cannot_hold_in_a_column_that_is_read(far: str, tmp_path: Path) -> None:
+    """Of the rows that are looked at first, or of one that the training meets: a line that names the row."""
+    of, cell = FAR_TIMES[far]
+    questions = [f"When was {n}?" for n in range(2000)]
+    for at in (0, 1500):
+        row = 0 if far == "a zone that is none" else at  # where all of them are such
+        cells = times(of, [0] * at + [cell] + [0] * (1999 - at))
+        path = write_table(pa.table({"question": questions, "answer": cells}), tmp_path / f"{at}.arrow")
+        with pytest.raises(DataError, match=rf"^dataset mine: row {row} cannot be read \("):
+            open_(path).train.items(at)
+
+
 def test_a_fingerprint_is_of_the_rows_not_of_their_place(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "a.jsonl")
     write_parquet(tmp_path / "b.parquet")
