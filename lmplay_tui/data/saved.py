@@ -1,15 +1,17 @@
 """The datasets folder: copies of hub datasets for runs without network, LMPlay's included.
 
 A dataset is `NAME.train` and, where it has a split of its own for that, `NAME.validation`, each a folder written by
-`datasets.save_to_disk`. Each is there whole or not at all; `NAME.train` comes last and says that all is there. A file
-beside its rows says where they lay in the whole dataset, so that the same are held out of the copy of a slice.
+`datasets.save_to_disk`. Each is there whole or not at all; `NAME.train` comes last and says that all is there. Files
+beside its rows say whose they are, for several datasets' names may be the same words, and where they lay in the whole
+dataset, so that the same are held out of the copy of a slice.
 """
 
+import hashlib
 import json
 import os
 import re
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,42 +27,78 @@ from lmplay_tui.text import one_line
 
 _PLACES = "lmplay_tui_places.json"  # in a saved folder: its rows' segments
 _MOST_ROWS = 2**53
+_ABOUT = "lmplay_tui_dataset.json"  # in a saved folder: what the plan said of the dataset
 
 
-def saved_name(spec: DatasetSpec) -> str:
-    """The stem of a dataset's folders in the datasets folder."""
-    if spec.saved_as is not None and "[" not in spec.split:
-        return spec.saved_as
+@dataclass(frozen=True)
+class Saved:
+    """A copy: the dataset that it was made of, and its folders."""
+
+    of: DatasetSpec
+    train: Path
+    validation: Path | None
+
+
+def saved_names(spec: DatasetSpec) -> list[str]:
+    """The stems that a dataset's folders may have in the datasets folder.
+
+    One of plain words, which another dataset may have taken, and one by a digest of what they do not tell. A slice has
+    this one alone: `train[:50%]` and `train[50%:]` are the same words.
+    """
     if spec.saved_as is not None:
-        return re.sub(r"[^A-Za-z0-9_-]+", "_", f"{spec.saved_as}_{spec.split}")
-    parts = [spec.path, spec.config, spec.revision, None if spec.split == "train" else spec.split]
-    return re.sub(r"[^A-Za-z0-9_-]+", "_", "_".join(part for part in parts if part))
+        parts = [spec.saved_as, spec.split if "[" in spec.split else None]
+    else:
+        parts = [spec.path, spec.config, spec.revision, None if spec.split == "train" else spec.split]
+    words = re.sub(r"[^A-Za-z0-9_-]+", "_", "_".join(part for part in parts if part))
+    digest = hashlib.blake2b(json.dumps(_about(spec)).encode(), digest_size=4).hexdigest()
+    is_plain = re.fullmatch(r"[\w.-]+", spec.split, re.ASCII) is not None
+    return [words, f"{words}_{digest}"] if is_plain else [f"{words}_{digest}"]
 
 
-def find(spec: DatasetSpec, datasets_folder: Path) -> tuple[Path, Path | None] | None:
-    """The saved folders of a dataset (to train on, to validate on or None); None if it is not saved."""
-    train, validation = _folders(spec, datasets_folder)
-    if not _is_whole(train):
-        whole = _unsliced(spec)
-        return None if whole == spec else find(whole, datasets_folder)
-    return train, validation if _is_whole(validation) else None
+def _about(spec: DatasetSpec) -> dict[str, str | None]:
+    """What decides which rows are saved."""
+    return {key: getattr(spec, key) for key in ("path", "config", "revision", "split", "validation")}
 
 
-def _unsliced(spec: DatasetSpec) -> DatasetSpec:
-    """The dataset whose copy a slice can be cut from: all of the split, where it names one."""
+def find(spec: DatasetSpec, datasets_folder: Path) -> Saved | None:
+    """The copy that holds the rows of a dataset; None if it is not saved."""
+    for base in _bases(spec):
+        for train, validation in _folders(base, datasets_folder):
+            if _is_whole(train) and _is_of(base, train):
+                return Saved(base, train, validation if _is_whole(validation) and _is_of(base, validation) else None)
+    return None
+
+
+def passed_over(spec: DatasetSpec, datasets_folder: Path) -> list[str]:
+    """Of a dataset that is not saved: a line for each copy that bears its name and is of other rows."""
+    return [
+        f"{one_line(train.name, 120)} in the datasets folder is of another split or validation split, and is not read"
+        for train, _ in _folders(spec, datasets_folder)
+        if _is_whole(train)
+    ]
+
+
+def _bases(spec: DatasetSpec) -> list[DatasetSpec]:
+    """The datasets whose copies hold the rows of `spec`: its own, and the whole split that slices can be cut from."""
     names = set(split_names(spec.split))
-    return replace(spec, split=names.pop()) if len(names) == 1 else spec
+    if len(names) != 1:
+        return [spec]
+    whole = replace(spec, split=names.pop())
+    found = [spec, whole]
+    if spec.validation is not None and set(split_names(spec.validation)) == {whole.split}:
+        found.append(replace(whole, validation=None))
+    return list(dict.fromkeys(found))
 
 
-def read(spec: DatasetSpec, folders: tuple[Path, Path | None]) -> Splits:
-    """The rows of a dataset saved in the datasets folder, as `find` gives its folders."""
-    train, validation = folders
-    rows = _read(spec, train)
-    own = None if validation is None else _read(spec, validation)
-    whole = _unsliced(spec)
-    if whole == spec or train.name == f"{saved_name(spec)}.train":
+def read(spec: DatasetSpec, saved: Saved) -> Splits:
+    """The rows of a dataset of which `find` has found a copy."""
+    rows = _read(spec, saved.train)
+    own = None if saved.validation is None else _read(spec, saved.validation)
+    if saved.of == spec:
         return Splits(rows, own)
-    known = {whole.split: rows} | ({} if own is None else {spec.validation or "validation": own})
+    known = {saved.of.split: rows}
+    if own is not None and saved.of.validation == spec.validation:
+        known[spec.validation or "validation"] = own
     return choose(spec, known)
 
 
@@ -89,9 +127,14 @@ def _is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value < _MOST_ROWS
 
 
-def _folders(spec: DatasetSpec, datasets_folder: Path) -> tuple[Path, Path]:
-    name = saved_name(spec)
-    return datasets_folder / f"{name}.train", datasets_folder / f"{name}.validation"
+def _folders(spec: DatasetSpec, datasets_folder: Path) -> list[tuple[Path, Path]]:
+    return [(datasets_folder / f"{name}.train", datasets_folder / f"{name}.validation") for name in saved_names(spec)]
+
+
+def _is_of(spec: DatasetSpec, folder: Path) -> bool:
+    """Whether a saved folder is of these rows; one that does not say (LMPlay's) has the splits that its names say."""
+    said = local.json_in(folder / _ABOUT)
+    return said == _about(spec) if isinstance(said, dict) else spec.validation in (None, "validation")
 
 
 def _is_whole(folder: Path) -> bool:
@@ -107,16 +150,16 @@ def save_datasets(plan: Plan, datasets_folder: Path, report: Report) -> list[Pat
     for spec in (spec for stage in plan.stages for spec in stage.datasets):
         if spec.path == pydocs.NAME or local.is_local(spec.path):
             continue
-        if find(spec, datasets_folder) is None:
-            _save(spec, datasets_folder, report)
-        train, validation = find(spec, datasets_folder) or _folders(spec, datasets_folder)
-        paths |= {path: None for path in (train, validation) if path is not None}
+        saved = find(spec, datasets_folder) or _save(spec, datasets_folder, report)
+        paths |= {path: None for path in (saved.train, saved.validation) if path is not None}
     return list(paths)
 
 
-def _save(spec: DatasetSpec, datasets_folder: Path, report: Report) -> None:
+def _save(spec: DatasetSpec, datasets_folder: Path, report: Report) -> Saved:
     found = hub.read(spec, report)
-    train, validation = _folders(spec, datasets_folder)
+    *taken, last = _folders(spec, datasets_folder)
+    free = (pair for pair in taken if all(_is_of(spec, folder) for folder in pair if _is_whole(folder)))
+    train, validation = next(free, last)
     try:
         datasets_folder.mkdir(parents=True, exist_ok=True)
         if found.validation is not None:
@@ -125,6 +168,7 @@ def _save(spec: DatasetSpec, datasets_folder: Path, report: Report) -> None:
     except OSError as error:
         shown = one_line(datasets_folder, 120)
         raise DataError(f"dataset {spec.name}: {shown}: {one_line(error.strerror or error)}") from error
+    return Saved(spec, train, None if found.validation is None else validation)
 
 
 def _write(spec: DatasetSpec, rows: SplitRows, folder: Path, report: Report) -> None:
@@ -146,6 +190,7 @@ def _write(spec: DatasetSpec, rows: SplitRows, folder: Path, report: Report) -> 
             )
         places = json.dumps([asdict(segment) for segment in rows.segments])
         (temporary / _PLACES).write_text(places, encoding="utf-8")
+        (temporary / _ABOUT).write_text(json.dumps(_about(spec)), encoding="utf-8")
         for file in temporary.rglob("*"):
             sync(file)
         sync(temporary)

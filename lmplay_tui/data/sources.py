@@ -31,21 +31,23 @@ def open_source(spec: DatasetSpec, *, datasets_folder: Path, report: Report) -> 
     Raises `UserError` (one line that names the dataset) where the plan asks for what is not there, `DataError` where
     the hub or the disk does not give it.
     """
-    saved_at = saved.find(spec, datasets_folder)
+    copy = saved.find(spec, datasets_folder)
+    notes: list[str] = []
     if spec.path == pydocs.NAME:
         found = choose(spec, {"train": pydocs.split_rows(spec.config, report)})
-    elif saved_at is not None:
-        found = saved.read(spec, saved_at)
+    elif copy is not None:
+        found = saved.read(spec, copy)
     elif local.is_local(spec.path):
         found = local.read(spec, report)
     else:
+        notes += saved.passed_over(spec, datasets_folder)
         found = hub.read(spec, report)
     # LMPlay gave some columns names of its own when it saved.
-    renamed = saved_at is not None
+    renamed = copy is not None
     train = _rows(spec, found.train, renamed=renamed)
     columns = train.columns
     validation = None
-    notes = [*found.notes, *columns.notes]
+    notes += [*found.notes, *columns.notes]
     if found.validation is not None:
         try:
             validation = _rows(spec, found.validation, renamed=renamed, like=columns)

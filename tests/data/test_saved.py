@@ -3,15 +3,16 @@
 import json
 import os
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pytest
 
-from lmplay_tui.data.saved import find, save_datasets, saved_name
+from lmplay_tui.data.saved import find, save_datasets, saved_names
 from lmplay_tui.data.sources import open_source
-from lmplay_tui.errors import DataError
+from lmplay_tui.errors import DataError, UserError
 from lmplay_tui.plan.schema import DatasetSpec, Plan, Stage
 from tests.data.conftest import no_report
 
@@ -114,13 +115,108 @@ def test_places_that_no_save_has_written_are_not_used(said: str, hub: list[str],
 
 def test_parts_of_a_dataset_have_names_of_their_own() -> None:
     names = {
-        saved_name(DatasetSpec("x", "owner/name", config, revision, split))
+        name
         for config in (None, "a.b")
         for revision in (None, "1")
-        for split in ("train", "train[:10%]")
+        for split in ("train", "train[:10%]", "train[10%:]", "train[10:]", "train+test", "train[:5]+test")
+        for name in saved_names(DatasetSpec("x", "owner/name", config, revision, split))
     }
-    assert len(names) == 8
+    assert len(names) == 4 * (2 + 5)  # a whole split has one of plain words besides
     assert all(set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789_-") for name in names)
+
+
+def own(**given: str) -> DatasetSpec:
+    return DatasetSpec("own", **({"path": "owner/own"} | given))
+
+
+ALIKE: dict[str, list[DatasetSpec]] = {  # datasets whose names are the same words, or nearly
+    "halves": [own(split="train[:50%]"), own(split="train[50%:]")],
+    "rows and percent": [own(split="train[10:20]"), own(split="train[10%:20%]")],
+    "sums": [own(split="train+test"), own(split="train[:3]+test"), own(split="test")],
+    "a slice, then the whole": [own(split="train[:50%]"), own()],
+    "the whole, then a slice": [own(), own(split="train[50%:]"), own(split="test[:2]")],
+    "another to validate on": [own(), own(validation="test"), own(validation="validation")],
+    "a slice to validate on": [own(), own(split="train[:90%]", validation="train[90%:]")],
+    "another slice to validate on": [
+        own(split="train[:90%]", validation=v) for v in ("train[90%:]", "train[95%:]", "validation[:2]")
+    ],
+    "a slice of another split": [
+        own(validation="validation"),
+        own(validation="validation[:2]"),
+        own(validation="test[:2]"),
+    ],
+    "a configuration and a split": [own(config="test"), own(split="test")],
+    "a configuration and a revision": [own(config="b"), own(revision="b")],
+    "owners": [own(path="a_b/c"), own(path="a/b_c"), own(path="a/b", config="c")],
+    "LMPlay's name": [own(saved_as="lm"), own(saved_as="lm", path="other/own"), own(saved_as="lm", split="train[:2]")],
+}
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("name", ALIKE)
+def test_no_copy_is_taken_for_that_of_another(
+    name: str, order: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is read from its copy as from the hub, whatever else was saved, all at once or one after the other."""
+
+    def load(path: str, config: str | None, *, revision: str | None) -> Any:
+        def split(name: str, rows: int) -> Any:
+            return datasets.Dataset.from_dict(
+                {"text": [f"{path} {config} {revision} {name} {n}." for n in range(rows)]}
+            )
+
+        return datasets.DatasetDict(
+            {"train": split("train", 40), "validation": split("validation", 4), "test": split("test", 6)}
+        )
+
+    def read(spec: DatasetSpec, folder: Path) -> list[list[str]]:
+        found = open_source(spec, datasets_folder=folder, report=no_report)
+        return [
+            [rows.items(row)[0].truth for row in range(rows.num_rows)]
+            for rows in (found.train, found.validation)
+            if rows
+        ]
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    specs = ALIKE[name][::order]
+    there = [read(spec, tmp_path / "none") for spec in specs]
+    for spec in specs[:1]:
+        save_datasets(plan(spec), tmp_path, no_report)
+    assert [read(spec, tmp_path) for spec in specs] == there  # from the hub, where the copy is another's
+    paths = save_datasets(plan(*specs), tmp_path, no_report)
+    assert sorted(tmp_path.iterdir()) == sorted(paths)
+    monkeypatch.setattr(datasets, "load_dataset", no_hub)
+    assert [read(spec, tmp_path) for spec in specs] == there
+
+
+def test_a_copy_of_another_validation_split_is_passed_over_and_named(hub: list[str], tmp_path: Path) -> None:
+    part = replace(WIKITEXT, validation="validation[:2]")
+    save_datasets(plan(WIKITEXT), tmp_path, no_report)
+    said = [list(open_source(spec, datasets_folder=tmp_path, report=no_report).notes) for spec in (WIKITEXT, part)]
+    line = "Salesforce_wikitext_wikitext-2-raw-v1.train in the datasets folder is of another split or validation split"
+    assert said == [[], [f"{line}, and is not read"]]
+    with pytest.raises(UserError, match="there is no split tset; it has train, validation"):
+        open_source(replace(WIKITEXT, validation="tset"), datasets_folder=tmp_path, report=no_report)
+    save_datasets(plan(part), tmp_path, no_report)
+    assert rows_of(part, tmp_path)[1] == 2
+    assert open_source(part, datasets_folder=tmp_path, report=no_report).notes == ()
+
+
+@pytest.mark.parametrize("left", ["lmplay_tui_dataset.json", "lmplay_tui_places.json"])
+def test_a_copy_that_says_nothing_of_itself_is_what_its_names_say(
+    left: str, hub: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As LMPlay leaves them: rows of `train`, and of `validation`; another split is asked of the hub."""
+    for folder in save_datasets(plan(WIKITEXT), tmp_path, no_report):
+        (folder / left).unlink()
+        (folder / "lmplay_tui_dataset.json").unlink(missing_ok=True)
+    assert rows_of(replace(WIKITEXT, validation="validation"), tmp_path) == rows_of(WIKITEXT, tmp_path)
+    assert rows_of(replace(WIKITEXT, split="train[:4]", validation="train[4:6]"), tmp_path) == (
+        [f"Row {n}." for n in range(4)], 2
+    )  # fmt: skip
+    monkeypatch.setattr(datasets, "load_dataset", no_hub)
+    with pytest.raises(DataError, match="the hub cannot be reached"):
+        rows_of(replace(WIKITEXT, validation="test"), tmp_path)
 
 
 @pytest.mark.parametrize("killed_at", ["validation", "train", "rename"])
