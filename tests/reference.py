@@ -51,7 +51,8 @@ converted.
 only JSON's `null`, and the `NaN` without quotes that Python and pandas write for it, is a missing value. Lists and \
 objects are kept as JSON text. Any row may have other keys and other kinds of values. Parquet and Arrow keep their \
 types; a column whose types differ from file to file takes one that holds them all, or text, or is left out, which is \
-said.
+said. A CSV of the hub is read so too, but for columns that its README declares as numbers or labels; JSON of the hub \
+comes as the library `datasets` reads it, which spells numbers and dates its own way (`1.50` becomes `1.5`).
 - **JSON**: one object a line, a list of objects, or objects one after the other, whatever the ending says. In a \
 `.json`, one object that holds one list of objects stands for that list; one that holds lists of equal length, for \
 their columns; one without lists, or with `messages`, for one row; any other is refused, naming its keys.

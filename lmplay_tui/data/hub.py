@@ -5,10 +5,10 @@ import re
 import time
 from collections.abc import Iterator
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from lmplay_tui.background import call_with_ticks
+from lmplay_tui.data.hub_csv import cache, csv_builder, csv_cache, kept, prepared
 from lmplay_tui.data.library import Progress, listening, quiet_datasets
 from lmplay_tui.data.splits import Report, Splits, choose, of_dataset
 from lmplay_tui.errors import DataError, UserError, unchain
@@ -42,33 +42,42 @@ def read(spec: DatasetSpec, report: Report, silent_s: float = SILENT_S) -> Split
 
 def _load(spec: DatasetSpec) -> Splits:
     try:
+        if (csv := csv_builder(spec)) is not None:
+            return _chosen(spec, prepared(csv))
         try:
-            found = _loaded(spec)
+            found = _asked(spec)
         except Exception as error:
             if "agent traces" not in str(unchain(error)):
                 raise
-            found = _loaded(spec, parse_agent_traces=False)  # rows that look like such are rows to us
-        return choose(spec, {name: of_dataset(split) for name, split in found.items()})
+            found = _asked(spec, parse_agent_traces=False)  # rows that look like such are rows to us
+        return _chosen(spec, found, _doubts(found))
     except UserError:
         raise
     except Exception as error:  # of many libraries, without a common base
         raise translated(spec, error) from error
 
 
-def _loaded(spec: DatasetSpec, **switches: bool) -> Any:
+def _chosen(spec: DatasetSpec, found: Any, notes: tuple[str, ...] = ()) -> Splits:
+    return choose(spec, {name: of_dataset(split) for name, split in found.items()}, notes)
+
+
+def _asked(spec: DatasetSpec, **switches: bool) -> Any:
     return quiet_datasets().load_dataset(spec.path, spec.config, revision=spec.revision, **switches)
+
+
+def _doubts(found: Any) -> tuple[str, ...]:
+    """What is to be told of a copy in the cache that was made of CSV by the library alone; there is no other now."""
+    made_by = {getattr(getattr(split, "info", None), "builder_name", None) for split in found.values()}
+    if "csv" not in made_by:
+        return ()
+    return ("read from an older copy in the cache: zeros before its numbers, NA and None may be lost; with network, it "
+            "is read anew",)  # fmt: skip
 
 
 def _bytes_to_download(spec: DatasetSpec) -> int | None:
     """How much the hub will send; None where it is here already, or not known: then the hub is not asked."""
     library = quiet_datasets()
-    owner, _, name = spec.path.partition("/")
-    wanted = _plain(f"{owner}{name}")
-    try:
-        places = [place for place in Path(library.config.HF_DATASETS_CACHE).iterdir() if _plain(place.name) == wanted]
-    except OSError:  # nothing was ever downloaded here
-        places = []
-    if library.config.HF_HUB_OFFLINE or any((place / (spec.config or "default")).is_dir() for place in places):
+    if library.config.HF_HUB_OFFLINE or kept(spec, cache()) or kept(spec, csv_cache()):
         return None
     try:
         builder = library.load_dataset_builder(spec.path, spec.config, revision=spec.revision)
@@ -79,11 +88,6 @@ def _bytes_to_download(spec: DatasetSpec) -> int | None:
         return sum(int(system.info(file)["size"]) for file in files if file.startswith("hf://")) or None
     except Exception:  # of many libraries, without a common base; what is wrong is said when it is loaded
         return None
-
-
-def _plain(name: str) -> str:
-    """A name as the cache may spell it: `TinyStories` is `tiny_stories` there."""
-    return name.replace("_", "").lower()
 
 
 def _tick(spec: DatasetSpec, progress: Progress, report: Report, silent_s: float) -> None:

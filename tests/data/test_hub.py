@@ -1,11 +1,15 @@
 """The hub that is away, refuses, says nothing, or fills the disk: one line that names the dataset."""
 
+import gzip
 import importlib
+import io
 import json
 import subprocess
 import sys
 import threading
 import time
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,9 +18,10 @@ import datasets
 import pytest
 from datasets import exceptions as theirs
 
-from lmplay_tui.data import hub
+from lmplay_tui.data import hub, local
 from lmplay_tui.data.library import listening
-from lmplay_tui.data.sources import open_source
+from lmplay_tui.data.sources import open_rows, open_source
+from lmplay_tui.data.splits import choose
 from lmplay_tui.errors import DataError, UserError
 from lmplay_tui.plan.schema import DatasetSpec
 from tests.data.conftest import Open, no_report
@@ -85,6 +90,135 @@ def test_the_library_knows_the_switch_for_agent_traces(tmp_path: Path) -> None:
     (tmp_path / "data/a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     spec = DatasetSpec("traces", str(tmp_path / "data"), messages="messages")  # as a hub's repository lies
     assert hub.read(spec, no_report).train.table.num_rows == 3
+
+
+CELLS = [
+    "000",
+    "007",
+    "1.50",
+    "1e3",
+    "NA",
+    "null",
+    "None",
+    "nan",
+    "N/A",
+    "",
+    "1910-01-10",
+    "True",
+    "12345678901234567890",
+]
+TEXT = "question,answer\n" + "".join(f"Which is {n}?,{cell}\n" for n, cell in enumerate(CELLS))
+
+
+def zipped(text: str) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as file:
+        file.writestr("train.csv", text)
+    return packed.getvalue()
+
+
+def declared(kind: str) -> bytes:
+    columns = "".join(f"  - name: {name}\n    dtype: {of}\n" for name, of in (("question", "string"), ("answer", kind)))
+    return f"---\ndataset_info:\n  features:\n{columns}---\n".encode()
+
+
+CSV: dict[str, dict[str, bytes]] = {  # a repository's files
+    "csv": {"train.csv": TEXT.encode()},
+    "tsv": {"train.tsv": TEXT.replace(",", "\t").encode()},
+    "packed": {"train.csv.gz": gzip.compress(TEXT.encode())},
+    "zipped": {"train.zip": zipped(TEXT)},
+    "several files": {
+        f"train-{n}.csv": f"{TEXT[:16]}{line}\n".encode() for n, line in enumerate(TEXT[16:].splitlines(), 10)
+    },
+    "by a README": {
+        "a.csv": TEXT.replace(",", ";").encode(),
+        "README.md": b"---\nconfigs:\n- config_name: default\n  data_files: a.csv\n  sep: ';'\n---\n",
+    },
+    "declared as text": {"train.csv": TEXT.encode(), "README.md": declared("string")},
+}
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., DatasetSpec]:
+    """A folder given to the library: it is read as a hub's repository is. And a cache of its own."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+    def make(files: dict[str, bytes]) -> DatasetSpec:
+        (tmp_path / "repo").mkdir()
+        for name, contents in files.items():
+            (tmp_path / "repo" / name).write_bytes(contents)
+        return DatasetSpec("mine", str(tmp_path / "repo"))
+
+    return make
+
+
+KEPT = DatasetSpec("mine", "repo")  # that dataset, where only the cache has it
+
+
+@pytest.mark.parametrize("name", CSV)
+def test_values_of_csv_are_as_the_file_spells_them(name: str, repository: Callable[..., DatasetSpec]) -> None:
+    spec = repository(CSV[name])
+    for asked in (spec, spec, KEPT):  # made, from the cache, from the cache without network
+        found = hub.read(asked, no_report)
+        rows = open_rows(asked, found.train.table)
+        assert [[item.truth for item in rows.items(row)] for row in range(rows.num_rows)] == [
+            [cell] if cell else [] for cell in CELLS
+        ]
+        assert found.notes == ()
+
+
+def test_a_csv_reads_the_same_on_the_hub_and_on_this_machine(repository: Callable[..., DatasetSpec]) -> None:
+    spec = repository(CSV["csv"])
+    here, there = local.read(spec, no_report).train, hub.read(spec, no_report).train
+    assert there.table.to_pydict() == here.table.to_pydict()
+    assert [segment.identity for segment in choose(spec, {"train": there}).train.segments] == [
+        segment.identity for segment in here.segments
+    ]
+
+
+def test_numbers_and_labels_that_a_readme_declares_are_such(repository: Callable[..., DatasetSpec]) -> None:
+    label = "\n      class_label:\n        names:\n          '0': never\n          '1': always"
+    spec = repository({"train.csv": b"question,answer\nIs it NA?,1\nnull,0\n007,\n", "README.md": declared(label)})
+    table = hub.read(spec, no_report).train.table
+    assert table.to_pydict() == {"question": ["Is it NA?", "null", "007"], "answer": [1, 0, None]}
+    rows = open_rows(spec, table)
+    assert [item.truth for row in range(2) for item in rows.items(row)] == ["always", "never"]
+
+
+def test_what_the_library_has_kept_of_csv_is_read_anew_or_said_to_be_doubtful(
+    repository: Callable[..., DatasetSpec],
+) -> None:
+    spec = repository(CSV["csv"])
+    datasets.load_dataset(spec.path)  # by another program: the library's own reading
+    (said,) = hub.read(KEPT, no_report).notes
+    assert said.startswith("read from an older copy in the cache: zeros before its numbers, NA and None may be lost")
+    for asked in (spec, KEPT):
+        found = hub.read(asked, no_report)
+        assert (found.train.table["answer"].to_pylist(), found.notes) == (CELLS, ())
+
+
+@pytest.mark.parametrize(("held", "again"), [
+    ("en/parquet", False), ("en/csv", True), ("other/parquet", True),
+])  # fmt: skip
+def test_the_hub_is_asked_what_files_it_has_only_where_the_cache_does_not_tell(
+    held: str, again: bool, calls: Calls, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """And where it cannot be reached, what the cache holds is read, which the library knows how to find."""
+    config, kind = held.split("/")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    about = tmp_path / "owner___name" / config / "0.0.0/abc/dataset_info.json"
+    about.parent.mkdir(parents=True)
+    about.write_text(json.dumps({"builder_name": kind}), encoding="utf-8")
+    asked: list[str] = []
+
+    def ask(path: str, *_: Any, **__: Any) -> None:
+        asked.append(path)
+        raise ConnectionError("away")
+
+    monkeypatch.setattr(datasets, "load_dataset_builder", ask)
+    hub.read(SPEC, no_report)
+    assert (bool(asked), len(calls)) == (again, 1)
 
 
 def chained(outer: Exception, inner: Exception) -> Exception:
