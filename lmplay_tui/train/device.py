@@ -87,7 +87,12 @@ class Precision:
 
     def scaler(self) -> torch.amp.GradScaler | None:
         """float16's small exponent needs scaled gradients; bfloat16's does not."""
-        return torch.amp.GradScaler(self.device.type) if self.grad_scale else None
+        if not self.grad_scale:
+            return None
+        scaler = torch.amp.GradScaler(self.device.type)
+        # It makes its scale with the first loss, which a rank without a mini-batch does not have before the update.
+        scaler.scale(torch.zeros((), device=self.device))
+        return scaler
 
     @property
     def name(self) -> str:

@@ -78,15 +78,21 @@ CASES = list(itertools.product([False, True], ["tokens", "samples"], [False, Tru
 class Trained:
     """A model as rank 0 has it, and its leader where there are others."""
 
-    def __init__(self, leader: Leader | None, exp: str, *, packed: bool = False, dropout: float = 0.0) -> None:
+    def __init__(
+        self, leader: Leader | None, exp: str, *, packed: bool = False, dropout: float = 0.0, scale: float | None = None
+    ) -> None:
+        """`scale`: of float16's gradients, which steps are then computed with."""
         self.leader = leader
         self.model, built_with = build_model(
             load_experiment(exp), vocab_size=50, context_len=32, dropout=dropout, seed=1
         )  # fmt: skip
-        precision = Precision(CPU)
+        precision = Precision(CPU) if scale is None else Precision(CPU, torch.float16, grad_scale=True)
         hidden = body_of(self.model)
         trunk = trunk_of(self.model, CPU) if packed else None
         self.gradients = Gradients(self.model, precision, hidden=hidden, trunk=trunk)
+        if scale is not None:
+            assert self.gradients.scaler is not None
+            self.gradients.scaler.load_state_dict(self.gradients.scaler.state_dict() | {"scale": scale})
         self.numbers = RandomNumbers(CPU)
         options = TrainOptions(optimizer="adam", lr=0.01, dropout=dropout)
         self.optimizer = next_optimizer(
@@ -97,7 +103,7 @@ class Trained:
             other = TrainOptions(seed=2, dropout=dropout)
             way = "forward" if hidden is None else "hidden" if trunk is None else "trunk"
             leader.build(precision, built_with, other, way)
-            leader.enter_stage(self.model, self.optimizer, None, options, keeps_state=True)
+            leader.enter_stage(self.model, self.optimizer, self.gradients.scaler, options, keeps_state=True)
 
     def gradient(self, config: StepConfig, step: int = 0, samples=BATCH, *, checks: bool = False) -> StepResult:
         self.model.train()
@@ -198,6 +204,29 @@ def test_a_parameter_that_some_ranks_do_not_meet(exp):
                 assert ours[name] is None, name
             else:
                 assert torch.allclose(ours[name], gradient, rtol=0, atol=1e-12), name
+
+
+@pytest.mark.parametrize(("world_size", "scale"), [(2, 2.0**40), (3, 2.0**16)], ids=["overflows", "in range"])
+def test_float16_scales_alike_where_ranks_have_no_mini_batch(exp, world_size, scale):
+    """In the first step, and behind one with work for all; the weights of all ranks are compared before each."""
+    few, all_of_them = BATCH[:2], BATCH
+
+    def of_batches(leader: Leader | None) -> list:
+        trained = Trained(leader, "test_runner", scale=scale)
+        assert trained.gradients.scaler is not None
+        results = []
+        for step, samples in enumerate((few, all_of_them, few, few)):
+            result = trained.gradient(config_of(), step, samples, checks=True)
+            trained.update(result)
+            results.append((result.loss, result.skipped, trained.gradients.scaler.get_scale()))
+        return results
+
+    alone, (results, *others) = of_batches(None), on_ranks(world_size, of_batches)
+    assert others == [0] * (world_size - 1)
+    for (loss, *scaled), (our_loss, *ours) in zip(alone, results, strict=True):
+        assert our_loss == pytest.approx(loss, rel=1e-3)
+        assert ours == scaled
+    assert [skipped for _, skipped, _ in results] == [scale == 2.0**40] * 4
 
 
 @pytest.mark.parametrize("bit", [0, 51, 63])
