@@ -53,6 +53,7 @@ class StageEntry:
         self._compilation = compilation
         self._accuracy_interval = accuracy_interval
         self._proof_until: float | None = None
+        self._has_told_unprobed = False
 
     def enter(self, stage: Stage) -> Generator[Event, None, StageRun]:
         """The stage from where it stands: its first row, or the one that a checkpoint names."""
@@ -173,7 +174,10 @@ class StageEntry:
         self._leak_guard.begin(stages, stage.name)
 
     def _make_ready(self, run: StageRun) -> Iterator[Event]:
-        """Compile and find the mini-batch size, each once a run and where it was asked for."""
+        """Compile and find the mini-batch size, each once a run and where it was asked for.
+
+        A model that lies in parts keeps the size before another has been found.
+        """
         wanted = run.options.mini_batch_size
         if self._compilation is not None:
             rows = PROBED_FROM if wanted == "auto" else min(wanted, PROBED_FROM)
@@ -181,5 +185,10 @@ class StageEntry:
                 self._state.leader.compile(self._compilation.backend, self._compilation.mode, run.config, rows)
             yield from self._compilation.prepare(self._state.gradients, run.config, rows, self._state.progress.step)
             run.config = self._compilation.shaped(run.config)
-        if wanted == "auto" and self._state.progress.probed_mini_batch_size is None:
+        if wanted != "auto" or self._state.progress.probed_mini_batch_size is not None:
+            return
+        if self._state.gradients.sharding is None:
             run.config = yield from probe(self._state, run.config, run.options.batch_size, self._controls.wants_stop)
+        elif not self._has_told_unprobed:  # a pass gathers parameters: no rank makes one by itself
+            self._has_told_unprobed = True
+            yield LogLine(f"--mini-batch-size auto: {PROBED_FROM}; with --shard none other is tried")

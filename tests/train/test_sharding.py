@@ -11,8 +11,8 @@ from torch import distributed as dist
 from lmplay_tui.data.samples import Sample
 from lmplay_tui.models.gpt2ish import GPT2ish
 from lmplay_tui.options import Launch
-from lmplay_tui.run.controls import Ask, Command, Controls, Pin, SaveNow, Stop
-from lmplay_tui.run.events import Evaluated, Event, Predicted, RunDone, RunFailed, StepDone, Validated
+from lmplay_tui.run.controls import Ask, ChangePlan, Command, Controls, Pin, SaveNow, Stop
+from lmplay_tui.run.events import Evaluated, Event, LogLine, Predicted, RunDone, RunFailed, StepDone, Validated
 from lmplay_tui.text import printable
 from lmplay_tui.train.device import Precision
 from lmplay_tui.train.follower import follow
@@ -166,6 +166,28 @@ def test_what_cannot_lie_in_parts_is_refused_in_a_line(place):
     alone = last(train(**options, model="alone.lmp", shard="full"))
     assert isinstance(alone, RunFailed)
     assert alone.message == "--shard full: there is one process alone, which keeps all"
+
+
+@pytest.mark.long_after(1)
+@pytest.mark.parametrize("way", ["packed", "padded", "changed plan"])
+@needs_sums
+def test_auto_tries_no_size_of_a_mini_batch(place, exact, way):  # noqa: F811
+    """Rank 0 would make passes by itself, in which it gathers with the others, who wait for its orders."""
+    (place / "exact.py").write_text(EXACT + (NO_TRUNK if way == "padded" else ""), encoding="utf-8")
+    plan = ONE_STAGE.replace("epochs = 2", "epochs = 0.5")
+    with_auto = plan.replace("[train]", '[train]\nmini_batch_size = "auto"')
+
+    def change(event: Event, controls: Controls) -> None:
+        if way == "changed plan" and isinstance(event, StepDone) and event.step == 1:
+            controls.send(ChangePlan(with_auto))
+
+    options = {**exact, "training_plan": write_plan(place, plan if way == "changed plan" else with_auto)}
+    launch = given(**options, model="m.lmp", shard="full").without("mini_batch_size")
+    events = train_together(2, launch, act=change, timeout_s=10.0)
+    assert isinstance(last(events), RunDone), last(events)
+    said = [event.message for event in of(LogLine, events) if "auto" in event.message]
+    assert said == ["--mini-batch-size auto: 4; with --shard none other is tried"]
+    assert state_of(Path("m.lmp"))["runner"]["state"]["progress"]["probed_mini_batch_size"] is None
 
 
 @pytest.mark.long
