@@ -223,8 +223,8 @@ def _checkpoint(model: str | None, out_dir: str | None) -> Path:
 def _load(path: Path, line: argparse.Namespace) -> _Writer:
     """The model and the tokenizer of a checkpoint, ours or LMPlay's own. Raises `UserError`."""
     from lmplay_tui.data.tokenizer import load_tokenizer
-    from lmplay_tui.models.registry import build_model, load_experiment
-    from lmplay_tui.train.build import allowed_experiment, load_weights, weights_in
+    from lmplay_tui.models.registry import allowed_experiment, build_model, load_experiment
+    from lmplay_tui.train.build import load_weights, weights_in
     from lmplay_tui.train.checkpoint import load_archive
     from lmplay_tui.train.device import choose_device
 

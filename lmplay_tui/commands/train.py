@@ -153,7 +153,7 @@ def _follow(launch: Launch, place: "Place") -> int:
     _leave_signals_to_rank_0(group)
     from lmplay_tui.train.follower import follow
 
-    status = follow(group)
+    status = follow(group, launch.line.get("exp"))
     group.close()
     return status
 

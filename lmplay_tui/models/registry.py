@@ -7,6 +7,7 @@ import ast
 import contextlib
 import importlib.util
 import inspect
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Set
@@ -87,10 +88,20 @@ def check_experiment(name: str) -> None:
         raise UserError(f"unknown experiment {one_line(name, 60)}{nearest(name, known)}; see --exp list")
 
 
+def allowed_experiment(named: str | None, exp: str) -> str:
+    """An experiment, whose file is run only if the command line has `named` it. Raises `UserError`.
+
+    No plan, no checkpoint and no other process makes anything run.
+    """
+    if ":" in exp and named != exp:
+        raise UserError(f"the experiment is from a file: say so with --exp {shlex.quote(one_line(exp))}")
+    return exp
+
+
 def load_experiment(name: str) -> Experiment:
     """A shipped experiment, or the user's own class as `file.py:Name`, whose file is then run.
 
-    The caller makes sure that a `file.py:Name` was typed by the user: no plan and no checkpoint may run code.
+    The caller makes sure by `allowed_experiment` that a `file.py:Name` was typed by the user.
     Raises `UserError` if there is no such experiment, file or class, or the file does not run.
     """
     file, colon, class_name = name.rpartition(":")

@@ -5,7 +5,6 @@ In order: what is known of the run before anything large is loaded (`read_start`
 """
 
 import math
-import shlex
 import shutil
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -22,7 +21,7 @@ from lmplay_tui.files import Folder
 from lmplay_tui.models.generation import Reading
 from lmplay_tui.models.lmplay_weights import TOKENIZER as LMPLAYS_TOKENIZER
 from lmplay_tui.models.lmplay_weights import convert_lmplay
-from lmplay_tui.models.registry import build_model, load_experiment
+from lmplay_tui.models.registry import allowed_experiment, build_model, load_experiment
 from lmplay_tui.models.units import recompute, units_of
 from lmplay_tui.options import OPTIONS, Launch, OnResume, Part, TrainOptions, recorded
 from lmplay_tui.plan.editing import extend_plan, list_changes
@@ -313,13 +312,6 @@ def nothing_to_recompute(model: torch.nn.Module, options: TrainOptions) -> tuple
         if options.recompute and not has_blocks
         else ()
     )
-
-
-def allowed_experiment(named: str | None, exp: str) -> str:
-    """An experiment's own file is run only if the command line has `named` it: no checkpoint makes anything run."""
-    if ":" in exp and named != exp:
-        raise UserError(f"the checkpoint's experiment is from a file: say so with --exp {shlex.quote(one_line(exp))}")
-    return exp
 
 
 def _restore(start: Start, state: TrainState, options: TrainOptions) -> Generator[Event, None, None]:

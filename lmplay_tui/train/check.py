@@ -26,6 +26,7 @@ from lmplay_tui.errors import UserError
 from lmplay_tui.files import is_there
 from lmplay_tui.formats import counted, format_bytes, format_megabytes
 from lmplay_tui.models.describe import describe
+from lmplay_tui.models.registry import allowed_experiment
 from lmplay_tui.options import Launch, TrainOptions
 from lmplay_tui.plan.builtin import DEFAULT_PLAN
 from lmplay_tui.plan.reading import read_plan
@@ -37,7 +38,6 @@ from lmplay_tui.run.statistics import RunStatistics
 from lmplay_tui.text import one_line
 from lmplay_tui.train.build import (
     Start,
-    allowed_experiment,
     load_initial,
     model_of_shape,
     nothing_to_recompute,

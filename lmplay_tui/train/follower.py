@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from lmplay_tui.errors import EXIT_OK, EXIT_TRAINING, TrainingError, UserError
 from lmplay_tui.models.body import body_of, trunk_of
-from lmplay_tui.models.registry import build_model, load_experiment
+from lmplay_tui.models.registry import allowed_experiment, build_model, load_experiment
 from lmplay_tui.models.units import recompute
 from lmplay_tui.run.events import Warned
 from lmplay_tui.text import one_line
@@ -81,9 +81,12 @@ if TYPE_CHECKING:
     from lmplay_tui.train.sharding import Sharding
 
 
-def follow(group: ProcessGroup) -> int:
-    """Do what rank 0 says until the run has ended; the exit status, 3 where rank 0 or another rank is lost."""
-    follower = _Follower(group)
+def follow(group: ProcessGroup, exp: str | None = None) -> int:
+    """Do what rank 0 says until the run has ended; the exit status, 3 where rank 0 or another rank is lost.
+
+    `exp`: as this process's own command line has it, which alone lets a file of the user's run.
+    """
+    follower = _Follower(group, exp)
     try:
         while not follower.is_done:
             follower.obey()
@@ -104,15 +107,16 @@ def follow(group: ProcessGroup) -> int:
 class _Replica:
     """The model as rank 0 has it."""
 
-    def __init__(self, order: Build) -> None:
+    def __init__(self, order: Build, exp: str | None) -> None:
+        """`exp`: of the command line: whoever reaches the store can send an order."""
         device = choose_device(order.device)
         dtype = None if order.amp_dtype is None else getattr(torch, order.amp_dtype)
         precision = Precision(device, dtype, order.grad_scale)
         use_what_is_fast(device, in_parts=order.in_parts)
+        experiment = load_experiment(allowed_experiment(exp, order.exp))
         model, _ = build_model(
-            load_experiment(order.exp), vocab_size=order.vocab_size, context_len=order.context_len,
-            num_blocks=order.num_blocks, embed_dim=order.embed_dim, num_heads=order.num_heads, dropout=order.dropout,
-            seed=order.seed,
+            experiment, vocab_size=order.vocab_size, context_len=order.context_len, num_blocks=order.num_blocks,
+            embed_dim=order.embed_dim, num_heads=order.num_heads, dropout=order.dropout, seed=order.seed,
         )  # fmt: skip
         if order.recompute:
             recompute(model)
@@ -167,8 +171,9 @@ class _Part:
 class _Follower:
     """Obeys one order after the other. What fails in one of them is told rank 0 in the next report."""
 
-    def __init__(self, group: ProcessGroup) -> None:
+    def __init__(self, group: ProcessGroup, exp: str | None) -> None:
         self._group = group
+        self._exp = exp
         self._store = group.store
         self._orders = Receiver(group.store, group.rank)
         self._shares = Shares(group, torch.device("cpu"))
@@ -253,7 +258,7 @@ class _Follower:
 
     def _set_up(self, order: Order) -> None:
         if isinstance(order, Build):
-            self._replica = _Replica(order)
+            self._replica = _Replica(order, self._exp)
             device = self._replica.precision.device
             self._shares = Shares(self._group, device)
             self._tell(place_key(self._group.rank), own_place(self._group, device))

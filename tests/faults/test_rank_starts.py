@@ -24,6 +24,13 @@ from tests.faults.test_rank_signals import Torchrun
 from tests.faults.together import Together, assert_no_orphan, events_of, line
 from tests.train.runs import write_plan
 
+OWN = """\
+from lmplay_tui.models.gpt2ish import GPT2ish
+
+class Mine(GPT2ish):
+    pass
+"""
+
 
 @pytest.fixture
 def model(place: Path) -> Path:
@@ -79,8 +86,11 @@ def test_detached_and_asked_from_a_shell(model: Path, capfd: pytest.CaptureFixtu
 
 
 @pytest.mark.long
-def test_handed_over_to_another_agent(model: Path) -> None:
-    with Together(line(model)) as together:
+@pytest.mark.parametrize("words", [[], ["--exp", "mine.py:Mine"]], ids=["shipped", "own experiment"])
+def test_handed_over_to_another_agent(model: Path, words: list[str]) -> None:
+    """An experiment of the user's own is named to each process that is to run its file."""
+    (model.parent / "mine.py").write_text(OWN, encoding="utf-8")
+    with Together(line(model, *words)) as together:
         run = together.run
         until(trains(run))
         with never_free(run):

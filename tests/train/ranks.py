@@ -76,7 +76,7 @@ def train_together(
 
     def work(group: ProcessGroup) -> Any:
         if group.rank:
-            return follow(group)
+            return follow(group, launch.line.get("exp"))
         return trained(group)
 
     def trained(group: ProcessGroup | None) -> list[Event]:

@@ -127,12 +127,12 @@ def config_of(
     return StepConfig(size, normalization, include_prompts, grad_clip=None, longest=32, head_work=head_work)
 
 
-def on_ranks(world_size: int, work) -> list[Any]:
-    """What `work(leader)` gives on rank 0, and how the others have ended."""
+def on_ranks(world_size: int, work, exp: str | None = None) -> list[Any]:
+    """What `work(leader)` gives on rank 0, and how the others have ended. `exp`: on the others' command lines."""
 
     def of_rank(group: ProcessGroup) -> Any:
         if group.rank:
-            return follow(group)
+            return follow(group, exp)
         leader = Leader(group)
         try:
             return work(leader)
@@ -171,7 +171,7 @@ def test_gradient_of_several_processes_is_that_of_one(exp, world_size, cases):
             results.append(found(trained, config_of(normalization, include_prompts, packed=packed)))
         return results
 
-    alone, (results, *others) = every_case(None), on_ranks(world_size, every_case)
+    alone, (results, *others) = every_case(None), on_ranks(world_size, every_case, exp)
     assert others == [0] * (world_size - 1)
     for case, (loss, tokens, gradients), (our_loss, our_tokens, ours) in zip(cases, alone, results, strict=True):
         assert our_loss == loss, (case, "bit by bit")
@@ -185,9 +185,10 @@ def test_a_parameter_that_some_ranks_do_not_meet(exp):
     """None stays where none has met it: no optimizer moves or decays it then. Short batches leave a rank idle."""
     long, short = sample(10, 15), [sample(1, 2, seed=i) for i in range(3)]
     batches = [[long, *short], short, [long], [short[0]]]
+    picky = exp.replace("Exact", "Picky")
 
     def of_batches(leader: Leader | None) -> list:
-        trained = Trained(leader, exp.replace("Exact", "Picky"))
+        trained = Trained(leader, picky)
         results = []
         for step, samples in enumerate(batches):
             result = trained.gradient(config_of(size=1), step, samples)
@@ -195,7 +196,7 @@ def test_a_parameter_that_some_ranks_do_not_meet(exp):
             trained.update(result)
         return results
 
-    alone, (results, *_) = of_batches(None), on_ranks(3, of_batches)
+    alone, (results, *_) = of_batches(None), on_ranks(3, of_batches, picky)
     for (loss, gradients), (our_loss, ours) in zip(alone, results, strict=True):
         assert our_loss == pytest.approx(loss, rel=1e-12)
         assert gradients["of_none"] is None
@@ -264,32 +265,46 @@ def test_a_rank_whose_weights_drift_is_named(exp, seams):
             trained.gradient(config_of(), 1, checks=True)
         return True
 
-    assert on_ranks(3, work) == [True, 0, 0]
+    assert on_ranks(3, work, exp) == [True, 0, 0]
 
 
 def test_a_follower_that_cannot_build_the_model_says_why(exp, tmp_path):
     broken = "from torch import distributed\nif distributed.is_initialized() and distributed.get_rank() == 1:\n"
     (tmp_path / "broken.py").write_text(f"{broken}    raise OSError('not on this machine')\n{MODELS}", encoding="utf-8")
 
-    def work(leader: Leader) -> str:
-        with pytest.raises(TrainingError) as raised:
-            Trained(leader, "broken.py:Exact")
-        return str(raised.value)
-
-    said, status = on_ranks(2, work)
+    said, status = on_ranks(2, partial(failed_build, "broken.py:Exact"), "broken.py:Exact")
     assert "rank 1" in said and "not on this machine" in said and status == 0
+
+
+def failed_build(exp: str, leader: Leader) -> str:
+    with pytest.raises(TrainingError) as raised:
+        Trained(leader, exp)
+    return str(raised.value)
+
+
+@pytest.mark.parametrize("typed", [None, "test_runner", "exact.py:Exact", "planted.py:Picky", "./planted.py:Exact"])
+def test_an_order_makes_no_file_run_that_the_command_line_does_not_name(exp, tmp_path, typed):
+    """All users of a machine reach the store, and it knows no passwords."""
+    says = "from pathlib import Path\nfrom torch import distributed\nif distributed.is_initialized():\n"
+    text = f"{says}    Path(f'ran-{{distributed.get_rank()}}').touch()\n{MODELS}"
+    (tmp_path / "planted.py").write_text(text, encoding="utf-8")
+    said, status = on_ranks(2, partial(failed_build, "planted.py:Exact"), typed)
+    assert "rank 1" in said and "say so with --exp planted.py:Exact" in said and status == 0
+    assert [path.name for path in tmp_path.glob("ran-*")] == ["ran-0"], "rank 0's own command line, as it were"
 
 
 def test_buffers_that_passes_change_are_the_same_on_all_ranks(exp):
     """Else the ranks would score with other models than the one that is saved."""
 
+    centred = exp.replace("Exact", "Centred")
+
     def work(leader: Leader) -> tuple[list, list, list]:
-        trained = Trained(leader, exp.replace("Exact", "Centred"))
+        trained = Trained(leader, centred)
         for step, samples in enumerate((BATCH, BATCH[:1], BATCH[:5])):
             trained.update(trained.gradient(config_of(), step, samples))
         compute = partial(losses_and_argmax, trained.model, None, Precision(CPU), should_stop=lambda: False)
         parts = [BATCH[i : i + 2] for i in range(0, NUM_SAMPLES, 2)]
         return leader.score(parts, compute), compute(parts), trained.model.get_buffer("mean").tolist()
 
-    (together_, alone, changed), *others = on_ranks(3, work)
+    (together_, alone, changed), *others = on_ranks(3, work, centred)
     assert together_ == alone and any(changed) and others == [0, 0]
