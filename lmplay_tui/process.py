@@ -8,11 +8,12 @@ import contextlib
 import math
 import os
 import sys
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import NoReturn
 
-ALL_DEVICES = "LMPLAY_TUI_ALL_DEVICES"  # environment: CUDA_VISIBLE_DEVICES as it was before this process took its own
+_LAID_OVER = "LMPLAY_TUI_LAID_OVER"  # environment: variables that `lay_over` has set, as they were before; JSON
 _HOME = Path(__file__).resolve().parent.parent  # where the package lies
 
 # Rounds of a loop, some microseconds. GNU OpenMP's own 300,000 are a millisecond in which a thread keeps its core from
@@ -103,11 +104,32 @@ def _from_here(program: Path) -> str:
     return str(here) if len(here.parts) > 1 else f"./{here}"
 
 
-def own_environment() -> dict[str, str]:
-    """This process's environment, in which such a process finds the same package, also one that is not installed."""
+def lay_over(variables: Mapping[str, str]) -> None:
+    """Set variables of the environment for this process, as one of several; `users_environment` is without them."""
+    import json
+
+    changed = {name: value for name, value in variables.items() if os.environ.get(name) != value}
+    before = {name: os.environ.get(name) for name in changed} | json.loads(os.environ.get(_LAID_OVER, "{}"))
+    os.environ.update(changed)
+    os.environ[_LAID_OVER] = json.dumps(before)
+
+
+def users_environment() -> dict[str, str]:
+    """This process's environment as it was before it became one of several: what the user's own commands are given."""
     environment = dict(os.environ)
-    if (devices := environment.pop(ALL_DEVICES, None)) is not None:
-        environment["CUDA_VISIBLE_DEVICES"] = devices
+    if (laid_over := environment.pop(_LAID_OVER, None)) is not None:
+        import json
+
+        before: Mapping[str, str | None] = json.loads(laid_over)
+        for name in before:
+            environment.pop(name, None)
+        environment |= {name: value for name, value in before.items() if value is not None}
+    return environment
+
+
+def own_environment() -> dict[str, str]:
+    """`users_environment`, in which such a process finds the same package, also one that is not installed."""
+    environment = users_environment()
     # The first place may be a working folder, which the other process does not look into.
     if not any(folder and Path(folder).resolve() == _HOME for folder in sys.path[1:]):
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_HOME), environment.get("PYTHONPATH")]))

@@ -20,6 +20,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import quote, unquote, urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
+from lmplay_tui.process import users_environment
 from lmplay_tui.run.events import (
     ActivityChanged,
     Event,
@@ -197,7 +198,7 @@ def run_on_done(
     yield ActivityChanged("ending", "--on-done")
     yield LogLine("--on-done begins")
     try:
-        process = _started(command, run, os.environ | facts(run, end))
+        process = _started(command, run, users_environment() | facts(run, end))
     except (OSError, ValueError) as error:  # ValueError: a NUL in it
         yield Warned(f"--on-done: could not be started ({one_line(error)})", end.step)
         return

@@ -28,7 +28,7 @@ from torch.distributed.elastic.multiprocessing.api import PContext
 from lmplay_tui.errors import EXIT_LEFT_AT_ONCE, EXIT_TRAINING, UserError
 from lmplay_tui.formats import counted
 from lmplay_tui.options import OPTIONS, Launch, Part, command_words
-from lmplay_tui.process import own_command, own_environment
+from lmplay_tui.process import lay_over, own_command, own_environment
 from lmplay_tui.run.control_files import leave_command
 from lmplay_tui.run.controls import Controls, SaveNow, Stop
 from lmplay_tui.run.events import ActivityChanged, Event, RunFailed, Warned
@@ -313,9 +313,13 @@ class Processes:
 
 def _prepare_environment(count: int) -> None:
     """What holds for all of them; torch's launcher hands this process's environment down."""
-    os.environ.update(own_environment())
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, processors() // count)))
-    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
+    lay_over(own_environment())
+    lay_over({
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, processors() // count))),
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+        # As torch's launcher sets it, but for those that it starts.
+        "TORCH_NCCL_ASYNC_ERROR_HANDLING": os.environ.get("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1"),
+    })  # fmt: skip
     # When one is lost, torch's launcher kills the others after so many seconds; 30 are too few for a large model's last
     # save. `LaunchConfig.shutdown_timeout` is not asked there: `SubprocessContext._poll` calls `close` without a
     # timeout (torch 2.13), so that its default is what holds.

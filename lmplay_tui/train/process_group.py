@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Literal, NoReturn
 from lmplay_tui.errors import EXIT_TRAINING, TrainingError, UserError
 from lmplay_tui.formats import format_bytes
 from lmplay_tui.options import TrainOptions
-from lmplay_tui.process import ALL_DEVICES, is_alive, leave
+from lmplay_tui.process import is_alive, lay_over, leave
 from lmplay_tui.run.folder import LOCK_FROM
 from lmplay_tui.text import one_line
 
@@ -292,8 +292,9 @@ def settle(place: Place) -> None:
     if place.started_by != "srun":
         _end_with(place)
     # To ask for the devices must not be to use them: which of them this process sees is settled after that.
-    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a connection that ends is said in a line of ours
+    # And a connection that ends is said in a line of ours.
+    usual = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+    lay_over({name: os.environ.get(name, value) for name, value in usual.items()})
 
 
 def _end_with(place: Place) -> None:
@@ -462,8 +463,7 @@ def _store_of_agent(place: Place, agent: Agent, within: timedelta) -> "Store":
     """Rank 0's store on a socket of 127.0.0.1, which torch's own would not be; its port is told by a file."""
     from torch.distributed import FileStore, TCPStore
 
-    for name in _SOCKETS_OF:
-        os.environ.setdefault(name, _loopback_interface())
+    lay_over({name: os.environ.get(name, _loopback_interface()) for name in _SOCKETS_OF})
     told = FileStore(str(Path(agent.folder, "port")), place.world_size)
     told.set_timeout(within)
     if place.rank == 0:
@@ -506,8 +506,7 @@ def _store_of_environment(place: Place, within: timedelta) -> "Store":
         return next(iter(rendezvous("env://", timeout=within)))[0]  # type: ignore[no-any-return]
     port = step_port(os.environ)
     if os.environ.get("SLURM_STEP_NUM_NODES") == "1" and "MASTER_ADDR" not in os.environ:
-        for name in _SOCKETS_OF:
-            os.environ.setdefault(name, _loopback_interface())
+        lay_over({name: os.environ.get(name, _loopback_interface()) for name in _SOCKETS_OF})
         if place.rank == 0:
             return _loopback_store(port, place.world_size, within)[0]
         return TCPStore(_LOOPBACK, port, place.world_size, is_master=False, timeout=within)
@@ -558,8 +557,7 @@ def _bind_device(place: Place, device: str) -> str:
         names = given if len(given) >= count else [str(number) for number in range(count)]
         if number >= count:
             _refuse_device(place, f"cuda:{number} is not there: this machine has {count}")
-        os.environ[ALL_DEVICES] = ",".join(names)
-        os.environ["CUDA_VISIBLE_DEVICES"] = names[number]
+        lay_over({"CUDA_VISIBLE_DEVICES": names[number]})
     try:
         torch.zeros(1, device="cuda")
     except RuntimeError as error:

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import psutil
 
-from lmplay_tui.process import leave, own_command
+from lmplay_tui.process import leave, own_command, users_environment
 from lmplay_tui.run.controls import Controls
-from lmplay_tui.run.folder import RunFolder, take_run
+from lmplay_tui.run.folder import LOCK_FROM, RunFolder, take_run
 from lmplay_tui.train.agent import Processes, RestartLimit
+from lmplay_tui.train.handoff import SPENT
 from lmplay_tui.train.process_group import ProcessGroup, place_of, settle
 
 SAID = Path("said.jsonl")
@@ -55,6 +56,8 @@ def worker(what: dict[str, str]) -> int:
 
     group = ProcessGroup.of_environment("cpu")
     assert group is not None
+    for name in (LOCK_FROM, SPENT):  # as a run does
+        os.environ.pop(name, None)
     if group.agent is not None and group.rank == 0 and what.get("signs") != "no":
         group.agent.give_sign("here", "computing")
     total = torch.tensor([group.rank + 1.0], dtype=torch.float64)
@@ -65,6 +68,7 @@ def worker(what: dict[str, str]) -> int:
     said = {
         "rank": group.rank, "pid": os.getpid(), "sum": total.item(), "attempt": group.attempt,
         "device": device, "threads": torch.get_num_threads(), "listens": listening,
+        "users_environment": users_environment(),
         "left_in_environment": sorted(name for name in os.environ if "RANK" in name or "ELASTIC" in name),
     }  # fmt: skip
     with SAID.open("a") as file:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
@@ -35,15 +36,18 @@ pytestmark = pytest.mark.skipif(is_refused(), reason="an old torch, which is ref
 
 
 class Started:
-    """An agent's process in a folder of its own, with `count` processes that do as they are told."""
+    """An agent's process in a folder of its own, with `count` processes that do as they are told.
 
-    def __init__(self, folder: Path, count: int, **words: str) -> None:
+    `environment`: that it is started in, where that is not the test's.
+    """
+
+    def __init__(self, folder: Path, count: int, environment: Mapping[str, str] | None = None, **words: str) -> None:
         self.folder = folder
         self.run = RunFolder(folder / "m.lmp")
         self.program = subprocess.Popen(
             own_command("tests.train.sum_worker", "agent", str(count), *(f"{k}={v}" for k, v in words.items())),
-            cwd=folder, env=own_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            text=True,
+            cwd=folder, env=environment or own_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
 
     def end(self) -> int:
@@ -78,6 +82,26 @@ def test_processes_add_up_their_ranks_on_127_0_0_1_alone(tmp_path: Path) -> None
     assert {one["threads"] for one in said} == {max(1, processors() // 2)}
     assert {tuple(one["left_in_environment"]) for one in said} == {()}  # what they start is none of them
     assert not started.run.alive()
+
+
+EXPORTED = {
+    "nothing": {},
+    "by the user": {"OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "INFO", "PYTHONPATH": "mine", "MINE": "a\udcff=b"},
+}
+
+
+@pytest.mark.long_after(1)
+@pytest.mark.parametrize("exported", EXPORTED)
+def test_whatever_is_exported_they_listen_on_127_0_0_1_alone_and_the_users_commands_find_it(
+    tmp_path: Path, exported: str
+) -> None:
+    names = ("OMP_NUM_THREADS", "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+    given = {name: value for name, value in own_environment().items() if name not in names} | EXPORTED[exported]
+    started = Started(tmp_path, 2, given)
+    assert started.end() == 0, started.errors
+    assert {ip for one in started.said for ip in one["listens"]} == {"127.0.0.1"}
+    for one in started.said:
+        assert sorted(one["users_environment"].items() ^ given.items()) == []
 
 
 @pytest.mark.long

@@ -14,6 +14,7 @@ from lmplay_tui.commands.train import main
 from lmplay_tui.errors import UserError
 from lmplay_tui.options import OPTIONS
 from lmplay_tui.plan.reading import parse_plan
+from lmplay_tui.process import lay_over
 from lmplay_tui.run import notify
 from lmplay_tui.run.controls import Controls, HandOver, Pause, Stop
 from lmplay_tui.run.events import HandedOver, LogLine, RunDone, RunFailed, RunStopped, StepDone, Warned
@@ -72,6 +73,19 @@ def test_a_command_that_fails_is_one_warning(place, command, said):
     events = stop_after(1, training_plan=write_plan(place), model="m.lmp", on_done=command)
     assert warnings(events) == [said]
     assert isinstance(last(events), RunStopped), "the end stays the last event"
+
+
+def test_the_command_is_given_the_users_environment_not_that_of_one_of_several_processes(place, monkeypatch):
+    """Else a job that it starts would compute on rank 0's device, by its share of the processors, over the loopback."""
+    before = {"CUDA_VISIBLE_DEVICES": "2,3", "GLOO_SOCKET_IFNAME": "eth0", "EMPTY": ""}
+    without = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    monkeypatch.setattr(os, "environ", without | before)
+    lay_over({"CUDA_VISIBLE_DEVICES": "2,3", "OMP_NUM_THREADS": "4", "GLOO_SOCKET_IFNAME": "lo", "EMPTY": "1"})
+    lay_over({"CUDA_VISIBLE_DEVICES": "3", "OMP_NUM_THREADS": "1"})
+    stop_after(1, training_plan=write_plan(place), model="m.lmp", on_done="env -0 > found")
+    found = dict(one.split("=", 1) for one in (place / "found").read_text("utf-8").split("\0") if one)
+    assert {name: found.get(name) for name in (*before, "OMP_NUM_THREADS")} == before | {"OMP_NUM_THREADS": None}
+    assert not [name for name in found if name.startswith("LMPLAY_TUI")]
 
 
 def test_a_command_that_takes_long_is_left_alone(place, seams):
