@@ -463,7 +463,7 @@ def _store_of_agent(place: Place, agent: Agent, within: timedelta) -> "Store":
     """Rank 0's store on a socket of 127.0.0.1, which torch's own would not be; its port is told by a file."""
     from torch.distributed import FileStore, TCPStore
 
-    lay_over({name: os.environ.get(name, _loopback_interface()) for name in _SOCKETS_OF})
+    lay_over(dict.fromkeys(_SOCKETS_OF, _loopback_interface()))  # whatever a cluster's profile exports
     told = FileStore(str(Path(agent.folder, "port")), place.world_size)
     told.set_timeout(within)
     if place.rank == 0:

@@ -4,6 +4,7 @@ import inspect
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Mapping
@@ -84,7 +85,14 @@ def test_processes_add_up_their_ranks_on_127_0_0_1_alone(tmp_path: Path) -> None
     assert not started.run.alive()
 
 
+def elsewhere() -> str:
+    """An interface of this machine that other machines reach, where it has one."""
+    has_address = {name: {each.family for each in found} for name, found in psutil.net_if_addrs().items()}
+    return next((name for name, found in has_address.items() if name != "lo" and socket.AF_INET in found), "eth0")
+
+
 EXPORTED = {
+    "by a cluster's profile": {"GLOO_SOCKET_IFNAME": elsewhere(), "NCCL_SOCKET_IFNAME": elsewhere()},
     "nothing": {},
     "by the user": {"OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "INFO", "PYTHONPATH": "mine", "MINE": "a\udcff=b"},
 }
