@@ -89,7 +89,7 @@ def follow(group: ProcessGroup, exp: str | None = None) -> int:
     follower = _Follower(group, exp)
     try:
         while not follower.is_done:
-            follower.obey()
+            follower.do_order()
     except (RankLostError, OrderError) as error:
         sys.stderr.write(f"rank {group.rank}: {one_line(error, 600)}\n")
         if group.agent is not None and not group.ended(SEEN_WITHIN_S):
@@ -201,7 +201,7 @@ class _Follower:
             self._tell(key, NO_RESCUE if lacks_memory and self.is_sharded else said_of(error))
             self._store.check([key])  # once it answers it has the word: rank 0 looks as soon as this process ends
 
-    def obey(self) -> None:
+    def do_order(self) -> None:
         """Wait for an order and carry it out. Raises `RankLostError`."""
         order = self._orders.next(self._is_writing)
         sharding = None if self._replica is None else self._replica.sharding

@@ -31,14 +31,14 @@ def test_a_lock_is_handed_down_without_a_gap(tmp_path):
     lock = RunLock(run)
     lock.take()
 
-    def heir(report) -> None:
+    def next_trainer(report) -> None:
         os.environ["LMPLAY_TUI_LOCK"] = f"{lock.descriptor}:{run.lock_path.resolve()}"
         inherited = RunLock(run)
         inherited.take()
         report(inherited.inherited)
         time.sleep(600)
 
-    with Child(heir) as child:
+    with Child(next_trainer) as child:
         assert next(child.reports()) is True
         lock.release()
         assert run.alive()

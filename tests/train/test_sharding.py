@@ -312,7 +312,7 @@ def ends_of_two(launch: Launch, *commands: Command) -> tuple[Event, int | None]:
 
     def work(group: ProcessGroup) -> Event | int:
         if group.rank:
-            return follow(group)
+            return follow(group, launch.line.get("exp"))
         controls = Controls()
         for command in commands:
             controls.send(command)
