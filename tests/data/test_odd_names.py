@@ -88,6 +88,7 @@ def opened(place: Path, dataset: str) -> Source:
     return open_source(spec, datasets_folder=place / "none", report=no_report)
 
 
+@pytest.mark.long_after(6)
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
 def test_each_name_is_trained_as_itself(form, tmp_path):
     for i, name in enumerate(NAMES):

@@ -77,6 +77,7 @@ def stuck_after(seams: Seams, batches: int) -> threading.Event:
     return goes_on
 
 
+@pytest.mark.long
 def test_data_that_stall_are_said_and_a_stop_does_not_wait_for_them(place, seams):
     plan = write_plan(place)
     seams.put("watch", partial(Watch, Unusual(stall_s=0.3)))

@@ -98,7 +98,7 @@ EXPORTED = {
 }
 
 
-@pytest.mark.long_after(1)
+@pytest.mark.long
 @pytest.mark.parametrize("exported", EXPORTED)
 def test_whatever_is_exported_they_listen_on_127_0_0_1_alone_and_the_users_commands_find_it(
     tmp_path: Path, exported: str

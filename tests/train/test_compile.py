@@ -45,6 +45,7 @@ def weights(folder: str) -> Any:
     return {"model": state["model"]["state"], "optimizers": state["optimizers"]}
 
 
+@pytest.mark.long
 def test_a_compiler_that_fails_costs_a_line(place, monkeypatch):
     def broken(function: Any, **_: Any) -> Any:
         def fails(*arguments: Any) -> Any:

@@ -91,6 +91,7 @@ def as_of_before(path: Path) -> None:
     write_checkpoint(checkpoint, path)
 
 
+@pytest.mark.long
 def test_a_checkpoint_of_before_is_cut_by_length_to_its_end(place):
     """Stopped anywhere and resumed it stays the run that it was, which is another than one that is cut by work."""
     plan = write_plan(place, SHORT)

@@ -46,6 +46,7 @@ def folder_of_before(name: str, generator_seed: int, plan: str) -> Path:
     return path
 
 
+@pytest.mark.long
 def test_a_checkpoint_of_before_goes_on_with_its_sequence(place):
     """Stopped between the mini-batches of a step and resumed, it draws on where the last finished step ended."""
     plan = write_plan(place, SHORT)

@@ -110,6 +110,7 @@ def test_every_command_does_what_it_does_with_one_process(exact, place):
     assert distance(weights_of("one/m.lmp"), weights_of("two/m.lmp")) < CLOSE
 
 
+@pytest.mark.long
 def test_a_pause_may_last_longer_than_the_collectives_wait(place):
     """Two seconds is what a collective waits at most; the pause is four, with a save in it. Another ends by a stop."""
     plan = write_plan(place, SHORT)

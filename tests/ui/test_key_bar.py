@@ -51,7 +51,7 @@ def shown(pilot: Pilot[Any]) -> str:
     return "".join(text for text, _ in dashboard.query_one(KeyBar).rows[0])
 
 
-@pytest.mark.long_after(4)
+@pytest.mark.long_after(2)
 @pytest.mark.parametrize("name", FIELDS)
 async def test_a_bound_letter_is_typed_into_a_field(dashboard: Open, source: FakeSource, name: str) -> None:
     async with dashboard(source) as pilot:

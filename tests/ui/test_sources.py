@@ -346,6 +346,7 @@ async def test_keys_are_answered_while_a_long_journal_is_read(dashboard: Open) -
         assert source.looks == before
 
 
+@pytest.mark.long
 async def test_a_long_journal_is_read_on_by_a_slow_machine(dashboard: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     """A timer of Textual's that is held up for as long as it should wait rings never."""
     clock = itertools.count(time.monotonic(), 0.01)
