@@ -8,7 +8,7 @@ The tree of errors, with the exit status of a process that one of them ends:
     `-- TrainingError         3    training could not go on; the last checkpoint is intact
         |-- NonFiniteError    3    the loss or the gradient norm is not finite
         |-- DriftedError      3    processes that train together had other weights than each other
-        |-- OutOfMemoryError  3    not even one sample at a time fits
+        |-- OutOfMemoryError  3    the model does not fit, or not even one sample at a time
         `-- DataError         3    rows could not be read though the plan was right; a full disk
 
     any other exception       1    a bug: its traceback is in the run's log.txt, or on standard error
@@ -53,7 +53,7 @@ class DriftedError(TrainingError):
 
 
 class OutOfMemoryError(TrainingError):
-    """The device's memory does not hold even one sample at a time."""
+    """The memory does not hold the model and what goes with it, or not even one sample at a time beside it."""
 
 
 class DataError(TrainingError):

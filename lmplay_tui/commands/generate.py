@@ -57,11 +57,14 @@ class _Writer:
 
 def main(arguments: list[str], prog: str) -> int:
     """Generate as `arguments` say and return the exit status. Raises `UserError`."""
+    from lmplay_tui.train.device import room
+
     line = parse_line(parser(prog), arguments)
     assign_words(line)
     _warn_of_idle_options(line)
     prompt = prompt_of(line)
-    writer = _load(_checkpoint(line.model, line.out_dir), line)
+    with room():
+        writer = _load(_checkpoint(line.model, line.out_dir), line)
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # a terminal without UTF-8 gets question marks, not an exception
     _write(writer, prompt, line)

@@ -47,7 +47,7 @@ from lmplay_tui.train.checkpoint import load_checkpoint, num_bytes
 from lmplay_tui.train.checkpointer import CheckpointWriter, SaveRequest
 from lmplay_tui.train.compile import Compilation
 from lmplay_tui.train.dataloader import left_out, openings
-from lmplay_tui.train.device import choose_device, choose_precision, device_name
+from lmplay_tui.train.device import choose_device, choose_precision, device_name, room
 from lmplay_tui.train.evaluation import Scorer
 from lmplay_tui.train.gradients import Gradients, StepConfig
 from lmplay_tui.train.model_body import choose_ways
@@ -73,7 +73,8 @@ def check_plan(launch: Launch, report: Report = lambda *_: None) -> dict[str, An
     options = settings.for_run()
     processes = processes_of(options)
     report("loading", "the tokenizer and the model", None)
-    state, notes = _new_state(settings)
+    with room():
+        state, notes = _new_state(settings)
     problems: list[str] = []
     stages, longest = [], None
     opened: list[tuple[str, StageData]] = []

@@ -17,7 +17,7 @@ import platform
 import struct
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar
@@ -461,6 +461,26 @@ def fits(work: Callable[[], T]) -> tuple[bool, T | None]:
         if not is_out_of_memory(error):
             raise
     return False, None  # the handler is left, and with it the failed pass's tensors
+
+
+def no_memory(error: BaseException) -> OutOfMemoryError:
+    """What a lack of memory comes to where nothing smaller can be tried: at a start, a resume, a load."""
+    said = f" ({one_line(error, 300)})" if str(error) else ""
+    return OutOfMemoryError(
+        f"there is not enough memory for the model and what goes with it{said}; close other programs, or take a "
+        "smaller model"
+    )
+
+
+@contextlib.contextmanager
+def room() -> Iterator[None]:
+    """What needs memory at once or not at all is done in it. Raises `OutOfMemoryError` with advice."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise no_memory(error) from None
 
 
 def give_memory_back(device: torch.device) -> None:

@@ -298,7 +298,13 @@ class _Follower:
             return
         known = self._known
         assert known.optimizer is not None
-        load_by_name(known.optimizer, known.model, state if known.sharding is None else known.sharding.scattered(state))
+        if known.sharding is not None:
+            load_by_name(known.optimizer, known.model, known.sharding.scattered(state))
+            return
+        try:
+            load_by_name(known.optimizer, known.model, state)
+        except Exception as error:  # of its device's memory; no rank waits for this one before its next report
+            self._problem = said_of(error)
         if known.gradients.scaler is not None and order.scaler:
             known.gradients.scaler.load_state_dict(dict(order.scaler))
 

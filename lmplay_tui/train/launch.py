@@ -43,6 +43,7 @@ from lmplay_tui.run.plots import write_pngs
 from lmplay_tui.run.recorder import LogFile, Recorder
 from lmplay_tui.text import one_line, printable
 from lmplay_tui.train.build import build_trainer, read_start, set_aside
+from lmplay_tui.train.device import is_out_of_memory, no_memory
 from lmplay_tui.train.handoff import KeptCommands, TimeLimit, hand_over, resume_command, start_process
 from lmplay_tui.train.preflight import choose_run
 from lmplay_tui.train.process_group import SEEN_WITHIN_S, ProcessGroup, RankLostError
@@ -293,7 +294,9 @@ def _train_to_an_end(held: _HeldRun, step: int) -> Iterator[Event]:
         yield _failed(error, 0)
     except Exception as error:
         yield LogLine(traceback.format_exc(), level="traceback")
-        if isinstance(error, OSError) and not has_trained:  # a file or a disk at the start; the log says where
+        if is_out_of_memory(error):  # where nothing smaller can be tried: the model or its optimizer is too large
+            yield _failed(no_memory(error), 0)
+        elif isinstance(error, OSError) and not has_trained:  # a file or a disk at the start; the log says where
             yield _failed(error, 0)
         else:
             yield RunFailed(_bug(error, held.run), EXIT_BUG, 0, None)

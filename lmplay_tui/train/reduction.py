@@ -21,7 +21,15 @@ from lmplay_tui.errors import TrainingError
 from lmplay_tui.run.controls import StopRequested
 from lmplay_tui.text import one_line
 from lmplay_tui.train.collate import rank_of
-from lmplay_tui.train.device import DeviceMeter, DeviceUse, fits, give_memory_back, is_out_of_memory, numbered_device
+from lmplay_tui.train.device import (
+    DeviceMeter,
+    DeviceUse,
+    fits,
+    give_memory_back,
+    is_out_of_memory,
+    no_memory,
+    numbered_device,
+)
 from lmplay_tui.train.orders import connected
 from lmplay_tui.train.process_group import ProcessGroup
 
@@ -308,6 +316,8 @@ def own_place(group: ProcessGroup, device: torch.device) -> str:
 
 def said_of(error: BaseException) -> str:
     """An error of a follower, for rank 0 to tell."""
+    if is_out_of_memory(error):
+        return str(no_memory(error))
     where = traceback.extract_tb(error.__traceback__)[-1:]
     place = "".join(f" ({frame.filename}:{frame.lineno})" for frame in where)
     return one_line(f"{type(error).__name__}: {error}{place}", MOST_SAID)

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from lmplay_tui import cli
+from lmplay_tui.errors import EXIT_TRAINING
 from lmplay_tui.run.controls import Controls, Stop
 from lmplay_tui.run.events import (
     CheckpointSaved,
@@ -23,7 +25,7 @@ from lmplay_tui.run.events import (
 from lmplay_tui.train import train_step
 from lmplay_tui.train.checkpoint import load_checkpoint
 from lmplay_tui.train.launch import run_events
-from tests.seams import Seams, for_a_while
+from tests.seams import Seams, for_a_while, raising
 from tests.train.runs import PLAN, differences, given, last, losses, stop_after, train, write_plan
 
 # What torch's compiler warns of in its own code.
@@ -424,3 +426,35 @@ def test_validation_has_its_own_limit(place, seams):
     assert losses(events) == losses(whole)
     scores, expected = ([e.loss for e in es if isinstance(e, Validated)] for es in (events, whole))
     assert scores == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("error", KINDS)
+@pytest.mark.parametrize(
+    ("of", "name", "resumes"),
+    [(torch.nn.Module, "to", False), (torch.nn.Module, "to", True), (torch.optim.Optimizer, "__setstate__", True)],
+)
+@pytest.mark.long_after(3)
+def test_no_memory_for_a_model_or_its_optimizer_is_no_bug(place, monkeypatch, of, name, resumes, error):  # noqa: PLR0917
+    """Another program has filled the GPU: the weights are put on it at a start, the optimizer's tensors at a resume."""
+    plan = write_plan(place)
+    if resumes:
+        stop_after(2, training_plan=plan, model="m.lmp")
+    before = {path.name: path.read_bytes() for path in place.glob("*.lmp")}
+    monkeypatch.setattr(of, name, raising(error))
+    end = last(train(model="m.lmp") if resumes else train(training_plan=plan, model="m.lmp"))
+    assert isinstance(end, RunFailed)
+    assert end.exit_code == EXIT_TRAINING
+    assert end.message.startswith("there is not enough memory for the model") and "close other programs" in end.message
+    assert {path.name: path.read_bytes() for path in place.glob("*.lmp")} == before
+
+
+@pytest.mark.parametrize("error", KINDS)
+def test_commands_that_load_a_model_say_in_a_line_that_memory_lacks(place, monkeypatch, capsys, error):
+    plan = write_plan(place)
+    stop_after(1, training_plan=plan, model="m.lmp")
+    monkeypatch.setattr(torch.nn.Module, "to", raising(error))
+    for words in (["check", plan], ["generate", "--model", "m.lmp", "The mill"]):
+        capsys.readouterr()
+        assert cli.main([*words, "--device", "cpu"]) == EXIT_TRAINING
+        (said,) = capsys.readouterr().err.splitlines()
+        assert said.startswith("there is not enough memory for the model")

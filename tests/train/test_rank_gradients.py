@@ -293,6 +293,26 @@ def test_an_order_makes_no_file_run_that_the_command_line_does_not_name(exp, tmp
     assert [path.name for path in tmp_path.glob("ran-*")] == ["ran-0"], "rank 0's own command line, as it were"
 
 
+@pytest.mark.parametrize(("of", "name"), [(torch.nn.Module, "to"), (torch.optim.Optimizer, "__setstate__")])
+def test_a_follower_without_memory_for_what_it_loads_says_so(exp, monkeypatch, of, name):
+    real = getattr(of, name)
+
+    def load(self, *given, **named):
+        if dist.get_rank() == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 148.00 MiB")
+        return real(self, *given, **named)
+
+    monkeypatch.setattr(of, name, load)
+
+    def work(leader: Leader) -> str:
+        with pytest.raises(TrainingError) as raised:
+            Trained(leader, exp).gradient(config_of())
+        return str(raised.value)
+
+    said, status = on_ranks(2, work)
+    assert said.startswith("rank 1: there is not enough memory for the model") and status == 0
+
+
 def test_buffers_that_passes_change_are_the_same_on_all_ranks(exp):
     """Else the ranks would score with other models than the one that is saved."""
 
