@@ -59,9 +59,14 @@ class Compilation:
             least_rows=1 if self._failed else min(config.mini_batch_size, 2),
         )
 
-    def prepare(self, gradients: Gradients, config: StepConfig, rows: int, step: int) -> Iterator[Event]:
+    def prepare(
+        self, gradients: Gradients, config: StepConfig, rows: int, step: int,
+        agreed: Callable[[str], str] = lambda why: why,
+    ) -> Iterator[Event]:  # fmt: skip
         """Compile, and train on `rows` samples that are thrown away: what fails, fails here; the run goes on without.
 
+        `agreed`: given why it failed here, or nothing, says why it failed on any of several processes: none goes on
+        compiled then. A step asks for the shapes of all, and only what runs a recorded graph knows how to treat it.
         `shaped` then gives the shapes of plain programs. Neither weights nor random numbers are changed by it. The
         first samples' shape may show in the program, so a resumed run must begin with the same.
         """
@@ -70,16 +75,18 @@ class Compilation:
         self.is_proved = True
         yield ActivityChanged("compiling")
         plain = gradients.network, gradients.hidden, gradients.trunk
+        why = ""
         try:
             self._compile(gradients)
             for _ in range(_PASSES_OF_GRAPHS if config.graphs else 1):
                 # Where memory lacks, the step will meet it, and knows what to do.
                 fits(lambda: rehearse(gradients, replace(config, mini_batch_size=rows)))
         except Exception as error:  # whatever the compiler or its toolchain throws: training goes on without
+            why = f"{type(error).__name__}: {one_line(error, 100)}"
+        if why := agreed(why):
             gradients.network, gradients.hidden, gradients.trunk = plain
             gradients.head_loss.kernel = softmax_gradient
             self._failed = True
-            why = f"{type(error).__name__}: {one_line(error, 100)}"
             yield Warned(f"torch.compile failed ({why}); going on without it", step)
         yield ActivityChanged("training")
 

@@ -21,7 +21,6 @@ from lmplay_tui.errors import EXIT_OK, EXIT_TRAINING, TrainingError, UserError
 from lmplay_tui.models.body import body_of, trunk_of
 from lmplay_tui.models.registry import allowed_experiment, build_model, load_experiment
 from lmplay_tui.models.units import recompute
-from lmplay_tui.run.events import Warned
 from lmplay_tui.text import one_line
 from lmplay_tui.train.checkpoint import copied, why_not_saved
 from lmplay_tui.train.checkpoint_parts import OwnRows, write_part
@@ -130,7 +129,6 @@ class _Replica:
         self.random_numbers = RandomNumbers(device)
         self.sharding: Sharding | None = None
         self.optimizer: torch.optim.Optimizer | None = None
-        self.compilation: Compilation | None = None
 
 
 class _Part:
@@ -222,6 +220,8 @@ class _Follower:
             sharding.whole_state(self._replica.optimizer, keep=False)
         elif isinstance(order, SaveParts):
             self._save_part(Path(order.folder))
+        elif isinstance(order, Compile):
+            self._compile(order)
         elif isinstance(order, Pass):
             assert sharding is not None
             sharding.pass_of_nothing()
@@ -274,12 +274,21 @@ class _Follower:
                 known.sharding.freeze_gathered()
         elif isinstance(order, SetDropout):
             set_dropout(known.model, order.before, order.after)
-        elif isinstance(order, Compile):
-            known.compilation = Compilation(order.backend, order.mode, known.precision.device)
-            config = StepConfig(**order.config)
-            for event in known.compilation.prepare(known.gradients, config, order.rows, step=0):
-                if isinstance(event, Warned):
-                    sys.stderr.write(f"rank {self._group.rank}: {event.message}\n")
+
+    def _compile(self, order: Compile) -> None:
+        """Compile what steps call, where all ranks can; rank 0 says where one cannot."""
+        if self._problem or self._replica is None:  # which is told with the next step
+            self._shares.hindrance("")
+            return
+        known = self._replica
+        compilation = Compilation(order.backend, order.mode, known.precision.device)
+
+        def agreed(why: str) -> str:
+            self._is_at("waiting")
+            return self._shares.hindrance(why)
+
+        for _ in compilation.prepare(known.gradients, StepConfig(**order.config), order.rows, step=0, agreed=agreed):
+            pass
 
     def _copy(self, order: Copy) -> None:
         """Take rank 0's bits; of a model that lies in parts, its parts of the optimizer's."""

@@ -326,6 +326,13 @@ class Leader:
         """The others compile what steps call."""
         self._sender.send_all(Compile(backend, mode, rows, dataclasses.asdict(config)))
 
+    def compiled(self, why: str) -> str:
+        """Why one of the ranks could not compile, with its number; empty: all have. `why`: this one could not."""
+        assert self._shares is not None
+        self._phase = "waiting"
+        with self._awaited():
+            return self._shares.hindrance(why)
+
     # ---- a step
 
     def fitted(self, config: StepConfig, num_samples: int) -> StepConfig:
@@ -463,15 +470,11 @@ class Leader:
             raise self._shares.problem
         for rank, status in enumerate(statuses):
             if status is Status.FAILED:
-                raise TrainingError(f"rank {rank}: {self._said_of(rank)}")
+                raise TrainingError(f"rank {rank}: {self._shares.words_under(error_key(rank))}")
         if statuses[0] is Status.STOPPED:  # where others have stopped, this process had them drop their share
             raise StopRequested
         if Status.NO_MEMORY in statuses:
             raise MemoryError(f"rank {statuses.index(Status.NO_MEMORY)}: out of memory")
-
-    def _said_of(self, rank: int) -> str:
-        with connected("the orders' store is gone"):
-            return one_line(bytes(self._store.get(error_key(rank))).decode("utf-8", "replace"), MOST_SAID)
 
     def _merged(self, own: StepResult, parts: Sequence[Share], config: StepConfig, *, want_argmax: bool) -> StepResult:
         """Rank 0's result with the others' likeliest tokens, in the order of the mini-batches."""

@@ -282,8 +282,13 @@ def argmax_key(turn: int, rank: int) -> str:
 
 
 def error_key(rank: int) -> str:
-    """What has gone wrong in a rank's share, or why it leaves, in words."""
+    """What has gone wrong in a rank's share, or why it leaves, in words: the run ends with it."""
     return f"error/{rank}"
+
+
+def hindrance_key(rank: int) -> str:
+    """What a rank cannot do, in words: all go on without it."""
+    return f"hindrance/{rank}"
 
 
 def parts_key(folder: str, rank: int) -> str:
@@ -360,6 +365,23 @@ class Shares:
         return gather(
             replace(report, use=self._meter()), most, num_parameters, collective_device(self._device)
         )  # fmt: skip
+
+    def hindrance(self, own: str) -> str:
+        """What hinders one of the ranks, with its number; empty: nothing. All ask it together.
+
+        `own`: what hinders this one. Raises `RankLostError`.
+        """
+        if own:
+            with connected("the orders' store is gone"):
+                self._group.store.set(hindrance_key(self._group.rank), own)
+        reports = self.report(Report(Status.FAILED if own else Status.OK), 0, 0)
+        hindered = [rank for rank, report in enumerate(reports) if report.status is not Status.OK]
+        return f"rank {hindered[0]}: {self.words_under(hindrance_key(hindered[0]))}" if hindered else ""
+
+    def words_under(self, key: str) -> str:
+        """What a rank has said, which is waited for. Raises `RankLostError`."""
+        with connected("the orders' store is gone"):
+            return one_line(bytes(self._group.store.get(key)).decode("utf-8", "replace"), MOST_SAID)
 
     def losses_in_order(self, reports: Sequence[Report], num_mini_batches: int) -> list[float]:
         """Of each mini-batch, by its number."""

@@ -181,9 +181,12 @@ class StageEntry:
         wanted = run.options.mini_batch_size
         if self._compilation is not None:
             rows = PROBED_FROM if wanted == "auto" else min(wanted, PROBED_FROM)
-            if self._state.leader is not None and not self._compilation.is_proved:
-                self._state.leader.compile(self._compilation.backend, self._compilation.mode, run.config, rows)
-            yield from self._compilation.prepare(self._state.gradients, run.config, rows, self._state.progress.step)
+            leader, how = self._state.leader, (run.config, rows, self._state.progress.step)
+            if leader is None:
+                yield from self._compilation.prepare(self._state.gradients, *how)
+            elif not self._compilation.is_proved:
+                leader.compile(self._compilation.backend, self._compilation.mode, run.config, rows)
+                yield from self._compilation.prepare(self._state.gradients, *how, leader.compiled)
             run.config = self._compilation.shaped(run.config)
         if wanted != "auto" or self._state.progress.probed_mini_batch_size is not None:
             return

@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import distributed as dist
 
 from lmplay_tui.run.controls import ChangePlan, Controls, Stop
 from lmplay_tui.run.events import Evaluated, Event, LogLine, RunDone, RunStopped, StepDone, Validated, Warned
+from lmplay_tui.train.loss import softmax_gradient, traced_softmax_gradient
 from tests.train.ranks import train_together
 from tests.train.runs import PLAN, differences, given, last, losses, of, state_of, statistics_of, train, write_plan
 
@@ -187,3 +190,32 @@ def test_ways_of_computing_are_the_others_too(place, how):
         assert a[:2] == b[:2] and a[2] == pytest.approx(b[2], rel=0.02 if "amp" in how else 1e-4), (a, b)
     ours, theirs = (state_of(Path(f"{name}/m.lmp"))["runner"]["state"]["scaler"] for name in ("one", "two"))
     assert ours == theirs
+
+
+@pytest.mark.parametrize("fails", [(0,), (1,), (0, 1)], ids=str)
+@pytest.mark.long_after(2)
+def test_a_compiler_that_fails_on_one_rank_is_used_on_none(place, monkeypatch, fails):
+    """A rank alone with its program would compute as if all had it: graphs want their shapes, and marks at each run."""
+    plan = write_plan(place, PLAN.partition("[stages.pairs]")[0])
+
+    def compile_(function: Callable[..., Any], **_: Any) -> Callable[..., Any]:
+        if function is traced_softmax_gradient:
+            return softmax_gradient
+        calls = 0
+
+        def program(*arguments: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if dist.get_rank() in fails:
+                raise RuntimeError("no C compiler")
+            assert calls == 1, "in the rehearsal alone"
+            return function(*arguments)
+
+        return program
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    events = train_together(2, given(training_plan=plan, model="m.lmp", compile_model=True))
+    assert isinstance(last(events), RunDone), last(events)
+    assert [event.message for event in of(Warned, events)] == [
+        f"torch.compile failed (rank {fails[0]}: RuntimeError: no C compiler); going on without it"
+    ]
