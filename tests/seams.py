@@ -49,6 +49,7 @@ SEAMS = {
     "columns from": "run.metric_rows:FROM_BYTES",
     "columns at least": "run.metric_columns:AT_LEAST_BYTES",
     "export looks every": "run.export:POLL_S",
+    "strays": "train.process_group:STRAYS_WITHIN_S",
     "heartbeat": "run.folder:HEARTBEAT_S",
     "state written every": "run.recorder:STATUS_EVERY_S",
     "an answer takes at most": "commands.ctl:MOST_S",

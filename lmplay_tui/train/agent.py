@@ -171,18 +171,21 @@ class HangLimits:
 class Loss:
     """A process that has ended before the run did. `status`: its exit status, negative for a signal.
 
-    `device`: why its device could not be used, where that is so.
+    `device`: why its device could not be used, where that is so. `is_late`: it has ended when the others' time to end
+    was over, and torch's launcher killed those that were left.
     """
 
     rank: int
     pid: int
     status: int
     device: str | None = None
+    is_late: bool = False
 
     @property
     def is_consequence(self) -> bool:
         """Whether it has ended because another had."""
-        return self.device is None and self.status in (-signal.SIGTERM, EXIT_TRAINING)
+        usual = (-signal.SIGTERM, EXIT_TRAINING, *((-signal.SIGKILL, -signal.SIGABRT) if self.is_late else ()))
+        return self.device is None and self.status in usual
 
     def __str__(self) -> str:
         if self.device is not None:
@@ -260,11 +263,15 @@ class Processes:
             try:
                 elastic_launch(config, self._command[0])(*(word.replace("$", "$$") for word in self._command[1:]))
             except ChildFailedError as error:
+                first = min(failure.timestamp for failure in error.failures.values())
                 lost = [
-                    Loss(rank, failure.pid, failure.exitcode, agent.lost_device(rank))
+                    Loss(
+                        rank, failure.pid, failure.exitcode, agent.lost_device(rank),
+                        is_late=failure.timestamp - first >= SAVES_WITHIN_S,
+                    )
                     for rank, failure in sorted(error.failures.items())
                     if rank not in watch.killed
-                ]
+                ]  # fmt: skip
         _hold_nothing()
         self._leave_out(lost)
         return agent.known_end(), _what_is_lost(lost, watch.hangs, agent.lost_rank())

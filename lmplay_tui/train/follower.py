@@ -331,7 +331,7 @@ class _Follower:
         if any(report.status is not Status.OK for report in self._shares.report(Report(status), 0, 0)):
             return False
         assert tensors is not None
-        take_from_rank_0(tensors, collective_device(self._known.precision.device))
+        take_from_rank_0(self._group, tensors, collective_device(self._known.precision.device))
         return True
 
     def _shard(self, order: ShardModel) -> None:
@@ -400,8 +400,8 @@ class _Follower:
             return
         known = self._known
         if known.sharding is None:
-            sum_gradients(parameters, touched_by_any(reports))
-        share_buffers(known.model, reports)
+            sum_gradients(self._group, parameters, touched_by_any(reports))
+        share_buffers(self._group, known.model, reports)
         result.loss_on_device = self._shares.total(reports, order.num_mini_batches)
         assert known.optimizer is not None
         known.gradients.update(known.optimizer, result, lr=order.lr, grad_clip=config.grad_clip)

@@ -155,13 +155,18 @@ class Leader:
         with connected("the orders' store is gone"):
             self._store.set(place_key(0), own_place(self.group, self._device))
         self._sender.send_all(ShardModel(kind, sum(tensor.nbytes for tensor in tensors)))
-        assert self._shares is not None
-        self._raise_for(self._shares.report(Report(), 0, 0))
-        take_from_rank_0(tensors, collective_device(self._device))
+        self._hand_out(tensors)
         self._sharding = shard_model(model, kind, self.group, self._device.type, has_hidden=has_hidden, trunk=trunk)
         self._sharding.announce = self._announce_pass
+        assert self._shares is not None
         self._shares.in_parts = True
         return self._sharding
+
+    def _hand_out(self, tensors: Sequence[Tensor]) -> None:
+        """Give the others these bits, once all have built what is to be filled. Raises what hinders one of them."""
+        assert self._shares is not None
+        self._raise_for(self._shares.report(Report(), 0, 0))
+        take_from_rank_0(self.group, tensors, collective_device(self._device))
 
     def _announce_pass(self) -> None:
         self._sender.send_all(Pass())
@@ -311,9 +316,7 @@ class Leader:
         tensors = replicated(model, held) if self._sharding is None else []
         num_bytes = sum(tensor.nbytes for tensor in tensors)
         self._sender.send_all(Copy(forms, {} if scaler is None else scaler.state_dict(), num_bytes))
-        assert self._shares is not None
-        self._raise_for(self._shares.report(Report(), 0, 0))  # all have built what is to be filled
-        take_from_rank_0(tensors, collective_device(self._device))
+        self._hand_out(tensors)
         if self._sharding is not None:
             load_by_name(optimizer, model, self._sharding.scattered(held))
         self._has_copied = True
@@ -403,8 +406,8 @@ class Leader:
                 )
             self._phase = "reduction"
             if self._sharding is None:  # else each pass has added up its own
-                sum_gradients(parameters, touched_by_any(reports))
-            share_buffers(gradients.model, reports)
+                sum_gradients(self.group, parameters, touched_by_any(reports))
+            share_buffers(self.group, gradients.model, reports)
             clock.mark("reduce")
         self._phase = "update"
         self._reports.append(reports)

@@ -17,6 +17,7 @@ import re
 import signal
 import socket
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,14 +34,17 @@ from lmplay_tui.run.folder import LOCK_FROM
 from lmplay_tui.text import one_line
 
 if TYPE_CHECKING:
-    from torch.distributed import Store
+    from torch.distributed import Store, Work
 
 AGENT = "LMPLAY_TUI_AGENT"  # environment: what the agent tells its processes, as JSON
 JOINS_WITHIN_S = 300.0  # one that does not come for so long will not come
 COLLECTIVE_S = 600.0  # one that computes nothing for so long hangs
 SEEN_WITHIN_S = 0.5  # a process that has ended, by the one that has started it
 LEAVES_WITHIN_S = 10.0  # the others, when rank 0 has nothing more to say
+STRAYS_WITHIN_S = 2.0  # what a process that has ended had sent before
 _LOOKS_EVERY_S = 0.02
+_LOOKS_FOR_OTHERS_EVERY_S = 0.1
+_TORCH_LATER_S = 60.0  # than we, torch finds that a process computes nothing
 _PROCESS_BYTES = 200 << 20  # of one with torch and the smallest model, by itself (torch 2.13: 219 MB)
 _PROCESSOR_LIMIT = Path("/sys/fs/cgroup/cpu.max")
 _PR_SET_PDEATHSIG = 1  # sys/prctl.h
@@ -377,6 +381,51 @@ class ProcessGroup:
         here, there = self.processes[self.rank], self.processes[rank]
         return here[:2] == there[:2] and not is_alive(there[2])
 
+    def wait(self, work: "Work | None") -> None:
+        """Return when a collective of all ranks is done, here.
+
+        Torch's own wait lets no handler of a signal run, and on CUDA it has no end where another rank is no more: so
+        this looks again and again. Raises `RankLostError` where one of this machine has ended, or too little comes for
+        too long, and what torch says of anything else, a `RuntimeError`.
+        """
+        assert work is not None
+        begun = looked_at = all_there_at = time.monotonic()
+        limit_s = COLLECTIVE_S if self.agent is None else self.agent.collective_s
+        while not work.is_completed():
+            now = time.monotonic()
+            if now - looked_at >= _LOOKS_FOR_OTHERS_EVERY_S:
+                looked_at = now
+                if not (gone := self.ended()):
+                    all_there_at = now
+                elif now - all_there_at >= STRAYS_WITHIN_S:
+                    self._give_up(f"{', '.join(gone)} has ended")
+                if now - begun >= limit_s + STRAYS_WITHIN_S:  # gloo's own limit says more
+                    self._give_up(f"nothing has come of it for {limit_s:.0f} s")
+            time.sleep(min((now - begun) / 50, _LOOKS_EVERY_S / 20))  # a fiftieth of the wait, at most a millisecond
+        if self._is_on_cuda and (error := work.exception()) is not None:
+            self._give_up(one_line(error, 300))
+        work.wait()
+
+    @property
+    def _is_on_cuda(self) -> bool:
+        from torch import distributed as dist
+
+        return "nccl" in dist.get_backend()
+
+    def _give_up(self, what: str) -> NoReturn:
+        """What the GPU has under way with the others is ended: else whatever waits for it, a save too, has no end."""
+        from torch import distributed as dist
+
+        def abort() -> None:
+            with contextlib.suppress(Exception):  # what is left then: this process ends, saved or not
+                dist.distributed_c10d._abort_process_group()
+
+        if self._is_on_cuda:
+            ending = threading.Thread(target=abort, name="end of the group", daemon=True)  # it may hang itself
+            ending.start()
+            ending.join(LEAVES_WITHIN_S)
+        raise RankLostError(f"a rank is lost ({what})")
+
     def close(self, wait_s: float = LEAVES_WITHIN_S) -> None:
         """Let all leave together: rank 0, which holds the store, goes last. Nothing may be sent afterwards.
 
@@ -422,10 +471,17 @@ def _joined(place: Place, device: str) -> ProcessGroup:
         store.set(f"process/{place.rank}", me)
         store.set_timeout(within)
         said = [json.loads(store.get(f"process/{rank}")) for rank in range(place.world_size)]
+        limit_s = COLLECTIVE_S if place.agent is None else place.agent.collective_s
+        if backend == "nccl":
+            limit_s += _TORCH_LATER_S
+            # Torch must not end this process before it has saved. Read where the group is made; elastic sets it to 1.
+            os.environ["TORCH_NCCL_ASYNC_ERROR_HANDLING"] = "2"
         dist.init_process_group(
             backend, store=dist.PrefixStore("group", store), rank=place.rank, world_size=place.world_size,
-            timeout=timedelta(seconds=COLLECTIVE_S if place.agent is None else place.agent.collective_s),
+            timeout=timedelta(seconds=limit_s),
         )  # fmt: skip
+        if backend == "nccl":
+            _connect(place)
     except RuntimeError as error:  # torch's errors of stores and connections are of this kind
         raise RankLostError(
             f"process {place.rank} of {place.world_size} could not join the others: {one_line(error, 300)}"
@@ -449,6 +505,24 @@ def _code(backend: str) -> str:
         return version
     instructions = torch.backends.cpu.get_cpu_capability()
     return f"{version} on {platform.machine()} with {'AVX2' if instructions == 'AVX512' else instructions}"
+
+
+def _connect(place: Place) -> None:
+    """Make NCCL's connections, as the first collective does: nothing but the end of this process interrupts that."""
+    import torch
+
+    def leave_the_others() -> None:
+        sys.stderr.write(f"rank {place.rank}: the others' GPUs cannot be reached for {JOINS_WITHIN_S:.0f} s\n")
+        leave(EXIT_TRAINING)
+
+    overdue = threading.Timer(JOINS_WITHIN_S, leave_the_others)
+    overdue.daemon = True
+    overdue.start()
+    try:
+        torch.distributed.all_reduce(torch.zeros(1, device="cuda"))
+        torch.cuda.synchronize()
+    finally:
+        overdue.cancel()
 
 
 def _space() -> str:

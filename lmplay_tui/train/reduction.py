@@ -79,7 +79,9 @@ def collective_device(device: torch.device) -> torch.device:
     return device if "nccl" in dist.get_backend() else torch.device("cpu")
 
 
-def gather(report: Report, num_losses: int, num_parameters: int, device: torch.device) -> list[Report]:
+def gather(
+    group: ProcessGroup, report: Report, num_losses: int, num_parameters: int, device: torch.device
+) -> list[Report]:
     """Each rank's report. `num_losses`: room for those of the rank with the most. Raises `RankLostError`."""
     values = [
         float(report.status), float(report.num_tokens), float(report.num_positions), report.seconds,
@@ -91,7 +93,7 @@ def gather(report: Report, num_losses: int, num_parameters: int, device: torch.d
     own = torch.tensor([*values, *losses, *touched], dtype=torch.float64, device=device)
     everyone = torch.empty(dist.get_world_size(), len(own), dtype=torch.float64, device=device)
     with connected("a rank is lost"):
-        dist.all_gather(list(everyone.unbind()), own)
+        group.wait(dist.all_gather(list(everyone.unbind()), own, async_op=True))
         rows = everyone.tolist()
     return [
         Report(
@@ -126,7 +128,7 @@ def marks_of(buffers: Sequence[Tensor]) -> list[tuple[int, int]]:
     return [(id(each), each._version) for each in buffers]
 
 
-def sum_gradients(parameters: Sequence[nn.Parameter], touched: Sequence[bool]) -> None:
+def sum_gradients(group: ProcessGroup, parameters: Sequence[nn.Parameter], touched: Sequence[bool]) -> None:
     """Each parameter's `grad` becomes the sum of all ranks'; None stays where no rank has one, as `touched` says.
 
     Every rank has the same bits afterwards. Of a large matrix with few rows that are not zero on any rank, as an
@@ -135,7 +137,7 @@ def sum_gradients(parameters: Sequence[nn.Parameter], touched: Sequence[bool]) -
     """
     summed = [parameter for parameter, is_touched in zip(parameters, touched, strict=True) if is_touched]
     with connected("a rank is lost"):
-        rows_of = _few_rows([each for each in summed if each.ndim == 2 and each.nbytes >= LARGE_BYTES])
+        rows_of = _few_rows(group, [each for each in summed if each.ndim == 2 and each.nbytes >= LARGE_BYTES])
         in_rows = [(parameter, rows, _selected(parameter, rows)) for parameter, rows in rows_of.items()]
         rows_under_way = [dist.all_reduce(part, async_op=True) for _, _, part in in_rows]
         under_way = []
@@ -143,17 +145,16 @@ def sum_gradients(parameters: Sequence[nn.Parameter], touched: Sequence[bool]) -
             flat = _fitting(partial(_flat, bucket))
             under_way.append((bucket, flat, dist.all_reduce(flat, async_op=True)))
         for (parameter, rows, part), work in zip(in_rows, rows_under_way, strict=True):
-            assert work is not None and parameter.grad is not None
-            work.wait()
+            assert parameter.grad is not None
+            group.wait(work)
             parameter.grad.index_copy_(0, rows, part)
         for bucket, flat, work in under_way:
-            assert work is not None
-            work.wait()
+            group.wait(work)
             for parameter, part in zip(bucket, torch.split(flat, [p.numel() for p in bucket]), strict=True):
                 parameter.grad = part.view(parameter.shape)
 
 
-def _few_rows(matrices: Sequence[nn.Parameter]) -> dict[nn.Parameter, Tensor]:
+def _few_rows(group: ProcessGroup, matrices: Sequence[nn.Parameter]) -> dict[nn.Parameter, Tensor]:
     """Of matrices whose gradients are zero in most rows, on all ranks: the numbers (int64) of the others.
 
     All ranks find the same. Raises `TrainingError`.
@@ -162,7 +163,7 @@ def _few_rows(matrices: Sequence[nn.Parameter]) -> dict[nn.Parameter, Tensor]:
         return {}
     # The largest byte of a row says exactly whether any bit of it is set: 0 + 0 is what the sum of all others is.
     largest = _fitting(lambda: torch.cat([_largest_bytes(each) for each in matrices]))
-    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    group.wait(dist.all_reduce(largest, dist.ReduceOp.MAX, async_op=True))
     found = zip(matrices, torch.split(largest, [len(each) for each in matrices]), strict=True)
     rows_of = {each: of_each.nonzero()[:, 0] for each, of_each in found}
     return {each: rows for each, rows in rows_of.items() if len(rows) <= len(each) // _FEW}
@@ -217,12 +218,12 @@ def _buckets(tensors: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
         yield bucket
 
 
-def take_from_rank_0(tensors: Sequence[Tensor], device: torch.device) -> None:
+def take_from_rank_0(group: ProcessGroup, tensors: Sequence[Tensor], device: torch.device) -> None:
     """Give each tensor the bits of rank 0's, which must be as many and as large. Raises `RankLostError`."""
-    take_from(0, tensors, device)
+    take_from(group, 0, tensors, device)
 
 
-def share_buffers(model: nn.Module, reports: Sequence[Report]) -> None:
+def share_buffers(group: ProcessGroup, model: nn.Module, reports: Sequence[Report]) -> None:
     """Where passes change buffers, all ranks take those of the rank with the batch's first mini-batch.
 
     As with one process, they know a part of the batch better than the rest, but they are the same everywhere. Raises
@@ -231,10 +232,10 @@ def share_buffers(model: nn.Module, reports: Sequence[Report]) -> None:
     if any(report.has_changed_buffers for report in reports):
         buffers = buffers_of(model)
         device = buffers[0].device
-        take_from(rank_of(0, len(reports)), buffers, collective_device(device))
+        take_from(group, rank_of(0, len(reports)), buffers, collective_device(device))
 
 
-def take_from(rank: int, tensors: Sequence[Tensor], device: torch.device) -> None:
+def take_from(group: ProcessGroup, rank: int, tensors: Sequence[Tensor], device: torch.device) -> None:
     """`take_from_rank_0`, from another one."""
     is_source = dist.get_rank() == rank
     for tensor in tensors:
@@ -243,7 +244,7 @@ def take_from(rank: int, tensors: Sequence[Tensor], device: torch.device) -> Non
         flat = tensor.detach().to(device).contiguous().flatten().view(torch.uint8)
         for part in torch.split(flat, BUCKET_BYTES):
             with connected("a rank is lost"):
-                dist.broadcast(part, src=rank)
+                group.wait(dist.broadcast(part, src=rank, async_op=True))
         if not is_source:
             tensor.detach().copy_(flat.view(tensor.dtype).view(tensor.shape))
 
@@ -363,7 +364,7 @@ class Shares:
         most = -(-num_mini_batches // self._group.world_size)
         self.turn += 1
         return gather(
-            replace(report, use=self._meter()), most, num_parameters, collective_device(self._device)
+            self._group, replace(report, use=self._meter()), most, num_parameters, collective_device(self._device)
         )  # fmt: skip
 
     def hindrance(self, own: str) -> str:

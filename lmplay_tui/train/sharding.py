@@ -56,7 +56,7 @@ def shard_model(
     if any(len(set(block)) > 1 for block in blocks):
         ranks_per_host = len(hosts)  # not as many on each: `mesh_of` refuses
     mesh = mesh_of(kind, device_type, group.world_size, ranks_per_host)
-    return Sharding(model, mesh, has_hidden=has_hidden, trunk=trunk)
+    return Sharding(group, model, mesh, has_hidden=has_hidden, trunk=trunk)
 
 
 class Sharding:
@@ -70,9 +70,11 @@ class Sharding:
     """
 
     def __init__(
-        self, model: nn.Module, mesh: DeviceMesh, *, has_hidden: bool, trunk: Callable[[Tensor, Tensor], Tensor] | None
-    ) -> None:
+        self, group: ProcessGroup, model: nn.Module, mesh: DeviceMesh, *, has_hidden: bool,
+        trunk: Callable[[Tensor, Tensor], Tensor] | None,
+    ) -> None:  # fmt: skip
         refuse_unshardable(model)
+        self._group = group
         self._model = model
         self.world_size = mesh.size()
         self.announce: Callable[[], None] | None = None
@@ -177,7 +179,7 @@ class Sharding:
         assert isinstance(like, DTensor)
         if full.shape == like.shape:
             return distribute_tensor(full.to(like.device), like.device_mesh, like.placements)
-        take_from_rank_0([full], like.device)  # a counter
+        take_from_rank_0(self._group, [full], like.device)  # a counter
         return full
 
     def state_bytes(self, optimizer: Optimizer | None) -> int:

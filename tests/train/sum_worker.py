@@ -15,6 +15,7 @@ import psutil
 from lmplay_tui.process import leave, own_command, users_environment
 from lmplay_tui.run.controls import Controls
 from lmplay_tui.run.folder import LOCK_FROM, RunFolder, take_run
+from lmplay_tui.train import agent as agent_module
 from lmplay_tui.train.agent import Processes, RestartLimit
 from lmplay_tui.train.handoff import SPENT
 from lmplay_tui.train.process_group import ProcessGroup, place_of, settle
@@ -27,6 +28,7 @@ def agent(count: int, words: list[str]) -> int:
     lock = take_run(run)
     lock.lend()
     limit = RestartLimit(int(_values(words).get("most", "3")))
+    agent_module.SAVES_WITHIN_S = int(_values(words).get("killed_after_s", agent_module.SAVES_WITHIN_S))
 
     def told_lost(what: str, left: int) -> bool:
         print(what, "left:", left, flush=True)

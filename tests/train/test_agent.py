@@ -134,6 +134,15 @@ def test_rank_0_has_its_time_to_save_when_another_is_lost(tmp_path: Path) -> Non
 
 
 @pytest.mark.long
+def test_one_that_torchs_launcher_had_to_kill_is_not_blamed(tmp_path: Path) -> None:
+    """It did not see that it was to end, as where a GPU holds it up."""
+    started = Started(tmp_path, 2, dies="1", times="1", saves_s="35", killed_after_s="2")
+    assert started.end() == 0, started.errors
+    assert not (tmp_path / "saved").exists()
+    assert "rank 1 (" in started.output and "rank 0 (" not in started.output
+
+
+@pytest.mark.long
 def test_the_others_go_on_without_a_device_that_is_lost(tmp_path: Path) -> None:
     started = Started(tmp_path, 3, without_device="1")
     assert started.end() == 0, started.errors

@@ -223,7 +223,7 @@ def sharded(group: ProcessGroup, name: str, hosts: int = 1) -> tuple[Sharding, n
     torch.manual_seed(1)
     model = Tied()
     mesh = mesh_of("full" if hosts == 1 else "hybrid", "cpu", group.world_size, group.world_size // hosts)
-    sharding = Sharding(model, mesh, has_hidden=True, trunk=model.trunk)
+    sharding = Sharding(group, model, mesh, has_hidden=True, trunk=model.trunk)
     return sharding, model, build_optimizer(name, model, lr=0.01, weight_decay=0.1, device_type="cpu")
 
 

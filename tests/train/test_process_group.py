@@ -1,25 +1,40 @@
 """Which of several processes one is, by an environment that torchrun or srun makes."""
 
 import os
+import signal
 import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
+import torch
+from torch import distributed as dist
+from torch import nn
 from torch.distributed import HashStore
 
 from lmplay_tui.errors import UserError
 from lmplay_tui.options import TrainOptions
 from lmplay_tui.text import printable
 from lmplay_tui.train.process_group import (
+    Agent,
     Place,
     ProcessGroup,
+    RankLostError,
     first_host,
     place_of,
     processes_of,
     processors,
     step_port,
 )
+from lmplay_tui.train.reduction import LARGE_BYTES, Report, gather, sum_gradients, take_from
+from tests.seams import Seams
+from tests.train.ranks import WITHIN_S, Ranks
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500"}
 SLURM = {
@@ -140,3 +155,66 @@ def test_a_port_that_another_program_has_is_said_in_one_line(monkeypatch: pytest
             monkeypatch.setenv(name, value)
         with pytest.raises(UserError, match=r"MASTER_PORT: .*Address already in use.*set it to a free one"):
             ProcessGroup.of_environment("cpu")
+
+
+def reports(group: ProcessGroup) -> None:
+    gather(group, Report(), 0, 0, torch.device("cpu"))
+
+
+def sums(group: ProcessGroup) -> None:
+    parameter = nn.Parameter(torch.zeros(5))
+    parameter.grad = torch.ones(5)
+    sum_gradients(group, [parameter], [True])
+
+
+def sums_rows(group: ProcessGroup) -> None:
+    matrix = nn.Parameter(torch.zeros(LARGE_BYTES // 256, 64))
+    sum_gradients(group, [matrix], [True])
+
+
+def takes(group: ProcessGroup) -> None:
+    take_from(group, 1, [torch.zeros(5)], torch.device("cpu"))
+
+
+def is_stopped(tell: Callable[[int], None]) -> None:
+    tell(os.getpid())
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def has_ended(tell: Callable[[int], None]) -> None:
+    """As one whose end no connection shows: those of this process stay."""
+    program = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(0.3)"])
+    tell(program.pid)
+    program.wait()
+    time.sleep(WITHIN_S)
+
+
+@pytest.mark.parametrize(("end", "said"), [(is_stopped, "nothing has come of it for 1 s"), (has_ended, "has ended")])
+@pytest.mark.parametrize("together", [reports, sums, sums_rows, takes])
+def test_a_rank_that_is_gone_inside_of_a_collective_holds_nobody_up(
+    seams: Seams, together: Callable[[ProcessGroup], None], end: Callable[..., None], said: str
+) -> None:
+    """On CUDA no connection says so, and torch's wait has no end. A signal's handler runs meanwhile."""
+    seams.put("strays", 0.2)
+
+    def work(group: ProcessGroup) -> tuple[str, float, float]:
+        if group.rank == 1:
+            dist.barrier()
+            end(lambda pid: group.store.set("process", str(pid)))
+        agent = Agent(0, "", "", "", 0.0, 0.0, resumes=False, quiet=False, prog="", collective_s=1.0)
+        dist.barrier()
+        processes = (("here", "", os.getpid()), ("here", "", int(group.store.get("process"))))
+        handled: list[float] = []
+        signal.signal(signal.SIGTERM, lambda *_: handled.append(time.monotonic()))
+        begun = time.monotonic()
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        with pytest.raises(RankLostError) as raised:
+            together(replace(group, agent=agent, processes=processes))
+        return str(raised.value), handled[0] - begun, time.monotonic() - begun
+
+    with Ranks(2, work) as ranks:  # whose own limit is a minute
+        (found,) = ranks.children[0].reports(WITHIN_S / 2)
+    what, handled_s, left_s = found
+    assert said in what
+    assert handled_s < left_s - 0.1, "before it gave up"
+    assert left_s < 30

@@ -333,7 +333,7 @@ def two_hosts(group: ProcessGroup) -> list[float]:
     config = StepConfig(mini_batch_size=1, normalization="tokens", include_prompts=False, grad_clip=1.0)
     share = Share.of_batch(batch, config)
     if group.world_size > 1:
-        sharding = Sharding(model, mesh_of("hybrid", "cpu", 4, 2), has_hidden=True, trunk=model.trunk)
+        sharding = Sharding(group, model, mesh_of("hybrid", "cpu", 4, 2), has_hidden=True, trunk=model.trunk)
         gradients.sharding, gradients.hidden = sharding, sharding.hidden
         share = share.of_rank(group.rank, group.world_size)
     optimizer = build_optimizer("adamw", model, lr=0.01, weight_decay=0.1, device_type="cpu")

@@ -86,7 +86,7 @@ def test_to_the_bit_what_the_sum_of_all_rows_is():
             small, untouched = nn.Parameter(torch.zeros(5)), nn.Parameter(torch.zeros(ROWS, WIDTH))
             matrix.grad, small.grad = both[group.rank], torch.full((5,), group.rank + 1.0)
             with Sent() as sent:
-                sum_gradients([small, untouched, matrix], [True, False, True])
+                sum_gradients(group, [small, untouched, matrix], [True, False, True])
             assert matrix.grad is not None and small.grad.tolist() == [3.0] * 5 and untouched.grad is None
             found[name] = (bits(matrix.grad) == expected, sent.num_bytes)
         return found
@@ -106,7 +106,7 @@ def test_three_ranks_find_the_same_bits():
             matrix = nn.Parameter(torch.zeros(ROWS, WIDTH))
             expected = torch.stack([part.double() for part in parts if part is not None]).sum(dim=0)
             matrix.grad = parts[group.rank]
-            sum_gradients([matrix], [True])
+            sum_gradients(group, [matrix], [True])
             assert matrix.grad is not None
             found.append((bits(matrix.grad), float((matrix.grad - expected).abs().max())))
         dist.barrier()
