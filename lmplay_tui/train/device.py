@@ -117,7 +117,28 @@ def choose_precision(options: TrainOptions, device: torch.device) -> Precision:
         native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         has_bf16 = native or device.type == "cpu"
         dtype = torch.bfloat16 if has_bf16 else torch.float16
-    return Precision(device, dtype, dtype is torch.float16 and not options.no_grad_scale)
+    scaled = dtype is torch.float16 and not options.no_grad_scale
+    if scaled and device.type == "mps" and not can_scale_gradients("mps"):
+        advice = "use --amp-dtype bfloat16, or a newer torch"
+        return Precision(device, remark=f"--amp is left out: this torch cannot scale gradients on mps; {advice}")
+    return Precision(device, dtype, scaled)
+
+
+@cache
+def can_scale_gradients(device_type: str) -> bool:
+    """Whether torch's scaler works on the device: found out by using it once.
+
+    Some versions (2.6, 2.7) ask MPS for float64, which it has not.
+    """
+    try:
+        parameter = nn.Parameter(torch.zeros(1, device=device_type))
+        scaler = torch.amp.GradScaler(device_type)
+        parameter.grad = scaler.scale(torch.ones(1, device=device_type))
+        scaler.unscale_(torch.optim.SGD([parameter]))
+        scaler.update()
+    except (RuntimeError, TypeError, NotImplementedError):
+        return False
+    return True
 
 
 def speed_choices(options: TrainOptions, precision: Precision) -> list[str]:

@@ -26,7 +26,7 @@ from lmplay_tui.train.check import check_plan
 from lmplay_tui.train.checkpoint import devices_of
 from lmplay_tui.train.checkpointer import CheckpointWriter, SaveRequest
 from lmplay_tui.train.collate import pack
-from lmplay_tui.train.device import Precision, choose_device, choose_precision
+from lmplay_tui.train.device import Precision, can_scale_gradients, choose_device, choose_precision
 from lmplay_tui.train.gradients import Gradients, StepClock, StepResult
 from lmplay_tui.train.optim import build_optimizer
 from tests.seams import raising
@@ -119,6 +119,23 @@ def test_bfloat16_only_where_the_gpu_has_it(monkeypatch, native, dtype):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: native or including_emulation)
     precision = choose_precision(TrainOptions(amp=True), SECOND)
     assert (precision.dtype, precision.grad_scale) == (dtype, not native)
+
+
+def test_amp_is_left_out_where_torch_cannot_scale_gradients(monkeypatch):
+    """As with torch 2.6 and 2.7 on MPS: the first step would end by it."""
+    assert can_scale_gradients("cpu")
+    error = TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64.")
+    monkeypatch.setattr(torch.amp.GradScaler, "unscale_", raising(error))
+    can_scale_gradients.cache_clear()
+    try:
+        assert not can_scale_gradients("cpu")
+        precision = choose_precision(TrainOptions(amp=True), torch.device("mps"))
+        assert precision.dtype is precision.scaler() is None
+        assert precision.remark.startswith("--amp is left out")
+        for other in ({"amp_dtype": "bfloat16"}, {"no_grad_scale": True}):
+            assert choose_precision(TrainOptions(amp=True, **other), torch.device("mps")).dtype is not None
+    finally:
+        can_scale_gradients.cache_clear()
 
 
 @pytest.mark.parametrize("name", ["cuda", "cuda:1", "mps", "cpu"])
