@@ -309,7 +309,7 @@ def test_a_follower_without_memory_for_what_it_loads_says_so(exp, monkeypatch, o
             Trained(leader, exp).gradient(config_of())
         return str(raised.value)
 
-    said, status = on_ranks(2, work)
+    said, status = on_ranks(2, work, exp)
     assert said.startswith("rank 1: there is not enough memory for the model") and status == 0
 
 
