@@ -43,6 +43,8 @@ def pytest_configure(config: pytest.Config) -> None:
         read = Path(os.environ["XDG_STATE_HOME"], "lmplay-tui", "hints-read")
         read.parent.mkdir()
         read.touch()
+    # Torch asks a name server what 127.0.0.1 is called; where there is none, each time 10 s by default.
+    os.environ["RES_OPTIONS"] = "timeout:1 attempts:1"
     os.environ[STARTED_BY] = str(os.getpid())
     config.add_cleanup(end_programs)
 

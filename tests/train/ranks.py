@@ -31,8 +31,13 @@ class Ranks:
         self.store = dist.TCPStore("127.0.0.1", 0, None, is_master=True, wait_for_workers=False)
         attempt = uuid.uuid4().hex
         port = self.store.port
+        # None comes to the store before all are forked: its thread would answer meanwhile, and whoever is forked while
+        # it holds a lock of the C library has that lock for ever.
+        all_there, forking = os.pipe()
 
         def joined(rank: int, report: Callable[[Any], None]) -> None:
+            os.close(forking)
+            os.read(all_there, 1)
             os.environ["GLOO_SOCKET_IFNAME"] = "lo"
             torch.set_num_threads(1)
             within = timedelta(seconds=timeout_s)
@@ -43,6 +48,8 @@ class Ranks:
             report(work(ProcessGroup(rank, world_size, store, attempt, socket.gethostname())))
 
         self.children = [Child(partial(joined, rank)) for rank in range(world_size)]
+        os.close(forking)
+        os.close(all_there)
 
     def __enter__(self) -> "Ranks":
         return self
