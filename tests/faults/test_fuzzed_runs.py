@@ -164,7 +164,8 @@ def meet(name: str, seeds: range, recorded: Path, place: Path, report: Callable[
             meet_living()
         if is_costly:
             report((seed, "draw"))
-            draw()
+            with Child(lambda _: draw()) as screen:  # as a user's: Textual keeps much of a screen for the next one
+                assert screen.wait() == 0
             report((seed, "resume"))
             report((seed, resume(recorded / "on" / "m.lmp")))
         report((seed, "done"))
