@@ -19,6 +19,7 @@ class Child:
         self._reader, writer = os.pipe()
         self._rest = b""
         self._status: int | None = None
+        self.peak_kib = 0  # the most memory that it or a process of its own has had, once it has ended
         self.pid = os.fork()
         if self.pid == 0:
             self._run(work, writer)
@@ -53,9 +54,9 @@ class Child:
         """Its exit status, negative for a signal. `TimeoutError` if it does not end."""
         deadline = time.monotonic() + seconds
         while self._status is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            pid, status, use = os.wait4(self.pid, os.WNOHANG)
             if pid:
-                self._status = os.waitstatus_to_exitcode(status)
+                self._status, self.peak_kib = os.waitstatus_to_exitcode(status), use.ru_maxrss
             elif time.monotonic() > deadline:
                 raise TimeoutError(f"child {self.pid} has not ended in {seconds} s")
             else:

@@ -231,7 +231,7 @@ def outcomes(name: str, seeds: range, place: Path) -> Iterator[str]:
             if outcome != "begun":
                 yield outcome
         assert child.wait() == 0, f"{name}, seed {seed}"
-    grown = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss - peak
+    grown = child.peak_kib - peak
     assert grown < MOST_GROWN_MB * 1024, grown
 
 

@@ -195,7 +195,7 @@ def outcomes(name: str, seeds: range, recorded: Path, place: Path) -> Iterator[s
             if met[1] in ("done", "refused", "goes on"):
                 yield met[1]
         assert child.wait() == 0, (name, met)
-    grown = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss - resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    grown = child.peak_kib - resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert grown < 400 * 1024, grown
 
 
