@@ -300,7 +300,7 @@ def mode_of(*paths: Path) -> int | None:
 
 
 # Paths that a user has named. `Path`'s own methods raise where the system will not look: at a name that is too long, in
-# a folder without the right to search it. For whoever asks what is there, nothing is.
+# a folder without the right to search it. To a question of what is there the answer is then: nothing.
 
 
 def is_there(path: Path) -> bool:

@@ -107,7 +107,7 @@ class _Replica:
     """The model as rank 0 has it."""
 
     def __init__(self, order: Build, exp: str | None) -> None:
-        """`exp`: of the command line: whoever reaches the store can send an order."""
+        """`exp`: as the command line has it; an order can come from any process that reaches the store."""
         device = choose_device(order.device)
         dtype = None if order.amp_dtype is None else getattr(torch, order.amp_dtype)
         precision = Precision(device, dtype, order.grad_scale)

@@ -31,8 +31,8 @@ class Ranks:
         self.store = dist.TCPStore("127.0.0.1", 0, None, is_master=True, wait_for_workers=False)
         attempt = uuid.uuid4().hex
         port = self.store.port
-        # None comes to the store before all are forked: its thread would answer meanwhile, and whoever is forked while
-        # it holds a lock of the C library has that lock for ever.
+        # None comes to the store before all are forked: its thread would answer meanwhile, and a process that is forked
+        # while that thread holds a lock of the C library never gets the lock.
         all_there, forking = os.pipe()
 
         def joined(rank: int, report: Callable[[Any], None]) -> None:
