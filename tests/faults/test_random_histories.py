@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from lmplay_tui.run.controls import Controls, Stop
 from lmplay_tui.run.events import CheckpointSaved, RunDone, RunFailed, RunStarted, RunStopped, StepDone, Warned
@@ -49,7 +49,11 @@ def sum_of(path: Path) -> str:
 
 
 class SavedRun(RuleBasedStateMachine):
-    """`saves`: (step, sum) of `NAME.prev.lmp` and `NAME.lmp`, as far as they have been announced and are whole."""
+    """`saves`: (step, sum) of `NAME.prev.lmp` and `NAME.lmp`, as far as they have been announced and are whole.
+
+    What a kill finds done differs from time to time. So no rule has a precondition, which hypothesis wants to hold or not
+    each time alike: one that has nothing to do does nothing.
+    """
 
     @initialize()
     def begin(self) -> None:
@@ -104,9 +108,10 @@ class SavedRun(RuleBasedStateMachine):
             assert sum_of(self.run.checkpoint("prev")) == self.saves[-1][1]
         self.saves = [*self.saves, (step, sum_of(self.run.model))][-2:]
 
-    @precondition(lambda self: not self.over)
     @rule(steps=st.integers(1, ENOUGH_STEPS), save_interval=st.sampled_from([3, 9, 1000]))
     def train_and_stop(self, steps: int, save_interval: int) -> None:
+        if self.over:
+            return
         options = self.options(save_interval)
         with Child(lambda report: train_and_report(options, steps, report)) as child:
             last = self.hear(child.reports())
@@ -115,9 +120,10 @@ class SavedRun(RuleBasedStateMachine):
             assert self.saves[-1][0] == last, "a stop saves the last finished step"
         self.look()
 
-    @precondition(lambda self: not self.over)
     @rule(steps=st.integers(1, ENOUGH_STEPS), save_interval=st.sampled_from([3, 9]), later_s=st.floats(0, 0.02))
     def train_and_kill(self, steps: int, save_interval: int, later_s: float) -> None:
+        if self.over:
+            return
         options = self.options(save_interval)
         with Child(lambda report: train_and_report(options, None, report)) as child:
             heard = []
@@ -130,10 +136,11 @@ class SavedRun(RuleBasedStateMachine):
             self.hear([*heard, *child.reports()])
         self.look()
 
-    @precondition(lambda self: len(self.saves) == 2)
     @rule(seed=st.integers(0, 10**6), cut=st.booleans())
     def damage(self, seed: int, cut: bool) -> None:
         """Of the newest file; the one before it is what counts from now on."""
+        if len(self.saves) < 2:
+            return
         data = bytearray(self.run.model.read_bytes())
         dice = random.Random(seed)
         if cut:
@@ -158,10 +165,10 @@ class SavedRun(RuleBasedStateMachine):
         write_plan(self.folder, PLAN.replace("epochs = 1.2", f"epochs = {epochs}"))
         self.plan_changed = True
 
-    @precondition(lambda self: bool(self.saves))
     @rule()
     def load(self) -> None:
-        assert load_checkpoint(self.run.model)["runner"]["state"]["progress"]["step"] == self.saves[-1][0]
+        if self.saves:
+            assert load_checkpoint(self.run.model)["runner"]["state"]["progress"]["step"] == self.saves[-1][0]
 
 
 def check_any_order(examples: int, steps: int, *, random_order: bool) -> None:
