@@ -51,8 +51,8 @@ def sum_of(path: Path) -> str:
 class SavedRun(RuleBasedStateMachine):
     """`saves`: (step, sum) of `NAME.prev.lmp` and `NAME.lmp`, as far as they have been announced and are whole.
 
-    What a kill finds done differs from time to time. So no rule has a precondition, which hypothesis wants to hold or not
-    each time alike: one that has nothing to do does nothing.
+    What a kill finds done differs from time to time. So no rule has a precondition, which hypothesis wants to hold or
+    not each time alike: one that has nothing to do does nothing.
     """
 
     @initialize()
