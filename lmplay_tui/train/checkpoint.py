@@ -41,7 +41,7 @@ _PLAIN = {
     opcode.name for opcode in pickletools.opcodes
     if not opcode.stack_before and opcode.stack_after not in ([], [pickletools.markobject]) and opcode.name not in _GETS
 }  # fmt: skip
-_SHORT_TUPLES = ("TUPLE1", "TUPLE2", "TUPLE3")
+_TUPLES = ("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3")
 _MOST_IN_TUPLE = 1 << 12  # a state of Python's own random numbers has 627
 _MAY_BE_LONG = (str, list, tuple, dict)
 _MOST_REPEATED = 1 << 20  # values and characters; a run repeats its plan's text (64 KiB), and some words
@@ -219,30 +219,32 @@ def _makes_large_tuple(pickled: bytes) -> bool:
 
     One that is a dictionary's key is hashed through all of them, each as often as it is met, in one call that no signal
     ends: a few bytes a level would take years, and ten thousand levels end the process. So the stack of the pickle's
-    machine is followed with a size for each value, and None for a mark; whatever else a pickle does, torch refuses.
+    machine is followed with a size for each value; whatever else a pickle does, torch refuses.
     """
-    stack: list[int | None] = []
-    memo: dict[object, int | None] = {}
+    stack: list[int] = []
+    marks: list[int] = []  # where on the stack they stand
+    memo: dict[object, int] = {}
     try:
         for opcode, argument, _ in pickletools.genops(pickled):
             if opcode.name in _PLAIN:
                 stack.append(1)
+            elif opcode.name == "MARK":
+                marks.append(len(stack))
             elif opcode.name in _PUTS:
                 memo[argument] = stack[-1]
             elif opcode.name in _GETS:
                 stack.append(memo.get(argument, 1))
             else:
                 taken = opcode.stack_before
-                start = len(stack) - len(taken)
-                if pickletools.stackslice in taken:
-                    start = len(stack) - 1 - stack[::-1].index(None) - taken.index(pickletools.markobject)
-                size = 1
-                if opcode.name.endswith("TUPLE") or opcode.name in _SHORT_TUPLES:
-                    size += sum(filter(None, stack[start:]))
+                to_mark = pickletools.markobject in taken
+                start = max(
+                    marks.pop() - taken.index(pickletools.markobject) if to_mark else len(stack) - len(taken), 0
+                )
+                size = 1 + (sum(stack[start:]) if opcode.name in _TUPLES else 0)
                 if size > _MOST_IN_TUPLE:
                     return True
-                del stack[max(start, 0) :]
-                stack += [None if each is pickletools.markobject else size for each in opcode.stack_after]
+                del stack[start:]
+                stack += [size] * len(opcode.stack_after)
     except Exception:  # no pickle: torch says so in its own words
         return False
     return False

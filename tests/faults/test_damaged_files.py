@@ -251,6 +251,8 @@ def hostile_files(folder: Path, whole: Path) -> list[Path]:
         "doubling-key": b"\x80\x02})" + b"q\x00h\x00\x86" * 40 + b"K\x01s.",
         "tripling-keys": b"\x80\x02}()" + b"q\x00h\x00h\x00\x87" * 30 + b"K\x01K\x02K\x03u.",
         "deep-key": b"\x80\x02})" + b"\x85" * 1_000_000 + b"K\x01s.",
+        "many-marks": b"\x80\x02" + b"N" * 300_000 + b"(t" * 30_000 + b".",
+        "marked-keys": b"\x80\x02})" + b"q\x00(h\x00h\x00t" * 40 + b"K\x01s.",
         "huge-bytes": b"\x80\x04\x8e" + (1 << 40).to_bytes(8, "little") + b".",
         "not-a-pickle": b"hello",
         "empty": b"",
