@@ -39,6 +39,8 @@ def type_noise(strings: Iterator[bytes], size: tuple[int, int]) -> None:
                 terminal.type(string)
             still_paints(terminal, size, bool(i % 2))
         time.sleep(PASTE_SILENCE_S * 1.5)
+        terminal.type(b"\x1b[C")  # the noise may have selected text, which ctrl+c would copy
+        time.sleep(PASTE_SILENCE_S / 2)
         terminal.type(b"\x03\x03")  # twice, for this run is never done
         assert terminal.wait() == EXIT_LEFT_AT_ONCE
         assert terminal.restored

@@ -110,6 +110,17 @@ async def test_ctrl_c_stops_and_again_leaves_at_once(dashboard: Open, source: Fa
         assert pilot.app.return_value == 130
 
 
+async def test_ctrl_c_copies_what_is_selected_and_says_how_it_stops(dashboard: Open, source: FakeSource) -> None:
+    """However often; where nothing is selected any more, it stops."""
+    async with dashboard(source) as pilot:
+        await pilot.press("l", *"1e-4", "home", "shift+end", "ctrl+c", "ctrl+c")
+        assert pilot.app.clipboard == "1e-4"
+        assert source.sent == []
+        assert any("ctrl+c stops the run where no" in notice.message for notice in pilot.app._notifications)
+        await pilot.press("right", "ctrl+c")
+        assert source.sent == [controls.Stop(reason="ctrl+c")]
+
+
 async def test_a_third_interrupt_takes_nothing_back(
     dashboard: Open, source: FakeSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -519,6 +519,7 @@ class Dashboard(Screen[None]):
         """Ctrl+C: copies where text is selected, else stops; again within five seconds it leaves at once."""
         focused = self.app.focused
         if isinstance(focused, TextArea | Input) and focused.selected_text:
+            self.notify("copied; ctrl+c stops the run where no text is selected")
             raise SkipAction
         if self.view.over or not self.source.live:
             self.post_message(LeaveAsked())
