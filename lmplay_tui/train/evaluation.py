@@ -39,7 +39,7 @@ PINNED_TOKENS = 48  # of the answer to a pinned prompt
 
 
 @dataclass(frozen=True)
-class Score:
+class Scores:
     """Means over samples. `loss` nats a truth token."""
 
     loss: float
@@ -112,7 +112,7 @@ class Scorer:
 
     def score(
         self, samples: Sequence[Sample], batch_size: int, should_stop: Callable[[], bool] = lambda: False
-    ) -> Score:
+    ) -> Scores:
         """Loss and accuracy of the truths given what precedes them. Raises `StopRequested` between mini-batches.
 
         Where memory lacks, once more with smaller mini-batches: see `take_warnings`. Raises `OutOfMemoryError`.
@@ -129,7 +129,7 @@ class Scorer:
                 f"validation: out of memory with {size} samples at a time; going on with {self._most}"
             )
 
-    def _score(self, samples: Sequence[Sample], batch_size: int, should_stop: Callable[[], bool]) -> Score:
+    def _score(self, samples: Sequence[Sample], batch_size: int, should_stop: Callable[[], bool]) -> Scores:
         loss_sum = 0.0
         accuracies = []
         num_tokens = num_loss_tokens = num_bytes = 0
@@ -145,7 +145,7 @@ class Scorer:
                 num_tokens += len(sample.prompt_ids) + len(sample.truth_ids) - 1
                 num_bytes += len(sample.truth.encode("utf-8", "replace"))
                 accuracies.append(accuracy_of(self._tokenizer.decode(predicted[rows]), sample.truth))
-        return Score(
+        return Scores(
             loss=loss_sum / max(num_loss_tokens, 1),
             accuracy=mean_accuracy(accuracies),
             bits_per_byte=loss_sum / math.log(2) / max(num_bytes, 1),
