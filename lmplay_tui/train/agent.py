@@ -37,7 +37,7 @@ from lmplay_tui.run.notify import NOTIFY_URL
 from lmplay_tui.text import one_line
 from lmplay_tui.train.handoff import take_spent
 from lmplay_tui.train.launch import taken_for_others, told
-from lmplay_tui.train.process_group import COLLECTIVE_S, Agent, devices_of, processors
+from lmplay_tui.train.process_group import COLLECTIVE_S, Agent, gpus_for, processors
 
 AT_ONCE_WITHIN_S = 5.0  # of a first Ctrl+C: a second one
 SAVES_WITHIN_S = 300  # rank 0, when another is lost
@@ -87,7 +87,7 @@ def train_together(
         return False
 
     try:
-        devices = devices_of(launch.options, count)
+        devices = gpus_for(launch.options, count)
         processes = Processes(
             run,
             lock,

@@ -251,7 +251,7 @@ def processors(limit: Path = _PROCESSOR_LIMIT) -> int:
         return count
 
 
-def devices_of(options: TrainOptions, count: int) -> Sequence[int]:
+def gpus_for(options: TrainOptions, count: int) -> Sequence[int]:
     """The CUDA devices of so many processes, by their numbers; empty where they compute on processors."""
     if options.device == "cpu":
         return ()
