@@ -67,7 +67,7 @@ class One(Kind):
         return One(lambda value: value is None or self.fits(value), f"{self.what} or nothing")
 
 
-def whole(at_least: int = 0, at_most: int = MAX_INT) -> One:
+def whole_number(at_least: int = 0, at_most: int = MAX_INT) -> One:
     """A whole number, true and false apart."""
     return One(lambda v: type(v) is int and at_least <= v <= at_most, f"a whole number from {at_least} to {at_most}")
 
@@ -254,8 +254,8 @@ class TensorKind(Kind):
         return None
 
 
-_STEP = whole()
-_COUNT = whole()
+_STEP = whole_number()
+_COUNT = whole_number()
 _SECONDS = number(0, _MOST_S)
 _LOSS = number(finite=False)
 _TOTAL = number(-1.7e308, 1.7e308)
@@ -264,7 +264,7 @@ _STAGE_NAME = One(
     lambda value: isinstance(value, str) and NAME_PATTERN.match(value) is not None, "a stage's name"
 )  # fmt: skip
 _STAGE = One(lambda value: value == "" or _STAGE_NAME.fits(value), "a stage's name, or empty")
-_SIZE = whole(1).or_none()
+_SIZE = whole_number(1).or_none()
 _FLAG = One(lambda value: isinstance(value, bool), "true or false")
 
 _STAGE_PROGRESS = Table(
@@ -286,7 +286,7 @@ _STAGE_PROGRESS = Table(
     },
     later={"rows_without_sample": _COUNT, "mini_batch_size": _SIZE, "held_out_by": one_of("place", "block")},
 )
-_WARM_UP = {"from_step": _STEP, "fraction": number(0, 1), "steps": whole(1)}
+_WARM_UP = {"from_step": _STEP, "fraction": number(0, 1), "steps": whole_number(1)}
 _PROGRESS = Table(
     {
         "step": _STEP,
@@ -316,7 +316,7 @@ _RECENT = Row((_LOSS, _COUNT, _LOSS.or_none(), _LOSS.or_none()), later=1)
 _SERIES = Table(
     {
         "updates": _COUNT,
-        "stride": whole(1),
+        "stride": whole_number(1),
         "points": Columns(_POINT, MAX_POINTS),
         "open": One(lambda v: v is None or _POINT.problem(v, "") is None, "a list of numbers or nothing"),
         "recent": Columns(_RECENT, AVERAGED),
@@ -336,7 +336,7 @@ _SCALER = Table(
         "scale": number(1e-45, 1.7e308),
         "growth_factor": number(1, 1e6),
         "backoff_factor": number(1e-6, 1),
-        "growth_interval": whole(1),
+        "growth_interval": whole_number(1),
         "_growth_tracker": _COUNT,
     },
     may_be_empty=True,
@@ -361,7 +361,7 @@ _WEIGHTS = TableOf(_WEIGHT, text(1000))
 _MODEL_ARGS: Mapping[str, Kind] = {
     **{name: OfOption(name) for name in ("exp", "tokenizer", "context_len", "dropout")},
     **{name: OfOption(name) for name in ("num_blocks", "embed_dim", "num_heads")},
-    "vocab_size": whole(1, 10**9),
+    "vocab_size": whole_number(1, 10**9),
 }
 
 CHECKPOINT = Table(
@@ -398,7 +398,8 @@ CHECKPOINT = Table(
                         "version": text(),
                         "tokenizer_fingerprint": _DIGEST,
                         "hardware": TableOf(
-                            One(lambda v: text().fits(v) or whole().fits(v), "a text or a whole number"), most=100
+                            One(lambda v: text().fits(v) or whole_number().fits(v), "a text or a whole number"),
+                            most=100,
                         ),
                         "progress": _PROGRESS,
                         "rng": Table({"cpu": _RNG}, later={"cuda": _RNG, "mps": _RNG}, may_be_empty=True),
@@ -430,8 +431,8 @@ CHECKPOINT = Table(
 
 
 # What a head says of its tensors in the folder beside it: of each its number format, its shape and where its rows lie.
-_PIECE = Row((whole(at_most=1 << 20), _COUNT, _COUNT, whole(1), whole(at_most=(1 << 32) - 1)))
-_IN_PARTS = (one_of(*FORMATS), ListOf(whole(at_most=1 << 40), 16))
+_PIECE = Row((whole_number(at_most=1 << 20), _COUNT, _COUNT, whole_number(1), whole_number(at_most=(1 << 32) - 1)))
+_IN_PARTS = (one_of(*FORMATS), ListOf(whole_number(at_most=1 << 40), 16))
 _PARTS = Table({"folder": text(255), "tensors": TableOf(Row((*_IN_PARTS, ListOf(_PIECE, 1 << 20))), text(1100))})
 # What a process tells of its part: what hindered it, or each tensor of which it has written rows.
 PART_REPORT = Table(

@@ -26,7 +26,7 @@ from lmplay_tui.errors import EXIT_TRAINING
 from lmplay_tui.options import MAX_INT
 from lmplay_tui.process import leave
 from lmplay_tui.text import one_line
-from lmplay_tui.train.checkpoint_fields import Kind, ListOf, One, Row, Table, number, one_of, text, whole
+from lmplay_tui.train.checkpoint_fields import Kind, ListOf, One, Row, Table, number, one_of, text, whole_number
 from lmplay_tui.train.checkpoint_parts import token_of
 from lmplay_tui.train.process_group import RankLostError
 
@@ -236,22 +236,22 @@ def _is_folder_of_parts(value: object) -> bool:
     )
 
 
-_COUNT = whole()
-_SEED = whole(at_most=2**63 - 1)
+_COUNT = whole_number()
+_SEED = whole_number(at_most=2**63 - 1)
 _FLAG = One(lambda value: isinstance(value, bool), "true or false")
-_SIZE = whole(1).or_none()
+_SIZE = whole_number(1).or_none()
 _SHARE = number(0, 1)
 _NUMBER = number(-1.7e308, 1.7e308)
 _DTYPES = ("float16", "bfloat16", "float32", "float64", "int32", "int64", "uint8", "bool")
 _CONFIG = Table(
     {
-        "mini_batch_size": whole(1),
+        "mini_batch_size": whole_number(1),
         "normalization": one_of("tokens", "samples"),
         "include_prompts": _FLAG,
         "grad_clip": number(0, 1.7e308).or_none(),
         "longest": _SIZE,
-        "width_multiple": whole(1),
-        "least_rows": whole(1),
+        "width_multiple": whole_number(1),
+        "least_rows": whole_number(1),
         "graphs": _FLAG,
         "head_work": number(0, 1.7e308).or_none(),
     }
@@ -263,7 +263,7 @@ _WORD = text(100).or_none()
 _FORMS: Mapping[type, Mapping[str, Kind]] = {
     Build: {
         "device": text(40), "amp_dtype": one_of("bfloat16", "float16").or_none(), "grad_scale": _FLAG,
-        "exp": text(4096), "vocab_size": whole(1, 10**9), "context_len": whole(1, 10**9),
+        "exp": text(4096), "vocab_size": whole_number(1, 10**9), "context_len": whole_number(1, 10**9),
         "num_blocks": _SIZE, "embed_dim": _SIZE, "num_heads": _SIZE, "dropout": _SHARE, "seed": _SEED,
         "recompute": _FLAG, "in_parts": _FLAG, "way": one_of("forward", "hidden", "trunk"),
     },
@@ -277,13 +277,13 @@ _FORMS: Mapping[type, Mapping[str, Kind]] = {
     SaveParts: {"folder": One(_is_folder_of_parts, "the path of a folder of parts")},
     Pass: {},
     SetDropout: {"before": _SHARE, "after": _SHARE},
-    Compile: {"backend": _WORD, "mode": _WORD, "rows": whole(1, 1 << 20), "config": _CONFIG},
+    Compile: {"backend": _WORD, "mode": _WORD, "rows": whole_number(1, 1 << 20), "config": _CONFIG},
     Step: {
         "step": _COUNT, "seed": _SEED, "lr": number(0, 1.7e308), "want_argmax": _FLAG, "checks_weights": _FLAG,
-        "config": _CONFIG, "num_mini_batches": whole(1, 1 << 30), "num_samples": whole(1, 1 << 30),
-        "num_loss_tokens": whole(1, MAX_INT), "num_parameters": whole(1, 1 << 24),
+        "config": _CONFIG, "num_mini_batches": whole_number(1, 1 << 30), "num_samples": whole_number(1, 1 << 30),
+        "num_loss_tokens": whole_number(1, MAX_INT), "num_parameters": whole_number(1, 1 << 24),
     },
-    Score: {"num_mini_batches": whole(1, 1 << 30)},
+    Score: {"num_mini_batches": whole_number(1, 1 << 30)},
     Idle: {},
     Done: {},
 }  # fmt: skip
