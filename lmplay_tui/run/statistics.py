@@ -172,7 +172,7 @@ def _mean(total: float, weight: int) -> float | None:
     return total / weight if weight else None
 
 
-class Series:
+class RecordedSeries:
     """One curve of at most `max_points` points, whatever the number of updates.
 
     A point covers `stride` updates and holds their mean, weighted by the tokens in the loss, at the place of the last
@@ -283,7 +283,7 @@ class Record:
                 f"{split}_loss_tokens": 0,
             }
         self.totals["train_rows_without_sample"] = 0  # of the total_train_samples
-        self.series: dict[Split, Series] = {split: Series() for split in SPLITS}
+        self.series: dict[Split, RecordedSeries] = {split: RecordedSeries() for split in SPLITS}
 
     def add(
         self, split: Split, *, rows: int, tokens: int, loss_tokens: int, loss: float, accuracy: float | None,

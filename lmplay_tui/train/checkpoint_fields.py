@@ -491,7 +491,7 @@ def _generator_problems(state: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _series_problems(checkpoint: Mapping[str, Any]) -> Iterator[str]:
-    """Curves whose points are not as many as their updates give (see `Series.add`)."""
+    """Curves whose points are not as many as their updates give (see `RecordedSeries.add`)."""
     state = checkpoint["runner"]["state"]
     records = {"stats": state["stats"]} | {f"step_stats/{name}": it for name, it in state["step_stats"].items()}
     for place, record in records.items():

@@ -14,8 +14,8 @@ from lmplay_tui.run.statistics import (
     AVERAGED,
     COLUMNS,
     MAX_POINTS,
+    RecordedSeries,
     RunStatistics,
-    Series,
     clash,
     read_statistics,
     statistics_path,
@@ -67,7 +67,7 @@ def test_a_run_that_was_stopped_and_resumed_writes_the_same_bytes(tmp_path_facto
 
 @given(st.lists(st.tuples(st.floats(0, 50), st.integers(1, 100)), max_size=200), st.sampled_from([2, 4, 10, 16]))
 def test_a_series_is_bounded_leaves_nothing_out_and_is_a_plain_mean_over_its_stride(pairs, max_points):
-    series = Series(max_points)
+    series = RecordedSeries(max_points)
     for index, (loss, weight) in enumerate(pairs):
         series.add(samples=index + 1, tokens=10 * (index + 1), loss_tokens=weight, loss=loss, accuracy=None)
         assert len(series.history()) <= max_points
@@ -83,7 +83,7 @@ def test_a_series_is_bounded_leaves_nothing_out_and_is_a_plain_mean_over_its_str
 
 @given(st.lists(st.floats(0, 50), min_size=1, max_size=100), st.integers(0, 100))
 def test_a_thinned_series_goes_on_exactly_where_it_was(recorded, stop):
-    straight, stopped, resumed = Series(8), Series(8), Series(8)
+    straight, stopped, resumed = RecordedSeries(8), RecordedSeries(8), RecordedSeries(8)
     for index, loss in enumerate(recorded):
         for series in (straight, stopped if index < stop else resumed):
             if index == stop:
@@ -144,7 +144,7 @@ def test_totals_averages_and_places_on_the_curve(tmp_path):
 
 
 def test_a_running_average_forgets():
-    series = Series()
+    series = RecordedSeries()
     for step in range(3 * AVERAGED):
         loss = 9.0 if step < 2 * AVERAGED else 1.0
         series.add(samples=step, tokens=step, loss_tokens=5, loss=loss, accuracy=0.5)
@@ -225,7 +225,7 @@ def test_a_damaged_file_is_one_line_that_names_it(tmp_path, text):
 
 
 def test_a_checkpoint_of_before_accuracy_by_characters_goes_on_as_it_was():
-    straight, resumed = Series(), Series()
+    straight, resumed = RecordedSeries(), RecordedSeries()
     for step in range(5):
         straight.add(samples=step, tokens=step, loss_tokens=3, loss=2.0, accuracy=0.5)
     old = straight.state()
