@@ -31,7 +31,7 @@ from lmplay_tui.train.checkpoint_parts import token_of
 from lmplay_tui.train.process_group import RankLostError
 
 if TYPE_CHECKING:
-    from torch._C._distributed_c10d import Store
+    from torch.distributed import Store
 
 IDLE_EVERY_S = 5.0  # where there is nothing else to say
 SILENT_S = 120.0  # so long without an order: rank 0 is no more
