@@ -314,7 +314,7 @@ def stage_names() -> tuple[str, ...]:
 
 
 def screen_options() -> list[str]:
-    """The options that say how a run is shown and hosted, not what it trains."""
+    """The options that say how a run is shown and held, not what it trains."""
     return [name for name, option in OPTIONS.items() if option.group == SCREEN]
 
 

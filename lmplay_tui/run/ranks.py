@@ -186,7 +186,7 @@ class RankRecorder:
     def __init__(self, files: Folder, clock: Callable[[], float] = time.monotonic, pid: int | None = None) -> None:
         """`files`: those of the run's folder. `clock`: seconds, for how often the file is written.
 
-        `pid`: of the process that hosts the run, as `run.json` names it, where it is not this one.
+        `pid`: of the process that holds the run, as `run.json` names it, where it is not this one.
         """
         self._files = files
         self._clock = clock
@@ -243,7 +243,7 @@ class Ranks(Struct):
 
     ranks: tuple[RankState, ...]  # by their numbers
     written_at: float  # seconds since 1970; NaN: not known
-    pid: int | None  # of the process that hosts the run
+    pid: int | None  # of the process that holds the run
     host: str  # that it is on
     straggler: Straggler | None
 

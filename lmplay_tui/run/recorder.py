@@ -67,7 +67,7 @@ class Recorder:
     ) -> None:
         """`verbose`: the log says more. `holds`: whether this process has the run still, whose `run.json` it is.
 
-        `pid`: of the process that hosts the run, where it is not this one.
+        `pid`: of the process that holds the run, where it is not this one.
         """
         self._run = run
         self._holds = holds

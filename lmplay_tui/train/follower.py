@@ -167,7 +167,7 @@ class _Part:
 
 
 class _Follower:
-    """Obeys one order after the other. What fails in one of them is told rank 0 in the next report."""
+    """Carries out one order after the other. What fails in one of them is told rank 0 in the next report."""
 
     def __init__(self, group: ProcessGroup, exp: str | None) -> None:
         self._group = group

@@ -146,7 +146,7 @@ def not_handed_over(why: str, step: int, controls: Controls) -> Iterator[Event]:
 
 @dataclass(eq=False)
 class _Kept:
-    """A command, and of one that has been obeyed what of it no checkpoint may know."""
+    """A command, and of one that has been carried out what of it no checkpoint may know."""
 
     command: Command
     number: int | None = None  # of a change that was made: `Progress.changes` with it
