@@ -45,7 +45,7 @@ def main(arguments: Sequence[str], prog: str) -> int:
             raise UserError("\n".join(problems))
         from lmplay_tui.train.check import check_plan
 
-        with Progress() as progress:
+        with ProgressLine() as progress:
             report = check_plan(launch, progress.report)
     except UserError as error:
         if as_json:
@@ -68,7 +68,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
     return made
 
 
-class Progress:
+class ProgressLine:
     """What takes time, on standard error: in a terminal a line that gives way to the next; else what is downloaded."""
 
     def __init__(self) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lmplay_tui.command_line import new_parser, parse_line
-from lmplay_tui.commands.check import Progress, as_text
+from lmplay_tui.commands.check import ProgressLine, as_text
 from lmplay_tui.errors import EXIT_OK, EXIT_USAGE, UserError, os_error
 from lmplay_tui.files import is_file, is_there
 from lmplay_tui.formats import counted, format_bytes, format_count
@@ -187,7 +187,7 @@ def _stem(path: Path) -> str:
 def _measured(specs: Sequence["DatasetSpec"], tokenizer: "Tokenizer", out_dir: str | None) -> list[Measured]:
     """Each dataset, opened and measured; what cannot be read is said, a line each. Raises `UserError`."""
     found, problems = [], []
-    with Progress() as progress:
+    with ProgressLine() as progress:
         for spec in specs:
             try:
                 found.append(_measure(spec, tokenizer, out_dir, progress.report))
@@ -389,7 +389,7 @@ def _is_well(target: Path, device: str) -> bool:
     from lmplay_tui.train.check import check_plan
 
     given = {"training_plan": str(target), "device": device}
-    with Progress() as progress:
+    with ProgressLine() as progress:
         report = check_plan(Launch(given, "lmplay-tui"), progress.report)
     print(printable(as_text(report)))
     return bool(report["ok"])

@@ -9,7 +9,7 @@ from typing import Any
 
 from lmplay_tui.background import call_with_ticks
 from lmplay_tui.data.hub_csv import cache, csv_builder, csv_cache, kept, prepared
-from lmplay_tui.data.library import Progress, listening, quiet_datasets
+from lmplay_tui.data.library import DownloadProgress, listening, quiet_datasets
 from lmplay_tui.data.splits import Report, Splits, choose, of_dataset
 from lmplay_tui.errors import DataError, UserError, unchain
 from lmplay_tui.formats import format_bytes, format_megabytes
@@ -90,7 +90,7 @@ def _bytes_to_download(spec: DatasetSpec) -> int | None:
         return None
 
 
-def _tick(spec: DatasetSpec, progress: Progress, report: Report, silent_s: float) -> None:
+def _tick(spec: DatasetSpec, progress: DownloadProgress, report: Report, silent_s: float) -> None:
     silent = time.monotonic() - progress.moved
     limit = STUCK_S if progress.bytes or progress.writing else silent_s
     if silent > limit:

@@ -60,7 +60,7 @@ class _Bar:
         return min(1.0, self.done / self.total) if self.total else 0.0
 
 
-class Progress:
+class DownloadProgress:
     """What the bars of one download have said so far."""
 
     def __init__(self) -> None:
@@ -113,18 +113,18 @@ class Progress:
 
 
 _lock = threading.Lock()
-_listeners: list[Progress] = []
+_listeners: list[DownloadProgress] = []
 _methods: list[tuple[Any, Any]] = []  # of the bars, as they were
 
 
 @contextmanager
-def listening() -> Iterator[Progress]:
+def listening() -> Iterator[DownloadProgress]:
     """Hear of every `tqdm` bar of this process, drawn or not, until the block is left.
 
     The libraries offer no callback; their bars, switched off, still pass through two methods, which are put back
     when the last listener leaves.
     """
-    progress = Progress()
+    progress = DownloadProgress()
     with _lock:
         if not _listeners:
             _pass_on_from(importlib.import_module("tqdm.std").tqdm)
