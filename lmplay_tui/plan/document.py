@@ -12,16 +12,16 @@ from typing import Any
 from lmplay_tui import options
 from lmplay_tui.options import shown_value
 from lmplay_tui.plan.dataset_specs import Shelf
-from lmplay_tui.plan.lmplay import LMPlayPlan, loader_spec, step_entry
+from lmplay_tui.plan.lmplay import LMPlayPlan, loader_spec, step_draft
 from lmplay_tui.plan.problems import KeyPath, Report
 from lmplay_tui.plan.schema import DatasetSpec, Plan, Stage, check_name
 from lmplay_tui.plan.tables import (
     PlanTable,
-    StageEntry,
+    StageDraft,
     check_unique,
     dataset_spec,
     define_datasets,
-    stage_entry,
+    stage_draft,
     train_options,
     valid_table,
 )
@@ -33,16 +33,16 @@ def plan_of(document: dict[str, Any], report: Report, *, name: str, folder: Path
     """The plan of a document; of use only if nothing was reported."""
     shelf = Shelf(folder)
     read = _of_steps if "steps" in document else _of_stages
-    given, entries = read(document, report, shelf)
+    given, drafts = read(document, report, shelf)
     train = train_options(report, given.get("train", {}))
     if "steps" in document and "seed" in given:  # LMPlay's seed is the run's
         train.setdefault("seed", given["seed"])
-    _check_held_out(report, entries, train)
-    stages = _stages(report, entries, shelf)
+    _check_held_out(report, drafts, train)
+    stages = _stages(report, drafts, shelf)
     return Plan(name=name, stages=stages, train=train, title=given.get("title"), folder=str(shelf.folder))
 
 
-def _of_stages(document: dict[str, Any], report: Report, shelf: Shelf) -> tuple[dict[str, Any], list[StageEntry]]:
+def _of_stages(document: dict[str, Any], report: Report, shelf: Shelf) -> tuple[dict[str, Any], list[StageDraft]]:
     """The top level and the stages: those of `[stages]`; without it, the top-level tables."""
     is_inside = "stages" in document
     at_top = {} if is_inside else {key: value for key, value in document.items() if _is_stage(key, value)}
@@ -52,10 +52,10 @@ def _of_stages(document: dict[str, Any], report: Report, shelf: Shelf) -> tuple[
     if not stages and isinstance(document.get("stages", {}), dict):
         report.add(("stages",), "is missing: a plan needs at least one stage")
     define_datasets(report, given.get("datasets", {}), shelf, dataset_spec)
-    entries = [
-        stage_entry(report, ("stages", name) if is_inside else (name,), name, table) for name, table in stages.items()
+    drafts = [
+        stage_draft(report, ("stages", name) if is_inside else (name,), name, table) for name, table in stages.items()
     ]
-    return given, [entry for entry in entries if entry is not None]
+    return given, [draft for draft in drafts if draft is not None]
 
 
 def _is_stage(key: str, value: object) -> bool:
@@ -66,28 +66,28 @@ def _is_stage(key: str, value: object) -> bool:
     return bool({"dataset", "datasets"} & value.keys() or not is_misspelt)
 
 
-def _of_steps(document: dict[str, Any], report: Report, shelf: Shelf) -> tuple[dict[str, Any], list[StageEntry]]:
+def _of_steps(document: dict[str, Any], report: Report, shelf: Shelf) -> tuple[dict[str, Any], list[StageDraft]]:
     """The top level and the stages of LMPlay's form."""
     given = valid_table(report, (), document, LMPlayPlan) or {}
     define_datasets(report, given.get("datasets", {}), shelf, loader_spec)
-    entries = [step_entry(report, index, step) for index, step in given.get("steps", {}).items()]
-    return given, [entry for entry in entries if entry is not None]
+    drafts = [step_draft(report, index, step) for index, step in given.get("steps", {}).items()]
+    return given, [draft for draft in drafts if draft is not None]
 
 
 # ---- between the stages
 
 
-def _stages(report: Report, entries: Sequence[StageEntry], shelf: Shelf) -> tuple[Stage, ...]:
+def _stages(report: Report, drafts: Sequence[StageDraft], shelf: Shelf) -> tuple[Stage, ...]:
     """The stages, after the checks between keys and between stages."""
     stages = []
-    for entry in entries:
-        problem = check_name("stage", entry.name)
+    for draft in drafts:
+        problem = check_name("stage", draft.name)
         if problem is not None:
-            report.add(entry.name_path, problem)
-        weights = None if entry.weights is None else _shares(report, (*entry.path, "weights"), entry.weights)
-        datasets = _found(report, entry.datasets, shelf)
-        stages.append(Stage(entry.name, datasets, weights=weights, options=entry.options, **entry.rest))
-    check_unique(report, [(entry.name_path, entry.name) for entry in entries], "stage")
+            report.add(draft.name_path, problem)
+        weights = None if draft.weights is None else _shares(report, (*draft.path, "weights"), draft.weights)
+        datasets = _found(report, draft.datasets, shelf)
+        stages.append(Stage(draft.name, datasets, weights=weights, options=draft.options, **draft.rest))
+    check_unique(report, [(draft.name_path, draft.name) for draft in drafts], "stage")
     return tuple(stages)
 
 
@@ -113,18 +113,18 @@ def _shares(report: Report, path: KeyPath, weights: Sequence[float]) -> tuple[fl
     return shares
 
 
-def _check_held_out(report: Report, entries: Sequence[StageEntry], train: Mapping[str, Any]) -> None:
+def _check_held_out(report: Report, drafts: Sequence[StageDraft], train: Mapping[str, Any]) -> None:
     """One `validation_split` for the whole plan: else rows held out of one stage are trained in another."""
     name = "validation_split"
-    own = [entry for entry in entries if name in entry.options]
-    if name in train or len(own) < len(entries):
+    own = [draft for draft in drafts if name in draft.options]
+    if name in train or len(own) < len(drafts):
         held = train.get(name, options.OPTIONS[name].default)
     else:
         held = own[0].options[name] if own else None
-    for entry in own:
-        if entry.options[name] != held:
+    for draft in own:
+        if draft.options[name] != held:
             report.add(
-                (*entry.path, name),
+                (*draft.path, name),
                 f"must be the same in every stage, {held:g} as in the others: else rows held out of one stage are "
                 "trained in another; set it once, in [train]",
             )

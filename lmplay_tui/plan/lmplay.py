@@ -22,7 +22,7 @@ from lmplay_tui.plan.tables import (
     AnyTable,
     Epochs,
     Option,
-    StageEntry,
+    StageDraft,
     Table,
     Word,
     entries_at,
@@ -146,7 +146,7 @@ def _hub(
     return altered(spec, columns | {key: value for key, value in named.items() if value is not None})
 
 
-def step_entry(report: Report, index: int, step: object) -> StageEntry | None:
+def step_draft(report: Report, index: int, step: object) -> StageDraft | None:
     """The stage of an entry of `steps`; None, and reported, where that is no table."""
     path: KeyPath = ("steps", index)
     given = valid_table(report, path, step, StepTable)
@@ -157,7 +157,7 @@ def step_entry(report: Report, index: int, step: object) -> StageEntry | None:
     rest: dict[str, Any] = {key: given[key] for key in ("epochs", "seed") if key in given}
     if "interleve_stopping_strategy" in given:
         rest["stopping"] = given["interleve_stopping_strategy"]
-    return StageEntry(
+    return StageDraft(
         name=given.get("step_name", str(index)),
         name_path=(*path, "step_name"),
         path=path,

@@ -282,7 +282,7 @@ def _check_pydocs(report: Report, path: KeyPath, given: Mapping[str, str]) -> No
 
 
 @dataclass
-class StageEntry:
+class StageDraft:
     """A stage as far as its own table says it: datasets by name, weights as they were given."""
 
     name: str
@@ -294,7 +294,7 @@ class StageEntry:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-def stage_entry(report: Report, path: KeyPath, name: str, table: object) -> StageEntry | None:
+def stage_draft(report: Report, path: KeyPath, name: str, table: object) -> StageDraft | None:
     """The stage of `[stages.NAME]`; None, and reported, where that is no table."""
     given = valid_table(report, path, table, StageTable)
     if given is None or not isinstance(table, dict):
@@ -307,7 +307,7 @@ def stage_entry(report: Report, path: KeyPath, name: str, table: object) -> Stag
     if "dataset" in given and "datasets" not in table:
         datasets = [((*path, "dataset"), given["dataset"])]
     datasets += entries_at((*path, "datasets"), given)
-    return StageEntry(
+    return StageDraft(
         name=name,
         name_path=path,
         path=path,
