@@ -21,7 +21,7 @@ from lmplay_tui.text import one_line, printable
 
 if TYPE_CHECKING:
     from lmplay_tui.data.rows import Columns
-    from lmplay_tui.data.splits import Report
+    from lmplay_tui.data.splits import ReportProgress
     from lmplay_tui.data.tokenizer import Tokenizer
     from lmplay_tui.plan.schema import DatasetSpec
 
@@ -198,7 +198,7 @@ def _measured(specs: Sequence["DatasetSpec"], tokenizer: "Tokenizer", out_dir: s
     return found
 
 
-def _measure(spec: "DatasetSpec", tokenizer: "Tokenizer", out_dir: str | None, report: "Report") -> Measured:
+def _measure(spec: "DatasetSpec", tokenizer: "Tokenizer", out_dir: str | None, report: "ReportProgress") -> Measured:
     from lmplay_tui.data.local import size_bytes
     from lmplay_tui.data.sources import open_source
     from lmplay_tui.data.stage_data import open_stage

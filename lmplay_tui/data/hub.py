@@ -10,7 +10,7 @@ from typing import Any
 from lmplay_tui.background import call_with_ticks
 from lmplay_tui.data.hub_csv import cache, csv_builder, csv_cache, kept, prepared
 from lmplay_tui.data.library import DownloadProgress, listening, quiet_datasets
-from lmplay_tui.data.splits import Report, Splits, choose, of_dataset
+from lmplay_tui.data.splits import ReportProgress, Splits, choose, of_dataset
 from lmplay_tui.errors import DataError, UserError, unchain
 from lmplay_tui.formats import format_bytes, format_megabytes
 from lmplay_tui.options import nearest
@@ -22,7 +22,7 @@ STUCK_S = 900.0  # after the first byte: unpacking a large archive moves no bar
 WITHOUT_NETWORK = "or copy the datasets folder of a machine where --save-datasets has filled it"
 
 
-def read(spec: DatasetSpec, report: Report, silent_s: float = SILENT_S) -> Splits:
+def read(spec: DatasetSpec, report: ReportProgress, silent_s: float = SILENT_S) -> Splits:
     """The rows to train and to validate on, downloaded if the cache of `datasets` does not hold them.
 
     Raises `UserError` where the hub has no such dataset, configuration or split, `DataError` where it cannot be
@@ -90,7 +90,7 @@ def _bytes_to_download(spec: DatasetSpec) -> int | None:
         return None
 
 
-def _tick(spec: DatasetSpec, progress: DownloadProgress, report: Report, silent_s: float) -> None:
+def _tick(spec: DatasetSpec, progress: DownloadProgress, report: ReportProgress, silent_s: float) -> None:
     silent = time.monotonic() - progress.moved
     limit = STUCK_S if progress.bytes or progress.writing else silent_s
     if silent > limit:

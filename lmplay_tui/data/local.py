@@ -13,7 +13,7 @@ from lmplay_tui.data.cells import kinds_of, with_kinds
 from lmplay_tui.data.folders import Layout, lay_out
 from lmplay_tui.data.library import quiet_datasets
 from lmplay_tui.data.row_files import like_most, listed
-from lmplay_tui.data.splits import Report, SplitRows, Splits, choose, of_dataset, of_saved, of_table
+from lmplay_tui.data.splits import ReportProgress, SplitRows, Splits, choose, of_dataset, of_saved, of_table
 from lmplay_tui.errors import DataError, UserError, unchain
 from lmplay_tui.files import open_given, read_given
 from lmplay_tui.plan.dataset_specs import KINDS_SAID, file_kind
@@ -40,7 +40,7 @@ def size_bytes(path: Path) -> int:
         return 0
 
 
-def read(spec: DatasetSpec, report: Report) -> Splits:
+def read(spec: DatasetSpec, report: ReportProgress) -> Splits:
     """The rows to train and to validate on. Files become Arrow once, in the user's cache.
 
     Raises `UserError` where there is nothing, or nothing that can be read.

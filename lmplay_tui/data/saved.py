@@ -18,7 +18,7 @@ from typing import Any
 from lmplay_tui.background import call_with_ticks
 from lmplay_tui.data import hub, local, pydocs
 from lmplay_tui.data.library import listening, quiet_datasets
-from lmplay_tui.data.splits import Report, Segment, SplitRows, Splits, choose, identified, split_names
+from lmplay_tui.data.splits import ReportProgress, Segment, SplitRows, Splits, choose, identified, split_names
 from lmplay_tui.errors import DataError
 from lmplay_tui.files import is_file, sync
 from lmplay_tui.plan.schema import DatasetSpec, Plan
@@ -141,7 +141,7 @@ def _is_whole(folder: Path) -> bool:
     return is_file(folder / "state.json")
 
 
-def save_datasets(plan: Plan, datasets_folder: Path, report: Report) -> list[Path]:
+def save_datasets(plan: Plan, datasets_folder: Path, report: ReportProgress) -> list[Path]:
     """Save every dataset of `plan` that needs the network, and give the folders, also of those saved before.
 
     Raises what opening them raises, and `DataError` where the folder cannot be written.
@@ -155,7 +155,7 @@ def save_datasets(plan: Plan, datasets_folder: Path, report: Report) -> list[Pat
     return list(paths)
 
 
-def _save(spec: DatasetSpec, datasets_folder: Path, report: Report) -> Saved:
+def _save(spec: DatasetSpec, datasets_folder: Path, report: ReportProgress) -> Saved:
     found = hub.read(spec, report)
     *taken, last = _folders(spec, datasets_folder)
     free = (pair for pair in taken if all(_is_of(spec, folder) for folder in pair if _is_whole(folder)))
@@ -171,7 +171,7 @@ def _save(spec: DatasetSpec, datasets_folder: Path, report: Report) -> Saved:
     return Saved(spec, train, None if found.validation is None else validation)
 
 
-def _write(spec: DatasetSpec, rows: SplitRows, folder: Path, report: Report) -> None:
+def _write(spec: DatasetSpec, rows: SplitRows, folder: Path, report: ReportProgress) -> None:
     """Write beside `folder` and rename: what bears its name is whole, also after a power cut."""
     if _is_whole(folder):
         return

@@ -15,7 +15,7 @@ from lmplay_tui.data.held_out import Claim, HeldOutRows, claims_on, pieces_of
 from lmplay_tui.data.library import quiet_datasets
 from lmplay_tui.data.order import Source, StagePart, rows_per_epoch
 from lmplay_tui.data.rows import Columns, Rows
-from lmplay_tui.data.splits import Report, Segment, SplitRows, choose, own_validation
+from lmplay_tui.data.splits import ReportProgress, Segment, SplitRows, choose, own_validation
 from lmplay_tui.errors import UserError
 from lmplay_tui.options import TrainOptions
 from lmplay_tui.plan.schema import DatasetSpec, Stage
@@ -25,7 +25,7 @@ FEW_FILES, MOMENT_BYTES = 100, 4 << 20  # of local files: as many are read in a 
 SMALL_BYTES = 64 << 20  # of local files: as much is converted beside the training without being noticed
 
 
-def open_source(spec: DatasetSpec, *, datasets_folder: Path, report: Report) -> Source:
+def open_source(spec: DatasetSpec, *, datasets_folder: Path, report: ReportProgress) -> Source:
     """Open a dataset; of its rows only a few are read.
 
     Raises `UserError` (one line that names the dataset) where the plan asks for what is not there, `DataError` where
@@ -106,7 +106,7 @@ def _of_own_form(spec: DatasetSpec, table: pa.Table) -> Rows | None:
 
 def claims_of_plan(
     stage: Stage, sources: Sequence[Source], stages: Sequence[Stage], options: TrainOptions, *, datasets_folder: Path,
-    report: Report,
+    report: ReportProgress,
 ) -> list[Claim]:  # fmt: skip
     """What the plan's `stages` validate on, as far as it is known where `stage` is opened, whose `sources` are open.
 

@@ -20,7 +20,7 @@ from lmplay_tui.options import nearest
 from lmplay_tui.plan.schema import DatasetSpec
 from lmplay_tui.text import one_line
 
-Report = Callable[[str, str, float | None], None]  # activity, detail, fraction
+ReportProgress = Callable[[str, str, float | None], None]  # activity, detail, fraction
 
 VALIDATION_NAMES = ("validation", "valid", "val", "dev", "test", "eval")
 

@@ -13,7 +13,7 @@ from lmplay_tui.data.prefetch import Prefetch
 from lmplay_tui.data.preview import LOOKED_AT, MOST_ROWS, Look, Preview, look_at, preview
 from lmplay_tui.data.samples import Cutter, Item, Sample
 from lmplay_tui.data.sources import claims_of_plan, open_source
-from lmplay_tui.data.splits import Report
+from lmplay_tui.data.splits import ReportProgress
 from lmplay_tui.data.tokenizer import Tokenizer
 from lmplay_tui.errors import UserError
 from lmplay_tui.formats import counted
@@ -25,7 +25,7 @@ BATCHES_AHEAD = 8
 
 
 def open_stage(
-    stage: Stage, options: TrainOptions, tokenizer: Tokenizer, *, datasets_folder: Path, report: Report,
+    stage: Stage, options: TrainOptions, tokenizer: Tokenizer, *, datasets_folder: Path, report: ReportProgress,
     stages: Sequence[Stage] = (),
 ) -> "StageData":  # fmt: skip
     """Open the datasets of a stage; nothing of them is read but a few rows.

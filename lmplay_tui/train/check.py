@@ -19,7 +19,7 @@ from lmplay_tui.data.batches import Position
 from lmplay_tui.data.leak_guard import look_for_leaks
 from lmplay_tui.data.preview import PartPreview
 from lmplay_tui.data.samples import Sample
-from lmplay_tui.data.splits import Report
+from lmplay_tui.data.splits import ReportProgress
 from lmplay_tui.data.stage_data import StageData, open_stage
 from lmplay_tui.data.tokenizer import load_tokenizer
 from lmplay_tui.errors import UserError
@@ -62,7 +62,7 @@ SHOWN_SAMPLES = 2  # a stage
 CHECKPOINTS_KEPT = 2  # NAME.lmp and NAME.prev.lmp, besides one a stage and NAME.best.lmp
 
 
-def check_plan(launch: Launch, report: Report = lambda *_: None) -> dict[str, Any]:
+def check_plan(launch: Launch, report: ReportProgress = lambda *_: None) -> dict[str, Any]:
     """Check the plan that a command line names; a report of plain values, `ok` false where anything failed.
 
     `report(activity, detail, fraction)` is told what takes time.
@@ -160,7 +160,7 @@ def _free(options: TrainOptions) -> int:
 
 
 def _open(
-    stage: Stage, settings: Settings, state: TrainState, out_dir: str | None, report: Report
+    stage: Stage, settings: Settings, state: TrainState, out_dir: str | None, report: ReportProgress
 ) -> tuple[dict[str, Any], StageData | None]:
     """A stage's row of the report, from a sample of its batches."""
     said: dict[str, Any] = {
@@ -228,7 +228,7 @@ def shown_sample(sample: Sample, eot: int) -> dict[str, Any]:
 
 
 def _try_all(
-    stage: Stage, data: StageData, state: TrainState, tried: list[dict[str, Any]], report: Report
+    stage: Stage, data: StageData, state: TrainState, tried: list[dict[str, Any]], report: ReportProgress
 ) -> float | None:
     """Two mini-batches, a validation, a save and load; the rate of training in tokens a second, if it was measured."""
     options = state.settings.for_stage(stage)

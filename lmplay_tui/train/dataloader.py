@@ -19,7 +19,7 @@ from lmplay_tui.data.leak_guard import LeakReport, look_for_leaks
 from lmplay_tui.data.prefetch import Prefetch
 from lmplay_tui.data.preview import Preview
 from lmplay_tui.data.sources import count_rows, is_at_hand
-from lmplay_tui.data.splits import Report
+from lmplay_tui.data.splits import ReportProgress
 from lmplay_tui.data.stage_data import BATCHES_AHEAD, StageData, open_stage
 from lmplay_tui.data.tokenizer import Tokenizer
 from lmplay_tui.data.worker import BusError, Job, Opened, Worker, WorkerLostError
@@ -67,7 +67,7 @@ class LoadedData:
         if stage.name in self._opened and self._opened[stage.name][0] == key:
             return
 
-        def opened(report: Report) -> tuple[StageData, list[TextLeftOut]]:
+        def opened(report: ReportProgress) -> tuple[StageData, list[TextLeftOut]]:
             data = open_stage(
                 stage, options, self._tokenizer, datasets_folder=self._datasets_folder, report=report, stages=stages
             )
@@ -148,7 +148,7 @@ def _without_rows(event: Event) -> Hashable:
     return event
 
 
-def in_thread(work: Callable[[Report], T], controls: Controls) -> Generator[ActivityChanged, None, T]:
+def in_thread(work: Callable[[ReportProgress], T], controls: Controls) -> Generator[ActivityChanged, None, T]:
     """Do `work` in a thread, pass on what it reports, and give its value.
 
     Raises what `work` raises, and `StopRequested` as soon as a stop is asked for: the thread is then left behind

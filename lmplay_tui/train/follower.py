@@ -52,7 +52,7 @@ from lmplay_tui.train.orders import (
 from lmplay_tui.train.process_group import SEEN_WITHIN_S, ProcessGroup, RankLostError
 from lmplay_tui.train.reduction import (
     NO_RESCUE,
-    Report,
+    ShareReport,
     Shares,
     Status,
     argmax_key,
@@ -328,7 +328,7 @@ class _Follower:
 
         status, tensors, _ = self._shares.compute(checked)
         self._tell_problem(status)
-        if any(report.status is not Status.OK for report in self._shares.report(Report(status), 0, 0)):
+        if any(report.status is not Status.OK for report in self._shares.report(ShareReport(status), 0, 0)):
             return False
         assert tensors is not None
         take_from_rank_0(self._group, tensors, collective_device(self._known.precision.device))
@@ -384,7 +384,7 @@ class _Follower:
         touched = [parameter.grad is not None for parameter in parameters]
         self._is_at("waiting")
         reports = self._shares.report(
-            Report(
+            ShareReport(
                 status, result.num_tokens, result.num_positions, seconds, checksum=checksum, losses=losses,
                 touched=touched, has_changed_buffers=has_changed,
             ),
@@ -424,7 +424,7 @@ class _Follower:
         status, computed, seconds = self._shares.compute(work)
         self._tell_problem(status)
         self._is_at("waiting")
-        report = Report(status, seconds=seconds, losses=computed or [])
+        report = ShareReport(status, seconds=seconds, losses=computed or [])
         reports = self._shares.report(report, order.num_mini_batches, 0)
         if computed is not None and any(each.status is not Status.OK for each in reports):
             with connected("the orders' store is gone"):

@@ -56,7 +56,7 @@ from lmplay_tui.train.process_group import COLLECTIVE_S, Agent, ProcessGroup, Ra
 from lmplay_tui.train.reduction import (
     MOST_SAID,
     NO_RESCUE,
-    Report,
+    ShareReport,
     Shares,
     Status,
     argmax_key,
@@ -103,8 +103,8 @@ class Leader:
         self._sharding: Sharding | None = None
         self._device = torch.device("cpu")
         self._phase = "starting"
-        self._reports: list[list[Report]] = []  # of the steps of this log interval
-        self._reports_before: list[list[Report]] = []
+        self._reports: list[list[ShareReport]] = []  # of the steps of this log interval
+        self._reports_before: list[list[ShareReport]] = []
         self._step: int | None = None
         self._is_lost = False  # one of the others
         self._part_buffers: dict[str, Tensor] = {}
@@ -165,7 +165,7 @@ class Leader:
     def _hand_out(self, tensors: Sequence[Tensor]) -> None:
         """Give the others these bits, once all have built what is to be filled. Raises what hinders one of them."""
         assert self._shares is not None
-        self._raise_for(self._shares.report(Report(), 0, 0))
+        self._raise_for(self._shares.report(ShareReport(), 0, 0))
         take_from_rank_0(self.group, tensors, collective_device(self._device))
 
     def _announce_pass(self) -> None:
@@ -388,7 +388,7 @@ class Leader:
             result, losses, checksum = (StepResult(), [], 0) if computed is None else computed
             clock.mark()
             reports = self._share_report(
-                Report(
+                ShareReport(
                     status, result.num_tokens, result.num_positions, seconds, checksum=checksum, losses=losses,
                     has_changed_buffers=marks_of(buffers_of(gradients.model)) != marks,
                     touched=[p.grad is not None for p in parameters],
@@ -451,7 +451,7 @@ class Leader:
                 return ", ".join(said)
         return ""
 
-    def _share_report(self, report: Report, num_mini_batches: int, num_parameters: int) -> list[Report]:
+    def _share_report(self, report: ShareReport, num_mini_batches: int, num_parameters: int) -> list[ShareReport]:
         """Report; where this process has nothing to go on with, the others are told to drop theirs."""
         assert self._shares is not None
         self._phase = "waiting"
@@ -465,7 +465,7 @@ class Leader:
                 self._store.delete_key(key)
         return reports
 
-    def _raise_for(self, reports: Sequence[Report]) -> None:
+    def _raise_for(self, reports: Sequence[ShareReport]) -> None:
         """Raise what the worst of the reports stands for; nothing where all is well."""
         assert self._shares is not None
         statuses = [report.status for report in reports]
@@ -532,7 +532,9 @@ class Leader:
             self._sender.send(lambda rank: Score(count, Samples.of(parts[rank])))
             status, computed, seconds = self._shares.compute(lambda: self._scored(compute, parts[0], count))
             own = computed or []
-            reports = self._share_report(Report(status, seconds=seconds, losses=[loss for loss, _ in own]), count, 0)
+            reports = self._share_report(
+                ShareReport(status, seconds=seconds, losses=[loss for loss, _ in own]), count, 0
+            )
             self._raise_for(reports)
         losses = self._shares.losses_in_order(reports, count)
         tokens = {i: argmax for i, (_, argmax) in zip(parts[0], own, strict=True)}

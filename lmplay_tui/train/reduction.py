@@ -56,7 +56,7 @@ class Status(enum.IntEnum):
 
 
 @dataclass(frozen=True)
-class Report:
+class ShareReport:
     """What each rank tells all others of its share of a batch. `losses`, in nats: of its mini-batches, by number.
 
     `seconds`: of its own work. `checksum`: of its weights before the step, where that was wanted. `touched`: whether
@@ -80,8 +80,8 @@ def collective_device(device: torch.device) -> torch.device:
 
 
 def gather(
-    group: ProcessGroup, report: Report, num_losses: int, num_parameters: int, device: torch.device
-) -> list[Report]:
+    group: ProcessGroup, report: ShareReport, num_losses: int, num_parameters: int, device: torch.device
+) -> list[ShareReport]:
     """Each rank's report. `num_losses`: room for those of the rank with the most. Raises `RankLostError`."""
     values = [
         float(report.status), float(report.num_tokens), float(report.num_positions), report.seconds,
@@ -96,7 +96,7 @@ def gather(
         group.wait(dist.all_gather(list(everyone.unbind()), own, async_op=True))
         rows = everyone.tolist()
     return [
-        Report(
+        ShareReport(
             Status(int(row[0])), int(row[1]), int(row[2]), row[3], DeviceUse(*row[7:_HEADER]),
             (int(row[4]) << 32) | int(row[5]), row[6] != 0.0,
             row[_HEADER : _HEADER + num_losses], [each != 0.0 for each in row[_HEADER + num_losses :]],
@@ -110,7 +110,7 @@ def is_of_connection(error: BaseException) -> bool:
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "/gloo/" in str(error))
 
 
-def touched_by_any(reports: Sequence[Report]) -> list[bool]:
+def touched_by_any(reports: Sequence[ShareReport]) -> list[bool]:
     """Of each parameter: whether any rank has a gradient of it."""
     return [any(each) for each in zip(*(report.touched for report in reports), strict=True)]
 
@@ -223,7 +223,7 @@ def take_from_rank_0(group: ProcessGroup, tensors: Sequence[Tensor], device: tor
     take_from(group, 0, tensors, device)
 
 
-def share_buffers(group: ProcessGroup, model: nn.Module, reports: Sequence[Report]) -> None:
+def share_buffers(group: ProcessGroup, model: nn.Module, reports: Sequence[ShareReport]) -> None:
     """Where passes change buffers, all ranks take those of the rank with the batch's first mini-batch.
 
     As with one process, they know a part of the batch better than the rest, but they are the same everywhere. Raises
@@ -262,7 +262,7 @@ def checksum_of(model: nn.Module) -> int:
     return total
 
 
-def drifted_ranks(reports: Sequence[Report]) -> list[int]:
+def drifted_ranks(reports: Sequence[ShareReport]) -> list[int]:
     """The ranks whose weights are not those of the most, or of rank 0 where there are as many of each."""
     sums = [report.checksum for report in reports]
     usual = max(sums, key=lambda each: (sums.count(each), each == sums[0]))
@@ -359,7 +359,7 @@ class Shares:
             give_memory_back(self._device)
         return status, computed, time.perf_counter() - begun
 
-    def report(self, report: Report, num_mini_batches: int, num_parameters: int) -> list[Report]:
+    def report(self, report: ShareReport, num_mini_batches: int, num_parameters: int) -> list[ShareReport]:
         """Tell all others, and learn what they tell. Raises `RankLostError`."""
         most = -(-num_mini_batches // self._group.world_size)
         self.turn += 1
@@ -375,7 +375,7 @@ class Shares:
         if own:
             with connected("the orders' store is gone"):
                 self._group.store.set(hindrance_key(self._group.rank), own)
-        reports = self.report(Report(Status.FAILED if own else Status.OK), 0, 0)
+        reports = self.report(ShareReport(Status.FAILED if own else Status.OK), 0, 0)
         hindered = [rank for rank, report in enumerate(reports) if report.status is not Status.OK]
         return f"rank {hindered[0]}: {self.words_under(hindrance_key(hindered[0]))}" if hindered else ""
 
@@ -384,12 +384,12 @@ class Shares:
         with connected("the orders' store is gone"):
             return one_line(bytes(self._group.store.get(key)).decode("utf-8", "replace"), MOST_SAID)
 
-    def losses_in_order(self, reports: Sequence[Report], num_mini_batches: int) -> list[float]:
+    def losses_in_order(self, reports: Sequence[ShareReport], num_mini_batches: int) -> list[float]:
         """Of each mini-batch, by its number."""
         world_size = self._group.world_size
         return [reports[rank_of(i, world_size)].losses[i // world_size] for i in range(num_mini_batches)]
 
-    def total(self, reports: Sequence[Report], num_mini_batches: int) -> float:
+    def total(self, reports: Sequence[ShareReport], num_mini_batches: int) -> float:
         """The batch's loss, as one process sums it."""
         total = 0.0
         for loss in self.losses_in_order(reports, num_mini_batches):

@@ -32,7 +32,7 @@ from lmplay_tui.train.process_group import (
     processors,
     step_port,
 )
-from lmplay_tui.train.reduction import LARGE_BYTES, Report, gather, sum_gradients, take_from
+from lmplay_tui.train.reduction import LARGE_BYTES, ShareReport, gather, sum_gradients, take_from
 from tests.seams import Seams
 from tests.train.ranks import WITHIN_S, Ranks
 
@@ -158,7 +158,7 @@ def test_a_port_that_another_program_has_is_said_in_one_line(monkeypatch: pytest
 
 
 def reports(group: ProcessGroup) -> None:
-    gather(group, Report(), 0, 0, torch.device("cpu"))
+    gather(group, ShareReport(), 0, 0, torch.device("cpu"))
 
 
 def sums(group: ProcessGroup) -> None:
