@@ -37,7 +37,7 @@ class Flag:
 
 
 @dataclass(frozen=True)
-class Place:
+class CommandPlace:
     """What may be typed behind a command: "" is the program alone, "runs tag" an action."""
 
     name: str
@@ -59,7 +59,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
     return made
 
 
-def places() -> list[Place]:
+def places() -> list[CommandPlace]:
     """All that can be typed, by the declarations."""
     found = [_place("", _parser_of("train"), first=tuple(COMMANDS)), _place("train", _parser_of("train"))]
     for name in COMMANDS:
@@ -74,7 +74,7 @@ def _parser_of(command: str) -> argparse.ArgumentParser:
     return made
 
 
-def _place(name: str, made: argparse.ArgumentParser, first: Sequence[str] = ()) -> Place:
+def _place(name: str, made: argparse.ArgumentParser, first: Sequence[str] = ()) -> CommandPlace:
     flags, words = [], list(first)
     for action in made._actions:
         values = _values(action)
@@ -87,7 +87,7 @@ def _place(name: str, made: argparse.ArgumentParser, first: Sequence[str] = ()) 
         from lmplay_tui.run.control_files import PLAIN
 
         words += ["@runs", *PLAIN, "lr="]
-    return Place(name, tuple(flags), " ".join(dict.fromkeys(word for word in words if word != "@none")))
+    return CommandPlace(name, tuple(flags), " ".join(dict.fromkeys(word for word in words if word != "@none")))
 
 
 def _values(action: argparse.Action) -> str:
@@ -231,11 +231,11 @@ def _case(rows: Sequence[tuple[str, str]]) -> str:
     return "\n        ".join(f"{_quoted(key)}) {answer} ;;" for key, answer in rows)
 
 
-def _tables(shell: str, found: Sequence[Place]) -> str:
+def _tables(shell: str, found: Sequence[CommandPlace]) -> str:
     def said(text: str) -> str:
         return f"printf '%s\\n' {_quoted(text)}"
 
-    def flags(place: Place) -> str:  # a line each, as zsh describes them: a colon before the help
+    def flags(place: CommandPlace) -> str:  # a line each, as zsh describes them: a colon before the help
         return "\n".join(f"{flag.name}:{_first_clause(flag.help)}" for flag in place.flags)
 
     names = [place.name for place in found]
@@ -264,11 +264,11 @@ def _first_clause(text: str) -> str:
     return re.split(r"[;,(\[]", text)[0].replace(":", " -").strip()[:60]
 
 
-def _bash(found: Sequence[Place]) -> str:
+def _bash(found: Sequence[CommandPlace]) -> str:
     return _tables("bash", found) + _BASH.replace("PROGRAMS", " ".join((TUI, *PROGRAMS)))
 
 
-def _zsh(found: Sequence[Place]) -> str:
+def _zsh(found: Sequence[CommandPlace]) -> str:
     return _tables("zsh", found) + _ZSH.replace("PROGRAMS", " ".join((TUI, *PROGRAMS)))
 
 
@@ -294,7 +294,7 @@ end
 """
 
 
-def _fish(found: Sequence[Place]) -> str:
+def _fish(found: Sequence[CommandPlace]) -> str:
     actions = " ".join(_quoted(place.name) for place in found if " " in place.name)
     lines = [_FISH.replace("RUNS", _RUNS).replace("COMMANDS", " ".join(COMMANDS)).replace("ACTIONS", actions)]
     programs = {place: [program] for program, place in PROGRAMS.items()}
@@ -309,7 +309,7 @@ def _fish_word(name: str) -> str:
     return f'"{name}"'
 
 
-def _fish_lines(begin: str, place: Place) -> list[str]:
+def _fish_lines(begin: str, place: CommandPlace) -> list[str]:
     lines = [f"{begin} {_fish_values(place.words)}"] if place.words else []
     for flag in place.flags:
         takes = f" -r {_fish_values(flag.values)}" if flag.values else ""

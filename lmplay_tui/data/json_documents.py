@@ -221,7 +221,7 @@ class Document:
 
 
 @dataclass
-class Place:
+class RowsPlace:
     """Where a document's rows are: in the list under `key`, across its lists, or (neither) it is the rows."""
 
     key: str | None = None
@@ -239,13 +239,13 @@ class _Member:
     has_turns: bool = False  # the first of the elements is a turn of a conversation
 
 
-def find_rows(document: Document, *, lines: bool) -> Place:
+def find_rows(document: Document, *, lines: bool) -> RowsPlace:
     """Where the rows of a document are. `lines`: an object that stands alone is a row.
 
     Raises `Misfit` naming the keys of an object that may hold rows in more than one way, or in none.
     """
     if lines or document.peek() != "{":
-        return Place()
+        return RowsPlace()
     members: dict[str, _Member] = {}
     for key in document.members():
         member = members[key] = _Member()
@@ -259,11 +259,11 @@ def find_rows(document: Document, *, lines: bool) -> Place:
         else:
             document.value()
     if document.peek():  # objects one after the other
-        return Place()
+        return RowsPlace()
     return _only(members, document)
 
 
-def _only(members: dict[str, _Member], document: Document) -> Place:
+def _only(members: dict[str, _Member], document: Document) -> RowsPlace:
     """As `find_rows`, of an object that is the whole document."""
     keys = one_line(", ".join(members), 160)
     lists = {key: member for key, member in members.items() if member.count > 0}
@@ -271,12 +271,12 @@ def _only(members: dict[str, _Member], document: Document) -> Place:
     if len(of_objects) == 1:
         others = one_line(", ".join(key for key in members if key != of_objects[0]), 120)
         beside = f"; left out beside it: {others}" if others else ""
-        return Place(of_objects[0], note=f"rows are its list {one_line(of_objects[0], 60)}{beside}")
+        return RowsPlace(of_objects[0], note=f"rows are its list {one_line(of_objects[0], 60)}{beside}")
     if of_objects:
         listed = one_line(", ".join(of_objects), 160)
         raise Misfit(f"holds several lists of rows ({listed}); write each to a file of its own")
     if members and all(member.count < 0 or member.has_turns for member in members.values()):
-        return Place(alone=True, note="one object: one row")
+        return RowsPlace(alone=True, note="one object: one row")
     if len({member.count for member in members.values()}) == 1 and len(lists) == len(members):
-        return Place(across=True, note=f"rows are across its lists {keys}")
+        return RowsPlace(across=True, note=f"rows are across its lists {keys}")
     raise Misfit(f"holds an object, not rows; its keys are {keys}. Wanted: a list of objects, or JSON Lines")
