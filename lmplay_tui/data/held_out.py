@@ -75,7 +75,7 @@ class HeldOut:
 
 
 @dataclass(frozen=True)
-class Piece:
+class DatasetPiece:
     """Rows of a dataset that lie together, of which `share` is held out. `row`: the first one's number in it."""
 
     segment: Segment
@@ -83,10 +83,10 @@ class Piece:
     share: float
 
 
-def pieces_of(segments: Sequence[Segment], share: float) -> list[Piece]:
+def pieces_of(segments: Sequence[Segment], share: float) -> list[DatasetPiece]:
     """All the rows of a dataset, `share` of each segment held out."""
     before = accumulate((segment.rows for segment in segments), initial=0)
-    return [Piece(segment, row, share) for segment, row in zip(segments, before, strict=False)]
+    return [DatasetPiece(segment, row, share) for segment, row in zip(segments, before, strict=False)]
 
 
 class HeldOutRows:
@@ -96,7 +96,7 @@ class HeldOutRows:
     logarithm of the number of pieces.
     """
 
-    def __init__(self, pieces: Sequence[Piece], seed: int) -> None:
+    def __init__(self, pieces: Sequence[DatasetPiece], seed: int) -> None:
         segments = [piece.segment for piece in pieces]
         self._choices = [
             HeldOut(piece.share, keyed(seed, "held out", piece.segment.identity)) for piece in pieces
@@ -163,7 +163,7 @@ class TakenOut:
     the same ones.
     """
 
-    pieces: tuple[Piece, ...]
+    pieces: tuple[DatasetPiece, ...]
     rows: int
     by: tuple[str, ...]
     held_by: tuple[str, ...]
@@ -196,7 +196,7 @@ def take_out(
         for identity, spans in _same_rows(rows, segments, claim).items():
             (all_out if claim.is_whole else share_out).setdefault(identity, []).extend(spans)
             (by if claim.is_whole else held_by)[claim.stage] = None
-    pieces: list[Piece] = []
+    pieces: list[DatasetPiece] = []
     out = before = 0
     merged_all = {identity: _merged(spans) for identity, spans in all_out.items()}
     merged_share = {identity: _merged(spans) for identity, spans in share_out.items()}
@@ -208,7 +208,9 @@ def take_out(
                 continue
             for part, is_held in _cut(span, merged_share.get(segment.identity, ())):
                 kept = Segment(segment.identity, part[0], part[1] - part[0])
-                pieces.append(Piece(kept, before + part[0] - segment.first, share if holds_out or is_held else 0.0))
+                pieces.append(
+                    DatasetPiece(kept, before + part[0] - segment.first, share if holds_out or is_held else 0.0)
+                )
         before += segment.rows
     return TakenOut(tuple(pieces), out, tuple(by), tuple(held_by))
 

@@ -53,7 +53,7 @@ class OwnRows:
     rows: Tensor
 
 
-class Piece(NamedTuple):
+class TensorPiece(NamedTuple):
     """Where rows of a tensor lie. `rank`: which wrote the file; `byte`: where they begin in it; `checksum`: CRC-32."""
 
     rank: int
@@ -93,7 +93,7 @@ class PartFiles:
         """How large the file of a rank is. Raises `OSError`."""
         return os.fstat(self._of(rank)).st_size
 
-    def read(self, piece: Piece, into: memoryview) -> None:
+    def read(self, piece: TensorPiece, into: memoryview) -> None:
         """Fill `into` from where a piece begins. Raises `OSError`."""
         descriptor, byte, rest = self._of(piece.rank), piece.byte, into
         while rest:
@@ -118,7 +118,7 @@ class Deferred:
     key: str
     dtype: torch.dtype
     shape: tuple[int, ...]
-    pieces: tuple[Piece, ...]
+    pieces: tuple[TensorPiece, ...]
 
     def whole(self, *, check: bool = False) -> Tensor:
         """The tensor. `check`: its checksums too. Raises `OSError`, `DamagedFileError`."""
@@ -179,7 +179,7 @@ def write_part(folder: Path, rank: int, own: Iterable[OwnRows]) -> list[Written]
         file.write(header)
         for each in rows:
             data = _bytes_of(each.rows)
-            piece = Piece(rank, begin, each.first, len(each.rows), zlib.crc32(data))
+            piece = TensorPiece(rank, begin, each.first, len(each.rows), zlib.crc32(data))
             written.append(Written(each.key, _name_of(each.rows.dtype), each.shape, piece))
             file.write(data)
             begin += len(data)
@@ -188,7 +188,7 @@ def write_part(folder: Path, rank: int, own: Iterable[OwnRows]) -> list[Written]
     sync(folder)
     read = PartFiles(files)
     for each, (_, _, _, placed) in zip(rows, written, strict=True):
-        piece, again = Piece(*placed), _bytes_of(torch.empty_like(each.rows))
+        piece, again = TensorPiece(*placed), _bytes_of(torch.empty_like(each.rows))
         read.read(piece, again)
         if zlib.crc32(again) != piece.checksum:
             raise OSError(errno.EIO, "what was written cannot be read back", str(folder / file_name(rank)))
@@ -308,7 +308,7 @@ def found_in(path: Path, said: Mapping[str, Any]) -> dict[str, Deferred]:
         row_bytes = dtype.itemsize
         for size in shape[1:]:
             row_bytes *= size
-        placed = sorted((Piece(*piece) for piece in pieces), key=lambda piece: piece.first)
+        placed = sorted((TensorPiece(*piece) for piece in pieces), key=lambda piece: piece.first)
         first = 0
         for piece in placed:
             if piece.first != first:

@@ -69,7 +69,7 @@ def read_written(tail: Tail, limit_bytes: int) -> list[Written]:
 
 
 @dataclass(frozen=True, eq=False)
-class _Piece:
+class _Chunk:
     """What the disk gave at one time."""
 
     items: Sequence[Written]
@@ -78,7 +78,7 @@ class _Piece:
     refused: Sequence[str] = ()  # what in the run's folder is not read, and why
 
 
-def _read_piece(tails: Sequence[Tail], limit_bytes: int, look_at: RunFolder | None, *, is_first: bool) -> _Piece:
+def _read_chunk(tails: Sequence[Tail], limit_bytes: int, look_at: RunFolder | None, *, is_first: bool) -> _Chunk:
     """In a thread: what is new in each journal, up to the first that has more, and how its process does."""
     items: list[Written] = []
     for tail in tails:
@@ -86,22 +86,22 @@ def _read_piece(tails: Sequence[Tail], limit_bytes: int, look_at: RunFolder | No
         if tail.behind:
             break
     if look_at is None:
-        return _Piece(items, tail.behind, None)
-    return _Piece(items, tail.behind, saved_status(look_at), look_at.refused() if is_first else ())
+        return _Chunk(items, tail.behind, None)
+    return _Chunk(items, tail.behind, saved_status(look_at), look_at.refused() if is_first else ())
 
 
 class FolderSource:
     """Reads a run's journals as they grow and leaves control files; never touches the run otherwise.
 
-    The disk, which may be another machine's, is read beside the screen, a piece at a time. Of a long journal the next
-    piece is parsed while one is taken in: pyarrow's parser does not hold Python's lock.
+    The disk, which may be another machine's, is read beside the screen, a chunk at a time. Of a long journal the next
+    chunk is parsed while one is taken in: pyarrow's parser does not hold Python's lock.
     """
 
     live = False
     FIRST_BYTES = 1 << 17  # of a journal before the first frame
     CHUNK_BYTES = 1 << 21  # of a journal at a time later on
-    POLL_BUDGET_S = 0.03  # of the screen's thread, a poll: no new piece is begun after that
-    OVERDUE_S = 1.0  # a piece that takes longer is not looked for between the polls any more
+    POLL_BUDGET_S = 0.03  # of the screen's thread, a poll: no new chunk is begun after that
+    OVERDUE_S = 1.0  # a chunk that takes longer is not looked for between the polls any more
 
     def __init__(self, folder: RunFolder, clock: Callable[[], float] = time.time) -> None:
         self.folder: RunFolder | None = folder
@@ -112,7 +112,7 @@ class FolderSource:
         # In this order: an event tells of the stages that the lines of metrics belong to.
         self._tails = [Tail(folder.events), MetricsTail(folder.metrics), Tail(folder.predictions)]
         self._first = True
-        self._asked: BackgroundCall[_Piece] | None = None
+        self._asked: BackgroundCall[_Chunk] | None = None
         self._asked_at = 0.0
         self._behind = True  # nothing is read yet
         self._bad = 0
@@ -146,16 +146,16 @@ class FolderSource:
         changed = False
         while True:
             is_first = self._first  # before the first frame nothing more than that is begun
-            self._asked = self._asked or self._next_piece()
-            piece = self._asked.poll()
-            if piece is None:
+            self._asked = self._asked or self._next_chunk()
+            chunk = self._asked.poll()
+            if chunk is None:
                 return changed
-            self._asked = self._next_piece() if piece.behind and not is_first else None
-            changed = self._take(piece) or changed
+            self._asked = self._next_chunk() if chunk.behind and not is_first else None
+            changed = self._take(chunk) or changed
             if not self._behind or time.perf_counter() >= deadline:
                 return changed
 
-    def _next_piece(self) -> BackgroundCall[_Piece]:
+    def _next_chunk(self) -> BackgroundCall[_Chunk]:
         """Asked for; once a second also whether the run lives, and what its `run.json` says."""
         is_first, self._first = self._first, False
         limit = self.FIRST_BYTES if is_first else self.CHUNK_BYTES
@@ -164,22 +164,22 @@ class FolderSource:
         if look:
             self._looked_at = now
         self._asked_at = time.perf_counter()
-        return BackgroundCall(partial(_read_piece, self._tails, limit, self._run if look else None, is_first=is_first))
+        return BackgroundCall(partial(_read_chunk, self._tails, limit, self._run if look else None, is_first=is_first))
 
-    def _take(self, piece: _Piece) -> bool:
-        self._behind = piece.behind
-        for event, at in piece.items:
+    def _take(self, chunk: _Chunk) -> bool:
+        self._behind = chunk.behind
+        for event, at in chunk.items:
             if isinstance(event, MetricRows):
                 self.view.follow_rows(event)
             elif event is not None:
                 self.view.follow(event, at)
             else:
                 self._pass_over()
-        for line in piece.refused:
+        for line in chunk.refused:
             self.view.say("warning", line)
         self.view.name = one_line(self._run.name, 80)  # its journal may be of a time when it was called otherwise
-        changed = bool(piece.items)
-        return changed if piece.status is None else self._see(piece.status) or changed
+        changed = bool(chunk.items)
+        return changed if chunk.status is None else self._see(chunk.status) or changed
 
     def _pass_over(self) -> None:
         """A line is none of ours, or spoilt: that is said once."""
