@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from lmplay_tui.ui.screens.dashboard import Dashboard
     from lmplay_tui.ui.screens.launcher import Launcher
     from lmplay_tui.ui.session import LiveSource
-    from lmplay_tui.ui.source import Source
+    from lmplay_tui.ui.source import RunSource
 
 _HERE = Path(__file__).parent
 
@@ -59,7 +59,7 @@ class LmplayApp(TerminalApp):
         self,
         launch: Launch,
         *,
-        source: "Source | None" = None,
+        source: "RunSource | None" = None,
         launcher: bool = False,
         stray: StrayPrints | None = None,
         line: Line | None = None,
@@ -70,7 +70,7 @@ class LmplayApp(TerminalApp):
         super().__init__(line, ascii_only=launch.options.ascii)
         use_late_toasts()
         self._first_launch = self.launch = launch
-        self.source: Source | None = None
+        self.source: RunSource | None = None
         self.trainer: LiveSource | None = None  # the source, where it trains in this process
         self._dashboard: Dashboard | None = None
         if source is not None:
@@ -133,7 +133,7 @@ class LmplayApp(TerminalApp):
         self._launcher_screen = Launcher(self.launch)
         self.push_screen(self._launcher_screen)
 
-    def show_run(self, source: "Source") -> None:
+    def show_run(self, source: "RunSource") -> None:
         """Look at a run, whatever was shown before."""
         from lmplay_tui.ui.screens.dashboard import Dashboard
 
@@ -147,7 +147,7 @@ class LmplayApp(TerminalApp):
         else:
             self.push_screen(dashboard)
 
-    def _take(self, source: "Source") -> None:
+    def _take(self, source: "RunSource") -> None:
         from lmplay_tui.ui.session import LiveSource
 
         self.source = source
@@ -251,7 +251,7 @@ class LmplayApp(TerminalApp):
             done = self.source.done if self.source is not None else self.last_status
             self.exit(EXIT_OK if done is None else done)
 
-    def _go_back(self, source: "Source") -> None:
+    def _go_back(self, source: "RunSource") -> None:
         """To the launcher, where a run that is over, or another process's, was chosen; what was typed is kept."""
         from lmplay_tui.ui.ending import ending_lines, keep_draft, left_lines
 

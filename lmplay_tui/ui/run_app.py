@@ -20,7 +20,7 @@ from lmplay_tui.ui.tty.signals import Signals, StrayPrints, give_back_terminal, 
 if TYPE_CHECKING:
     from lmplay_tui.run.folder import RunFolder
     from lmplay_tui.ui.session import LiveSource
-    from lmplay_tui.ui.source import Source
+    from lmplay_tui.ui.source import RunSource
 
 
 SWITCH_INTERVAL_S = 1e-4  # the interpreter's: a refresh holds up the trainer a fiftieth of what it did with 5 ms
@@ -84,7 +84,7 @@ def _show(app: LmplayApp) -> int | None:
     return status
 
 
-def _source(launch: Launch, attach: "RunFolder | None") -> "Source":
+def _source(launch: Launch, attach: "RunFolder | None") -> "RunSource":
     from lmplay_tui.ui.session import LiveSource
     from lmplay_tui.ui.source import FolderSource
 

@@ -22,7 +22,7 @@ from lmplay_tui.run.view import RunView
 from lmplay_tui.text import one_line
 
 
-class Source(Protocol):
+class RunSource(Protocol):
     """A run to look at and to speak to. `poll` is called twice a second and never waits."""
 
     view: RunView

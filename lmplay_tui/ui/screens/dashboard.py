@@ -47,7 +47,7 @@ from lmplay_tui.ui.messages import (
 from lmplay_tui.ui.screens import dialogs
 from lmplay_tui.ui.screens.help import keys_now
 from lmplay_tui.ui.screens.plan_editor import PlanEditor
-from lmplay_tui.ui.source import FolderSource, Source
+from lmplay_tui.ui.source import FolderSource, RunSource
 from lmplay_tui.ui.tty.signals import TWICE_WITHIN_S
 from lmplay_tui.ui.widgets.curriculum import Curriculum, failure_rows
 from lmplay_tui.ui.widgets.curves import Curves, Ghost
@@ -96,7 +96,7 @@ class Dashboard(Screen[None]):
     AUTO_FOCUS = "#curves"
     focused: Reactive[Widget | None] = Reactive(None, repaint=False)  # Textual's paints the whole screen again
 
-    def __init__(self, source: Source, options: TrainOptions, *, ascii_only: bool = False) -> None:
+    def __init__(self, source: RunSource, options: TrainOptions, *, ascii_only: bool = False) -> None:
         super().__init__()
         self.source = source
         self.options = options
@@ -104,7 +104,7 @@ class Dashboard(Screen[None]):
             self, source, self._send, price_per_hour=options.price_per_hour, asked=options.training_plan
         )
         self.ghost: Ghost | None = None
-        self.ghost_source: Source | None = None
+        self.ghost_source: RunSource | None = None
         self._catching_up = self._was_behind = False
         self._interrupted_at = -1e9
         self._question: dialogs.ChoiceDialog[Any] | None = None  # the last about the run's end

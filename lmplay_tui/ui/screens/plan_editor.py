@@ -27,7 +27,7 @@ from lmplay_tui.run.view import RunView
 from lmplay_tui.text import one_line
 from lmplay_tui.ui.messages import PaneAsked, StageChange
 from lmplay_tui.ui.screens import dialogs
-from lmplay_tui.ui.source import Source
+from lmplay_tui.ui.source import RunSource
 from lmplay_tui.ui.widgets.plan_pane import PlanPane
 
 
@@ -37,7 +37,7 @@ class PlanEditor:
     def __init__(
         self,
         screen: Screen[None],
-        source: Source,
+        source: RunSource,
         send: Callable[[ChangePlan, str], None],
         *,
         price_per_hour: float | None,
