@@ -34,7 +34,7 @@ from lmplay_tui.run.metric_rows import MetricsTail
 from lmplay_tui.run.recorder import LogFile
 from lmplay_tui.run.view import RunView
 from lmplay_tui.text import one_line
-from lmplay_tui.ui.source import FolderSource, Written, read_written
+from lmplay_tui.ui.source import FolderSource, JournalItem, read_items
 
 MAX_WAITING = 50_000
 MAX_PRINTS = 2000  # lines
@@ -57,7 +57,7 @@ class LiveSource:
         self.finished = threading.Event()
         self._launch = launch
         self._events = events
-        self._queue: deque[Event | Written] = deque()  # what is written is of the run's own past
+        self._queue: deque[Event | JournalItem] = deque()  # what is written is of the run's own past
         self._lost = 0
         self._prints: deque[str] = deque(maxlen=MAX_PRINTS)  # for the run's log, until it has one
         self.started = False
@@ -86,7 +86,7 @@ class LiveSource:
     @property
     def behind(self) -> bool:
         """Whether its own past waits to be shown."""
-        return bool(self._queue) and isinstance(self._queue[0], Written)
+        return bool(self._queue) and isinstance(self._queue[0], JournalItem)
 
     @property
     def exit_status(self) -> int:
@@ -200,7 +200,7 @@ class LiveSource:
         for tail in (Tail(folder.events), MetricsTail(folder.metrics), Tail(folder.predictions)):
             more = True
             while more:
-                self._queue.extend(item for item in read_written(tail, 1 << 20) if item.event is not None)
+                self._queue.extend(item for item in read_items(tail, 1 << 20) if item.event is not None)
                 more = tail.behind
 
     def _put(self, event: Event) -> None:

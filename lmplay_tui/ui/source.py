@@ -52,18 +52,20 @@ class RunSource(Protocol):
         """Ask the trainer for something; whether it could be asked. If not, the log's last line says why."""
 
 
-class Written(NamedTuple):
+class JournalItem(NamedTuple):
     """What stands in a journal: an event, or many lines of metrics; None for a line that is none of ours."""
 
     event: Event | MetricRows | None
     at: float | None  # seconds since 1970, where the line has a time
 
 
-def read_written(tail: Tail, limit_bytes: int) -> list[Written]:
+def read_items(tail: Tail, limit_bytes: int) -> list[JournalItem]:
     """At most `limit_bytes` of what is new in a journal."""
     items = tail.read_rows(limit_bytes) if isinstance(tail, MetricsTail) else tail.read(limit_bytes)
     return [
-        Written(item, None) if isinstance(item, MetricRows) else Written(from_record(item), stamp(item.get("time")))
+        JournalItem(item, None)
+        if isinstance(item, MetricRows)
+        else JournalItem(from_record(item), stamp(item.get("time")))
         for item in items
     ]
 
@@ -72,7 +74,7 @@ def read_written(tail: Tail, limit_bytes: int) -> list[Written]:
 class _Chunk:
     """What the disk gave at one time."""
 
-    items: Sequence[Written]
+    items: Sequence[JournalItem]
     behind: bool  # there is more
     status: SavedStatus | None  # None: not looked at
     refused: Sequence[str] = ()  # what in the run's folder is not read, and why
@@ -80,9 +82,9 @@ class _Chunk:
 
 def _read_chunk(tails: Sequence[Tail], limit_bytes: int, look_at: RunFolder | None, *, is_first: bool) -> _Chunk:
     """In a thread: what is new in each journal, up to the first that has more, and how its process does."""
-    items: list[Written] = []
+    items: list[JournalItem] = []
     for tail in tails:
-        items += read_written(tail, limit_bytes)
+        items += read_items(tail, limit_bytes)
         if tail.behind:
             break
     if look_at is None:
