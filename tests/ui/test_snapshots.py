@@ -24,7 +24,7 @@ from lmplay_tui.run.journal import Journal
 from lmplay_tui.run.ranks import Ranks, Straggler
 from lmplay_tui.ui.app import LmplayApp
 from lmplay_tui.ui.widgets.plan_pane import PlanPane
-from lmplay_tui.ui.widgets.system import Machine, Reading
+from lmplay_tui.ui.widgets.system import Machine, MachineReading
 from tests.run.recorded_runs import many_ranks
 from tests.seams import Seams
 from tests.ui.conftest import tick, whole_launcher
@@ -207,11 +207,15 @@ ALL = [(name, size) for size in SIZES for name in reversed(SITTINGS)]  # the fir
 class FixedMachine(Machine):
     """The same readings everywhere."""
 
-    def read(self, device: str, pid: int | None = None) -> list[Reading]:
-        memory = Reading("memory", 0.44, "6.9 of 16 GiB, ours 1.2")
+    def read(self, device: str, pid: int | None = None) -> list[MachineReading]:
+        memory = MachineReading("memory", 0.44, "6.9 of 16 GiB, ours 1.2")
         if device != "cuda:0":
-            return [Reading("cpu", 0.93, "93 % of 8"), memory]
-        return [Reading("gpu 0", 0.97, "97 % 311 W 71 °C"), Reading("vram 0", 0.88, "70.1 of 80 GiB"), memory]
+            return [MachineReading("cpu", 0.93, "93 % of 8"), memory]
+        return [
+            MachineReading("gpu 0", 0.97, "97 % 311 W 71 °C"),
+            MachineReading("vram 0", 0.88, "70.1 of 80 GiB"),
+            memory,
+        ]
 
 
 @pytest.fixture(autouse=True)

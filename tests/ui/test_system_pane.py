@@ -13,10 +13,10 @@ import pytest
 
 from lmplay_tui.run.folder import RunFolder, RunLock
 from lmplay_tui.ui.source import FolderSource
-from lmplay_tui.ui.widgets.system import Machine, Reading
+from lmplay_tui.ui.widgets.system import Machine, MachineReading
 
 
-def told(machine: Machine, device: str, pid: int | None) -> list[Reading]:
+def told(machine: Machine, device: str, pid: int | None) -> list[MachineReading]:
     """What the meters say, once they have been asked and have answered."""
     machine.read(device, pid)
     answered(machine)
@@ -30,7 +30,7 @@ def answered(machine: Machine) -> None:
         assert running.wait(60)
 
 
-def meters(readings: list[Reading]) -> dict[str, str]:
+def meters(readings: list[MachineReading]) -> dict[str, str]:
     return {reading.label: reading.text for reading in readings}
 
 

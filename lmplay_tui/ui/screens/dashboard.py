@@ -56,7 +56,7 @@ from lmplay_tui.ui.widgets.log_pane import LogPane
 from lmplay_tui.ui.widgets.plan_pane import PlanPane
 from lmplay_tui.ui.widgets.predictions import Predictions
 from lmplay_tui.ui.widgets.state_line import Compact, PaneTabs, StateLine
-from lmplay_tui.ui.widgets.system import Machine, Reading, System
+from lmplay_tui.ui.widgets.system import Machine, MachineReading, System
 
 PANES = ("curriculum", "curves", "predictions", "plan", "system", "log")
 CURVES_EVERY_S = 4.0  # a slow line: the curves are most of what is sent
@@ -114,7 +114,7 @@ class Dashboard(Screen[None]):
         self._ascii_only = ascii_only
         self._zone = time_zone(options.tz)
         self._machine = Machine()
-        self._readings: Sequence[Reading] = ()
+        self._readings: Sequence[MachineReading] = ()
         self._curves_at = self._machine_at = -1e9
         self._shown_pane = "curriculum"
         self._cells: tuple[int, int] = (0, 0)
@@ -216,7 +216,7 @@ class Dashboard(Screen[None]):
         for button in self.query("#top Button"):
             button.disabled = over  # nothing listens any more
 
-    def _read_machine(self, now: float) -> Sequence[Reading]:
+    def _read_machine(self, now: float) -> Sequence[MachineReading]:
         """The machine's newest readings; asked for only while the pane is in sight."""
         if now - self._machine_at >= MACHINE_EVERY_S:
             self._machine_at = now

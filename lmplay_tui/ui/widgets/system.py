@@ -23,7 +23,7 @@ FIRST_S = 0.1  # that the processor is watched at the first reading; later ones 
 
 
 @dataclass(frozen=True)
-class Reading:
+class MachineReading:
     """One meter: `fraction` 0 to 1 where it has a whole, `text` what to write beside it."""
 
     label: str
@@ -44,9 +44,11 @@ class Machine:
         self._nvml: Any = None
         self._gpus: list[Any] = []
         self._running: dict[str, BackgroundCall[None]] = {}
-        self._newest: dict[str, tuple[object, list[Reading]]] = {}  # of which device or process, and its readings
+        self._newest: dict[
+            str, tuple[object, list[MachineReading]]
+        ] = {}  # of which device or process, and its readings
 
-    def read(self, device: str, pid: int | None) -> list[Reading]:
+    def read(self, device: str, pid: int | None) -> list[MachineReading]:
         """The meters that matter for a run on `device` by the process `pid` of this machine; None: it is elsewhere.
 
         As they were at the time of the call before: this one has them read anew. What has no reading is left out.
@@ -54,7 +56,7 @@ class Machine:
         gpus = self._last_readings("gpus", None, self._all_gpus) if device.startswith("cuda") else []
         return gpus + self._last_readings("own", pid, lambda: self._own_readings(pid))
 
-    def _last_readings(self, part: str, of: object, ask: Callable[[], list[Reading]]) -> list[Reading]:
+    def _last_readings(self, part: str, of: object, ask: Callable[[], list[MachineReading]]) -> list[MachineReading]:
         read_of, readings = self._newest.get(part, (None, []))
         running = self._running.get(part)
         if running is None or running.wait(0):
@@ -67,7 +69,7 @@ class Machine:
 
     # ---- in the background
 
-    def _all_gpus(self) -> list[Reading]:
+    def _all_gpus(self) -> list[MachineReading]:
         if self._nvml is None:
             import pynvml
 
@@ -77,7 +79,7 @@ class Machine:
             self._nvml = pynvml
         return [reading for i in range(len(self._gpus)) for reading in self._gpu_readings(i)]
 
-    def _own_readings(self, pid: int | None) -> list[Reading]:
+    def _own_readings(self, pid: int | None) -> list[MachineReading]:
         if self._psutil is None:
             import psutil
 
@@ -88,10 +90,10 @@ class Machine:
         own = self._memory_of(pid)
         if own is not None:
             said += f", {'ours' if pid == os.getpid() else 'the run'} {own / 2**30:.1f}"
-        readings = [Reading("memory", used / memory.total, said)]
+        readings = [MachineReading("memory", used / memory.total, said)]
         busy = self._busy_share()
         if math.isfinite(busy):
-            readings.insert(0, Reading("cpu", busy, f"{format_percent(busy)} of {os.cpu_count() or 1}"))
+            readings.insert(0, MachineReading("cpu", busy, f"{format_percent(busy)} of {os.cpu_count() or 1}"))
         return readings
 
     def _busy_share(self) -> float:
@@ -111,7 +113,7 @@ class Machine:
         except (self._psutil.Error, ValueError, OverflowError):  # a number that no process can have
             return None
 
-    def _gpu_readings(self, index: int) -> list[Reading]:
+    def _gpu_readings(self, index: int) -> list[MachineReading]:
         nvml, gpu = self._nvml, self._gpus[index]
         busy = self._ask(lambda: nvml.nvmlDeviceGetUtilizationRates(gpu).gpu / 100)
         watts = self._ask(lambda: nvml.nvmlDeviceGetPowerUsage(gpu) / 1000)
@@ -122,10 +124,10 @@ class Machine:
             "" if watts is None else f"{watts:.0f} W",
             "" if degrees is None else f"{degrees} °C",
         ]
-        readings = [Reading(f"gpu {index}", busy, " ".join(filter(None, words)))] if any(words) else []
+        readings = [MachineReading(f"gpu {index}", busy, " ".join(filter(None, words)))] if any(words) else []
         if memory is not None:
             said = format_memory_use(memory.used, memory.total)
-            readings.append(Reading(f"vram {index}", memory.used / memory.total, said))
+            readings.append(MachineReading(f"vram {index}", memory.used / memory.total, said))
         return readings
 
     def _ask(self, ask: Callable[[], Any]) -> Any:
@@ -146,9 +148,9 @@ class System(Lines):
         super().__init__(id="system", classes="pane")
         set_titles(self, "5 system")
         self._view: RunView | None = None
-        self._readings: Sequence[Reading] = ()
+        self._readings: Sequence[MachineReading] = ()
 
-    def show(self, view: RunView, readings: Sequence[Reading] | None = None) -> None:
+    def show(self, view: RunView, readings: Sequence[MachineReading] | None = None) -> None:
         self._view = view
         if readings is not None:
             self._readings = readings
@@ -175,7 +177,7 @@ class System(Lines):
             self.show(self._view)
 
     @staticmethod
-    def _meter(reading: Reading, width: int) -> Row:
+    def _meter(reading: MachineReading, width: int) -> Row:
         cells = max(min(width - _LABEL - len(reading.text) - 3, 24), 0)
         label = (" " + fitted(reading.label, _LABEL - 1), "label")
         if reading.fraction is None or cells < 4:
