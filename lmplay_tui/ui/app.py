@@ -21,7 +21,7 @@ from lmplay_tui.options import Launch
 from lmplay_tui.text import printable
 from lmplay_tui.ui import theme
 from lmplay_tui.ui.messages import LeaveAsked, StartAsked, TitleChanged
-from lmplay_tui.ui.tty.painting import Line, shown
+from lmplay_tui.ui.tty.painting import TerminalLine, shown
 from lmplay_tui.ui.tty.patches import TerminalApp, use_late_toasts
 from lmplay_tui.ui.tty.signals import TWICE_WITHIN_S, StrayPrints
 
@@ -62,7 +62,7 @@ class LmplayApp(TerminalApp):
         source: "RunSource | None" = None,
         launcher: bool = False,
         stray: StrayPrints | None = None,
-        line: Line | None = None,
+        line: TerminalLine | None = None,
         give_back: Callable[[], None] = lambda: None,
         timers: bool = True,
     ) -> None:

@@ -20,9 +20,9 @@ from lmplay_tui.ui.tty.painting import (
     ASK_AGAIN_S,
     MAX_REGIONS,
     PATIENCE_S,
-    Line,
     PatientCompositor,
     SafeWriter,
+    TerminalLine,
 )
 from lmplay_tui.ui.widgets.key_bar import Key, KeyBar
 from lmplay_tui.ui.widgets.state_line import StateLine
@@ -35,13 +35,13 @@ def clock() -> Clock:
     return Clock(0.0)
 
 
-def send(line: Line, count: int) -> None:
+def send(line: TerminalLine, count: int) -> None:
     line.sent += count
     line.written += count
 
 
 def test_without_answers_only_what_the_device_has_not_taken_counts(clock: Clock) -> None:
-    line = Line(clock)
+    line = TerminalLine(clock)
     send(line, 100_000)
     found = [line.behind]
     line.sent += ALLOWANCE + 1
@@ -51,7 +51,7 @@ def test_without_answers_only_what_the_device_has_not_taken_counts(clock: Clock)
 
 
 def test_a_terminal_that_answers_is_not_sent_more_than_it_has_shown(clock: Clock) -> None:
-    line = Line(clock)
+    line = TerminalLine(clock)
     line.painted()
     send(line, 10)
     assert line.wants_to_ask()
@@ -70,7 +70,7 @@ def test_a_terminal_that_answers_is_not_sent_more_than_it_has_shown(clock: Clock
 
 
 def test_a_lost_answer_is_asked_for_again_and_a_picture_a_minute_is_sent_anyway(clock: Clock) -> None:
-    line = Line(clock)
+    line = TerminalLine(clock)
     line.answered()
     send(line, ALLOWANCE + 1)
     line.painted()
@@ -101,7 +101,7 @@ class _Stalled(io.StringIO):
 
 
 def test_the_writer_never_blocks_and_counts_what_was_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    line, terminal = Line(), _Stalled()
+    line, terminal = TerminalLine(), _Stalled()
     monkeypatch.setattr(SafeWriter, "line", line)
     writer = SafeWriter(terminal)
     writer.start()
@@ -117,9 +117,9 @@ def test_the_writer_never_blocks_and_counts_what_was_taken(monkeypatch: pytest.M
 @asynccontextmanager
 async def behind(
     monkeypatch: pytest.MonkeyPatch, source: FakeSource
-) -> AsyncIterator[tuple[Pilot[int], Line, list[Any]]]:
+) -> AsyncIterator[tuple[Pilot[int], TerminalLine, list[Any]]]:
     """A dashboard whose terminal is behind, its line, and the pictures that are made from now on."""
-    line = Line()
+    line = TerminalLine()
     monkeypatch.setattr(PatientCompositor, "line", line)
     monkeypatch.setattr("textual.screen.Compositor", PatientCompositor)
     app = LmplayApp(Launch({"tz": "UTC"}), source=source, timers=False, line=line)
@@ -135,7 +135,7 @@ async def behind(
         yield pilot, line, pictures
 
 
-def caught_up(pilot: Pilot[int], line: Line) -> None:
+def caught_up(pilot: Pilot[int], line: TerminalLine) -> None:
     """The terminal's answer."""
     line._asked = line.sent
     pilot.app.post_message(events.CursorPosition(0, 0))
@@ -174,7 +174,7 @@ def painted(update: Any) -> list[tuple[int, int, list[Any]]]:
 async def test_asking_only_the_widgets_that_have_a_part_in_it_gives_the_same_picture(
     monkeypatch: pytest.MonkeyPatch, source: FakeSource
 ) -> None:
-    monkeypatch.setattr(PatientCompositor, "line", Line())
+    monkeypatch.setattr(PatientCompositor, "line", TerminalLine())
     monkeypatch.setattr("textual.screen.Compositor", Twice)
     monkeypatch.setattr(Twice, "compared", 0)
     app = LmplayApp(Launch({"tz": "UTC"}), source=source, timers=False)
@@ -238,7 +238,7 @@ async def test_what_changes_just_before_the_terminal_has_caught_up_is_painted(
 async def test_no_picture_is_made_of_a_batch_which_would_drop_it(
     monkeypatch: pytest.MonkeyPatch, source: FakeSource
 ) -> None:
-    monkeypatch.setattr(PatientCompositor, "line", Line())
+    monkeypatch.setattr(PatientCompositor, "line", TerminalLine())
     monkeypatch.setattr("textual.screen.Compositor", PatientCompositor)
     app = LmplayApp(Launch({"tz": "UTC"}), source=source, timers=False)
     whole, batches = PatientCompositor.render_full_update, []

@@ -5,8 +5,8 @@ picture is compared with it cell by cell.
 
 A line that stalls or crawls holds what was sent in buffers that cannot be seen from here: the kernel's, ssh's, the
 network's. So each picture ends with a question that every terminal answers: where its cursor is. While the answer
-lacks (`Line`), no further picture is made; what has changed is painted once, as it then is, when the terminal has
-caught up.
+lacks (`TerminalLine`), no further picture is made; what has changed is painted once, as it then is, when the terminal
+has caught up.
 
 `use_our_output` puts our writer, compositor and updates in the place of Textual's.
 """
@@ -148,7 +148,7 @@ QUESTION = "\x1b[6n"
 MAX_REGIONS = 1000
 
 
-class Line:
+class TerminalLine:
     """How much of what was sent has arrived. Counted in the thread that writes, asked in the one that paints."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -199,7 +199,7 @@ class SafeWriter(WriterThread):
     Here pictures wait before they are made, so that what is queued stays little.
     """
 
-    line: ClassVar[Line] = Line()
+    line: ClassVar[TerminalLine] = TerminalLine()
 
     def __init__(self, file: IO[str]) -> None:
         super().__init__(file)
@@ -235,7 +235,7 @@ class PatientCompositor(Compositor):
     Of a picture it asks only those widgets that have a part in it, and only for these rows.
     """
 
-    line: ClassVar[Line] = Line()
+    line: ClassVar[TerminalLine] = TerminalLine()
     _painted: Sequence[Span] | None = None  # what the picture that is being made changes; None: all of it
 
     def render_update(
@@ -280,9 +280,9 @@ class PatientCompositor(Compositor):
                 left = [span for span in left if not (span[0] in rows and x <= span[1] and span[2] <= right)]
 
 
-def use_our_output() -> Line:
+def use_our_output() -> TerminalLine:
     """Put our writer and our updates in the place of Textual's; all are looked up when they are needed."""
-    line = SafeWriter.line = PatientCompositor.line = Line()
+    line = SafeWriter.line = PatientCompositor.line = TerminalLine()
     setattr(_compositor, "ChopsUpdate", ExactUpdate)  # noqa: B010  (a name that the module owns)
     setattr(_compositor, "LayoutUpdate", ExactLayout)  # noqa: B010  (the same)
     setattr(linux_driver, "WriterThread", SafeWriter)  # noqa: B010  (a name that the module imports)

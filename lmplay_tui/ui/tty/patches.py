@@ -41,7 +41,7 @@ from lmplay_tui.ui.tty.looks import (
     terminal_needs_ascii,
     title_sequence,
 )
-from lmplay_tui.ui.tty.painting import QUESTION, Line
+from lmplay_tui.ui.tty.painting import QUESTION, TerminalLine
 from lmplay_tui.ui.tty.terminal_input import TerminalDriver
 
 LAST_ANSWER_S = 0.5  # of a terminal, before it is given back
@@ -150,7 +150,7 @@ class TypedLine(TypedText, Input):
 class TerminalApp(OrderedKeysApp):
     """Colours and signs by the terminal's kind; no picture while it has not taken the ones before."""
 
-    def __init__(self, line: Line | None, *, ascii_only: bool) -> None:
+    def __init__(self, line: TerminalLine | None, *, ascii_only: bool) -> None:
         """`line`: to a real terminal."""
         super().__init__()
         self._line = line
