@@ -21,7 +21,7 @@ from lmplay_tui.plan.tables import (
     NOT_GIVEN,
     AnyTable,
     Epochs,
-    Option,
+    OptionType,
     StageDraft,
     Table,
     Word,
@@ -35,7 +35,7 @@ class LMPlayPlan(Table):
 
     datasets: AnyTable = NOT_GIVEN
     steps: Annotated[list[Any], Field(min_length=1)] = NOT_GIVEN
-    seed: Annotated[Any, Option("seed")] = NOT_GIVEN
+    seed: Annotated[Any, OptionType("seed")] = NOT_GIVEN
     title: Word = NOT_GIVEN
     train: AnyTable = NOT_GIVEN
 
@@ -71,7 +71,7 @@ class StepTable(Table):
     epochs: Epochs = NOT_GIVEN
     step_name: Word = NOT_GIVEN
     interleve_stopping_strategy: Stopping = NOT_GIVEN
-    seed: Annotated[Any, Option("seed")] = NOT_GIVEN
+    seed: Annotated[Any, OptionType("seed")] = NOT_GIVEN
 
 
 _COLUMNS = {"text_column": "text", "prompt_column": "prompt", "truth_column": "truth"}

@@ -43,8 +43,8 @@ FOLDER_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$"  # what LMPlay calls a saved d
 AnyTable = dict[str, Any]
 
 
-class Option:
-    """The type of a key that is an option: `options.check` knows its bounds. As in `Annotated[Any, Option("seed")]`."""
+class OptionType:
+    """The type of a key that is an option, as `Annotated[Any, OptionType("seed")]`: `options.check` has its bounds."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -102,11 +102,11 @@ class StageKeys(Table):
     epochs: Epochs = NOT_GIVEN
     weights: Annotated[list[Weight], Field(min_length=1, max_length=MAX_MIXED)] = NOT_GIVEN
     stopping: Stopping = NOT_GIVEN
-    seed: Annotated[Any, Option("seed")] = NOT_GIVEN
+    seed: Annotated[Any, OptionType("seed")] = NOT_GIVEN
 
 
 def _options_of(names: Iterable[str]) -> Any:
-    return {name: (Annotated[Any, Option(name)], NOT_GIVEN) for name in names}
+    return {name: (Annotated[Any, OptionType(name)], NOT_GIVEN) for name in names}
 
 
 StageTable: type[Table] = create_model("StageTable", __base__=StageKeys, **_options_of(options.stage_names()))
