@@ -131,7 +131,7 @@ class ListOf(Kind):
 
 
 @dataclass(frozen=True)
-class Row(Kind):
+class RowOf(Kind):
     """A list with one value of each kind. `later`: the last ones, which versions before did not write."""
 
     kinds: tuple[Kind, ...]
@@ -146,16 +146,16 @@ class Row(Kind):
 
 
 @dataclass(frozen=True)
-class Columns(Kind):
+class ColumnsOf(Kind):
     """Nothing at all, or the columns of at most `most` rows."""
 
-    row: Row
+    row: RowOf
     most: int
 
     def problem(self, value: object, place: str) -> str | None:
         if isinstance(value, list | tuple) and not value:
             return None
-        columns = Row(tuple(ListOf(kind, self.most) for kind in self.row.kinds), self.row.later)
+        columns = RowOf(tuple(ListOf(kind, self.most) for kind in self.row.kinds), self.row.later)
         if problem := columns.problem(value, place):
             return problem
         assert isinstance(value, list | tuple)
@@ -163,7 +163,7 @@ class Columns(Kind):
 
 
 @dataclass(frozen=True)
-class Table(Kind):
+class Fields(Kind):
     """The fields of a table. `later`: what versions before did not write."""
 
     fields: Mapping[str, Kind]
@@ -267,9 +267,9 @@ _STAGE = One(lambda value: value == "" or _STAGE_NAME.fits(value), "a stage's na
 _SIZE = whole_number(1).or_none()
 _FLAG = One(lambda value: isinstance(value, bool), "true or false")
 
-_STAGE_PROGRESS = Table(
+_STAGE_PROGRESS = Fields(
     {
-        "position": Table({"row": _COUNT, "item": _COUNT, "char": _COUNT}),
+        "position": Fields({"row": _COUNT, "item": _COUNT, "char": _COUNT}),
         "rows_total": _COUNT.or_none(),
         "rows_per_epoch": _COUNT.or_none(),
         "tokens": _COUNT,
@@ -287,7 +287,7 @@ _STAGE_PROGRESS = Table(
     later={"rows_without_sample": _COUNT, "mini_batch_size": _SIZE, "held_out_by": one_of("place", "block")},
 )
 _WARM_UP = {"from_step": _STEP, "fraction": number(0, 1), "steps": whole_number(1)}
-_PROGRESS = Table(
+_PROGRESS = Fields(
     {
         "step": _STEP,
         "rows": _COUNT,
@@ -297,7 +297,7 @@ _PROGRESS = Table(
         "stages": TableOf(_STAGE_PROGRESS, _STAGE_NAME),
         "saved_rows": _COUNT,
         "lr_factor": number(0, 1.7e308),
-        "warm_up": Table(_WARM_UP, or_none=True),
+        "warm_up": Fields(_WARM_UP, or_none=True),
         "pinned": ListOf(text(MOST_TEXT)),
         "eval_loss": _LOSS.or_none(),
         "best_eval_loss": number().or_none(),
@@ -311,18 +311,18 @@ _PROGRESS = Table(
         "mini_batch_size": _SIZE,  # of the whole run, as versions before had it
     },
 )
-_POINT = Row((_COUNT, _COUNT, _LOSS, _COUNT, _LOSS, _COUNT, _LOSS, _COUNT), later=2)
-_RECENT = Row((_LOSS, _COUNT, _LOSS.or_none(), _LOSS.or_none()), later=1)
-_SERIES = Table(
+_POINT = RowOf((_COUNT, _COUNT, _LOSS, _COUNT, _LOSS, _COUNT, _LOSS, _COUNT), later=2)
+_RECENT = RowOf((_LOSS, _COUNT, _LOSS.or_none(), _LOSS.or_none()), later=1)
+_SERIES = Fields(
     {
         "updates": _COUNT,
         "stride": whole_number(1),
-        "points": Columns(_POINT, MAX_POINTS),
+        "points": ColumnsOf(_POINT, MAX_POINTS),
         "open": One(lambda v: v is None or _POINT.problem(v, "") is None, "a list of numbers or nothing"),
-        "recent": Columns(_RECENT, AVERAGED),
+        "recent": ColumnsOf(_RECENT, AVERAGED),
     }
 )
-_RECORD = Table(
+_RECORD = Fields(
     {
         **dict.fromkeys(SPLITS, _SERIES),
         **{f"total_{split}_{what}": _COUNT for split in SPLITS for what in ("samples", "tokens")},
@@ -331,7 +331,7 @@ _RECORD = Table(
     },
     later={"train_rows_without_sample": _COUNT},
 )
-_SCALER = Table(
+_SCALER = Fields(
     {
         "scale": number(1e-45, 1.7e308),
         "growth_factor": number(1, 1e6),
@@ -364,11 +364,11 @@ _MODEL_ARGS: Mapping[str, Kind] = {
     "vocab_size": whole_number(1, 10**9),
 }
 
-CHECKPOINT = Table(
+CHECKPOINT = Fields(
     {
-        "curriculum": Table(
+        "curriculum": Fields(
             {
-                "state_args": Table(
+                "state_args": Fields(
                     {
                         "plan": text(MOST_TEXT),
                         "plan_name": text(is_utf8=False),
@@ -380,19 +380,19 @@ CHECKPOINT = Table(
                 "state": TableOf(_STAGE_PROGRESS, _STAGE_NAME),
             }
         ),
-        "model": Table(
+        "model": Fields(
             {
-                "state_args": Table(_MODEL_ARGS),
+                "state_args": Fields(_MODEL_ARGS),
                 "state": _WEIGHTS,
             }
         ),
-        "runner": Table(
+        "runner": Fields(
             {
-                "state_args": Table(
+                "state_args": Fields(
                     {"name": text(is_utf8=False), "options": OptionRecord()},
                     later={"overruled": TableOf(ListOf(text(), 1000), _STAGE)},
                 ),
-                "state": Table(
+                "state": Fields(
                     {
                         "format": One(lambda value: value == FORMAT and type(value) is int, f"{FORMAT}"),
                         "version": text(),
@@ -402,7 +402,7 @@ CHECKPOINT = Table(
                             most=100,
                         ),
                         "progress": _PROGRESS,
-                        "rng": Table({"cpu": _RNG}, later={"cuda": _RNG, "mps": _RNG}, may_be_empty=True),
+                        "rng": Fields({"cpu": _RNG}, later={"cuda": _RNG, "mps": _RNG}, may_be_empty=True),
                         "scaler": _SCALER,
                         "stats": _RECORD,
                         "step_stats": TableOf(_RECORD, _STAGE_NAME),
@@ -411,19 +411,19 @@ CHECKPOINT = Table(
                 ),
             }
         ),
-        "optimizers": Table(
+        "optimizers": Fields(
             {
-                "state_args": Table({"name": one_of(*_MOMENTS)}, later={"num_parameters": _COUNT}),
+                "state_args": Fields({"name": one_of(*_MOMENTS)}, later={"num_parameters": _COUNT}),
                 "state": TableOf(
                     TableOf(One(lambda v: v is None or isinstance(v, torch.Tensor | Deferred), "a tensor"), most=10),
                     text(1000),
                 ),
             }
         ),
-        "lr_schedulers": Table(
+        "lr_schedulers": Fields(
             {
-                "state_args": Table(_WARM_UP, may_be_empty=True),
-                "state": Table({"factor": number(0, 1.7e308), "step": _STEP}),
+                "state_args": Fields(_WARM_UP, may_be_empty=True),
+                "state": Fields({"factor": number(0, 1.7e308), "step": _STEP}),
             }
         ),
     }
@@ -431,12 +431,12 @@ CHECKPOINT = Table(
 
 
 # What a head says of its tensors in the folder beside it: of each its number format, its shape and where its rows lie.
-_PIECE = Row((whole_number(at_most=1 << 20), _COUNT, _COUNT, whole_number(1), whole_number(at_most=(1 << 32) - 1)))
+_PIECE = RowOf((whole_number(at_most=1 << 20), _COUNT, _COUNT, whole_number(1), whole_number(at_most=(1 << 32) - 1)))
 _IN_PARTS = (one_of(*FORMATS), ListOf(whole_number(at_most=1 << 40), 16))
-_PARTS = Table({"folder": text(255), "tensors": TableOf(Row((*_IN_PARTS, ListOf(_PIECE, 1 << 20))), text(1100))})
+_PARTS = Fields({"folder": text(255), "tensors": TableOf(RowOf((*_IN_PARTS, ListOf(_PIECE, 1 << 20))), text(1100))})
 # What a process tells of its part: what hindered it, or each tensor of which it has written rows.
-PART_REPORT = Table(
-    {"problem": text(4000).or_none(), "written": ListOf(Row((text(1100), *_IN_PARTS, _PIECE)), _MOST_ENTRIES)}
+PART_REPORT = Fields(
+    {"problem": text(4000).or_none(), "written": ListOf(RowOf((text(1100), *_IN_PARTS, _PIECE)), _MOST_ENTRIES)}
 )
 
 

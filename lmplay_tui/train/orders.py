@@ -26,7 +26,7 @@ from lmplay_tui.errors import EXIT_TRAINING
 from lmplay_tui.options import MAX_INT
 from lmplay_tui.process import leave
 from lmplay_tui.text import one_line
-from lmplay_tui.train.checkpoint_fields import Kind, ListOf, One, Row, Table, number, one_of, text, whole_number
+from lmplay_tui.train.checkpoint_fields import Fields, Kind, ListOf, One, RowOf, number, one_of, text, whole_number
 from lmplay_tui.train.checkpoint_parts import token_of
 from lmplay_tui.train.process_group import RankLostError
 
@@ -243,7 +243,7 @@ _SIZE = whole_number(1).or_none()
 _SHARE = number(0, 1)
 _NUMBER = number(-1.7e308, 1.7e308)
 _DTYPES = ("float16", "bfloat16", "float32", "float64", "int32", "int64", "uint8", "bool")
-_CONFIG = Table(
+_CONFIG = Fields(
     {
         "mini_batch_size": whole_number(1),
         "normalization": one_of("tokens", "samples"),
@@ -256,9 +256,9 @@ _CONFIG = Table(
         "head_work": number(0, 1.7e308).or_none(),
     }
 )
-_ENTRIES = ListOf(Row((text(1000), text(100), one_of(*_DTYPES), ListOf(_COUNT, 16))), 4 * _MOST_NAMES)
+_ENTRIES = ListOf(RowOf((text(1000), text(100), one_of(*_DTYPES), ListOf(_COUNT, 16))), 4 * _MOST_NAMES)
 _SCALED_BY = ("scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker")
-_SCALER = Table(dict.fromkeys(_SCALED_BY, _NUMBER), may_be_empty=True)
+_SCALER = Fields(dict.fromkeys(_SCALED_BY, _NUMBER), may_be_empty=True)
 _WORD = text(100).or_none()
 _FORMS: Mapping[type, Mapping[str, Kind]] = {
     Build: {
@@ -316,7 +316,7 @@ def decode(data: bytes) -> Order:
     if kind is None:
         raise OrderError("there is no such order")
     num_rows = header.pop("num_rows", None) if kind in (Step, Score) else 0
-    if problem := Table(_FORMS[kind]).problem(header, name or ""):
+    if problem := Fields(_FORMS[kind]).problem(header, name or ""):
         raise OrderError(problem)
     if kind is Copy:
         state: dict[str, dict[str, tuple[str, Sequence[int]]]] = {}
