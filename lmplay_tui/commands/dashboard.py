@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
 
-from lmplay_tui.commands.lines import to_stderr
+from lmplay_tui.commands.output import to_stderr
 from lmplay_tui.errors import EXIT_BUG, EXIT_OK, UserError
 from lmplay_tui.options import Launch, TrainOptions
 from lmplay_tui.process import is_child_alive

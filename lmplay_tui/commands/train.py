@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmplay_tui.command_line import add_options, checked_options, new_parser, read_line
 from lmplay_tui.commands.columns import cells_in, cut, line_width
-from lmplay_tui.commands.lines import Lines, to_stderr
+from lmplay_tui.commands.output import Output, to_stderr
 from lmplay_tui.errors import EXIT_LEFT_AT_ONCE, EXIT_OK, EXIT_TRAINING, EXIT_USAGE, UserError
 from lmplay_tui.formats import format_clock, format_cost, format_duration, format_loss, format_rate, time_zone
 from lmplay_tui.options import Launch, TrainOptions
@@ -118,7 +118,7 @@ def _train_and_print(launch: Launch, place: "Place | None" = None, controls: Con
     catch_signals(controls, stop_on_hangup=not goes_on)
     # Before torch comes, which takes a second: a stop that is asked for in that time is heeded too.
     on_reader_gone = None if goes_on else lambda: controls.send(Stop(reason="standard output is closed"))
-    with Lines(on_reader_gone, ascii_only=options.ascii) as out:
+    with Output(on_reader_gone, ascii_only=options.ascii) as out:
         return _train(launch, controls, out, zone, place)
 
 
@@ -139,7 +139,7 @@ def _train_together(launch: Launch) -> int:
         return _train_and_print(launch, controls=controls)
     from lmplay_tui.train.agent import train_together
 
-    with Lines(None, ascii_only=launch.options.ascii) as out:
+    with Output(None, ascii_only=launch.options.ascii) as out:
         printer = JsonLines(out) if launch.options.json_lines else Headless(out, launch.options, _zone(launch.options))
         return train_together(launch, count, controls, (lambda _: None) if quiet else printer.say, quiet=quiet)
 
@@ -171,7 +171,7 @@ def _leave_signals_to_rank_0(group: "ProcessGroup") -> None:
         signal.signal(caught, pass_over)
 
 
-def _train(launch: Launch, controls: Controls, out: Lines, zone: tzinfo | None, place: "Place | None" = None) -> int:
+def _train(launch: Launch, controls: Controls, out: Output, zone: tzinfo | None, place: "Place | None" = None) -> int:
     """Train and print, clock times too where a `zone` for them was given; gives the exit status."""
     agent = None if place is None else place.agent
     quiet = LOCK_FROM in os.environ if agent is None else agent.quiet  # handed over: the log has every line already
@@ -256,7 +256,7 @@ def catch_signals(controls: Controls, *, stop_on_hangup: bool) -> None:
 class JsonLines:
     """Prints one JSON object a line: what the journals hold."""
 
-    def __init__(self, out: Lines) -> None:
+    def __init__(self, out: Output) -> None:
         self._out = out
 
     def say(self, event: events.Event) -> None:
@@ -270,7 +270,7 @@ class Headless:
     """Prints a run for people: one line a log interval, an example at each validation, and what happens besides."""
 
     def __init__(
-        self, out: Lines, options: TrainOptions, zone: tzinfo | None = None, clock: Callable[[], float] = time.time
+        self, out: Output, options: TrainOptions, zone: tzinfo | None = None, clock: Callable[[], float] = time.time
     ) -> None:
         """`zone`: also say when it will be done, by the clock there."""
         from lmplay_tui.run.view import RunView  # here: no `--help` waits for it

@@ -12,7 +12,7 @@ import torch
 from rich.cells import cell_len
 
 from lmplay_tui import cli
-from lmplay_tui.commands.lines import Lines
+from lmplay_tui.commands.output import Output
 from lmplay_tui.commands.train import DESCRIPTION, EPILOG, Headless, parse
 from lmplay_tui.formats import time_zone
 from lmplay_tui.options import TrainOptions
@@ -104,7 +104,7 @@ def test_in_a_terminal_each_line_of_an_example_and_of_figures_is_one(columns):
     clock = Clock()
 
     def told() -> int:
-        with Lines() as out:
+        with Output() as out:
             printer = Headless(out, TrainOptions(price_per_hour=10_000), time_zone("UTC"), clock)
             for event in training(130):
                 clock.now += 0.25
@@ -131,7 +131,7 @@ def test_in_a_terminal_each_line_of_an_example_and_of_figures_is_one(columns):
 def test_signs_of_lines_have_plain_ones_in_ascii_and_letters_of_texts_stay(capfd):
     spike = happened.LossSpiked(7, "topics", 8.25, 3.1, 21.0, 60, 69)  # rows 60–69
     said = prediction("Ça naïve …\x1b[31m 東京", "x " * 900)
-    with Lines(ascii_only=True) as out:
+    with Output(ascii_only=True) as out:
         printer = Headless(out, TrainOptions(), time_zone("UTC"), Clock())
         for event in (*training(40), spike, happened.Predicted(7, "topics", said), happened.Warned("a → b", 9)):
             printer.say(event)
@@ -158,7 +158,7 @@ def test_a_run_follows_its_option_for_ascii(folder):
 
 def test_the_date_stands_above_the_first_line_of_another_day(capfd):
     now = Clock(1_790_000_000.0 - 14 * 3600)  # 00:13 UTC
-    with Lines() as out:
+    with Output() as out:
         printer = Headless(out, TrainOptions(), time_zone("UTC"), now)
         for step in range(4):
             printer.say(happened.Bookmarked(step, ""))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lmplay_tui.cli import main
-from lmplay_tui.commands.lines import Lines
+from lmplay_tui.commands.output import Output
 from lmplay_tui.run.folder import RunFolder, status_of
 from tests.faults.forks import Child
 from tests.faults.terminals import until
@@ -92,7 +92,7 @@ def test_ctl_hears_when_the_run_dies(place, capsys):
 def test_lines_never_wait_and_say_what_they_left_out():
     """A pipe that nobody empties: thousands of lines later the writer is still free."""
     reader, writer = os.pipe()
-    with Lines(descriptors=(writer, writer)) as lines:
+    with Output(descriptors=(writer, writer)) as lines:
         begun = time.monotonic()
         for number in range(20_000):
             lines.write(f"line {number} " + "x" * 100)
@@ -110,7 +110,7 @@ def test_lines_tell_once_that_the_reader_is_gone():
     reader, writer = os.pipe()
     os.close(reader)
     gone = []
-    with Lines(on_reader_gone=lambda: gone.append(1), descriptors=(writer, writer)) as lines:
+    with Output(on_reader_gone=lambda: gone.append(1), descriptors=(writer, writer)) as lines:
         for _ in range(10):
             lines.write("x")
     assert gone == [1]

@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 from pytest_socket import enable_socket
 
-from lmplay_tui.commands.lines import Lines
+from lmplay_tui.commands.output import Output
 from lmplay_tui.commands.train import Headless, parse
 from lmplay_tui.commands.train import main as trainer_main
 from lmplay_tui.run.controls import Controls
@@ -91,7 +91,7 @@ def _train(words: list[str], most: int | None, limits: HangLimits | None) -> int
     launch = parse(words, "lmp_trainer", "", "")
     count = launch.options.nproc
     assert isinstance(count, int)
-    with Lines(None) as out:
+    with Output(None) as out:
         say = Headless(out, launch.options).say
         limit = RestartLimit() if most is None else RestartLimit(most)
         return train_together(launch, count, Controls(), say, quiet=False, limit=limit, limits=limits)

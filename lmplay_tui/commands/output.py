@@ -15,7 +15,7 @@ MAX_WAITING = 2000  # lines; beyond them new ones are dropped and counted
 LAST_WORDS_S = 2.0  # a terminal that does not read is not waited for longer when the run is over
 
 
-class Lines:
+class Output:
     """Writes lines from a thread. `on_reader_gone`: called once when a pipe's reader has left (`| head`).
 
     `ascii_only`: of the signs that we draw with the plain ones. The thread writes to the descriptors themselves: were
@@ -37,7 +37,7 @@ class Lines:
         self._gone: set[int] = set()
         self._thread = threading.Thread(target=self._run, name="output", daemon=True)
 
-    def __enter__(self) -> "Lines":
+    def __enter__(self) -> "Output":
         self._thread.start()
         return self
 
