@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 from lmplay_tui.command_line import add_options, checked_options, new_parser, read_line
-from lmplay_tui.commands.columns import cut
 from lmplay_tui.commands.output import to_stderr
+from lmplay_tui.commands.terminal_tables import cut
 from lmplay_tui.errors import EXIT_OK, EXIT_USAGE, UserError
 from lmplay_tui.formats import counted, format_bytes, format_duration, format_parameters, format_percent
 from lmplay_tui.options import Launch, home_path, screen_options

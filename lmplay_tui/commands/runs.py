@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lmplay_tui.command_line import new_parser, parse_line
-from lmplay_tui.commands.columns import line_width, table
+from lmplay_tui.commands.terminal_tables import line_width, table
 from lmplay_tui.errors import EXIT_OK, UserError
 from lmplay_tui.formats import (
     format_age,

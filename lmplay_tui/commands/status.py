@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from lmplay_tui.command_line import new_parser, parse_line
-from lmplay_tui.commands.columns import cut, line_width
+from lmplay_tui.commands.terminal_tables import cut, line_width
 from lmplay_tui.errors import EXIT_OK
 from lmplay_tui.formats import format_duration, format_lr, format_moment, format_percent, format_rate
 from lmplay_tui.options import home_path

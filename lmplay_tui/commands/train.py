@@ -14,8 +14,8 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from lmplay_tui.command_line import add_options, checked_options, new_parser, read_line
-from lmplay_tui.commands.columns import cells_in, cut, line_width
 from lmplay_tui.commands.output import Output, to_stderr
+from lmplay_tui.commands.terminal_tables import cells_in, cut, line_width
 from lmplay_tui.errors import EXIT_LEFT_AT_ONCE, EXIT_OK, EXIT_TRAINING, EXIT_USAGE, UserError
 from lmplay_tui.formats import format_clock, format_cost, format_duration, format_loss, format_rate, time_zone
 from lmplay_tui.options import Launch, TrainOptions

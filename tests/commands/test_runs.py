@@ -14,7 +14,7 @@ import pytest
 from rich.cells import cell_len
 
 from lmplay_tui.cli import main
-from lmplay_tui.commands.columns import table
+from lmplay_tui.commands.terminal_tables import table
 from lmplay_tui.run.folder import RunFolder, take_run
 from lmplay_tui.run.upkeep import About, about, set_about
 from lmplay_tui.ui.run_list import find_runs, run_detail, run_table
