@@ -33,7 +33,7 @@ from textual.geometry import Region
 from textual.screen import Screen
 from textual.strip import Strip
 
-from lmplay_tui.ui.tty.cells import cells_of, differing_spans
+from lmplay_tui.ui.tty.screen_cells import cells_of, differing_spans
 
 _JOINING = re.compile("[\u200d\ufe0f\U0001f3fb-\U0001f3ff]")
 Cell = tuple[str, Style | None]

@@ -14,7 +14,7 @@ from textual.strip import Strip
 
 from lmplay_tui.scripts import UNSPACED
 from lmplay_tui.ui.theme import styles_of
-from lmplay_tui.ui.tty.cells import cells_of, differing_spans
+from lmplay_tui.ui.tty.screen_cells import cells_of, differing_spans
 
 Piece = tuple[str, str]  # text without control characters or newlines, and names of styles with spaces between
 Row = tuple[Piece, ...]
