@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lmplay_tui.data import column_names as known
-from lmplay_tui.data import messages as chat
+from lmplay_tui.data import conversations as chat
 from lmplay_tui.data.cells import Column, Spell, looks_nested
-from lmplay_tui.data.messages import plain
+from lmplay_tui.data.conversations import plain
 from lmplay_tui.data.rows import Columns
 from lmplay_tui.errors import UserError
 from lmplay_tui.formats import counted

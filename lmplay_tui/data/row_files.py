@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 from lmplay_tui.data import column_names
 from lmplay_tui.data.arrow_cache import BadFile, mapped
 from lmplay_tui.data.columns import find_columns
+from lmplay_tui.data.conversations import plain
 from lmplay_tui.data.decoding import Unreadable
-from lmplay_tui.data.messages import plain
 from lmplay_tui.data.rows import Columns
 from lmplay_tui.data.text_files import first_lines, first_rows
 from lmplay_tui.errors import UserError

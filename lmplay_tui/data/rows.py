@@ -8,10 +8,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from lmplay_tui.data import messages as chat
+from lmplay_tui.data import conversations as chat
 from lmplay_tui.data.cells import Decode, NestedCellError, Spell, text_of
+from lmplay_tui.data.conversations import Turn
 from lmplay_tui.data.mapped_files import MappedRows
-from lmplay_tui.data.messages import Turn
 from lmplay_tui.data.samples import Item
 from lmplay_tui.errors import DataError, UserError
 from lmplay_tui.formats import counted

@@ -19,10 +19,10 @@ import pyarrow as pa
 
 from lmplay_tui.data import column_names as known
 from lmplay_tui.data.cells import with_kinds
+from lmplay_tui.data.conversations import plain
 from lmplay_tui.data.csv_files import Chunk, read_csv
 from lmplay_tui.data.decoding import BLOCK, Tick, Unreadable, opened, packed, undecodable
 from lmplay_tui.data.json_documents import Document, NotJson, find_rows, load, spelled
-from lmplay_tui.data.messages import plain
 from lmplay_tui.data.text_rows import divided, division_of
 from lmplay_tui.text import one_line
 
