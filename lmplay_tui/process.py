@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import NoReturn
 
+RANK_VARIABLES = {"RANK", "SLURM_PROCID"}  # environment: of one of several, by torchrun, our own agent or srun
 _LAID_OVER = "LMPLAY_TUI_LAID_OVER"  # environment: variables that `lay_over` has set, as they were before; JSON
 _HOME = Path(__file__).resolve().parent.parent  # where the package lies
 

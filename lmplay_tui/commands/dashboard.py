@@ -15,7 +15,7 @@ from typing import NoReturn
 from lmplay_tui.commands.output import to_stderr
 from lmplay_tui.errors import EXIT_BUG, EXIT_OK, UserError
 from lmplay_tui.options import Launch, TrainOptions
-from lmplay_tui.process import is_child_alive
+from lmplay_tui.process import RANK_VARIABLES, is_child_alive
 
 WAITS_S = 60.0  # for the preflight, which itself ends far sooner, behind the imports of the screen
 ENDS_WITHIN_S = 0.5  # a process that is killed, unless a disk holds it
@@ -157,7 +157,7 @@ def wants_dashboard(options: TrainOptions) -> bool:
         return False
     if options.exp == "list" or options.describe or options.save_datasets:
         return False
-    if os.environ.keys() & {"RANK", "SLURM_PROCID"}:
+    if os.environ.keys() & RANK_VARIABLES:
         from lmplay_tui.train.process_group import place_of  # not for the first frame of all others
 
         if place_of(os.environ) is not None:  # one of several that torchrun or srun has started: none has the screen

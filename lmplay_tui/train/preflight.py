@@ -21,6 +21,7 @@ from lmplay_tui.plan.builtin import DEFAULT_PLAN, shipped_plans
 from lmplay_tui.plan.problems import Form, KeyPath, locate, shown_key
 from lmplay_tui.plan.reading import failure_problems, parse_plan, read_plan
 from lmplay_tui.plan.schema import NAME_PATTERN, Plan, check_name
+from lmplay_tui.process import RANK_VARIABLES
 from lmplay_tui.run.folder import (
     LOCK_FROM,
     RunFolder,
@@ -33,8 +34,6 @@ from lmplay_tui.run.folder import (
 from lmplay_tui.run.statistics import clash
 from lmplay_tui.text import one_line
 
-# Of the environment in which torchrun, our own agent or srun starts one of several processes.
-_OF_LAUNCHERS = {"RANK", "SLURM_PROCID"}
 _NO_NAME = re.compile(r"[^A-Za-z0-9_-]+")
 
 _LOOKS_EVERY_S = 0.05
@@ -241,7 +240,7 @@ def _check_free(run: RunFolder) -> None:
 def _check_processes(options: TrainOptions) -> None:
     """Raise `UserError` where several processes would have to share a device, or one a model with others."""
     if options.shard != "none":
-        if options.nproc == 1 and not os.environ.keys() & _OF_LAUNCHERS:
+        if options.nproc == 1 and not os.environ.keys() & RANK_VARIABLES:
             raise UserError(f"--shard {options.shard}: there is one process, which keeps all: start more by --nproc")
         if options.compile_model:
             raise UserError(

@@ -50,7 +50,7 @@ _PROCESSOR_LIMIT = Path("/sys/fs/cgroup/cpu.max")
 _PR_SET_PDEATHSIG = 1  # sys/prctl.h
 _LOOPBACK = "127.0.0.1"
 _OF_TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-_OF_LAUNCHERS = {
+_NOT_INHERITED = {  # environment: by what this process starts, which is none of the several
     AGENT, *_OF_TORCHRUN, "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "ROLE_NAME", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE",
     "ROLE_WORLD_SIZE",
 }  # fmt: skip
@@ -343,7 +343,7 @@ class ProcessGroup:
                 leave(EXIT_TRAINING)
             group = _joined(place, device)
         for name in list(os.environ):  # what this process starts is none of them
-            if name in _OF_LAUNCHERS or name.startswith("TORCHELASTIC_"):
+            if name in _NOT_INHERITED or name.startswith("TORCHELASTIC_"):
                 del os.environ[name]
         return group
 
