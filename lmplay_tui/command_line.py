@@ -4,13 +4,13 @@ import argparse
 import re
 import shutil
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any, NoReturn
 
 import lmplay_tui
 from lmplay_tui.errors import UserError
-from lmplay_tui.options import OPTIONS, Option, Where, check, home_path, nearest, shown_value
+from lmplay_tui.options import MAX_INT, OPTIONS, Option, Where, check, home_path, nearest, shown_value
 from lmplay_tui.process import typed
 from lmplay_tui.text import one_line
 
@@ -195,3 +195,42 @@ def _at_home(value: str) -> tuple[str, str | None]:
         return home_path(value), None
     except UserError as error:
         return value, str(error)
+
+
+# ---- types for argparse: what an option of one command may be, that is none of a run's
+
+
+def whole_argument(at_least: int, at_most: int = MAX_INT) -> Callable[[str], int]:
+    """A whole number within bounds."""
+
+    def parse(text: str) -> int:
+        try:
+            if at_least <= (value := int(text)) <= at_most:
+                return value
+        except ValueError:
+            pass
+        raise argparse.ArgumentTypeError(f"must be a whole number from {at_least} on, got {one_line(text, 40)}")
+
+    return parse
+
+
+def number_argument(*, above: float, at_most: float) -> Callable[[str], float]:
+    """A number within bounds."""
+
+    def parse(text: str) -> float:
+        try:
+            if above < (value := float(text)) <= at_most:
+                return value
+        except ValueError:
+            pass
+        raise argparse.ArgumentTypeError(f"must be above {above:g} and at most {at_most:g}, got {one_line(text, 40)}")
+
+    return parse
+
+
+def device_argument(text: str) -> str:
+    """A device, as the option of that name takes it."""
+    value, problem = check("device", text, strict=False)
+    if problem is not None:
+        raise argparse.ArgumentTypeError(f"must be auto, cpu, cuda, cuda:1 or mps, got {one_line(text, 40)}")
+    return str(value)

@@ -5,15 +5,15 @@ import codecs
 import errno
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmplay_tui.command_line import new_parser, parse_line
+from lmplay_tui.command_line import device_argument, new_parser, number_argument, parse_line, whole_argument
 from lmplay_tui.errors import EXIT_OK, UserError
 from lmplay_tui.files import is_file, read_given
-from lmplay_tui.options import check, home_path
+from lmplay_tui.options import home_path
 from lmplay_tui.process import typed
 from lmplay_tui.run.folder import find_run, output_folder
 from lmplay_tui.text import one_line, printable
@@ -94,59 +94,28 @@ def parser(prog: str) -> argparse.ArgumentParser:
         metavar="FILE:NAME",
         help="your own class, if the checkpoint is of one: no checkpoint may run a file by itself",
     )
-    model.add_argument("--device", type=_device, default="auto", metavar="NAME",
+    model.add_argument("--device", type=device_argument, default="auto", metavar="NAME",
                        help="auto, cpu, cuda, cuda:1, mps [auto]")  # fmt: skip
     text = made.add_argument_group("text")
-    text.add_argument("--max-len", type=_whole(1), default=None, metavar="N",
+    text.add_argument("--max-len", type=whole_argument(1), default=None, metavar="N",
                       help="tokens to write, at most [as many as the model's context]")  # fmt: skip
-    text.add_argument("--num-samples", type=_whole(1), default=1, metavar="N", help="texts to write [1]")
-    text.add_argument("--repetition-penalty", type=_number(above=0, at_most=100), default=1.0, metavar="X",
+    text.add_argument("--num-samples", type=whole_argument(1), default=1, metavar="N", help="texts to write [1]")
+    text.add_argument("--repetition-penalty", type=number_argument(above=0, at_most=100), default=1.0, metavar="X",
                       help="above 1: what was said before becomes less likely [1]")  # fmt: skip
     sampling = made.add_argument_group("sampling")
     sampling.add_argument("--greedy", action="store_true", default=False,
                           help="take the likeliest token each time instead of drawing")  # fmt: skip
     sampling.add_argument("--do-sample", action="store_true", default=False,
                           help="draw tokens, as it does without being told")  # fmt: skip
-    sampling.add_argument("--temperature", type=_number(above=0, at_most=100), default=None, metavar="X",
+    sampling.add_argument("--temperature", type=number_argument(above=0, at_most=100), default=None, metavar="X",
                           help=f"below 1: safer, above 1: bolder [{TEMPERATURE:g}]")  # fmt: skip
-    sampling.add_argument("--top-k", type=_whole(0), default=None, metavar="N",
+    sampling.add_argument("--top-k", type=whole_argument(0), default=None, metavar="N",
                           help=f"draw among the N likeliest; 0: all [{TOP_K}]")  # fmt: skip
-    sampling.add_argument("--top-p", type=_number(above=0, at_most=1), default=None, metavar="P",
+    sampling.add_argument("--top-p", type=number_argument(above=0, at_most=1), default=None, metavar="P",
                           help="draw among the fewest that together have probability P [1]")  # fmt: skip
-    sampling.add_argument("--seed", type=_whole(0, 2**63 - 1), default=None, metavar="N",
+    sampling.add_argument("--seed", type=whole_argument(0, 2**63 - 1), default=None, metavar="N",
                           help="the same seed gives the same text [another each time]")  # fmt: skip
     return made
-
-
-def _whole(at_least: int, at_most: int = 2**53) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        try:
-            if at_least <= (value := int(text)) <= at_most:
-                return value
-        except ValueError:
-            pass
-        raise argparse.ArgumentTypeError(f"must be a whole number from {at_least} on, got {one_line(text, 40)}")
-
-    return parse
-
-
-def _number(*, above: float, at_most: float) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        try:
-            if above < (value := float(text)) <= at_most:
-                return value
-        except ValueError:
-            pass
-        raise argparse.ArgumentTypeError(f"must be above {above:g} and at most {at_most:g}, got {one_line(text, 40)}")
-
-    return parse
-
-
-def _device(text: str) -> str:
-    value, problem = check("device", text, strict=False)
-    if problem is not None:
-        raise argparse.ArgumentTypeError(f"must be auto, cpu, cuda, cuda:1 or mps, got {one_line(text, 40)}")
-    return str(value)
 
 
 def assign_words(line: argparse.Namespace) -> None:

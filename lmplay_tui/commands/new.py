@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lmplay_tui.command_line import new_parser, parse_line
+from lmplay_tui.command_line import device_argument, new_parser, parse_line
 from lmplay_tui.commands.check import ProgressLine, as_text
 from lmplay_tui.errors import EXIT_OK, EXIT_USAGE, UserError, os_error
 from lmplay_tui.files import is_file, is_there
 from lmplay_tui.formats import counted, format_bytes, format_count
-from lmplay_tui.options import Launch, TrainOptions, check, home_path, resolve
+from lmplay_tui.options import Launch, TrainOptions, home_path, resolve
 from lmplay_tui.process import typed
 from lmplay_tui.text import one_line, printable
 
@@ -131,19 +131,12 @@ def parser(prog: str) -> argparse.ArgumentParser:
     made.add_argument("data", type=home_path, nargs="+", metavar="DATA", help="a file or a folder of rows")
     made.add_argument("-o", "--output", type=home_path, default=None, metavar="FILE",
                       help="the plan's file [the first DATA's name, .toml]")  # fmt: skip
-    made.add_argument("--device", type=_device, default="auto", metavar="NAME",
+    made.add_argument("--device", type=device_argument, default="auto", metavar="NAME",
                       help="propose for auto, cpu, cuda, cuda:1, mps [auto]")  # fmt: skip
     made.add_argument("--no-check", dest="check", action="store_false", default=True, help="write the plan only")
     made.add_argument("--out-dir", type=home_path, default=None, metavar="DIR",
                       help="where saved datasets are looked for [out_gpt]")  # fmt: skip
     return made
-
-
-def _device(text: str) -> str:
-    value, problem = check("device", text, strict=False)
-    if problem is not None:
-        raise argparse.ArgumentTypeError(problem)
-    return str(value)
 
 
 # ---- the data

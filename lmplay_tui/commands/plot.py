@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from lmplay_tui.command_line import new_parser, parse_line
+from lmplay_tui.command_line import new_parser, number_argument, parse_line, whole_argument
 from lmplay_tui.errors import EXIT_OK, UserError
 from lmplay_tui.files import is_file, is_folder
 from lmplay_tui.options import home_path
@@ -85,41 +85,23 @@ def parser(prog: str) -> argparse.ArgumentParser:
     )
     made.add_argument(
         "--average-count",
-        type=_whole,
+        type=whole_argument(1),
         default=AVERAGE_COUNT,
         metavar="N",
         help=f"points that a smoothed value is made of, at most; 1: no smoothing [{AVERAGE_COUNT}]",
     )
-    made.add_argument("--min-show", type=_share, default=MIN_SHOW, metavar="SHARE",
+    made.add_argument("--min-show", type=number_argument(above=0, at_most=1), default=MIN_SHOW, metavar="SHARE",
                         help="share of the shortest run that is shown, counted from its end: the first points would "
                              f"squash the rest [{MIN_SHOW}]")  # fmt: skip
     made.add_argument("--plot-raw", action="store_true", default=False,
                         help="show the recorded points behind the smoothed curves too")  # fmt: skip
-    made.add_argument("--max-files", type=_whole, default=20, metavar="N",
+    made.add_argument("--max-files", type=whole_argument(1), default=20, metavar="N",
                         help="runs to plot, at most; the newest of a folder [20]")  # fmt: skip
     made.add_argument("--out-type", choices=PICTURE_TYPES, default="png", metavar="TYPE",
                         help=f"kind of picture: {', '.join(PICTURE_TYPES)} [png]")  # fmt: skip
     made.add_argument("--terminal", action="store_true", default=False,
                         help="draw in the terminal instead of writing pictures")  # fmt: skip
     return made
-
-
-def _whole(text: str) -> int:
-    try:
-        if (value := int(text)) >= 1:
-            return value
-    except ValueError:
-        pass
-    raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {one_line(text, 40)}")
-
-
-def _share(text: str) -> float:
-    try:
-        if 0 < (value := float(text)) <= 1:
-            return value
-    except ValueError:
-        pass
-    raise argparse.ArgumentTypeError(f"must be above 0 and at most 1, got {one_line(text, 40)}")
 
 
 def _statistics(location: str | None, out_dir: str | None) -> list[Path]:
