@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import math
-import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -41,7 +40,6 @@ Exit status: 0 written, and all is well; 2 what cannot be read (nothing is writt
 MEASURED_ROWS = 200  # of each dataset, spread over it
 FITS = 0.9  # of the rows have room in the context
 FEWEST_STEPS, ENOUGH_STEPS, MOST_EPOCHS = 50, 1000, 10  # of a stage, so that a curve is worth looking at
-_NO_NAME = re.compile(r"[^A-Za-z0-9_-]+")
 
 
 @dataclass(frozen=True)
@@ -168,12 +166,12 @@ def _specs(data: Sequence[str]) -> list["DatasetSpec"]:
 def _stem(path: Path) -> str:
     """A file's or folder's name as a plan may call a dataset and a run: without its endings, letters and digits."""
     from lmplay_tui.plan.dataset_specs import file_kind
-    from lmplay_tui.plan.schema import check_name
+    from lmplay_tui.plan.schema import check_name, name_from
 
     name = path.absolute().name
     if is_file(path) and (kind := file_kind(name)) is not None:
         name = name[: -len("".join(kind))]
-    name = _NO_NAME.sub("-", name).strip("-_")[:40].rstrip("-_") or "data"
+    name = name_from(name, "-") or "data"
     return f"{name}-data"[:40] if check_name("dataset", name) is not None else name
 
 

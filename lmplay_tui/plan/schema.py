@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 Stopping = Literal["first_exhausted", "all_exhausted"]
 
+_NO_NAME = re.compile(r"[^A-Za-z0-9_-]+")
 NAME_PATTERN = re.compile(r"\A[A-Za-z0-9][A-Za-z0-9_-]{0,39}\Z")
 RESERVED_NAMES = ("prev", "best", "past", "corrupted", "damaged", "apart", "run")  # what a run's own files are called
 _NUMBERED = re.compile(r"step-\d{8,}", re.IGNORECASE)  # ... and those of `--keep`
@@ -20,6 +21,11 @@ def check_name(kind: str, name: str) -> str | None:
     if name.lower() in RESERVED_NAMES or _NUMBERED.fullmatch(name):
         return f"is no {kind} name: a run's own files are called so"
     return None
+
+
+def name_from(text: str, between: str) -> str:
+    """The text as far as files can be called so, `between` in the place of all else; empty where nothing is left."""
+    return _NO_NAME.sub(between, text).strip("_-")[:40].rstrip("_-")
 
 
 @dataclass(frozen=True)

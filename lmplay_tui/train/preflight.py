@@ -5,7 +5,6 @@ that the run itself makes: what cannot be seen here (the model in a checkpoint, 
 """
 
 import os
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from lmplay_tui.options import Launch, TrainOptions, resolve, shown_value
 from lmplay_tui.plan.builtin import DEFAULT_PLAN, shipped_plans
 from lmplay_tui.plan.problems import Form, KeyPath, locate, shown_key
 from lmplay_tui.plan.reading import failure_problems, parse_plan, read_plan
-from lmplay_tui.plan.schema import NAME_PATTERN, Plan, check_name
+from lmplay_tui.plan.schema import NAME_PATTERN, Plan, check_name, name_from
 from lmplay_tui.process import RANK_VARIABLES
 from lmplay_tui.run.folder import (
     LOCK_FROM,
@@ -33,8 +32,6 @@ from lmplay_tui.run.folder import (
 )
 from lmplay_tui.run.statistics import clash
 from lmplay_tui.text import one_line
-
-_NO_NAME = re.compile(r"[^A-Za-z0-9_-]+")
 
 _LOOKS_EVERY_S = 0.05
 
@@ -291,7 +288,7 @@ def _run_of(launch: Launch, plan: Plan | None) -> RunFolder:
     else:
         assert plan is not None
         exp = resolve(launch.line, plan.train).exp.rpartition(":")[2]
-        name = _NO_NAME.sub("_", f"{exp}_{plan.name}").strip("_-")[:40].rstrip("_-")
+        name = name_from(f"{exp}_{plan.name}", "_")
         model = output_folder(options.out_dir) / f"{name}.lmp"
     return RunFolder(model)
 
