@@ -30,7 +30,6 @@ Decode = Callable[[Any], Any]
 Spell = Callable[[Any], str]
 
 _NESTED = frozenset(("list", "object"))
-_SURROGATES = re.compile("[\ud800-\udfff]")
 _VALUE = re.compile(
     r"[+-]?[\d.,:/\-]*\d[\d.,:/\-]*(?:e[+-]?\d+)?%?(?:[T ][\d:.]+)?(?:Z|[+-]\d\d:?\d\d)?|true|false", re.IGNORECASE
 )
@@ -116,7 +115,7 @@ def from_json(text: Any) -> Any:
         value = json.loads(text, parse_int=str, parse_float=str, parse_constant=str)
     except (ValueError, RecursionError):
         return text
-    return _whole(value) if "\\ud" in text or "\\uD" in text else value
+    return _without_halves(value) if "\\ud" in text or "\\uD" in text else value
 
 
 def looks_nested(text: Any) -> bool:
@@ -137,14 +136,22 @@ def from_repr(text: Any) -> Any:
         return text
 
 
-def _whole(value: Any) -> Any:
-    """The value without halves of characters, which JSON can write and no encoding can."""
+def whole_text(text: str) -> str:
+    """The text with U+FFFD for each half of a character, which JSON can write and no encoding can."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
+def _without_halves(value: Any) -> Any:
     if isinstance(value, str):
-        return _SURROGATES.sub("\ufffd", value)
+        return whole_text(value)
     if isinstance(value, list):
-        return [_whole(item) for item in value]
+        return [_without_halves(item) for item in value]
     if isinstance(value, dict):
-        return {_whole(key): _whole(item) for key, item in value.items()}
+        return {_without_halves(key): _without_halves(item) for key, item in value.items()}
     return value
 
 

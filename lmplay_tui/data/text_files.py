@@ -18,7 +18,7 @@ from typing import Any, TextIO
 import pyarrow as pa
 
 from lmplay_tui.data import column_names as known
-from lmplay_tui.data.cells import with_kinds
+from lmplay_tui.data.cells import whole_text, with_kinds
 from lmplay_tui.data.conversations import plain
 from lmplay_tui.data.csv_files import Chunk, read_csv
 from lmplay_tui.data.decoding import BLOCK, Tick, Unreadable, opened, packed, undecodable
@@ -138,7 +138,7 @@ def _batch(columns: Chunk, found: Found) -> pa.RecordBatch:
             arrays.append(pa.nulls(rows, pa.string()))
         else:
             arrays.append(_strings(cells, kinds, found))
-    names = [_whole(name) for name in found.kinds]
+    names = [whole_text(name) for name in found.kinds]
     return pa.RecordBatch.from_arrays(arrays, names=names)
 
 
@@ -153,18 +153,9 @@ def _strings(cells: Any, kinds: set[str], found: Found) -> pa.Array:
     try:
         return pa.array(cells, pa.string())
     except UnicodeEncodeError:  # "\ud800" in JSON
-        mended = [None if cell is None else _whole(cell) for cell in cells]
+        mended = [None if cell is None else whole_text(cell) for cell in cells]
         found.mended += sum(cell != whole for cell, whole in zip(cells, mended, strict=True))
         return pa.array(mended, pa.string())
-
-
-def _whole(text: str) -> str:
-    """The text with U+FFFD for each half of a character."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return text
 
 
 # ---- JSON
