@@ -42,7 +42,7 @@ from lmplay_tui.train.device import Precision, choose_device, choose_precision, 
 from lmplay_tui.train.gradients import Gradients
 from lmplay_tui.train.handoff import resume_command
 from lmplay_tui.train.model_body import choose_ways
-from lmplay_tui.train.preflight import check_statistics, nothing_to_extend, plan_to_begin_with
+from lmplay_tui.train.preflight import check_compiled, check_statistics, nothing_to_extend, plan_to_begin_with
 from lmplay_tui.train.progress import Progress
 from lmplay_tui.train.settings import Settings, check_fixed, describe_changes, overruled_of, rate_jumps, without_effect
 from lmplay_tui.train.state import TrainState, said_of_warm_up
@@ -256,10 +256,7 @@ def _shard(gradients: Gradients, options: TrainOptions, precision: Precision, le
     """Let each process keep a part of the model. Raises `UserError` where that cannot be."""
     if leader is None:
         raise UserError(f"--shard {options.shard}: there is one process alone, which keeps all")
-    if options.compile_model:
-        raise UserError(
-            "--shard and --compile-model: a model that lies in parts is not compiled; leave one of them out"
-        )
+    check_compiled(options)
     if precision.grad_scale:
         raise UserError("--shard: float16's scaled gradients are not sharded; use --amp-dtype bfloat16")
     gradients.sharding = leader.shard(

@@ -239,10 +239,7 @@ def _check_processes(options: TrainOptions) -> None:
     if options.shard != "none":
         if options.nproc == 1 and not os.environ.keys() & RANK_VARIABLES:
             raise UserError(f"--shard {options.shard}: there is one process, which keeps all: start more by --nproc")
-        if options.compile_model:
-            raise UserError(
-                "--shard and --compile-model: a model that lies in parts is not compiled; leave one of them out"
-            )
+        check_compiled(options)
     elif options.shard_save != "auto":
         raise UserError(
             f"--shard-save {options.shard_save}: nothing lies in parts; it goes with --shard full or hybrid"
@@ -250,6 +247,14 @@ def _check_processes(options: TrainOptions) -> None:
     if options.nproc == 1 or options.device in ("auto", "cpu", "cuda"):
         return
     raise UserError(f"--nproc: {options.nproc} processes cannot share --device {options.device}; use cuda or cpu")
+
+
+def check_compiled(options: TrainOptions) -> None:
+    """Raise `UserError` where a model that lies in parts would be compiled."""
+    if options.shard != "none" and options.compile_model:
+        raise UserError(
+            "--shard and --compile-model: a model that lies in parts is not compiled; leave one of them out"
+        )
 
 
 def _check_file(path: Path, option: str) -> None:
