@@ -35,9 +35,10 @@ from lmplay_tui.run.events import ActivityChanged, Event, RunFailed, Warned
 from lmplay_tui.run.folder import RunFolder, RunLock, saved_status
 from lmplay_tui.run.notify import NOTIFY_URL
 from lmplay_tui.text import one_line
+from lmplay_tui.train.agent_folder import COLLECTIVE_S, Agent
 from lmplay_tui.train.handoff import take_spent
 from lmplay_tui.train.launch import taken_for_others, told
-from lmplay_tui.train.process_group import COLLECTIVE_S, Agent, gpus_for, processors
+from lmplay_tui.train.process_group import gpus_for, processors
 
 AT_ONCE_WITHIN_S = 5.0  # of a first Ctrl+C: a second one
 SAVES_WITHIN_S = 300  # rank 0, when another is lost

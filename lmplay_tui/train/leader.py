@@ -29,6 +29,7 @@ from lmplay_tui.run.controls import StopRequested
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.run.ranks import RankRecorder, RankState, Straggler
 from lmplay_tui.text import one_line
+from lmplay_tui.train.agent_folder import COLLECTIVE_S, Agent
 from lmplay_tui.train.checkpoint import copied
 from lmplay_tui.train.checkpoint_fields import PART_REPORT
 from lmplay_tui.train.checkpoint_parts import PartsSave, Written, new_folder, remove_folder
@@ -52,7 +53,7 @@ from lmplay_tui.train.orders import (
     Step,
     connected,
 )
-from lmplay_tui.train.process_group import COLLECTIVE_S, Agent, ProcessGroup, RankLostError
+from lmplay_tui.train.process_group import ProcessGroup, RankLostError
 from lmplay_tui.train.reduction import (
     MOST_SAID,
     NO_RESCUE,

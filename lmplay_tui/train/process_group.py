@@ -21,7 +21,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NoReturn
@@ -32,13 +32,12 @@ from lmplay_tui.options import TrainOptions
 from lmplay_tui.process import is_alive, lay_over, leave
 from lmplay_tui.run.folder import LOCK_FROM
 from lmplay_tui.text import one_line
+from lmplay_tui.train.agent_folder import AGENT, COLLECTIVE_S, Agent, agent_of
 
 if TYPE_CHECKING:
     from torch.distributed import Store, Work
 
-AGENT = "LMPLAY_TUI_AGENT"  # environment: what the agent tells its processes, as JSON
 JOINS_WITHIN_S = 300.0  # one that does not come for so long will not come
-COLLECTIVE_S = 600.0  # one that computes nothing for so long hangs
 SEEN_WITHIN_S = 0.5  # a process that has ended, by the one that has started it
 LEAVES_WITHIN_S = 10.0  # the others, when rank 0 has nothing more to say
 STRAYS_WITHIN_S = 2.0  # what a process that has ended had sent before
@@ -63,105 +62,6 @@ class RankLostError(TrainingError):
 
 
 @dataclass(frozen=True)
-class Agent:
-    """What our own agent tells each process that it starts.
-
-    `folder`: of this attempt alone. `lock`: the path of the run's lock, which the standard input is. `begun`: when the
-    agent began (`time.monotonic`); `spent_s`: the start had taken so long by then. `resumes`: it has saved since.
-    `quiet`: what it says is in the log already. `prog`: the command that a resume is typed with. `collective_s`: a
-    process that the others have awaited for so long hangs. `devices`: the CUDA device of each process; empty: none.
-    """
-
-    pid: int
-    attempt: str
-    folder: str
-    lock: str
-    begun: float
-    spent_s: float
-    resumes: bool
-    quiet: bool
-    prog: str
-    collective_s: float = COLLECTIVE_S
-    devices: Sequence[int] = ()
-
-    def environment(self) -> dict[str, str]:
-        return {AGENT: json.dumps(asdict(self))}
-
-    def end_is_known(self, status: int) -> None:
-        """Rank 0 tells the agent that the run has come to an end, and with which status: it starts no more."""
-        Path(self.folder, "ended").write_text(str(status), encoding="ascii")
-
-    def pid_of(self, rank: int) -> int | None:
-        """The number of one of the processes, as soon as it has said it."""
-        return _read_number(Path(self.folder, f"pid-{rank}"))
-
-    def device_is_lost(self, rank: int, why: str) -> None:
-        """A process tells the agent that its device cannot be used: the others go on without it."""
-        Path(self.folder, f"device-{rank}").write_text(why, encoding="utf-8")
-
-    def lost_device(self, rank: int) -> str | None:
-        """Why the device of one of the processes cannot be used; None: nothing is known against it."""
-        try:
-            return Path(self.folder, f"device-{rank}").read_text(encoding="utf-8")
-        except OSError:
-            return None
-
-    def rank_is_lost(self, what: str) -> None:
-        """Rank 0 tells the agent in words that another process has ended or hangs; it saves then, and leaves."""
-        Path(self.folder, "lost").write_text(what, encoding="utf-8")
-
-    def lost_rank(self) -> str:
-        """What rank 0 has said of another process; empty: nothing."""
-        try:
-            return Path(self.folder, "lost").read_text(encoding="utf-8")
-        except OSError:
-            return ""
-
-    def give_sign(self, place: str, phase: str) -> None:
-        """Rank 0 tells the agent that it is there, every second or so, on which device, and what it is at."""
-        Path(self.folder, "sign").write_text(f"{place}\n{phase}", encoding="utf-8")
-
-    def last_sign(self) -> int | None:
-        """Another number with each sign; None: rank 0 has not given one yet."""
-        try:
-            return Path(self.folder, "sign").stat().st_mtime_ns
-        except OSError:
-            return None
-
-    def last_words(self) -> tuple[str, str]:
-        """Place and phase with rank 0's last sign; empty where there was none."""
-        try:
-            place, _, phase = Path(self.folder, "sign").read_text(encoding="utf-8").partition("\n")
-        except OSError:
-            return "", ""
-        return place, phase
-
-    def give_up(self) -> None:
-        """Another rank tells the agent that it has waited in vain, though no process has ended."""
-        Path(self.folder, "given-up").touch()
-
-    @property
-    def is_given_up(self) -> bool:
-        return Path(self.folder, "given-up").exists()
-
-    @property
-    def asked(self) -> Path:
-        """Where rank 0 keeps what is asked of it: the same file for each attempt."""
-        return Path(self.folder).with_name("asked.json")
-
-    def known_end(self) -> int | None:
-        """The exit status of the run; None: rank 0 was ended before it had one."""
-        return _read_number(Path(self.folder, "ended"))
-
-
-def _read_number(path: Path) -> int | None:
-    try:
-        return int(path.read_text(encoding="ascii"))
-    except (OSError, ValueError):  # not there yet, or not written yet
-        return None
-
-
-@dataclass(frozen=True)
 class Place:
     """Which of the processes this one is. `agent`: ours; None: torchrun or srun has started it."""
 
@@ -177,7 +77,7 @@ def place_of(environment: Mapping[str, str]) -> Place | None:
 
     Raises `UserError` where it says something that cannot be.
     """
-    agent = Agent(**json.loads(environment[AGENT])) if AGENT in environment else None
+    agent = agent_of(environment)
     if agent is not None or all(name in environment for name in _OF_TORCHRUN):
         started_by: Literal["agent", "torchrun"] = "torchrun" if agent is None else "agent"
         rank, world_size = _number(environment, "RANK"), _number(environment, "WORLD_SIZE")
@@ -198,7 +98,9 @@ def _checked(place: Place) -> Place | None:
 
 
 def _number(environment: Mapping[str, str], name: str) -> int:
-    said = environment[name]
+    said = environment.get(name)
+    if said is None:
+        raise UserError(f"{name}: is not there, though {AGENT} says that this is one of several processes; unset that")
     if not (said.isascii() and said.isdecimal() and len(said) <= 9):
         raise UserError(f"{name}: must be a whole number, got {one_line(said, 60) or 'nothing'}")
     return int(said)

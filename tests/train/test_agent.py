@@ -18,7 +18,8 @@ from lmplay_tui.errors import UserError
 from lmplay_tui.process import is_alive, own_command, own_environment
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.train.agent import RestartLimit, refuse_old_launcher
-from lmplay_tui.train.process_group import Agent, processors
+from lmplay_tui.train.agent_folder import Agent
+from lmplay_tui.train.process_group import processors
 from tests.faults.terminals import until
 
 ENDS_WITHIN_S = 600  # eleven starts of two processes, each of which loads torch, beside other tests

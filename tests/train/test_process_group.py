@@ -21,8 +21,8 @@ from torch.distributed import HashStore
 from lmplay_tui.errors import UserError
 from lmplay_tui.options import TrainOptions
 from lmplay_tui.text import printable
+from lmplay_tui.train.agent_folder import AGENT, Agent
 from lmplay_tui.train.process_group import (
-    Agent,
     Place,
     ProcessGroup,
     RankLostError,
@@ -41,6 +41,7 @@ SLURM = {
     "SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "16", "SLURM_LOCALID": "1", "SLURM_STEP_NODELIST": "gpu[03-06]",
     "SLURM_JOB_ID": "4711", "SLURM_STEP_ID": "0", "SLURM_NTASKS": "16",
 }  # fmt: skip
+TOLD = Agent(1, "a", "folder", "lock", 0.0, 0.0, resumes=False, quiet=False, prog="lmp_trainer").environment()
 
 
 def without(environment: dict[str, str], *names: str) -> dict[str, str]:
@@ -76,6 +77,12 @@ def test_the_place_among_several_processes(environment: dict[str, str], place: P
         (TORCHRUN | {"WORLD_SIZE": "²"}, "WORLD_SIZE: must be a whole number"),
         (SLURM | {"SLURM_PROCID": "16"}, "SLURM_PROCID, SLURM_STEP_NUM_TASKS: process 16 of 16"),
         (SLURM | {"SLURM_STEP_NUM_TASKS": "16\x1b[31m"}, "SLURM_STEP_NUM_TASKS: must be a whole number"),
+        # What a process was told and has handed down, without all that its launcher set.
+        (TOLD, f"RANK: is not there, though {AGENT} says"),
+        (TOLD | {"RANK": "1"}, f"WORLD_SIZE: is not there, though {AGENT} says"),
+        (TORCHRUN | {AGENT: "{"}, f"{AGENT}: is not what an agent of this version says"),
+        (TORCHRUN | {AGENT: '{"pid": 1}'}, f"{AGENT}: is not what an agent of this version says"),
+        (TORCHRUN | {AGENT: "[]"}, f"{AGENT}: is not what an agent of this version says"),
     ],
 )
 def test_what_cannot_be_is_said_in_one_line(environment: dict[str, str], said: str) -> None:
