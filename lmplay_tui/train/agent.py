@@ -67,7 +67,7 @@ def train_together(
     refuse_old_launcher()
     run, lock, launch = taken_for_others(launch)
     if (url := launch.options.notify_url) is not None:
-        os.environ[NOTIFY_URL] = url
+        lay_over({NOTIFY_URL: url})
 
     def tell(event: Event) -> None:
         for each in told(run, lock, launch, event):
@@ -252,7 +252,7 @@ class Processes:
             resumes=_stamp(self._run) != self._saved_before, quiet=self._quiet, prog=self._prog,
             collective_s=self._limits.collective_s, devices=self._devices,
         )  # fmt: skip
-        os.environ.update(agent.environment())
+        lay_over(agent.environment())
         config = LaunchConfig(
             min_nodes=1, max_nodes=1, nproc_per_node=self._count, run_id=name, max_restarts=0,
             rdzv_backend="c10d", rdzv_endpoint=str(folder / "rendezvous"), rdzv_configs={"store_type": "file"},

@@ -24,6 +24,7 @@ from tests.faults.test_rank_signals import Torchrun
 from tests.faults.together import Together, assert_no_orphan, events_of, line
 from tests.train.runs import write_plan
 
+OF_THE_SHELL = ("PWD", "OLDPWD", "SHLVL", "_")  # it sets them for what it starts
 OWN = """\
 from lmplay_tui.models.gpt2ish import GPT2ish
 
@@ -139,6 +140,23 @@ def test_what_follows_the_end_may_take_the_run(model: Path) -> None:
         os.kill(together.pid, signal.SIGTERM)
         assert together.wait() == 0, together.said[-2000:]
     assert (model.parent / "done.txt").read_text() == "free stopped\n"
+
+
+@pytest.mark.long
+def test_what_follows_an_end_that_the_agent_tells_is_given_the_users_environment(model: Path) -> None:
+    """All are not started again: no rank 0 runs the command, which must not take itself for one of them."""
+    words = ("--on-done", "env -0 > found", "--notify-url", "http://127.0.0.1:9/secret")
+    with Together(line(model, *words), most=0) as together:
+        until(trains(together.run))
+        together.kill_rank(1)
+        assert together.wait() == 3, together.said[-2000:]
+    found = dict(one.split("=", 1) for one in (model.parent / "found").read_text("utf-8").split("\0") if one)
+    assert found.pop("LMP_STATE") == "failed"
+    own, users = (
+        {name: value for name, value in each.items() if name not in OF_THE_SHELL and not name.startswith("LMP_")}
+        for each in (found, os.environ)
+    )
+    assert sorted(own.items() ^ users.items()) == []
 
 
 @pytest.mark.long
