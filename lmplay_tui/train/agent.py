@@ -23,7 +23,7 @@ from types import FrameType
 from typing import Self
 
 import psutil
-from torch.distributed.elastic.multiprocessing.api import PContext
+from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, PContext
 
 from lmplay_tui.errors import EXIT_LEFT_AT_ONCE, EXIT_TRAINING, UserError
 from lmplay_tui.formats import counted
@@ -45,6 +45,7 @@ SAVES_WITHIN_S = 300  # rank 0, when another is lost
 HOUR_S = 3600.0
 WATCHES_EVERY_S = 0.05
 LOOKS_LATE_S = 1.0  # at most, even on a crowded machine
+KILLED_WITHIN_S = 1.0  # one that waits for a disk takes longer
 FOLLOWS_WITHIN_S = 10.0  # the others, when rank 0 has ended: they have nothing to save
 
 
@@ -219,6 +220,7 @@ class Processes:
         self._begun, self._spent_s = time.monotonic(), take_spent()
         self._saved_before = _stamp(run)
         self._stop: Stop | None = None  # asked for; a process that is lost must not make it forgotten
+        self._folder: Path | None = None  # for what the processes and this one tell each other, while there are any
 
     def train(self) -> int:
         """Start them, and again where that is due, until the run has ended; its exit status.
@@ -226,10 +228,10 @@ class Processes:
         Call in the main thread: processes end with the thread that has started them.
         """
         _prepare_environment(self._count)
-        folder = Path(tempfile.mkdtemp(prefix="lmplay-"))
+        self._folder = Path(tempfile.mkdtemp(prefix="lmplay-"))
         try:
             while True:
-                ended, what = self._attempt(folder)
+                ended, what = self._attempt(self._folder)
                 if ended is not None:
                     return ended
                 if not self._told_lost(what, self._count):
@@ -237,7 +239,11 @@ class Processes:
                 if self._stop is not None:  # the one that has taken it may be lost
                     self._leave(self._stop)
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            self._remove_folder()
+
+    def _remove_folder(self) -> None:
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def _attempt(self, parent: Path) -> tuple[int | None, str]:
         """Start all and wait until all have ended: the run's exit status, or None and what is known of the loss."""
@@ -257,6 +263,7 @@ class Processes:
             min_nodes=1, max_nodes=1, nproc_per_node=self._count, run_id=name, max_restarts=0,
             rdzv_backend="c10d", rdzv_endpoint=str(folder / "rendezvous"), rdzv_configs={"store_type": "file"},
             local_addr="127.0.0.1", signals_to_handle="SIGQUIT", shutdown_timeout=SAVES_WITHIN_S,
+            logs_specs=DefaultLogsSpecs(log_dir=str(folder / "launcher")),  # else each leaves a folder in TMPDIR
         )  # fmt: skip
         lost: list[Loss] = []
         os.dup2(self._lock.descriptor, 0)  # torch's launcher passes this descriptor on, and no other
@@ -294,6 +301,7 @@ class Processes:
             now = time.monotonic()
             if number == signal.SIGINT and now - interrupted_at < AT_ONCE_WITHIN_S:
                 _kill_children()  # whatever hangs, the user is free; the last checkpoint stands
+                self._remove_folder()
                 os._exit(EXIT_LEFT_AT_ONCE)
             if number == signal.SIGINT:
                 interrupted_at = now
@@ -351,9 +359,11 @@ def _what_is_lost(lost: list[Loss], hangs: str, said_by_rank_0: str) -> str:
 
 
 def _kill_children() -> None:
-    for child in psutil.Process().children():
+    children = psutil.Process().children()
+    for child in children:
         with contextlib.suppress(psutil.Error):
             child.kill()
+    psutil.wait_procs(children, timeout=KILLED_WITHIN_S)  # one that lives still writes
 
 
 def _hold_nothing() -> None:

@@ -160,6 +160,30 @@ def test_it_gives_up_after_a_few_times(tmp_path: Path) -> None:
     assert not started.run.alive()
 
 
+ENDS = {
+    "in order": {"status": "3"},
+    "behind a restart": {"dies": "1", "times": "1"},
+    "not started again": {"dies": "0", "times": "9", "most": "0"},
+    "by Ctrl+C twice": {"waits": "yes"},
+}
+
+
+@pytest.mark.long_after(1)
+@pytest.mark.parametrize("end", ENDS)
+def test_nothing_of_theirs_stays_in_the_temporary_folder_however_it_ends(tmp_path: Path, end: str) -> None:
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    started = Started(tmp_path, 2, own_environment() | {"TMPDIR": str(folder)}, **ENDS[end])
+    if "waits" in ENDS[end]:
+        until(lambda: len(started.said) == 2)
+        assert list(folder.iterdir()), "they tell each other by files"
+        assert started.leave_at_once() == 130
+    else:
+        started.end()
+    assert started.said, started.errors
+    assert [path.name for path in folder.iterdir()] == []
+
+
 @pytest.mark.long
 def test_an_agent_that_is_killed_leaves_no_process(tmp_path: Path) -> None:
     started = Started(tmp_path, 2, waits="yes")
