@@ -218,7 +218,7 @@ class Processes:
         self._command, self._count, self._quiet, self._prog = list(command), count, quiet, prog
         self._told_lost, self._devices, self._limits = told_lost, list(devices), limits
         self._begun, self._spent_s = time.monotonic(), take_spent()
-        self._saved_before = _stamp(run)
+        self._has_saved = False  # in an attempt before: the checkpoint knows what the line says
         self._stop: Stop | None = None  # asked for; a process that is lost must not make it forgotten
         self._folder: Path | None = None  # for what the processes and this one tell each other, while there are any
 
@@ -255,7 +255,7 @@ class Processes:
         folder.mkdir()
         agent = Agent(
             os.getpid(), name, str(folder), str(self._run.lock_path.resolve()), self._begun, self._spent_s,
-            resumes=_stamp(self._run) != self._saved_before, quiet=self._quiet, prog=self._prog,
+            resumes=self._has_saved, quiet=self._quiet, prog=self._prog,
             collective_s=self._limits.collective_s, devices=self._devices,
         )  # fmt: skip
         lay_over(agent.environment())
@@ -282,6 +282,7 @@ class Processes:
                 ]  # fmt: skip
         _hold_nothing()
         self._leave_out(lost)
+        self._has_saved = self._has_saved or agent.has_saved(self._run.model)
         return agent.known_end(), _what_is_lost(lost, watch.hangs, agent.lost_rank())
 
     def _leave_out(self, lost: list[Loss]) -> None:
@@ -341,15 +342,6 @@ def _prepare_environment(count: int) -> None:
     # timeout (torch 2.13), so that its default is what holds.
     PContext.close.__defaults__ = (None, SAVES_WITHIN_S)
     logging.disable(logging.ERROR)  # torch's launcher says at length what is said here in a line
-
-
-def _stamp(run: RunFolder) -> tuple[int, int] | None:
-    """What changes with each save."""
-    try:
-        found = run.model.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_ino
 
 
 def _what_is_lost(lost: list[Loss], hangs: str, said_by_rank_0: str) -> str:

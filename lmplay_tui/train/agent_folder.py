@@ -17,7 +17,7 @@ class Agent:
     """What our own agent tells each process that it starts, and what they tell it, as files of `folder`.
 
     `folder`: of this attempt alone. `lock`: the path of the run's lock, which the standard input is. `begun`: when the
-    agent began (`time.monotonic`); `spent_s`: the start had taken so long by then. `resumes`: it has saved since.
+    agent began (`time.monotonic`); `spent_s`: the start had taken so long by then. `resumes`: rank 0 has saved since.
     `quiet`: what it says is in the log already. `prog`: the command that a resume is typed with. `collective_s`: a
     process that the others have awaited for so long hangs. `devices`: the CUDA device of each process; empty: none.
     """
@@ -86,6 +86,18 @@ class Agent:
             return "", ""
         return place, phase
 
+    def begins_from(self, model: Path) -> None:
+        """Rank 0 tells the agent what stands at the checkpoint's path, now that it has read it or set it aside."""
+        Path(self.folder, "begins-from").write_text(json.dumps(_stamp(model)), encoding="ascii")
+
+    def has_saved(self, model: Path) -> bool:
+        """Whether rank 0 has saved since: known by the file, which is there before rank 0 could tell of it."""
+        try:
+            before = json.loads(Path(self.folder, "begins-from").read_text(encoding="ascii"))
+        except (OSError, ValueError):  # it has not come so far
+            return False
+        return (now := _stamp(model)) is not None and now != before
+
     def give_up(self) -> None:
         """Another rank tells the agent that it has waited in vain, though no process has ended."""
         Path(self.folder, "given-up").touch()
@@ -112,6 +124,15 @@ def agent_of(environment: Mapping[str, str]) -> Agent | None:
         return Agent(**json.loads(environment[AGENT]))
     except (ValueError, TypeError):
         raise UserError(f"{AGENT}: is not what an agent of this version says; unset it") from None
+
+
+def _stamp(model: Path) -> list[int] | None:
+    """What changes with each save; None: there is no such file."""
+    try:
+        found = model.stat()
+    except OSError:
+        return None
+    return [found.st_mtime_ns, found.st_ino]
 
 
 def _read_number(path: Path) -> int | None:

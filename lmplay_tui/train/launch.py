@@ -310,6 +310,8 @@ def _train(held: _HeldRun) -> Iterator[Event]:
     start = read_start(run, held.launch, warnings)
     for warning in (*warnings, *start.complete()):
         yield Warned(warning)
+    if held.group is not None and held.group.agent is not None:
+        held.group.agent.begins_from(run.model)
     if held.group is not None and (unlike := held.group.unlike):
         yield Warned(
             f"{unlike}: where they round otherwise, weights drift apart and the run ends; use one version of torch and "

@@ -22,7 +22,7 @@ from tests.faults.terminals import until
 from tests.faults.test_handoff_kills import never_free
 from tests.faults.test_rank_signals import Torchrun
 from tests.faults.together import Together, assert_no_orphan, events_of, line
-from tests.train.runs import write_plan
+from tests.train.runs import stop_after, write_plan
 
 OF_THE_SHELL = ("PWD", "OLDPWD", "SHLVL", "_")  # it sets them for what it starts
 OWN = """\
@@ -127,6 +127,45 @@ def test_a_start_anew_is_one_whatever_is_lost(model: Path) -> None:
         assert_no_orphan(run)
         assert events_of(run, "RunStarted")[0]["resumed_from"] is None
     assert len(list((model.parent / "m.past").iterdir())) == 1
+
+
+@pytest.mark.long_after(1)
+@pytest.mark.parametrize("checkpoint", ["damaged", "not there", "whole"])
+def test_what_the_line_says_holds_until_a_checkpoint_knows_it_and_is_done_once(model: Path, checkpoint: str) -> None:
+    """Where `NAME.lmp` is set aside nothing has been saved yet, though another file stands there, or none."""
+    short = PLAN.replace("epochs = 100000", "epochs = 2")
+    write_plan(model.parent, short.replace("log_interval = 1", "log_interval = 1\nsave_interval = 3"))
+    stop_after(9, training_plan="plan.toml", model="m.lmp")
+    assert RunFolder(model).checkpoint("prev").exists()
+    if checkpoint == "damaged":
+        with model.open("r+b") as file:
+            file.truncate(model.stat().st_size // 2)
+    elif checkpoint == "not there":
+        model.unlink()
+    write_plan(model.parent, short)
+    words = ("--extend", "99998", "--lr", "0.001")
+    saved = len(events_of(RunFolder(model), "CheckpointSaved"))
+    with Together(line(model, *words)) as together:
+        run = together.run
+
+        def until_started(times: int) -> None:
+            until(lambda: len(events_of(run, "RunStarted")) > times or not together.lives)
+
+        for times in (1, 2):
+            until_started(times)
+            together.kill_rank(0)
+        until_started(3)
+        assert len(events_of(run, "CheckpointSaved")) == saved
+        os.kill(together.pid, signal.SIGUSR1)
+        until(lambda: len(events_of(run, "CheckpointSaved")) > saved or not together.lives)
+        together.kill_rank(0)
+        until_started(4)
+        os.kill(together.pid, signal.SIGTERM)
+        assert together.wait() == 0, together.said[-2000:]
+    _, *started = events_of(run, "RunStarted")
+    assert [event["on_line"]["lr"] for event in started[:3]] == 3 * ["0.001"]
+    assert ["epochs = 100000" in event["plan_text"] for event in started] == 4 * [True]
+    assert "lr" not in started[3]["on_line"]
 
 
 @pytest.mark.long
