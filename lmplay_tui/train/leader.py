@@ -340,7 +340,8 @@ class Leader:
     # ---- a step
 
     def fitted(self, config: StepConfig, num_samples: int) -> StepConfig:
-        """`config` with mini-batches so small that each rank has one; as it is where that changes the gradient.
+        """`config` with mini-batches so small that each rank has one of a batch of so many samples; as it is where that
+        changes the gradient.
 
         By `samples` each mini-batch's mean counts; recorded graphs want their shapes.
         """

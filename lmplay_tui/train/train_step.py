@@ -107,16 +107,18 @@ class TrainStep:
             )
 
     def _dealt(self, run: StageRun, batch: Batch, where: str) -> StepConfig:
-        """How the batch is cut: where others train with this process so that each has a part.
+        """How the batch is cut: where others train with this process so that each has a part of a full one.
 
-        The size of a plan is what a device holds at most, as its default is; one on a command line is kept.
+        The size of a plan is what a device holds at most, as its default is; one on a command line is kept. A stage's
+        last batch, a smaller one, is cut as the others are: dropout is drawn for each mini-batch, so that another cut
+        than one process's is another training, for the sake of a step that takes no longer than a full one.
         """
         state = self._state
         if state.leader is None:
             return run.config
         asked = run.options.mini_batch_size != "auto" and state.settings.says_on_line("mini_batch_size", run.stage)
-        config = run.config if asked else state.leader.fitted(run.config, len(batch.samples))
-        if not self._has_told_dealt and len(batch.samples) == run.options.batch_size:  # a stage's last batch is smaller
+        config = run.config if asked else state.leader.fitted(run.config, run.options.batch_size)
+        if not self._has_told_dealt:
             self._tell_of_cut(run, config, state.leader.world_size, where, asked=asked)
         return config
 
@@ -128,6 +130,7 @@ class TrainStep:
         work = f"give work to {f'{at_work} of' if at_work < ranks else 'all'} {ranks} processes"
         if config != run.config:
             smaller = f"{where}: mini-batches of {size} instead of {run.config.mini_batch_size} {work}"
+            smaller += ", and draw other dropout than those" if run.options.dropout else ""
             self._news.append(LogLine(f"{smaller}; a --mini-batch-size on the command line is kept"))
         elif at_work < ranks:
             why = ", as asked for," if asked else ""

@@ -77,6 +77,56 @@ def test_two_processes_train_the_run_of_one(place, exact):
     assert counted("one/m.lmp") == counted("two/m.lmp")
 
 
+ENDS_SMALL = """\
+[train]
+context_len = 64
+tokenizer = "bytes"
+lr = 0.01
+batch_size = BATCH
+mini_batch_size = MINI_BATCH
+validation_interval = 1000
+eval_interval = 1000
+[stages.rest]
+dataset = "stories.jsonl"
+epochs = 1
+"""
+
+
+def plan_of(place: Path, *, batch: int, mini_batch: int, more: str = "") -> str:
+    text = ENDS_SMALL.replace("MINI_BATCH", str(mini_batch)).replace("BATCH", str(batch))
+    return write_plan(place, text.replace("[stages", f"{more}[stages"))
+
+
+@pytest.mark.long_after(1)
+@pytest.mark.parametrize(("world_size", "batch", "mini_batch"), [(2, 12, 6), (3, 12, 4)])
+def test_where_each_has_a_mini_batch_the_dropout_is_that_of_one_process_to_the_last_batch(
+    place, exact, world_size, batch, mini_batch
+):
+    """A stage's last batch has fewer samples: cut for each process, it would be cut otherwise than by one."""
+    options = {"training_plan": plan_of(place, batch=batch, mini_batch=mini_batch), "exp": exact["exp"]}
+    one = train_together(1, given(**options, model="one/m.lmp", out_dir="one").without("mini_batch_size"))
+    many = train_together(world_size, given(**options, model="many/m.lmp", out_dir="many").without("mini_batch_size"))
+    assert isinstance(last(one), RunDone) and isinstance(last(many), RunDone), last(many)
+    samples = of(StepDone, many)[-1].samples
+    assert -(-samples // mini_batch) < min(samples, world_size), "fewer mini-batches than processes"
+    assert not [event for event in of(LogLine, many) if "give work to" in event.message]
+    assert distance(weights_of("one/m.lmp"), weights_of("many/m.lmp")) < CLOSE
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("dropout", [0.1, 0.0])
+def test_where_mini_batches_are_smaller_for_the_processes_the_log_says_what_that_changes(place, exact, dropout):
+    plan = plan_of(place, batch=6, mini_batch=6, more=f"dropout = {dropout}\n")
+    options = {"training_plan": plan, "exp": exact["exp"]}
+    one = train_together(1, given(**options, model="one/m.lmp", out_dir="one").without("mini_batch_size"))
+    two = train_together(2, given(**options, model="two/m.lmp", out_dir="two").without("mini_batch_size"))
+    assert isinstance(last(one), RunDone) and isinstance(last(two), RunDone), last(two)
+    (said,) = [event.message for event in of(LogLine, two) if "give work to" in event.message]
+    assert "mini-batches of 3 instead of 6 give work to all 2 processes" in said
+    assert ("draw other dropout" in said) == bool(dropout)
+    assert (distance(weights_of("one/m.lmp"), weights_of("two/m.lmp")) < CLOSE) == (not dropout)
+
+
 @pytest.mark.long
 def test_as_many_processes_twice_leave_the_same_bits(place):
     plan = write_plan(place)
