@@ -335,14 +335,15 @@ def _restore(start: Start, state: TrainState, options: TrainOptions) -> Generato
 
 
 def _differences(start: Start, state: TrainState) -> Iterator[Event]:
-    """What is another machine's, and what the command line says otherwise than the run so far."""
+    """What is computed by other means than before, and what the command line says otherwise than the run so far."""
     assert start.checkpoint is not None
     then = start.checkpoint["runner"]["state"]["hardware"]
     now = hardware_note() | {"device": state.device.type, "precision": state.precision.name}
     differing = [f"{name} {then[name]} -> {now[name]}" for name in now if name in then and then[name] != now[name]]
     if differing:
-        said = f"not the machine of the checkpoint ({one_line(', '.join(differing))})"
-        yield Warned(f"{said}: results agree but for rounding", state.progress.step)
+        said = f"not as the checkpoint was computed ({one_line(', '.join(differing))})"
+        drawn = " and dropout" if then.get("device") != now["device"] and state.settings.for_run().dropout else ""
+        yield Warned(f"{said}: results agree but for rounding{drawn}", state.progress.step)
     yield from _changed_options(start, state.progress)
 
 

@@ -123,20 +123,20 @@ def test_another_next_batch_is_said(place):
     assert [e for e in events if isinstance(e, ActivityChanged) and "NOT as recorded" in e.detail]
 
 
-def test_another_machine_is_named_with_what_it_means(place):
-    """Thread count, torch and device: the same numbers but for rounding."""
+@pytest.mark.parametrize("others", [{"threads": 7}, {"threads": 7, "torch": "9.9.9"}], ids=len)
+def test_what_is_computed_by_other_means_is_named_with_what_it_means(place, others):
+    """Other threads, as where several processes share a machine, are no other machine; the numbers round otherwise."""
     plan = write_plan(place)
     stop_after(3, training_plan=plan, model="m.lmp")
     checkpoint = load_checkpoint(Path("m.lmp"))
     note = checkpoint["runner"]["state"]["hardware"]
     here = dict(note)
-    note |= {"threads": 7, "torch": "9.9.9"}
+    note |= others
     torch.save(checkpoint, "m.lmp")
     events = stop_after(4, model="m.lmp")
     [said] = [e.message for e in events if isinstance(e, Warned)]
-    assert f"threads 7 -> {here['threads']}" in said
-    assert f"torch 9.9.9 -> {here['torch']}" in said
-    assert said.endswith("results agree but for rounding")
+    named = ", ".join(f"{name} {others[name]} -> {here[name]}" for name in here if name in others)
+    assert said == f"not as the checkpoint was computed ({named}): results agree but for rounding"
 
 
 def test_another_device_and_precision_are_named(place):
@@ -149,6 +149,7 @@ def test_another_device_and_precision_are_named(place):
     torch.save(checkpoint, "m.lmp")
     [said] = [e.message for e in stop_after(4, model="m.lmp") if isinstance(e, Warned)]
     assert "device cuda -> cpu, precision mixed bfloat16 -> float32" in said
+    assert said.endswith("results agree but for rounding and dropout"), "each device draws its own numbers"
 
 
 def test_the_same_machine_is_not_named(place):
