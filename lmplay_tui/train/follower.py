@@ -381,7 +381,7 @@ class _Follower:
         self._tell_problem(status)
         result, losses, checksum, has_changed = (StepResult(), [], 0, False) if computed is None else computed
         parameters = [] if self._replica is None else list(self._replica.model.parameters())
-        touched = [parameter.grad is not None for parameter in parameters]
+        touched = [] if self._replica is None else self._replica.gradients.reached()
         self._is_at("waiting")
         reports = self._shares.report(
             ShareReport(
@@ -401,6 +401,8 @@ class _Follower:
         known = self._known
         if known.sharding is None:
             sum_gradients(self._group, parameters, touched_by_any(reports))
+        else:
+            known.sharding.forget_unreached(touched_by_any(reports))
         share_buffers(self._group, known.model, reports)
         result.loss_on_device = self._shares.total(reports, order.num_mini_batches)
         assert known.optimizer is not None

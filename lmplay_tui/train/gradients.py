@@ -268,6 +268,8 @@ class Gradients:
         """
         by_tokens = config.normalization == "tokens"
         self.head_loss.begin_step()
+        if self.sharding is not None:
+            self.sharding.begin_step()
         result = StepResult(num_samples=share.num_samples, num_loss_tokens=share.num_loss_tokens)
         argmaxes: list[Tensor] = []
         begin = 0
@@ -304,9 +306,18 @@ class Gradients:
         """So many passes whose gradient is zero, and which leave the model as it is."""
         if passes <= 0:
             return
+        assert self.sharding is not None
+        self.sharding.counts = False
         with undisturbed(self.model):
             for _ in range(passes):
                 self._forward_and_backward(self._mini_batch([_NOTHING], config), config, scale=0.0, want_argmax=False)
+        self.sharding.counts = True
+
+    def reached(self) -> list[bool]:
+        """Of each parameter: whether the share that was computed last has given it a gradient."""
+        if self.sharding is not None:
+            return self.sharding.reached()
+        return [parameter.grad is not None for parameter in self.model.parameters()]
 
     def losses_of(self, result: StepResult) -> list[float]:
         """The losses of a share's mini-batches by their numbers, in nats. Waits for the device."""
@@ -358,6 +369,8 @@ class Gradients:
                 loss_sum, argmax_N, grad_x_NC = self.head_loss(
                     head, x_NC, mini.targets_N, factor, want_argmax=want_argmax, mark=clock.mark
                 )
+                if self.sharding is not None:
+                    self.sharding.note_reached()
             else:
                 loss_sum, argmax_N = loss_and_argmax(
                     model, hidden, mini.ids, mini.index_N, mini.targets_N, want_argmax=want_argmax

@@ -393,7 +393,7 @@ class Leader:
                 ShareReport(
                     status, result.num_tokens, result.num_positions, seconds, checksum=checksum, losses=losses,
                     has_changed_buffers=marks_of(buffers_of(gradients.model)) != marks,
-                    touched=[p.grad is not None for p in parameters],
+                    touched=gradients.reached(),
                 ),
                 batch.num_mini_batches, len(parameters),
             )  # fmt: skip
@@ -407,8 +407,10 @@ class Leader:
                     f"were equal bit by bit: {why}; nothing more is saved, the last checkpoint is intact"
                 )
             self._phase = "reduction"
-            if self._sharding is None:  # else each pass has added up its own
+            if self._sharding is None:
                 sum_gradients(self.group, parameters, touched_by_any(reports))
+            else:  # each pass has added up its own
+                self._sharding.forget_unreached(touched_by_any(reports))
             share_buffers(self.group, gradients.model, reports)
             clock.mark("reduce")
         self._phase = "update"

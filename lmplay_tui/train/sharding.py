@@ -5,10 +5,12 @@ A block's parameters are gathered for its passes and given back behind them; wha
 embeddings and head do, stays gathered from the forward pass to the end of the backward pass, in which the head's own
 gradient (`train/loss.py`) and the embeddings' are added to by hand, before torch sums them over the ranks.
 
-All ranks make these calls together, in one order: a pass, `gathered`, and what moves states of the whole model.
+All ranks make these calls together, in one order: a pass, `gathered`, and what moves states of the whole model. In a
+pass they gather the blocks together, too: one that went through other blocks than theirs would get theirs for its own.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -18,7 +20,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
-from lmplay_tui.errors import UserError
+from lmplay_tui.errors import TrainingError, UserError
 from lmplay_tui.models.body import Packable
 from lmplay_tui.models.probing import undisturbed
 from lmplay_tui.models.units import units_of
@@ -27,6 +29,11 @@ from lmplay_tui.train.checkpoint_parts import Deferred, OwnRows, whole
 from lmplay_tui.train.orders import said_by_torch
 from lmplay_tui.train.process_group import ProcessGroup, RankLostError
 from lmplay_tui.train.reduction import is_of_connection, place_key, take_from_rank_0
+
+_OTHER_BLOCKS = (
+    "--shard: each pass must call the same blocks in the same order, for all processes gather them together; this one "
+    "does not"
+)
 
 
 def mesh_of(kind: str, device_type: str, world_size: int, ranks_per_host: int) -> DeviceMesh:
@@ -66,7 +73,8 @@ class Sharding:
     offsets, embeddings included. Both None where the model has none.
     `announce`: called before a pass that this rank makes by itself, so that the others gather with it; None while each
     makes its own. `is_broken`: a pass has failed on this rank, and the others wait in theirs for what never comes.
-    Raises `UserError` for a model that cannot be sharded.
+    Raises `UserError` for a model that cannot be sharded. The model may lie on the processor: each block goes to the
+    mesh's device as it is sharded, so that no device ever holds all of it.
     """
 
     def __init__(
@@ -82,27 +90,105 @@ class Sharding:
         self.hidden: Callable[[Tensor], Tensor] | None = None
         self.packed: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
         units = units_of(model)
+        self._path = _path_through(model, units)
+        self._at: int | None = None  # on that path; None: no pass is under way
+        self._reached: set[nn.Parameter] = set()  # gathered ones, with a gradient of this step by a pass that counts
+        self._names: dict[nn.Parameter, str] = {}  # of gathered ones
+        self.counts = True  # passes do; not those that only gather
         for computes in (*units, model):
             computes.register_forward_hook(lambda _, __, computed: _owned(computed))
-        for unit in units:
+        for number, unit in enumerate(units):
             fully_shard(unit, mesh=mesh)
+            unit.register_forward_pre_hook(partial(self._enter, number), prepend=True)  # before it is gathered
             if callable(packed := getattr(unit, "packed", None)):
                 _register(unit, "packed", packed)
+                cast(Any, unit).packed = self._entering(number, cast(Any, unit).packed)
         # Not given back between its passes: the head's weights are used behind the body's forward pass.
         fully_shard(model, mesh=mesh, reshard_after_forward=False)
         for module in self._modules():
             # A loss is a sum over the batch already: gradients are added up, and never averaged over ranks.
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)  # else by a multiplication that gloo has not
+            if hasattr(module, "set_reduce_scatter_unused_params"):  # else ranks would sum gradients of other sizes
+                module.set_reduce_scatter_unused_params(True)
         if has_hidden:
-            _register(model, "hidden", cast(Any, model).hidden)
+            _register(model, "hidden", self._whole_pass(cast(Any, model).hidden))
             self.hidden = self._announced(cast(Any, model).hidden)
         if trunk is not None:
             # One call from ids to what goes into the head: torch sums gradients once those of a call's own inputs are
             # known, and the embeddings' are only added then.
-            _register(model, "packed_hidden", _from_ids(cast(Packable, model), trunk))
+            from_ids = _from_ids(cast(Packable, model), trunk, self.note_reached)
+            _register(model, "packed_hidden", self._whole_pass(from_ids))
             self.packed = cast(Any, model).packed_hidden
+        model.register_forward_pre_hook(lambda *_: self._begin_pass())
+        model.register_forward_hook(lambda *_: self._end_pass())
         model.register_forward_pre_hook(lambda *_: self._say(), prepend=True)
+
+    # ---- which blocks a pass goes through
+
+    def _whole_pass(self, compute: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def whole_pass(*arguments: Any) -> Tensor:
+            self._begin_pass()
+            computed = compute(*arguments)
+            self._end_pass()
+            return computed
+
+        return whole_pass
+
+    def _begin_pass(self) -> None:
+        self._at = 0
+
+    def _end_pass(self) -> None:
+        at, self._at = self._at, None  # what computes a block from here on is a backward pass
+        if at is not None and self._path is not None and at < len(self._path):
+            raise TrainingError(f"{_OTHER_BLOCKS} (block {self._path[at]} was left out)")
+
+    def _enter(self, number: int, *_: object) -> None:
+        """A pass comes to a block. Raises `TrainingError` where it is another than the one that the ranks gather."""
+        if self._at is None or self._path is None:
+            return
+        if self._path[self._at : self._at + 1] != [number]:
+            due = f"block {self._path[self._at]}" if self._at < len(self._path) else "none"
+            raise TrainingError(f"{_OTHER_BLOCKS} (block {number} was called where {due} was due)")
+        self._at += 1
+
+    def _entering(self, number: int, compute: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def entering(*arguments: Any) -> Tensor:
+            self._enter(number)
+            return compute(*arguments)
+
+        return entering
+
+    # ---- which parameters a step has reached
+
+    def begin_step(self) -> None:
+        """No parameter has a gradient yet."""
+        self._reached.clear()
+
+    def note_reached(self) -> None:
+        """Gradients that were added by hand are there now, of what lies outside of the blocks."""
+        for parameter in self._gathered_of(self._model):
+            if parameter.grad is not None:
+                self._reach(parameter)
+
+    def _reach(self, parameter: Tensor) -> None:
+        if self.counts:
+            self._reached.add(cast(nn.Parameter, parameter))
+
+    @staticmethod
+    def _gathered_of(module: nn.Module) -> Iterator[nn.Parameter]:
+        return (each for each in module.parameters() if not isinstance(each, DTensor))
+
+    def reached(self) -> list[bool]:
+        """Of each parameter: whether a pass of this rank has given it a gradient in this step."""
+        names = {self._names[each] for each in self._reached}
+        return [name in names for name, _ in self._model.named_parameters()]
+
+    def forget_unreached(self, reached: Sequence[bool]) -> None:
+        """What no rank has reached has no gradient, as with one process; torch has summed zeros for it."""
+        for parameter, is_reached in zip(self._model.parameters(), reached, strict=True):
+            if not is_reached:
+                parameter.grad = None
 
     def _say(self) -> None:
         if self.announce is not None:
@@ -160,8 +246,15 @@ class Sharding:
                 module.unshard()
                 for name, parameter in cast(nn.Module, module).named_parameters(prefix):
                     if not isinstance(parameter, DTensor):
+                        self._watch(name, parameter)
                         parameter.requires_grad_(trained[name])
                 module.reshard()
+
+    def _watch(self, name: str, parameter: nn.Parameter) -> None:
+        """Learn of the gradients that backward passes give a gathered parameter, which is one object for all passes."""
+        if parameter not in self._names:
+            parameter.requires_grad_(True).register_post_accumulate_grad_hook(self._reach)  # type: ignore[no-untyped-call]
+        self._names[parameter] = name
 
     def scattered(self, states: Mapping[str, Mapping[str, Tensor | Deferred]]) -> dict[str, dict[str, Tensor]]:
         """An optimizer's state by parameters' names, of which this rank keeps its parts; only rank 0's is read.
@@ -248,6 +341,22 @@ class Sharding:
         return (weights, states) if keep else ({}, {})
 
 
+def _path_through(model: nn.Module, units: Sequence[nn.Module]) -> list[int] | None:
+    """The numbers of the units as a pass calls them, in that order; None where a single token cannot be computed."""
+    called: list[int] = []
+    hooks = [unit.register_forward_pre_hook(lambda *_, n=number: called.append(n)) for number, unit in enumerate(units)]
+    device = next(model.parameters()).device
+    try:
+        with torch.no_grad(), undisturbed(model):
+            model(torch.zeros(1, 1, dtype=torch.int64, device=device))
+    except Exception:  # whatever the model's own code raises; the first step says it where it matters
+        return None
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return called
+
+
 def _lies_in_parts(value: Any) -> bool:
     return isinstance(value, DTensor) and value.numel() > 0
 
@@ -328,19 +437,27 @@ class _Embedded(torch.autograd.Function):
     """What `Packable.embed` gives, with `embed_backward` as its backward pass."""
 
     @staticmethod
-    def forward(ctx: Any, model: Packable, ids_P: Tensor, positions_P: Tensor, _needs_gradient: Tensor) -> Tensor:
-        ctx.model, ctx.places = model, (ids_P, positions_P)
+    def forward(
+        ctx: Any, model: Packable, ids_P: Tensor, positions_P: Tensor, _needs_gradient: Tensor,
+        added: Callable[[], None],
+    ) -> Tensor:  # fmt: skip
+        ctx.model, ctx.places, ctx.added = model, (ids_P, positions_P), added
         return model.embed(ids_P, positions_P)
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Any) -> tuple[None, None, None, None]:
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[None, None, None, None, None]:
         ctx.model.embed_backward(grad_outputs[0], *ctx.places)
-        return None, None, None, None
+        ctx.added()
+        return None, None, None, None, None
 
 
-def _from_ids(model: Packable, trunk: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+def _from_ids(
+    model: Packable, trunk: Callable[[Tensor, Tensor], Tensor], added: Callable[[], None]
+) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """`added`: called when the embeddings' gradients are there."""
+
     def packed_hidden(ids_P: Tensor, positions_P: Tensor, offsets: Tensor) -> Tensor:
         needs_gradient = torch.zeros((), requires_grad=torch.is_grad_enabled())
-        return trunk(cast(Tensor, _Embedded.apply(model, ids_P, positions_P, needs_gradient)), offsets)  # type: ignore[no-untyped-call]
+        return trunk(cast(Tensor, _Embedded.apply(model, ids_P, positions_P, needs_gradient, added)), offsets)  # type: ignore[no-untyped-call]
 
     return packed_hidden

@@ -234,6 +234,103 @@ def test_passes_that_only_gather_leave_a_model_as_it_is(place, mini_batch_size):
     assert distance(whole, parts) < CLOSE
 
 
+SOMETIMES = """
+class Sometimes(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.norm, self.always, self.rare = nn.LayerNorm(width), nn.Linear(width, width), nn.Linear(width, width)
+
+    def forward(self, x, on):
+        return x + self.always(self.norm(x)) + (self.rare(x) if on else 0.0)
+
+
+class Reached(nn.Module):
+    def __init__(self, *, vocab_size, embed_dim=16):
+        super().__init__()
+        self.embed = nn.Embedding(vocab_size, embed_dim)
+        self.blocks = nn.ModuleList(Sometimes(embed_dim) for _ in "abc")
+        self.rare = nn.Linear(embed_dim, embed_dim)
+        self.never = nn.Linear(embed_dim, embed_dim)
+        self.head = nn.Linear(embed_dim, vocab_size)
+        self.double()
+
+    def hidden(self, ids):
+        x, on = self.embed(ids), int(ids.sum()) % 3 == 0
+        for block in self.blocks:
+            x = block(x, on)
+        return self.rare(x) if on else x
+
+    def forward(self, ids):
+        return self.head(self.hidden(ids))
+"""
+
+
+@pytest.mark.long_after(1)
+@pytest.mark.parametrize("way", ["body and head apart", "recomputed", "all of forward", "one sample for a rank"])
+@needs_sums
+def test_parameters_that_some_inputs_reach_have_gradients_in_the_steps_that_reach_them(place, way):
+    """On one rank alone, in a pass that only gathers, on none: a decay or a moment by a gradient of zero would show."""
+    code = SOMETIMES.replace("def hidden", "def body").replace("self.hidden(", "self.body(")
+    (place / "reached.py").write_text(
+        f"import torch\n{PLAIN}{code if way == 'all of forward' else SOMETIMES}", encoding="utf-8"
+    )
+    plan = ONE_STAGE.replace("batch_size = 6", "batch_size = 5" if way == "one sample for a rank" else "batch_size = 6")
+    options = {"exp": "reached.py:Reached", "training_plan": write_plan(place, plan), "recompute": way == "recomputed"}
+    one = train(**options, model="one/m.lmp", out_dir="one")
+    parts = train_together(2, given(**options, model="parts/m.lmp", out_dir="parts", shard="full"), timeout_s=10.0)
+    assert isinstance(last(one), RunDone) and isinstance(last(parts), RunDone), last(parts)
+    assert distance(weights_of("one/m.lmp"), weights_of("parts/m.lmp")) < CLOSE
+    ours, theirs = (state_of(Path(path))["optimizers"]["state"] for path in ("one/m.lmp", "parts/m.lmp"))
+    assert ours.keys() == theirs.keys() and "never.weight" not in ours
+    steps = {float(state["step"]) for state in ours.values()}
+    assert min(steps) < max(steps), "some steps reach less than all"
+    assert {name: state["step"] for name, state in ours.items()} == {
+        name: state["step"] for name, state in theirs.items()
+    }
+
+
+PATHS = {
+    "left out by chance": ("range(3)", "if torch.is_grad_enabled() and i == 1 and get_rank() == 1: continue"),
+    "the last left out": ("range(3)", "if torch.is_grad_enabled() and i == 2 and get_rank() == 0: continue"),
+    "in another order": ("order", "pass"),
+}
+
+
+@pytest.mark.long_after(1)
+@pytest.mark.parametrize("path", PATHS)
+@needs_sums
+def test_a_pass_through_other_blocks_is_refused_in_a_line(place, path):
+    """Gathered with the other rank's, a block would have that one's weights, where all are of one shape in silence."""
+    order, leaves_out = PATHS[path]
+    code = SOMETIMES.replace(
+        "        for block in self.blocks:\n            x = block(x, on)\n",
+        "        from torch.distributed import get_rank\n"
+        "        order = [0, 2, 1] if torch.is_grad_enabled() and get_rank() == 1 else [0, 1, 2]\n"
+        f"        for i in {order}:\n            {leaves_out}\n            x = self.blocks[i](x, on)\n",
+    )
+    assert code != SOMETIMES
+    (place / "other.py").write_text(f"import torch\n{PLAIN}{code}", encoding="utf-8")
+    options = {"training_plan": write_plan(place, ONE_STAGE), "exp": "other.py:Reached", "mini_batch_size": 3}
+    end, status = ends_of_two(given(**options, model="m.lmp", shard="full"))
+    assert isinstance(end, RunFailed) and end.exit_code == 3, end
+    assert "--shard: each pass must call the same blocks in the same order" in end.message, end.message
+    assert status == 3
+
+
+LOOPED = SOMETIMES.replace("for block in self.blocks:", "for block in (*self.blocks, *self.blocks):")
+
+
+@pytest.mark.long
+@needs_sums
+def test_a_model_that_goes_through_its_blocks_twice_is_trained_as_by_one_process(place):
+    (place / "looped.py").write_text(f"import torch\n{PLAIN}{LOOPED}", encoding="utf-8")
+    options = {"exp": "looped.py:Reached", "training_plan": write_plan(place, ONE_STAGE)}
+    train(**options, model="one/m.lmp", out_dir="one")
+    parts = train_together(2, given(**options, model="parts/m.lmp", out_dir="parts", shard="full"))
+    assert isinstance(last(parts), RunDone), last(parts)
+    assert distance(weights_of("one/m.lmp"), weights_of("parts/m.lmp")) < CLOSE
+
+
 FAILS = """
     def forward(self, ids):
         from torch import distributed, is_grad_enabled
