@@ -38,4 +38,5 @@ def test_all_parts_on_a_processor(tmp_path):
 def test_the_part_of_several_gpus_on_two_processes():
     done = _run("--device", "cpu", "--tiny", "--nproc", "2")
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "start in parts: most of 2 ranks, of the whole model" in done.stdout
     assert "parts: a loss differs from one process's by at most" in done.stdout

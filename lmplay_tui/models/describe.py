@@ -51,6 +51,7 @@ def describe(
     shown = ", ".join(f"{key} {one_line(value, 60)}" for key, value in model_args.items())
     parts = [shown, _parameter_table(model, decays or {}), _totals(model)]
     sizes = _memory(model, model_args, optimizer, mini_batch_size, amp_dtype, recomputes=recomputes)
+    at_start = _memory_at_start(sizes, optimizer) if num_ranks > 1 and is_sharded else ""
     if num_ranks > 1:
         sizes = _of_rank(sizes, model, num_ranks, is_sharded=is_sharded)
     parts.append(
@@ -59,7 +60,7 @@ def describe(
             num_tokens=mini_batch_size * int(model_args["context_len"]), amp_dtype=amp_dtype,
         )
     )  # fmt: skip
-    return "\n\n".join(parts)
+    return "\n\n".join(filter(None, (*parts, at_start)))
 
 
 def _parameter_table(model: nn.Module, decays: Mapping[nn.Parameter, float]) -> str:
@@ -126,6 +127,16 @@ def _of_rank(sizes: Mapping[str, int], model: nn.Module, num_ranks: int, *, is_s
     outside = sum(p.nbytes for p in model.parameters()) - sum(blocks)
     parts = {name: size if name in ("activations", "logits") else -(-size // num_ranks) for name, size in sizes.items()}
     return {**parts, "gathered for a pass": 2 * outside + 3 * max(blocks, default=0)}
+
+
+def _memory_at_start(sizes: Mapping[str, int], optimizer: str) -> str:
+    """What a model in parts takes before it lies in parts, in its host's memory."""
+    weights = sizes["weights"]
+    resumed = weights + sizes[f"{optimizer}'s state"]
+    return (
+        f"Memory of the host at the start: {format_memory(weights)} in each process, the whole model, which goes to "
+        f"the device block by block; in rank 0 of a resume {format_memory(resumed)} more, the checkpoint"
+    )
 
 
 def _memory_table(

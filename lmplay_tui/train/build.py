@@ -209,7 +209,8 @@ def build_trainer(
         path = Path(options.initial_model)
         for line in load_initial(model, built_with, path, tokenizer, ignore_tokenizer=options.ignore_tokenizer):
             yield Warned(line)
-    model.to(device)
+    if options.shard == "none":
+        model.to(device)  # in parts it may be larger than the device: each block goes there as it is sharded
 
     # how steps compute it: what it offers beside `forward`, what other processes do of it
     ways = choose_ways(model, precision, vocab_size=tokenizer.vocab_size, context_len=built_with["context_len"])

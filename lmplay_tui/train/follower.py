@@ -119,7 +119,7 @@ class _Replica:
         )  # fmt: skip
         if order.recompute:
             recompute(model)
-        self.model: nn.Module = model.to(device)
+        self.model: nn.Module = model if order.in_parts else model.to(device)
         hidden = None if order.way == "forward" else body_of(self.model)
         trunk = trunk_of(self.model, device, dtype) if order.way == "trunk" else None
         self.gradients = Gradients(self.model, precision, hidden=hidden, trunk=trunk)

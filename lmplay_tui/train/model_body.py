@@ -52,6 +52,7 @@ class Ways:
 def choose_ways(model: nn.Module, precision: Precision, *, vocab_size: int, context_len: int) -> Ways:
     """The fastest ways that compute what `forward` computes: tried on a few tokens, in both modes, with gradients.
 
+    Tried where the model lies: one that will lie in parts on `precision`'s device lies on the processor until then.
     Weights, gradients, buffers, modes and random numbers are afterwards bit by bit those of before.
     """
     notes: list[str] = []
@@ -61,11 +62,12 @@ def choose_ways(model: nn.Module, precision: Precision, *, vocab_size: int, cont
     trunk = trunk_of(model, precision.device, precision.dtype) if hidden is not None else None
     if hidden is None and not callable(getattr(model, "new_cache", None)):
         return Ways(notes=tuple(notes))
-    rng = rng_state(precision.device)
+    where = next((p.device for p in model.parameters()), precision.device)
+    rng = rng_state(where)
     try:
         with kept(model) as buffers:
             if hidden is not None:
-                compared = _Comparison(model, precision, buffers, vocab_size, context_len)
+                compared = _Comparison(model, replace(precision, device=where), buffers, vocab_size, context_len)
                 of_hidden, of_trunk = compared.differences(hidden, trunk)
                 if of_hidden is not None:
                     notes.append(f"{_BY_FORWARD}: {one_line(of_hidden)}")
@@ -75,7 +77,7 @@ def choose_ways(model: nn.Module, precision: Precision, *, vocab_size: int, cont
                     trunk = None
         reading, difference = choose_reading(model, context_len)
     finally:
-        restore_rng(rng, precision.device)
+        restore_rng(rng, where)
     if difference is not None:
         notes.append(f"generation is slower, {reading.value}: {one_line(difference)}")
     return Ways(hidden, trunk, reading, tuple(notes))

@@ -1,6 +1,6 @@
 """All that a machine with a GPU shall show, in at most 8 minutes: `python -m tests.gpu [--out FILE]`.
 
-`--nproc N`: what N GPUs of it show together, in at most 7.
+`--nproc N`: what N GPUs of it show together, in at most 8.
 
 Each part runs in a process of its own with a time of its own, so that one failure does not lose the rest. Prints a
 Markdown table for docs/performance.md. Without a GPU it says so and runs nothing. Exit 1: a part has failed.

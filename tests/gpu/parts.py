@@ -13,6 +13,7 @@ from typing import Any
 from lmplay_tui.options import Launch
 from tests.bench.settings import SETTINGS, plan_text
 from tests.gpu.ranks import ranks
+from tests.gpu.start import start
 
 Rows = dict[str, str]
 
@@ -206,4 +207,4 @@ PARTS: dict[str, tuple[Callable[[Asked], Rows], int]] = {
     "check": (check, 40), "attention": (attention, 30), "resume": (resume, 60), "speed": (speed, 170),
     "modes": (modes, 120), "dashboard": (dashboard, 60),
 }  # fmt: skip
-TOGETHER = {"ranks": (ranks, 400)}  # of several GPUs: run with `--nproc` alone
+TOGETHER = {"start": (start, 60), "ranks": (ranks, 400)}  # of several GPUs: run with `--nproc` alone

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from lmplay_tui.formats import format_memory
 from lmplay_tui.models.describe import STATE_VALUES, describe
 from lmplay_tui.models.registry import build_model, load_experiment
 from lmplay_tui.models.units import recompute
@@ -132,7 +133,12 @@ def test_memory_of_each_of_several_processes() -> None:
     assert sizes(copied) == pytest.approx(
         {**whole, "reduction": whole["gradients"], "all": whole["all"] + whole["gradients"]}, rel=0.02
     )
-    parts = sizes(describe(model, arguments, **settings, num_ranks=4, is_sharded=True))
+    assert "Memory of the host" not in copied
+    said = describe(model, arguments, **settings, num_ranks=4, is_sharded=True)
+    weights, state = sum(p.nbytes for p in model.parameters()), 2 * sum(p.nbytes for p in model.parameters())
+    assert f"at the start: {format_memory(weights)} in each process, the whole model" in said
+    assert f"rank 0 of a resume {format_memory(weights + state)} more" in said
+    parts = sizes(said)
     for name in ("weights", "gradients", "adamw's state"):
         assert parts[name] == pytest.approx(whole[name] / 4, rel=0.02)
     assert parts["activations"] == whole["activations"]
