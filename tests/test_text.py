@@ -1,4 +1,4 @@
-"""Nothing that a terminal obeys passes the gate."""
+"""Nothing that a terminal acts upon passes the gate."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ PAYLOADS = ["\x1b[2J", "\x1b]52;c;aGk=\x07", "\x1b]0;title\x07", "\x9b31m", "\u2
             "\ud800", "\u2028", "\u2066x\u2069", "\ufeff", "\x00"]  # fmt: skip
 
 
-def is_obeyed(char: str) -> bool:
+def is_acted_upon(char: str) -> bool:
     """Controls, text direction, line separators, format characters but the two joiners, surrogates, private use."""
     return char != "\n" and char not in "\u200c\u200d" and unicodedata.category(char) in (
         "Cc", "Cf", "Cs", "Co", "Zl", "Zp",
@@ -21,19 +21,19 @@ def is_obeyed(char: str) -> bool:
 
 
 def code_points() -> Sequence[int]:
-    """All up to U+07FF and the general punctuation, where most of what a terminal obeys lies; some of the others."""
+    """All up to U+07FF and the general punctuation, where most of what a terminal acts upon lies; some of the rest."""
     return [*range(0x800), *range(0x2000, 0x2100), *some(range(0x800, 0x110000), 11)]
 
 
 @pytest.mark.sampled
-def test_no_code_point_passes_that_a_terminal_obeys():
-    passed = [i for i in code_points() if any(is_obeyed(c) for c in printable(chr(i)))]
+def test_no_code_point_passes_that_a_terminal_acts_upon():
+    passed = [i for i in code_points() if any(is_acted_upon(c) for c in printable(chr(i)))]
     assert passed == []
 
 
 @pytest.mark.sampled
 def test_every_other_character_stays():
-    changed = [i for i in code_points() if not is_obeyed(chr(i)) and printable(chr(i)) != chr(i)]
+    changed = [i for i in code_points() if not is_acted_upon(chr(i)) and printable(chr(i)) != chr(i)]
     assert all(unicodedata.category(chr(i)) in ("Cn", "Mn") for i in changed), "only what is not assigned, or new"
     assert len(changed) < 20
 
@@ -43,7 +43,7 @@ def test_payloads_are_harmless_wherever_they_stand(payload):
     shown = printable(f"before{payload}after")
     assert shown.startswith("before")
     assert shown.endswith("after")
-    assert not any(is_obeyed(c) for c in shown)
+    assert not any(is_acted_upon(c) for c in shown)
     assert "\n" not in one_line(f"a\n{payload}\nb")
 
 

@@ -149,7 +149,7 @@ def test_no_prompt_at_a_terminal(
     assert said.err == 'no prompt: give one as an argument ("" for none), with --file, or by standard input\n'
 
 
-def test_characters_come_whole_and_nothing_that_a_terminal_obeys(capsys: pytest.CaptureFixture[str]) -> None:
+def test_characters_come_whole_and_nothing_that_a_terminal_acts_upon(capsys: pytest.CaptureFixture[str]) -> None:
     Path("own.py").write_text(SCRIPTED, encoding="utf-8")
     save(Path("own.lmp"), "own.py:Scripted")
     said = Said(capsys, "--model", "own", "--exp", "own.py:Scripted", "xy", "--greedy")

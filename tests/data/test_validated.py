@@ -20,7 +20,7 @@ from lmplay_tui.plan.schema import DatasetSpec, Stage
 from tests.data.conftest import no_report
 
 OPTIONS = TrainOptions(tokenizer="bytes", context_len=128, batch_size=4)
-WORDS = "one of the many rows that somebody wrote down for the file"
+WORDS = "one of the many rows that teachers wrote down for the file"
 
 
 def rows_of(name: str, count: int) -> list[dict[str, Any]]:

@@ -58,7 +58,7 @@ def assert_stopped_in_order(terminal: Terminal, run: RunFolder) -> None:
 
 
 def stop_and_wait(run: RunFolder) -> None:
-    """End a run that nobody hosts for us any more."""
+    """End a run that no program of ours holds any more."""
     if run.alive():
         (run.control / "stop").touch()
         until(lambda: not run.alive())

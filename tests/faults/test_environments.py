@@ -121,7 +121,7 @@ def test_a_checkpoint_that_may_not_be_read_is_not_called_damaged(of_nobody, plac
 @pytest.mark.parametrize("name", ["m.lmp", ".m.lmp.tmp", "m.prev.lmp", "m.stories.lmp", "m.best.lmp"])
 @pytest.mark.long_after(1)
 def test_a_link_is_replaced_and_what_it_leads_to_stays(place, name):
-    """Somebody has put a link in the place of one of our files: nothing is written where it leads."""
+    """A link lies in the place of one of our files: nothing is written where it leads."""
     (place / "elsewhere").mkdir()
     target = place / "elsewhere" / "precious"
     plan = write_plan(place)

@@ -284,7 +284,7 @@ def test_statistics_that_cannot_be_written_do_not_unsay_a_save(place):
 
 
 def test_a_folder_that_vanishes_is_made_again(place):
-    """Somebody removes the output folder under a running trainer: the next save makes it anew."""
+    """The output folder is removed under a running trainer: the next save makes it anew."""
     plan = write_plan(place)
     events = []
     for event in run_events(given(training_plan=plan, model="out/m.lmp", out_dir="out", save_interval=6), Controls()):

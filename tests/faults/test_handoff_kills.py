@@ -47,7 +47,7 @@ def processes_in(folder: Path) -> set[int]:
 
 @contextmanager
 def never_free(run: RunFolder) -> Iterator[None]:
-    """While this lasts, somebody holds the run at every look."""
+    """While this lasts, a process holds the run at every look."""
     over, free = threading.Event(), []
 
     def look() -> None:
@@ -62,7 +62,7 @@ def never_free(run: RunFolder) -> Iterator[None]:
     finally:
         over.set()
         looking.join()
-    assert not free, "nobody held the run"
+    assert not free, "no process held the run"
 
 
 def handed_over(run: RunFolder, times: int) -> dict:

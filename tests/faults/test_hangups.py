@@ -1,4 +1,4 @@
-"""A line that is lost, stalls or comes back, in real terminals: the run goes on, and somebody can look at it."""
+"""A line that is lost, stalls or comes back, in real terminals: the run goes on, and can be looked at."""
 
 import os
 import random
@@ -75,7 +75,7 @@ def test_a_hang_up_hands_the_run_over(long_run, count):
         assert terminal.wait() == 0
         left_s = time.monotonic() - lost
     try:
-        assert long_run.alive(), "somebody holds the run without a gap"
+        assert long_run.alive(), "a process holds the run without a gap"
         events = read_journal(long_run.events)
         handed = next(e for e in events if e["event"] == "HandedOver")
         assert saved_step(long_run) >= handed["step"] >= 3

@@ -81,7 +81,7 @@ def full_rate_from(steps: Steps, rate: float) -> float | None:
 
 
 def attach_s(run: RunFolder) -> float:
-    """How long somebody who comes back waits for the step that the run stands at."""
+    """How long a user who comes back waits for the step that the run stands at."""
     step, begun = steps_in_journal(run), time.monotonic()
     with ScreenTerminal(program("attach", "m.lmp"), WIDE) as looking:
         until(lambda: shown_step(looking) >= step)

@@ -42,7 +42,7 @@ def after_the_screen(terminal: Terminal) -> bytes:
 
 @pytest.mark.long
 def test_a_run_that_is_killed_while_it_is_looked_at(long_run):
-    """Its viewer says so and how to go on, and stays; it follows the run when somebody has resumed it."""
+    """Its viewer says so and how to go on, and stays; it follows the run once that is resumed."""
     with Terminal(headless("--save-interval", "12")) as trainer, viewer_of(long_run) as looking:
         until(long_run.model.exists)
         looking.shows("training", "attached")
@@ -99,7 +99,7 @@ def test_several_viewers_of_which_one_is_killed(long_run):
 
 @pytest.mark.long
 def test_viewers_leave_alone_what_the_run_is_told(long_run):
-    """What somebody leaves in the control folder is the run's, however many look on: each command is answered by it."""
+    """What is left in the control folder is the run's, however many look on: each command is answered by it."""
     with Terminal(headless()) as trainer, viewer_of(long_run) as first, viewer_of(long_run) as second:
         for each in (first, second):
             each.shows("training", "attached")

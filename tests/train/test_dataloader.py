@@ -70,7 +70,7 @@ def undisturbed(run: Undisturbed, place: Path) -> tuple[list, dict, dict]:
 class Source:
     """A source that each step waits for until a process is started, and a trainer that soon looks.
 
-    However long a step takes on a busy machine: a row comes only after somebody has begun to wait for a batch.
+    However long a step takes on a busy machine: a row comes only after the trainer has begun to wait for a batch.
     """
 
     def __init__(self) -> None:

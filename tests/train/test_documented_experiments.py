@@ -53,7 +53,7 @@ def test_an_example_is_trained_as_the_page_says(place: Path, name: str) -> None:
         assert load_checkpoint(place / "m.lmp")["model"]["state"]["scale"] != 1.0
 
 
-def test_marks_are_obeyed_as_the_page_says(place: Path) -> None:
+def test_marks_do_what_the_page_says(place: Path) -> None:
     options = {"training_plan": write_plan(place, PLAN), "model": "m.lmp", "exp": experiment(place, "marked.py")}
     text = describe_run(given(**options))
     rows = {line.split()[0]: line.split("%")[1].split() for line in text.splitlines() if " % " in line}

@@ -1,4 +1,4 @@
-"""What a process that goes on is given: commands that nobody has obeyed, the command line, the address for messages."""
+"""What a process that goes on is given: commands not carried out yet, the command line, the address for messages."""
 
 import errno
 import itertools
@@ -61,7 +61,7 @@ def test_a_pause_and_a_stop_to_come_are_handed_down(place, seams):
     assert left[1].when == "stage_end"
 
 
-def test_what_nobody_has_obeyed_yet_is_handed_down(place):
+def test_what_is_not_carried_out_yet_is_handed_down(place):
     """A step that is dropped half-way looks at nothing but the hand-over."""
     run, controls = RunFolder(place / "m.lmp"), Controls()
     run.create()
@@ -105,7 +105,7 @@ def test_a_validation_and_a_prompt_that_nobody_came_to_are_handed_down(place, se
 
 
 def waiting(place) -> tuple[RunFolder, Controls]:
-    """A run that is to be handed over, and what nobody has obeyed yet."""
+    """A run that is to be handed over, and what it has not carried out yet."""
     run, controls = RunFolder(place / "m.lmp"), Controls()
     run.create()
     controls.sources.append(ControlFiles(run, clock=itertools.count(0, 10).__next__))

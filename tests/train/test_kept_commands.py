@@ -14,7 +14,7 @@ from lmplay_tui.train.progress import Progress, StageProgress
 
 
 class Rank0:
-    """As much of a process as obeys commands, with a file of kept ones that outlives it."""
+    """As much of a process as carries out commands, with a file of kept ones that outlives it."""
 
     def __init__(self, folder: Path, progress: Progress) -> None:
         self.kept = KeptCommands(folder / "asked.json")
@@ -25,7 +25,7 @@ class Rank0:
         for command in commands:
             self.kept.note(command)
 
-    def obeys(self, *commands: Command, ok: bool = True) -> None:
+    def carries_out(self, *commands: Command, ok: bool = True) -> None:
         for command in commands:
             if ok and isinstance(command, asked.SetLearningRate | asked.Pin | asked.ChangePlan):
                 self.progress.changes += 1
@@ -50,7 +50,7 @@ STAGE_END, PAUSE, RESUME = asked.Stop(when="stage_end", id="4"), asked.Pause(id=
      asked.SaveNow(id="9"), asked.Bookmark("here", id="10"), asked.Stop(id="11"), asked.HandOver(id="12")],
     ids=lambda command: type(command).__name__,
 )  # fmt: skip
-def test_what_nobody_has_obeyed_is_asked_again(tmp_path: Path, command: Command) -> None:
+def test_what_is_not_carried_out_is_asked_again(tmp_path: Path, command: Command) -> None:
     first = Rank0(tmp_path, Progress())
     first.asks(command)
     assert Rank0(tmp_path, Progress()).asked_again == records(command)
@@ -61,12 +61,12 @@ def test_what_was_answered_is_asked_again_only_where_it_holds_still(tmp_path: Pa
     first = Rank0(tmp_path, Progress())
     once = [asked.Ask("The", id="7"), asked.ValidateNow(id="8"), asked.SaveNow(id="9"), asked.Bookmark(id="10")]
     first.asks(*once, LR, PIN, PLAN, STAGE_END, PAUSE)
-    first.obeys(*once, LR, PIN, PLAN, STAGE_END, PAUSE)
+    first.carries_out(*once, LR, PIN, PLAN, STAGE_END, PAUSE)
     second = Rank0(tmp_path, Progress())
     assert second.asked_again == records(LR, PIN, PLAN, STAGE_END, PAUSE)
     second.asks(RESUME, asked.Pause(id="13"))
-    second.obeys(RESUME)  # the pause behind it is still to come
-    second.obeys(LR, PIN, PLAN, ok=False)
+    second.carries_out(RESUME)  # the pause behind it is still to come
+    second.carries_out(LR, PIN, PLAN, ok=False)
     assert Rank0(tmp_path, Progress()).asked_again == records(STAGE_END, asked.Pause(id="13"))
 
 
@@ -74,12 +74,12 @@ def test_a_change_is_made_once_whatever_checkpoint_the_run_goes_on_from(tmp_path
     """Two saves of one step, of which the second holds the change: by the step alone they are the same."""
     first = Rank0(tmp_path, Progress(step=10))
     first.asks(LR, PIN)
-    first.obeys(LR)
+    first.carries_out(LR)
     first.saves()  # it had begun before
-    first.obeys(PIN)
+    first.carries_out(PIN)
     assert Rank0(tmp_path, Progress(step=10, changes=1)).asked_again == records(PIN)
     second = Rank0(tmp_path, Progress(step=10, changes=1))
-    second.obeys(PIN)
+    second.carries_out(PIN)
     second.progress.step = 11
     second.saves()
     assert (tmp_path / "asked.json").read_text() == "[]"
@@ -99,7 +99,7 @@ def test_a_stop_at_the_end_of_a_stage_that_is_over_is_a_stop(tmp_path: Path) -> 
     """The process was lost between the stage's checkpoint and its own end."""
     first = Rank0(tmp_path, Progress(stage="stories"))
     first.asks(STAGE_END)
-    first.obeys(STAGE_END)
+    first.carries_out(STAGE_END)
     later = Progress(stage="both", stages={"stories": StageProgress(done=True)})
     assert Rank0(tmp_path, later).asked_again == records(asked.Stop(reason="the stage's end", id="4"))
 

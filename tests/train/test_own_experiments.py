@@ -59,7 +59,7 @@ class Shaped(GPT2ish):
         self.put_in()
 
     def put_in(self) -> None:
-        """What an heir replaces."""
+        """What a subclass replaces."""
 
 
 class InheritedBlocks(Shaped):
@@ -305,7 +305,7 @@ def test_a_cache_is_used_only_where_it_gives_what_forward_gives(context_len):
 
 @pytest.mark.long_after(1)
 @pytest.mark.parametrize("kind", [OwnHidden, OwnForward, InheritedBlocks, OtherBlocks])
-def test_what_an_heir_computes_is_what_is_trained(place, kind):
+def test_what_a_subclass_computes_is_what_is_trained(place, kind):
     """Its first loss is the one that its own `forward` gives: as a model that offers nothing but `forward` has it."""
     (place / "mine.py").write_text(
         f"from tests.train.test_own_experiments import {kind.__name__} as Mine\nfrom torch import nn\n"

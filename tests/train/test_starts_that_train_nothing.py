@@ -25,12 +25,12 @@ from tests.train.runs import PLAN, given, last, losses, progress_of, stop_after,
 
 
 def resume_and(*commands: asked.Command, **options) -> list[Event]:
-    """Resume, send the commands before the first step, and stop as soon as they are obeyed."""
+    """Resume, send the commands before the first step, and stop as soon as they are carried out."""
     controls, events = Controls(), []
     for event in run_events(given(**options), controls):
         events.append(event)
         if isinstance(event, RunStarted):
-            for command in (*commands, asked.Bookmark("obeyed")):
+            for command in (*commands, asked.Bookmark("done")):
                 controls.send(command)
         if isinstance(event, Bookmarked):
             controls.send(asked.Stop())

@@ -23,7 +23,7 @@ PLAN = """\
 lr = 1e-3
 
 [datasets.mine]
-path = "somebody/rows"
+path = "user/rows"
 text = "txt"
 
 [stages.one]

@@ -1,4 +1,4 @@
-"""Foreign text with sequences that a terminal obeys, at a real terminal: none of them reaches it, nothing breaks.
+"""Foreign text with sequences that a terminal acts upon, at a real terminal: none of them reaches it, nothing breaks.
 
 What our own screen sends (colours, cursor) is taken away first; what remains of the payloads must be text.
 """
@@ -39,20 +39,20 @@ EVIL = {
     "long": "EVIL" * 2000,
 }
 ALL = " ".join(EVIL.values())
-OBEYED = re.compile("[\x00-\x06\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f\u200b\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+CONTROLS = re.compile("[\x00-\x06\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f\u200b\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 # A string sequence (title, clipboard, link, DCS, APC) of which we send the title and the mouse pointer.
 STRINGS = re.compile("\x1b[\\]PX^_]([^\x07\x1b]*)(?:\x07|\x1b\\\\)")
 
 
 def assert_harmless(output: bytes) -> None:
-    """Nothing of a payload is in what a terminal obeys."""
+    """Nothing of a payload is in what a terminal acts upon."""
     text = output.decode("utf-8")  # also: no byte above 127 that is not of a letter
     for content in STRINGS.findall(text):
         assert content.startswith(("2;", "22;")), f"neither the title nor the mouse pointer: {content!r}"
-        assert not OBEYED.search(content)
+        assert not CONTROLS.search(content)
     text = STRINGS.sub("", text)
     assert "\x1b[38;5;66;1m" not in text
-    found = OBEYED.search(text)
+    found = CONTROLS.search(text)
     assert found is None, repr(text[max(found.start() - 60, 0) : found.start() + 20])
     assert text.count("\x07") == 0
 

@@ -24,7 +24,7 @@ PAYLOADS = {
     "controls": "a\r\nb\x00\x07\x08\x7f\tc",
     "wide": "漢字かな交じり文 👩‍👩‍👧 e\u0301\u200b",
 }
-OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\u200e\u200f]")
+CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\u200e\u200f]")
 
 
 def hostile(payload: str) -> FakeSource:
@@ -57,10 +57,10 @@ async def test_no_pane_lets_it_through(dashboard: Open, payload: str) -> None:
         for key in ("3", "enter", "right", "1", "enter", "escape", "2", "left_square_bracket", "r", "escape", "6", "4"):
             await pilot.press(key)
             await tick(pilot)
-            assert not [text for text in segments_of(pilot.app) if OBEYED.search(text)]
+            assert not [text for text in segments_of(pilot.app) if CONTROLS.search(text)]
         await pilot.press("x")
         await pilot.pause()
-        assert not [text for text in segments_of(pilot.app) if OBEYED.search(text)]
+        assert not [text for text in segments_of(pilot.app) if CONTROLS.search(text)]
 
 
 async def test_markup_is_shown_as_it_is(dashboard: Open) -> None:
@@ -81,7 +81,7 @@ async def test_plans_with_it_can_be_edited(dashboard: Open, tmp_path: Path) -> N
     async with dashboard(source) as pilot:
         await pilot.press("4")
         await tick(pilot)
-        assert not [text for text in segments_of(pilot.app) if OBEYED.search(text)]
+        assert not [text for text in segments_of(pilot.app) if CONTROLS.search(text)]
         assert "pydocs" in text_of(pilot.app)
 
 
@@ -91,8 +91,8 @@ def test_the_last_lines_and_lists_of_runs_are_clean(payload: str, tmp_path: Path
     source.waiting.append(happened.RunStopped(61, payload, payload, payload))
     source.poll()
     for line in ending_lines(source.view):
-        assert not OBEYED.search(line)
+        assert not CONTROLS.search(line)
     name = payload.replace("/", "_").replace("\x00", "")
     (tmp_path / f"{name}.run").mkdir()
     for row in run_table(find_runs(None), 100)[1]:
-        assert not OBEYED.search("".join(text for text, _ in row))
+        assert not CONTROLS.search("".join(text for text, _ in row))

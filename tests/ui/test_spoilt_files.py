@@ -1,4 +1,4 @@
-"""Journals and a `run.json` in which another hand has left what no trainer writes: said at most, never obeyed."""
+"""Journals and a `run.json` in which another hand has left what no trainer writes: said at most, never acted upon."""
 
 import json
 import math
@@ -140,7 +140,7 @@ def test_what_is_known_of_stages() -> None:
     assert run.status() == {}
 
 
-def test_a_hostile_name_is_no_ones_to_obey(tmp_path: Path) -> None:
+def test_a_hostile_name_does_nothing(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "a\x1b[31mb.lmp")
     assert FolderSource(run).view.name == "a␛[31mb"
 

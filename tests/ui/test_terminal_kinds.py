@@ -331,7 +331,7 @@ async def test_every_letter_can_be_read_in_sixteen_colours(
 
 
 def texts_sent(output: bytes) -> str:
-    """What was sent but for the sequences that a terminal obeys, of which all are of known kinds."""
+    """What was sent but for the sequences that a terminal acts upon, of which all are of known kinds."""
     text = CUT_OFF.sub("", output.decode("utf-8"))
     for sequence in SEQUENCE.findall(text):
         assert re.fullmatch(KNOWN, sequence), repr(sequence)
