@@ -14,11 +14,6 @@ from lmplay_tui.models.units import recompute
 from lmplay_tui.train.optim import build_optimizer, parameter_groups
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    torch.set_num_threads(1)
-
-
 def build(**changes: Any) -> tuple[Any, dict[str, Any]]:
     settings: dict[str, Any] = {"vocab_size": 100, "context_len": 128, "num_blocks": 3} | changes
     return build_model(load_experiment("test_runner"), **settings)

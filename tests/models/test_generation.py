@@ -17,11 +17,6 @@ from lmplay_tui.models.gpt2ish import GPT2ish, KeyValueCache
 VOCAB, CONTEXT = 40, 16
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="module")
 def model() -> GPT2ish:
     with torch.random.fork_rng():

@@ -17,11 +17,6 @@ from tests.examples import examples
 VOCAB, CONTEXT, BLOCKS, WIDTH, HEADS = 50, 24, 3, 32, 4
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    torch.set_num_threads(1)
-
-
 def make(dropout: float = 0.0, **changes: int) -> GPT2ish:
     shape = {"vocab_size": VOCAB, "context_len": CONTEXT, "num_blocks": BLOCKS, "embed_dim": WIDTH, "num_heads": HEADS}
     with torch.random.fork_rng():
@@ -79,7 +74,6 @@ def test_a_later_token_changes_nothing_before_it() -> None:
 @examples(40)
 @given(cuts=st.sets(st.integers(1, CONTEXT - 1)), seed=st.integers(0, 1000))
 def test_cache_in_any_portions_gives_the_uncached_answer(cuts: set[int], seed: int) -> None:
-    torch.set_num_threads(1)
     model = make().eval()
     ids = text(2, CONTEXT, seed=seed)
     cache = model.new_cache(2)

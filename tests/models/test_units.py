@@ -13,11 +13,6 @@ from lmplay_tui.models.units import computed_once, recompute, units_of
 VOCAB, CONTEXT, BLOCKS = 50, 32, 4
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    torch.set_num_threads(1)
-
-
 def make(*, recomputes: bool, dropout: float = 0.1) -> GPT2ish:
     with torch.random.fork_rng():
         torch.manual_seed(1)

@@ -26,11 +26,6 @@ from tests.train.runs import differences
 NAMES = ("adamw", "adam", "adagrad", "sgd", "rmsprop")
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    torch.set_num_threads(1)
-
-
 def names_of(model: nn.Module, parameters: list[nn.Parameter]) -> set[str]:
     return {name for name, p in model.named_parameters() if any(p is q for q in parameters)}
 
