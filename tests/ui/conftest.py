@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from lmplay_tui.options import Launch
 from lmplay_tui.ui.app import LmplayApp
 from lmplay_tui.ui.screens.dashboard import Dashboard
 from lmplay_tui.ui.screens.launcher import Launcher
-from lmplay_tui.ui.widgets.lines import Lines
+from lmplay_tui.ui.widgets.lines import Lines, Row
 from tests.seams import Seams
 from tests.ui.fake import FakeSource, fed
 
@@ -97,6 +97,11 @@ async def whole_launcher(pilot: Pilot[Any], *, measured: bool = True) -> None:
     while measured and any(map(math.isnan, launcher._lists._flops.values())):  # type: ignore[union-attr]
         await pilot.pause(0.01)
     await pilot.pause()
+
+
+def joined(rows: Iterable[Row]) -> str:
+    """What rows say, line by line."""
+    return "\n".join("".join(text for text, _ in row) for row in rows)
 
 
 def text_of(app: App[Any]) -> str:

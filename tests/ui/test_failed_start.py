@@ -14,9 +14,8 @@ from lmplay_tui.ui.widgets.curriculum import Curriculum
 from lmplay_tui.ui.widgets.log_pane import LogPane
 from lmplay_tui.ui.widgets.plan_pane import PlanNotes, PlanPane
 from lmplay_tui.ui.widgets.state_line import StateLine
-from tests.ui.conftest import Open, text_of, tick
+from tests.ui.conftest import Open, joined, text_of, tick
 from tests.ui.fake import FakeSource, fed
-from tests.ui.test_plan_effects import joined
 
 PLAN = """\
 [train]

@@ -34,17 +34,13 @@ from lmplay_tui.ui.messages import StartAsked
 from lmplay_tui.ui.run_list import RunEntry, find_runs, run_detail, run_table
 from lmplay_tui.ui.screens.dialogs import ChoiceDialog
 from lmplay_tui.ui.widgets.key_bar import KeyBar
-from lmplay_tui.ui.widgets.lines import Lines, Row, row_width
+from lmplay_tui.ui.widgets.lines import Lines, row_width
 from lmplay_tui.ui.widgets.picker import Picker
 from tests.seams import Seams
-from tests.ui.conftest import until, whole_launcher
+from tests.ui.conftest import joined, until, whole_launcher
 from tests.ui.fake import FakeSource
 
 SPEED = 150e9
-
-
-def text_of(rows: list[Row]) -> str:
-    return "\n".join("".join(text for text, _ in row) for row in rows)
 
 
 def plan_of(text: str) -> Plan:
@@ -111,7 +107,7 @@ def test_an_earlier_run_of_the_plan_knows_better() -> None:
     about = estimate(plan, [earlier], {}, SPEED)
     assert (about.rows, about.seconds, about.measured) == (1000, 100.0, True), "not by the speed of its last moment"
     assert "500 rows in 50 s of training" in about.rests_on
-    assert about.rests_on in " ".join(text_of(plan_detail(plan, about, 100)).split())
+    assert about.rests_on in " ".join(joined(plan_detail(plan, about, 100)).split())
     other = entry(stages=[("b", 1, 1000)], step=1, tokens=1, samples=1, elapsed_s=1.0)
     assert not estimate(plan, [other], {}, SPEED).measured
     assert estimate(plan, [earlier], {"device": "cuda", "exp": "gpt2ish"}, SPEED).measured
@@ -165,22 +161,22 @@ def test_no_age_is_cut_and_names_come_first(width: int) -> None:
         for name, age_s in zip(names, (3.2 * 3600, 59 * 60), strict=True)
     ]
     _, rows = run_table(entries, width)
-    shown = text_of(rows)
+    shown = joined(rows)
     assert "3 h ago" in shown and "59 min ago" in shown
     assert all(row_width(row) == width for row in rows)
     assert (names[1] in shown) is (width >= 54)
-    assert names[1] in shown or "step" not in text_of([run_table(entries, width)[0]])
+    assert names[1] in shown or "step" not in joined([run_table(entries, width)[0]])
 
 
 def test_names_of_plans_have_room_before_their_purposes() -> None:
     plan, width, name = read_plan("full"), 74, "a_plan_with_quite_a_long_name.toml"
     cells = plan_name_cells(["full", name], width)
-    assert name in text_of([plan_row(name, plan, estimate(plan, [], {}, SPEED), width, cells)])
+    assert name in joined([plan_row(name, plan, estimate(plan, [], {}, SPEED), width, cells)])
 
 
 def test_a_run_in_detail() -> None:
     stages = [("a", 50, 200), ("b", 0, None)]
-    shown = text_of(
+    shown = joined(
         run_detail(
             entry(
                 state="failed", message="the disk\x1b is full", stages=stages, train_loss=3.25, step=120,
@@ -191,7 +187,7 @@ def test_a_run_in_detail() -> None:
     )  # fmt: skip
     for said in ("the disk␛ is full", "25 %", "50/200", "3.250", "12.35M", "step 120, /x/m.lmp"):
         assert said in shown
-    assert "nothing is known" in text_of(run_detail(entry(), 60))
+    assert "nothing is known" in joined(run_detail(entry(), 60))
 
 
 @pytest.mark.long
@@ -205,13 +201,13 @@ async def test_the_detail_is_that_of_the_list_with_the_focus(tmp_path: Path, mon
     async with app.run_test(size=(120, 40)) as pilot:
         await whole_launcher(pilot)
         detail = app.screen.query_one("#detail")
-        assert "Python" in text_of(detail.rows)  # type: ignore[attr-defined]
+        assert "Python" in joined(detail.rows)  # type: ignore[attr-defined]
         await pilot.press("tab")
         await pilot.pause()
-        assert "777" in text_of(detail.rows)  # type: ignore[attr-defined]
+        assert "777" in joined(detail.rows)  # type: ignore[attr-defined]
         await pilot.press("shift+tab", "down", "down")
         await pilot.pause()
-        assert "Spanish" in text_of(detail.rows)  # type: ignore[attr-defined]
+        assert "Spanish" in joined(detail.rows)  # type: ignore[attr-defined]
 
 
 async def test_times_come_with_the_device_s_speed(
@@ -229,7 +225,7 @@ async def test_times_come_with_the_device_s_speed(
     app = LmplayApp(Launch(), launcher=True, timers=False)
     async with app.run_test(size=(120, 40)) as pilot:
         await whole_launcher(pilot)
-        assert "~3 min" in text_of(app.screen.query_one("#plans").rows)  # type: ignore[attr-defined]
+        assert "~3 min" in joined(app.screen.query_one("#plans").rows)  # type: ignore[attr-defined]
         await pilot.press("d", "d", "d")
     assert asked == ["cpu"]  # once: `auto` is the processor here
 
@@ -319,7 +315,7 @@ async def test_the_command_line_s_options_count_and_a_late_answer_is_its_device_
             may_answer.set()
             await whole_launcher(pilot)
             assert app.screen._lists._flops == {"cpu": SPEED, "cuda": 1000 * SPEED}  # type: ignore[attr-defined]
-            shown[len(given)] = text_of(app.screen.query_one("#plans").rows)  # type: ignore[attr-defined]
+            shown[len(given)] = joined(app.screen.query_one("#plans").rows)  # type: ignore[attr-defined]
     assert shown[0] != shown[3], "a model of another size takes another time"
 
 
@@ -370,7 +366,7 @@ async def test_only_training_plans_are_listed(tmp_path: Path, monkeypatch: pytes
     app = LmplayApp(Launch(), launcher=True, timers=False)
     async with app.run_test(size=(120, 60)) as pilot:
         await whole_launcher(pilot)
-        listed = text_of(app.screen.query_one("#plans", Picker).rows)
+        listed = joined(app.screen.query_one("#plans", Picker).rows)
     plans = {"mine.toml", "json_form.toml", "broken.toml", "half.toml", "no_data.toml", "mixed.toml"}
     assert {name for name in files if f" {name} " in listed} == plans
     assert "folder.toml" not in listed

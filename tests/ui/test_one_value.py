@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -27,9 +26,10 @@ from lmplay_tui.ui.session import LiveSource
 from lmplay_tui.ui.source import FolderSource
 from lmplay_tui.ui.widgets.chart import ChartBuilder
 from lmplay_tui.ui.widgets.curve_window import CurveWindow, Group
-from lmplay_tui.ui.widgets.lines import Lines, Row
+from lmplay_tui.ui.widgets.lines import Lines
 from tests.train.conftest import _one_thread, place  # noqa: F401
 from tests.train.runs import TINY, given, write_plan
+from tests.ui.conftest import joined
 from tests.ui.fake import Clock, FakeSource, started
 
 PLAN = (
@@ -50,10 +50,6 @@ epochs = 2
 )
 STOPS_AT = 48  # inside the second stage, and between two lines of the log
 NUMBER = r"(\d+\.\d+)"
-
-
-def text_of(rows: Iterable[Row]) -> str:
-    return "\n".join("".join(text for text, _ in row) for row in rows)
 
 
 def found(pattern: str, text: str) -> str:
@@ -98,8 +94,8 @@ async def screen_of(view: RunView, step: int) -> dict[str, str]:
         await pilot.pause()
         app.screen.refresh_now()  # type: ignore[attr-defined]
         await pilot.pause()
-        curves = text_of(app.screen.query_one("#curves", Lines).rows)
-        table = text_of(app.screen.query_one("#curriculum", Lines).rows)
+        curves = joined(app.screen.query_one("#curves", Lines).rows)
+        table = joined(app.screen.query_one("#curriculum", Lines).rows)
     at = table.splitlines()[0].index(" loss") + len(" loss")
     loss = next(
         line[:at].split()[-1] for line in table.splitlines()[1:] if line.strip().startswith(("▸ pairs", "✓ pairs"))
@@ -151,10 +147,10 @@ async def table(
         losses["runs"] = listed[1][: listed[0].index(name) + len(name)].split()[-1]
     [entry] = find_runs(None)
     titles, [row] = run_table([entry], 120)
-    head = text_of([titles])
+    head = joined([titles])
     for name, losses in (("train loss", train), ("val loss", val)):
-        losses["launcher's list"] = text_of([row])[: head.index(name) + len(name)].split()[-1]
-        losses["launcher's detail"] = found(rf"{name} +{NUMBER}", text_of(run_detail(entry, 80)))
+        losses["launcher's list"] = joined([row])[: head.index(name) + len(name)].split()[-1]
+        losses["launcher's detail"] = found(rf"{name} +{NUMBER}", joined(run_detail(entry, 80)))
     train["headless"] = found(rf"loss {NUMBER}", next(line for line in trained.lines if f"step {step} " in line))
     rows = list(csv.DictReader(io.StringIO(said(export.main, "m.lmp", "--to", "csv", "--output", "-"))))
     train["csv"] = f"{float([row[RECENT_LOSS] for row in rows if row[OF_STEPS]][-1]):.6f}"
@@ -197,7 +193,7 @@ def drawn(view: RunView, *metrics: str) -> str:
     """A chart of it, with its title: the raw points and the smoothed line."""
     charts = ChartBuilder(view, CurveWindow(), (0.0, 60.0), 90, [])
     group = Group("chart", metrics or (OF_STEPS,))
-    return text_of(charts.rows(group, 14, selected=False, signs=False, right=[]))
+    return joined(charts.rows(group, 14, selected=False, signs=False, right=[]))
 
 
 def test_rates_memory_and_shares_are_drawn_as_they_are() -> None:

@@ -17,9 +17,9 @@ from lmplay_tui.run.status import StageView
 from lmplay_tui.ui.screens.plan_editor import PlanEditor, changed_plan
 from lmplay_tui.ui.screens.plan_effect import refusals
 from lmplay_tui.ui.widgets.plan_pane import PlanNotes, PlanPane
-from tests.ui.conftest import Open, text_of, tick
+from tests.ui.conftest import Open, joined, text_of, tick
 from tests.ui.fake import PLAN, STAGES, FakeSource, fed, started
-from tests.ui.test_plan_effects import KEPT, ON_LINE, joined
+from tests.ui.test_plan_effects import KEPT, ON_LINE
 
 
 @pytest.fixture

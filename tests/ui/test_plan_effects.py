@@ -11,11 +11,8 @@ from lmplay_tui.plan.reading import parse_plan
 from lmplay_tui.train.progress import Progress, StageProgress
 from lmplay_tui.train.settings import describe_changes
 from lmplay_tui.ui.screens.plan_effect import effect_rows, refusals
+from tests.ui.conftest import joined
 from tests.ui.fake import PLAN, fed, started
-
-
-def joined(rows: object) -> str:
-    return "\n".join("".join(text for text, _ in row) for row in rows)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
