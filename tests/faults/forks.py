@@ -1,6 +1,7 @@
 """Children that share the imported torch with the test: a start in milliseconds, and a kill -9 that is real."""
 
 import contextlib
+import errno
 import os
 import pickle
 import resource
@@ -96,3 +97,8 @@ def limit_file_size(size_bytes: int) -> None:
     """From here on no file of this process grows beyond `size_bytes`: what a full disk looks like to a writer."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, size_bytes))
+
+
+def no_locks(*_: object) -> None:
+    """In the place of `fcntl.flock`: a file system that has no locks."""
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))

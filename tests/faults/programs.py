@@ -3,11 +3,10 @@
 from lmplay_tui.cli import main
 from lmplay_tui.commands.train import main as trainer_main
 from lmplay_tui.run.folder import RunFolder
-from lmplay_tui.train.checkpoint import load_checkpoint
 from lmplay_tui.train.checkpointer import strays
 from tests.faults.terminals import Terminal, until
 from tests.journals import read_journal
-from tests.train.runs import SMALL
+from tests.train.runs import SMALL, step_of
 
 PLAN = (
     SMALL
@@ -39,7 +38,7 @@ def steps_in_journal(run: RunFolder) -> int:
 
 
 def saved_step(run: RunFolder) -> int:
-    return int(load_checkpoint(run.model)["runner"]["state"]["progress"]["step"])
+    return step_of(run.model)
 
 
 def trains(run: RunFolder, steps: int = 3):

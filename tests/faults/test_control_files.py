@@ -1,6 +1,5 @@
 """Control files, the commands over them, one process a run, and journals on a disk that refuses."""
 
-import errno
 import fcntl
 import os
 import time
@@ -24,7 +23,7 @@ from lmplay_tui.run.events import (
 from lmplay_tui.run.folder import RunFolder, status_of
 from lmplay_tui.train.launch import run_events
 from tests.examples import examples
-from tests.faults.forks import Child, limit_file_size
+from tests.faults.forks import Child, limit_file_size, no_locks
 from tests.journals import read_journal
 from tests.train.runs import answers, given, last, statistics_of, train, write_plan
 
@@ -191,10 +190,6 @@ def test_a_second_trainer_is_refused_and_a_killed_one_frees_the_run(place):
     assert not run.alive()
     assert status_of(run)["state"] == "dead"
     assert isinstance(last(train(training_plan=plan, model="m.lmp")), RunDone)
-
-
-def no_locks(*_: object) -> None:
-    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
 
 def test_where_the_file_system_cannot_lock_the_heartbeat_tells(place, monkeypatch):

@@ -9,11 +9,10 @@ import pytest
 from lmplay_tui.errors import EXIT_BUG, EXIT_TRAINING
 from lmplay_tui.run.events import Event, LogLine, RunDone, RunFailed, StepDone, Warned
 from lmplay_tui.run.folder import RunFolder
-from lmplay_tui.train.checkpoint import load_checkpoint
 from tests.faults.test_failing_saves import failing
 from tests.faults.test_nonfinite_and_memory import Steps
 from tests.seams import Seams, for_a_while, raising
-from tests.train.runs import differences, last, losses, state_of, statistics_of, stop_after, train, write_plan
+from tests.train.runs import differences, last, losses, state_of, statistics_of, step_of, stop_after, train, write_plan
 
 
 def bug(*_: object, **__: object):
@@ -35,10 +34,6 @@ def in_the_metrics(seams: Seams) -> None:
     seams.around("metrics", lambda take, *args, **named: bug() if take(*args, **named) else None)
 
 
-def saved_step(path: Path) -> int:
-    return load_checkpoint(path)["runner"]["state"]["progress"]["step"]
-
-
 def assert_a_bug_is_reported(events: list[Event]) -> None:
     end = last(events)
     assert isinstance(end, RunFailed), end
@@ -56,7 +51,7 @@ def test_a_bug_loses_no_finished_step(place, place_of_bug):
         place_of_bug(seams)
         events = train(training_plan=plan, model="run/m.lmp", out_dir="run")
     assert_a_bug_is_reported(events)
-    assert saved_step(place / "run/m.lmp") == losses(events)[-1][0] > 0
+    assert step_of(place / "run/m.lmp") == losses(events)[-1][0] > 0
     rest = train(model="run/m.lmp", out_dir="run")
     assert isinstance(last(rest), RunDone), last(rest)
     assert losses(events) + losses(rest) == losses(whole)
@@ -82,7 +77,7 @@ def test_a_bug_in_what_is_written_down_or_sent_loses_no_step(place, books, lasts
         seams.watch(books, wrong)
         events = train(training_plan=plan, model="m.lmp")
     assert_a_bug_is_reported(events)
-    assert saved_step(place / "m.lmp") == steps[-1].step >= 2
+    assert step_of(place / "m.lmp") == steps[-1].step >= 2
     assert len([e for e in events if isinstance(e, LogLine) and e.level == "traceback"]) == 1
     log = RunFolder(place / "m.lmp").log.read_text(encoding="utf-8")
     assert log.count("Traceback") == 1
@@ -105,7 +100,7 @@ def test_an_update_that_was_broken_off_is_not_saved(place, seams):
     events = train(model="m.lmp", optimizer="adamw")
     assert_a_bug_is_reported(events)
     assert losses(events)[-1][0] == 4
-    assert saved_step(place / "m.lmp") == 2
+    assert step_of(place / "m.lmp") == 2
 
 
 def cannot_be_written(_: Seams):

@@ -23,7 +23,7 @@ from lmplay_tui.train.checkpointer import CheckpointWriter, SaveRequest, strays
 from lmplay_tui.train.launch import run_events
 from tests.examples import some
 from tests.faults.forks import Child, limit_file_size
-from tests.train.runs import given, last, losses, train, write_plan
+from tests.train.runs import given, last, losses, step_of, train, write_plan
 
 EVERY = 150  # writes of a checkpoint to one that may fail
 
@@ -89,10 +89,6 @@ def save(run: RunFolder, checkpoint, step: int):
     return saver.wait()
 
 
-def step_of(path: Path) -> int:
-    return load_checkpoint(path)["runner"]["state"]["progress"]["step"]
-
-
 def test_the_bytes_are_safe_before_the_name(run):
     """fsync(file) < rename < fsync(folder), all in one folder: what a power cut asks for."""
     checkpoint = load_checkpoint(run.model)
@@ -145,9 +141,10 @@ def test_each_system_call_failing(run, count):
     assert refused > len(tried) / 4
 
 
-def save_and_die(run: RunFolder, checkpoint, step: int, call: int, report) -> None:
+def die_at(call: int, save_it: Callable[[], object], _report: object) -> None:
+    """Save, and be killed at that system call of it."""
     with Calls(call, kill=True).watching():
-        save(run, checkpoint, step)
+        save_it()
 
 
 @pytest.mark.long
@@ -158,7 +155,7 @@ def test_kill_9_at_each_system_call(run, count):
         save(run, checkpoint, 100)
     step, behind = 100, 0
     for n in range(1, len(calls.made) + 1):
-        with Child(partial(save_and_die, run, checkpoint, step + 1, n)) as child:
+        with Child(partial(die_at, n, partial(save, run, checkpoint, step + 1))) as child:
             assert child.wait() == -signal.SIGKILL
         found = newest_checkpoint(run, pytest.fail)
         assert found is not None

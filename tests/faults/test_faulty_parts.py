@@ -28,7 +28,7 @@ from lmplay_tui.train.process_group import ProcessGroup
 from lmplay_tui.train.sharding import can_sum
 from tests.faults.forks import Child
 from tests.faults.test_damaged_files import MARKER, Runs, hostile_files, outcome_of
-from tests.faults.test_failing_saves import Calls
+from tests.faults.test_failing_saves import Calls, die_at
 from tests.faults.test_strangers_folder import KINDS, SECRET, hard_link
 from tests.seams import Seams, for_a_while
 from tests.train.parted import in_parts, save_in_parts, tensors_of
@@ -326,11 +326,6 @@ def test_each_system_call_of_a_save_in_parts_failing(run, count):
     assert refused > len(tried) / 4
 
 
-def save_and_die(run: RunFolder, checkpoint: dict[str, Any], step: int, call: int, _: object) -> None:
-    with Calls(call, kill=True).watching():
-        save(run, checkpoint, step)
-
-
 @pytest.mark.long
 def test_kill_9_at_each_system_call_of_a_save_in_parts(run, count):
     """The next start finds a whole checkpoint, and removes what belongs to none."""
@@ -344,7 +339,7 @@ def test_kill_9_at_each_system_call_of_a_save_in_parts(run, count):
     step, half = 100, 0
     tried = range(1, len(calls.made) + 1, 3)
     for n in tried:
-        with Child(partial(save_and_die, run, checkpoint, step + 1, n)) as child:
+        with Child(partial(die_at, n, partial(save, run, checkpoint, step + 1))) as child:
             assert child.wait() == -signal.SIGKILL
         half += run.parts_folders() != named(run)
         step = check_whole(run, step, step + 1)

@@ -5,7 +5,6 @@ one always succeeds in it, as on a share that is mounted with locks of its own.
 """
 
 import ctypes
-import errno
 import fcntl
 import os
 import socket
@@ -20,7 +19,7 @@ from lmplay_tui.run.controls import Controls
 from lmplay_tui.run.events import RunDone, RunFailed, StepDone
 from lmplay_tui.run.folder import HEARTBEAT_S, RunFolder
 from lmplay_tui.train.launch import run_events
-from tests.faults.forks import Child
+from tests.faults.forks import Child, no_locks
 from tests.faults.terminals import until
 from tests.train.runs import given, last, train, write_plan
 
@@ -33,10 +32,6 @@ def is_named(name: str) -> bool:
     if libc.unshare(_NEW_USER | _NEW_NAMES) or libc.sethostname(name.encode(), len(name)):
         return False
     return socket.gethostname() == name
-
-
-def no_locks(*_: object) -> None:
-    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
 
 def locks_of_its_own(*_: object) -> None:

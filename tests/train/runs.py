@@ -214,8 +214,13 @@ def answers(events: list[Event]) -> dict[str, Answered]:
     return {event.id: event for event in events if isinstance(event, Answered)}
 
 
-def progress_of(path: str) -> dict:
+def progress_of(path: str | Path) -> dict:
     return load_checkpoint(Path(path))["runner"]["state"]["progress"]
+
+
+def step_of(path: str | Path) -> int:
+    """The step that a checkpoint is of."""
+    return int(progress_of(path)["step"])
 
 
 def ask_at(step: int, *commands: Command, launch: Launch | None = None, **options: Any) -> list[Event]:
