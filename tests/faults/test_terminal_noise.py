@@ -14,9 +14,9 @@ from lmplay_tui.ui.tty.terminal_input import MOST_WAITING, PASTE_SILENCE_S
 from tests.faults.noise import byte_strings
 from tests.faults.programs import assert_stopped_in_order, dashboard, steps_in_journal, stop_and_wait, trains
 from tests.faults.terminals import Terminal, until
+from tests.ui.conftest import in_terminal
 from tests.ui.fake import FakeSource, fed, training
 from tests.ui.terminal_screen import ScreenTerminal
-from tests.ui.test_hostile_bytes import shown
 
 SIZES = ((80, 24), (120, 40), (200, 60), (100, 30), (40, 12), (20, 5), (1, 1), (500, 10), (10, 200), (300, 100))
 BATCH = 50
@@ -47,7 +47,7 @@ def leaves(terminal: Terminal) -> bool:
 
 def type_noise(strings: Iterator[bytes], size: tuple[int, int]) -> None:
     """A dashboard of that size gets them all, and at last is left as a user leaves it."""
-    with ScreenTerminal(shown(fed(60)), size) as terminal:
+    with ScreenTerminal(in_terminal(fed(60)), size) as terminal:
         until(lambda: b"\x1b[?2004h" in terminal.output)  # from then on keys are read
         for i, batch in enumerate(iter(lambda: list(itertools.islice(strings, BATCH)), [])):
             for string in batch:
@@ -116,7 +116,7 @@ def test_a_paste_without_an_end_does_not_swallow_what_comes_behind_a_silence(pla
     source.poll()
     keys = b";" * 400  # which do nothing
     assert len(keys) > 2 * MOST_WAITING
-    with Terminal(shown(source)) as terminal:
+    with Terminal(in_terminal(source)) as terminal:
         until(lambda: b"\x1b[?2004h" in terminal.output)
         terminal.type(b"s")
         for begin in range(0, len(keys), piece):
@@ -144,7 +144,7 @@ def leave_while_typing(seed: int) -> None:
     source.exit_code = EXIT_OK
     source.waiting = list(training(60))
     source.poll()
-    with Terminal(shown(source)) as terminal:
+    with Terminal(in_terminal(source)) as terminal:
         until(lambda: b"\x1b[?2004h" in terminal.output)
         terminal.type(b"x\r" if seed % 2 else b"x\rqq")
         while not terminal.ended:

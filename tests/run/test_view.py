@@ -4,12 +4,14 @@ import dataclasses
 import json
 import math
 from collections.abc import Iterable
+from contextlib import closing
 from typing import Any
 
 import pytest
 
 from lmplay_tui.run import events as happened
-from lmplay_tui.run.journal import encode
+from lmplay_tui.run.folder import RunFolder
+from lmplay_tui.run.journal import Journal, encode
 from lmplay_tui.run.pace import Pace, StepTime
 from lmplay_tui.run.view import MAX_DETAILED, MAX_LOG, MAX_PREDICTIONS, RunView
 from tests.ui.fake import STAGES, Clock, fed, follow_line, prediction, stage_started, started, step_done, training
@@ -39,6 +41,14 @@ def journals(events: Iterable[happened.Event]) -> list[dict[str, Any]]:
         elif event.journaled:
             records.append(event.record() | {"time": "2026-09-21T12:00:00.000Z"})
     return records
+
+
+def write_journals(run: RunFolder, records: Iterable[dict[str, Any]]) -> None:
+    """Put each record behind what its journal holds."""
+    for record in records:
+        path = run.events if "event" in record else run.predictions if "prompt" in record else run.metrics
+        with closing(Journal(path)) as journal:
+            journal.write(record)
 
 
 def test_journals_give_the_same_picture_as_live_events() -> None:

@@ -15,6 +15,7 @@ from lmplay_tui.options import Launch
 from lmplay_tui.ui.app import LmplayApp
 from lmplay_tui.ui.screens.dashboard import Dashboard
 from lmplay_tui.ui.screens.launcher import Launcher
+from lmplay_tui.ui.tty.painting import use_our_output
 from lmplay_tui.ui.widgets.lines import Lines, Row
 from tests.seams import Seams
 from tests.ui.fake import FakeSource, fed
@@ -97,6 +98,19 @@ async def whole_launcher(pilot: Pilot[Any], *, measured: bool = True) -> None:
     while measured and any(map(math.isnan, launcher._lists._flops.values())):  # type: ignore[union-attr]
         await pilot.pause(0.01)
     await pilot.pause()
+
+
+def in_terminal(source: FakeSource | None, **options: object) -> Callable[[], int]:
+    """What a child does in its terminal: the dashboard, or without a source the launcher."""
+
+    def work() -> int:
+        line = use_our_output()
+        app = LmplayApp(
+            Launch({"tz": "UTC", "refresh_hz": 10, **options}), source=source, launcher=source is None, line=line
+        )
+        return app.run() or 0
+
+    return work
 
 
 def joined(rows: Iterable[Row]) -> str:

@@ -5,20 +5,17 @@ What our own screen sends (colours, cursor) is taken away first; what remains of
 
 import json
 import re
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from lmplay_tui.cli import main
-from lmplay_tui.options import Launch
 from lmplay_tui.run import events as happened
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.run.journal import Journal
-from lmplay_tui.ui.app import LmplayApp
-from lmplay_tui.ui.tty.painting import use_our_output
 from tests.faults.terminals import until
+from tests.ui.conftest import in_terminal
 from tests.ui.fake import PLAN, FakeSource, fed, prediction
 from tests.ui.terminal_screen import ScreenTerminal
 
@@ -84,14 +81,6 @@ def hostile(text: str = ALL) -> FakeSource:
     return source
 
 
-def shown(source: FakeSource, **options: object) -> Callable[[], int]:
-    def work() -> int:
-        use_our_output()
-        return LmplayApp(Launch({"tz": "UTC", "refresh_hz": 10, **options}), source=source).run() or 0
-
-    return work
-
-
 F2 = "\x1bOQ"
 
 
@@ -115,7 +104,7 @@ def test_no_byte_of_it_reaches_the_terminal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with ScreenTerminal(shown(hostile()), size) as terminal:
+    with ScreenTerminal(in_terminal(hostile()), size) as terminal:
         terminal.shows("EVIL", "log")
         terminal.tour(TOUR)
         terminal.type("\x03")  # a source that is never done: ctrl+c twice leaves

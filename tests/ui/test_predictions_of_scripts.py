@@ -1,7 +1,6 @@
 """The truth in the predictions pane: whole characters of every script, however many tokens they are made of."""
 
 import dataclasses
-from collections.abc import Callable
 from unicodedata import normalize
 
 import pytest
@@ -9,15 +8,12 @@ from pyte.screens import Char
 from rich.cells import cell_len, split_graphemes
 
 from lmplay_tui.data.tokenizer import load_tokenizer
-from lmplay_tui.options import Launch
 from lmplay_tui.run import events as happened
-from lmplay_tui.ui.app import LmplayApp
-from lmplay_tui.ui.tty.painting import use_our_output
 from lmplay_tui.ui.widgets.lines import changed_spans, flow
 from lmplay_tui.ui.widgets.predictions import Predictions, shade, whole_characters
 from tests.faults.terminals import until
-from tests.ui.conftest import Open, text_of, tick
-from tests.ui.fake import FakeSource, fed, prediction
+from tests.ui.conftest import Open, in_terminal, text_of, tick
+from tests.ui.fake import fed, prediction
 from tests.ui.terminal_screen import ScreenTerminal
 
 MARKS = "\u200d\ufe0f\u0301\u064e\u0e35\u0e48\u094d\u093f🏽"
@@ -178,7 +174,7 @@ def test_a_real_terminal_shows_every_script_in_its_cells(size: tuple[int, int]) 
     for i, truth in enumerate(truths):
         made = dataclasses.replace(predicted(truth, "bytes", low=0), prompt=f"prompt {i}")
         source.waiting.append(happened.Predicted(13 + i, "docstrings", made))
-    with ScreenTerminal(shown_in_terminal(source), size, {"TERM": "xterm-256color", "COLORTERM": ""}) as terminal:
+    with ScreenTerminal(in_terminal(source), size, {"TERM": "xterm-256color", "COLORTERM": ""}) as terminal:
         terminal.shows("1 curriculum")
         terminal.tour((("3", "same prompt"), ("z", "prompt 3")))
         for truth in reversed(truths):
@@ -208,11 +204,3 @@ def assert_cells(cells: list[Char], truth: str) -> None:
         x += width
     assert colours[0] != colours[1]
     assert len(set(colours[1:])) == 1
-
-
-def shown_in_terminal(source: FakeSource) -> Callable[[], int]:
-    def work() -> int:
-        line = use_our_output()
-        return LmplayApp(Launch({"tz": "UTC", "refresh_hz": 10}), source=source, line=line).run() or 0
-
-    return work

@@ -25,7 +25,7 @@ from lmplay_tui.ui.screens.dashboard import Dashboard
 from lmplay_tui.ui.session import LiveSource
 from lmplay_tui.ui.source import FolderSource
 from lmplay_tui.ui.tty.signals import EMPTIED_FROM_BYTES, StrayPrints
-from tests.run.test_view import journals
+from tests.run.test_view import journals, write_journals
 from tests.ui.conftest import Open, until
 from tests.ui.fake import STAGES, Clock, FakeSource, fed, started, step_done, training
 
@@ -135,10 +135,7 @@ def folder(tmp_path: Path) -> RunFolder:
 
 
 def write(run: RunFolder, steps: int, *more: happened.Event) -> None:
-    for record in journals([*training(steps), *more]):
-        path = run.events if "event" in record else run.predictions if "prompt" in record else run.metrics
-        with closing(Journal(path)) as journal:
-            journal.write(record)
+    write_journals(run, journals([*training(steps), *more]))
 
 
 def test_a_folder_is_followed_while_it_grows(folder: RunFolder) -> None:
@@ -275,10 +272,7 @@ def test_a_resume_takes_back_in_each_journal_what_that_journal_told(folder: RunF
     before = [record for record in records if record.get("step", 0) <= 110]
     after = [started(resumed_from=95).record(), *(record for record in records if record.get("step", 0) > 95)]
     for part in (before, after):
-        for record in part:
-            path = folder.events if "event" in record else folder.predictions if "prompt" in record else folder.metrics
-            with closing(Journal(path)) as journal:
-                journal.write(record)
+        write_journals(folder, part)
         if part is before:
             for path in (folder.events, folder.metrics, folder.predictions):
                 with closing(Journal(path)) as journal:

@@ -2,7 +2,6 @@
 
 import json
 import math
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,11 @@ from lmplay_tui.commands import status as status_command
 from lmplay_tui.errors import EXIT_BUG, EXIT_TRAINING
 from lmplay_tui.options import Launch
 from lmplay_tui.run.folder import RunFolder, RunLock, saved_status
-from lmplay_tui.run.journal import Journal, number, stamp
+from lmplay_tui.run.journal import number, stamp
 from lmplay_tui.ui.app import LmplayApp
 from lmplay_tui.ui.source import FolderSource
 from lmplay_tui.ui.widgets.plan_pane import PlanPane
-from tests.run.test_view import journals
+from tests.run.test_view import journals, write_journals
 from tests.ui.conftest import Open, text_of, tick, whole_launcher
 from tests.ui.fake import PLAN, STAGES, Clock, prediction, training
 
@@ -39,10 +38,7 @@ def test_a_number_beyond_all_measure_is_none() -> None:
 def folder(tmp_path: Path) -> RunFolder:
     run = RunFolder(tmp_path / "run.lmp")
     run.create()
-    for record in journals(training(30)):
-        path = run.events if "event" in record else run.predictions if "prompt" in record else run.metrics
-        with closing(Journal(path)) as journal:
-            journal.write(record)
+    write_journals(run, journals(training(30)))
     return run
 
 

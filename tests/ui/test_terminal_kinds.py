@@ -1,7 +1,6 @@
 """Terminals of all kinds: no colours wanted, sixteen of them, ASCII only, tiny, huge, and resized without end."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pyte
@@ -18,14 +17,12 @@ from textual.strip import Strip
 from lmplay_tui.options import Launch
 from lmplay_tui.run import events as happened
 from lmplay_tui.run.folder import RunFolder
-from lmplay_tui.ui.app import LmplayApp
 from lmplay_tui.ui.run_app import run_dashboard
 from lmplay_tui.ui.tty.looks import AsciiFilter
-from lmplay_tui.ui.tty.painting import use_our_output
 from lmplay_tui.ui.widgets.lines import bar
 from lmplay_tui.ui.widgets.predictions import Predictions
 from tests.faults.terminals import until
-from tests.ui.conftest import Open, tick
+from tests.ui.conftest import Open, in_terminal, tick
 from tests.ui.fake import PLAN, FakeSource, fed, prediction
 from tests.ui.terminal_screen import ScreenTerminal
 
@@ -76,24 +73,11 @@ def planned() -> FakeSource:
     return fed(330, folder=folder)
 
 
-def shown(source: FakeSource | None, **options: object) -> Callable[[], int]:
-    """What a child does in its terminal: the dashboard, or without a source the launcher."""
-
-    def work() -> int:
-        line = use_our_output()
-        app = LmplayApp(
-            Launch({"tz": "UTC", "refresh_hz": 10, **options}), source=source, launcher=source is None, line=line
-        )
-        return app.run() or 0
-
-    return work
-
-
 def toured(
     environment: dict[str, str], source: FakeSource | None = None, size: tuple[int, int] = (120, 40), **options: object
 ) -> ScreenTerminal:
     """A terminal of that kind after the tour."""
-    terminal = ScreenTerminal(shown(source or planned(), **options), size, environment)
+    terminal = ScreenTerminal(in_terminal(source or planned(), **options), size, environment)
     terminal.shows("2 curves", "6 log")
     terminal.tour(TOUR)
     return terminal
@@ -111,7 +95,7 @@ def test_the_launcher_in_ascii(environment: dict[str, str]) -> None:
 
 def launched(environment: dict[str, str], **options: object) -> ScreenTerminal:
     """A terminal of that kind with the launcher."""
-    terminal = ScreenTerminal(shown(None, **options), (120, 40), environment)
+    terminal = ScreenTerminal(in_terminal(None, **options), (120, 40), environment)
     terminal.shows("plans", "runs", "demo")
     terminal.tour((("\x1b[B", "demo"), ("\t", "demo"), ("?", "finds any action"), (ESCAPE, "!finds any action")))
     return terminal
@@ -241,7 +225,7 @@ DIALOGS = (("x", "Stop training?"), ("l", "Learning rate"), ("q", "Leave the das
 @pytest.mark.parametrize("theme", ["lmplay", "lmplay-light"])
 def test_in_256_colours_every_letter_can_be_read_on_its_ground(theme: str) -> None:
     environment = {"TERM": "xterm-256color", "COLORTERM": "", "TEXTUAL_THEME": theme}
-    with ScreenTerminal(shown(planned()), (120, 40), environment) as terminal:
+    with ScreenTerminal(in_terminal(planned()), (120, 40), environment) as terminal:
         terminal.shows("2 curves", "6 log")
         for stop in PANES:
             terminal.tour([stop])
@@ -261,7 +245,7 @@ def test_in_256_colours_a_button_that_does_nothing_can_be_read_and_stands_back(t
     environment = {"TERM": "xterm-256color", "COLORTERM": "", "TEXTUAL_THEME": theme}
     source = planned()
     source.waiting.append(happened.RunDone(340, "out_gpt/run.lmp", 9.0))
-    with ScreenTerminal(shown(source), (120, 40), environment) as terminal:
+    with ScreenTerminal(in_terminal(source), (120, 40), environment) as terminal:
         terminal.shows("the plan is done")
         until(lambda: all(cell.fg == quiet for cell in row_of(terminal, "Pause")))
         assert not faint_letters(terminal)
@@ -298,7 +282,7 @@ def unreadable(sent: str) -> list[str]:
 
 @MUCH_TIME
 def test_no_more_than_sixteen_colours_are_sent() -> None:
-    with ScreenTerminal(shown(fed(60)), (120, 40), {"TERM": "xterm"}) as terminal:
+    with ScreenTerminal(in_terminal(fed(60)), (120, 40), {"TERM": "xterm"}) as terminal:
         terminal.shows("2 curves", "6 log")
     sent = colours_sent(terminal.output)
     assert sent & set(range(90, 98))

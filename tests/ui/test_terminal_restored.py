@@ -15,16 +15,21 @@ MODES = "".join(f"\x1b[?{mode}h" for mode in (1049, 1000, 1003, 1015, 1006, 1016
 PICTURE = f"{MODES}\x1b[?7l\x1b[?25l\x1b[>25u".encode() + b"a picture that is on its way " * 100
 
 
+def fill() -> None:
+    """Write to this process's terminal until it takes nothing more."""
+    screen = os.open(os.ttyname(1), os.O_WRONLY | os.O_NONBLOCK)
+    with pytest.raises(BlockingIOError):
+        while True:
+            os.write(screen, PICTURE)
+
+
 def test_a_terminal_in_the_middle_of_a_picture_is_restored(tmp_path: Path) -> None:
     """A hang-up that only the process was told of, while the terminal has not yet taken all of a picture."""
     begins, full = tmp_path / "begins", tmp_path / "full"
 
     def work() -> int:
         until(begins.exists)
-        screen = os.open(os.ttyname(1), os.O_WRONLY | os.O_NONBLOCK)
-        with pytest.raises(BlockingIOError):
-            while True:
-                os.write(screen, PICTURE)
+        fill()
         full.touch()
         ours.let_go_of_terminal(ours.terminal_settings(), ENDS_WITHIN_S)
         return 0
@@ -58,10 +63,7 @@ def test_every_read_that_is_under_way_is_freed() -> None:
 def test_a_terminal_that_takes_nothing_more_is_left() -> None:
 
     def work() -> int:
-        screen = os.open(os.ttyname(1), os.O_WRONLY | os.O_NONBLOCK)
-        with pytest.raises(BlockingIOError):
-            while True:
-                os.write(screen, PICTURE)
+        fill()
         ours.let_go_of_terminal(ours.terminal_settings(), 0.1)
         return 3
 

@@ -1,25 +1,13 @@
 """The mouse wheel acts on what is under the pointer, whichever pane has the focus: sequences of a real terminal."""
 
-from collections.abc import Callable
-
 import pytest
 
-from lmplay_tui.options import Launch
-from lmplay_tui.ui.app import LmplayApp
-from lmplay_tui.ui.tty.painting import use_our_output
 from tests.faults.terminals import until
-from tests.ui.fake import FakeSource, fed
+from tests.ui.conftest import in_terminal
+from tests.ui.fake import fed
 from tests.ui.terminal_screen import ScreenTerminal
 
 UP, DOWN = 64, 65  # the buttons of the wheel
-
-
-def shown(source: FakeSource) -> Callable[[], int]:
-    def work() -> int:
-        line = use_our_output()
-        return LmplayApp(Launch({"tz": "UTC", "refresh_hz": 10}), source=source, line=line).run() or 0
-
-    return work
 
 
 def turn(terminal: ScreenTerminal, button: int, at: str) -> None:
@@ -31,7 +19,7 @@ def turn(terminal: ScreenTerminal, button: int, at: str) -> None:
 
 @pytest.mark.timeout(120)
 def test_the_wheel_zooms_a_chart_and_scrolls_a_list_under_the_pointer() -> None:
-    with ScreenTerminal(shown(fed(330)), (120, 40), {"TERM": "xterm-256color"}) as terminal:
+    with ScreenTerminal(in_terminal(fed(330)), (120, 40), {"TERM": "xterm-256color"}) as terminal:
         terminal.shows("2 curves", "newest of", "validated at step 330")
         terminal.tour((("6", "6 log"),))  # the focus is elsewhere
         turn(terminal, UP, "▸ loss")
