@@ -28,6 +28,11 @@ def spoilt(data: bytes, dice: random.Random) -> bytes:
     return data
 
 
+def with_a_flipped_bit(data: bytes, at: int, dice: random.Random) -> bytes:
+    """Some bit of the byte at that place is the other way."""
+    return data[:at] + bytes([data[at] ^ 1 << dice.randrange(8)]) + data[at + 1 :]
+
+
 def _once(data: bytes, dice: random.Random) -> bytes:
     at = dice.randrange(len(data) + 1)
     until = min(len(data), at + dice.choice([0, 1, 3, 17, 300]))
@@ -35,7 +40,7 @@ def _once(data: bytes, dice: random.Random) -> bytes:
         case 0:
             return data[:at]
         case 1 | 2 if at < len(data):
-            return data[:at] + bytes([data[at] ^ 1 << dice.randrange(8)]) + data[at + 1 :]
+            return with_a_flipped_bit(data, at, dice)
         case 3:
             return data[:at] + data[until:]
         case 4:

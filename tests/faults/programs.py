@@ -45,6 +45,13 @@ def trains(run: RunFolder, steps: int = 3):
     return lambda: steps_in_journal(run) >= steps
 
 
+def goes_on_elsewhere(run: RunFolder) -> int:
+    """Wait until the process that a run was handed over to has trained; the step at which it was handed over."""
+    step = int(next(e["step"] for e in read_journal(run.events) if e["event"] == "HandedOver"))
+    until(trains(run, step + 3))
+    return step
+
+
 def assert_stopped_in_order(terminal: Terminal, run: RunFolder) -> None:
     status = terminal.wait()
     assert status == 0, (status, terminal.output[-3000:])

@@ -19,6 +19,7 @@ from lmplay_tui.ui.widgets.state_line import StateLine
 from tests.faults.programs import (
     LINE,
     dashboard,
+    goes_on_elsewhere,
     saved_step,
     steps_in_journal,
     stop_and_wait,
@@ -46,17 +47,22 @@ def failing(*options: str):
     return work
 
 
+def edit_the_plan(terminal: ScreenTerminal) -> None:
+    """Type into the plan, and do not apply it."""
+    terminal.shows("stories", "training")
+    terminal.type("e")
+    terminal.shows("ctrl+s apply")
+    terminal.type("# mine ")
+    terminal.shows("# mine [train]", "edited")
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("goes_on", [True, False], ids=["continue", "stop"])
 def test_a_screen_that_fails_says_so_and_the_run_goes_on(long_run, goes_on):
     """It goes on in a process of its own; with `--on-hangup stop` it is saved and ended."""
     with ScreenTerminal(failing("--on-hangup", "continue" if goes_on else "stop"), (100, 30)) as terminal:
         until(trains(long_run))
-        terminal.shows("stories", "training")
-        terminal.type("e")
-        terminal.shows("ctrl+s apply")
-        terminal.type("# mine ")
-        terminal.shows("# mine [train]", "edited")
+        edit_the_plan(terminal)
         terminal.type("\x1b")
         terminal.shows("metric")
         terminal.type("b")
@@ -95,11 +101,7 @@ def test_a_draft_outlives_the_working_folder(long_run):
 
     with ScreenTerminal(work, (100, 30)) as terminal:
         until(trains(long_run))
-        terminal.shows("stories", "training")
-        terminal.type("e")
-        terminal.shows("ctrl+s apply")
-        terminal.type("# mine ")
-        terminal.shows("# mine [train]", "edited")
+        edit_the_plan(terminal)
         (long_run.model.parent / "work").rmdir()
         terminal.send(signal.SIGTERM)
         assert terminal.wait() == 0, terminal.output[-2000:]
@@ -147,8 +149,7 @@ def test_whatever_ends_the_screen_the_run_goes_on(long_run, breaks):
             assert terminal.wait() == EXIT_BUG, terminal.output[-2000:]
             assert b"the dashboard has failed" in terminal.output
             assert b"goes on in process" in terminal.output
-        handed_over = next(e for e in read_journal(long_run.events) if e["event"] == "HandedOver")
-        until(trains(long_run, handed_over["step"] + 3))
+        goes_on_elsewhere(long_run)
     finally:
         stop_and_wait(long_run)
 

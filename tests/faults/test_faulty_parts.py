@@ -27,6 +27,7 @@ from lmplay_tui.train.launch import run_events
 from lmplay_tui.train.process_group import ProcessGroup
 from lmplay_tui.train.sharding import can_sum
 from tests.faults.forks import Child
+from tests.faults.mutations import with_a_flipped_bit
 from tests.faults.test_damaged_files import MARKER, Runs, hostile_files, outcome_of
 from tests.faults.test_failing_saves import Calls, die_at
 from tests.faults.test_strangers_folder import KINDS, SECRET, hard_link
@@ -57,8 +58,7 @@ def files_of_newest(run: RunFolder) -> list[Path]:
 def altered(data: bytes, dice: random.Random) -> bytes:
     """With one bit of its rows flipped."""
     header = 8 + int.from_bytes(data[:8], "little")
-    at = dice.randrange(header, len(data))
-    return data[:at] + bytes([data[at] ^ 1 << dice.randrange(8)]) + data[at + 1 :]
+    return with_a_flipped_bit(data, dice.randrange(header, len(data)), dice)
 
 
 def emptied(folder: Path) -> None:

@@ -2,7 +2,9 @@
 
 import itertools
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,6 +28,20 @@ from lmplay_tui.train.checkpoint import load_checkpoint
 from lmplay_tui.train.launch import run_events
 from tests.seams import Seams, for_a_while, raising
 from tests.train.runs import PLAN, given, last, stop_after, train, write_plan
+
+
+def stopped(place: Path) -> dict[str, Any]:
+    """The checkpoint of a run that was stopped after step 3."""
+    stop_after(3, training_plan=write_plan(place), model="m.lmp")
+    return load_checkpoint(Path("m.lmp"))
+
+
+def warnings_after_other_rows(place: Path, change: Callable[[str], str]) -> list[str]:
+    """What a resume warns of where the rows of the first dataset are others than they were."""
+    stopped(place)
+    path = Path("stories.jsonl")
+    path.write_text(change(path.read_text(encoding="utf-8")), encoding="utf-8")
+    return [e.message for e in stop_after(5, model="m.lmp") if isinstance(e, Warned)]
 
 
 def recorded(path: str = "m.lmp") -> str:
@@ -111,9 +127,7 @@ def test_the_state_line_does_not_say_it_for_ever(place, seams):
 
 def test_another_next_batch_is_said(place):
     """The rows are as many as before, and the checkpoint names another batch."""
-    plan = write_plan(place)
-    stop_after(3, training_plan=plan, model="m.lmp")
-    checkpoint = load_checkpoint(Path("m.lmp"))
+    checkpoint = stopped(place)
     progress = checkpoint["runner"]["state"]["progress"]
     progress["next_batch"] = progress["next_batch"][:-4] + "0000"
     torch.save(checkpoint, "m.lmp")
@@ -126,9 +140,7 @@ def test_another_next_batch_is_said(place):
 @pytest.mark.parametrize("others", [{"threads": 7}, {"threads": 7, "torch": "9.9.9"}], ids=len)
 def test_what_is_computed_by_other_means_is_named_with_what_it_means(place, others):
     """Other threads, as where several processes share a machine, are no other machine; the numbers round otherwise."""
-    plan = write_plan(place)
-    stop_after(3, training_plan=plan, model="m.lmp")
-    checkpoint = load_checkpoint(Path("m.lmp"))
+    checkpoint = stopped(place)
     note = checkpoint["runner"]["state"]["hardware"]
     here = dict(note)
     note |= others
@@ -140,9 +152,7 @@ def test_what_is_computed_by_other_means_is_named_with_what_it_means(place, othe
 
 
 def test_another_device_and_precision_are_named(place):
-    plan = write_plan(place)
-    stop_after(3, training_plan=plan, model="m.lmp")
-    checkpoint = load_checkpoint(Path("m.lmp"))
+    checkpoint = stopped(place)
     hardware = checkpoint["runner"]["state"]["hardware"]
     assert hardware["device"] == "cpu"
     hardware |= {"device": "cuda", "precision": "mixed bfloat16"}
@@ -160,9 +170,7 @@ def test_the_same_machine_is_not_named(place):
 
 def test_another_tokenizer_is_refused(place):
     """Its tokens mean other things to the model."""
-    plan = write_plan(place)
-    stop_after(3, training_plan=plan, model="m.lmp")
-    checkpoint = load_checkpoint(Path("m.lmp"))
+    checkpoint = stopped(place)
     checkpoint["runner"]["state"]["tokenizer_fingerprint"] = "of another version"
     torch.save(checkpoint, "m.lmp")
     before = Path("m.lmp").read_bytes()
@@ -175,20 +183,13 @@ def test_another_tokenizer_is_refused(place):
 
 def test_more_rows_are_said(place):
     """Rows added at a dataset's end: another fingerprint, though the next batch is what it was."""
-    plan = write_plan(place)
-    stop_after(3, training_plan=plan, model="m.lmp")
-    with Path("stories.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"title": "New", "text": "A new story. It is short."}) + "\n")
-    said = [e.message for e in stop_after(5, model="m.lmp") if isinstance(e, Warned)]
+    new = json.dumps({"title": "New", "text": "A new story. It is short."}) + "\n"
+    said = warnings_after_other_rows(place, lambda rows: rows + new)
     assert [message for message in said if "its data are not those of the checkpoint" in message]
 
 
 def test_a_resume_on_other_data_is_said(place):
-    plan = write_plan(place)
-    stop_after(3, training_plan=plan, model="m.lmp")
-    rows = Path("stories.jsonl").read_text(encoding="utf-8")
-    Path("stories.jsonl").write_text(rows.replace("mill", "house"), encoding="utf-8")
-    said = [e.message for e in stop_after(5, model="m.lmp") if isinstance(e, Warned)]
+    said = warnings_after_other_rows(place, lambda rows: rows.replace("mill", "house"))
     assert [message for message in said if "its data are not those of the checkpoint" in message]
 
 
