@@ -190,6 +190,14 @@ def test_a_run_stopped_under_it_resumes_exactly(place, undisturbed, slow) -> Non
     assert not any(map(alive, slow.pids))
 
 
+def trained_with(slow: Source, process: type[Noted]) -> tuple[list[Event], str]:
+    """A run whose rows come from such a process, and the one warning that the reader gives."""
+    slow.process = process
+    events = train(training_plan="plan.toml", model="slow/m.lmp", out_dir="slow")
+    (said,) = [e.message for e in events if isinstance(e, Warned) and e.message.startswith("data reader")]
+    return events, said
+
+
 class Killed(Noted):
     """As soon as it has heard where to begin."""
 
@@ -201,11 +209,8 @@ class Killed(Noted):
 @pytest.mark.long
 def test_where_the_process_is_killed_the_thread_goes_on(place, undisturbed, slow) -> None:
     whole, state, _ = undisturbed
-    slow.process = Killed
-    events = train(training_plan="plan.toml", model="slow/m.lmp", out_dir="slow")
-    warned = [e.message for e in events if isinstance(e, Warned) and e.message.startswith("data reader")]
-    assert len(warned) == 1
-    assert "a thread again, its process is lost (it was ended by SIGKILL)" in warned[0]
+    events, said = trained_with(slow, Killed)
+    assert "a thread again, its process is lost (it was ended by SIGKILL)" in said
     assert losses(events) == whole
     assert not list(differences(state, state_of(place / "slow/m.lmp")))
 
@@ -237,11 +242,8 @@ class OfNoProgram(Noted):
 )
 def test_where_the_process_is_no_use_the_thread_stays(place, undisturbed, slow, process, why) -> None:
     whole, _, _ = undisturbed
-    slow.process = process
-    events = train(training_plan="plan.toml", model="slow/m.lmp", out_dir="slow")
-    warned = [e.message for e in events if isinstance(e, Warned) and e.message.startswith("data reader")]
-    assert len(warned) == 1, warned
-    assert "data reader: stays a thread" in warned[0] and why in warned[0]
+    events, said = trained_with(slow, process)
+    assert "data reader: stays a thread" in said and why in said
     assert losses(events) == whole
 
 

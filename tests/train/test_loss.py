@@ -52,6 +52,11 @@ def by_hand(memory: HeadLoss, head: nn.Linear, x_NC: torch.Tensor, targets_N: to
     return [loss, argmax_N, grad_x_NC, *(p.grad for p in head.parameters())]
 
 
+def assert_is_plain(memory: HeadLoss, head: nn.Linear, x_NC: torch.Tensor, targets_N: torch.Tensor) -> None:
+    for mine, expected in zip(by_hand(memory, head, x_NC, targets_N), plain(head, x_NC, targets_N), strict=True):
+        torch.testing.assert_close(mine, expected, rtol=0, atol=1e-12)
+
+
 @examples(40)
 @given(
     rows=st.integers(1, 300), vocab=st.integers(2, 70), bias=st.booleans(),
@@ -61,8 +66,7 @@ def test_equals_plain_cross_entropy_in_float64(rows: int, vocab: int, bias: bool
     head, x_NC, targets_N = a_head(rows, vocab, torch.float64, bias=bias)
     memory = HeadLoss(kernel)
     for _ in range(2):  # the second time in memory that holds the first one's numbers
-        for mine, expected in zip(by_hand(memory, head, x_NC, targets_N), plain(head, x_NC, targets_N), strict=True):
-            torch.testing.assert_close(mine, expected, rtol=0, atol=1e-12)
+        assert_is_plain(memory, head, x_NC, targets_N)
 
 
 def test_chunks_cover_all_rows_once() -> None:
@@ -70,8 +74,7 @@ def test_chunks_cover_all_rows_once() -> None:
     memory = HeadLoss(chunk_bytes=64 * 30 * 8)
     parts = [part for part, _ in memory.chunks(x_NC.detach(), head.weight.detach(), None)]
     assert [(p.start, p.stop) for p in parts] == [(0, 64), (64, 128), (128, 192), (192, 200)]
-    for mine, expected in zip(by_hand(memory, head, x_NC, targets_N), plain(head, x_NC, targets_N), strict=True):
-        torch.testing.assert_close(mine, expected, rtol=0, atol=1e-12)
+    assert_is_plain(memory, head, x_NC, targets_N)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

@@ -5,6 +5,7 @@ import json
 import math
 import re
 from itertools import islice
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from lmplay_tui.train.device import measured_peak
 from lmplay_tui.train.metrics import FlopCount, LogWindow
 from lmplay_tui.train.progress import Progress
 from tests.run.recorded_runs import many_ranks
+from tests.seams import Seams
 from tests.train.runs import PLAN, train, write_plan
 
 
@@ -35,31 +37,32 @@ def test_a_line_has_the_means_of_its_steps_in_no_more_digits_than_they_are_worth
         assert all(float(f"{v:.9g}") == v for v in line.values() if isinstance(v, float)), line
 
 
-def test_a_share_above_the_peak_is_said_once_and_shown_as_it_is(place, seams):
-    """Whatever the device is: a peak that is too low is no silent success."""
-    seams.put("peak", lambda device, dtype: (1e3, "data sheet"))
+def with_peak(place: Path, seams: Seams, source: str) -> tuple[str, list[float]]:
+    """The one warning of a run whose device has a peak far too low, from that source; and the shares of it."""
+    seams.put("peak", lambda device, dtype: (1e3, source))
     events = train(training_plan=write_plan(place, PLAN), model="m.lmp")
-    said = [event.message for event in events if isinstance(event, Warned) and "MFU" in event.message]
-    assert len(said) == 1
-    assert re.fullmatch(
-        r"MFU \d+ %: the peak assumed for this device, 1e-09 TFLOP/s \(data sheet\), is too low; read MFU as a "
-        r"comparison with that figure", said[0],
-    )  # fmt: skip
+    (said,) = [event.message for event in events if isinstance(event, Warned) and "MFU" in event.message]
     logged = [event.values for event in events if isinstance(event, MetricsLogged)]
     shares = [values["perf/mfu"] for values in logged if "train/loss" in values]  # others hold scores alone
-    assert len(shares) > 1 and min(shares) > 1
+    assert len(shares) > 1
+    return said, shares
+
+
+def test_a_share_above_the_peak_is_said_once_and_shown_as_it_is(place, seams):
+    """Whatever the device is: a peak that is too low is no silent success."""
+    said, shares = with_peak(place, seams, "data sheet")
+    assert re.fullmatch(
+        r"MFU \d+ %: the peak assumed for this device, 1e-09 TFLOP/s \(data sheet\), is too low; read MFU as a "
+        r"comparison with that figure", said,
+    )  # fmt: skip
+    assert min(shares) > 1
 
 
 def test_a_peak_that_was_measured_too_low_becomes_what_the_run_reaches(place, seams):
     """Another program had the machine while it was measured: no share is above 1, and that is said once."""
-    seams.put("peak", lambda device, dtype: (1e3, "measured here"))
-    events = train(training_plan=write_plan(place, PLAN), model="m.lmp")
-    said = [event.message for event in events if isinstance(event, Warned) and "MFU" in event.message]
-    assert len(said) == 1
-    assert said[0].startswith("the peak of this device, 1e-09 TFLOP/s (measured here), is too low: ")
-    logged = [event.values for event in events if isinstance(event, MetricsLogged)]
-    shares = [values["perf/mfu"] for values in logged if "train/loss" in values]
-    assert len(shares) > 1 and shares[0] == 1
+    said, shares = with_peak(place, seams, "measured here")
+    assert said.startswith("the peak of this device, 1e-09 TFLOP/s (measured here), is too low: ")
+    assert shares[0] == 1
     assert all(0 < share <= 1 for share in shares), shares
 
 

@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -343,6 +344,13 @@ HOSTILE = printable("\x1b[2Jmine")
 NO_RESCUE = "out of memory, which a sharded model is not rescued from; the last checkpoint is intact; try a smaller"
 
 
+def failing_model(place: Path, where: str, error: str) -> dict[str, Any]:
+    """The options of a run whose own model raises that error on rank 1, in such a pass."""
+    code = PLAIN.replace(PLAIN[PLAIN.index("\n    def forward") :], FAILS)
+    (place / "fails.py").write_text(code.replace("WHERE", where).replace("ERROR", error), encoding="utf-8")
+    return {"training_plan": write_plan(place, ONE_STAGE), "exp": "fails.py:Plain", "model": "m.lmp", "shard": "full"}
+
+
 @pytest.mark.long_after(1)
 @pytest.mark.parametrize(
     ("where", "error", "said"),
@@ -356,10 +364,7 @@ NO_RESCUE = "out of memory, which a sharded model is not rescued from; the last 
 @needs_sums
 def test_a_rank_that_fails_says_why_before_it_leaves(place, where, error, said):
     """The others see no more than that its connection ends; a new start would come to the same."""
-    code = PLAIN.replace(PLAIN[PLAIN.index("\n    def forward") :], FAILS)
-    (place / "fails.py").write_text(code.replace("WHERE", where).replace("ERROR", error), encoding="utf-8")
-    options = {"training_plan": write_plan(place, ONE_STAGE), "exp": "fails.py:Plain", "mini_batch_size": 1}
-    end, status = ends_of_two(given(**options, model="m.lmp", shard="full"))
+    end, status = ends_of_two(given(**failing_model(place, where, error), mini_batch_size=1))
     assert end.message.startswith(f"rank 1: {said}"), end.message
     assert (end.exit_code, status) == (3, 3)
 
@@ -375,10 +380,7 @@ def test_a_rank_that_fails_says_why_before_it_leaves(place, where, error, said):
 @needs_sums
 def test_a_rank_that_is_lost_in_an_answer_is_lost_to_the_run(place, error, said):
     """The answer alone fails by it, as by any other error; the next step ends the run, as any that lacks a rank."""
-    code = PLAIN.replace(PLAIN[PLAIN.index("\n    def forward") :], FAILS)
-    (place / "fails.py").write_text(code.replace("WHERE", A_PREDICTION).replace("ERROR", error), encoding="utf-8")
-    options = {"training_plan": write_plan(place, ONE_STAGE), "exp": "fails.py:Plain"}
-    end, _ = ends_of_two(given(**options, model="m.lmp", shard="full"), Ask("What is", max_tokens=5))
+    end, _ = ends_of_two(given(**failing_model(place, A_PREDICTION, error)), Ask("What is", max_tokens=5))
     assert end.message.startswith(said) and end.exit_code == 3, end.message
 
 
