@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from lmplay_tui import cli
+from tests.commands.asked import help_of, write_stories
 from tests.faults.terminals import Terminal
 from tests.train.runs import SENTENCES, write_plan
 
@@ -28,9 +29,7 @@ weights = [0.5, 0.5]
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    rows = [{"title": f"Story {i}", "text": " ".join(SENTENCES[i % 7 :])} for i in range(20)]
-    for name in ("local.jsonl", "other.jsonl"):
-        (tmp_path / name).write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+    write_stories(tmp_path / "local.jsonl", tmp_path / "other.jsonl")
     return tmp_path
 
 
@@ -142,11 +141,7 @@ def test_a_shape_that_cannot_be_is_one_line(folder, capsys):
 
 
 def test_help_reads_well(capsys):
-    with pytest.raises(SystemExit) as ended:
-        check("--help")
-    assert ended.value.code == 0
-    out = capsys.readouterr().out
-    assert out.startswith("usage: lmplay-tui check PLAN [options]")
+    assert help_of(check, capsys).startswith("usage: lmplay-tui check PLAN [options]")
 
 
 @pytest.mark.long
@@ -169,10 +164,7 @@ def test_shipped_plans_of_the_hub_say_in_a_line_that_it_cannot_be_reached(name, 
 
 
 def test_options_that_only_host_a_run_are_not_offered(folder, capsys):
-    with pytest.raises(SystemExit) as ended:
-        check("--help")
-    assert ended.value.code == 0
-    out = capsys.readouterr().out
+    out = help_of(check, capsys)
     assert "--num-blocks" in out
     assert "--json" in out
     assert "--detach" not in out

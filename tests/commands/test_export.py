@@ -7,6 +7,7 @@ from lmplay_tui.commands.export import main
 from lmplay_tui.errors import UserError
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.run.journal import Journal
+from tests.commands.asked import assert_refused, help_of
 from tests.faults.terminals import Terminal
 
 
@@ -114,11 +115,7 @@ def test_ctrl_c_ends_following_and_what_was_written_stands(run, tmp_path, monkey
 def test_a_mistake_is_one_line(run, tmp_path, words, said):
     RunFolder(tmp_path / "fresh.lmp").create()
     (tmp_path / "bad.lmp").write_bytes(b"PK\x03\x04 not an archive")
-    with pytest.raises(UserError) as caught:
-        export(*words)
-    assert said in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert caught.value.exit_code == 2
+    assert_refused(export, *words, said=said)
 
 
 def test_a_failed_export_does_not_cost_the_earlier_one(run, tmp_path):
@@ -130,12 +127,7 @@ def test_a_failed_export_does_not_cost_the_earlier_one(run, tmp_path):
 
 
 def test_help_reads_well(capsys):
-    with pytest.raises(SystemExit) as left:
-        export("--help")
-    assert left.value.code == 0
-    text = capsys.readouterr().out
-    assert max(len(line) for line in text.splitlines()) <= 100
-    assert "lmplay-tui export my_model --to safetensors" in text
+    assert "lmplay-tui export my_model --to safetensors" in help_of(export, capsys)
 
 
 def test_csv_on_a_terminal_is_harmless_and_in_a_file_as_it_was(run, tmp_path):

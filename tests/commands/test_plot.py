@@ -1,8 +1,8 @@
 import pytest
 
 from lmplay_tui.commands.plot import main
-from lmplay_tui.errors import UserError
 from lmplay_tui.run.folder import RunFolder
+from tests.commands.asked import assert_refused, help_of
 from tests.run.recorded_runs import record_run
 
 COMBINED = {"log_loss.png", "log_accuracy.png", "diff_loss.png", "diff_accuracy.png"}
@@ -183,18 +183,10 @@ def test_a_mistake_is_one_line(place, words, said):
     record_run(place / "there", "a", steps=8)
     (place / "there" / "old_train_stats.json").write_text("[]", encoding="utf-8")
     RunFolder(place / "m.lmp").create()
-    with pytest.raises(UserError) as caught:
-        plot(*words)
-    assert said in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert caught.value.exit_code == 2
+    assert_refused(plot, *words, said=said)
 
 
 def test_help_says_what_it_draws_and_how(capsys):
-    with pytest.raises(SystemExit) as left:
-        plot("--help")
-    assert left.value.code == 0
-    text = capsys.readouterr().out
-    assert max(len(line) for line in text.splitlines()) <= 100
+    text = help_of(plot, capsys)
     for part in ("diff_loss, diff_accuracy", "lmp_plotstats --terminal", "[300]", "[0.99]", "[the longest]"):
         assert part in text

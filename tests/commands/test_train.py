@@ -17,6 +17,7 @@ from lmplay_tui.commands.train import DESCRIPTION, EPILOG, Headless, parse
 from lmplay_tui.formats import time_zone
 from lmplay_tui.options import TrainOptions
 from lmplay_tui.run import events as happened
+from tests.commands.asked import write_stories
 from tests.train.runs import SENTENCES, write_plan
 from tests.ui.fake import Clock, prediction, training
 from tests.ui.terminal_screen import ScreenTerminal
@@ -36,8 +37,7 @@ def drawn(seams) -> list[tuple[str, str]]:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    rows = [{"title": f"Story {i}", "text": " ".join(SENTENCES[i % 7 :])} for i in range(20)]
-    (tmp_path / "local.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+    write_stories(tmp_path / "local.jsonl")
     return tmp_path
 
 

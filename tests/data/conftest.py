@@ -1,7 +1,9 @@
 """Data made by the tests: nothing of the developer's caches is read or written."""
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,6 +27,13 @@ def no_report(activity: str, detail: str, fraction: float | None) -> None:
     """A report that is not read."""
 
 
+def write_splits(folder: Path, /, **splits: list[dict[str, Any]]) -> None:
+    """A file of rows for each split, called by its name."""
+    for name, rows in splits.items():
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / f"{name}.jsonl").write_text(lines, encoding="utf-8", newline="\n")
+
+
 @pytest.fixture
 def opened(tmp_path: Path) -> Open:
     """Open a stage over one dataset or several; options by keyword."""
@@ -43,11 +52,9 @@ def opened(tmp_path: Path) -> Open:
 @pytest.fixture
 def jsonl(tmp_path: Path) -> Callable[..., DatasetSpec]:
     """A dataset of our own: a JSONL file with these rows."""
-    import json
 
-    def make(rows: list[dict[str, object]], name: str = "own", **columns: str) -> DatasetSpec:
-        path = tmp_path / f"{name}.jsonl"
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8", newline="\n")
-        return DatasetSpec(name, str(path), **columns)
+    def make(rows: list[dict[str, Any]], name: str = "own", **columns: str) -> DatasetSpec:
+        write_splits(tmp_path, **{name: rows})
+        return DatasetSpec(name, str(tmp_path / f"{name}.jsonl"), **columns)
 
     return make

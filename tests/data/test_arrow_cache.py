@@ -70,23 +70,25 @@ def test_other_contents_under_the_same_name_size_and_time_are_other_data(large: 
     assert texts(path, sizes) == ["OLD", "same"]
 
 
-def test_every_byte_of_a_file_counts(tmp_path: Path) -> None:
-    rows = [f"Row {number}." for number in range(200)]
-    for place in (0, 57, 199):
+def changed_at(folder: Path, places: tuple[int, ...], sizes: Sizes | None = None) -> Path:
+    """A file in which one row after the other is changed, and read each time: its name, size and time stay."""
+    path, rows = folder / "a.jsonl", [f"Row {number:03}." for number in range(200)]
+    for place in places:
         rows[place] = rows[place].replace("R", "S")
-        path = write(tmp_path / "a.jsonl", rows)
+        write(path, rows)
         os.utime(path, (0, 0))
-        assert texts(path) == rows
+        assert texts(path, sizes) == rows
+    return path
+
+
+def test_every_byte_of_a_file_counts(tmp_path: Path) -> None:
+    changed_at(tmp_path, (0, 57, 199))
 
 
 def test_of_a_huge_file_ends_and_samples_between_count(tmp_path: Path, cache: Path) -> None:
     sizes = Sizes(whole=4000, samples=33)
-    rows = [f"Row {number:03}." for number in range(200)]
-    for place in (0, 199, 100):
-        rows[place] = rows[place].replace("R", "S")
-        path = write(tmp_path / "a.jsonl", rows)
-        os.utime(path, (0, 0))
-        assert texts(path, sizes) == rows
+    path = changed_at(tmp_path, (0, 199, 100), sizes)
+    rows = texts(path, sizes)
     os.utime(path, (1, 1))  # time and place count too, for not every byte does
     assert len(list(cache.iterdir())) == 3
     assert texts(path, sizes) == rows

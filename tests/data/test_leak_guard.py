@@ -14,7 +14,7 @@ from lmplay_tui.data.stage_data import StageData
 from lmplay_tui.errors import DataError
 from lmplay_tui.plan.reading import read_plan
 from lmplay_tui.plan.schema import DatasetSpec, Stage
-from tests.data.conftest import Open
+from tests.data.conftest import Open, write_splits
 
 Make = Callable[..., StageData]
 
@@ -26,10 +26,7 @@ def file(opened: Open, tmp_path: Path) -> Make:
     def make(rows: list[dict[str, Any]], own: list[dict[str, Any]] | None = None, **given: Any) -> StageData:
         folder = tmp_path / f"data{len(list(tmp_path.iterdir()))}"
         folder.mkdir()
-        for name, part in (("train", rows), ("validation", own)):
-            if part is not None:
-                lines = "".join(json.dumps(row) + "\n" for row in part)
-                (folder / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+        write_splits(folder, train=rows, **({} if own is None else {"validation": own}))
         return opened(DatasetSpec(folder.name, str(folder)), **given)
 
     return make

@@ -18,7 +18,7 @@ from lmplay_tui.data.tokenizer import load_tokenizer
 from lmplay_tui.errors import DataError, UserError
 from lmplay_tui.options import TrainOptions
 from lmplay_tui.plan.schema import DatasetSpec, Stage
-from tests.data.conftest import Open
+from tests.data.conftest import Open, write_splits
 from tests.seams import Seams
 
 Jsonl = Callable[..., DatasetSpec]
@@ -187,11 +187,7 @@ def test_a_file_that_was_moved_holds_out_the_same_rows(opened: Open, jsonl: Json
 
 
 def test_a_split_of_its_own_is_validated_on(opened: Open, tmp_path: Any) -> None:
-    import json
-
-    for name, rows in (("train", texts(20)), ("validation", texts(3, "held"))):
-        lines = "".join(json.dumps(row) + "\n" for row in rows)
-        (tmp_path / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+    write_splits(tmp_path, train=texts(20), validation=texts(3, "held"))
     data = opened(DatasetSpec("mine", str(tmp_path)))
     assert rows_trained(read(data)) == list(range(20))
     assert held_out(data) == {f"Title: held {n}\n" for n in range(3)}
