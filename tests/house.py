@@ -1,10 +1,10 @@
 """How the package is built, checked by `make check`: `python -m tests.house` names what breaks a rule, or nothing.
 
 The rules: no circle of imports between modules; a file holds one idea, so it is neither a splinter of its only importer
-nor longer than a reader can hold; nothing is written twice; `run.json` is read in one place. Tests import no name that
-begins with an underscore, come to another room by its doors, and replace what is the product's in `tests/seams.py`
-alone, so that a move of a module touches few of them. An exception stands here with its reason, and one that is no
-longer needed is an error too. A few words have plainer ones in code, tests and docs.
+nor longer than a reader can hold; nothing is written twice, in the tests either; `run.json` is read in one place. Tests
+import no name that begins with an underscore, come to another room by its doors, and replace what is the product's in
+`tests/seams.py` alone, so that a move of a module touches few of them. A few words have plainer ones, which code, tests
+and docs use. An exception stands here with its reason, and one that is no longer needed is an error too.
 """
 
 import ast
@@ -27,6 +27,9 @@ CIRCLES: dict[str, str] = {}
 SMALL: dict[str, str] = {}
 LONG: dict[str, str] = {}
 REPEATED: dict[str, str] = {}
+REPEATED_IN_TESTS = {
+    "tests.bench.runs.run_save tests.bench.ui._beside_training": "what is timed, in lists that are empty at first",
+}
 # A run's `run.json` is read by `SavedStatus` alone, so that two places cannot take it differently.
 RAW_STATUS = {
     "run.folder": "`saved_status` is made here",
@@ -251,12 +254,14 @@ def main() -> int:
         if 0 < lines[module] < FEWEST_LINES and len(importers[module]) == 1 and files[module].name != "__init__.py"
     }
     long = {short(module): f"has {count} lines" for module, count in lines.items() if count > MOST_LINES}
+    tests = {".".join(path.with_suffix("").parts): path for path in sorted(Path("tests").rglob("*.py"))}
     imports = {module: graph.find_modules_directly_imported_by(module) for module in files}
     said = [
         *judged("circle of imports", dict.fromkeys(circles(imports), ""), CIRCLES),
         *judged("splinter", small, SMALL),
         *judged("too long", long, LONG),
         *judged("written twice", repetitions(files), REPEATED),
+        *judged("written twice in tests", repetitions(tests), REPEATED_IN_TESTS),
         *judged("run.json is read raw", raw_status(files), RAW_STATUS),
         *of_tests(set(files)),
         *banned_words(),

@@ -1,7 +1,7 @@
 """Files are opened, replaced and removed in one room, `files.py`; each call elsewhere stands here with its reason."""
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1] / "lmplay_tui"
@@ -72,23 +72,20 @@ def looks(path: Path) -> list[int]:
     return [node.lineno for node in nodes if isinstance(node, ast.Attribute) and node.attr in LOOKS]
 
 
+def assert_only_in(
+    exceptions: dict[str, str], rooms: Iterable[str], find: Callable[[Path], Iterable[object]], otherwise: str
+) -> None:
+    """What is found in modules of these rooms is found in the exceptions, and in each of them; else it is said."""
+    paths = [path for room in rooms for path in (ROOT / room).rglob("*.py")]
+    found = {path.relative_to(ROOT).as_posix(): found for path in paths if (found := list(find(path)))}
+    assert not {name: lines for name, lines in found.items() if name not in exceptions}, otherwise
+    assert not exceptions.keys() - found.keys(), "no longer an exception"
+
+
 def test_what_users_name_is_looked_at_without_raising():
-    found = {
-        path.relative_to(ROOT).as_posix(): looks(path)
-        for room in ("commands", "ui")
-        for path in (ROOT / room).rglob("*.py")
-    }
-    found = {name: lines for name, lines in found.items() if lines}
-    others = {name: lines for name, lines in found.items() if name not in MAY_RAISE}
-    assert not others, "ask `is_there`, `is_file` or `is_folder` of files.py, or say here why not"
-    assert not MAY_RAISE.keys() - found.keys(), "no longer an exception"
+    otherwise = "ask `is_there`, `is_file` or `is_folder` of files.py, or say here why not"
+    assert_only_in(MAY_RAISE, ("commands", "ui"), looks, otherwise)
 
 
 def test_files_are_opened_in_one_room():
-    found = {
-        path.relative_to(ROOT).as_posix(): list(calls(path)) for room in ROOMS for path in (ROOT / room).rglob("*.py")
-    }
-    found = {name: said for name, said in found.items() if said}
-    others = {name: said for name, said in found.items() if name not in MAY}
-    assert not others, "open it through `Folder`, or say here why not"
-    assert not MAY.keys() - found.keys(), "no longer an exception"
+    assert_only_in(MAY, ROOMS, calls, "open it through `Folder`, or say here why not")

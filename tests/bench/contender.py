@@ -11,14 +11,24 @@ from typing import Any
 import psutil
 
 from lmplay_tui import process
-from tests.bench.settings import LR, SETTINGS, WARM_UP_STEPS, WEIGHT_DECAY, Setting, cpu_s, line, plan_text, rss_mb
+from tests.bench.settings import (
+    LR,
+    SETTINGS,
+    WARM_UP_STEPS,
+    WEIGHT_DECAY,
+    Setting,
+    cpu_s,
+    gpt2ish_of,
+    line,
+    plan_text,
+    rss_mb,
+)
 
 MEMORY_LOOKS = (0.25, 0.5, 1.0)  # when, of the measured time, it is looked how much memory is held: growth shows
 
 
 def run_trainer(setting: Setting, asked: dict[str, Any]) -> dict[str, Any]:
     """The real trainer, by the same code path as `lmp_trainer`."""
-    from lmplay_tui.models.registry import build_model, load_experiment
     from lmplay_tui.options import Launch
     from lmplay_tui.process import leave
     from lmplay_tui.run.controls import Controls, Stop
@@ -69,11 +79,7 @@ def run_trainer(setting: Setting, asked: dict[str, Any]) -> dict[str, Any]:
                 case RunFailed():
                     raise SystemExit(event.message)
     shape = {"num_blocks": setting.num_blocks, "embed_dim": setting.embed_dim}
-    model, _ = build_model(
-        load_experiment("gpt2ish"), vocab_size=50257, context_len=setting.context_len, num_heads=setting.num_heads,
-        num_blocks=setting.num_blocks, embed_dim=setting.embed_dim, dropout=0.0,
-    )  # fmt: skip
-    count = FlopCount.of_model(model, shape)
+    count = FlopCount.of_model(gpt2ish_of(setting), shape)
     worked = math.fsum(s.forward_s + s.backward_s + s.optimizer_s for s in steps)
     return line(
         "lmplay-tui", setting,

@@ -120,8 +120,7 @@ def row_of(world: World, ranks: int, samples: int) -> str:
 def _measured(arguments: Any) -> tuple[World, dict[str, str]]:
     import torch
 
-    from lmplay_tui.models.registry import build_model, load_experiment
-    from tests.bench.settings import SETTINGS
+    from tests.bench.settings import SETTINGS, gpt2ish_of
     from tests.bench.training import in_process
 
     setting = SETTINGS[arguments.setting]
@@ -134,17 +133,14 @@ def _measured(arguments: Any) -> tuple[World, dict[str, str]]:
     each = [[tokens, *(part / threads for part in parts)] for tokens, *parts in figures["each"]]
     tokens, own, update, rest = zip(*each, strict=True)
     token_s = math.fsum(own) / math.fsum(tokens)
-    model, _ = build_model(
-        load_experiment("gpt2ish"), vocab_size=50257, context_len=setting.context_len, num_heads=setting.num_heads,
-        num_blocks=setting.num_blocks, embed_dim=setting.embed_dim, dropout=0.0,
-    )  # fmt: skip
+    num_parameters = sum(p.numel() for p in gpt2ish_of(setting).parameters())
     two, three = _between_processes(2), _between_processes(3)
     latency_s, bandwidth = ring_of(2, two["reduce"])
     order_s, order_bandwidth = line_of(two["order"])
     world = World(
         f"{setting.name} here", token_s,
         [seconds / count / token_s for seconds, count in zip(own, tokens, strict=True)],
-        statistics.median(update), statistics.median(rest), 4.0 * sum(p.numel() for p in model.parameters()),
+        statistics.median(update), statistics.median(rest), 4.0 * num_parameters,
         bandwidth, latency_s, order_s, order_bandwidth, _cutting(setting),
         math.fsum(tokens) / figures["steps"] / setting.batch_size, setting.mini_batch_size,
     )  # fmt: skip

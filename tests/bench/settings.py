@@ -31,6 +31,17 @@ SETTINGS = {
 }
 
 
+def gpt2ish_of(setting: Setting) -> Any:
+    """The model that a setting describes, untrained."""
+    from lmplay_tui.models.registry import build_model, load_experiment
+
+    model, _ = build_model(
+        load_experiment("gpt2ish"), vocab_size=50257, context_len=setting.context_len, num_heads=setting.num_heads,
+        num_blocks=setting.num_blocks, embed_dim=setting.embed_dim, dropout=0.0,
+    )  # fmt: skip
+    return model
+
+
 def plan_text(setting: Setting, data: str) -> str:
     """The comparison as a plan: training alone, no validation, no checkpoint on the way."""
     never = 2**53 - 1
