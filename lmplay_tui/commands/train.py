@@ -90,7 +90,7 @@ def run_headless(launch: Launch) -> int:
         if options.nproc != 1 and place.agent is None:
             raise UserError(f"--nproc: {place.started_by} has started {place.world_size} processes; leave it out")
         settle(place)
-        leave(_follow(launch, place) if place.rank else _train_and_print(launch, place))
+        leave(_follow(launch) if place.rank else _train_and_print(launch, place))
     if options.detach:
         return _detach(launch)
     if options.nproc != 1:
@@ -144,7 +144,7 @@ def _train_together(launch: Launch) -> int:
         return train_together(launch, count, controls, (lambda _: None) if quiet else printer.say, quiet=quiet)
 
 
-def _follow(launch: Launch, place: "Place") -> int:
+def _follow(launch: Launch) -> int:
     """Compute what rank 0 says, until it says that this is over; gives the exit status."""
     from lmplay_tui.train.process_group import ProcessGroup
 

@@ -120,8 +120,8 @@ class Controls:
                 self.send(command)
         return self.stop_now
 
-    def decide(self, step: int) -> list[Command]:
-        """The commands to do after `step`, in the order they came. Under several devices, rank 0's answer counts."""
+    def decide(self) -> list[Command]:
+        """The commands to do before the next step, in the order they came."""
         self.wants_stop()
         return _emptied(self._waiting)
 

@@ -173,12 +173,12 @@ def _open(
             report=report, stages=state.settings.plan.stages,
         )  # fmt: skip
         report("cutting", f"the first rows of stage {stage.name} into samples", None)
-        return said | _sampled(stage, data, options), data
+        return said | _sampled(stage, data), data
     except UserError as error:
         return said | {"problem": f"stage {stage.name}: {one_line(error, 400)}"}, None
 
 
-def _sampled(stage: Stage, data: StageData, options: TrainOptions) -> dict[str, Any]:
+def _sampled(stage: Stage, data: StageData) -> dict[str, Any]:
     found = data.preview(SAMPLED_BATCHES)
     scale = data.rows_total / max(found.rows, 1)
     lengths = [len(s.prompt_ids) + len(s.truth_ids) for s in found.samples]

@@ -258,7 +258,6 @@ _STEP = whole_number()
 _COUNT = whole_number()
 _SECONDS = number(0, _MOST_S)
 _LOSS = number(finite=False)
-_TOTAL = number(-1.7e308, 1.7e308)
 _DIGEST = text(200)
 _STAGE_NAME = One(
     lambda value: isinstance(value, str) and NAME_PATTERN.match(value) is not None, "a stage's name"

@@ -62,7 +62,7 @@ class CommandHandler:
     def handle(self) -> Iterator[Event]:
         """Handle what was sent since the last step; while paused, stay here and go on with what comes."""
         while True:
-            for command in self._controls.decide(self._state.progress.step):
+            for command in self._controls.decide():
                 yield from self._handle_one(command)
             if not self.paused or self._controls.stop_now or self.has_work:
                 return

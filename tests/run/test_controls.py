@@ -16,7 +16,7 @@ from lmplay_tui.run.controls import Command, Controls, HandOver, Pause, SaveNow,
 USES: dict[str, Callable[[Controls], object]] = {
     "send": lambda controls: controls.send(Stop(id="own")),
     "wants_stop": Controls.wants_stop,
-    "decide": lambda controls: controls.decide(0),
+    "decide": Controls.decide,
     "stay": Controls.stay,
     "take_waiting": Controls.take_waiting,
     "left_over": Controls.left_over,

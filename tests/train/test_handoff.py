@@ -126,8 +126,8 @@ def test_what_cannot_be_handed_down_is_still_to_be_done_here(place, seams):
     events = list(handoff.hand_over(run, 2, controls, lambda: pytest.fail("a process was started")))
     assert [(e.id, e.ok) for e in events if isinstance(e, Answered)] == [("h", False)]
     assert not controls.wants_stop()
-    assert sorted(command.id for command in controls.decide(2)) == ["1", "2", "3"]
-    assert not controls.decide(2)
+    assert sorted(command.id for command in controls.decide()) == ["1", "2", "3"]
+    assert not controls.decide()
 
 
 def test_where_no_process_could_be_started_what_was_left_for_it_is_found_here(place):
@@ -137,8 +137,8 @@ def test_where_no_process_could_be_started_what_was_left_for_it_is_found_here(pl
     run, controls = waiting(place)
     events = list(handoff.hand_over(run, 2, controls, start))
     assert [(e.id, e.ok) for e in events if isinstance(e, Answered)] == [("h", False)]
-    assert [command.id for command in controls.decide(2)] == ["1", "2", "3"]
-    assert not controls.decide(2)
+    assert [command.id for command in controls.decide()] == ["1", "2", "3"]
+    assert not controls.decide()
 
 
 def test_a_save_under_way_is_waited_for_where_nothing_was_trained(place):

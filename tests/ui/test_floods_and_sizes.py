@@ -32,7 +32,7 @@ def flood(_launch: Launch, controls: Controls) -> Iterator[happened.Event]:
     yield stage_started(0, 0, 0)
     for step in range(1, STEPS + 1):
         yield step_done(step, "topics", 10 * step, 10 * step, 9.0 if step == 77_777 else 3.0)
-    while not any(isinstance(command, SaveNow) for command in controls.decide(STEPS)):
+    while not any(isinstance(command, SaveNow) for command in controls.decide()):
         pass
     yield happened.CheckpointSaved("m.lmp", STEPS, 10 * STEPS, 1000, 0.1, 0.1, "asked")
     yield happened.RunDone(STEPS, "m.lmp", 1.0)
