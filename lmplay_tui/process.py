@@ -1,5 +1,6 @@
 """This process and others: what native libraries need of one before they are used, how one of our own is started (the
-same interpreter, the same code, nothing of the user's folder), whether one is alive, and how busy the cores are.
+same interpreter, the same code, nothing of the user's folder), whether one is alive, how busy the cores are, and when
+a user wants one to end at once.
 
 Imported first of all, so it imports nothing that costs time.
 """
@@ -8,11 +9,13 @@ import contextlib
 import math
 import os
 import sys
+import time
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import NoReturn
 
+TWICE_WITHIN_S = 5.0  # of a Ctrl+C: another one leaves at once
 RANK_VARIABLES = {"RANK", "SLURM_PROCID"}  # environment: of one of several, by torchrun, our own agent or srun
 _LAID_OVER = "LMPLAY_TUI_LAID_OVER"  # environment: variables that `lay_over` has set, as they were before; JSON
 _HOME = Path(__file__).resolve().parent.parent  # where the package lies
@@ -186,6 +189,19 @@ class ProcessorLoad:
         times = psutil.cpu_times()._asdict()
         whole = sum(times.values()) - times.get("guest", 0.0) - times.get("guest_nice", 0.0)  # counted as user's too
         return whole - times["idle"] - times.get("iowait", 0.0), whole
+
+
+class Interrupts:
+    """Tells a second Ctrl+C soon after another from a first one. It takes no lock: signal handlers ask it."""
+
+    def __init__(self) -> None:
+        self._last_at = -math.inf
+
+    def is_second(self) -> bool:
+        """Called at each Ctrl+C: whether another came less than `TWICE_WITHIN_S` before it."""
+        now = time.monotonic()
+        before, self._last_at = self._last_at, now
+        return now - before < TWICE_WITHIN_S
 
 
 def leave(status: int) -> NoReturn:

@@ -19,7 +19,7 @@ from lmplay_tui.commands.terminal_tables import cells_in, cut, line_width
 from lmplay_tui.errors import EXIT_LEFT_AT_ONCE, EXIT_OK, EXIT_TRAINING, EXIT_USAGE, UserError
 from lmplay_tui.formats import format_clock, format_cost, format_duration, format_loss, format_rate, time_zone
 from lmplay_tui.options import Launch, TrainOptions
-from lmplay_tui.process import leave, typed
+from lmplay_tui.process import Interrupts, leave, typed
 from lmplay_tui.run import events
 from lmplay_tui.run.controls import Controls, SaveNow, Stop
 from lmplay_tui.run.folder import LOCK_FROM, utc_now
@@ -31,7 +31,6 @@ from lmplay_tui.text import one_line, printable
 if TYPE_CHECKING:
     from lmplay_tui.train.process_group import Place, ProcessGroup
 
-AT_ONCE_WITHIN_S = 5.0
 ORPHAN_STAYS_S = 10.0  # rank 0 may be of another machine, where nothing has happened
 SHOWN_CHARACTERS = 400  # of a prompt, a truth, a prediction, where no terminal's width says how many
 NARROW = 100  # cells; a terminal with fewer gets the figures of a line closer together
@@ -236,15 +235,11 @@ def catch_signals(controls: Controls, *, stop_on_hangup: bool) -> None:
 
     SIGHUP stops too, unless the run shall go on without a terminal. SIGUSR1, a cluster's warning, saves.
     """
-    interrupted_at = -AT_ONCE_WITHIN_S
+    interrupts = Interrupts()
 
     def stop(number: int, frame: FrameType | None) -> None:
-        nonlocal interrupted_at
-        now = time.monotonic()
-        if number == signal.SIGINT and now - interrupted_at < AT_ONCE_WITHIN_S:
+        if number == signal.SIGINT and interrupts.is_second():
             os._exit(EXIT_LEFT_AT_ONCE)  # whatever hangs, the user is free; the last checkpoint stands
-        if number == signal.SIGINT:
-            interrupted_at = now
         controls.send(Stop(reason=signal.Signals(number).name))
 
     signal.signal(signal.SIGINT, stop)

@@ -28,7 +28,7 @@ from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, PCon
 from lmplay_tui.errors import EXIT_LEFT_AT_ONCE, EXIT_TRAINING, UserError
 from lmplay_tui.formats import counted
 from lmplay_tui.options import OPTIONS, Launch, Part, command_words
-from lmplay_tui.process import lay_over, own_command, own_environment
+from lmplay_tui.process import Interrupts, lay_over, own_command, own_environment
 from lmplay_tui.run.control_files import leave_command
 from lmplay_tui.run.controls import Controls, SaveNow, Stop
 from lmplay_tui.run.events import ActivityChanged, Event, RunFailed, Warned
@@ -40,7 +40,6 @@ from lmplay_tui.train.handoff import take_spent
 from lmplay_tui.train.launch import taken_for_others, told
 from lmplay_tui.train.process_group import gpus_for, processors
 
-AT_ONCE_WITHIN_S = 5.0  # of a first Ctrl+C: a second one
 SAVES_WITHIN_S = 300  # rank 0, when another is lost
 HOUR_S = 3600.0
 WATCHES_EVERY_S = 0.05
@@ -295,17 +294,13 @@ class Processes:
 
     def catch_signals(self, before: Controls) -> None:
         """From here on signals are files for rank 0. `before`: what they have asked for until now."""
-        interrupted_at = -AT_ONCE_WITHIN_S
+        interrupts = Interrupts()
 
         def stop(number: int, frame: FrameType | None) -> None:
-            nonlocal interrupted_at
-            now = time.monotonic()
-            if number == signal.SIGINT and now - interrupted_at < AT_ONCE_WITHIN_S:
+            if number == signal.SIGINT and interrupts.is_second():
                 _kill_children()  # whatever hangs, the user is free; the last checkpoint stands
                 self._remove_folder()
                 os._exit(EXIT_LEFT_AT_ONCE)
-            if number == signal.SIGINT:
-                interrupted_at = now
             self._stop = Stop(reason=signal.Signals(number).name)
             self._leave(self._stop)
 

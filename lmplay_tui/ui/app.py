@@ -4,7 +4,6 @@ import contextlib
 import gc
 import os
 import signal
-import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -18,12 +17,13 @@ from textual.widgets import Input
 
 from lmplay_tui.errors import EXIT_LEFT_AT_ONCE, EXIT_OK, UserError
 from lmplay_tui.options import Launch
+from lmplay_tui.process import Interrupts
 from lmplay_tui.text import printable
 from lmplay_tui.ui import theme
 from lmplay_tui.ui.messages import LeaveAsked, StartAsked, TitleChanged
 from lmplay_tui.ui.tty.painting import TerminalLine, shown
 from lmplay_tui.ui.tty.patches import TerminalApp, use_late_toasts
-from lmplay_tui.ui.tty.signals import TWICE_WITHIN_S, StrayPrints
+from lmplay_tui.ui.tty.signals import StrayPrints
 
 # Each screen is imported when it is shown: the launcher's first frame waits for nothing of a run, and a run's for
 # nothing of the launcher.
@@ -87,7 +87,7 @@ class LmplayApp(TerminalApp):
         self.last_status = EXIT_OK  # of the run that was started last and left for the launcher
         self.last_lines: list[str] = []  # that say what became of it
         self.unsaved_plan: str | None = None  # what stood in the editor when the screen was left
-        self._interrupted_at = -TWICE_WITHIN_S
+        self._interrupts = Interrupts()
         for ours in theme.our_themes(self.console.color_system):
             self.register_theme(ours)
         # Already here, before any style sheet is read: a change has all of them read again.
@@ -275,10 +275,8 @@ class LmplayApp(TerminalApp):
     def stop_by_signal(self, name: str) -> None:
         """From a signal handler: only sets flags. A second SIGINT soon after leaves at once, as the key does."""
         self._leave_when_done()
-        if name == signal.SIGINT.name:
-            now = time.monotonic()
-            self.left_at_once = self.left_at_once or now - self._interrupted_at < TWICE_WITHIN_S
-            self._interrupted_at = now
+        if name == signal.SIGINT.name and self._interrupts.is_second():
+            self.left_at_once = True
         if self.trainer is not None:
             self.trainer.stop(name)
 

@@ -131,7 +131,7 @@ async def test_a_third_interrupt_takes_nothing_back(
         with monkeypatch.context() as patch:
             patch.setattr(app, "tick", lambda: None)
             for now in (100.0, 101.0, 110.0):
-                patch.setattr("lmplay_tui.ui.app.time", SimpleNamespace(monotonic=lambda now=now: now))
+                patch.setattr("lmplay_tui.process.time", SimpleNamespace(monotonic=lambda now=now: now))
                 app.stop_by_signal("SIGINT")
         assert app.left_at_once
         app.tick()

@@ -2,7 +2,6 @@
 
 import asyncio
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,6 +19,7 @@ from textual.widgets import Button, Input, TextArea
 
 from lmplay_tui.formats import time_zone
 from lmplay_tui.options import TrainOptions
+from lmplay_tui.process import TWICE_WITHIN_S, Interrupts
 from lmplay_tui.run import controls
 from lmplay_tui.run.events import RunDone
 from lmplay_tui.run.folder import RunFolder
@@ -48,7 +48,6 @@ from lmplay_tui.ui.screens import dialogs
 from lmplay_tui.ui.screens.help import keys_now
 from lmplay_tui.ui.screens.plan_editor import PlanEditor
 from lmplay_tui.ui.source import FolderSource, RunSource
-from lmplay_tui.ui.tty.signals import TWICE_WITHIN_S
 from lmplay_tui.ui.widgets.curriculum import Curriculum, failure_rows
 from lmplay_tui.ui.widgets.curves import Curves, Ghost
 from lmplay_tui.ui.widgets.key_bar import KeyBar
@@ -106,7 +105,7 @@ class Dashboard(Screen[None]):
         self.ghost: Ghost | None = None
         self.ghost_source: RunSource | None = None
         self._catching_up = self._was_behind = False
-        self._interrupted_at = -1e9
+        self._interrupts = Interrupts()
         self._question: dialogs.ChoiceDialog[Any] | None = None  # the last about the run's end
         self._news = notices.News()
         self._terminal_title = ""
@@ -524,11 +523,9 @@ class Dashboard(Screen[None]):
         if self.view.over or not self.source.live:
             self.post_message(LeaveAsked())
             return
-        now = time.monotonic()
-        if now - self._interrupted_at <= TWICE_WITHIN_S:
+        if self._interrupts.is_second():
             self.post_message(LeaveAsked(at_once=True))
             return
-        self._interrupted_at = now
         self.source.send(controls.Stop(reason="ctrl+c"))
         self.notify("stopping: saving what has been trained; ctrl+c again leaves at once", timeout=TWICE_WITHIN_S)
 

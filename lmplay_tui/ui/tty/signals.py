@@ -20,7 +20,6 @@ from typing import IO, Any
 
 from lmplay_tui.formats import format_megabytes
 
-TWICE_WITHIN_S = 5.0  # ctrl+c again: leave at once
 PICTURE_S = 1.0  # a terminal that reads has taken the rest of a picture by then
 MOST_READS = 8  # of input that can be under way at once
 READ_BYTES = 1 << 16  # of prints, a look
