@@ -5,18 +5,23 @@ The tree of errors, with the exit status of a process that one of them ends:
     UserError                 2    a mistake in a command, a plan, a configuration
     |-- PlanError             2    every problem of a plan, a line each (in plan/problems.py)
     |-- DamagedFileError      2    a checkpoint that is cut short, altered, or not one of ours
+    |-- RunHeldError          2    another process holds the run (in run/folder.py)
     `-- TrainingError         3    training could not go on; the last checkpoint is intact
         |-- NonFiniteError    3    the loss or the gradient norm is not finite
         |-- DriftedError      3    processes that train together had other weights than each other
+        |-- RankLostError     3    another of them has ended, or does not answer (in train/process_group.py)
         |-- OutOfMemoryError  3    the model does not fit, or not even one sample at a time
         `-- DataError         3    rows could not be read though the plan was right; a full disk
+            `-- BusError      3    a page of a mapped file could not be had (in data/worker.py)
 
     any other exception       1    a bug: its traceback is in the run's log.txt, or on standard error
     (none)                    0    done, or stopped with its checkpoint saved
     (none)                    130  left at once, by a second Ctrl+C
 
 What is caught and acted on inside, and never ends a process, stands where it is raised: `StopRequested`
-(run/controls.py), `WorkerLostError` (data/worker.py).
+(run/controls.py), `SaveError` (train/checkpoint.py), `WorkerLostError` (data/worker.py); of a dataset's files `Stopped`
+and `BadFile` (data/arrow_cache.py), `Unreadable` (data/decoding.py), `NotJson` (data/json_documents.py) and
+`NestedCellError` (data/cells.py). For an `OrderError` (train/orders.py) a process that follows rank 0 leaves with 3.
 """
 
 import errno

@@ -1,4 +1,5 @@
-"""`lmp_trainer`, and `lmplay-tui` without a command: train, headless or under the dashboard."""
+"""`lmp_trainer`: train headless. `lmplay-tui` without a command (commands/dashboard.py) reads its line by `parse`, and
+trains by `run_headless` where it shows no screen."""
 
 import argparse
 import gc

@@ -243,7 +243,7 @@ class CheckpointSaved(Event):
     size_bytes: int
     seconds: float  # until the bytes were safe
     blocked_s: float  # that training waited: for the state and its copy, and for the write where it did
-    reason: str  # asked, interval, stage end, stop, end
+    reason: str  # asked, interval, stage end, stop, handing over, before the end
 
 
 class LearningRateChanged(Event):

@@ -106,7 +106,7 @@ class Trainer:
         self._resumed_from = resumed_from
 
     def run(self) -> Iterator[Event]:
-        """Everything from here to the plan's end. The last event is `RunDone` or `RunStopped`.
+        """Everything from here to the plan's end. The last event is `RunDone`, `RunStopped`, or `HandedOver`.
 
         Raises `UserError` where training cannot go on.
         """
