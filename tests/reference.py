@@ -131,6 +131,7 @@ break, `<|endoftext|>` the end-of-text mark), and what was tried (`ok`, `NO`). `
 | --- | --- |
 | `ok` | whether nothing stands against a run |
 | `plan`, `model`, `device` | what would be trained, on what |
+| `processes` | how many would train together (`--nproc`); times are estimated for one |
 | `stages` | one object a stage, see below |
 | `tried` | what was tried: `ok`, and `what` in a sentence |
 | `warnings` | sentences: text that would be left out |

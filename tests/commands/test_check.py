@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from lmplay_tui import cli
+from tests import reference
 from tests.commands.asked import help_of, write_stories
 from tests.faults.terminals import Terminal
 from tests.train.runs import SENTENCES, write_plan
@@ -58,6 +59,8 @@ def test_json_says_the_same(folder, capsys):
     assert first["tokens_estimate"] > 0
     assert [step["ok"] for step in report["tried"]] == [True, True, True]
     assert report["disk"]["needed_bytes"] > 0
+    page = reference.PATH.read_text(encoding="utf-8").partition("## What check says")[2].partition("\n## ")[0]
+    assert {*report, *first, *first["data"][0], *first["samples"][0]} <= set(re.findall(r"`(\w+)`", page))
 
 
 def test_estimates_are_near_what_training_counts(folder, capsys):
