@@ -23,7 +23,7 @@ from torch import distributed as dist
 
 from lmplay_tui.data.samples import Sample
 from lmplay_tui.errors import EXIT_TRAINING
-from lmplay_tui.options import MAX_INT
+from lmplay_tui.options import MAX_INT, OPTIONS
 from lmplay_tui.process import leave
 from lmplay_tui.text import one_line
 from lmplay_tui.train.checkpoint_fields import Fields, Kind, ListOf, One, RowOf, number, one_of, text, whole_number
@@ -246,7 +246,7 @@ _DTYPES = ("float16", "bfloat16", "float32", "float64", "int32", "int64", "uint8
 _CONFIG = Fields(
     {
         "mini_batch_size": whole_number(1),
-        "normalization": one_of("tokens", "samples"),
+        "normalization": one_of(*OPTIONS["loss_normalization"].choices),
         "include_prompts": _FLAG,
         "grad_clip": number(0, 1.7e308).or_none(),
         "longest": _SIZE,
@@ -262,13 +262,13 @@ _SCALER = Fields(dict.fromkeys(_SCALED_BY, _NUMBER), may_be_empty=True)
 _WORD = text(100).or_none()
 _FORMS: Mapping[type, Mapping[str, Kind]] = {
     Build: {
-        "device": text(40), "amp_dtype": one_of("bfloat16", "float16").or_none(), "grad_scale": _FLAG,
+        "device": text(40), "amp_dtype": one_of(*OPTIONS["amp_dtype"].choices).or_none(), "grad_scale": _FLAG,
         "exp": text(4096), "vocab_size": whole_number(1, 10**9), "context_len": whole_number(1, 10**9),
         "num_blocks": _SIZE, "embed_dim": _SIZE, "num_heads": _SIZE, "dropout": _SHARE, "seed": _SEED,
         "recompute": _FLAG, "in_parts": _FLAG, "way": one_of("forward", "hidden", "trunk"),
     },
     EnterStage: {
-        "optimizer": one_of("adamw", "adam", "adagrad", "sgd", "rmsprop"), "lr": number(0, 1.7e308),
+        "optimizer": one_of(*OPTIONS["optimizer"].choices), "lr": number(0, 1.7e308),
         "weight_decay": number(0, 1.7e308).or_none(), "default_freeze": _FLAG, "keeps_state": _FLAG,
     },
     Copy: {"optimizer_state": _ENTRIES, "scaler": _SCALER, "num_bytes": _COUNT},
