@@ -14,7 +14,7 @@ import pytest
 
 from lmplay_tui.models.registry import experiments
 from lmplay_tui.options import Launch
-from lmplay_tui.plan.builtin import shipped_plans
+from lmplay_tui.plan.builtin import KNOWN_NAMES, shipped_plans
 from lmplay_tui.plan.reading import MAX_LINE, parse_plan, read_plan
 from lmplay_tui.plan.schema import Plan
 from lmplay_tui.run.folder import RunFolder
@@ -65,6 +65,12 @@ def test_the_shapes_are_the_registry_s() -> None:
 def test_every_shipped_plan_is_estimated(name: str) -> None:
     about = estimate(read_plan(name), [], {}, SPEED)
     assert about.rows > 1000 and about.seconds > 60 and not about.measured
+
+
+@pytest.mark.parametrize("name", KNOWN_NAMES)
+def test_every_known_dataset_has_a_size(name: str) -> None:
+    about = estimate(plan_of(f'[stages.a]\ndataset = "{name}"\n'), [], {}, SPEED)
+    assert about.rows > 1000 and about.seconds > 60
 
 
 def test_the_demo_takes_minutes_and_wikipedia_does_not() -> None:
