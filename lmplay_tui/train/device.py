@@ -288,11 +288,14 @@ def peak_flops(device: torch.device, dtype: torch.dtype | None) -> tuple[float, 
         known = vendor_peak(torch.cuda.get_device_name(device), number_format)
         if known is not None:
             return known, "data sheet"
-    return measured_peak(device, dtype or torch.float32), MEASURED
+    by = _FLOAT16_BY if device.type == "cpu" and dtype == torch.float16 else None
+    return measured_peak(device, dtype or torch.float32, by=by), MEASURED
 
 
 # The side of the matrices, and products begun before the device is waited for: a GPU is busy with less only in part.
 _MEASURED_BY = {"cpu": ((1024, 1),), "cuda": ((8192, 8), (4096, 8), (2048, 16)), "mps": ((4096, 4), (2048, 8))}
+# Of float16 on a processor, which may have no such arithmetic: a product of 1024 takes seconds there, at a lower rate.
+_FLOAT16_BY = ((256, 1),)
 
 
 def measured_peak(

@@ -14,7 +14,7 @@ from lmplay_tui.run.events import MetricsLogged, StepDone, Warned
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.run.metric_names import METRICS
 from lmplay_tui.run.ranks import RankRecorder
-from lmplay_tui.train.device import measured_peak
+from lmplay_tui.train.device import measured_peak, peak_flops
 from lmplay_tui.train.metrics import FlopCount, LogWindow
 from lmplay_tui.train.progress import Progress
 from tests.run.recorded_runs import many_ranks
@@ -82,6 +82,22 @@ def test_an_unknown_device_is_measured_by_work_enough(monkeypatch):
     assert measured_peak(torch.device("cpu"), torch.float32, seconds=0.0, by=sides) > 0
     assert sizes == [128, 64, 64, 64, 64]
     assert measured_peak(torch.device("meta"), torch.float32) == 0
+
+
+def test_float16_on_a_processor_is_measured_by_small_products(monkeypatch):
+    """Large ones held the start of a run up for 6 s, and gave a rate below what a small model reaches."""
+    sizes: set[int] = set()
+
+    def counted(a, b, out):
+        sizes.add(len(a))
+        return out
+
+    monkeypatch.setattr(torch, "mm", counted)
+    for dtype in (torch.float32, torch.float16):
+        peak_flops.cache_clear()
+        assert peak_flops(torch.device("cpu"), dtype) > (0.0, "")
+    peak_flops.cache_clear()
+    assert sizes == {1024, 256}
 
 
 def step_of(step: int, step_s: float) -> StepDone:
