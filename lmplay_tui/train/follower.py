@@ -48,6 +48,7 @@ from lmplay_tui.train.orders import (
     Step,
     connected,
     set_bytes,
+    take_bytes,
 )
 from lmplay_tui.train.process_group import SEEN_WITHIN_S, ProcessGroup, RankLostError
 from lmplay_tui.train.reduction import (
@@ -246,7 +247,8 @@ class _Follower:
         if self._part is None or self._part.is_being_written:
             return self._part is not None
         part, self._part = self._part, None
-        self._tell(part.key, json.dumps(part.report))
+        with connected("the orders' store is gone"):
+            set_bytes(self._store, part.key, json.dumps(part.report).encode("ascii"))
         return False
 
     @property
@@ -395,8 +397,7 @@ class _Follower:
             for parameter in parameters:
                 parameter.grad = None
             if computed is not None and order.want_argmax:
-                with connected("the orders' store is gone"):
-                    self._store.delete_key(argmax)
+                self._take_back(argmax)
             return
         known = self._known
         if known.sharding is None:
@@ -429,8 +430,7 @@ class _Follower:
         report = ShareReport(status, seconds=seconds, losses=computed or [])
         reports = self._shares.report(report, order.num_mini_batches, 0)
         if computed is not None and any(each.status is not Status.OK for each in reports):
-            with connected("the orders' store is gone"):
-                self._store.delete_key(argmax)
+            self._take_back(argmax)
 
     def _checked(self, order: Step | Score) -> _Replica:
         known = self._known
@@ -465,6 +465,11 @@ class _Follower:
         tokens = np.zeros(0, dtype="<i4") if argmax_N is None else argmax_N.numpy().astype("<i4")
         with connected("the orders' store is gone"):
             set_bytes(self._store, key, tokens.tobytes())
+
+    def _take_back(self, key: str) -> None:
+        """Tokens that nobody will read."""
+        with connected("the orders' store is gone"):
+            take_bytes(self._store, key)
 
     def _tell_problem(self, status: Status) -> None:
         if status is Status.FAILED:

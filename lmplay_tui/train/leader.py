@@ -43,6 +43,7 @@ from lmplay_tui.train.orders import (
     Copy,
     EnterStage,
     GatherState,
+    OrderError,
     Pass,
     Samples,
     SaveParts,
@@ -52,6 +53,7 @@ from lmplay_tui.train.orders import (
     ShardModel,
     Step,
     connected,
+    take_bytes,
 )
 from lmplay_tui.train.process_group import ProcessGroup, RankLostError
 from lmplay_tui.train.reduction import (
@@ -275,10 +277,11 @@ class Leader:
             try:
                 told = [rank for rank, key in keys.items() if self._store.check([key])]
                 for rank in told:
-                    report = part_report(bytes(self._store.get(keys[rank])))
-                    self._store.delete_key(keys.pop(rank))
+                    report = part_report(take_bytes(self._store, keys.pop(rank)))
                     written += [Written(*each) for each in report["written"]]
                     problems += [f"rank {rank}: {one_line(report['problem'])}"] if report["problem"] else []
+            except OrderError as error:
+                raise OSError(errno.EIO, str(error)) from None
             except RuntimeError as error:
                 raise OSError(errno.EIO, f"the orders' store is gone ({one_line(error, 100)})") from None
             if keys and (self._is_lost or self.group.ended() or time.monotonic() > deadline):
@@ -511,8 +514,7 @@ class Leader:
         assert self._shares is not None
         key = argmax_key(self._shares.turn - 1, rank)
         with connected("the orders' store is gone"):
-            data = bytes(self._store.get(key))
-            self._store.delete_key(key)
+            data = take_bytes(self._store, key)
         return np.frombuffer(data, dtype="<i4").astype(np.int32)
 
     # ---- scores

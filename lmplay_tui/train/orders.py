@@ -37,7 +37,7 @@ IDLE_EVERY_S = 5.0  # where there is nothing else to say
 SILENT_S = 120.0  # so long without an order: rank 0 is no more
 _SLICE = timedelta(seconds=10)
 _LOOKS_EVERY_S = 0.02
-_PART_BYTES = 4 << 20  # torch's store takes 8 MB at once
+_PART_BYTES = 4 << 20
 _MOST_BYTES = 1 << 32
 _MAGIC = b"LMPO"
 _MOST_NAMES = 100_000
@@ -366,8 +366,34 @@ def connected(what: str) -> Iterator[None]:
 
 
 def set_bytes(store: "Store", key: str, value: bytes) -> None:
+    """Set a value of any size: in parts, for a store closes the connection to who sends it more than 8 MB at once.
+
+    The part under the key itself, which is waited for, comes last and says how many there are.
+    """
+    first, *others = [value[begin : begin + _PART_BYTES] for begin in range(0, len(value), _PART_BYTES)] or [b""]
+    for i, part in enumerate(others, 1):
+        _set(store, f"{key}/{i}", part)
+    _set(store, key, struct.pack("<I", 1 + len(others)) + first)
+
+
+def take_bytes(store: "Store", key: str) -> bytes:
+    """What `set_bytes` has set, waited for; it is gone then. Raises `OrderError` for anything else."""
+    data = _taken(store, key)
+    (count,) = struct.unpack_from("<I", data) if len(data) >= 4 else (0,)
+    if not 1 <= count <= _MOST_BYTES // _PART_BYTES:
+        raise OrderError("bytes that do not say in how many parts they come")
+    return b"".join([data[4:], *(_taken(store, f"{key}/{i}") for i in range(1, count))])
+
+
+def _set(store: "Store", key: str, value: bytes) -> None:
     """Torch's stores take bytes as well; their types say text alone."""
     store.set(key, value)  # type: ignore[arg-type]
+
+
+def _taken(store: "Store", key: str) -> bytes:
+    data = bytes(store.get(key))
+    store.delete_key(key)
+    return data
 
 
 class Sender:
@@ -404,12 +430,7 @@ class Sender:
         self.send(lambda _: order)
 
     def _send(self, rank: int, data: bytes) -> None:
-        key = f"order/{rank}/{self._sent[rank]}"
-        parts = [data[begin : begin + _PART_BYTES] for begin in range(0, len(data), _PART_BYTES)]
-        for i, part in enumerate(parts[1:], 1):
-            set_bytes(self._store, f"{key}/{i}", part)
-        # The one that is waited for comes last; it says how many there are.
-        set_bytes(self._store, key, struct.pack("<I", len(parts)) + parts[0])
+        set_bytes(self._store, f"order/{rank}/{self._sent[rank]}", data)
         self._sent[rank] += 1
         self._sent_at = time.monotonic()
 
@@ -462,11 +483,7 @@ class Receiver:
             if time.monotonic() - since > self._silent_s:
                 raise RankLostError(f"rank 0 has said nothing for {self._silent_s:.0f} s")
         with connected("the orders' store is gone"):
-            data = self._take(key)
-            (count,) = struct.unpack_from("<I", data) if len(data) >= 4 else (0,)
-            if not 1 <= count <= _MOST_BYTES // _PART_BYTES:
-                raise OrderError("no order")
-            return b"".join([data[4:], *(self._take(f"{key}/{i}") for i in range(1, count))])
+            return take_bytes(self._store, key)
 
     def _leave(self) -> None:
         sys.stderr.write(f"rank {self._rank}: rank 0 does not answer for {1.5 * self._silent_s:.0f} s\n")
@@ -489,8 +506,3 @@ class Receiver:
         except RuntimeError as error:
             raise RankLostError(f"the orders' store is gone ({said_by_torch(error)})") from error
         return True
-
-    def _take(self, key: str) -> bytes:
-        data = bytes(self._store.get(key))
-        self._store.delete_key(key)
-        return data

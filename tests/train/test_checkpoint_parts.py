@@ -1,6 +1,7 @@
 """A sharded model's checkpoint in parts: each process writes its own, and any number of processes reads them."""
 
 import contextlib
+import json
 import shutil
 import time
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from torch.distributed import checkpoint as dcp
 from lmplay_tui.cli import main
 from lmplay_tui.models.gpt2ish import GPT2ish
 from lmplay_tui.run.controls import Controls, SaveNow, Stop
-from lmplay_tui.run.events import CheckpointSaved, Event, RunDone, StepDone
+from lmplay_tui.run.events import CheckpointSaved, Event, RunDone, RunStopped, StepDone, Warned
 from lmplay_tui.run.folder import RunFolder
 from lmplay_tui.run.upkeep import remove, rename
 from lmplay_tui.train.build import set_aside
@@ -320,6 +321,24 @@ def save_at_2(event: Event, controls: Controls) -> None:
 def stop_at_6(event: Event, controls: Controls) -> None:
     if isinstance(event, StepDone) and event.step == 6:
         controls.send(Stop())
+
+
+@pytest.mark.long
+@needs_sums
+def test_what_a_rank_tells_of_its_part_may_be_more_than_a_store_takes_at_once(place, exact, seams):  # noqa: F811
+    """A model of many tensors: here each of them is told of again and again."""
+
+    def write(real: Callable[..., Any], *arguments: Any) -> Any:
+        written = real(*arguments)
+        return written * (9_000_000 // len(json.dumps(written)) + 1)
+
+    seams.around("write a part", write)
+    options = {**exact, "training_plan": write_plan(place, ONE_STAGE)}
+    launch = given(**options, model="m.lmp", shard="full", shard_save="folder")
+    events = train_together(2, launch, act=save_at_2)
+    assert isinstance(last(events), RunStopped), last(events)
+    assert [saved.reason for saved in of(CheckpointSaved, events)] == ["asked", "stop"]
+    assert not of(Warned, events)
 
 
 @pytest.mark.long

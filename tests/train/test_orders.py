@@ -40,6 +40,8 @@ from lmplay_tui.train.orders import (
     Step,
     decode,
     encode,
+    set_bytes,
+    take_bytes,
 )
 from lmplay_tui.train.process_group import RankLostError
 from tests.examples import examples
@@ -163,6 +165,27 @@ def test_orders_come_in_their_order_and_leave_nothing_behind():
         assert isinstance(scored, Score) and len(scored.samples.ids) == 3_000_001, "more than a store takes at once"
         assert receiver.next() == Done()
     assert store.num_keys() == 0
+
+
+@pytest.mark.parametrize("size", [0, 1, (4 << 20) - 1, 4 << 20, (4 << 20) + 1, 11_000_001])
+def test_what_a_rank_tells_may_be_of_any_size(size: int) -> None:
+    """A real store closes the connection to who sends it more than 8 MB at once."""
+    server = dist.TCPStore("127.0.0.1", 0, None, is_master=True, wait_for_workers=False)
+    store = dist.PrefixStore("attempt", dist.TCPStore("127.0.0.1", server.port, None, is_master=False))
+    keys = store.num_keys()
+    told = random.Random(size).randbytes(size)
+    set_bytes(store, "told/1", told)
+    assert store.check(["told/1"])
+    assert take_bytes(store, "told/1") == told
+    assert store.num_keys() == keys, "nothing is left"
+
+
+@pytest.mark.parametrize("set_instead", [b"", b"abc", b"\0\0\0\0", b"\xff\xff\xff\xff and more"])
+def test_what_does_not_come_in_parts_is_refused(set_instead: bytes) -> None:
+    store = HashStore()
+    store.set("told", set_instead)  # type: ignore[arg-type]
+    with pytest.raises(OrderError, match="parts"):
+        take_bytes(store, "told")
 
 
 def test_what_is_under_way_beside_the_wait_is_looked_at_until_it_is_done():

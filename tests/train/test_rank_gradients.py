@@ -2,14 +2,17 @@
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import distributed as dist
 
+from lmplay_tui.data.samples import Sample
 from lmplay_tui.errors import DriftedError, TrainingError
 from lmplay_tui.models.body import body_of, trunk_of
 from lmplay_tui.models.registry import build_model, load_experiment
@@ -51,6 +54,17 @@ class Picky(torch.nn.Module):
     def forward(self, ids):
         x = self.table(ids)
         return x * (1 + self.of_long) if ids.shape[1] > 20 else x
+
+
+class Table(torch.nn.Module):
+    '''Each token alone says what follows it, in a text of any length.'''
+
+    def __init__(self, *, vocab_size, context_len):
+        super().__init__()
+        self.table = torch.nn.Embedding(vocab_size, vocab_size)
+
+    def forward(self, ids):
+        return self.table(ids)
 
 
 class Centred(torch.nn.Module):
@@ -311,6 +325,33 @@ def test_a_follower_without_memory_for_what_it_loads_says_so(exp, monkeypatch, o
 
     said, status = on_ranks(2, work, exp)
     assert said.startswith("rank 1: there is not enough memory for the model") and status == 0
+
+
+def test_predictions_may_be_more_than_a_store_takes_at_once(exp):
+    """More than 8 MB of one rank, of four bytes a token: of an evaluation, and of a step whose words are compared."""
+    samples = [sample(1, 300_000, seed=i) for i in range(16)]
+    parts = [samples[i : i + 1] for i in range(len(samples))]
+    table = exp.replace("Exact", "Table")
+
+    def work(leader: Leader) -> list[bool]:
+        trained = Trained(leader, table)
+        compute = partial(losses_and_argmax, trained.model, None, Precision(CPU), should_stop=lambda: False)
+        scored = leader.score(parts, compute)
+        result = trained.gradient(replace(config_of(size=1), longest=None), samples=samples)
+        found = {id(each): tokens for each, tokens in result.predictions()}
+        likeliest = trained.model.get_parameter("table.weight").argmax(dim=1)
+        expected = [likeliest[ids_of(each)].tolist() for each in samples]
+        return [
+            tokens == found[id(each)] == truth
+            for (_, tokens), each, truth in zip(scored, samples, expected, strict=True)
+        ]
+
+    assert on_ranks(2, work, table) == [[True] * len(samples), 0]
+
+
+def ids_of(each: Sample) -> torch.Tensor:
+    """The tokens before each of the truth's."""
+    return torch.from_numpy(np.concatenate([each.prompt_ids[-1:], each.truth_ids[:-1]])).long()
 
 
 def test_buffers_that_passes_change_are_the_same_on_all_ranks(exp):
