@@ -54,7 +54,7 @@ class NonFiniteError(TrainingError):
 
 
 class DriftedError(TrainingError):
-    """Processes that train together, and whose weights should be the same bits, have other ones."""
+    """Processes that train together, and whose weights should be the same bits, have other ones; it says since when."""
 
 
 class OutOfMemoryError(TrainingError):

@@ -73,7 +73,10 @@ def is_better(loss: float | None, best: float | None) -> bool:
 
 
 class Checkpointer:
-    """Saves a run. A save that fails is a warning, and the next one tries again; the third in a row ends the run."""
+    """Saves a run. A save that fails is a warning, and the next one tries again; the third in a row ends the run.
+
+    Each of them raises `DriftedError` instead where not all processes that train the run have the same weights.
+    """
 
     def __init__(
         self, state: TrainState, statistics_folder: Path, may_not_save: Callable[[], str | None] = lambda: None
@@ -158,7 +161,9 @@ class Checkpointer:
             raise TrainingError(f"{problem}; the checkpoint before it is intact")
 
     def _start(self, reason: str, keep: int) -> Iterator[Event]:
-        progress = self._state.progress
+        progress, leader = self._state.progress, self._state.leader
+        if leader is not None:  # a resume gives this process's weights to all: wrong ones would leave no trace
+            leader.compare_weights(self._state.model, progress.step)
         self._best_before = progress.best_eval_loss, progress.best_step
         is_best = is_better(progress.eval_loss, progress.best_eval_loss)
         if is_best:

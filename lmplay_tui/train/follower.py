@@ -46,6 +46,7 @@ from lmplay_tui.train.orders import (
     SetDropout,
     ShardModel,
     Step,
+    TellChecksum,
     connected,
     set_bytes,
     take_bytes,
@@ -58,11 +59,12 @@ from lmplay_tui.train.reduction import (
     Status,
     argmax_key,
     buffers_of,
+    checksum_key,
     checksum_of,
     collective_device,
-    drifted_ranks,
     drop_key,
     error_key,
+    have_drifted,
     is_of_connection,
     marks_of,
     own_place,
@@ -200,7 +202,7 @@ class _Follower:
             self._tell(key, NO_RESCUE if lacks_memory and self.is_sharded else said_of(error))
             self._store.check([key])  # once it answers it has the word: rank 0 looks as soon as this process ends
 
-    def do_order(self) -> None:
+    def do_order(self) -> None:  # noqa: PLR0912  (a branch an order)
         """Wait for an order and carry it out. Raises `RankLostError`."""
         order = self._orders.next(self._is_writing)
         sharding = None if self._replica is None else self._replica.sharding
@@ -221,6 +223,8 @@ class _Follower:
             sharding.whole_state(self._replica.optimizer, keep=False)
         elif isinstance(order, SaveParts):
             self._save_part(Path(order.folder))
+        elif isinstance(order, TellChecksum):
+            self._tell_checksum(order.number)
         elif isinstance(order, Compile):
             self._compile(order)
         elif isinstance(order, Pass):
@@ -392,7 +396,7 @@ class _Follower:
             ),
             order.num_mini_batches, order.num_parameters,
         )  # fmt: skip
-        has_drifted = order.checks_weights and bool(drifted_ranks(reports))  # rank 0 says so, and ends the run
+        has_drifted = order.checks_weights and have_drifted(reports)  # rank 0 says so, and ends the run
         if has_drifted or any(report.status is not Status.OK for report in reports):
             for parameter in parameters:
                 parameter.grad = None
@@ -460,6 +464,11 @@ class _Follower:
 
     def _is_at(self, phase: str) -> None:
         self._tell(phase_key(self._group.rank), f"{self._shares.turn}\n{phase}")
+
+    def _tell_checksum(self, number: int) -> None:
+        """None where the model could not be set up, which is told with the next step."""
+        known = None if self._problem else self._replica
+        self._tell(checksum_key(number, self._group.rank), "" if known is None else str(checksum_of(known.model)))
 
     def _tell_argmax(self, key: str, argmax_N: Tensor | None) -> None:
         tokens = np.zeros(0, dtype="<i4") if argmax_N is None else argmax_N.numpy().astype("<i4")

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from lmplay_tui.data.samples import Sample
-from lmplay_tui.errors import DriftedError, TrainingError, UserError
+from lmplay_tui.errors import TrainingError, UserError
 from lmplay_tui.files import Folder
 from lmplay_tui.options import TrainOptions
 from lmplay_tui.run.controls import StopRequested
@@ -59,6 +59,8 @@ from lmplay_tui.train.process_group import ProcessGroup, RankLostError
 from lmplay_tui.train.reduction import (
     MOST_SAID,
     NO_RESCUE,
+    TELLS_WITHIN_S,
+    SameWeights,
     ShareReport,
     Shares,
     Status,
@@ -66,7 +68,6 @@ from lmplay_tui.train.reduction import (
     buffers_of,
     checksum_of,
     collective_device,
-    drifted_ranks,
     drop_key,
     error_key,
     is_of_connection,
@@ -102,6 +103,7 @@ class Leader:
         self._store = group.store
         self._recorder: RankRecorder | None = None
         self._shares: Shares | None = None
+        self._weights = SameWeights(group)
         self._has_copied = False
         self._sharding: Sharding | None = None
         self._device = torch.device("cpu")
@@ -135,6 +137,7 @@ class Leader:
         self._has_copied = False
         self._device = precision.device
         self._shares = Shares(self.group, precision.device)
+        self._weights.equal_behind = None
         dtype = None if precision.dtype is None else str(precision.dtype).removeprefix("torch.")
         names = ("exp", "vocab_size", "context_len", "num_blocks", "embed_dim", "num_heads", "dropout")
         shape = {name: model_args[name] for name in names}
@@ -338,6 +341,14 @@ class Leader:
         with self._awaited():
             return self._shares.hindrance(why)
 
+    def compare_weights(self, model: nn.Module, step: int, within_s: float = TELLS_WITHIN_S) -> None:
+        """Step `step` is about to be saved: have all still the same weights? Raises `DriftedError`.
+
+        Where one of the others is lost, or does not tell in time, what is finished is saved all the same.
+        """
+        if self._sharding is None and self._has_copied and self._weights.equal_behind != step:
+            self._weights.compare(step, [] if self._is_lost else self._weights.told(model, self._sender, within_s))
+
     # ---- a step
 
     def fitted(self, config: StepConfig, num_samples: int) -> StepConfig:
@@ -373,6 +384,7 @@ class Leader:
             num_loss_tokens=batch.num_loss_tokens, num_parameters=len(parameters),
         )  # fmt: skip
         self._step, self._phase = step + 1, "computing"
+        self._weights.begin(step)
         clock = gradients.clock
 
         buffers = buffers_of(gradients.model)
@@ -399,14 +411,8 @@ class Leader:
                 batch.num_mini_batches, len(parameters),
             )  # fmt: skip
             self._raise_for(reports)
-            if checks_weights and (drifted := drifted_ranks(reports)):
-                names = ", ".join(map(str, drifted))
-                unlike = self.group.unlike
-                why = f"{unlike}, which may round otherwise" if unlike else "memory or a library computes wrongly there"
-                raise DriftedError(
-                    f"behind step {step}: the weights of rank {names} are not those of the others, with which they "
-                    f"were equal bit by bit: {why}; nothing more is saved, the last checkpoint is intact"
-                )
+            if checks_weights:
+                self._weights.compare(step, [report.checksum for report in reports])
             self._phase = "reduction"
             if self._sharding is None:
                 sum_gradients(self.group, parameters, touched_by_any(reports))

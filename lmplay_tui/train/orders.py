@@ -202,6 +202,13 @@ class Score:
 
 
 @dataclass(frozen=True)
+class TellChecksum:
+    """Tell the checksum of the weights as they are now, under this number."""
+
+    number: int
+
+
+@dataclass(frozen=True)
 class Idle:
     """Rank 0 is there, and has nothing to say: a pause, a save, data that are awaited."""
 
@@ -223,6 +230,7 @@ Order: TypeAlias = (
     | Compile
     | Step
     | Score
+    | TellChecksum
     | Idle
     | Done
 )
@@ -285,6 +293,7 @@ _FORMS: Mapping[type, Mapping[str, Kind]] = {
         "num_loss_tokens": whole_number(1, MAX_INT), "num_parameters": whole_number(1, 1 << 24),
     },
     Score: {"num_mini_batches": whole_number(1, 1 << 30)},
+    TellChecksum: {"number": _COUNT},
     Idle: {},
     Done: {},
 }  # fmt: skip

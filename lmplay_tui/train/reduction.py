@@ -4,6 +4,7 @@ A report comes before the gradients: whether all have done their share. Only the
 one of them has dropped is dropped by all.
 """
 
+import contextlib
 import enum
 import os
 import time
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from lmplay_tui.errors import TrainingError
+from lmplay_tui.errors import DriftedError, TrainingError
 from lmplay_tui.run.controls import StopRequested
 from lmplay_tui.text import one_line
 from lmplay_tui.train.collate import rank_of
@@ -30,8 +31,8 @@ from lmplay_tui.train.device import (
     no_memory,
     numbered_device,
 )
-from lmplay_tui.train.orders import connected
-from lmplay_tui.train.process_group import ProcessGroup
+from lmplay_tui.train.orders import Sender, TellChecksum, connected
+from lmplay_tui.train.process_group import ProcessGroup, RankLostError
 
 Computed = TypeVar("Computed")
 MOST_SAID = 4000  # characters of another rank's error
@@ -43,6 +44,8 @@ BUCKET_BYTES = 25 << 20
 LARGE_BYTES = 4 << 20  # a matrix whose gradient is looked at for rows of zeros
 _FEW = 4  # rows are few where they are not more than this part of all
 _GLANCE = 64  # rows
+TELLS_WITHIN_S = 10.0  # a rank that has nothing else to do
+_LOOKS_EVERY_S = 0.02
 _HEADER = 11
 
 
@@ -262,11 +265,79 @@ def checksum_of(model: nn.Module) -> int:
     return total
 
 
-def drifted_ranks(reports: Sequence[ShareReport]) -> list[int]:
-    """The ranks whose weights are not those of the most, or of rank 0 where there are as many of each."""
-    sums = [report.checksum for report in reports]
-    usual = max(sums, key=lambda each: (sums.count(each), each == sums[0]))
-    return [rank for rank, each in enumerate(sums) if each != usual]
+def have_drifted(reports: Sequence[ShareReport]) -> bool:
+    """Whether not all ranks have the same weights."""
+    return len({report.checksum for report in reports}) > 1
+
+
+class SameWeights:
+    """What rank 0 knows of whether all ranks have the same weights, as they should, bit by bit."""
+
+    def __init__(self, group: ProcessGroup) -> None:
+        self._group = group
+        self._looks = 0  # before a save
+        self.equal_behind: int | None = None  # this step, by the last look at them
+        self._saved_unseen: int | None = None  # a step behind that, saved without a look
+
+    def begin(self, step: int) -> None:
+        """Where nobody has looked yet: all have begun with rank 0's, behind this step."""
+        if self.equal_behind is None:
+            self.equal_behind = step
+
+    def told(self, model: nn.Module, sender: Sender, within_s: float) -> list[int]:
+        """Each rank's checksum, asked for; fewer where one is lost, or does not tell in time.
+
+        Not by a collective: one that a rank does not come to ends the run, and has its own time for that.
+        """
+        self._looks += 1
+        store, number = self._group.store, self._looks
+        keys = [checksum_key(number, rank) for rank in range(1, self._group.world_size)]
+        deadline = time.monotonic() + within_s
+        said: list[str] = []
+        with contextlib.suppress(RankLostError):
+            sender.send_all(TellChecksum(number))
+            own = str(checksum_of(model))
+            with connected("the orders' store is gone"):
+                while not store.check(keys):
+                    if self._group.ended() or time.monotonic() > deadline:
+                        return []
+                    time.sleep(_LOOKS_EVERY_S)
+                said = [own, *(bytes(store.get(key)).decode("ascii", "replace") for key in keys)]
+                for key in keys:
+                    store.delete_key(key)
+        return [int(each) for each in said if each.isdecimal()]
+
+    def compare(self, step: int, checksums: Sequence[int]) -> None:
+        """Whether those of all ranks behind `step` are the same; fewer show nothing. Raises `DriftedError`."""
+        if len(checksums) < self._group.world_size:
+            self._saved_unseen = step
+            return
+        if len(set(checksums)) > 1:
+            raise DriftedError(self._said(step, checksums))
+        self.equal_behind, self._saved_unseen = step, None
+
+    def _said(self, step: int, checksums: Sequence[int]) -> str:
+        """Which ranks have others, where most are alike; and what is known of the time before."""
+        ranks: dict[int, list[int]] = {}
+        for rank, each in enumerate(checksums):
+            ranks.setdefault(each, []).append(rank)
+        alike = max(ranks.values(), key=len)
+        if 2 * len(alike) > len(checksums):
+            others = ", ".join(str(rank) for rank in range(len(checksums)) if rank not in alike)
+            what = f"the weights of rank {others} are not those of the others"
+            why = "memory or a library computes wrongly there"
+        else:
+            what = " and ".join(f"of rank {', '.join(map(str, each))}" for each in ranks.values())
+            what = f"the weights {what} are not the same, and which are right is not known"
+            why = "memory or a library computes wrongly on one of them"
+        if unlike := self._group.unlike:
+            why = f"{unlike}, which may round otherwise"
+        before = "" if self.equal_behind is None else f"; behind step {self.equal_behind} all were equal bit by bit"
+        if self._saved_unseen is not None:
+            saved = f"step {self._saved_unseen} was saved without a look at all of them, and may have wrong ones"
+        else:
+            saved = "the last checkpoint is of no step behind that"
+        return f"behind step {step}: {what}{before}: {why}; nothing more is saved, {saved}"
 
 
 _WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.int64}
@@ -280,6 +351,11 @@ def drop_key(turn: int) -> str:
 def argmax_key(turn: int, rank: int) -> str:
     """The likeliest tokens of a rank's share, int32, mini-batch by mini-batch."""
     return f"argmax/{turn}/{rank}"
+
+
+def checksum_key(number: int, rank: int) -> str:
+    """A rank's checksum of its weights, in digits; empty: it has no model that could be trained."""
+    return f"checksum/{number}/{rank}"
 
 
 def error_key(rank: int) -> str:

@@ -8,7 +8,7 @@ from functools import partial
 from typing import NoReturn
 
 from lmplay_tui.data.batches import Batch
-from lmplay_tui.errors import DriftedError, NonFiniteError, TrainingError
+from lmplay_tui.errors import NonFiniteError, TrainingError
 from lmplay_tui.run.controls import Controls
 from lmplay_tui.run.events import Event, LogLine, StepDone, Warned
 from lmplay_tui.train.accuracy import Accuracy, fast_accuracy_of, mean_accuracy
@@ -54,12 +54,10 @@ class TrainStep:
             state.model.train()
             optimizer.zero_grad(set_to_none=True)
             return self._accumulated(run, batch, lr)
-        except Exception as error:  # a stop, too little memory, a bug of the model's: who catches it decides
+        except Exception:  # a stop, too little memory, a bug of the model's: who catches it decides
             run.feed.give_back(batch)
             with contextlib.suppress(RuntimeError):  # a device that has failed takes nothing back: its error is raised
                 self._undo()
-            if isinstance(error, DriftedError):  # which of them is right is not known
-                self.is_whole = False
             raise
 
     def _accumulated(self, run: StageRun, batch: Batch, lr: float) -> StepResult:

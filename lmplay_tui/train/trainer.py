@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lmplay_tui.data.batches import Batch
 from lmplay_tui.data.leak_guard import LeakGuard
-from lmplay_tui.errors import DataError, UserError
+from lmplay_tui.errors import DataError, DriftedError, UserError
 from lmplay_tui.formats import counted
 from lmplay_tui.plan.schema import Stage
 from lmplay_tui.run.controls import Ask, Command, Controls, Pause, SaveNow, Stop, StopRequested
@@ -124,7 +124,9 @@ class Trainer:
                     yield ActivityChanged("training")  # no other process could take the run over
             yield from self.checkpointer.wait()
             yield RunDone(step=progress.step, path=str(state.run.model), seconds=progress.elapsed_s)
-        except Exception:  # whatever it is, and be it a bug: finished steps are not lost
+        except Exception as error:  # whatever it is, and be it a bug: finished steps are not lost
+            if isinstance(error, DriftedError):  # but where it is not known which rank has the right weights
+                self.step.is_whole = False
             yield from self.step.take_news()  # what was tried before it failed: smaller mini-batches
             yield from self._keep_what_is_done()
             self.commands.put_back([*self.checkpointer.take_asked(), *self.commands.take_save_ids()])

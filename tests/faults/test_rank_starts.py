@@ -210,5 +210,5 @@ def test_a_processor_that_rounds_otherwise_is_named_before_and_behind_the_drift(
         named = f"rank 1 computes by {on} DEFAULT, rank 0 by {on} AVX2"
         assert any(re.match(f"{named}: where they round", event["message"]) for event in events_of(run, "Warned"))
         (failed,) = events_of(run, "RunFailed")
-        assert re.search(f"the weights of rank 1 are not those .*: {named}, which may round", failed["message"])
+        assert re.search(f"of rank 0 and of rank 1 are not the same.*: {named}, which may round", failed["message"])
         assert_no_orphan(run)

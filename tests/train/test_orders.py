@@ -40,6 +40,7 @@ from lmplay_tui.train.orders import (
     SetDropout,
     ShardModel,
     Step,
+    TellChecksum,
     decode,
     encode,
     set_bytes,
@@ -78,6 +79,7 @@ ORDERS: list[Order] = [
     GatherState(),
     SaveParts("/runs/m.0123456789abcdef.dcp"),
     Pass(),
+    TellChecksum(3),
 ]  # fmt: skip
 
 

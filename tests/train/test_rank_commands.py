@@ -41,9 +41,11 @@ from lmplay_tui.train.checkpoint import load_checkpoint, write_checkpoint
 from lmplay_tui.train.follower import follow
 from lmplay_tui.train.launch import run_events
 from lmplay_tui.train.process_group import ProcessGroup
+from tests.seams import Seams
 from tests.train.ranks import Ranks, train_together
 from tests.train.runs import (
     PLAN,
+    Broken,
     StopsAtLook,
     differences,
     given,
@@ -203,25 +205,81 @@ def test_numbers_that_are_not_finite_on_one_rank_end_the_run_of_all(place, seams
     assert not of(StepDone, events)
 
 
-def test_a_run_whose_ranks_drift_apart_ends_and_saves_no_more(place, seams):
-    """One bit, behind the first update: found at the next log interval. Which of the ranks is right is not known."""
-
+def drift(seams: Seams, bits: dict[int, int], behind: int) -> None:
+    """Flip a bit of these ranks' weights, by its number, behind the update of this step."""
     updated = []
 
-    def drift(real: Callable[..., None], gradients: Any, *args: Any, **named: Any) -> None:
+    def update(real: Callable[..., None], gradients: Any, *args: Any, **named: Any) -> None:
         real(gradients, *args, **named)
         updated.append(1)
-        if in_rank(1) and len(updated) == 1:
-            with torch.no_grad():
-                next(gradients.model.parameters()).view(torch.int32).flatten()[0] ^= 1
+        if len(updated) == behind:
+            for rank, bit in bits.items():
+                if in_rank(rank):
+                    with torch.no_grad():
+                        next(gradients.model.parameters()).view(torch.int32).flatten()[0] ^= 1 << bit
 
-    seams.around("update", drift)
+    seams.around("update", update)
+
+
+TIE = "the weights of rank 0 and of rank 1 are not the same, and which are right is not known"
+
+
+@pytest.mark.parametrize(
+    ("world_size", "bits", "said"),
+    [
+        (2, {1: 0}, TIE),
+        (2, {0: 0}, TIE),
+        pytest.param(3, {2: 0}, "the weights of rank 2 are not those of the others", marks=pytest.mark.long),
+        pytest.param(3, {0: 0}, "the weights of rank 0 are not those of the others", marks=pytest.mark.long),
+        pytest.param(
+            3, {1: 0, 2: 1}, "the weights of rank 0 and of rank 1 and of rank 2 are not", marks=pytest.mark.long
+        ),
+    ],
+)
+def test_a_run_whose_ranks_drift_apart_ends_and_saves_no_more(place, seams, world_size, bits, said):
+    """One bit, behind the second update: found at the next log interval. Who is right is known where most agree."""
+    drift(seams, bits, behind=2)
     act = at_steps({1: [asked.SaveNow(id="save")]})
-    events = train_together(2, given(training_plan=write_plan(place, SHORT), model="m.lmp"), act=act)
+    events = train_together(world_size, given(training_plan=write_plan(place, SHORT), model="m.lmp"), act=act)
     end = last(events)
     assert isinstance(end, RunFailed) and end.exit_code == EXIT_TRAINING, end
-    assert "the weights of rank 1 are not those of the others" in end.message
+    assert end.message.startswith(f"behind step 2: {said}"), end.message
+    assert "behind step 1 all were equal bit by bit" in end.message
+    assert end.message.endswith("nothing more is saved, the last checkpoint is of no step behind that")
     assert [e.step for e in of(StepDone, events)] == [1, 2]
+    assert load_checkpoint(Path("m.lmp"))["runner"]["state"]["progress"]["step"] == 1
+
+
+SAVED: dict[str, list[asked.Command]] = {
+    "interval": [],
+    "asked": [asked.SaveNow(id="save")],
+    "in a pause": [asked.Pause(), asked.SaveNow(id="save")],
+    "stop": [asked.Stop()],
+    "handing over": [asked.HandOver()],
+    "before the end": [Broken("a bug")],
+    "stage end": [],
+}
+
+
+@pytest.mark.long_after(2)
+@pytest.mark.parametrize("saved", SAVED)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_weights_that_ranks_have_unlike_are_not_saved(place, seams, rank, saved):
+    """Whatever the save is for: a resume would give rank 0's bits to all, and no trace of the drift would be left."""
+    step = 12 if saved == "stage end" else 2  # of twelve
+    drift(seams, {rank: 0}, behind=step)
+    how = {"save_interval": 1} if saved == "interval" else {}
+    act = at_steps({1: [asked.SaveNow(id="first")], step: SAVED[saved]})
+    text = SHORT.replace("log_interval = 2", "log_interval = 100")
+    events = train_together(2, given(training_plan=write_plan(place, text), model="m.lmp", **how), act=act)
+    end = last(events)
+    assert isinstance(end, RunFailed), end
+    told = [end.message, *(event.message for event in of(Warned, events))]
+    assert [message for message in told if f"behind step {step}: {TIE}" in message], told
+    assert [answer.ok for answer in of(Answered, events) if answer.id == "save"] == [False] * (
+        saved in ("asked", "in a pause")
+    )
+    assert of(StepDone, events)[-1].step == step
     assert load_checkpoint(Path("m.lmp"))["runner"]["state"]["progress"]["step"] == 1
 
 

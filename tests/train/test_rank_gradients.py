@@ -1,6 +1,8 @@
 """The gradient of a batch that several processes compute is that of one; losses have the very bits."""
 
 import itertools
+import signal
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -25,7 +27,7 @@ from lmplay_tui.train.leader import Leader
 from lmplay_tui.train.optim import next_optimizer
 from lmplay_tui.train.process_group import ProcessGroup
 from lmplay_tui.train.reduction import checksum_of
-from tests.train.ranks import together
+from tests.train.ranks import Ranks, together
 from tests.train.test_gradients import sample
 
 CPU = torch.device("cpu")
@@ -280,6 +282,53 @@ def test_a_rank_whose_weights_drift_is_named(exp, seams):
         return True
 
     assert on_ranks(3, work, exp) == [True, 0, 0]
+
+
+def test_a_rank_that_does_not_tell_of_its_weights_holds_no_save_up(exp):
+    """Stopped, as by a debugger: what is finished is saved. Should weights differ later, that save is named."""
+
+    def work(group: ProcessGroup) -> Any:
+        if group.rank:
+            return follow(group, exp)
+        leader = Leader(group)
+        trained = Trained(leader, exp)
+        for step in range(2):
+            trained.update(trained.gradient(config_of(), step))
+        Path("stops").touch()
+        while Path("stops").exists():
+            time.sleep(0.01)
+        begun = time.monotonic()
+        leader.compare_weights(trained.model, 2, within_s=0.5)
+        waited_s = time.monotonic() - begun
+        Path("goes on").touch()
+        trained.update(trained.gradient(config_of(), 2))
+        with torch.no_grad():
+            next(trained.model.parameters()).view(torch.int64).flatten()[0] ^= 1
+        said = []
+        for look in (
+            lambda: leader.compare_weights(trained.model, 3),
+            lambda: trained.gradient(config_of(), 3, checks=True),
+        ):
+            with pytest.raises(DriftedError) as raised:
+                look()
+            said.append(str(raised.value))
+        leader.close()
+        return waited_s, said
+
+    with Ranks(2, work) as ranks:
+        while not Path("stops").exists():
+            time.sleep(0.01)
+        ranks.children[1].kill(signal.SIGSTOP)
+        Path("stops").unlink()
+        while not Path("goes on").exists():
+            time.sleep(0.01)
+        ranks.children[1].kill(signal.SIGCONT)
+        (waited_s, said), status = ranks.results()
+    assert status == 0 and 0.5 <= waited_s < 10.0
+    for each in said:
+        assert each.startswith("behind step 3: the weights of rank 0 and of rank 1 are not the same")
+        assert "behind step 0 all were equal" in each
+        assert each.endswith("step 2 was saved without a look at all of them, and may have wrong ones")
 
 
 def test_a_follower_that_cannot_build_the_model_says_why(exp, tmp_path):
