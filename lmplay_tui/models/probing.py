@@ -42,6 +42,9 @@ class Kept:
     @torch.no_grad()
     def restore(self) -> None:
         for module, name, buffer, values in self._buffers:
+            now = module._buffers.get(name)
+            if now is not None and now.shape != values.shape:
+                continue  # a table that a pass has made longer: beside it the model may have noted how long it is
             if not torch.equal(buffer, values):  # else it would look as if a pass had changed it
                 buffer.copy_(values)
             module._buffers[name] = buffer  # a forward pass may have put another tensor there

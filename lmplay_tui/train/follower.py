@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from lmplay_tui.errors import EXIT_OK, EXIT_TRAINING, TrainingError, UserError
 from lmplay_tui.models.body import body_of, trunk_of
+from lmplay_tui.models.probing import Kept
 from lmplay_tui.models.registry import allowed_experiment, build_model, load_experiment
 from lmplay_tui.models.units import recompute
 from lmplay_tui.text import one_line
@@ -365,9 +366,12 @@ class _Follower:
         share = Share(order.samples.mini_batches(), order.num_mini_batches, order.num_samples, order.num_loss_tokens)
         argmax = argmax_key(self._shares.turn, self._group.rank)
 
+        before: list[Kept] = []  # the model's buffers
+
         def work() -> tuple[StepResult, list[float], int, bool]:
             known = self._checked(order)
             assert known.optimizer is not None
+            before.append(Kept(known.model))
             known.model.train()
             known.optimizer.zero_grad(set_to_none=True)
             buffers = buffers_of(known.model)
@@ -400,6 +404,9 @@ class _Follower:
         if has_drifted or any(report.status is not Status.OK for report in reports):
             for parameter in parameters:
                 parameter.grad = None
+            with contextlib.suppress(RuntimeError):  # a device that has failed takes nothing back
+                for each in before:
+                    each.restore()
             if computed is not None and order.want_argmax:
                 self._take_back(argmax)
             return

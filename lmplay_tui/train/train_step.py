@@ -9,6 +9,7 @@ from typing import NoReturn
 
 from lmplay_tui.data.batches import Batch
 from lmplay_tui.errors import NonFiniteError, TrainingError
+from lmplay_tui.models.probing import Kept
 from lmplay_tui.run.controls import Controls
 from lmplay_tui.run.events import Event, LogLine, StepDone, Warned
 from lmplay_tui.train.accuracy import Accuracy, fast_accuracy_of, mean_accuracy
@@ -36,6 +37,7 @@ class TrainStep:
         self._controls = controls
         self._accuracy_interval = accuracy_interval
         self._news: list[Event] = []
+        self._buffers: Kept | None = None  # the model's, before the step
         self._has_told_dealt = False
         self.steps_here = 0  # steps done by this process: without any there is nothing to save
         self.is_whole = True  # the state is that of a finished step; not while an update is under way
@@ -50,7 +52,9 @@ class TrainStep:
         state, optimizer = self._state, self._state.optimizer
         assert optimizer is not None
         state.random_numbers.begin_step()
+        self._buffers = None
         try:
+            self._buffers = Kept(state.model)
             state.model.train()
             optimizer.zero_grad(set_to_none=True)
             return self._accumulated(run, batch, lr)
@@ -141,10 +145,12 @@ class TrainStep:
             self._news.append(Warned(f"{said}: {advice}"))
 
     def _undo(self) -> None:
-        """Forget the gradients and the random numbers of a step that did not happen."""
+        """Forget the gradients, the random numbers and the buffers of a step that did not happen."""
         assert self._state.optimizer is not None
         self._state.optimizer.zero_grad(set_to_none=True)
         self._state.random_numbers.undo_step()
+        if self._buffers is not None:
+            self._buffers.restore()
 
     def update(self, run: StageRun, batch: Batch, result: StepResult, lr: float) -> None:
         """Let the optimizer move the weights. Raises `NonFiniteError`, and `TrainingError` where memory lacks."""
