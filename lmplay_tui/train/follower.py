@@ -100,11 +100,16 @@ def follow(group: ProcessGroup, exp: str | None = None) -> int:
         return EXIT_TRAINING
     except Exception as error:
         follower.leave_word(error)
-        if not follower.is_sharded:
+        if not (follower.is_sharded or _is_loss(error)):
             raise
         sys.stderr.write(f"rank {group.rank}: {said_of(error)}\n")  # the others see that the connection ends
         return EXIT_TRAINING
     return EXIT_OK
+
+
+def _is_loss(error: Exception) -> bool:
+    """Whether another rank's end is behind an error: nothing that the run could do better, and all start again."""
+    return isinstance(error, RankLostError) or is_of_connection(error)
 
 
 class _Replica:
@@ -232,10 +237,15 @@ class _Follower:
             assert sharding is not None
             sharding.pass_of_nothing()
         elif not isinstance(order, Idle) and not self._problem:
-            try:
-                self._set_up(order)
-            except Exception as error:
-                self._problem = said_of(error)
+            self._try_to_set_up(order)
+
+    def _try_to_set_up(self, order: Order) -> None:
+        try:
+            self._set_up(order)
+        except Exception as error:
+            if _is_loss(error):
+                raise
+            self._problem = said_of(error)
 
     def _save_part(self, folder: Path) -> None:
         """Copy what this rank holds, and begin to write it."""

@@ -158,13 +158,15 @@ class Leader:
         tensors = replicated(model, {})
         with connected("the orders' store is gone"):
             self._store.set(place_key(0), own_place(self.group, self._device))
-        self._sender.send_all(ShardModel(kind, sum(tensor.nbytes for tensor in tensors)))
-        self._hand_out(tensors)
-        self._sharding = shard_model(model, kind, self.group, self._device.type, has_hidden=has_hidden, trunk=trunk)
-        self._sharding.announce = self._announce_pass
+        with self._together():
+            self._sender.send_all(ShardModel(kind, sum(tensor.nbytes for tensor in tensors)))
+            self._hand_out(tensors)
+            sharding = shard_model(model, kind, self.group, self._device.type, has_hidden=has_hidden, trunk=trunk)
+        sharding.announce = self._announce_pass
+        self._sharding = sharding
         assert self._shares is not None
         self._shares.in_parts = True
-        return self._sharding
+        return sharding
 
     def _hand_out(self, tensors: Sequence[Tensor]) -> None:
         """Give the others these bits, once all have built what is to be filled. Raises what hinders one of them."""
@@ -216,12 +218,11 @@ class Leader:
             raise TrainingError("the model lies in parts that cannot be gathered any more")
 
     def _break(self, error: Exception) -> None:
-        """A pass of a sharded model has failed on this rank: the others wait in theirs. Raises what that comes to."""
-        if self._sharding is None:
-            return
-        self._sharding.is_broken = True
-        if is_out_of_memory(error):
-            raise TrainingError(NO_RESCUE) from None
+        """What all do together has failed on this rank: the others wait in it. Raises what that comes to."""
+        if self._sharding is not None:
+            self._sharding.is_broken = True
+            if is_out_of_memory(error):
+                raise TrainingError(NO_RESCUE) from None
         if is_of_connection(error):
             self._is_lost = True
             raise RankLostError(f"a rank is lost: {one_line(error, 300)}") from error
@@ -300,17 +301,24 @@ class Leader:
 
         `loaded`: the optimizer's state in a checkpoint, which a sharded optimizer takes its parts of.
         """
-        self._sender.send_all(
-            EnterStage(
-                optimizer=options.optimizer, lr=options.lr, weight_decay=options.weight_decay,
-                default_freeze=options.default_freeze, keeps_state=keeps_state and self._has_copied,
-            )
+        order = EnterStage(
+            optimizer=options.optimizer, lr=options.lr, weight_decay=options.weight_decay,
+            default_freeze=options.default_freeze, keeps_state=keeps_state and self._has_copied,
         )  # fmt: skip
-        if self._sharding is not None:
-            self._sharding.freeze_gathered()
-        if self._has_copied:
-            return
-        state = state_by_name(optimizer, model) if self._sharding is None else loaded or {}
+        with self._together():  # of a model in parts torch gathers and hands out, and has no name for a rank's end
+            self._sender.send_all(order)
+            if self._sharding is not None:
+                self._sharding.freeze_gathered()
+            if not self._has_copied:
+                self._copy(model, optimizer, scaler, loaded or {})
+                self._has_copied = True
+
+    def _copy(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None,
+        loaded: dict[str, dict[str, Any]],
+    ) -> None:  # fmt: skip
+        """The others take weights and optimizer; of a model that lies in parts all take their parts of `loaded`."""
+        state = state_by_name(optimizer, model) if self._sharding is None else loaded
         held = {
             name: {key: value for key, value in entries.items() if value is not None} for name, entries in state.items()
         }
@@ -324,7 +332,6 @@ class Leader:
         self._hand_out(tensors)
         if self._sharding is not None:
             load_by_name(optimizer, model, self._sharding.scattered(held))
-        self._has_copied = True
 
     def set_dropout(self, before: float, after: float) -> None:
         """The others' layers drop out with another probability."""
