@@ -35,6 +35,7 @@ from lmplay_tui.train.checkpoint import (
     write_checkpoint,
 )
 from lmplay_tui.train.device import fits
+from lmplay_tui.train.process_group import RankLostError
 from lmplay_tui.train.progress import Progress
 from lmplay_tui.train.state import TrainState
 
@@ -158,7 +159,7 @@ class Checkpointer:
         """Save and wait until the bytes are safe. `TrainingError` if they are not."""
         problem = yield from self.save_and_wait(reason, keep, goes_on=False)
         if problem is not None:
-            raise TrainingError(f"{problem}; the checkpoint before it is intact")
+            raise self._end(f"{problem}; the checkpoint before it is intact")
 
     def _start(self, reason: str, keep: int) -> Iterator[Event]:
         progress, leader = self._state.progress, self._state.leader
@@ -202,9 +203,14 @@ class Checkpointer:
 
     def _raise_if_hopeless(self) -> None:
         if self._failed >= MAX_FAILED_SAVES:
-            raise TrainingError(
+            raise self._end(
                 f"{self._failed} saves in a row have failed, so the run ends here; the last checkpoint is intact"
             )
+
+    def _end(self, why: str) -> TrainingError:
+        """What the run cannot go on by. Where a part is lacking its rank is lost, which is no end: all start again."""
+        leader = self._state.leader
+        return RankLostError(why) if leader is not None and leader.lacks_part else TrainingError(why)
 
 
 class CheckpointWriter:

@@ -403,7 +403,7 @@ def _what_is_lost(held: _HeldRun, group: ProcessGroup) -> str:
     """Which rank has ended, or hangs and in what; else what torch has said of it."""
     if gone := group.ended(SEEN_WITHIN_S):
         return f"{', '.join(gone)} has ended"
-    behind = "" if held.leader is None else held.leader.behind()
+    behind = "" if held.leader is None or held.leader.lacks_part else held.leader.behind()
     return f"{behind}, and does not answer" if behind else held.lost
 
 

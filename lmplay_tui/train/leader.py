@@ -112,6 +112,7 @@ class Leader:
         self._reports_before: list[list[ShareReport]] = []
         self._step: int | None = None
         self._is_lost = False  # one of the others
+        self.lacks_part = False  # the newest save in parts: a rank that has ended, or hangs, has not written its own
         self._part_buffers: dict[str, Tensor] = {}
         self._part_written = threading.Event()  # the copies in these are not used any more
         self._part_written.set()
@@ -246,11 +247,14 @@ class Leader:
     ) -> tuple[dict[str, Tensor | str], dict[str, dict[str, Any]], PartsSave]:
         """As `whole_state`, but each rank has copied its part, and writes it into a folder of the run by itself.
 
-        What hinders it is raised where the save is awaited.
+        What hinders it is raised where the save is awaited. Raises `RankLostError` where one has ended before.
         """
         assert self._sharding is not None
         self._check_whole()
+        if gone := self.group.ended():
+            raise RankLostError(f"{', '.join(gone)} has ended, and its part of the model with it")
         self._part_written.wait()
+        self.lacks_part = False
         weights, states, own = self._sharding.own_state(optimizer)
         num_bytes = self._sharding.state_bytes(optimizer)
         try:
@@ -269,12 +273,13 @@ class Leader:
         over = self._part_written.set
         return weights, states, PartsSave(folder, copies or (), others, num_bytes, problem=problem, over=over)
 
-    def _parts_of_others(self, folder: str, within_s: float = COLLECTIVE_S) -> list[Written]:
+    def _parts_of_others(self, folder: str) -> list[Written]:
         """What the others have written, once all have told. Raises `OSError` where one could not, or is lost."""
         written: list[Written] = []
         problems: list[str] = []
         keys = {rank: parts_key(folder, rank) for rank in range(1, self.world_size)}
-        deadline = time.monotonic() + within_s
+        agent = self.group.agent
+        deadline = time.monotonic() + (COLLECTIVE_S if agent is None else agent.collective_s)
         while keys:
             try:
                 told = [rank for rank, key in keys.items() if self._store.check([key])]
@@ -287,6 +292,7 @@ class Leader:
             except RuntimeError as error:
                 raise OSError(errno.EIO, f"the orders' store is gone ({one_line(error, 100)})") from None
             if keys and (self._is_lost or self.group.ended() or time.monotonic() > deadline):
+                self.lacks_part = True
                 raise OSError(errno.EIO, f"rank {', '.join(map(str, keys))} has not written its part")
             time.sleep(_LOOKS_EVERY_S if not told else 0)
         if problems:
