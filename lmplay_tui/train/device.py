@@ -477,6 +477,17 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _SAID_BY_PROCESSORS)
 
 
+def device_failure(error: BaseException) -> str:
+    """What a CUDA device that has failed says, in a line; empty: `error` is none of it.
+
+    A lack of memory is none, nor an assertion in a kernel: a new process would come to the same with another device.
+    """
+    said = str(error)
+    if not isinstance(error, RuntimeError) or "CUDA error" not in said or is_out_of_memory(error):
+        return ""
+    return "" if "device-side assert" in said else one_line(said.partition("\n")[0], 300)
+
+
 def fits(work: Callable[[], T]) -> tuple[bool, T | None]:
     """Do `work`; whether memory sufficed, and its value. Everything else that it raises is raised."""
     try:

@@ -26,7 +26,15 @@ from lmplay_tui.text import one_line
 from lmplay_tui.train.checkpoint import copied, why_not_saved
 from lmplay_tui.train.checkpoint_parts import OwnRows, write_part
 from lmplay_tui.train.compile import Compilation
-from lmplay_tui.train.device import Precision, RandomNumbers, choose_device, fits, is_out_of_memory, use_what_is_fast
+from lmplay_tui.train.device import (
+    Precision,
+    RandomNumbers,
+    choose_device,
+    device_failure,
+    fits,
+    is_out_of_memory,
+    use_what_is_fast,
+)
 from lmplay_tui.train.evaluation import losses_and_argmax
 from lmplay_tui.train.gradients import Gradients, Share, StepConfig, StepResult
 from lmplay_tui.train.optim import freeze, load_by_name, next_optimizer, set_dropout
@@ -63,6 +71,7 @@ from lmplay_tui.train.reduction import (
     checksum_key,
     checksum_of,
     collective_device,
+    device_key,
     drop_key,
     error_key,
     have_drifted,
@@ -108,8 +117,8 @@ def follow(group: ProcessGroup, exp: str | None = None) -> int:
 
 
 def _is_loss(error: Exception) -> bool:
-    """Whether another rank's end is behind an error: nothing that the run could do better, and all start again."""
-    return isinstance(error, RankLostError) or is_of_connection(error)
+    """Whether another rank's end is behind an error, or this one's own device: no end of the run, all start again."""
+    return isinstance(error, RankLostError) or is_of_connection(error) or bool(device_failure(error))
 
 
 class _Replica:
@@ -198,14 +207,18 @@ class _Follower:
     def leave_word(self, error: Exception) -> None:
         """Tell rank 0 why this process leaves, where a new start would end the same way.
 
-        Not where it has only met another's end, nor where its device has failed: a new start leaves that out.
+        Not where it has only met another's end. Where its device has failed that is told as such: a new start, which
+        tries all devices, leaves it out if need be.
         """
-        lacks_memory = is_out_of_memory(error)
-        if is_of_connection(error) or ("CUDA error" in str(error) and not lacks_memory):
+        if is_of_connection(error):
             return
-        key = error_key(self._group.rank)
+        key, words = error_key(self._group.rank), said_of(error)
+        if failure := device_failure(error):
+            key, words = device_key(self._group.rank), failure
+        elif is_out_of_memory(error) and self.is_sharded:
+            words = NO_RESCUE
         with contextlib.suppress(RankLostError), connected("the orders' store is gone"):
-            self._tell(key, NO_RESCUE if lacks_memory and self.is_sharded else said_of(error))
+            self._tell(key, words)
             self._store.check([key])  # once it answers it has the word: rank 0 looks as soon as this process ends
 
     def do_order(self) -> None:  # noqa: PLR0912  (a branch an order)
@@ -330,6 +343,8 @@ class _Follower:
         try:
             load_by_name(known.optimizer, known.model, state)
         except Exception as error:  # of its device's memory; no rank waits for this one before its next report
+            if _is_loss(error):
+                raise
             self._problem = said_of(error)
         if known.gradients.scaler is not None and order.scaler:
             known.gradients.scaler.load_state_dict(dict(order.scaler))
@@ -501,7 +516,7 @@ class _Follower:
         if status is Status.FAILED:
             problem = self._shares.problem
             self._shares.problem = None
-            if isinstance(problem, RankLostError):
-                raise problem
             assert problem is not None
+            if _is_loss(problem):
+                raise problem
             self._tell(error_key(self._group.rank), self._problem or said_of(problem))

@@ -43,7 +43,7 @@ from lmplay_tui.run.plots import write_pngs
 from lmplay_tui.run.recorder import LogFile, Recorder
 from lmplay_tui.text import one_line, printable
 from lmplay_tui.train.build import build_trainer, read_start, set_aside
-from lmplay_tui.train.device import is_out_of_memory, no_memory
+from lmplay_tui.train.device import device_failure, is_out_of_memory, no_memory
 from lmplay_tui.train.handoff import KeptCommands, TimeLimit, hand_over, resume_command, start_process
 from lmplay_tui.train.preflight import choose_run
 from lmplay_tui.train.process_group import SEEN_WITHIN_S, ProcessGroup, RankLostError
@@ -139,6 +139,7 @@ class _HeldRun:
         self.run, self.lock, self.launch, self.controls, self.group = run, lock, launch, controls, group
         self.bug: str | None = None  # of the recording: the first one
         self.lost = ""  # one of the processes that train with this one: what shows it
+        self.is_own_loss = False  # it is this one, by its device
         self._times_lost = 0  # the run's lock, as far as that has been told
         self._is_lost = self._said_not_kept = False
         self._plan_text = ""
@@ -298,6 +299,10 @@ def _train_to_an_end(held: _HeldRun, step: int) -> Iterator[Event]:
             yield _failed(no_memory(error), 0)
         elif isinstance(error, OSError) and not has_trained:  # a file or a disk at the start; the log says where
             yield _failed(error, 0)
+        elif held.group is not None and (said := device_failure(error)):
+            who = f"rank 0 (process {os.getpid()} on {one_line(held.group.host, 80)})"
+            held.lost, held.is_own_loss = f"{who}: its device has failed ({said})", True
+            yield RunFailed(held.lost, EXIT_TRAINING, 0, None)
         else:
             yield RunFailed(_bug(error, held.run), EXIT_BUG, 0, None)
 
@@ -400,7 +405,11 @@ def _of_group(held: _HeldRun, end: Event) -> Event:
 
 
 def _what_is_lost(held: _HeldRun, group: ProcessGroup) -> str:
-    """Which rank has ended, or hangs and in what; else what torch has said of it."""
+    """Whose device has failed, or which rank has ended, or hangs and in what; else what torch has said of it."""
+    if held.is_own_loss:
+        return held.lost
+    if held.leader is not None and (said := held.leader.failed_device()):
+        return said
     if gone := group.ended(SEEN_WITHIN_S):
         return f"{', '.join(gone)} has ended"
     behind = "" if held.leader is None or held.leader.lacks_part else held.leader.behind()

@@ -68,6 +68,7 @@ from lmplay_tui.train.reduction import (
     buffers_of,
     checksum_of,
     collective_device,
+    device_key,
     drop_key,
     error_key,
     is_of_connection,
@@ -585,6 +586,14 @@ class Leader:
         """Why one of the others has left, as it says itself; empty: none has said anything, as where it was killed."""
         said = {rank: self._told(error_key(rank)) for rank in range(1, self.world_size)}
         return next((f"rank {rank}: {one_line(words, MOST_SAID)}" for rank, words in said.items() if words), "")
+
+    def failed_device(self) -> str:
+        """Which of the others has left for its device has failed, and how; empty: none."""
+        for each in self.states():
+            if said := self._told(device_key(each.rank)):
+                where = f"rank {each.rank} ({one_line(each.host, 60)}, {one_line(each.device, 20)})"
+                return f"{where}: its device has failed ({one_line(said, 300)})"
+        return ""
 
     def record_in(self, files: Folder) -> None:
         """Say in the run's folder what each rank is at, from now on and all the time."""

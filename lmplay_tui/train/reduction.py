@@ -363,6 +363,11 @@ def error_key(rank: int) -> str:
     return f"error/{rank}"
 
 
+def device_key(rank: int) -> str:
+    """How a rank's device has failed, in words: all start again, without it where it cannot be used then."""
+    return f"device/{rank}"
+
+
 def hindrance_key(rank: int) -> str:
     """What a rank cannot do, in words: all go on without it."""
     return f"hindrance/{rank}"

@@ -139,6 +139,74 @@ def test_a_rank_that_lacks_memory_is_no_loss(model: Path) -> None:
         assert_no_orphan(run)
 
 
+# As torch says it of a GPU (2.13); where in a step it is raised is up to the GPU.
+FAILS = """\
+from pathlib import Path
+
+from torch import distributed
+
+from lmplay_tui.models.gpt2ish import GPT2ish
+
+SAID = \"\"\"CUDA error: HOW
+CUDA kernel errors might be asynchronously reported at some other API call, so the stacktrace below might be incorrect.
+For debugging consider passing CUDA_LAUNCH_BLOCKING=1
+\"\"\"
+
+
+class Fails(GPT2ish):
+    def __init__(self, *, vocab_size, context_len, num_blocks=1, embed_dim=16, num_heads=2, dropout=0.0):
+        super().__init__(vocab_size=vocab_size, context_len=context_len, num_blocks=num_blocks, embed_dim=embed_dim,
+                         num_heads=num_heads, dropout=dropout)
+
+    def trunk(self, *arguments):
+        if distributed.is_initialized() and distributed.get_rank() == RANK and Path("fails").exists():
+            Path("fails").unlink()
+            raise RuntimeError(SAID)
+        return super().trunk(*arguments)
+"""
+
+
+def fails(model: Path, rank: int, how: str, *words: str) -> Together:
+    """A run of a model whose passes fail on a rank, once, when there is a file `fails`."""
+    (model.parent / "fails.py").write_text(FAILS.replace("RANK", str(rank)).replace("HOW", how))
+    write_plan(model.parent, PLAN.replace('exp = "test_runner"\n', ""))
+    return Together(line(model, "--exp", "fails.py:Fails", *words))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("shard", ["none", pytest.param("full", marks=pytest.mark.skipif(not can_sum(), reason="old"))])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_device_that_fails_in_a_step_is_a_loss(model: Path, rank: int, shard: str) -> None:
+    """All start again; what cannot be used any more is left out then (`tests/train/test_agent.py`)."""
+    with fails(model, rank, "unspecified launch failure", "--shard", shard) as together:
+        run = together.run
+        until(trains(run))
+        ask(run, SaveNow())
+        until(trains(run, saved_step(run) + 2))
+        (model.parent / "fails").touch()
+        until(lambda: len(events_of(run, "RunStarted")) == 2 or not together.lives)
+        (said,) = (event["message"] for event in events_of(run, "Warned") if "start again" in event["message"])
+        who = rf"rank 0 \(process \d+ on {socket.gethostname()}\)" if rank == 0 else r"rank 1 \(.+, cpu\)"
+        assert re.match(rf"{who}: its device has failed \(CUDA error: unspecified launch failure\), behind", said), said
+        until(trains(run, events_of(run, "RunStarted")[-1]["step"] + 3))
+        together.kill_rank(0, signal.SIGTERM)
+        assert together.wait() == 0, together.said[-3000:]
+        assert "Traceback" not in together.said
+        assert_no_orphan(run)
+
+
+@pytest.mark.long
+def test_an_assertion_in_a_kernel_is_no_failure_of_the_device(model: Path) -> None:
+    """It is the model's own code, which would come to the same with each device."""
+    with fails(model, 1, "device-side assert triggered") as together:
+        until(trains(together.run))
+        (model.parent / "fails").touch()
+        assert together.wait() == 3, together.said[-3000:]
+        assert len(events_of(together.run, "RunStarted")) == 1
+        (failed,) = events_of(together.run, "RunFailed")
+        assert re.match("rank 1: RuntimeError: CUDA error: device-side assert triggered", failed["message"])
+
+
 HANGS = """\
 import time
 from pathlib import Path

@@ -26,7 +26,13 @@ from lmplay_tui.train.check import check_plan
 from lmplay_tui.train.checkpoint import devices_of
 from lmplay_tui.train.checkpointer import CheckpointWriter, SaveRequest
 from lmplay_tui.train.collate import pack
-from lmplay_tui.train.device import Precision, can_scale_gradients, choose_device, choose_precision
+from lmplay_tui.train.device import (
+    Precision,
+    can_scale_gradients,
+    choose_device,
+    choose_precision,
+    device_failure,
+)
 from lmplay_tui.train.gradients import Gradients, StepClock, StepResult
 from lmplay_tui.train.optim import build_optimizer
 from tests.seams import raising
@@ -69,6 +75,23 @@ def test_what_is_not_there_is_said(border):
         choose_device("cuda:2")
     assert choose_device("cpu") == CPU
     assert border == []
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError("CUDA error: unspecified launch failure\nCUDA kernel errors might"), "CUDA error: unspecified"),
+        (RuntimeError("CUDA error: uncorrectable ECC error encountered"), "CUDA error: uncorrectable ECC"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), ""),
+        (RuntimeError("CUDA error: out of memory"), ""),
+        (RuntimeError("CUDA error: device-side assert triggered"), ""),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), ""),
+        (KeyError("CUDA error"), ""),
+    ],
+)
+def test_what_says_that_a_device_has_failed(error, said):
+    failure = device_failure(error)
+    assert failure.startswith(said) and bool(failure) == bool(said) and "\n" not in failure
 
 
 class _Queue:
