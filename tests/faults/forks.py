@@ -54,15 +54,23 @@ class Child:
     def wait(self, seconds: float = 240.0) -> int:
         """Its exit status, negative for a signal. `TimeoutError` if it does not end."""
         deadline = time.monotonic() + seconds
-        while self._status is None:
+        while (status := self.see_end()) is None:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"child {self.pid} has not ended in {seconds} s")
+            time.sleep(0.002)
+        return status
+
+    def see_end(self) -> int | None:
+        """Its exit status where it has ended: until that is asked for, other processes see it as one that is there."""
+        if self._status is None:
             pid, status, use = os.wait4(self.pid, os.WNOHANG)
             if pid:
                 self._status, self.peak_kib = os.waitstatus_to_exitcode(status), use.ru_maxrss
-            elif time.monotonic() > deadline:
-                raise TimeoutError(f"child {self.pid} has not ended in {seconds} s")
-            else:
-                time.sleep(0.002)
         return self._status
+
+    def has_said(self, within_s: float) -> bool:
+        """Whether it reports something, or has ended, within so long; what it says stays to be read."""
+        return can_be_read(self._reader, within_s)
 
     def reports(self, seconds: float = 240.0) -> Iterator[Any]:
         """What it reports, until it ends or nothing comes for so long."""

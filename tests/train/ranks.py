@@ -2,6 +2,7 @@
 
 import os
 import socket
+import time
 import uuid
 from collections.abc import Callable
 from datetime import timedelta
@@ -42,10 +43,14 @@ class Ranks:
             torch.set_num_threads(1)
             within = timedelta(seconds=timeout_s)
             store = dist.PrefixStore(attempt, dist.TCPStore("127.0.0.1", port, None, is_master=False, timeout=within))
+            store.set(f"process/{rank}", str(os.getpid()))
             dist.init_process_group(
                 "gloo", store=dist.PrefixStore("group", store), rank=rank, world_size=world_size, timeout=within
             )
-            report(work(ProcessGroup(rank, world_size, store, attempt, socket.gethostname())))
+            host = socket.gethostname()
+            pids = [int(store.get(f"process/{each}")) for each in range(world_size)]
+            processes = tuple((host, "", pid) for pid in pids)
+            report(work(ProcessGroup(rank, world_size, store, attempt, host, processes=processes)))
 
         self.children = [Child(partial(joined, rank)) for rank in range(world_size)]
         os.close(forking)
@@ -60,6 +65,7 @@ class Ranks:
 
     def results(self) -> list[Any]:
         """What each gave, None for one that has failed. The others are not waited for where rank 0 has."""
+        self._see_ends()
         found = [next(self.children[0].reports(WITHIN_S), None)]
         if found[0] is None:
             return found
@@ -67,6 +73,13 @@ class Ranks:
         for child in self.children:
             child.wait(WITHIN_S)
         return found
+
+    def _see_ends(self) -> None:
+        """Until rank 0 has something to say: see who has ended, as their agent does. The others cannot before that."""
+        deadline = time.monotonic() + WITHIN_S
+        while time.monotonic() < deadline and not self.children[0].has_said(0.05):
+            for child in self.children[1:]:
+                child.see_end()
 
 
 def together(world_size: int, work: Callable[[ProcessGroup], Any], **how: Any) -> list[Any]:

@@ -1,5 +1,8 @@
 """A model that lies in parts on several ranks is the model: the same run, the same checkpoint, but for rounding."""
 
+import os
+import re
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ import torch
 from torch import distributed as dist
 
 from lmplay_tui.data.samples import Sample
+from lmplay_tui.errors import EXIT_TRAINING
 from lmplay_tui.models.gpt2ish import GPT2ish
 from lmplay_tui.options import Launch
 from lmplay_tui.run.controls import Ask, ChangePlan, Command, Controls, Pin, SaveNow, Stop
@@ -374,7 +378,7 @@ def test_a_rank_that_fails_says_why_before_it_leaves(place, where, error, said):
     ("error", "said"),
     [
         pytest.param("MemoryError('none')", f"rank 1: {NO_RESCUE}", id="no memory"),
-        pytest.param("SystemExit('as if it were killed')", "a rank is lost", id="it ends"),
+        pytest.param("SystemExit('as if it were killed')", "rank 1 (process ", id="it ends"),
     ],
 )
 @needs_sums
@@ -401,6 +405,31 @@ def test_a_rank_that_cannot_update_says_why_before_it_leaves(place, seams, shard
     said = NO_RESCUE if shard == "full" else "there is not enough memory for the model and what goes with it (none "
     assert end.message.startswith(f"rank 1: {said}"), end.message
     assert end.exit_code == 3
+
+
+@pytest.mark.long
+@needs_sums
+def test_a_rank_that_is_lost_where_a_stage_begins_is_lost_to_all(place):
+    """Torch says there that a connection has ended, and no more: that is no bug, and no error of another rank's own."""
+    (place / "plain.py").write_text(PLAIN, encoding="utf-8")
+    launch = given(training_plan=write_plan(place, ONE_STAGE), exp="plain.py:Plain", model="m.lmp", shard="full")
+
+    def die(frame: Any, event: str, _: Any) -> None:
+        if event == "call" and frame.f_code.co_name == "freeze_gathered":
+            os._exit(9)
+
+    def work(group: ProcessGroup) -> Event | int:
+        if group.rank == 1:
+            sys.setprofile(die)
+        if group.rank:
+            return follow(group, launch.line.get("exp"))
+        *_, end = run_events(launch, Controls(), lambda _: None, group)
+        return end
+
+    end, _, status = together(3, work)
+    assert isinstance(end, RunFailed) and end.exit_code == EXIT_TRAINING, end
+    assert re.match(r"rank 1 \(process \d+ on .+\).* has ended", end.message), end.message
+    assert status == EXIT_TRAINING
 
 
 def ends_of_two(launch: Launch, *commands: Command) -> tuple[Event, int | None]:
