@@ -5,6 +5,7 @@ import random
 import signal
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,38 @@ from tests.faults.terminals import until
 from tests.faults.together import TRAINS_AGAIN_WITHIN_S, Together, assert_no_orphan, crowded, events_of, line
 from tests.train.runs import SMALL, differences, state_of, statistics_of, write_plan, write_rows
 
+# While there is a file `hold`, each rank stays in its update, where all have added up and none has moved its weights,
+# and says so by a file with its process's number.
+HELD = """\
+import os
+import time
+from pathlib import Path
+
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from lmplay_tui.models.gpt2ish import GPT2ish
+
+HOLD = Path(__file__).with_name("hold")
+
+
+class Held(GPT2ish):
+    def __init__(self, *, vocab_size, context_len, num_blocks=1, embed_dim=16, num_heads=2, dropout=0.0):
+        super().__init__(vocab_size=vocab_size, context_len=context_len, num_blocks=num_blocks, embed_dim=embed_dim,
+                         num_heads=num_heads, dropout=dropout)
+
+
+def stay(*_):
+    while HOLD.exists():
+        HOLD.with_name(f"held-{os.getpid()}").touch()
+        time.sleep(0.001)
+
+
+register_optimizer_step_pre_hook(stay)
+"""
+
 # Saves, validations and evaluations lie close together: a kill at any time meets each of them.
 PLAN = (
-    SMALL
+    SMALL.replace('exp = "test_runner"\n', "")
     + """\
 lr = 0.01
 dropout = 0.1
@@ -43,6 +73,7 @@ shuffle = true
 """
 )
 MOMENTS = ("start", "step", "update", "save", "evaluation", "pause")
+VICTIMS = ("rank 0", "rank 1", "agent")
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +82,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("together")
     write_rows(place)
     write_plan(place, PLAN)
+    (place / "held.py").write_text(HELD, encoding="utf-8")
     with Together(words(place / "whole")) as together:
         assert together.wait() == 0, together.said[-3000:]
     return place / "whole"
@@ -58,7 +90,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def words(folder: Path) -> list[str]:
     folder.mkdir(exist_ok=True)
-    return line(folder / "m.lmp", "--out-dir", str(folder), plan=str(folder.parent / "plan.toml"))
+    place = folder.parent
+    own = ("--out-dir", str(folder), "--exp", f"{place / 'held.py'}:Held")
+    return line(folder / "m.lmp", *own, plan=str(place / "plan.toml"))
 
 
 def assert_as_undisturbed(whole: Path, folder: Path) -> None:
@@ -92,6 +126,11 @@ def reach(together: Together, moment: str, dice: random.Random) -> None:
         return
     begun = steps_in_journal(run)
     until(lambda: steps_in_journal(run) > begun or not together.lives)
+    if moment == "update":
+        let_go(run)
+        hold(run).touch()
+        until(lambda: all_held(together) or not together.lives)
+        return
     if moment == "pause" and together.lives:
         before = len(events_of(run, "Paused"))
         (run.control / "pause").touch()
@@ -103,12 +142,31 @@ def reach(together: Together, moment: str, dice: random.Random) -> None:
     time.sleep(dice.uniform(0.0, 0.3))
 
 
+def hold(run: RunFolder) -> Path:
+    return run.model.parent.with_name("hold")
+
+
+def all_held(together: Together) -> bool:
+    """Whether both ranks are in an update now, and stay there."""
+    ranks = together.ranks()
+    return len(ranks) == 2 and all(hold(together.run).with_name(f"held-{pid}").exists() for pid in ranks.values())
+
+
+def let_go(run: RunFolder) -> None:
+    hold(run).unlink(missing_ok=True)
+    for said in hold(run).parent.glob("held-*"):
+        said.unlink(missing_ok=True)
+
+
 class Kills:
     """Kills by chance, until there were so many."""
 
-    def __init__(self, count: int, seed: int) -> None:
+    def __init__(
+        self, count: int, seed: int, moments: Sequence[str] = MOMENTS, victims: Sequence[str] = VICTIMS
+    ) -> None:
         self.left = self.count = count
         self.dice = random.Random(seed)
+        self.moments, self.victims = moments, victims
         self.slowest_s = 0.0  # until all train again, as on a machine with nothing else to do
         self.fell: Counter[str] = Counter()
 
@@ -126,13 +184,17 @@ class Kills:
 
     def _kill_one(self, together: Together, run: RunFolder) -> bool:
         """Whether the agent lives on."""
-        moment = self.dice.choice(MOMENTS)
-        victim = self.dice.choice(["rank 0", "rank 1", "agent"])
+        moment = self.dice.choice(self.moments)
+        victim = self.dice.choice(self.victims)
         reach(together, moment, self.dice)
-        ranks = together.ranks()
-        if not together.lives:
+        begun, started, lives = time.monotonic(), len(events_of(run, "RunStarted")), together.lives
+        pid = together.pid if victim == "agent" else together.ranks().get(victim_of(victim))
+        if lives and pid is not None:
+            os.kill(pid, signal.SIGKILL)
+        let_go(run)
+        if not lives:
             return False
-        if victim != "agent" and victim_of(victim) not in ranks:
+        if pid is None:
             (run.control / "resume").touch()
             return True
         self.left -= 1
@@ -141,8 +203,6 @@ class Kills:
             together.kill()
             assert_no_orphan(run)
             return False
-        begun, started = time.monotonic(), len(events_of(run, "RunStarted"))
-        os.kill(ranks[victim_of(victim)], signal.SIGKILL)
         until(lambda: len(events_of(run, "RunStarted")) > started or not together.lives)
         self.slowest_s = max(self.slowest_s, (time.monotonic() - begun) / crowded())
         (run.control / "resume").touch()  # what was paused is paused still
@@ -155,23 +215,29 @@ def victim_of(words: str) -> int:
 
 @pytest.mark.long
 def test_a_few_kills(whole, count):
-    check_kills(whole, 5, count, seed=1)
+    check_kills(whole, count, Kills(5, seed=1), "few")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("victim", VICTIMS)
+def test_a_kill_in_an_update(whole, count, victim):
+    check_kills(whole, count, Kills(1, seed=3, moments=("update",), victims=(victim,)), victim)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
 def test_100_kills(whole, count):
-    check_kills(whole, 100, count, seed=2)
+    check_kills(whole, count, Kills(100, seed=2), "many")
 
 
-def check_kills(whole: Path, times: int, count, seed: int) -> None:
-    kills, number = Kills(times, seed), 0
+def check_kills(whole: Path, count, kills: Kills, name: str) -> None:
+    number = 0
     while kills.left:
-        folder = whole.with_name(f"run{seed}-{number}")
+        folder = whole.with_name(f"{name.replace(' ', '-')}-{number}")
         number += 1
         kills.train(folder)
         assert_as_undisturbed(whole, folder)
     said = ", ".join(f"{what} {often}" for what, often in sorted(kills.fell.items()))
-    count(f"kill -9 of ranks and agents: {times} in {number} runs; in {kills.slowest_s:.1f} s they train again")
+    count(f"kill -9 of ranks and agents: {kills.count} in {number} runs; in {kills.slowest_s:.1f} s they train again")
     count(f"kill -9 of ranks and agents: {said}")
     assert kills.slowest_s < TRAINS_AGAIN_WITHIN_S
