@@ -221,7 +221,7 @@ class _Follower:
             self._tell(key, words)
             self._store.check([key])  # once it answers it has the word: rank 0 looks as soon as this process ends
 
-    def do_order(self) -> None:  # noqa: PLR0912  (a branch an order)
+    def do_order(self) -> None:
         """Wait for an order and carry it out. Raises `RankLostError`."""
         order = self._orders.next(self._is_writing)
         sharding = None if self._replica is None else self._replica.sharding
