@@ -393,7 +393,7 @@ def _of_group(held: _HeldRun, end: Event) -> Event:
             end = RunFailed(held.lost, EXIT_TRAINING, end.step, end.path)
     if not held.lost or not isinstance(end, RunFailed):
         return end
-    if held.leader is not None and (said := held.leader.last_words()):  # started again it would come to the same
+    if held.leader is not None and (said := held.leader.ranks.last_words()):  # started again it would come to the same
         return replace(end, message=said)
     if group.is_orphan:  # torchrun holds the store that all of them reach
         return replace(end, message=f"{NO_PARENT}; what was trained is saved")
@@ -408,7 +408,7 @@ def _what_is_lost(held: _HeldRun, group: ProcessGroup) -> str:
     """Whose device has failed, or which rank has ended, or hangs and in what; else what torch has said of it."""
     if held.is_own_loss:
         return held.lost
-    if held.leader is not None and (said := held.leader.failed_device()):
+    if held.leader is not None and (said := held.leader.ranks.failed_device()):
         return said
     if gone := group.ended(SEEN_WITHIN_S):
         return f"{', '.join(gone)} has ended"

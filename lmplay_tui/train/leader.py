@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import errno
 import json
-import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,11 +22,9 @@ from torch import Tensor, nn
 
 from lmplay_tui.data.samples import Sample
 from lmplay_tui.errors import TrainingError, UserError
-from lmplay_tui.files import Folder
 from lmplay_tui.options import TrainOptions
 from lmplay_tui.run.controls import StopRequested
 from lmplay_tui.run.folder import RunFolder
-from lmplay_tui.run.ranks import RankRecorder, RankState, Straggler
 from lmplay_tui.text import one_line
 from lmplay_tui.train.agent_folder import COLLECTIVE_S, Agent
 from lmplay_tui.train.checkpoint import copied
@@ -56,8 +53,8 @@ from lmplay_tui.train.orders import (
     take_bytes,
 )
 from lmplay_tui.train.process_group import ProcessGroup, RankLostError
+from lmplay_tui.train.rank_states import RankStates
 from lmplay_tui.train.reduction import (
-    MOST_SAID,
     NO_RESCUE,
     TELLS_WITHIN_S,
     SameWeights,
@@ -68,14 +65,12 @@ from lmplay_tui.train.reduction import (
     buffers_of,
     checksum_of,
     collective_device,
-    device_key,
     drop_key,
     error_key,
     is_of_connection,
     marks_of,
     own_place,
     parts_key,
-    phase_key,
     place_key,
     replicated,
     share_buffers,
@@ -87,7 +82,6 @@ from lmplay_tui.train.reduction import (
 if TYPE_CHECKING:
     from lmplay_tui.train.sharding import Sharding
 
-AT_WORK = ("computing", "scoring")
 _LOOKS_EVERY_S = 0.02
 SIGNS_EVERY_S = 1.0
 
@@ -102,22 +96,17 @@ class Leader:
         self.group = group
         self.world_size = group.world_size
         self._store = group.store
-        self._recorder: RankRecorder | None = None
+        self.ranks = RankStates(group)
         self._shares: Shares | None = None
         self._weights = SameWeights(group)
         self._has_copied = False
         self._sharding: Sharding | None = None
-        self._device = torch.device("cpu")
-        self._phase = "starting"
-        self._reports: list[list[ShareReport]] = []  # of the steps of this log interval
-        self._reports_before: list[list[ShareReport]] = []
-        self._step: int | None = None
         self._is_lost = False  # one of the others
         self.lacks_part = False  # the newest save in parts: a rank that has ended, or hangs, has not written its own
         self._part_buffers: dict[str, Tensor] = {}
         self._part_written = threading.Event()  # the copies in these are not used any more
         self._part_written.set()
-        self._sender = Sender(group.store, group.world_size, look=self._write)
+        self._sender = Sender(group.store, group.world_size, look=self.ranks.write)
         if group.agent is not None:
             threading.Thread(target=self._give_signs, args=(group.agent,), name="signs of life", daemon=True).start()
 
@@ -125,7 +114,7 @@ class Leader:
         """In a thread that does nothing else: a folder on a network may hold up all that writes to it."""
         while True:  # to the end of this process
             with contextlib.suppress(OSError):
-                agent.give_sign(f"{self.group.host}, {self._device}", self._phase)
+                agent.give_sign(f"{self.group.host}, {self.ranks.device}", self.ranks.phase)
             time.sleep(SIGNS_EVERY_S)
 
     def close(self) -> None:
@@ -137,7 +126,7 @@ class Leader:
     def build(self, precision: Precision, model_args: Mapping[str, Any], options: TrainOptions, way: str) -> None:
         """The others build the model; they take its weights when a stage begins."""
         self._has_copied = False
-        self._device = precision.device
+        self.ranks.device = precision.device
         self._shares = Shares(self.group, precision.device)
         self._weights.equal_behind = None
         dtype = None if precision.dtype is None else str(precision.dtype).removeprefix("torch.")
@@ -159,11 +148,11 @@ class Leader:
         refuse_unshardable(model)
         tensors = replicated(model, {})
         with connected("the orders' store is gone"):
-            self._store.set(place_key(0), own_place(self.group, self._device))
+            self._store.set(place_key(0), own_place(self.group, self.ranks.device))
         with self._together():
             self._sender.send_all(ShardModel(kind, sum(tensor.nbytes for tensor in tensors)))
             self._hand_out(tensors)
-            sharding = shard_model(model, kind, self.group, self._device.type, has_hidden=has_hidden, trunk=trunk)
+            sharding = shard_model(model, kind, self.group, self.ranks.device.type, has_hidden=has_hidden, trunk=trunk)
         sharding.announce = self._announce_pass
         self._sharding = sharding
         assert self._shares is not None
@@ -174,7 +163,7 @@ class Leader:
         """Give the others these bits, once all have built what is to be filled. Raises what hinders one of them."""
         assert self._shares is not None
         self._raise_for(self._shares.report(ShareReport(), 0, 0))
-        take_from_rank_0(self.group, tensors, collective_device(self._device))
+        take_from_rank_0(self.group, tensors, collective_device(self.ranks.device))
 
     def _announce_pass(self) -> None:
         self._sender.send_all(Pass())
@@ -351,7 +340,7 @@ class Leader:
     def compiled(self, why: str) -> str:
         """Why one of the ranks could not compile, with its number; empty: all have. `why`: this one could not."""
         assert self._shares is not None
-        self._phase = "waiting"
+        self.ranks.phase = "waiting"
         with self._awaited():
             return self._shares.hindrance(why)
 
@@ -397,7 +386,7 @@ class Leader:
             config=dataclasses.asdict(config), num_mini_batches=batch.num_mini_batches, num_samples=batch.num_samples,
             num_loss_tokens=batch.num_loss_tokens, num_parameters=len(parameters),
         )  # fmt: skip
-        self._step, self._phase = step + 1, "computing"
+        self.ranks.step, self.ranks.phase = step + 1, "computing"
         self._weights.begin(step)
         clock = gradients.clock
 
@@ -427,15 +416,15 @@ class Leader:
             self._raise_for(reports)
             if checks_weights:
                 self._weights.compare(step, [report.checksum for report in reports])
-            self._phase = "reduction"
+            self.ranks.phase = "reduction"
             if self._sharding is None:
                 sum_gradients(self.group, parameters, touched_by_any(reports))
             else:  # each pass has added up its own
                 self._sharding.forget_unreached(touched_by_any(reports))
             share_buffers(self.group, gradients.model, reports)
             clock.mark("reduce")
-        self._phase = "update"
-        self._reports.append(reports)
+        self.ranks.phase = "update"
+        self.ranks.add(reports)
         merged = self._merged(result, parts, config, want_argmax=want_argmax)
         merged.num_tokens = sum(report.num_tokens for report in reports)
         merged.num_positions = sum(report.num_positions for report in reports)
@@ -460,26 +449,12 @@ class Leader:
 
     def behind(self) -> str:
         """The ranks that have not done their share yet, in words; empty: all wait for each other, or none is known."""
-        turn = 0 if self._shares is None else self._shares.turn
-        with contextlib.suppress(RankLostError):
-            late = [
-                state
-                for state in self.states()
-                if state.phase in AT_WORK or (state.rank and self._told(phase_key(state.rank)) != f"{turn}\nwaiting")
-            ]
-            said = [
-                f"rank {each.rank} ({one_line(each.host, 60)}, {one_line(each.device, 20)}) is still "
-                + (each.phase if each.phase in AT_WORK else "to begin")
-                for each in late
-            ]
-            if len(late) < self.world_size:
-                return ", ".join(said)
-        return ""
+        return self.ranks.behind(0 if self._shares is None else self._shares.turn)
 
     def _share_report(self, report: ShareReport, num_mini_batches: int, num_parameters: int) -> list[ShareReport]:
         """Report; where this process has nothing to go on with, the others are told to drop theirs."""
         assert self._shares is not None
-        self._phase = "waiting"
+        self.ranks.phase = "waiting"
         key = drop_key(self._shares.turn)
         if report.status is not Status.OK:
             with connected("the orders' store is gone"):
@@ -551,7 +526,7 @@ class Leader:
             {i: part for i, part in enumerate(mini_batches) if rank_of(i, self.world_size) == rank}
             for rank in range(self.world_size)
         ]
-        self._phase = "scoring"
+        self.ranks.phase = "scoring"
         with self._together():
             self._sender.send(lambda rank: Score(count, Samples.of(parts[rank])))
             status, computed, seconds = self._shares.compute(lambda: self._scored(compute, parts[0], count))
@@ -580,64 +555,6 @@ class Leader:
             self._sharding.fill_up(len(part), count)
         return scored
 
-    # ---- what is told of the ranks
-
-    def last_words(self) -> str:
-        """Why one of the others has left, as it says itself; empty: none has said anything, as where it was killed."""
-        said = {rank: self._told(error_key(rank)) for rank in range(1, self.world_size)}
-        return next((f"rank {rank}: {one_line(words, MOST_SAID)}" for rank, words in said.items() if words), "")
-
-    def failed_device(self) -> str:
-        """Which of the others has left for its device has failed, and how; empty: none."""
-        for each in self.states():
-            if said := self._told(device_key(each.rank)):
-                where = f"rank {each.rank} ({one_line(each.host, 60)}, {one_line(each.device, 20)})"
-                return f"{where}: its device has failed ({one_line(said, 300)})"
-        return ""
-
-    def record_in(self, files: Folder) -> None:
-        """Say in the run's folder what each rank is at, from now on and all the time."""
-        self._recorder = RankRecorder(files, pid=None if self.group.agent is None else self.group.agent.pid)
-
-    def _write(self) -> None:
-        if self._recorder is not None:
-            self._recorder.write(self.states)
-
-    def interval(self, step_s: float) -> tuple[Mapping[str, float], Straggler | None]:
-        """A log interval is over, with `step_s` seconds a step: its figures, and a straggler newly found."""
-        states = self.states()
-        self._reports_before, self._reports = self._reports, []
-        return ({}, None) if self._recorder is None else self._recorder.interval(states, step_s)
-
-    def states(self) -> list[RankState]:
-        """What each rank is at, and its means over the steps of this log interval, or of the last one."""
-        places = [self._told(place_key(rank)).split("\n") for rank in range(1, self.world_size)]
-        phases = [self._told(phase_key(rank)).partition("\n")[2] for rank in range(1, self.world_size)]
-        own = own_place(self.group, self._device)
-        reports = list(self._reports or self._reports_before)
-        slowest = [max(each.seconds for each in step) for step in reports]
-        made = []
-        for rank, (place, phase) in enumerate(zip([own.split("\n"), *places], [self._phase, *phases], strict=True)):
-            host, device, pid = place if len(place) == 3 else ("", "", "")
-            mine = [step[rank] for step in reports]
-            made.append(
-                RankState(
-                    rank, host=host, device=device, pid=int(pid) if pid.isdecimal() else None, phase=phase,
-                    step=self._step, compute_s=_mean([each.seconds for each in mine]),
-                    wait_s=_mean([most - each.seconds for most, each in zip(slowest, mine, strict=True)]),
-                    tokens=_mean([float(each.num_positions) for each in mine]),
-                    **(dataclasses.asdict(mine[-1].use) if mine else {}),
-                )
-            )  # fmt: skip
-        return made
-
-    def _told(self, key: str) -> str:
-        """What a rank says of itself. Nothing where the store is gone: steps that are done are written down still."""
-        try:
-            return bytes(self._store.get(key)).decode("utf-8", "replace") if self._store.check([key]) else ""
-        except RuntimeError:
-            return ""
-
 
 def part_report(data: bytes) -> dict[str, Any]:
     """What a rank tells of its part of a save; of anything else that it is none."""
@@ -647,7 +564,3 @@ def part_report(data: bytes) -> dict[str, Any]:
         report = None
     problem = PART_REPORT.problem(report, "")
     return {"problem": f"no report of a part: {problem}", "written": []} if problem else dict(report)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values) if values else math.nan

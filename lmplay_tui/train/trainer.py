@@ -85,8 +85,8 @@ class Trainer:
         peak, peak_from = peak_flops(state.device, state.precision.dtype)
         self.window = LogWindow(flops, peak, state.progress.rows, peak_from, MachineMetrics(state.device))
         if state.leader is not None:
-            state.leader.record_in(state.run.files)
-            self.window.num_ranks, self.window.ranks = state.leader.world_size, state.leader.interval
+            state.leader.ranks.record_in(state.run.files)
+            self.window.num_ranks, self.window.ranks = state.leader.world_size, state.leader.ranks.interval
         self.watch = Watch() if state.leader is None else Watch(behind=state.leader.behind)
         interval = accuracy_interval(flops, state.device.type)
         options = state.settings.for_run()

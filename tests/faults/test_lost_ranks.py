@@ -50,6 +50,20 @@ def ask(run: RunFolder, *commands: Command) -> None:
         until(lambda asked=asked: any(event["id"] == asked for event in events_of(run, "Answered")))  # type: ignore[misc]
 
 
+def save_and_train_on(run: RunFolder, steps: int) -> None:
+    """As soon as it trains, it saves; then so many steps are trained that no checkpoint knows."""
+    until(trains(run))
+    ask(run, SaveNow())
+    until(trains(run, saved_step(run) + steps))
+
+
+def train_on_and_stop(together: Together) -> None:
+    """The last start trains some steps, and is stopped."""
+    until(trains(together.run, events_of(together.run, "RunStarted")[-1]["step"] + 3))
+    together.kill_rank(0, signal.SIGTERM)
+    assert together.wait() == 0, together.said[-3000:]
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("victim", [0, 1])
 def test_what_was_asked_holds(model: Path, victim: int) -> None:
@@ -82,14 +96,10 @@ def test_what_was_asked_holds(model: Path, victim: int) -> None:
 def test_a_loss_is_said_once_with_what_is_known_of_it(model: Path, victim: int) -> None:
     with Together(line(model)) as together:
         run = together.run
-        until(trains(run))
-        ask(run, SaveNow())
-        until(trains(run, saved_step(run) + 3))
+        save_and_train_on(run, 3)
         pid = together.kill_rank(victim)
         until(lambda: len(events_of(run, "RunStarted")) == 2 or not together.lives)
-        until(trains(run, events_of(run, "RunStarted")[-1]["step"] + 3))
-        together.kill_rank(0, signal.SIGTERM)
-        assert together.wait() == 0, together.said[-3000:]
+        train_on_and_stop(together)
         goes_on_at = events_of(run, "RunStarted")[-1]["step"]
         said = [event["message"] for event in events_of(run, "Warned") if "start again" in event["message"]]
         found = re.fullmatch(
@@ -180,17 +190,13 @@ def test_a_device_that_fails_in_a_step_is_a_loss(model: Path, rank: int, shard: 
     """All start again; what cannot be used any more is left out then (`tests/train/test_agent.py`)."""
     with fails(model, rank, "unspecified launch failure", "--shard", shard) as together:
         run = together.run
-        until(trains(run))
-        ask(run, SaveNow())
-        until(trains(run, saved_step(run) + 2))
+        save_and_train_on(run, 2)
         (model.parent / "fails").touch()
         until(lambda: len(events_of(run, "RunStarted")) == 2 or not together.lives)
         (said,) = (event["message"] for event in events_of(run, "Warned") if "start again" in event["message"])
         who = rf"rank 0 \(process \d+ on {socket.gethostname()}\)" if rank == 0 else r"rank 1 \(.+, cpu\)"
         assert re.match(rf"{who}: its device has failed \(CUDA error: unspecified launch failure\), behind", said), said
-        until(trains(run, events_of(run, "RunStarted")[-1]["step"] + 3))
-        together.kill_rank(0, signal.SIGTERM)
-        assert together.wait() == 0, together.said[-3000:]
+        train_on_and_stop(together)
         assert "Traceback" not in together.said
         assert_no_orphan(run)
 
@@ -239,9 +245,7 @@ def test_a_process_that_hangs_is_named_and_all_start_again(model: Path, rank: in
     write_plan(model.parent, PLAN.replace('exp = "test_runner"\n', ""))
     with Together(line(model, "--exp", "hangs.py:Hangs", "--num-blocks", "2"), limits=limits) as together:
         run = together.run
-        until(trains(run))
-        ask(run, SaveNow())
-        until(trains(run, saved_step(run) + 2))
+        save_and_train_on(run, 2)
         pid = together.ranks()[rank]
         if how == "is stopped":
             together.kill_rank(rank, signal.SIGSTOP)

@@ -203,6 +203,20 @@ def test_what_is_under_way_beside_the_wait_is_looked_at_until_it_is_done():
     assert receiver.next(lambda: True) == Pass()
 
 
+def hear_signs(receiver: Receiver) -> None:
+    """For longer than this receiver would bear silence."""
+    begun = time.monotonic()
+    while time.monotonic() - begun < 2.5:
+        assert receiver.next() == Idle()
+
+
+def next_order(receiver: Receiver) -> object:
+    """The next one that is no mere sign of life."""
+    while (order := receiver.next()) == Idle():
+        pass
+    return order
+
+
 def test_where_there_is_nothing_to_say_there_is_a_sign():
     """A pause of hours: the others wait for an order, and would leave without one."""
     store = HashStore()
@@ -214,13 +228,9 @@ def test_where_there_is_nothing_to_say_there_is_a_sign():
 
     sender = Sender(store, 2, idle_every_s=0.1, look=look)
     receiver = Receiver(store, 1, silent_s=2.0)
-    begun = time.monotonic()
-    while time.monotonic() - begun < 2.5:
-        assert receiver.next() == Idle()
+    hear_signs(receiver)
     threading.Timer(0.3, sender.close).start()
-    while (order := receiver.next()) == Idle():
-        pass
-    assert order == Done() and len(looks) > 3
+    assert next_order(receiver) == Done() and len(looks) > 3
 
 
 @pytest.mark.parametrize("comes_back", [True, False])
@@ -237,9 +247,7 @@ def test_a_look_that_is_held_up_holds_no_order_up(tmp_path: Path, comes_back: bo
     store = HashStore()
     sender = Sender(store, 2, idle_every_s=0.1, look=look)
     receiver = Receiver(store, 1, silent_s=2.0)
-    begun = time.monotonic()
-    while time.monotonic() - begun < 2.5:
-        assert receiver.next() == Idle()
+    hear_signs(receiver)
     assert not looks
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK) if comes_back else None
     begun = time.monotonic()
@@ -248,9 +256,7 @@ def test_a_look_that_is_held_up_holds_no_order_up(tmp_path: Path, comes_back: bo
     assert (len(looks) >= 2) is comes_back, "the last one is of the end"
     if reader is not None:
         os.close(reader)
-    while (order := receiver.next()) == Idle():
-        pass
-    assert order == Done()
+    assert next_order(receiver) == Done()
 
 
 def test_silence_ends_the_wait():
