@@ -40,6 +40,7 @@ from lmplay_tui.train.handoff import take_spent
 from lmplay_tui.train.launch import taken_for_others, told
 from lmplay_tui.train.process_group import gpus_for, processors
 
+SIGNALS = "SIGQUIT"  # that torch's launcher may take; the others are ours
 SAVES_WITHIN_S = 300  # rank 0, when another is lost
 HOUR_S = 3600.0
 WATCHES_EVERY_S = 0.05
@@ -261,7 +262,7 @@ class Processes:
         config = LaunchConfig(
             min_nodes=1, max_nodes=1, nproc_per_node=self._count, run_id=name, max_restarts=0,
             rdzv_backend="c10d", rdzv_endpoint=str(folder / "rendezvous"), rdzv_configs={"store_type": "file"},
-            local_addr="127.0.0.1", signals_to_handle="SIGQUIT", shutdown_timeout=SAVES_WITHIN_S,
+            local_addr="127.0.0.1", signals_to_handle=SIGNALS, shutdown_timeout=SAVES_WITHIN_S,
             logs_specs=DefaultLogsSpecs(log_dir=str(folder / "launcher")),  # else each leaves a folder in TMPDIR
         )  # fmt: skip
         lost: list[Loss] = []
@@ -331,6 +332,7 @@ def _prepare_environment(count: int) -> None:
         "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
         # As torch's launcher sets it, but for those that it starts.
         "TORCH_NCCL_ASYNC_ERROR_HANDLING": os.environ.get("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1"),
+        "TORCHELASTIC_SIGNALS_TO_HANDLE": SIGNALS,  # which it puts into this process's environment
     })  # fmt: skip
     # When one is lost, torch's launcher kills the others after so many seconds; 30 are too few for a large model's last
     # save. `LaunchConfig.shutdown_timeout` is not asked there: `SubprocessContext._poll` calls `close` without a
