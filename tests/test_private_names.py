@@ -96,12 +96,14 @@ def test_each_library_is_bounded_as_it_was_when_it_was_looked_at() -> None:
         ("self._mine = 1; other._mine", set()),
         ("self._buffers = 1; self._buffers", set()),
         ("self._buffers = 1; module._buffers", {"_buffers"}),
+        ("self._of_ours", set()),
+        ("parser._of_ours", {"_of_ours"}),  # another module of ours calls something of its own so
         ("os._exit(1); row._asdict()", set()),
     ],
 )
 def test_what_counts_as_a_use(line: str, found: set[str]) -> None:
     tree = ast.parse(line)
-    assert {name for name, _ in reached(tree, defined(tree))} == found
+    assert {name for name, _ in reached(tree, defined(tree) | {"_of_ours"})} == found
 
 
 # ---- who reaches for what
@@ -153,8 +155,9 @@ def of_torch() -> set[str]:
 def reached(tree: ast.Module, own: set[str]) -> Iterator[tuple[str, int]]:
     """Private names, with their lines: imported, asked for, or in a text by which they are asked for.
 
-    Not those that the package defines itself; but for these, where they are not asked of `self` and torch has them too.
+    Not those of `self` that the package defines; of others, not those that this module defines and torch has not.
     """
+    here = defined(tree) - of_torch()
     for node in ast.walk(tree):
         match node:
             case ast.ImportFrom() if (node.module or "").split(".")[0] != PACKAGE.name:
@@ -165,7 +168,7 @@ def reached(tree: ast.Module, own: set[str]) -> Iterator[tuple[str, int]]:
                 yield node.attr, node.lineno
                 continue
             case ast.Attribute() if is_private(node.attr):
-                names = {node.attr} - (own if is_of_self(node) else own - of_torch()) - DOCUMENTED
+                names = {node.attr} - (own if is_of_self(node) else here) - DOCUMENTED
             case ast.Call(
                 func=ast.Name(id="getattr" | "setattr" | "hasattr" | "delattr"), args=[_, ast.Constant(), *_]
             ):
