@@ -75,7 +75,8 @@ def _one(words: list[str]) -> int:
                 controls.send(Stop())
         status = exit_status(event)
     peak = torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else 0
-    print(json.dumps({"rank": group.rank, "peak": peak, "whole": whole}), flush=True)
+    line = json.dumps({"rank": group.rank, "peak": peak, "whole": whole}) + "\n"
+    os.write(1, line.encode())  # at once: the others write there, too
     group.close()
     return status
 
