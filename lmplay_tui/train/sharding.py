@@ -342,13 +342,13 @@ class Sharding:
 
 
 def _path_through(model: nn.Module, units: Sequence[nn.Module]) -> list[int] | None:
-    """The numbers of the units as a pass calls them, in that order; None where a single token cannot be computed."""
+    """The numbers of the units as a pass calls them, in that order; None where two tokens cannot be computed."""
     called: list[int] = []
     hooks = [unit.register_forward_pre_hook(lambda *_, n=number: called.append(n)) for number, unit in enumerate(units)]
     device = next(model.parameters()).device
     try:
         with torch.no_grad(), undisturbed(model):
-            model(torch.zeros(1, 1, dtype=torch.int64, device=device))
+            model(torch.zeros(1, 2, dtype=torch.int64, device=device))  # one alone is a prediction's
     except Exception:  # whatever the model's own code raises; the first step says it where it matters
         return None
     finally:
