@@ -96,12 +96,26 @@ def words(folder: Path) -> list[str]:
 
 
 def assert_as_undisturbed(whole: Path, folder: Path) -> None:
-    for name in ("m.lmp", "m.stories.lmp", "m.both.lmp", "m.best.lmp"):
+    for name in ("m.lmp", "m.stories.lmp", "m.both.lmp"):
         assert not list(differences(state_of(whole / name), state_of(folder / name))), name
+    assert_best_as_undisturbed(state_of(whole / "m.best.lmp"), state_of(folder / "m.best.lmp"))
     assert statistics_of(whole) == statistics_of(folder)
     assert not strays(RunFolder(folder / "m.lmp"))
     for path in folder.glob("*.lmp"):
         load_checkpoint(path)  # none is damaged
+
+
+def assert_best_as_undisturbed(best: dict[str, Any], other: dict[str, Any]) -> None:
+    """It is a save, the first one behind the lowest evaluation; where a rank is lost there are more saves."""
+    (loss, step), (others_loss, others_step) = (
+        (progress["eval_loss"], progress["step"])
+        for progress in (state["runner"]["state"]["progress"] for state in (best, other))
+    )
+    assert others_loss <= loss
+    if others_loss == loss:
+        assert others_step <= step
+    if others_step == step:
+        assert not list(differences(best, other))
 
 
 def reach(together: Together, moment: str, victim: str, dice: random.Random) -> None:
