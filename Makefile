@@ -39,7 +39,7 @@ check: $(VENV)/.installed-dev  ## ruff, format, types, which room may import whi
 bench: $(VENV)/.installed  ## one table: train, resume, save, tokenize, cut, journal, starts, ui, scaling, ranks
 	$(BIN)/python -m tests.bench all
 
-faults: $(VENV)/.installed-dev  ## the long form of the fault tests, about 80 minutes on two cores; then all other slow tests
+faults: $(VENV)/.installed-dev  ## the long form of the fault tests, 45 to 80 minutes on two cores; then all other slow tests
 	$(PYTEST) -m "slow or not slow" --timeout 3600 tests/faults tests/plan/test_fuzz.py
 	$(PYTEST) -m slow --timeout 3600 --ignore tests/faults --ignore tests/plan/test_fuzz.py
 

@@ -13,7 +13,7 @@ from lmplay_tui.train.checkpointer import strays
 from lmplay_tui.train.sharding import can_sum
 from tests.faults.programs import trains
 from tests.faults.terminals import until
-from tests.faults.test_lost_ranks import ask
+from tests.faults.test_lost_ranks import ask, save_and_train_on
 from tests.faults.together import Together, assert_no_orphan, events_of, line
 from tests.train.parted import tensors_of
 from tests.train.runs import SMALL, differences, statistics_of, write_plan, write_rows
@@ -163,8 +163,7 @@ def test_in_a_pause(runs: Runs, save: str, saved: bool) -> None:
         run = together.run
         until(trains(run))
         if saved:
-            ask(run, SaveNow())
-            until(trains(run, events_of(run, "CheckpointSaved")[-1]["step"] + 2))
+            save_and_train_on(run, 2)
         ask(run, Pause())
         together.kill_rank(1)
         restarted(run, together, 1)
