@@ -28,9 +28,14 @@ def cells(screen: pyte.Screen) -> list[list[pyte.screens.Char]]:
 
 WIDE_AND_MARKED = [(0, 12, Strip([Segment("漢█\u0301", STYLES[0])])), (0, 13, Strip([Segment("█", STYLES[0])]))]
 
+MARK_OF_ANOTHER_STYLE = [
+    (0, 1, Strip([Segment("a", style), Segment("\u0301", Style(bold=True))])) for style in (Style(), Style(bold=True))
+]
+
 
 @examples(300)
 @example(WIDE_AND_MARKED)  # as many cells as characters, and yet not one each
+@example(MARK_OF_ANOTHER_STYLE)  # the cell looks as its letter does
 @given(st.lists(st.tuples(st.integers(0, HEIGHT - 1), st.integers(0, WIDTH - 2), STRIPS), max_size=12))
 def test_the_terminal_ends_as_if_all_had_been_sent(updates: list[tuple[int, int, Strip]]) -> None:
     shown = Shown()

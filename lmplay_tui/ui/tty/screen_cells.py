@@ -26,8 +26,8 @@ def cells_of(pieces: Iterable[tuple[str, Style]]) -> tuple[list[tuple[str, Style
             if width:
                 cells.append((text[start:end], style))
                 cells.extend([("", style)] * (width - 1))
-            elif cells:  # a mark upon the character before it
-                cells[-1] = (cells[-1][0] + text[start:end], style)
+            elif cells:  # a mark upon the character before it, in whose style it is drawn
+                cells[-1] = (cells[-1][0] + text[start:end], cells[-1][1])
     return cells, narrow
 
 
