@@ -508,7 +508,7 @@ class _Follower:
             set_bytes(self._store, key, tokens.tobytes())
 
     def _take_back(self, key: str) -> None:
-        """Tokens that nobody will read."""
+        """Tokens that no rank reads any more."""
         with connected("the orders' store is gone"):
             take_bytes(self._store, key)
 

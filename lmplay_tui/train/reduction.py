@@ -280,7 +280,7 @@ class SameWeights:
         self._saved_unseen: int | None = None  # a step behind that, saved without a look
 
     def begin(self, step: int) -> None:
-        """Where nobody has looked yet: all have begun with rank 0's, behind this step."""
+        """Before the first look: all have begun with rank 0's, behind this step."""
         if self.equal_behind is None:
             self.equal_behind = step
 

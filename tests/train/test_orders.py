@@ -235,7 +235,7 @@ def test_where_there_is_nothing_to_say_there_is_a_sign():
 
 @pytest.mark.parametrize("comes_back", [True, False])
 def test_a_look_that_is_held_up_holds_no_order_up(tmp_path: Path, comes_back: bool):
-    """A folder on a network that does not answer: here a pipe that nobody reads. A look of before is no last one."""
+    """A folder on a network that does not answer: here a pipe without a reader. A look of before is no last one."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     looks: list[bytes] = []
