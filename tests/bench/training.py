@@ -12,25 +12,14 @@ import numpy as np
 
 from tests.bench.settings import TOKENIZER
 
-ROUNDS = 3
 CEILING_TOKENS = 1 << 20
-
-
-def add_arguments(parser: Any) -> None:
-    parser.add_argument("--setting", choices=["S", "M"], default="S")
-    parser.add_argument("--amp", action="store_true")
-    parser.add_argument("--compile-model", action="store_true")
-    parser.add_argument("--seconds", type=float, default=20.0, help="measured time of a contender and round")
-    parser.add_argument("--data", default="pydocs", metavar="FOLDER", help="a dataset: a known name or a local one")
-    parser.add_argument("--against", choices=["ceiling"], help="the tightest plain loop, interleaved, three rounds")
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
 
 
 def run(arguments: Any) -> dict[str, str]:
     """Print a JSON line for each contender and round, the ratios last; gives rows of the table."""
     asked = {
         "setting": arguments.setting, "amp": arguments.amp, "compile_model": arguments.compile_model,
-        "seconds": arguments.seconds, "data": _found(arguments.data),
+        "seconds": arguments.seconds, "data": arguments.data,
     }  # fmt: skip
     lines: dict[str, list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -51,11 +40,6 @@ def run(arguments: Any) -> dict[str, str]:
         print(json.dumps(ratios), flush=True)
         rows[f"{what}: share of the ceiling"] = f"{ratios['tokens_per_s']:.2f}"
     return rows
-
-
-def _found(data: str) -> str:
-    """A local dataset by its full path: each contender works in a folder of its own."""
-    return str(Path(data).resolve()) if Path(data).exists() else data
 
 
 def in_process(name: str, asked: dict[str, Any]) -> dict[str, Any]:
