@@ -16,7 +16,7 @@ The tree of errors, with the exit status of a process that one of them ends:
 
     any other exception       1    a bug: its traceback is in the run's log.txt, or on standard error
     (none)                    0    done, or stopped with its checkpoint saved
-    (none)                    130  left at once, by a second Ctrl+C
+    (none)                    130  left at once: a training by a second Ctrl+C, any other command by the first
 
 What is caught and acted on inside, and never ends a process, stands where it is raised: `StopRequested`
 (run/controls.py), `SaveError` (train/checkpoint.py), `WorkerLostError` (data/worker.py); of a dataset's files `Stopped`

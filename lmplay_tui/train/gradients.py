@@ -394,7 +394,7 @@ class Gradients:
     def update(
         self, optimizer: torch.optim.Optimizer, result: StepResult, *, lr: float, grad_clip: float | None = None
     ) -> None:
-        """Clip, look at the numbers, and let the optimizer move the weights where they are finite.
+        """Take the norm, look at the numbers; where they are finite clip, and let the optimizer move the weights.
 
         Fills `grad_norm`, `seconds`, `skipped`. With a loss or norm that is not finite no parameter changes and
         `result` says so; a float16 overflow is the scaler's daily business and only marks the step as skipped.

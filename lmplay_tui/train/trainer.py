@@ -186,7 +186,7 @@ class Trainer:
                         result = self.step.accumulate(run, batch, lr)
                         # a save may still be copying the weights
                         self.checkpointer.wait_for_copy()
-                        # clip, look at the numbers, and let the optimizer move the weights
+                        # look at the numbers, clip, and let the optimizer move the weights
                         self.step.update(run, batch, result, lr)
                         # the step has happened: count it, and compare the batch's words
                         done = self.step.finish(run, batch, result, lr=lr, begun=begun, data_s=data_s)

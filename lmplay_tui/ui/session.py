@@ -1,4 +1,4 @@
-"""The one place where threads meet: the trainer runs in one, the screen polls from another.
+"""Where the trainer's thread and the screen's meet: a run of this process.
 
 The trainer never calls the screen: a terminal that stalls would stop the training. Events wait in a bounded queue;
 commands go through `Controls`, which takes no lock.

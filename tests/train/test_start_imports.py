@@ -9,7 +9,10 @@ import pytest
 
 from tests.train.runs import PLAN, write_plan
 
-NEEDLESS = ("torch._dynamo", "torch._inductor", "sympy", "datasets", "matplotlib", "scipy", "torchvision")
+NEEDLESS = (
+    *("torch._dynamo", "torch._inductor", "sympy", "datasets", "matplotlib", "scipy", "torchvision"),
+    *(f"lmplay_tui.train.{name}" for name in ("leader", "rank_states", "orders", "reduction", "sharding")),
+)
 
 # Two stages with another optimizer, evaluations, saves; then the same run from its checkpoint.
 PROGRAM = """
@@ -45,7 +48,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_training_imports_no_compiler_and_no_library_that_it_does_not_use(folder: Path) -> None:
+def test_a_training_imports_no_compiler_and_nothing_else_that_it_does_not_use(folder: Path) -> None:
     said, modules, _ = trained(folder, "--training-plan", "plan.toml")
     assert any("the plan is done" in line for line in said)
     assert [name for name in NEEDLESS if name in modules] == []
