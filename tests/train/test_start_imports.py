@@ -1,5 +1,6 @@
 """What a start of training does not import, because nothing of it is needed: each costs up to 1.5 s."""
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -9,10 +10,9 @@ import pytest
 
 from tests.train.runs import PLAN, write_plan
 
-NEEDLESS = (
-    *("torch._dynamo", "torch._inductor", "sympy", "datasets", "matplotlib", "scipy", "torchvision"),
-    *(f"lmplay_tui.train.{name}" for name in ("leader", "rank_states", "orders", "reduction", "sharding")),
-)
+LIBRARIES = ["torch._dynamo", "torch._inductor", "sympy", "datasets", "matplotlib", "scipy", "torchvision"]
+OF_RANKS = [f"lmplay_tui.train.{name}" for name in ("leader", "rank_states", "orders", "reduction", "sharding")]
+NEEDLESS = [*LIBRARIES, *OF_RANKS]
 
 # Two stages with another optimizer, evaluations, saves; then the same run from its checkpoint.
 PROGRAM = """
@@ -52,6 +52,10 @@ def test_a_training_imports_no_compiler_and_nothing_else_that_it_does_not_use(fo
     said, modules, _ = trained(folder, "--training-plan", "plan.toml")
     assert any("the plan is done" in line for line in said)
     assert [name for name in NEEDLESS if name in modules] == []
+
+
+def test_the_modules_of_ranks_have_these_names() -> None:
+    assert all(importlib.util.find_spec(name) for name in OF_RANKS)
 
 
 @pytest.mark.long
